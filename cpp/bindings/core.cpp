@@ -1,0 +1,135 @@
+// numpy <-> the core. No numerics and no validation beyond shapes: Python hands over clean arrays.
+//
+// Compiled once per SIMD level under the name SGDSTAB_MODULE.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
+#include "sgdstab/advance_frames.hpp"
+#include "sgdstab/advance_vectors.hpp"
+#include "sgdstab/definiteness.hpp"
+
+namespace py = pybind11;
+using namespace sgdstab;
+
+namespace {
+
+// Arrays arrive as they are or not at all: a silent conversion would be a silent copy. States (vectors, frames) are
+// consumed: they are advanced in place and handed back, since a second copy of full frames would double the memory.
+using InputArray = py::array_t<double, py::array::c_style>;
+
+ConstMatrixView const_view(const InputArray& a) {
+  return {a.data(), a.shape(0), a.shape(1), Eigen::OuterStride<>(a.shape(1))};
+}
+
+MatrixView view(InputArray& a) {
+  return {a.mutable_data(), a.shape(0), a.shape(1), Eigen::OuterStride<>(a.shape(1))};
+}
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// Calls work(form) with the form that `coordinates` names.
+template <class Work>
+void with_form(const std::string& coordinates, const InputArray& rows, double learning_rate, const Work& work) {
+  const RowForm form{const_view(rows), learning_rate};
+  if (coordinates == "gram") {
+    work(GramForm{form});
+  } else {
+    require(coordinates == "factor", "coordinates must be 'gram' or 'factor'");
+    work(FactorForm{form});
+  }
+}
+
+auto bound_advance_vectors(const InputArray& rows, const std::string& coordinates, double learning_rate,
+                           InputArray vectors, StreamKey key, std::uint64_t first_chain,
+                           std::uint64_t first_step, Index n_batches, Index steps_per_batch,
+                           Index renormalise_every, int n_threads) {
+  require(rows.ndim() == 2 && vectors.ndim() == 2 && vectors.shape(1) == rows.shape(1), "shapes do not agree");
+  require(n_batches >= 0 && steps_per_batch > 0 && renormalise_every > 0, "counts must be positive");
+  InputArray log_growth({vectors.shape(0), n_batches});
+  MatrixView vectors_view = view(vectors), log_growth_view = view(log_growth);
+  {
+    // Long-running and free of Python objects: other Python threads may go on.
+    const py::gil_scoped_release release;
+    with_form(coordinates, rows, learning_rate, [&](const auto& form) {
+      advance_vectors(form, {key, first_chain, first_step, n_batches, steps_per_batch}, renormalise_every,
+                      vectors_view, log_growth_view, n_threads);
+    });
+  }
+  return std::make_tuple(std::move(vectors), std::move(log_growth));
+}
+
+auto bound_advance_frames(const InputArray& rows, const std::string& coordinates, double learning_rate,
+                          const InputArray& log_determinants, InputArray frames, StreamKey key,
+                          std::uint64_t first_chain, std::uint64_t first_step, Index n_batches,
+                          Index steps_per_batch, Index period, bool careful, double null_ratio, int n_threads) {
+  require(rows.ndim() == 2 && frames.ndim() == 3 && frames.shape(1) == rows.shape(1), "shapes do not agree");
+  require(frames.shape(2) <= frames.shape(1), "a frame has at most as many vectors as dimensions");
+  require(log_determinants.ndim() == 1 && log_determinants.size() == rows.shape(0), "shapes do not agree");
+  require(n_batches >= 0 && steps_per_batch > 0 && period > 0, "counts must be positive");
+  const Index n_chains = frames.shape(0), k = frames.shape(2);
+  InputArray log_growth({n_chains, n_batches, k}), log_determinant({n_chains, n_batches});
+  InputArray smallest_ratio({n_chains, n_batches});
+  const FrameSums sums{log_growth.mutable_data(), log_determinant.mutable_data(), smallest_ratio.mutable_data()};
+  double* frames_data = frames.mutable_data();
+  {
+    // As above.
+    const py::gil_scoped_release release;
+    with_form(coordinates, rows, learning_rate, [&](const auto& form) {
+      advance_frames(form, {key, first_chain, first_step, n_batches, steps_per_batch}, period,
+                     {careful, null_ratio}, log_determinants.data(), frames_data, n_chains, k, sums, n_threads);
+    });
+  }
+  return std::make_tuple(std::move(frames), std::move(log_growth), std::move(log_determinant),
+                         std::move(smallest_ratio));
+}
+
+double bound_smallest_eigenvalue_estimate(InputArray matrix) {
+  require(matrix.ndim() == 2 && matrix.shape(0) == matrix.shape(1), "matrix must be square");
+  MatrixView matrix_view = view(matrix);
+  const py::gil_scoped_release release;  // as above
+  return smallest_eigenvalue_estimate(matrix_view);
+}
+
+auto bound_examples(StreamKey key, std::uint64_t chain, std::uint64_t first_step, Index n_steps,
+                    Index n_examples) {
+  require(n_steps >= 0 && n_examples > 0 && n_examples <= (Index{1} << 31), "counts out of range");
+  py::array_t<std::uint32_t> examples(n_steps);
+  IndexStream(key, chain, n_examples).fill(first_step, n_steps, examples.mutable_data());
+  return examples;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(SGDSTAB_MODULE, module) {
+  module.doc() = "Compiled core of sgdstab_fast; see sgdstab_fast._native.";
+  module.def("philox4x64", &philox4x64, "The Philox4x64-10 block of a counter.", py::arg("counter"), py::arg("key"));
+  module.def("examples", &bound_examples, "The examples that a chain draws at n_steps steps from first_step on.",
+             py::kw_only(), py::arg("key"), py::arg("chain"), py::arg("first_step"), py::arg("n_steps"),
+             py::arg("n_examples"));
+  module.def("advance_vectors", &bound_advance_vectors,
+             "Advances chains of one vector each, in place: (vectors, log_growth), log_growth of shape (n_chains, n_batches).",
+             py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
+             py::arg("vectors").noconvert(), py::arg("key"), py::arg("first_chain"), py::arg("first_step"),
+             py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("renormalise_every"), py::arg("n_threads"));
+  module.def("advance_frames", &bound_advance_frames,
+             "Advances chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio).",
+             py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
+             py::arg("log_determinants").noconvert(), py::arg("frames").noconvert(), py::arg("key"),
+             py::arg("first_chain"), py::arg("first_step"), py::arg("n_batches"), py::arg("steps_per_batch"),
+             py::arg("period"), py::arg("careful"), py::arg("null_ratio"), py::arg("n_threads"));
+  module.def("smallest_eigenvalue_estimate", &bound_smallest_eigenvalue_estimate,
+             "An estimate from above of a symmetric matrix's smallest eigenvalue, 0 if it is not positive definite; "
+             "overwrites it.",
+             py::arg("matrix").noconvert());
+  module.attr("simd_level") = SGDSTAB_SIMD_LEVEL;
+  module.attr("eigen_version") = std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) +
+                                 "." + std::to_string(EIGEN_MINOR_VERSION);
+  module.attr("compiler") = SGDSTAB_COMPILER;
+}

@@ -1,0 +1,28 @@
+// Kernel 2: chains of frames (k vectors that share one stream), for the Lyapunov spectrum.
+#pragma once
+
+#include "sgdstab/advance_vectors.hpp"
+#include "sgdstab/frame.hpp"
+
+namespace sgdstab {
+
+struct FrameSums {
+  double* log_growth;       // (n_chains x n_batches x k): log R_jj summed over the batch
+  double* log_determinant;  // (n_chains x n_batches): log|det A_i| summed over the batch's examples i
+  double* smallest_ratio;   // (n_chains x n_batches): the smallest that orthonormalise returned
+};
+
+// Advances `frames` (n_chains x dimension x k, contiguous), one chain each, orthonormalising every `period`
+// steps, counted from the start of a batch, and at its end.
+//   log_determinants (n_examples): log|det A_i| = log|1 - eta K_ii| of each example
+template <class Form>
+void advance_frames(const Form& form, const Steps& steps, Index period, const Orthonormalisation& options,
+                    const double* log_determinants, double* frames, Index n_chains, Index k, FrameSums sums,
+                    int n_threads);
+
+extern template void advance_frames(const GramForm&, const Steps&, Index, const Orthonormalisation&, const double*,
+                                    double*, Index, Index, FrameSums, int);
+extern template void advance_frames(const FactorForm&, const Steps&, Index, const Orthonormalisation&,
+                                    const double*, double*, Index, Index, FrameSums, int);
+
+}  // namespace sgdstab

@@ -1,0 +1,24 @@
+"""Can SGD settle at this minimum? Lyapunov exponents of stochastic gradient descent, with honest error bars."""
+
+from sgdstab_fast._build import __version__, build_info
+from sgdstab_fast.example import Example, load_example
+from sgdstab_fast.exponent import gd_exponent, lyapunov_exponent
+from sgdstab_fast.results import AccuracyWarning, LyapunovExponent, LyapunovSpectrum
+from sgdstab_fast.rounds import Progress
+from sgdstab_fast.spectrum import lyapunov_spectrum
+from sgdstab_fast.systems import LinearizedSGD
+
+__all__ = [
+    "AccuracyWarning",
+    "Example",
+    "LinearizedSGD",
+    "LyapunovExponent",
+    "LyapunovSpectrum",
+    "Progress",
+    "__version__",
+    "build_info",
+    "gd_exponent",
+    "load_example",
+    "lyapunov_exponent",
+    "lyapunov_spectrum",
+]

@@ -1,0 +1,95 @@
+"""The compiled core: chooses the variant that this processor runs, and types its functions.
+
+The only file that imports the extension modules. ``SGDSTAB_SIMD`` (``v2``, ``v3``, ``v4`` or ``auto``) overrides
+the choice.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast import _cpu
+
+__all__ = ["Coordinates", "FloatArray", "StreamKey", "core"]
+
+FloatArray = NDArray[np.float64]
+StreamKey = tuple[int, int]
+Coordinates = Literal["gram", "factor"]
+
+
+class Core(Protocol):
+    """What every variant of the core offers; ``cpp/bindings/core.cpp`` defines it."""
+
+    simd_level: str
+    eigen_version: str
+    compiler: str
+
+    def philox4x64(self, counter: list[int], key: list[int]) -> list[int]:
+        """Return the Philox4x64-10 block of a counter."""
+
+    def examples(
+        self, *, key: StreamKey, chain: int, first_step: int, n_steps: int, n_examples: int
+    ) -> NDArray[np.uint32]:
+        """Return the examples that a chain draws."""
+
+    def advance_vectors(
+        self,
+        *,
+        rows: FloatArray,
+        coordinates: Coordinates,
+        learning_rate: float,
+        vectors: FloatArray,
+        key: StreamKey,
+        first_chain: int,
+        first_step: int,
+        n_batches: int,
+        steps_per_batch: int,
+        renormalise_every: int,
+        n_threads: int,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Advance chains of one vector each, in place: (vectors, log_growth)."""
+
+    def advance_frames(
+        self,
+        *,
+        rows: FloatArray,
+        coordinates: Coordinates,
+        learning_rate: float,
+        log_determinants: FloatArray,
+        frames: FloatArray,
+        key: StreamKey,
+        first_chain: int,
+        first_step: int,
+        n_batches: int,
+        steps_per_batch: int,
+        period: int,
+        careful: bool,
+        null_ratio: float,
+        n_threads: int,
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Advance chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio)."""
+
+    def smallest_eigenvalue_estimate(self, matrix: FloatArray) -> float:
+        """Return an estimate from above of a symmetric matrix's smallest eigenvalue; overwrite the matrix."""
+
+
+def _load() -> Core:
+    supported = _cpu.simd_levels()
+    if not supported:
+        raise ImportError("sgdstab_fast needs an x86-64-v2 processor (SSE4.2) or another architecture")
+    requested = os.environ.get("SGDSTAB_SIMD", "auto")
+    if requested != "auto" and requested not in supported:
+        raise ImportError(
+            f"SGDSTAB_SIMD is {requested!r}; this machine runs {', '.join(map(repr, supported))} or 'auto'"
+        )
+    level = supported[0] if requested == "auto" else requested
+    module: Any = importlib.import_module(f"sgdstab_fast._core_{level}")
+    return cast(Core, module)
+
+
+core = _load()

@@ -1,0 +1,215 @@
+"""The report: everything the package knows about one system, as a table, JSON and plots."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sgdstab_fast.exponent import gd_exponent, lyapunov_exponent
+from sgdstab_fast.results import AccuracyWarning, LyapunovExponent, LyapunovSpectrum
+from sgdstab_fast.rounds import Progress
+from sgdstab_fast.spectrum import lyapunov_spectrum
+from sgdstab_fast.systems import LinearizedSGD
+
+LEVEL = 0.99
+"""Confidence level of the verdict and of the intervals shown."""
+_FULL_SPECTRUM = 512  # dimensions up to which all exponents are computed
+_SOME_EXPONENTS = 32
+_SPECTRUM_SHARE = 2e10  # multiply-adds, a few seconds
+_SHOWN = 5
+EXIT_STATUS = {"stable": 0, "unstable": 1, "undecided": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `make_report` found out about a system."""
+
+    name: str
+    system: LinearizedSGD
+    gd: float
+    gd_threshold: float
+    lyapunov: LyapunovExponent
+    spectrum: LyapunovSpectrum
+    warnings: tuple[str, ...]
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """``"stable"`` or ``"unstable"`` where the interval at `LEVEL` excludes 0, else ``"undecided"``."""
+        low, high = self.lyapunov.confidence_interval(LEVEL)
+        if any("start-up" in warning for warning in self.warnings) or not low <= high:
+            return "undecided"
+        return "stable" if high < 0 else "unstable" if low > 0 else "undecided"
+
+
+def make_report(
+    name: str,
+    system: LinearizedSGD,
+    *,
+    rtol: float,
+    max_steps: int,
+    seed: int | None,
+    n_threads: int | None,
+    progress: Callable[[Progress], object] | None = None,
+) -> Report:
+    """Compute everything that the report shows."""
+    start = time.perf_counter()
+    k = system.dimension if system.dimension <= _FULL_SPECTRUM else _SOME_EXPONENTS
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AccuracyWarning)
+        exponent = lyapunov_exponent(
+            system, rtol=rtol, max_steps=max_steps, rng=seed, n_threads=n_threads, progress=progress
+        )
+        spectrum = lyapunov_spectrum(
+            system,
+            k,
+            rtol=0,
+            max_steps=max(int(_SPECTRUM_SHARE / (k * system.dimension)), 100 * system.n_examples),
+            rng=seed,
+            n_threads=n_threads,
+            progress=progress,
+        )
+    return Report(
+        name=name,
+        system=system,
+        gd=gd_exponent(system, system.learning_rate),
+        gd_threshold=2 * system.n_examples / float(system.gram_eigenvalues()[0]),
+        lyapunov=exponent,
+        spectrum=spectrum,
+        warnings=tuple(str(warning.message) for warning in caught),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the report as a table."""
+    system, exponent, spectrum = report.system, report.lyapunov, report.spectrum
+    low, high = exponent.confidence_interval(LEVEL)
+    table = Table(title=report.name, title_justify="left", show_header=False, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_row("examples, rank", f"{system.n_examples}, {system.dimension}")
+    table.add_row("learning rate", f"{system.learning_rate:g}   (batch size {system.batch_size})")
+    side = "below" if system.learning_rate < report.gd_threshold else "above"
+    table.add_row(
+        "full-batch GD", f"mu = {report.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})"
+    )
+    table.add_row(
+        "SGD", f"lambda = {_with_error(exponent.exponent, exponent.standard_error)} per step\n"
+        f"{LEVEL:.0%} interval [{low:.4g}, {high:.4g}]\n{exponent.per_epoch:.4g} per epoch"
+    )
+    shown = [
+        _with_error(value, error)
+        for value, error in zip(spectrum.exponents[:_SHOWN], spectrum.standard_errors[:_SHOWN], strict=True)
+    ]
+    more = spectrum.exponents.size - len(shown)
+    table.add_row("top exponents", "\n".join(shown) + (f"\n… and {more} more" if more else ""))
+    table.add_row("sum rule", _sum_rule(spectrum))
+    table.add_row("steps", f"{exponent.n_steps:.3g} for lambda, {spectrum.n_steps:.3g} for the spectrum")
+    table.add_row("time", f"{report.seconds:.2f} s")
+    style = {"stable": "bold green", "unstable": "bold red", "undecided": "bold yellow"}[report.verdict]
+    table.add_row("verdict", f"[{style}]{report.verdict.upper()}[/]   {_MEANING[report.verdict]}")
+    console.print(table)
+    for warning in report.warnings:
+        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+
+
+_MEANING = {
+    "stable": "SGD can converge to this minimum (lambda < 0)",
+    "unstable": "SGD cannot converge to this minimum (lambda > 0)",
+    "undecided": "the interval for lambda does not exclude 0: allow more steps",
+}
+
+
+def report_json(report: Report) -> str:
+    """Return the report as JSON; what is infinite or unknown is a string."""
+    exponent, spectrum = report.lyapunov, report.spectrum
+    content = {
+        "name": report.name,
+        "verdict": report.verdict,
+        "n_examples": report.system.n_examples,
+        "rank": report.system.dimension,
+        "learning_rate": report.system.learning_rate,
+        "batch_size": report.system.batch_size,
+        "gd": {"exponent": report.gd, "threshold": report.gd_threshold},
+        "lyapunov": {
+            "exponent": exponent.exponent,
+            "standard_error": exponent.standard_error,
+            "confidence_level": LEVEL,
+            "confidence_interval": exponent.confidence_interval(LEVEL),
+            "per_epoch": exponent.per_epoch,
+            "n_steps": exponent.n_steps,
+            "stopped_by": exponent.stopped_by,
+        },
+        "spectrum": {
+            "exponents": spectrum.exponents.tolist(),
+            "standard_errors": spectrum.standard_errors.tolist(),
+            "sum_of_exponents": spectrum.sum_of_exponents,
+            "sum_rule_error": spectrum.sum_rule_error,
+            "n_steps": spectrum.n_steps,
+        },
+        "warnings": report.warnings,
+        "seconds": report.seconds,
+        "provenance": dict(exponent.provenance),
+    }
+    return json.dumps(_finite(content), indent=2)
+
+
+def save_plots(report: Report, path: Path) -> None:
+    """Write the spectrum and the convergence plot into one figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    report.spectrum.plot(left)
+    report.lyapunov.plot(right)
+    figure.suptitle(f"{report.name}, learning rate {report.system.learning_rate:g}: {report.verdict}", fontsize=11)
+    figure.savefig(path, dpi=150)
+
+
+def _with_error(value: float, error: float) -> str:
+    """Return the value and its error to the error's second digit, as -0.08411 ± 0.00028."""
+    if not (math.isfinite(value) and math.isfinite(error)):
+        return f"{value:g} ± {error:g}"
+    if error == 0:
+        return f"{value:.12g} ± 0"
+    if value != 0 and not 1e-3 <= abs(value) < 1e4:
+        exponent = math.floor(math.log10(abs(value)))
+        scaled = _with_error(value / 10.0**exponent, error / 10.0**exponent)
+        return f"({scaled})e{exponent}"
+    digits = min(max(1 - math.floor(math.log10(error)), 0), 15)
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def _sum_rule(spectrum: LyapunovSpectrum) -> str:
+    if spectrum.sum_of_exponents is None or spectrum.sum_rule_error is None:
+        return "needs all exponents, which are not computed here"
+    if math.isinf(spectrum.sum_of_exponents):
+        return "-inf: a step is singular (learning rate times gram diagonal is 1)"
+    holds = "holds" if spectrum.sum_rule_error <= 1e-9 * max(1, abs(spectrum.sum_of_exponents)) else "VIOLATED"
+    return (
+        f"{holds} to {spectrum.sum_rule_error:.0e} along the path "
+        f"(estimated {spectrum.exponents.sum():.5g}, exact {spectrum.sum_of_exponents:.5g})"
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

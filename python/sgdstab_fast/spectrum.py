@@ -1,0 +1,218 @@
+"""The Lyapunov spectrum: the k largest exponents, by frames with periodic orthonormalisation.
+
+V_n = A_n .. A_1 V_0 = Q_n R_n .. R_1, and exponent j is the mean of log (R_n)_jj per step (Benettin et al. 1980). Steps
+are taken in blocks by matrix products. How long a frame may go between orthonormalisations is found out by a pilot chain
+from min_j R_jj / abs(v_j), the sine of the smallest angle that is left.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast import validation
+from sgdstab_fast._native import FloatArray
+from sgdstab_fast.exponent import require_system, resumed, warn_of_trouble
+from sgdstab_fast.results import LyapunovSpectrum, provenance
+from sgdstab_fast.rounds import Budget, Chains, Progress, ProgressOption, looks, overflow_safe_steps, pieces, reporter
+from sgdstab_fast.statistics import BatchMeans, batch_means
+from sgdstab_fast.streams import initial_vectors, seed_from
+from sgdstab_fast.systems import LinearizedSGD
+
+# One Cholesky pass is enough down to angles of about 1e-6; fluctuations need a margin.
+_TARGET_RATIO = 3e-5
+_PILOT_TRIALS = 6
+_PILOT_CHAIN = 2**63  # a stream that no other chain uses
+_NULL_RATIO = 1e-12
+
+
+def lyapunov_spectrum(
+    system: LinearizedSGD,
+    k: int | None = None,
+    *,
+    rtol: float = 1e-2,
+    atol: float = 0.0,
+    max_steps: int | None = None,
+    n_chains: int = 4,
+    rng: Any = None,
+    n_threads: int | None = None,
+    progress: ProgressOption = None,
+    executor: Executor | None = None,
+    resume: LyapunovSpectrum | None = None,
+) -> LyapunovSpectrum:
+    """Estimate the k largest Lyapunov exponents, with error bars.
+
+    Stops at the first look at which every standard error is at most ``rtol`` times the largest exponent in magnitude,
+    or at most ``atol``, or after ``max_steps``.
+
+    Parameters
+    ----------
+    system : LinearizedSGD
+        What a step does.
+    k : int, optional
+        How many exponents, 1 to ``system.dimension``; all by default.
+    rtol, atol : float, optional
+        Tolerances for the standard errors: relative to the largest finite exponent in magnitude, and absolute in nats
+        per step.
+    max_steps : int, optional
+        Steps of all chains together, rounded to whole batches; by default 2e11 / (k * dimension), a minute or so, but
+        at least 2000 * N.
+    n_chains : int, optional
+        Independent chains of one frame each.
+    rng, n_threads, progress, executor, resume
+        As for `lyapunov_exponent`.
+
+    Returns
+    -------
+    LyapunovSpectrum
+        Nats per step, largest first. Exponents of directions that singular steps (eta K_ii = 1) destroy are -inf.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range.
+
+    Warns
+    -----
+    AccuracyWarning
+        If no tolerance was met within `max_steps`, or the chains had not left their start-up.
+
+    References
+    ----------
+    Chemnitz & Engel 2025, theorem 2.1; G. Benettin, L. Galgani, A. Giorgilli and J.-M. Strelcyn, Meccanica 15, 1980.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> system = sf.LinearizedSGD([[1, -0.5], [-0.5, 1]], 0.5)
+    >>> spectrum = sf.lyapunov_spectrum(system, rtol=1e-3, rng=1)
+    >>> spectrum.exponents.round(2).tolist()
+    [-0.14, -0.56]
+    >>> spectrum.sum_rule_error < 1e-12
+    True
+    """
+    require_system(system)
+    k = validation.integer(system.dimension if k is None else k, "k", high=system.dimension)
+    if max_steps is None:
+        max_steps = max(int(2e11 / (k * system.dimension)), 2000 * system.n_examples)
+    budget = Budget.validated(rtol, atol, max_steps)
+    n_threads = validation.thread_count(n_threads)
+    singular = bool(np.isneginf(system.log_determinants).any())
+    arguments: dict[str, Any] = {
+        "rows": system.rows,
+        "coordinates": system.coordinates,
+        "learning_rate": system.learning_rate,
+        "log_determinants": system.log_determinants,
+        "careful": singular,
+        "null_ratio": _NULL_RATIO if singular else 0.0,
+    }
+    if resume is None:
+        n_chains = validation.integer(n_chains, "n_chains", high=2**20)
+        if budget.max_steps < n_chains:
+            raise ValueError(f"max_steps must be at least n_chains ({n_chains}), not {max_steps!r}")
+        seed = seed_from(rng)
+        run_provenance = provenance(seed, "average")
+        period = _pilot(system, k, seed.key, arguments)
+        most = max(1, budget.max_steps // n_chains)
+        # Batches of whole passes; so many steps each that the record stays small beside the frames.
+        most_batches = int(np.clip(2**18 // (k * n_chains), 64, 4096))
+        passes = max(1, 64 // period, most // (period * most_batches))
+        n_records = (k,), (), ()
+        chains = Chains(
+            key=seed.key,
+            states=initial_vectors(seed.key, n_chains, (system.dimension, k)),
+            steps_per_batch=min(passes * period, max(1, most // 16)),
+            records=tuple(np.empty((n_chains, 0, *shape)) for shape in n_records),
+        )
+    else:
+        chains, run_provenance = resumed(resume, LyapunovSpectrum, (system.dimension, k))
+        period = resume.period
+    arguments["period"] = period
+    # About 10 multiply-adds a nanosecond, on one thread.
+    seconds_per_step = system.dimension * k * 1e-10 * (1 + k / period)
+    seconds_per_batch = chains.n_chains * chains.steps_per_batch * seconds_per_step
+    estimate = batch_means(chains.records[0], chains.steps_per_batch) if chains.n_batches else None
+    stopped_by = "max_steps"
+    with reporter(progress, budget.max_steps) as report:
+        for look in looks(chains, budget.max_steps):
+            for n_batches in pieces(look - chains.n_batches, seconds_per_batch / n_threads):
+                chains = chains.advance("advance_frames", arguments, n_batches, n_threads, executor)
+                mean, error = (estimate.mean[0], estimate.standard_error[0]) if estimate else (np.nan, np.nan)
+                report(Progress(chains.n_steps, budget.max_steps, float(mean), float(error)))
+            estimate = batch_means(chains.records[0], chains.steps_per_batch)
+            met = budget.met(_largest(estimate.mean), float(estimate.standard_error.max()))
+            if met and not estimate.drifts:
+                stopped_by = met
+                break
+    assert estimate is not None  # a resumed run has batches, a new one has taken a look
+    warn_of_trouble(
+        budget, stopped_by, _largest(estimate.mean), float(estimate.standard_error.max()), estimate.drifts
+    )
+    order = np.argsort(-estimate.mean, kind="stable")
+    complete = k == system.dimension
+    return LyapunovSpectrum(
+        exponents=estimate.mean[order],
+        standard_errors=estimate.standard_error[order],
+        degrees_of_freedom=estimate.degrees_of_freedom,
+        n_steps=chains.n_steps,
+        n_chains=chains.n_chains,
+        steps_per_batch=chains.steps_per_batch,
+        start_up_steps=estimate.start_up * chains.steps_per_batch,
+        effective_sample_size=estimate.effective_sample_size[order],
+        chain_disagreement=estimate.chain_disagreement,
+        converged=stopped_by != "max_steps",
+        stopped_by=stopped_by,
+        steps_per_epoch=system.n_examples / system.batch_size,
+        provenance=run_provenance,
+        chains=chains,
+        period=period,
+        sum_of_exponents=system.sum_of_exponents if complete else None,
+        sum_rule_error=_sum_rule_error(chains, estimate) if complete else None,
+    )
+
+
+def _largest(exponents: FloatArray) -> float:
+    """Return the largest finite magnitude; 0 if none is finite, NaN if one is lost."""
+    if np.isnan(exponents).any():
+        return math.nan
+    return float(np.abs(exponents[np.isfinite(exponents)]).max(initial=0.0))
+
+
+def _sum_rule_error(chains: Chains, estimate: BatchMeans) -> float:
+    """Return the largest difference per step of sum_j log R_jj and sum log abs det A_i over a batch.
+
+    The initial frame's own volume is in the first batch, which therefore does not count.
+    """
+    log_growth, log_determinant = (record[:, 1:] for record in chains.records[:2])
+    if log_growth.size == 0 or not np.isfinite(estimate.mean).all():
+        return 0.0
+    return float(np.abs(log_growth.sum(axis=2) - log_determinant).max() / chains.steps_per_batch)
+
+
+def _pilot(system: LinearizedSGD, k: int, key: tuple[int, int], arguments: dict[str, Any]) -> int:
+    """Return the number of steps after which the smallest angle in a frame is about _TARGET_RATIO."""
+    longest = min(overflow_safe_steps(system.log_determinants), 16 * max(k, 8))
+    if k == 1:
+        return longest
+    states = initial_vectors(key, 1, (system.dimension, k))
+    period = max(1, min(longest, k // 4))
+    for trial in range(_PILOT_TRIALS):
+        pilot = Chains(
+            key=key,
+            states=states,
+            steps_per_batch=period,
+            records=tuple(np.empty((1, 0, *shape)) for shape in ((k,), (), ())),
+            first_chain=_PILOT_CHAIN + trial,
+        ).advance("advance_frames", {**arguments, "period": period, "careful": True}, 4, 1, None)
+        states = pilot.states
+        # The first pass orthonormalises what the random start or another period left.
+        ratios = np.maximum(pilot.records[2][0, 1:], 1e-300)
+        rate = -math.log(float(np.median(ratios))) / period
+        wanted = longest if rate <= 0 else -math.log(_TARGET_RATIO) / rate
+        last, period = period, int(np.clip(wanted, max(1, period // 8), min(longest, 4 * period)))
+        if abs(period - last) <= 0.1 * last:
+            break
+    return period

@@ -1,0 +1,57 @@
+"""Streams of randomness: from what ``numpy.random.default_rng`` takes to the keys of the core's Philox streams.
+
+The example that chain c draws at step n is a pure function of (key, c, n); `cpp/include/sgdstab/stream.hpp` defines
+it. Initial vectors come from the same key through numpy's Philox, at counters that no step uses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast._native import FloatArray, StreamKey
+
+_INITIAL_VECTORS = 1  # the counter's last word: 0 for steps
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Where a run's randomness comes from: the stream key and the entropy that reproduces it."""
+
+    key: StreamKey
+    entropy: Any
+    spawn_key: tuple[int, ...]
+
+
+def seed_from(rng: Any) -> Seed:
+    """Return the seed for whatever ``numpy.random.default_rng`` takes.
+
+    A Generator or BitGenerator spawns a child, so that calling twice gives independent runs.
+    """
+    if isinstance(rng, np.random.SeedSequence):
+        sequence = rng
+    elif isinstance(rng, (np.random.Generator, np.random.BitGenerator, np.random.RandomState)):
+        bit_generator = np.random.default_rng(rng).bit_generator
+        parent = bit_generator.seed_seq
+        if isinstance(parent, np.random.SeedSequence):
+            sequence = parent.spawn(1)[0]
+        else:  # set up without a seed sequence, as RandomState is
+            sequence = np.random.SeedSequence(np.random.Generator(bit_generator).integers(2**32, size=8).tolist())
+    else:
+        try:
+            sequence = np.random.SeedSequence(rng)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"rng must be what numpy.random.default_rng takes, not {rng!r}") from error
+    high, low = (int(word) for word in sequence.generate_state(2, np.uint64))
+    return Seed(key=(high, low), entropy=sequence.entropy, spawn_key=tuple(sequence.spawn_key))
+
+
+def initial_vectors(key: StreamKey, n_chains: int, shape: tuple[int, ...]) -> FloatArray:
+    """Return standard normal arrays of the given shape, (n_chains, *shape); chain c's depends on key and c alone."""
+    vectors = np.empty((n_chains, *shape))
+    for chain in range(n_chains):
+        philox = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=[0, 0, chain, _INITIAL_VECTORS])
+        vectors[chain] = np.random.Generator(philox).standard_normal(shape)
+    return vectors

@@ -1,0 +1,270 @@
+"""Systems: what one SGD step does to a small displacement from an interpolating minimum.
+
+With the neural-tangent Gram matrix K = G^T G (N x N, columns of G the gradients of the N model outputs) and loss
+curvature 1, a step on example i multiplies the displacement by
+
+    A_i   = I - eta e_i e_i^T K        in coordinates a, where w = G a           ("gram", dimension N)
+    A_i^s = I - eta f_i f_i^T          in coordinates s = F^T a, where K = F F^T  ("factor", dimension r = rank K)
+
+(Chemnitz & Engel 2025, equations 2.11 and 2.19). Both are similar, so they have the same exponents. The gram form
+costs one dot product a step. The factor form is for a K with a kernel: kernel directions never move, and would hide
+the decay of everything else. What counts as a kernel is decided on K scaled to unit diagonal, D^-1 K D^-1 with
+D^2 = diag K: that scaling only rescales the coordinates, so a K whose examples differ by orders of magnitude is not
+mistaken for a singular one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast import validation
+from sgdstab_fast._native import Coordinates, FloatArray, core
+
+# 1 - eta K_ii within rounding of 0: the step is singular.
+_SINGULAR = 2 * np.finfo(float).eps
+
+
+class LinearizedSGD:
+    """SGD near an interpolating minimum, linearised: x <- A_i x with i drawn uniformly.
+
+    Parameters
+    ----------
+    gram : array_like, shape (N, N)
+        Neural-tangent Gram matrix K_ij = grad f_i . grad f_j, symmetric positive semidefinite, for a loss with
+        curvature 1 (for loss curvature c_i pass ``sqrt(c_i c_j) K_ij``). A float64 array in C or Fortran order,
+        memory-mapped or not, is used in place: do not change it while the system is in use. If K is numerically rank
+        deficient, the system goes to factor coordinates by itself; see `from_factor`.
+    learning_rate : float
+        Step size eta > 0.
+    batch_size : int, optional
+        Examples per step. Only 1 works so far.
+    sampling, groups, probabilities, momentum, nesterov
+        Not implemented beyond their defaults so far.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If gram is not a real, finite, square, symmetric, positive semidefinite, non-zero matrix (beyond rounding in
+        the precision that it comes in), or learning_rate is not positive and finite.
+    NotImplementedError
+        For the arguments that do not work yet.
+
+    References
+    ----------
+    D. Chemnitz and M. Engel, "Characterizing Dynamical Stability of Stochastic Gradient Descent in
+    Overparameterized Learning", JMLR 26(134), 2025, equations 2.11 and 2.19.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> system = sf.LinearizedSGD([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], 0.3)
+    >>> system
+    LinearizedSGD(n_examples=4, dimension=4, coordinates='gram', learning_rate=0.3, batch_size=1)
+    >>> round(system.sum_of_exponents, 12)  # of all Lyapunov exponents, exactly
+    -1.380365229466
+    """
+
+    def __init__(
+        self,
+        gram: Any,
+        learning_rate: float,
+        batch_size: int = 1,
+        *,
+        sampling: str = "iid",
+        groups: Any = None,
+        probabilities: Any = None,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        matrix, precision = validation.gram_matrix(gram)
+        _refuse_what_is_not_implemented(
+            matrix.shape[0], batch_size, sampling, groups, probabilities, momentum, nesterov
+        )
+        features = _factor_if_deficient(matrix, precision)
+        if features is None:
+            self._set_up(matrix, "gram", matrix.diagonal().copy(), learning_rate)
+        else:
+            self._set_up(features, "factor", matrix.diagonal().copy(), learning_rate)
+
+    @classmethod
+    def from_factor(cls, features: Any, learning_rate: float) -> LinearizedSGD:
+        """Build the system of K = F F^T from F, without forming K.
+
+        More accurate than K when K is ill-conditioned, and cheaper when F has fewer columns than rows.
+
+        Parameters
+        ----------
+        features : array_like, shape (N, r)
+            F; row i is the gradient of the model's output on example i, or any rotation of it.
+        learning_rate : float
+            Step size eta > 0.
+
+        Returns
+        -------
+        LinearizedSGD
+            In factor coordinates, of dimension rank F.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If features is not a real, finite, non-zero matrix, or learning_rate is not positive and finite.
+
+        Examples
+        --------
+        >>> import sgdstab_fast as sf
+        >>> sf.LinearizedSGD.from_factor([[1, 0], [1, 1], [0, 2]], 0.5).dimension
+        2
+        """
+        matrix, precision = validation.matrix(features, "features")
+        if matrix.shape[1] > matrix.shape[0]:
+            # F = R^T Q^T with Q orthonormal: R^T has the same Gram matrix in N columns.
+            matrix = np.ascontiguousarray(np.linalg.qr(matrix.T, mode="r").T)
+        norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
+        if not norms.any():
+            raise ValueError("features must not be zero: no direction feels the loss")
+        # The row space of F is that of F with rows scaled to unit length, where the rank is decided.
+        scaled = matrix[norms > 0] / norms[norms > 0, None]
+        _, singular_values, directions = np.linalg.svd(scaled, full_matrices=False)
+        rank = int((singular_values > max(matrix.shape) * precision * singular_values[0]).sum())
+        if rank < matrix.shape[1]:
+            matrix = matrix @ directions[:rank].T
+        system = cls.__new__(cls)
+        system._set_up(np.ascontiguousarray(matrix), "factor", norms**2, learning_rate)
+        return system
+
+    def _set_up(
+        self, rows: FloatArray, coordinates: Coordinates, diagonal: FloatArray, learning_rate: float
+    ) -> None:
+        self._learning_rate = validation.positive_number(learning_rate, "learning_rate")
+        with np.errstate(over="ignore"):
+            step = self._learning_rate * diagonal  # eta K_ii
+        if not np.isfinite(step).all():
+            raise ValueError(
+                f"learning_rate {learning_rate!r} is too large: times gram's diagonal ({diagonal.max()}) it overflows"
+            )
+        self._rows, self._coordinates, self._diagonal = rows, coordinates, diagonal
+        self._log_determinants = _log_abs_one_minus(step)
+
+    @property
+    def rows(self) -> FloatArray:
+        """K (N x N) in gram coordinates, F (N x dimension) in factor coordinates."""
+        return self._rows
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """``"gram"`` or ``"factor"``."""
+        return self._coordinates
+
+    @property
+    def learning_rate(self) -> float:
+        """Step size eta."""
+        return self._learning_rate
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per step."""
+        return 1
+
+    @property
+    def n_examples(self) -> int:
+        """Number of examples N."""
+        return self._rows.shape[0]
+
+    @property
+    def dimension(self) -> int:
+        """Number of Lyapunov exponents: the rank of K."""
+        return self._rows.shape[1]
+
+    @property
+    def diagonal(self) -> FloatArray:
+        """K_ii, shape (N,)."""
+        return self._diagonal
+
+    @property
+    def log_determinants(self) -> FloatArray:
+        """log abs det A_i = log abs(1 - eta K_ii), shape (N,); -inf where the step is singular."""
+        return self._log_determinants
+
+    @property
+    def sum_of_exponents(self) -> float:
+        """Sum of all Lyapunov exponents, exactly: (1/N) sum_i log abs(1 - eta K_ii), in nats per step."""
+        return float(self._log_determinants.mean())
+
+    def gram_eigenvalues(self) -> FloatArray:
+        """Return the non-zero eigenvalues of K, largest first, shape (dimension,)."""
+        if self._coordinates == "factor":
+            return np.linalg.svd(self._rows, compute_uv=False) ** 2
+        return np.maximum(np.linalg.eigvalsh(self._rows)[::-1], 0)
+
+    def __repr__(self) -> str:
+        return (
+            f"LinearizedSGD(n_examples={self.n_examples}, dimension={self.dimension}, "
+            f"coordinates={self.coordinates!r}, learning_rate={self.learning_rate}, batch_size={self.batch_size})"
+        )
+
+
+def _refuse_what_is_not_implemented(
+    n_examples: int,
+    batch_size: Any,
+    sampling: Any,
+    groups: Any,
+    probabilities: Any,
+    momentum: Any,
+    nesterov: Any,
+) -> None:
+    validation.integer(batch_size, "batch_size", high=n_examples)
+    momentum = validation.real_number(momentum, "momentum")
+    given = {
+        "batch_size": (batch_size, batch_size == 1),
+        "sampling": (sampling, sampling == "iid"),
+        "groups": (groups, groups is None),
+        "probabilities": (probabilities, probabilities is None),
+        "momentum": (momentum, momentum == 0),
+        "nesterov": (nesterov, nesterov is False),
+    }
+    for name, (value, is_default) in given.items():
+        if not is_default:
+            raise NotImplementedError(f"{name}={value!r} is not implemented yet")
+
+
+def _log_abs_one_minus(x: FloatArray) -> FloatArray:
+    """Return log abs(1 - x), accurate for small x; -inf where 1 - x is zero to rounding."""
+    with np.errstate(divide="ignore"):
+        logs = np.where(np.abs(x) < 0.5, np.log1p(-np.minimum(x, 0.5)), np.log(np.abs(1 - x)))
+    return np.where(np.abs(1 - x) <= _SINGULAR, -np.inf, logs)
+
+
+def _factor_if_deficient(gram: FloatArray, precision: float) -> FloatArray | None:
+    """Return F (N x r) with K = F F^T if K is rank deficient, None if it has full rank; refuse an indefinite K."""
+    n = gram.shape[0]
+    scale = np.sqrt(gram.diagonal())
+    active = np.flatnonzero(scale)  # examples with a gradient
+    if not active.size:
+        raise ValueError("gram must not be zero: no direction feels the loss")
+    noise = n * precision  # what rounding can do to eigenvalues of a matrix with unit diagonal
+    if active.size == n:
+        scaled = np.divide(gram, scale)
+        scaled /= scale[:, None]
+        if core.smallest_eigenvalue_estimate(scaled) > 10 * noise:
+            return None
+        del scaled
+    elif np.abs(gram[scale == 0]).max() > 0:
+        i, j = np.argwhere((scale == 0)[:, None] & (gram != 0))[0]
+        raise ValueError(
+            f"gram must be positive semidefinite, but gram[{i}, {i}] is 0 and gram[{i}, {j}] is {gram[i, j]}"
+        )
+    scaled = gram[np.ix_(active, active)] / scale[active] / scale[active, None]
+    eigenvalues, vectors = np.linalg.eigh(scaled)
+    if eigenvalues[0] < -10 * noise:
+        raise ValueError(
+            f"gram must be positive semidefinite, but has the eigenvalue {np.linalg.eigvalsh(gram)[0]}; scaled to "
+            f"unit diagonal it has {eigenvalues[0]}, beyond rounding ({noise:.1e})"
+        )
+    kept = eigenvalues > noise
+    if kept.sum() == n:
+        return None
+    features = np.zeros((n, int(kept.sum())))
+    features[active] = scale[active, None] * vectors[:, kept] * np.sqrt(eigenvalues[kept])
+    return features
