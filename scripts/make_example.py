@@ -70,7 +70,7 @@ def main():
     )
 
 
-LEARNING_RATE = 1.2
+LEARNING_RATE = 0.5
 
 if __name__ == "__main__":
     main()

@@ -49,7 +49,7 @@ void with_form(const std::string& coordinates, const InputArray& rows, double le
 auto bound_advance_vectors(const InputArray& rows, const std::string& coordinates, double learning_rate,
                            InputArray vectors, StreamKey key, std::uint64_t first_chain,
                            std::uint64_t first_step, Index n_batches, Index steps_per_batch,
-                           Index renormalise_every, int n_threads) {
+                           Index renormalise_every, bool careful, int n_threads) {
   require(rows.ndim() == 2 && vectors.ndim() == 2 && vectors.shape(1) == rows.shape(1), "shapes do not agree");
   require(n_batches >= 0 && steps_per_batch > 0 && renormalise_every > 0, "counts must be positive");
   InputArray log_growth({vectors.shape(0), n_batches});
@@ -58,7 +58,7 @@ auto bound_advance_vectors(const InputArray& rows, const std::string& coordinate
     // Long-running and free of Python objects: other Python threads may go on.
     const py::gil_scoped_release release;
     with_form(coordinates, rows, learning_rate, [&](const auto& form) {
-      advance_vectors(form, {key, first_chain, first_step, n_batches, steps_per_batch}, renormalise_every,
+      advance_vectors(form, {key, first_chain, first_step, n_batches, steps_per_batch}, renormalise_every, careful,
                       vectors_view, log_growth_view, n_threads);
     });
   }
@@ -90,11 +90,19 @@ auto bound_advance_frames(const InputArray& rows, const std::string& coordinates
                          std::move(smallest_ratio));
 }
 
-double bound_smallest_eigenvalue_estimate(InputArray matrix) {
+auto bound_smallest_eigenvalue(InputArray matrix, const InputArray& scale) {
   require(matrix.ndim() == 2 && matrix.shape(0) == matrix.shape(1), "matrix must be square");
+  require(scale.ndim() == 1 && scale.size() == matrix.shape(0), "shapes do not agree");
   MatrixView matrix_view = view(matrix);
-  const py::gil_scoped_release release;  // as above
-  return smallest_eigenvalue_estimate(matrix_view);
+  const Eigen::VectorXd scale_vector = Eigen::Map<const Eigen::VectorXd>(scale.data(), scale.size());
+  SmallestEigenvalue result;
+  {
+    const py::gil_scoped_release release;  // as above
+    result = smallest_eigenvalue(matrix_view, scale_vector);
+  }
+  InputArray direction(result.direction.size());
+  std::copy_n(result.direction.data(), result.direction.size(), direction.mutable_data());
+  return std::make_tuple(result.estimate, std::move(direction));
 }
 
 auto bound_examples(StreamKey key, std::uint64_t chain, std::uint64_t first_step, Index n_steps,
@@ -117,17 +125,16 @@ PYBIND11_MODULE(SGDSTAB_MODULE, module) {
              "Advances chains of one vector each, in place: (vectors, log_growth), log_growth of shape (n_chains, n_batches).",
              py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
              py::arg("vectors").noconvert(), py::arg("key"), py::arg("first_chain"), py::arg("first_step"),
-             py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("renormalise_every"), py::arg("n_threads"));
+             py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("renormalise_every"), py::arg("careful"), py::arg("n_threads"));
   module.def("advance_frames", &bound_advance_frames,
              "Advances chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio).",
              py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
              py::arg("log_determinants").noconvert(), py::arg("frames").noconvert(), py::arg("key"),
              py::arg("first_chain"), py::arg("first_step"), py::arg("n_batches"), py::arg("steps_per_batch"),
              py::arg("period"), py::arg("careful"), py::arg("null_ratio"), py::arg("n_threads"));
-  module.def("smallest_eigenvalue_estimate", &bound_smallest_eigenvalue_estimate,
-             "An estimate from above of a symmetric matrix's smallest eigenvalue, 0 if it is not positive definite; "
-             "overwrites it.",
-             py::arg("matrix").noconvert());
+  module.def("smallest_eigenvalue", &bound_smallest_eigenvalue,
+             "(estimate from above for `matrix`, eigenvector of diag(scale) matrix diag(scale)); overwrites `matrix`.",
+             py::kw_only(), py::arg("matrix").noconvert(), py::arg("scale").noconvert());
   module.attr("simd_level") = SGDSTAB_SIMD_LEVEL;
   module.attr("eigen_version") = std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) +
                                  "." + std::to_string(EIGEN_MINOR_VERSION);

@@ -14,16 +14,15 @@ Index block_size(Index dimension) { return dimension <= 128 ? 32 : 64; }
 
 constexpr Index kDirectSolve = 8;  // rows solved at a time before products take over
 
-// Row-major rows (m x k) times -1, column-major terms throughout: P^T is k x m with leading dimension k.
-class BlockWorkspace {
- public:
+// What one thread needs to take a block of steps.
+struct BlockWorkspace {
   BlockWorkspace(Index dimension, Index k)
       : block(block_size(dimension)),
         examples(static_cast<std::size_t>(block)),
         rows(block, dimension),
         coupling(block, block),
         steps(block, k),
-        products(std::max(k, block), std::max(dimension, block), dimension),
+        products(std::max(k, block), std::max(dimension, block), std::max(dimension, block)),
         frame(dimension, k) {}
 
   Index block;
@@ -34,6 +33,8 @@ class BlockWorkspace {
   ProductWorkspace products;
   FrameWorkspace frame;
 };
+
+// Row-major frames and steps are their transposes in the column-major terms of accumulate_product: P^T is k x m.
 
 // Solves (I + strictly lower part of `coupling`) r = P in place, for rows first..last-1 of `steps`.
 void solve_recursion(BlockWorkspace& w, Index first, Index last) {

@@ -5,25 +5,35 @@
 
 namespace sgdstab {
 
-double smallest_eigenvalue_estimate(MatrixView c) {
-  constexpr int kIterations = 6;
+SmallestEigenvalue smallest_eigenvalue(MatrixView c, const Eigen::VectorXd& scale) {
+  constexpr int kIterations = 8, kDirectionIterations = 32;
   using View = Eigen::Ref<Eigen::MatrixXd, 0, Eigen::OuterStride<>>;
   // A symmetric row-major matrix is its own column-major reading.
   View columns = Eigen::Map<Eigen::MatrixXd, 0, Eigen::OuterStride<>>(c.data(), c.rows(), c.cols(),
                                                                       Eigen::OuterStride<>(c.outerStride()));
   const Eigen::LLT<View> cholesky(columns);
-  if (cholesky.info() != Eigen::Success) return 0;
   // A start with components everywhere: the golden-ratio sequence.
   Eigen::VectorXd x(c.rows());
-  for (Index j = 0; j < x.size(); ++j) x[j] = 0.1 + std::fmod(static_cast<double>(j + 1) * 0.6180339887498949, 1.0) - 0.5;
+  for (Index j = 0; j < x.size(); ++j) x[j] = std::fmod(static_cast<double>(j + 1) * 0.6180339887498949, 1.0) - 0.4;
+  SmallestEigenvalue result{0, x};
+  if (cholesky.info() != Eigen::Success) return result;
   double norm = 0;
-  for (int iteration = 0; iteration <= kIterations; ++iteration) {
+  for (int iteration = 0; iteration < kIterations; ++iteration) {
     x.normalize();
     cholesky.solveInPlace(x);
     norm = x.norm();
-    if (!std::isfinite(norm)) return 0;
+    if (!std::isfinite(norm)) return result;
   }
-  return 1 / norm;
+  result.estimate = 1 / norm;
+  x = result.direction;
+  for (int iteration = 0; iteration < kDirectionIterations; ++iteration) {
+    x = (x / x.norm()).cwiseQuotient(scale);  // K^-1 = D^-1 C^-1 D^-1
+    cholesky.solveInPlace(x);
+    x = x.cwiseQuotient(scale);
+    if (!std::isfinite(x.norm())) return result;
+  }
+  result.direction = x.normalized();
+  return result;
 }
 
 }  // namespace sgdstab

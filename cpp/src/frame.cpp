@@ -2,12 +2,14 @@
 
 #include <cmath>
 
+#include "sgdstab/inner_product.hpp"
+
 namespace sgdstab {
 namespace {
 
-// A squared pivot below this share of its column's squared norm has lost half its digits or more to
-// cancellation; one pass of the Cholesky leaf is no longer enough.
-constexpr double kTrustedPivot = 1e-14;
+// Squared pivots of a leaf, relative to their columns. Q loses orthogonality as eps over the smallest: enough is lost
+// below the first for another pass to be worth it, and below the second for Cholesky not to be trusted at all.
+constexpr double kEasyPivot = 1e-5, kTrustedPivot = 1e-12;
 
 Index largest_split(Index k) { return (k + 1) / 2; }
 
@@ -19,7 +21,7 @@ FrameWorkspace::FrameWorkspace(Index dimension, Index k)
       coefficients_(k),
       projection_(dimension),
       coupling_(std::max(kLeaf, largest_split(k)), std::max(kLeaf, largest_split(k))),
-      products_(std::max(k, kLeaf), dimension, dimension) {}
+      products_(std::max(k, kLeaf), std::max(dimension, kLeaf), dimension) {}
 
 double FrameWorkspace::orthonormalise(MatrixView& v, const Orthonormalisation& options,
                                       Eigen::Ref<Eigen::RowVectorXd> log_diagonal) {
@@ -27,9 +29,9 @@ double FrameWorkspace::orthonormalise(MatrixView& v, const Orthonormalisation& o
   for (Index i = 0; i < v.rows(); ++i) original_norm_.array() += v.row(i).array().square();
   original_norm_ = original_norm_.cwiseSqrt();
   split(v, 0, v.cols(), options);
-  log_diagonal.array() += diagonal_.array().log();
   double smallest = 1;
   for (Index j = 0; j < v.cols(); ++j) {
+    log_diagonal[j] += std::log(diagonal_[j]);  // Eigen's vectorised log rounds otherwise, where alignment lets it
     smallest = std::min(smallest, original_norm_[j] > 0 ? diagonal_[j] / original_norm_[j] : 0.0);
   }
   return smallest;
@@ -38,9 +40,10 @@ double FrameWorkspace::orthonormalise(MatrixView& v, const Orthonormalisation& o
 void FrameWorkspace::split(MatrixView& v, Index first, Index last, const Orthonormalisation& options) {
   const Index width = last - first;
   if (width <= kLeaf) {
-    if (options.careful || !cholesky_leaf(v, first, last)) {
-      careful_leaf(v, first, last, options.null_ratio);
-    }
+    diagonal_.segment(first, width).setOnes();
+    double smallest_pivot = options.careful ? 0 : cholesky_leaf(v, first, last);
+    if (smallest_pivot > 0 && smallest_pivot < kEasyPivot) smallest_pivot = cholesky_leaf(v, first, last);
+    if (smallest_pivot == 0) careful_leaf(v, first, last, options.null_ratio);
     return;
   }
   // Whole leaves on the left.
@@ -57,20 +60,22 @@ void FrameWorkspace::split(MatrixView& v, Index first, Index last, const Orthono
   split(v, middle, last, options);
 }
 
-// Gram matrix, Cholesky, triangular solve. False, with V untouched, where a pivot cannot be trusted.
-bool FrameWorkspace::cholesky_leaf(MatrixView& v, Index first, Index last) {
+// Gram matrix, Cholesky, triangular solve; diagonal_j *= R_jj. Returns the smallest squared pivot relative to its column,
+// or 0, with V untouched, where one cannot be trusted.
+double FrameWorkspace::cholesky_leaf(MatrixView& v, Index first, Index last) {
   const Index width = last - first, stride = v.outerStride();
   double* gram = coupling_.data();
   std::fill_n(gram, width * width, 0.0);
   accumulate_product<ColMajor, RowMajor>(width, width, v.rows(), 1, v.data() + first, stride, v.data() + first,
                                          stride, gram, width, products_);
-  // R (upper, row-major, zero below): row j holds R_j,j..; scaled_j = R_j,: / R_jj serves the solve.
+  // R, upper.
   double r[kLeaf][kLeaf] = {};
+  double smallest_pivot = 1;
   for (Index j = 0; j < width; ++j) {
     double pivot = gram[j * width + j];
     for (Index l = 0; l < j; ++l) pivot -= r[l][j] * r[l][j];
-    const double norm = original_norm_[first + j];
-    if (!(pivot > kTrustedPivot * norm * norm)) return false;
+    if (!(pivot > kTrustedPivot * gram[j * width + j])) return 0;
+    smallest_pivot = std::min(smallest_pivot, pivot / gram[j * width + j]);
     r[j][j] = std::sqrt(pivot);
     for (Index c = j + 1; c < width; ++c) {
       double entry = gram[c * width + j];
@@ -80,7 +85,7 @@ bool FrameWorkspace::cholesky_leaf(MatrixView& v, Index first, Index last) {
   }
   double inverse[kLeaf];
   for (Index j = 0; j < width; ++j) {
-    diagonal_[first + j] = r[j][j];
+    diagonal_[first + j] *= r[j][j];
     inverse[j] = 1 / r[j][j];
     r[j][j] = 0;
   }
@@ -96,7 +101,7 @@ bool FrameWorkspace::cholesky_leaf(MatrixView& v, Index first, Index last) {
     }
     std::copy_n(x, width, row);
   }
-  return true;
+  return smallest_pivot;
 }
 
 // v_j <- v_j - Q (Q^T v_j) with Q the columns before j.
@@ -105,7 +110,7 @@ void FrameWorkspace::project_out(MatrixView& v, Index column) {
   auto coefficients = coefficients_.head(column);
   coefficients.setZero();
   for (Index i = 0; i < v.rows(); ++i) coefficients += v(i, column) * v.row(i).head(column);
-  for (Index i = 0; i < v.rows(); ++i) v(i, column) -= v.row(i).head(column).dot(coefficients);
+  for (Index i = 0; i < v.rows(); ++i) v(i, column) -= inner_product(&v(i, 0), coefficients.data(), column);
 }
 
 void FrameWorkspace::careful_leaf(MatrixView& v, Index first, Index last, double null_ratio) {
@@ -113,9 +118,8 @@ void FrameWorkspace::careful_leaf(MatrixView& v, Index first, Index last, double
     project_out(v, j);
     project_out(v, j);
     double norm = v.col(j).norm();
-    diagonal_[j] = norm;
     const bool dependent = !(norm > null_ratio * original_norm_[j]);
-    if (dependent) diagonal_[j] = 0;  // log R_jj = -inf
+    diagonal_[j] *= dependent ? 0 : norm;  // 0 makes log R_jj = -inf
     // The replacement: the unit vector that the columns before j leave most of, in turn.
     for (Index seed = 0; dependent && seed < v.rows(); ++seed) {
       v.col(j).setZero();

@@ -50,6 +50,7 @@ class Core(Protocol):
         n_batches: int,
         steps_per_batch: int,
         renormalise_every: int,
+        careful: bool,
         n_threads: int,
     ) -> tuple[FloatArray, FloatArray]:
         """Advance chains of one vector each, in place: (vectors, log_growth)."""
@@ -74,8 +75,11 @@ class Core(Protocol):
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Advance chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio)."""
 
-    def smallest_eigenvalue_estimate(self, matrix: FloatArray) -> float:
-        """Return an estimate from above of a symmetric matrix's smallest eigenvalue; overwrite the matrix."""
+    def smallest_eigenvalue(self, *, matrix: FloatArray, scale: FloatArray) -> tuple[float, FloatArray]:
+        """Return an estimate from above of a symmetric matrix's smallest eigenvalue, 0 if it is not definite.
+
+        Also the eigenvector of diag(scale) matrix diag(scale) to its smallest eigenvalue. Overwrites the matrix.
+        """
 
 
 def _load() -> Core:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -13,12 +14,14 @@ from sgdstab_fast import validation
 from sgdstab_fast.results import AccuracyWarning, LyapunovExponent, provenance
 from sgdstab_fast.rounds import Budget, Chains, Progress, ProgressOption, looks, overflow_safe_steps, pieces, reporter
 from sgdstab_fast.statistics import batch_means
-from sgdstab_fast.streams import initial_vectors, seed_from
+from sgdstab_fast.streams import initial_states, seed_from
 from sgdstab_fast.systems import LinearizedSGD
 
 _STEPS_PER_BATCH = 512
 _MAX_BATCHES = 4096  # a chain; longer budgets get longer batches
 _MOST_BETWEEN_NORMALISATIONS = 256
+# Fewer examples than this, some of them with abs(1 - eta K_ii) below that: a few steps may shrink a whole vector by as much.
+_FEW_EXAMPLES, _NEARLY_SINGULAR = 32, 1e-2
 
 
 def gd_exponent(gram: Any, learning_rate: float) -> float:
@@ -145,18 +148,20 @@ def lyapunov_exponent(
         most = budget.max_steps // n_chains
         chains = Chains(
             key=seed.key,
-            states=initial_vectors(seed.key, n_chains, (system.dimension,)),
+            states=initial_states(seed.key, n_chains, system.slow_directions(1))[:, :, 0].copy(),
             steps_per_batch=min(max(_STEPS_PER_BATCH, most // _MAX_BATCHES), max(1, most // 16)),
             records=(np.empty((n_chains, 0)),),
         )
     else:
         chains, run_provenance = resumed(resume, LyapunovExponent, (system.dimension,))
-    arguments = {
+    arguments: dict[str, Any] = {
         "rows": system.rows,
         "coordinates": system.coordinates,
         "learning_rate": system.learning_rate,
         "renormalise_every": min(overflow_safe_steps(system.log_determinants), _MOST_BETWEEN_NORMALISATIONS),
     }
+    nearly_singular = float(system.log_determinants.min()) < math.log(_NEARLY_SINGULAR)
+    arguments["careful"] = system.n_examples < _FEW_EXAMPLES and nearly_singular
     # Measured: about 10 ns and an eighth of a nanosecond per coordinate, on one thread.
     seconds_per_batch = chains.n_chains * chains.steps_per_batch * (1e-8 + 1.3e-10 * system.dimension)
     estimate = batch_means(chains.records[0][:, :, None], chains.steps_per_batch) if chains.n_batches else None

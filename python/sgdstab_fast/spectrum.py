@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast import validation
-from sgdstab_fast._native import FloatArray
+from sgdstab_fast._native import FloatArray, StreamKey
 from sgdstab_fast.exponent import require_system, resumed, warn_of_trouble
 from sgdstab_fast.results import LyapunovSpectrum, provenance
 from sgdstab_fast.rounds import Budget, Chains, Progress, ProgressOption, looks, overflow_safe_steps, pieces, reporter
 from sgdstab_fast.statistics import BatchMeans, batch_means
-from sgdstab_fast.streams import initial_vectors, seed_from
+from sgdstab_fast.streams import initial_states, seed_from
 from sgdstab_fast.systems import LinearizedSGD
 
-# One Cholesky pass is enough down to angles of about 1e-6; fluctuations need a margin.
-_TARGET_RATIO = 3e-5
-_PILOT_TRIALS = 6
+# How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is good
+# to about eps over the angle, and the worst of a long run is orders of magnitude worse, more so in small frames, where
+# orthonormalisation costs little.
+_ANGLE, _SMALL_FRAME_ANGLE, _SMALL_FRAME = 1e-5, 1e-3, 128
+_PILOT_PASSES = 8
 _PILOT_CHAIN = 2**63  # a stream that no other chain uses
 _NULL_RATIO = 1e-12
 
@@ -115,7 +117,8 @@ def lyapunov_spectrum(
             raise ValueError(f"max_steps must be at least n_chains ({n_chains}), not {max_steps!r}")
         seed = seed_from(rng)
         run_provenance = provenance(seed, "average")
-        period = _pilot(system, k, seed.key, arguments)
+        slow = system.slow_directions(k)
+        period = _pilot(system, slow, seed.key, arguments)
         most = max(1, budget.max_steps // n_chains)
         # Batches of whole passes; so many steps each that the record stays small beside the frames.
         most_batches = int(np.clip(2**18 // (k * n_chains), 64, 4096))
@@ -123,7 +126,7 @@ def lyapunov_spectrum(
         n_records = (k,), (), ()
         chains = Chains(
             key=seed.key,
-            states=initial_vectors(seed.key, n_chains, (system.dimension, k)),
+            states=initial_states(seed.key, n_chains, slow),
             steps_per_batch=min(passes * period, max(1, most // 16)),
             records=tuple(np.empty((n_chains, 0, *shape)) for shape in n_records),
         )
@@ -182,37 +185,48 @@ def _largest(exponents: FloatArray) -> float:
 
 
 def _sum_rule_error(chains: Chains, estimate: BatchMeans) -> float:
-    """Return the largest difference per step of sum_j log R_jj and sum log abs det A_i over a batch.
+    """Return the largest difference per step of sum_j log R_jj and sum log abs det A_i, over chains.
 
-    The initial frame's own volume is in the first batch, which therefore does not count.
+    The initial frame's own volume is in the first batch, which therefore does not count. What a pass gets wrong about
+    the volume the next one corrects, so the difference is that of the whole path.
     """
     log_growth, log_determinant = (record[:, 1:] for record in chains.records[:2])
     if log_growth.size == 0 or not np.isfinite(estimate.mean).all():
         return 0.0
-    return float(np.abs(log_growth.sum(axis=2) - log_determinant).max() / chains.steps_per_batch)
+    error = np.abs((log_growth.sum(axis=2) - log_determinant).sum(axis=1)).max()
+    return float(error / (log_determinant.shape[1] * chains.steps_per_batch))
 
 
-def _pilot(system: LinearizedSGD, k: int, key: tuple[int, int], arguments: dict[str, Any]) -> int:
-    """Return the number of steps after which the smallest angle in a frame is about _TARGET_RATIO."""
+def _pilot(system: LinearizedSGD, slow: FloatArray, key: StreamKey, arguments: dict[str, Any]) -> int:
+    """Return the number of steps after which the smallest angle in a frame is about what it may be.
+
+    Doubles the period, from one so short that frames stay orthonormal, and interpolates the logarithm of the angle.
+    """
+    k = slow.shape[1]
     longest = min(overflow_safe_steps(system.log_determinants), 16 * max(k, 8))
     if k == 1:
         return longest
-    states = initial_vectors(key, 1, (system.dimension, k))
-    period = max(1, min(longest, k // 4))
-    for trial in range(_PILOT_TRIALS):
+    if arguments["careful"]:  # singular steps leave angles of 0
+        return max(1, min(longest, k // 2))
+    wanted = -math.log(_ANGLE if k > _SMALL_FRAME else _SMALL_FRAME_ANGLE)
+    states = initial_states(key, 1, slow)
+    period = max(1, k // 32)
+    known: list[tuple[int, float]] = []  # (period, -log angle)
+    while period < longest:
         pilot = Chains(
             key=key,
             states=states,
             steps_per_batch=period,
             records=tuple(np.empty((1, 0, *shape)) for shape in ((k,), (), ())),
-            first_chain=_PILOT_CHAIN + trial,
-        ).advance("advance_frames", {**arguments, "period": period, "careful": True}, 4, 1, None)
+            first_chain=_PILOT_CHAIN + period,
+        ).advance("advance_frames", {**arguments, "period": period}, 1 + _PILOT_PASSES, 1, None)
         states = pilot.states
         # The first pass orthonormalises what the random start or another period left.
-        ratios = np.maximum(pilot.records[2][0, 1:], 1e-300)
-        rate = -math.log(float(np.median(ratios))) / period
-        wanted = longest if rate <= 0 else -math.log(_TARGET_RATIO) / rate
-        last, period = period, int(np.clip(wanted, max(1, period // 8), min(longest, 4 * period)))
-        if abs(period - last) <= 0.1 * last:
-            break
-    return period
+        shrinkage = -math.log(max(float(pilot.records[2][0, 1:].min()), 1e-300))
+        if shrinkage >= wanted:
+            shorter, less = known[-1] if known else (1, 0.0)
+            share = (wanted - less) / max(shrinkage - less, wanted - less)
+            return max(1, int(shorter + share * (period - shorter)))
+        known.append((period, shrinkage))
+        period *= 2
+    return longest

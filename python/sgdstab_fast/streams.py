@@ -1,7 +1,7 @@
 """Streams of randomness: from what ``numpy.random.default_rng`` takes to the keys of the core's Philox streams.
 
 The example that chain c draws at step n is a pure function of (key, c, n); `cpp/include/sgdstab/stream.hpp` defines
-it. Initial vectors come from the same key through numpy's Philox, at counters that no step uses.
+it. Initial states draw on the same key through numpy's Philox, at counters that no step uses.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from sgdstab_fast._native import FloatArray, StreamKey
 
 _INITIAL_VECTORS = 1  # the counter's last word: 0 for steps
+_RANDOM_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,17 @@ def seed_from(rng: Any) -> Seed:
     return Seed(key=(high, low), entropy=sequence.entropy, spawn_key=tuple(sequence.spawn_key))
 
 
-def initial_vectors(key: StreamKey, n_chains: int, shape: tuple[int, ...]) -> FloatArray:
-    """Return standard normal arrays of the given shape, (n_chains, *shape); chain c's depends on key and c alone."""
-    vectors = np.empty((n_chains, *shape))
+def initial_states(key: StreamKey, n_chains: int, slow: FloatArray) -> FloatArray:
+    """Return the states to start from, shape (n_chains, dimension, k); chain c's depends on key and c alone.
+
+    Every chain starts near the k slow directions given, of shape (dimension, k) and unit length, where a stable system
+    spends its time, plus a random thousandth, so that no direction and no block of a reducible K is left out. The last
+    bits of the slow directions are an eigen-solver's business and not the seed's: they are rounded away.
+    """
+    states = np.empty((n_chains, *slow.shape))
     for chain in range(n_chains):
         philox = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=[0, 0, chain, _INITIAL_VECTORS])
-        vectors[chain] = np.random.Generator(philox).standard_normal(shape)
-    return vectors
+        states[chain] = np.random.Generator(philox).standard_normal(slow.shape)
+    states *= _RANDOM_SHARE / np.sqrt(slow.shape[0])
+    states += slow.astype(np.float32)
+    return states

@@ -82,11 +82,7 @@ class LinearizedSGD:
         _refuse_what_is_not_implemented(
             matrix.shape[0], batch_size, sampling, groups, probabilities, momentum, nesterov
         )
-        features = _factor_if_deficient(matrix, precision)
-        if features is None:
-            self._set_up(matrix, "gram", matrix.diagonal().copy(), learning_rate)
-        else:
-            self._set_up(features, "factor", matrix.diagonal().copy(), learning_rate)
+        self._set_up(*_choose_coordinates(matrix, precision), matrix.diagonal().copy(), learning_rate)
 
     @classmethod
     def from_factor(cls, features: Any, learning_rate: float) -> LinearizedSGD:
@@ -130,12 +126,18 @@ class LinearizedSGD:
         rank = int((singular_values > max(matrix.shape) * precision * singular_values[0]).sum())
         if rank < matrix.shape[1]:
             matrix = matrix @ directions[:rank].T
+        slowest = np.linalg.svd(matrix, full_matrices=False)[2][-1]
         system = cls.__new__(cls)
-        system._set_up(np.ascontiguousarray(matrix), "factor", norms**2, learning_rate)
+        system._set_up(np.ascontiguousarray(matrix), "factor", slowest, norms**2, learning_rate)
         return system
 
     def _set_up(
-        self, rows: FloatArray, coordinates: Coordinates, diagonal: FloatArray, learning_rate: float
+        self,
+        rows: FloatArray,
+        coordinates: Coordinates,
+        slowest: FloatArray,
+        diagonal: FloatArray,
+        learning_rate: float,
     ) -> None:
         self._learning_rate = validation.positive_number(learning_rate, "learning_rate")
         with np.errstate(over="ignore"):
@@ -144,7 +146,7 @@ class LinearizedSGD:
             raise ValueError(
                 f"learning_rate {learning_rate!r} is too large: times gram's diagonal ({diagonal.max()}) it overflows"
             )
-        self._rows, self._coordinates, self._diagonal = rows, coordinates, diagonal
+        self._rows, self._coordinates, self._slowest, self._diagonal = rows, coordinates, slowest, diagonal
         self._log_determinants = _log_abs_one_minus(step)
 
     @property
@@ -198,6 +200,22 @@ class LinearizedSGD:
             return np.linalg.svd(self._rows, compute_uv=False) ** 2
         return np.maximum(np.linalg.eigvalsh(self._rows)[::-1], 0)
 
+    def slow_directions(self, k: int) -> FloatArray:
+        """Return the k directions, (dimension, k), that the mean step I - (eta/N) K shrinks least, slowest first.
+
+        They are where displacements linger when the learning rate is small, hence good starts. For k = 1 the
+        bottom eigenvector of K stands for the slowest, and costs nothing here.
+        """
+        if k == 1:
+            return self._slowest[:, None]
+        if self._coordinates == "factor":
+            _, singular_values, directions = np.linalg.svd(self._rows, full_matrices=False)
+            eigenvalues, vectors = singular_values**2, directions.T
+        else:
+            eigenvalues, vectors = np.linalg.eigh(self._rows)
+        shrinkage = np.abs(1 - self._learning_rate / self.n_examples * eigenvalues)
+        return vectors[:, np.argsort(-shrinkage, kind="stable")[:k]]
+
     def __repr__(self) -> str:
         return (
             f"LinearizedSGD(n_examples={self.n_examples}, dimension={self.dimension}, "
@@ -236,8 +254,11 @@ def _log_abs_one_minus(x: FloatArray) -> FloatArray:
     return np.where(np.abs(1 - x) <= _SINGULAR, -np.inf, logs)
 
 
-def _factor_if_deficient(gram: FloatArray, precision: float) -> FloatArray | None:
-    """Return F (N x r) with K = F F^T if K is rank deficient, None if it has full rank; refuse an indefinite K."""
+def _choose_coordinates(gram: FloatArray, precision: float) -> tuple[FloatArray, Coordinates, FloatArray]:
+    """Return (rows, coordinates, slowest direction); refuse a K that is zero or indefinite.
+
+    K itself if it has full rank, else F (N x r) with K = F F^T.
+    """
     n = gram.shape[0]
     scale = np.sqrt(gram.diagonal())
     active = np.flatnonzero(scale)  # examples with a gradient
@@ -247,8 +268,9 @@ def _factor_if_deficient(gram: FloatArray, precision: float) -> FloatArray | Non
     if active.size == n:
         scaled = np.divide(gram, scale)
         scaled /= scale[:, None]
-        if core.smallest_eigenvalue_estimate(scaled) > 10 * noise:
-            return None
+        smallest, slowest = core.smallest_eigenvalue(matrix=scaled, scale=scale)
+        if smallest > 10 * noise:
+            return gram, "gram", slowest
         del scaled
     elif np.abs(gram[scale == 0]).max() > 0:
         i, j = np.argwhere((scale == 0)[:, None] & (gram != 0))[0]
@@ -264,7 +286,7 @@ def _factor_if_deficient(gram: FloatArray, precision: float) -> FloatArray | Non
         )
     kept = eigenvalues > noise
     if kept.sum() == n:
-        return None
+        return gram, "gram", np.linalg.eigh(gram)[1][:, 0].copy()
     features = np.zeros((n, int(kept.sum())))
     features[active] = scale[active, None] * vectors[:, kept] * np.sqrt(eigenvalues[kept])
-    return features
+    return features, "factor", np.linalg.svd(features, full_matrices=False)[2][-1]

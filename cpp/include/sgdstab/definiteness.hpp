@@ -5,9 +5,13 @@
 
 namespace sgdstab {
 
-// An estimate, from above and usually within a small factor, of the smallest eigenvalue of C (n x n, symmetric,
-// row-major): Cholesky in place (C is overwritten) and a few inverse iterations x <- C^-1 x / |C^-1 x|. A
-// matrix that is not numerically positive definite gives 0.
-double smallest_eigenvalue_estimate(MatrixView c);
+struct SmallestEigenvalue {
+  double estimate;            // of C, from above and usually within a small factor; 0 if C is not positive definite
+  Eigen::VectorXd direction;  // of K = D C D, about its eigenvector
+};
+
+// For C (n x n, symmetric, row-major; overwritten by its Cholesky factor) and D = diag(scale): inverse iterations
+// x <- C^-1 x / |C^-1 x| and x <- K^-1 x / |K^-1 x|.
+SmallestEigenvalue smallest_eigenvalue(MatrixView c, const Eigen::VectorXd& scale);
 
 }  // namespace sgdstab

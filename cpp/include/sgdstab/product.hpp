@@ -7,6 +7,8 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <algorithm>
+#include <cassert>
 
 #include "sgdstab/types.hpp"
 
@@ -19,11 +21,14 @@ class ProductWorkspace final : public Eigen::internal::level3_blocking<double, d
  public:
   // Goto's blocking: a packed block of A (mc x kc) stays in the second-level cache while the packed panel of
   // B (kc x nc) streams past it. mc is a multiple of the register tile of every SIMD level (12, 24 and 4).
-  static constexpr Index kRows = 120, kColumns = 1024, kDepth = 256;
+  static constexpr Index kRows = 120, kColumns = 512, kDepth = 256;
 
   // Buffers for products of at most rows x depth times depth x columns.
   ProductWorkspace(Index rows, Index columns, Index depth)
-      : a_(round_up(std::min(rows, kRows)) * std::min(depth, kDepth)),
+      : rows_(rows),
+        columns_(columns),
+        depth_(depth),
+        a_(round_up(std::min(rows, kRows)) * std::min(depth, kDepth)),
         b_(round_up(std::min(columns, kColumns)) * std::min(depth, kDepth)) {
     m_blockA = a_.data();
     m_blockB = b_.data();
@@ -34,15 +39,21 @@ class ProductWorkspace final : public Eigen::internal::level3_blocking<double, d
   ProductWorkspace(const ProductWorkspace&) = delete;
   ProductWorkspace& operator=(const ProductWorkspace&) = delete;
 
+  bool holds(Index rows, Index columns, Index depth) const {
+    return rows <= rows_ && columns <= columns_ && depth <= depth_;
+  }
+
  private:
   static Index round_up(Index n) { return (n + 31) / 32 * 32; }
-  Eigen::Matrix<double, Eigen::Dynamic, 1> a_, b_;
+  Index rows_, columns_, depth_;
+  Eigen::VectorXd a_, b_;
 };
 
 // C (rows x columns, column-major, leading dimension ldc) += alpha A (rows x depth) B (depth x columns).
 template <int OrderA, int OrderB>
 void accumulate_product(Index rows, Index columns, Index depth, double alpha, const double* a, Index lda,
                         const double* b, Index ldb, double* c, Index ldc, ProductWorkspace& workspace) {
+  assert(workspace.holds(rows, columns, depth));
   Eigen::internal::general_matrix_matrix_product<Index, double, OrderA, false, double, OrderB, false, ColMajor,
                                                  1>::run(rows, columns, depth, a, lda, b, ldb, c, 1, ldc,
                                                          alpha, workspace, nullptr);

@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+from conftest import K4, REAL_GRAMS, random_gram
+
+import sgdstab_fast as sf
+
+
+@pytest.mark.parametrize("learning_rate", [1e-12, 1e-3, 0.3, 2.0, 1e6, 1e12])
+def test_determinants_are_those_of_the_steps(learning_rate):
+    system = sf.LinearizedSGD(K4, learning_rate)
+    for i in range(4):
+        step = np.eye(4) - learning_rate * np.outer(np.eye(4)[i], K4[i])
+        # det of a unit matrix but for one row is that row's diagonal entry
+        np.testing.assert_allclose(system.log_determinants[i], np.log(abs(step[i, i])), rtol=1e-3, atol=1e-14)
+    exact = np.mean([float(np.log1p(-learning_rate * k)) if learning_rate * k < 1 else np.log(learning_rate * k - 1) for k in K4.diagonal()])
+    np.testing.assert_allclose(system.sum_of_exponents, exact, rtol=1e-13)
+
+
+def test_sums_of_exponents_of_k4():
+    assert abs(sf.LinearizedSGD(K4, 0.3).sum_of_exponents - -1.38036522946556) < 1e-13
+    assert abs(sf.LinearizedSGD(K4, 1.5).sum_of_exponents - 1.35678755959775) < 1e-13
+    assert sf.LinearizedSGD(K4, 0.5).sum_of_exponents == -np.inf
+
+
+def test_full_rank_gram_is_used_in_place_whatever_its_order(rng):
+    gram = random_gram(rng, 30)
+    gram = (gram + gram.T) / 2
+    assert np.shares_memory(sf.LinearizedSGD(gram, 0.3).rows, gram)
+    fortran = np.asfortranarray(gram)
+    assert np.shares_memory(sf.LinearizedSGD(fortran, 0.3).rows, fortran)
+
+
+def test_memory_mapped_and_float32_and_nested_lists(tmp_path):
+    np.save(tmp_path / "gram.npy", K4)
+    mapped = np.load(tmp_path / "gram.npy", mmap_mode="r")
+    for gram in (mapped, K4.astype(np.float32), K4.astype(int), K4.tolist()):
+        system = sf.LinearizedSGD(gram, 0.3)
+        assert system.coordinates == "gram"
+        np.testing.assert_array_equal(system.rows, K4)
+
+
+@pytest.mark.parametrize("name", REAL_GRAMS)
+def test_float32_rounding_is_neither_asymmetry_nor_a_negative_eigenvalue(name):
+    gram = REAL_GRAMS[name].astype(np.float32)
+    gram[0, 1] = np.nextafter(gram[0, 1], np.float32(9))
+    assert sf.LinearizedSGD(gram, 0.3).n_examples == len(gram)
+
+
+def test_kernel_goes_to_factor_coordinates(rng):
+    features = rng.standard_normal((12, 5))
+    system = sf.LinearizedSGD(features @ features.T, 0.1)
+    assert (system.coordinates, system.dimension) == ("factor", 5)
+    np.testing.assert_allclose(system.rows @ system.rows.T, features @ features.T, atol=1e-12)
+    np.testing.assert_allclose(system.gram_eigenvalues(), np.linalg.svd(features)[1] ** 2, rtol=1e-11)
+
+
+def test_duplicates_zero_rows_and_all_equal():
+    duplicated = K4[np.ix_([0, 1, 1, 2, 1, 3], [0, 1, 1, 2, 1, 3])]
+    assert sf.LinearizedSGD(duplicated, 0.3).dimension == 4
+    with_zero = np.zeros((5, 5))
+    with_zero[1:, 1:] = K4
+    assert sf.LinearizedSGD(with_zero, 0.3).dimension == 4
+    assert sf.LinearizedSGD(np.ones((4, 4)), 0.3).dimension == 1
+
+
+def test_rank_does_not_depend_on_the_examples_scales():
+    scale = 10.0 ** np.array([-7, 0, 3, 8])
+    system = sf.LinearizedSGD(K4 * scale * scale[:, None], 1e-3)
+    assert (system.coordinates, system.dimension) == ("gram", 4)
+    assert sf.LinearizedSGD(np.diag([1.0, 1e-15]), 0.5).dimension == 2
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (7, 7), (7, 20)])
+def test_from_factor_has_the_gram_of_its_features(rng, shape):
+    features = rng.standard_normal(shape)
+    system = sf.LinearizedSGD.from_factor(features, 0.2)
+    assert system.dimension == min(shape)
+    np.testing.assert_allclose(system.rows @ system.rows.T, features @ features.T, atol=1e-12)
+    np.testing.assert_allclose(system.diagonal, (features**2).sum(axis=1))
+    deficient = np.hstack([features, features[:, :2]])
+    assert sf.LinearizedSGD.from_factor(deficient, 0.2).dimension == min(shape)
+
+
+@pytest.mark.parametrize(
+    ("gram", "message"),
+    [
+        (np.ones((2, 3)), r"gram must be square, not of shape \(2, 3\)"),
+        (np.ones(3), r"gram must be a matrix, not of shape \(3,\)"),
+        (np.empty((0, 0)), r"gram must not be empty"),
+        ([[1, 2], [0, 1]], r"gram must be symmetric, but gram\[0, 1\] is 2.0 and gram\[1, 0\] is 0.0"),
+        ([[1, 2], [2, 1]], r"gram must be positive semidefinite, but has the eigenvalue -1"),
+        ([[0, 1], [1, 1]], r"gram must be positive semidefinite, but gram\[0, 0\] is 0"),
+        ([[1, 0], [0, -2]], r"gram must be positive semidefinite, but gram\[1, 1\] is -2"),
+        ([[1, np.nan], [np.nan, 1]], r"gram must be finite, but gram\[0, 1\] is nan"),
+        ([[np.inf]], r"gram must be finite, but gram\[0, 0\] is inf"),
+        (np.zeros((3, 3)), r"gram must not be zero"),
+        ([[1, 2], [3]], None),
+    ],
+)
+def test_bad_gram_is_a_value_error(gram, message):
+    with pytest.raises(ValueError, match=message):
+        sf.LinearizedSGD(gram, 0.1)
+
+
+@pytest.mark.parametrize("gram", [K4 + 0j, K4.astype(str), [[None]], [[object()]], K4 > 1])
+def test_wrong_dtype_is_a_type_error(gram):
+    with pytest.raises(TypeError, match="gram must be"):
+        sf.LinearizedSGD(gram, 0.1)
+
+
+def test_slightly_indefinite_gram_is_refused(rng):
+    vectors = np.linalg.qr(rng.standard_normal((40, 40)))[0]
+    gram = (vectors * np.r_[-1e-9, np.linspace(0.1, 2, 39)]) @ vectors.T
+    with pytest.raises(ValueError, match="positive semidefinite"):
+        sf.LinearizedSGD((gram + gram.T) / 2, 0.1)
+
+
+@pytest.mark.parametrize("learning_rate", [0, -1, 0.0, np.nan, np.inf])
+def test_bad_learning_rate_is_a_value_error(learning_rate):
+    with pytest.raises(ValueError, match="learning_rate must be"):
+        sf.LinearizedSGD(K4, learning_rate)
+    with pytest.raises(ValueError, match="learning_rate must be"):
+        sf.gd_exponent(K4, learning_rate)
+
+
+def test_other_bad_arguments():
+    for bad in ("0.1", None, 1j, True, [0.1]):
+        with pytest.raises(TypeError, match="learning_rate must be a real number"):
+            sf.LinearizedSGD(K4, bad)
+    with pytest.raises(ValueError, match="learning_rate 1e\\+300 is too large"):
+        sf.LinearizedSGD(K4 * 1e10, 1e300)
+    with pytest.raises(ValueError, match=r"batch_size must be in 1..4, not 5"):
+        sf.LinearizedSGD(K4, 0.1, 5)
+    with pytest.raises(ValueError, match="features must not be zero"):
+        sf.LinearizedSGD.from_factor(np.zeros((3, 2)), 0.1)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"batch_size": 2},
+        {"sampling": "epoch"},
+        {"groups": [0, 0, 1, 1]},
+        {"probabilities": [0.25] * 4},
+        {"momentum": 0.9},
+        {"nesterov": True},
+    ],
+)
+def test_what_does_not_work_yet_says_so(option):
+    with pytest.raises(NotImplementedError, match=next(iter(option))):
+        sf.LinearizedSGD(K4, 0.1, **option)
