@@ -25,7 +25,7 @@ LEVEL = 0.99
 """Confidence level of the verdict and of the intervals shown."""
 _FULL_SPECTRUM = 512  # dimensions up to which all exponents are computed
 _SOME_EXPONENTS = 32
-_SPECTRUM_SHARE = 2e10  # multiply-adds, a few seconds
+_SPECTRUM_WORK, _SPECTRUM_STEPS = 1e10, 1_000_000  # multiply-adds at the most, a few seconds; steps at the most
 _SHOWN = 5
 EXIT_STATUS = {"stable": 0, "unstable": 1, "undecided": 3}
 
@@ -74,7 +74,7 @@ def make_report(
             system,
             k,
             rtol=0,
-            max_steps=max(int(_SPECTRUM_SHARE / (k * system.dimension)), 100 * system.n_examples),
+            max_steps=max(min(int(_SPECTRUM_WORK / (k * system.dimension)), _SPECTRUM_STEPS), 100 * system.n_examples),
             rng=seed,
             n_threads=n_threads,
             progress=progress,

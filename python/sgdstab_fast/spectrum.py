@@ -60,8 +60,8 @@ def lyapunov_spectrum(
         Tolerances for the standard errors: relative to the largest finite exponent in magnitude, and absolute in nats
         per step.
     max_steps : int, optional
-        Steps of all chains together, rounded to whole batches; by default 2e11 / (k * dimension), a minute or so, but
-        at least 2000 * N.
+        Steps of all chains together, rounded to whole batches; by default 2e11 / (k * dimension) but at most 5e7,
+        a minute or so, and at least 2000 * N.
     n_chains : int, optional
         Independent chains of one frame each.
     rng, n_threads, progress, executor, resume
@@ -99,7 +99,7 @@ def lyapunov_spectrum(
     require_system(system)
     k = validation.integer(system.dimension if k is None else k, "k", high=system.dimension)
     if max_steps is None:
-        max_steps = max(int(2e11 / (k * system.dimension)), 2000 * system.n_examples)
+        max_steps = max(min(int(2e11 / (k * system.dimension)), 50_000_000), 2000 * system.n_examples)
     budget = Budget.validated(rtol, atol, max_steps)
     n_threads = validation.thread_count(n_threads)
     singular = bool(np.isneginf(system.log_determinants).any())

@@ -1,0 +1,57 @@
+# Two commands: `make demo` and `make test`. Each makes its own virtual environment; they need Python >= 3.10 with venv
+# and a C++20 compiler.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(abspath $(VENV))/bin
+SOURCES := $(shell find cpp python CMakeLists.txt pyproject.toml -type f -not -name '*.pyc' 2>/dev/null)
+
+.PHONY: demo test check lint cpp-test calibrate bench clean
+
+demo: $(VENV)/installed
+	$(RUN)/sgdstab report
+
+# Everything CI checks.
+test: lint cpp-test check
+
+check: $(VENV)/installed $(VENV)/tools
+	$(RUN)/python -m pytest
+
+lint: $(VENV)/installed $(VENV)/tools
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+	$(RUN)/clang-format --dry-run --Werror $(shell find cpp bench -name '*.?pp' -not -path '*/third_party/*')
+
+cpp-test: $(VENV)/tools
+	PATH="$(RUN):$$PATH" cmake --preset dev
+	PATH="$(RUN):$$PATH" cmake --build --preset dev
+	PATH="$(RUN):$$PATH" ctest --preset dev
+
+# Coverage of the error bars over hundreds of seeds; minutes.
+calibrate: $(VENV)/installed $(VENV)/tools
+	$(RUN)/python -m pytest -m calibrate
+
+# Ratios against numpy, numba and Eigen's dgemm, side by side; minutes.
+bench: $(VENV)/installed $(VENV)/bench-tools
+	PATH="$(RUN):$$PATH" cmake --preset release
+	PATH="$(RUN):$$PATH" cmake --build --preset release --target core_bench
+	$(RUN)/python -m pytest bench -s --benchmark-disable-gc --benchmark-sort=name --benchmark-columns=median,iqr,rounds
+	build/release/core_bench
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+$(VENV)/installed: $(VENV)/bin/python $(SOURCES)
+	$(RUN)/python -m pip install --quiet .
+	touch $@
+
+$(VENV)/tools: $(VENV)/bin/python pyproject.toml
+	$(RUN)/python -m pip install --quiet --group test --group lint
+	touch $@
+
+$(VENV)/bench-tools: $(VENV)/bin/python pyproject.toml
+	$(RUN)/python -m pip install --quiet --group bench
+	touch $@
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,33 @@
+"""The same random product in plain numpy, written as well as numpy allows.
+
+Only row i of the state changes in a step, so that nothing takes N^2 work for a vector; examples are drawn in bulk; rows
+are looked up once and for all.
+"""
+
+import numpy as np
+
+
+def lyapunov_exponent(gram, learning_rate, n_steps, rng, renormalise_every=64):
+    """lambda from one chain of n_steps steps."""
+    rows = list(gram)
+    v = rng.standard_normal(len(gram))
+    log_growth = 0.0
+    for _ in range(n_steps // renormalise_every):
+        for i in rng.integers(len(gram), size=renormalise_every).tolist():
+            v[i] -= learning_rate * rows[i].dot(v)
+        norm = np.linalg.norm(v)
+        v /= norm
+        log_growth += np.log(norm)
+    return log_growth / n_steps
+
+
+def lyapunov_spectrum(gram, learning_rate, n_steps, period, rng):
+    """All exponents from one chain of n_steps steps, with LAPACK's QR every `period` steps."""
+    v = np.linalg.qr(rng.standard_normal(gram.shape))[0]
+    log_growth = np.zeros(len(gram))
+    for _ in range(n_steps // period):
+        for i in rng.integers(len(gram), size=period).tolist():
+            v[i] -= learning_rate * (gram[i] @ v)
+        v, r = np.linalg.qr(v)
+        log_growth += np.log(np.abs(r.diagonal()))
+    return log_growth / n_steps

@@ -1,0 +1,115 @@
+"""Speed as ratios in one run: `make bench`. Goals are printed beside what was measured; none is asserted."""
+
+import time
+
+import numpy as np
+import numpy_baseline
+import pytest
+
+import sgdstab_fast as sf
+
+GRAMS = np.load(__file__.replace("bench/test_bench.py", "tests/data/gram_matrices.npz"))
+THREADS = 2
+
+
+def ntk_like(n):
+    """K_ii about 2.5, as the real matrices have."""
+    rng = np.random.default_rng(n)
+    features = rng.standard_normal((n, 2 * n)) * np.sqrt(2.5 / (2 * n))
+    return features @ features.T
+
+
+def seconds(work, repetitions=5):
+    """Median time of a call, after a warm-up."""
+    work()
+    times = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def show(what, ratio, goal):
+    print(f"\n  {what}: {ratio:.1f}x   (goal: at least {goal}x)")
+
+
+@pytest.mark.parametrize(("n", "goal"), [(64, 200), (256, 80), (1024, 15)])
+def test_exponent_against_numpy(benchmark, n, goal):
+    gram, rng = ntk_like(n), np.random.default_rng(0)
+    system = sf.LinearizedSGD(gram, 0.7)
+    n_steps = max(20_000_000 // n, 64 * 512 * 4)
+    ours = benchmark.pedantic(
+        lambda: seconds(
+            lambda: sf.lyapunov_exponent(system, rtol=0, max_steps=n_steps, rng=1, n_threads=THREADS), 5
+        ),
+        rounds=1,
+    )
+    baseline_steps = 30 * 1024
+    baseline = seconds(lambda: numpy_baseline.lyapunov_exponent(gram, 0.7, baseline_steps, rng), 5)
+    show(f"lambda, N = {n}, steps per second over numpy", baseline / baseline_steps / (ours / n_steps), goal)
+
+
+def spectrum_rate(system, n_steps):
+    """Seconds per step, the pilot and the start left out by going on from an earlier result."""
+    first = sf.lyapunov_spectrum(system, rtol=0, max_steps=n_steps // 2, rng=1, n_threads=THREADS)
+    longer = first.n_steps + n_steps
+    elapsed = seconds(
+        lambda: sf.lyapunov_spectrum(system, rtol=0, max_steps=longer, resume=first, n_threads=THREADS), 3
+    )
+    return elapsed / n_steps, first.period
+
+
+@pytest.mark.parametrize(("n", "n_steps"), [(256, 40_000), (1024, 16_000)])
+def test_spectrum_against_numpy(benchmark, n, n_steps):
+    gram, rng = ntk_like(n), np.random.default_rng(0)
+    ours, period = benchmark.pedantic(lambda: spectrum_rate(sf.LinearizedSGD(gram, 0.7), n_steps), rounds=1)
+    passes = max(2, 200 // period)
+    baseline = seconds(lambda: numpy_baseline.lyapunov_spectrum(gram, 0.7, passes * period, period, rng), 2)
+    show(f"full spectrum, N = {n}, period {period}, over numpy", baseline / (passes * period) / ours, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "learning_rate", "goal"), [("iris_trained_40", 1.473, 8), ("digits_trained_128", 1.063, 6)]
+)
+def test_spectrum_against_numba(benchmark, name, learning_rate, goal):
+    numba = pytest.importorskip("numba")
+
+    @numba.njit(fastmath=True)
+    def loop(gram, learning_rate, period, passes):
+        n = len(gram)
+        v = np.eye(n)
+        log_growth = np.zeros(n)
+        row = np.empty(n)
+        for _ in range(passes):
+            for _ in range(period):
+                i = np.random.randint(n)
+                row[:] = 0
+                for l in range(n):  # noqa: E741
+                    row += gram[i, l] * v[l]
+                v[i] -= learning_rate * row
+            v, r = np.linalg.qr(v)
+            log_growth += np.log(np.abs(np.diag(r)))
+        return log_growth / (passes * period)
+
+    gram = GRAMS[name]
+    ours, period = benchmark.pedantic(
+        lambda: spectrum_rate(sf.LinearizedSGD(gram, learning_rate), 400_000), rounds=1
+    )
+    passes = 20_000 // period
+    baseline = seconds(lambda: loop(gram, learning_rate, period, passes), 3)
+    show(f"full spectrum, {name}, period {period}, over numba", baseline / (passes * period) / ours, goal)
+
+
+def test_two_threads_against_one(benchmark):
+    system = sf.LinearizedSGD(ntk_like(256), 0.7)
+    one, two = benchmark.pedantic(
+        lambda: [
+            seconds(
+                lambda n=n: sf.lyapunov_exponent(system, rtol=0, max_steps=4_000_000, rng=1, n_threads=n), 7
+            )
+            for n in (1, 2)
+        ],
+        rounds=1,
+    )
+    show("two threads over one, 64 chains, N = 256", one / two, 1.8)

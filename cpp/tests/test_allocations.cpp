@@ -1,0 +1,71 @@
+// Step loops allocate nothing: what a call allocates does not depend on the number of steps.
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "problems.hpp"
+#include "sgdstab/advance_frames.hpp"
+
+namespace {
+std::size_t allocations = 0;
+}
+
+void* operator new(std::size_t size) {
+  ++allocations;
+  if (void* memory = std::malloc(size > 0 ? size : 1)) return memory;
+  throw std::bad_alloc();
+}
+void* operator new[](std::size_t size) { return operator new(size); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+
+// Eigen allocates with malloc: this macro makes it assert, in tests, wherever that is not allowed. It must be set for the
+// whole program, which the build does.
+#ifndef EIGEN_RUNTIME_NO_MALLOC
+#error "the tests are built with EIGEN_RUNTIME_NO_MALLOC"
+#endif
+
+using namespace sgdstab;
+
+TEST_CASE("advancing vectors allocates nothing, whatever the number of steps") {
+  const Problem problem(37);
+  RowMatrix vectors = RowMatrix::Ones(8, 37), log_growth(8, 20);
+  const GramForm form{problem.gram_form(0.9)};
+  Eigen::internal::set_is_malloc_allowed(false);
+  const auto before = allocations;
+  advance_vectors(form, {{1, 2}, 0, 0, 20, 100}, 64, false, view(vectors), view(log_growth), 1);
+  CHECK(allocations == before);
+  Eigen::internal::set_is_malloc_allowed(true);
+}
+
+TEST_CASE("advancing frames allocates its workspace and nothing else") {
+  const Problem problem(40);
+  const auto allocations_of = [&](Index n_batches) {
+    RowMatrix frame = RowMatrix::Identity(40, 40);
+    std::vector<double> growth(40 * n_batches), determinant(n_batches), ratio(n_batches);
+    const auto before = allocations;
+    advance_frames(GramForm{problem.gram_form(0.9)}, {{1, 2}, 0, 0, n_batches, 100}, 20, {false, 0},
+                   problem.log_determinants(0.9).data(), frame.data(), 1, 40,
+                   {growth.data(), determinant.data(), ratio.data()}, 1);
+    return allocations - before;
+  };
+  CHECK(allocations_of(1) == allocations_of(50));
+}
+
+TEST_CASE("steps and orthonormalisation of a frame make no allocation of Eigen's") {
+  const Problem problem(70);
+  RowMatrix frame = RowMatrix::Random(70, 70);
+  FrameWorkspace workspace(70, 70);
+  Eigen::RowVectorXd log_diagonal = Eigen::RowVectorXd::Zero(70);
+  MatrixView frame_view = view(frame);
+  for (const bool careful : {false, true}) {
+    Eigen::internal::set_is_malloc_allowed(false);
+    workspace.orthonormalise(frame_view, {careful, 0}, log_diagonal);
+    Eigen::internal::set_is_malloc_allowed(true);
+  }
+  CHECK((frame.transpose() * frame - RowMatrix::Identity(70, 70)).norm() < 1e-12);
+}

@@ -1,0 +1,60 @@
+"""Coverage of the error bars: how often nominal 95% intervals hold the truth."""
+
+import numpy as np
+import pytest
+from conftest import REAL_GRAMS, REFERENCES, T1, T1_EXPONENT, budget
+from scipy import stats
+
+import sgdstab_fast as sf
+from sgdstab_fast.statistics import student_quantile
+
+
+def coverage(system, truth, n_seeds, n_steps, **options):
+    held = 0
+    for seed in range(n_seeds):
+        low, high = budget(system, n_steps, rng=seed, **options).confidence_interval(0.95)
+        held += low <= truth <= high
+    return held / n_seeds
+
+
+# 400 draws at 95% give 92% or 98% at 2.75 standard deviations: false-alarm rate 6e-3, fixed by seed.
+@pytest.mark.parametrize("n_chains", [4, 64])
+def test_t1_intervals_cover(n_chains):
+    assert 0.92 <= coverage(sf.LinearizedSGD(T1, 0.5), T1_EXPONENT, 400, 200_000, n_chains=n_chains) <= 0.98
+
+
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+def test_t1_spectrum_intervals_cover():
+    held = 0
+    for seed in range(400):
+        result = sf.lyapunov_spectrum(sf.LinearizedSGD(T1, 0.5), rtol=0, max_steps=40_000, rng=seed)
+        low, high = result.confidence_interval()
+        held += low[0] <= T1_EXPONENT <= high[0]
+    assert 0.92 <= held / 400 <= 0.98
+
+
+@pytest.mark.calibrate
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize(("name", "learning_rate", "truth", "error"), REFERENCES)
+def test_real_matrices_intervals_cover(name, learning_rate, truth, error):
+    system = sf.LinearizedSGD(REAL_GRAMS[name], learning_rate)
+    assert 0.92 <= coverage(system, truth, 400, 1_000_000) <= 0.98
+
+
+def test_student_quantile_against_scipy():
+    for degrees_of_freedom in (10, 15, 63, 1000):
+        for level in (0.5, 0.95, 0.99):
+            expected = stats.t.ppf((1 + level) / 2, degrees_of_freedom)
+            assert abs(student_quantile(level, degrees_of_freedom) / expected - 1) < 1e-4
+
+
+def test_batch_means_of_white_noise_have_the_textbook_error():
+    from sgdstab_fast.statistics import batch_means
+
+    noise = np.random.default_rng(0).standard_normal((64, 100, 1))
+    estimate = batch_means(noise, 1)
+    assert estimate.degrees_of_freedom == 63
+    kept = 64 * (100 - estimate.start_up)
+    assert abs(estimate.standard_error[0] * np.sqrt(kept) - 1) < 0.3
+    assert not estimate.drifts
+    assert abs(estimate.chain_disagreement - 1) < 0.5

@@ -1,0 +1,49 @@
+"""The layers of the house: arrows point down only."""
+
+import inspect
+import re
+from pathlib import Path
+
+import sgdstab_fast
+from sgdstab_fast import _native
+
+ROOT = Path(__file__).parent.parent
+CORE = [*ROOT.glob("cpp/include/**/*.hpp"), *ROOT.glob("cpp/src/*.cpp")]
+# Lowest first; a core file may include what stands before it.
+LAYERS = [
+    "types", "inner_product", "product", "stream", "parallel", "definiteness", "frame", "system", "advance_vectors",
+    "advance_frames",
+]  # fmt: skip
+
+
+def test_the_core_knows_nothing_of_python():
+    assert CORE
+    for file in CORE:
+        assert not re.search(r"pybind11|Python\.h", file.read_text()), file
+
+
+def test_core_files_include_lower_layers_only():
+    for file in CORE:
+        assert file.stem in LAYERS, file
+        for included in re.findall(r'#include "sgdstab/(\w+)\.hpp"', file.read_text()):
+            assert LAYERS.index(included) <= LAYERS.index(file.stem), f"{file.name} includes {included}"
+
+
+def test_only_one_python_file_imports_the_core():
+    for file in (ROOT / "python/sgdstab_fast").glob("*.py"):
+        if re.search(r"\b_core_", file.read_text()):
+            assert file.name == "_native.py"
+
+
+def test_the_types_of_the_core_are_those_of_the_compiled_module():
+    for name in ("advance_vectors", "advance_frames", "examples", "smallest_eigenvalue", "philox4x64"):
+        declared = [p for p in inspect.signature(getattr(_native.Core, name)).parameters if p != "self"]
+        signature = getattr(_native.core, name).__doc__.split("\n")[0].split("->")[0]
+        compiled = re.findall(r"(\w+): ", signature)
+        assert declared == compiled, name
+
+
+def test_the_public_names_are_documented():
+    for name in sgdstab_fast.__all__:
+        if not name.startswith("__"):
+            assert inspect.getdoc(getattr(sgdstab_fast, name)), name
