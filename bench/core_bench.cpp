@@ -1,5 +1,5 @@
-// Ratios inside the core, each taken in one run on one thread: the frame kernel's multiply-adds per second, and the cost of
-// one orthonormalisation, against Eigen's own dgemm at the same SIMD level.
+// Ratios inside the core, each taken in one run on one thread: the frame kernel's multiply-adds per second, and the
+// cost of one orthonormalisation, against Eigen's own dgemm at the same SIMD level.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -41,8 +41,8 @@ int main() {
   double log_determinant = 0, ratio = 0;
   MatrixView view(frame.data(), kSize, kSize, Eigen::OuterStride<>(kSize));
   const auto advance = [&](Index n_steps) {
-    advance_frames(form, {{1, 2}, 0, 0, 1, n_steps}, n_steps, {false, 0}, log_determinants.data(), frame.data(), 1, kSize,
-                   {log_growth.data(), &log_determinant, &ratio}, 1);
+    advance_frames(form, {{1, 2}, 0, 0, 1, n_steps}, n_steps, {false, 0}, log_determinants.data(), frame.data(), 1,
+                   kSize, {log_growth.data(), &log_determinant, &ratio}, 1);
   };
   const Index period = kSize / 2;
   advance(period);
@@ -59,7 +59,8 @@ int main() {
     orthonormalisation_ratio.push_back(pass / dgemm);
   }
   std::printf("N = %d, one thread, medians of 7\n", static_cast<int>(kSize));
-  std::printf("steps' multiply-adds per second over dgemm's: %.0f%%   (goal: at least 75%%)\n", 100 * median(rate_ratio));
+  std::printf("steps' multiply-adds per second over dgemm's: %.0f%%   (goal: at least 75%%)\n",
+              100 * median(rate_ratio));
   std::printf("one orthonormalisation, in dgemms of the same size: %.2f   (goal: at most 1.6)\n",
               median(orthonormalisation_ratio));
 }

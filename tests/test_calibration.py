@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+import sgdstab_fast as sf
 from conftest import REAL_GRAMS, REFERENCES, T1, T1_EXPONENT, budget
 from scipy import stats
-
-import sgdstab_fast as sf
 from sgdstab_fast.statistics import student_quantile
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import K4, REAL_GRAMS, T1
-
 from sgdstab_fast.__main__ import main
 
 

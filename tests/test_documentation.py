@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import K4
-
 import sgdstab_fast
+from conftest import K4
 from sgdstab_fast.__main__ import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

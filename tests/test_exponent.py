@@ -2,11 +2,10 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import sgdstab_fast as sf
 from conftest import K4, REAL_GRAMS, REFERENCES, T1, T1_EXPONENT, assert_within, budget, random_gram
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import sgdstab_fast as sf
 from sgdstab_fast._native import core
 
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 import sgdstab_fast
 from sgdstab_fast import _cpu
 

@@ -1,8 +1,16 @@
 import numpy as np
 import pytest
-from conftest import K4, REAL_GRAMS, REFERENCES, T1, T1_EXPONENT, T1_SECOND_EXPONENT, assert_within, random_gram
-
 import sgdstab_fast as sf
+from conftest import (
+    K4,
+    REAL_GRAMS,
+    REFERENCES,
+    T1,
+    T1_EXPONENT,
+    T1_SECOND_EXPONENT,
+    assert_within,
+    random_gram,
+)
 from sgdstab_fast._native import core
 
 

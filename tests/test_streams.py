@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from sgdstab_fast._native import core
 from sgdstab_fast.streams import seed_from
 

@@ -2,8 +2,8 @@
 //
 // Compiled once per SIMD level under the name SGDSTAB_MODULE.
 #include <pybind11/numpy.h>
-#include <pybind11/stl.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <stdexcept>
 #include <string>
@@ -26,9 +26,7 @@ ConstMatrixView const_view(const InputArray& a) {
   return {a.data(), a.shape(0), a.shape(1), Eigen::OuterStride<>(a.shape(1))};
 }
 
-MatrixView view(InputArray& a) {
-  return {a.mutable_data(), a.shape(0), a.shape(1), Eigen::OuterStride<>(a.shape(1))};
-}
+MatrixView view(InputArray& a) { return {a.mutable_data(), a.shape(0), a.shape(1), Eigen::OuterStride<>(a.shape(1))}; }
 
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
@@ -47,9 +45,9 @@ void with_form(const std::string& coordinates, const InputArray& rows, double le
 }
 
 auto bound_advance_vectors(const InputArray& rows, const std::string& coordinates, double learning_rate,
-                           InputArray vectors, StreamKey key, std::uint64_t first_chain,
-                           std::uint64_t first_step, Index n_batches, Index steps_per_batch,
-                           Index renormalise_every, bool careful, int n_threads) {
+                           InputArray vectors, StreamKey key, std::uint64_t first_chain, std::uint64_t first_step,
+                           Index n_batches, Index steps_per_batch, Index renormalise_every, bool careful,
+                           int n_threads) {
   require(rows.ndim() == 2 && vectors.ndim() == 2 && vectors.shape(1) == rows.shape(1), "shapes do not agree");
   require(n_batches >= 0 && steps_per_batch > 0 && renormalise_every > 0, "counts must be positive");
   InputArray log_growth({vectors.shape(0), n_batches});
@@ -67,8 +65,8 @@ auto bound_advance_vectors(const InputArray& rows, const std::string& coordinate
 
 auto bound_advance_frames(const InputArray& rows, const std::string& coordinates, double learning_rate,
                           const InputArray& log_determinants, InputArray frames, StreamKey key,
-                          std::uint64_t first_chain, std::uint64_t first_step, Index n_batches,
-                          Index steps_per_batch, Index period, bool careful, double null_ratio, int n_threads) {
+                          std::uint64_t first_chain, std::uint64_t first_step, Index n_batches, Index steps_per_batch,
+                          Index period, bool careful, double null_ratio, int n_threads) {
   require(rows.ndim() == 2 && frames.ndim() == 3 && frames.shape(1) == rows.shape(1), "shapes do not agree");
   require(frames.shape(2) <= frames.shape(1), "a frame has at most as many vectors as dimensions");
   require(log_determinants.ndim() == 1 && log_determinants.size() == rows.shape(0), "shapes do not agree");
@@ -82,8 +80,8 @@ auto bound_advance_frames(const InputArray& rows, const std::string& coordinates
     // As above.
     const py::gil_scoped_release release;
     with_form(coordinates, rows, learning_rate, [&](const auto& form) {
-      advance_frames(form, {key, first_chain, first_step, n_batches, steps_per_batch}, period,
-                     {careful, null_ratio}, log_determinants.data(), frames_data, n_chains, k, sums, n_threads);
+      advance_frames(form, {key, first_chain, first_step, n_batches, steps_per_batch}, period, {careful, null_ratio},
+                     log_determinants.data(), frames_data, n_chains, k, sums, n_threads);
     });
   }
   return std::make_tuple(std::move(frames), std::move(log_growth), std::move(log_determinant),
@@ -105,8 +103,7 @@ auto bound_smallest_eigenvalue(InputArray matrix, const InputArray& scale) {
   return std::make_tuple(result.estimate, std::move(direction));
 }
 
-auto bound_examples(StreamKey key, std::uint64_t chain, std::uint64_t first_step, Index n_steps,
-                    Index n_examples) {
+auto bound_examples(StreamKey key, std::uint64_t chain, std::uint64_t first_step, Index n_steps, Index n_examples) {
   require(n_steps >= 0 && n_examples > 0 && n_examples <= (Index{1} << 31), "counts out of range");
   py::array_t<std::uint32_t> examples(n_steps);
   IndexStream(key, chain, n_examples).fill(first_step, n_steps, examples.mutable_data());
@@ -121,11 +118,13 @@ PYBIND11_MODULE(SGDSTAB_MODULE, module) {
   module.def("examples", &bound_examples, "The examples that a chain draws at n_steps steps from first_step on.",
              py::kw_only(), py::arg("key"), py::arg("chain"), py::arg("first_step"), py::arg("n_steps"),
              py::arg("n_examples"));
-  module.def("advance_vectors", &bound_advance_vectors,
-             "Advances chains of one vector each, in place: (vectors, log_growth), log_growth of shape (n_chains, n_batches).",
-             py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
-             py::arg("vectors").noconvert(), py::arg("key"), py::arg("first_chain"), py::arg("first_step"),
-             py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("renormalise_every"), py::arg("careful"), py::arg("n_threads"));
+  module.def(
+      "advance_vectors", &bound_advance_vectors,
+      "Advances chains of one vector each, in place: (vectors, log_growth), log_growth of shape (n_chains, n_batches).",
+      py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
+      py::arg("vectors").noconvert(), py::arg("key"), py::arg("first_chain"), py::arg("first_step"),
+      py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("renormalise_every"), py::arg("careful"),
+      py::arg("n_threads"));
   module.def("advance_frames", &bound_advance_frames,
              "Advances chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio).",
              py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
@@ -136,7 +135,7 @@ PYBIND11_MODULE(SGDSTAB_MODULE, module) {
              "(estimate from above for `matrix`, eigenvector of diag(scale) matrix diag(scale)); overwrites `matrix`.",
              py::kw_only(), py::arg("matrix").noconvert(), py::arg("scale").noconvert());
   module.attr("simd_level") = SGDSTAB_SIMD_LEVEL;
-  module.attr("eigen_version") = std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) +
-                                 "." + std::to_string(EIGEN_MINOR_VERSION);
+  module.attr("eigen_version") = std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) + "." +
+                                 std::to_string(EIGEN_MINOR_VERSION);
   module.attr("compiler") = SGDSTAB_COMPILER;
 }

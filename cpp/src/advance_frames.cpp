@@ -89,9 +89,8 @@ void apply(const GramForm& form, BlockWorkspace& w, Index m, MatrixView& v) {
 
 // V -= eta sum_j f_{S_j} r_j.
 void apply(const FactorForm& form, BlockWorkspace& w, Index m, MatrixView& v) {
-  accumulate_product<ColMajor, RowMajor>(v.cols(), v.rows(), m, -form.learning_rate, w.steps.data(),
-                                         w.steps.cols(), w.rows.data(), w.rows.cols(), v.data(), v.outerStride(),
-                                         w.products);
+  accumulate_product<ColMajor, RowMajor>(v.cols(), v.rows(), m, -form.learning_rate, w.steps.data(), w.steps.cols(),
+                                         w.rows.data(), w.rows.cols(), v.data(), v.outerStride(), w.products);
 }
 
 template <class Form>
@@ -108,9 +107,8 @@ void advance_block(const Form& form, BlockWorkspace& w, Index m, MatrixView& v) 
 }
 
 template <class Form>
-void advance_chain(const Form& form, const Steps& steps, Index chain, Index period,
-                   const Orthonormalisation& options, const double* log_determinants, MatrixView& v, FrameSums sums,
-                   BlockWorkspace& w) {
+void advance_chain(const Form& form, const Steps& steps, Index chain, Index period, const Orthonormalisation& options,
+                   const double* log_determinants, MatrixView& v, FrameSums sums, BlockWorkspace& w) {
   const Index k = v.cols();
   const IndexStream stream(steps.key, steps.first_chain + static_cast<std::uint64_t>(chain), form.n_examples());
   for (Index batch = 0; batch < steps.n_batches; ++batch) {
@@ -153,9 +151,9 @@ void advance_frames(const Form& form, const Steps& steps, Index period, const Or
   });
 }
 
-template void advance_frames(const GramForm&, const Steps&, Index, const Orthonormalisation&, const double*,
-                             double*, Index, Index, FrameSums, int);
-template void advance_frames(const FactorForm&, const Steps&, Index, const Orthonormalisation&, const double*,
-                             double*, Index, Index, FrameSums, int);
+template void advance_frames(const GramForm&, const Steps&, Index, const Orthonormalisation&, const double*, double*,
+                             Index, Index, FrameSums, int);
+template void advance_frames(const FactorForm&, const Steps&, Index, const Orthonormalisation&, const double*, double*,
+                             Index, Index, FrameSums, int);
 
 }  // namespace sgdstab

@@ -10,7 +10,7 @@
 namespace sgdstab {
 namespace {
 
-constexpr std::size_t kBlock = 4;          // steps taken together: one pass over v serves four dot products
+constexpr std::size_t kBlock = 4;    // steps taken together: one pass over v serves four dot products
 constexpr Index kChainsPerItem = 4;  // interleaved, so that one chain's recursion hides behind another's products
 constexpr Index kMaxSegment = 256;   // examples drawn at a time
 

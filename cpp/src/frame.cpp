@@ -60,14 +60,14 @@ void FrameWorkspace::split(MatrixView& v, Index first, Index last, const Orthono
   split(v, middle, last, options);
 }
 
-// Gram matrix, Cholesky, triangular solve; diagonal_j *= R_jj. Returns the smallest squared pivot relative to its column,
-// or 0, with V untouched, where one cannot be trusted.
+// Gram matrix, Cholesky, triangular solve; diagonal_j *= R_jj. Returns the smallest squared pivot relative to its
+// column, or 0, with V untouched, where one cannot be trusted.
 double FrameWorkspace::cholesky_leaf(MatrixView& v, Index first, Index last) {
   const Index width = last - first, stride = v.outerStride();
   double* gram = coupling_.data();
   std::fill_n(gram, width * width, 0.0);
-  accumulate_product<ColMajor, RowMajor>(width, width, v.rows(), 1, v.data() + first, stride, v.data() + first,
-                                         stride, gram, width, products_);
+  accumulate_product<ColMajor, RowMajor>(width, width, v.rows(), 1, v.data() + first, stride, v.data() + first, stride,
+                                         gram, width, products_);
   // R, upper.
   double r[kLeaf][kLeaf] = {};
   double smallest_pivot = 1;

@@ -23,8 +23,8 @@ void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 
-// Eigen allocates with malloc: this macro makes it assert, in tests, wherever that is not allowed. It must be set for the
-// whole program, which the build does.
+// Eigen allocates with malloc: this macro makes it assert, in tests, wherever that is not allowed. It must be set for
+// the whole program, which the build does.
 #ifndef EIGEN_RUNTIME_NO_MALLOC
 #error "the tests are built with EIGEN_RUNTIME_NO_MALLOC"
 #endif

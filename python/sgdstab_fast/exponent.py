@@ -12,7 +12,16 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast.results import AccuracyWarning, LyapunovExponent, provenance
-from sgdstab_fast.rounds import Budget, Chains, Progress, ProgressOption, looks, overflow_safe_steps, pieces, reporter
+from sgdstab_fast.rounds import (
+    Budget,
+    Chains,
+    Progress,
+    ProgressOption,
+    looks,
+    overflow_safe_steps,
+    pieces,
+    reporter,
+)
 from sgdstab_fast.statistics import batch_means
 from sgdstab_fast.streams import initial_states, seed_from
 from sgdstab_fast.systems import LinearizedSGD
@@ -148,7 +157,7 @@ def lyapunov_exponent(
         most = budget.max_steps // n_chains
         chains = Chains(
             key=seed.key,
-            states=initial_states(seed.key, n_chains, system.slow_directions(1))[:, :, 0].copy(),
+            states=initial_states(seed.key, n_chains, 1, system.slow_directions(1))[:, :, 0],
             steps_per_batch=min(max(_STEPS_PER_BATCH, most // _MAX_BATCHES), max(1, most // 16)),
             records=(np.empty((n_chains, 0)),),
         )
@@ -167,7 +176,7 @@ def lyapunov_exponent(
     estimate = batch_means(chains.records[0][:, :, None], chains.steps_per_batch) if chains.n_batches else None
     stopped_by = "max_steps"
     with reporter(progress, budget.max_steps) as report:
-        for look in looks(chains, budget.max_steps):
+        for look in looks(chains, budget):
             for n_batches in pieces(look - chains.n_batches, seconds_per_batch / n_threads):
                 chains = chains.advance("advance_vectors", arguments, n_batches, n_threads, executor)
                 mean, error = (estimate.mean[0], estimate.standard_error[0]) if estimate else (np.nan, np.nan)

@@ -155,11 +155,14 @@ class Budget:
         return None
 
 
-def looks(chains: Chains, max_steps: int) -> Iterator[int]:
-    """Yield the totals of batches a chain at which to look: a fixed geometric grid, then what max_steps allows."""
-    limit = max(max_steps // (chains.n_chains * chains.steps_per_batch), 1)
+def looks(chains: Chains, budget: Budget) -> Iterator[int]:
+    """Yield the totals of batches a chain at which to look: a fixed geometric grid, then what the budget allows.
+
+    Without a tolerance nothing can be decided before the end.
+    """
+    limit = max(budget.max_steps // (chains.n_chains * chains.steps_per_batch), 1)
     look = float(_FIRST_LOOK)
-    while math.ceil(look) < limit:
+    while budget.has_tolerance and math.ceil(look) < limit:
         if math.ceil(look) > chains.n_batches:
             yield math.ceil(look)
         look *= _GROWTH

@@ -17,7 +17,16 @@ from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey
 from sgdstab_fast.exponent import require_system, resumed, warn_of_trouble
 from sgdstab_fast.results import LyapunovSpectrum, provenance
-from sgdstab_fast.rounds import Budget, Chains, Progress, ProgressOption, looks, overflow_safe_steps, pieces, reporter
+from sgdstab_fast.rounds import (
+    Budget,
+    Chains,
+    Progress,
+    ProgressOption,
+    looks,
+    overflow_safe_steps,
+    pieces,
+    reporter,
+)
 from sgdstab_fast.statistics import BatchMeans, batch_means
 from sgdstab_fast.streams import initial_states, seed_from
 from sgdstab_fast.systems import LinearizedSGD
@@ -118,7 +127,7 @@ def lyapunov_spectrum(
         seed = seed_from(rng)
         run_provenance = provenance(seed, "average")
         slow = system.slow_directions(k)
-        period = _pilot(system, slow, seed.key, arguments)
+        period = _pilot(system, k, slow, seed.key, arguments)
         most = max(1, budget.max_steps // n_chains)
         # Batches of whole passes; so many steps each that the record stays small beside the frames.
         most_batches = int(np.clip(2**18 // (k * n_chains), 64, 4096))
@@ -126,8 +135,8 @@ def lyapunov_spectrum(
         n_records = (k,), (), ()
         chains = Chains(
             key=seed.key,
-            states=initial_states(seed.key, n_chains, slow),
-            steps_per_batch=min(passes * period, max(1, most // 16)),
+            states=initial_states(seed.key, n_chains, k, slow),
+            steps_per_batch=min(passes * period, max(1, most // 4)),
             records=tuple(np.empty((n_chains, 0, *shape)) for shape in n_records),
         )
     else:
@@ -140,7 +149,7 @@ def lyapunov_spectrum(
     estimate = batch_means(chains.records[0], chains.steps_per_batch) if chains.n_batches else None
     stopped_by = "max_steps"
     with reporter(progress, budget.max_steps) as report:
-        for look in looks(chains, budget.max_steps):
+        for look in looks(chains, budget):
             for n_batches in pieces(look - chains.n_batches, seconds_per_batch / n_threads):
                 chains = chains.advance("advance_frames", arguments, n_batches, n_threads, executor)
                 mean, error = (estimate.mean[0], estimate.standard_error[0]) if estimate else (np.nan, np.nan)
@@ -197,19 +206,20 @@ def _sum_rule_error(chains: Chains, estimate: BatchMeans) -> float:
     return float(error / (log_determinant.shape[1] * chains.steps_per_batch))
 
 
-def _pilot(system: LinearizedSGD, slow: FloatArray, key: StreamKey, arguments: dict[str, Any]) -> int:
+def _pilot(
+    system: LinearizedSGD, k: int, slow: FloatArray, key: StreamKey, arguments: dict[str, Any]
+) -> int:
     """Return the number of steps after which the smallest angle in a frame is about what it may be.
 
     Doubles the period, from one so short that frames stay orthonormal, and interpolates the logarithm of the angle.
     """
-    k = slow.shape[1]
     longest = min(overflow_safe_steps(system.log_determinants), 16 * max(k, 8))
     if k == 1:
         return longest
     if arguments["careful"]:  # singular steps leave angles of 0
         return max(1, min(longest, k // 2))
     wanted = -math.log(_ANGLE if k > _SMALL_FRAME else _SMALL_FRAME_ANGLE)
-    states = initial_states(key, 1, slow)
+    states = initial_states(key, 1, k, slow)
     period = max(1, k // 32)
     known: list[tuple[int, float]] = []  # (period, -log angle)
     while period < longest:

@@ -13,7 +13,7 @@ import numpy as np
 
 from sgdstab_fast._native import FloatArray, StreamKey
 
-_INITIAL_VECTORS = 1  # the counter's last word: 0 for steps
+_INITIAL_STATES = 1  # the counter's last word: 0 for steps
 _RANDOM_SHARE = 1e-3
 
 
@@ -49,17 +49,20 @@ def seed_from(rng: Any) -> Seed:
     return Seed(key=(high, low), entropy=sequence.entropy, spawn_key=tuple(sequence.spawn_key))
 
 
-def initial_states(key: StreamKey, n_chains: int, slow: FloatArray) -> FloatArray:
+def initial_states(key: StreamKey, n_chains: int, k: int, slow: FloatArray) -> FloatArray:
     """Return the states to start from, shape (n_chains, dimension, k); chain c's depends on key and c alone.
 
-    Every chain starts near the k slow directions given, of shape (dimension, k) and unit length, where a stable system
-    spends its time, plus a random thousandth, so that no direction and no block of a reducible K is left out. The last
-    bits of the slow directions are an eigen-solver's business and not the seed's: they are rounded away.
+    The first columns start near the slow directions given, of shape (dimension, at most k) and unit length, where a
+    stable system spends its time, plus a random thousandth, so that no direction and no block of a reducible K is left
+    out; further columns are random. The last bits of the slow directions are an eigen-solver's business and not the
+    seed's: they are rounded away.
     """
-    states = np.empty((n_chains, *slow.shape))
+    dimension, n_slow = slow.shape
+    states = np.empty((n_chains, dimension, k))
     for chain in range(n_chains):
-        philox = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=[0, 0, chain, _INITIAL_VECTORS])
-        states[chain] = np.random.Generator(philox).standard_normal(slow.shape)
-    states *= _RANDOM_SHARE / np.sqrt(slow.shape[0])
-    states += slow.astype(np.float32)
+        philox = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=[0, 0, chain, _INITIAL_STATES])
+        np.random.Generator(philox).standard_normal(out=states[chain])
+    states *= 1 / np.sqrt(dimension)
+    states[:, :, :n_slow] *= _RANDOM_SHARE
+    states[:, :, :n_slow] += slow.astype(np.float32)
     return states

@@ -24,6 +24,7 @@ from sgdstab_fast._native import Coordinates, FloatArray, core
 
 # 1 - eta K_ii within rounding of 0: the step is singular.
 _SINGULAR = 2 * np.finfo(float).eps
+_LARGEST_EIGENDECOMPOSITION = 1024
 
 
 class LinearizedSGD:
@@ -186,7 +187,7 @@ class LinearizedSGD:
 
     @property
     def log_determinants(self) -> FloatArray:
-        """log abs det A_i = log abs(1 - eta K_ii), shape (N,); -inf where the step is singular."""
+        """Log abs det A_i = log abs(1 - eta K_ii), shape (N,); -inf where the step is singular."""
         return self._log_determinants
 
     @property
@@ -201,12 +202,12 @@ class LinearizedSGD:
         return np.maximum(np.linalg.eigvalsh(self._rows)[::-1], 0)
 
     def slow_directions(self, k: int) -> FloatArray:
-        """Return the k directions, (dimension, k), that the mean step I - (eta/N) K shrinks least, slowest first.
+        """Return directions that the mean step I - (eta/N) K shrinks least, slowest first: (dimension, at most k).
 
-        They are where displacements linger when the learning rate is small, hence good starts. For k = 1 the
-        bottom eigenvector of K stands for the slowest, and costs nothing here.
+        They are where displacements linger when the learning rate is small, hence good starts. The bottom eigenvector
+        of K costs nothing here; more take an eigendecomposition, which is only made up to a dimension of 1024.
         """
-        if k == 1:
+        if k == 1 or self.dimension > _LARGEST_EIGENDECOMPOSITION:
             return self._slowest[:, None]
         if self._coordinates == "factor":
             _, singular_values, directions = np.linalg.svd(self._rows, full_matrices=False)

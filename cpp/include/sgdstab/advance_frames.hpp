@@ -22,7 +22,7 @@ void advance_frames(const Form& form, const Steps& steps, Index period, const Or
 
 extern template void advance_frames(const GramForm&, const Steps&, Index, const Orthonormalisation&, const double*,
                                     double*, Index, Index, FrameSums, int);
-extern template void advance_frames(const FactorForm&, const Steps&, Index, const Orthonormalisation&,
-                                    const double*, double*, Index, Index, FrameSums, int);
+extern template void advance_frames(const FactorForm&, const Steps&, Index, const Orthonormalisation&, const double*,
+                                    double*, Index, Index, FrameSums, int);
 
 }  // namespace sgdstab

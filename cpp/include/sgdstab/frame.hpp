@@ -5,10 +5,11 @@
 //   V_1 = Q_1 R_11,   R_12 = Q_1^T V_2,   V_2 <- V_2 - Q_1 R_12 = Q_2 R_22,
 //
 // down to leaves of at most kLeaf columns, which a Cholesky factorisation of their Gram matrix orthonormalises
-// (V^T V = R^T R, Q = V R^-1), twice where once leaves Q far from orthogonal. The cost is dimension k^2 multiply-adds, less than CholeskyQR of the whole frame
-// (7/6 of that), and no k x k matrix is needed. What orthogonality Q loses is harmless along a product: V = Q R holds to
-// rounding whatever Q's orthogonality, and the next pass corrects what this one left (Carson, Lund, Rozloznik & Thomas, "Block Gram-Schmidt algorithms and their stability properties",
-// Linear Algebra Appl. 638, 2022, for the loss; Benettin et al., Meccanica 15, 1980, for the exponents).
+// (V^T V = R^T R, Q = V R^-1), twice where once leaves Q far from orthogonal. The cost is dimension k^2 multiply-adds,
+// less than CholeskyQR of the whole frame (7/6 of that), and no k x k matrix is needed. What orthogonality Q loses is
+// harmless along a product: V = Q R holds to rounding whatever Q's orthogonality, and the next pass corrects what this
+// one left (Carson, Lund, Rozloznik & Thomas, "Block Gram-Schmidt algorithms and their stability properties", Linear
+// Algebra Appl. 638, 2022, for the loss; Benettin et al., Meccanica 15, 1980, for the exponents).
 //
 // A leaf whose Cholesky pivots say that too little is left of a column, and every leaf when `careful`, is instead
 // orthonormalised column by column against everything before it, twice ("twice is enough": Giraud, Langou &

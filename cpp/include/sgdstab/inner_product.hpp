@@ -35,8 +35,6 @@ std::array<double, kRows> inner_products(const std::array<const double*, kRows>&
   return products;
 }
 
-inline double inner_product(const double* a, const double* v, Index n) {
-  return inner_products<1>({a}, v, n)[0];
-}
+inline double inner_product(const double* a, const double* v, Index n) { return inner_products<1>({a}, v, n)[0]; }
 
 }  // namespace sgdstab

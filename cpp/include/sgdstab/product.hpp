@@ -54,9 +54,8 @@ template <int OrderA, int OrderB>
 void accumulate_product(Index rows, Index columns, Index depth, double alpha, const double* a, Index lda,
                         const double* b, Index ldb, double* c, Index ldc, ProductWorkspace& workspace) {
   assert(workspace.holds(rows, columns, depth));
-  Eigen::internal::general_matrix_matrix_product<Index, double, OrderA, false, double, OrderB, false, ColMajor,
-                                                 1>::run(rows, columns, depth, a, lda, b, ldb, c, 1, ldc,
-                                                         alpha, workspace, nullptr);
+  Eigen::internal::general_matrix_matrix_product<Index, double, OrderA, false, double, OrderB, false, ColMajor, 1>::run(
+      rows, columns, depth, a, lda, b, ldb, c, 1, ldc, alpha, workspace, nullptr);
 }
 
 }  // namespace sgdstab
