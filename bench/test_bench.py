@@ -39,9 +39,7 @@ def test_exponent_against_numpy(benchmark, n, goal):
     system = sf.LinearizedSGD(gram, 0.7)
     n_steps = 1_500_000_000 // n // (64 * 512) * (64 * 512)
     ours = benchmark.pedantic(
-        lambda: seconds(
-            lambda: sf.lyapunov_exponent(system, rtol=0, max_steps=n_steps, rng=1, n_threads=THREADS), 5
-        ),
+        lambda: seconds(lambda: sf.lyapunov_exponent(system, rtol=0, max_steps=n_steps, rng=1, n_threads=THREADS), 5),
         rounds=1,
     )
     baseline_steps = 30 * 1024
@@ -82,7 +80,7 @@ def test_spectrum_against_numba(benchmark, name, learning_rate, goal):
         row = np.empty(n)
         for _ in range(passes):
             for _ in range(period):
-                i = np.random.randint(n)
+                i = np.random.randint(n)  # noqa: NPY002 - what numba compiles
                 row[:] = 0
                 for l in range(n):  # noqa: E741
                     row += gram[i, l] * v[l]
@@ -92,9 +90,7 @@ def test_spectrum_against_numba(benchmark, name, learning_rate, goal):
         return log_growth / (passes * period)
 
     gram = GRAMS[name]
-    ours, period = benchmark.pedantic(
-        lambda: spectrum_rate(sf.LinearizedSGD(gram, learning_rate), 400_000), rounds=1
-    )
+    ours, period = benchmark.pedantic(lambda: spectrum_rate(sf.LinearizedSGD(gram, learning_rate), 400_000), rounds=1)
     passes = 20_000 // period
     baseline = seconds(lambda: loop(gram, learning_rate, period, passes), 3)
     show(f"full spectrum, {name}, period {period}, over numba", baseline / (passes * period) / ours, goal)
@@ -104,9 +100,7 @@ def test_two_threads_against_one(benchmark):
     system = sf.LinearizedSGD(ntk_like(256), 0.7)
     one, two = benchmark.pedantic(
         lambda: [
-            seconds(
-                lambda n=n: sf.lyapunov_exponent(system, rtol=0, max_steps=4_000_000, rng=1, n_threads=n), 7
-            )
+            seconds(lambda n=n: sf.lyapunov_exponent(system, rtol=0, max_steps=4_000_000, rng=1, n_threads=n), 7)
             for n in (1, 2)
         ],
         rounds=1,

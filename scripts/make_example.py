@@ -26,6 +26,7 @@ def outputs_and_gradients(x, w, b, a, c):
 
 
 def main():
+    """Train, and write the Gram matrix."""
     data = load_breast_cancer()
     rng = np.random.default_rng(SEED)
     chosen = rng.permutation(len(data.target))[:N]
@@ -58,8 +59,8 @@ def main():
     print(f"loss {loss:.1e} after {step} steps, condition {np.linalg.cond(gram):.1e}")
     print(f"diagonal {gram.diagonal().min():.3f} .. {gram.diagonal().max():.3f}")
     description = (
-        f"{N} cases of the Wisconsin breast cancer data (scikit-learn), malignant or benign as -1 or +1; two-layer tanh "
-        f"network of width {WIDTH} trained to a mean squared loss of {loss:.0e}"
+        f"{N} cases of the Wisconsin breast cancer data (scikit-learn), malignant or benign as -1 or +1; two-layer "
+        f"tanh network of width {WIDTH} trained to a mean squared loss of {loss:.0e}"
     )
     np.savez_compressed(
         Path(__file__).parent.parent / "python/sgdstab_fast/data/example.npz",

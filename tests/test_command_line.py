@@ -25,7 +25,16 @@ def run(*arguments):
 def test_the_example_needs_no_arguments(directory, capsys):
     assert main(["report"]) == 0
     output = capsys.readouterr().out
-    for words in ("breast cancer", "160, 160", "lambda =", "full-batch GD", "top exponents", "holds to", "STABLE", "time"):
+    for words in (
+        "breast cancer",
+        "160, 160",
+        "lambda =",
+        "full-batch GD",
+        "top exponents",
+        "holds to",
+        "STABLE",
+        "time",
+    ):
         assert words in output
     assert (directory / "report.png").read_bytes().startswith(b"\x89PNG")
 

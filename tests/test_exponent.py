@@ -54,7 +54,9 @@ def test_growth_equals_a_plain_numpy_replay(name, rng):
             v = v - system.learning_rate * direction * (system.rows[i] @ v)
             norm = np.linalg.norm(v)
             v, log_growth = v / norm, log_growth + np.log(norm)
-        np.testing.assert_allclose(second.chains.records[0][chain, first.chains.n_batches :].sum(), log_growth, atol=1e-10)
+        np.testing.assert_allclose(
+            second.chains.records[0][chain, first.chains.n_batches :].sum(), log_growth, atol=1e-10
+        )
         np.testing.assert_allclose(second.chains.states[chain], v, atol=1e-9)
 
 

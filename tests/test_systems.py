@@ -11,7 +11,12 @@ def test_determinants_are_those_of_the_steps(learning_rate):
         step = np.eye(4) - learning_rate * np.outer(np.eye(4)[i], K4[i])
         # det of a unit matrix but for one row is that row's diagonal entry
         np.testing.assert_allclose(system.log_determinants[i], np.log(abs(step[i, i])), rtol=1e-3, atol=1e-14)
-    exact = np.mean([float(np.log1p(-learning_rate * k)) if learning_rate * k < 1 else np.log(learning_rate * k - 1) for k in K4.diagonal()])
+    exact = np.mean(
+        [
+            float(np.log1p(-learning_rate * k)) if learning_rate * k < 1 else np.log(learning_rate * k - 1)
+            for k in K4.diagonal()
+        ]
+    )
     np.testing.assert_allclose(system.sum_of_exponents, exact, rtol=1e-13)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from rich.console import Console
@@ -15,7 +17,7 @@ from rich.console import Console
 from sgdstab_fast import __version__, validation
 from sgdstab_fast.example import load_example
 from sgdstab_fast.report import EXIT_STATUS, make_report, print_report, report_json, save_plots
-from sgdstab_fast.rounds import ProgressOption, reporter
+from sgdstab_fast.rounds import Progress, reporter
 from sgdstab_fast.systems import LinearizedSGD
 
 BAD_INPUT = 2
@@ -104,23 +106,27 @@ def _report(options: argparse.Namespace) -> int:
 def read_gram(path: Path, key: str | None = None) -> Any:
     """Read a matrix from a .npy file (memory-mapped) or a .npz file (the array named key, or its only one)."""
     try:
-        content = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":  # a .npz file is a zip archive
+                file.seek(0)
+                return _read_archive(path, file, key)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        if str(error).startswith(str(path)):
+            raise
         raise ValueError(f"{path}: not a readable .npy or .npz file ({_one_line(error)})") from error
-    if isinstance(content, np.ndarray):
-        return content
-    with content:
-        names = sorted(content.files)
+
+
+def _read_archive(path: Path, file: IO[bytes], key: str | None) -> Any:
+    with np.load(file, allow_pickle=False) as arrays:
+        names = sorted(arrays.files)
         if key is None and len(names) != 1:
             raise ValueError(f"{path} holds the arrays {', '.join(names) or '(none)'}: choose one with --key")
         if key is not None and key not in names:
             raise ValueError(f"{path} holds no array {key!r}, but {', '.join(names) or 'none'}")
-        try:
-            return content[key or names[0]]
-        except Exception as error:  # a damaged archive can fail in zipfile, zlib or numpy
-            raise ValueError(f"{path}: damaged ({_one_line(error)})") from error
+        return arrays[key or names[0]]
 
 
 def _require_writable(path: Path) -> None:
@@ -132,7 +138,7 @@ def _require_writable(path: Path) -> None:
 
 
 @contextmanager
-def _bar() -> Iterator[ProgressOption]:
+def _bar() -> Iterator[Callable[[Progress], object] | None]:
     """One progress bar for both estimates, on a terminal only; every run starts it anew."""
     if not sys.stderr.isatty():
         yield None

@@ -29,7 +29,8 @@ from sgdstab_fast.systems import LinearizedSGD
 _STEPS_PER_BATCH = 512
 _MAX_BATCHES = 4096  # a chain; longer budgets get longer batches
 _MOST_BETWEEN_NORMALISATIONS = 256
-# Fewer examples than this, some of them with abs(1 - eta K_ii) below that: a few steps may shrink a whole vector by as much.
+# Fewer examples than this, some of them with abs(1 - eta K_ii) below that: a few steps may shrink a whole vector as
+# much.
 _FEW_EXAMPLES, _NEARLY_SINGULAR = 32, 1e-2
 
 
@@ -219,7 +220,9 @@ def resumed(result: Any, kind: type, shape: tuple[int, ...]) -> tuple[Chains, An
         raise TypeError(f"resume must be a {kind.__name__}, not {type(result).__name__}")
     chains: Chains = result.chains  # type: ignore[attr-defined]
     if chains.states.shape[1:] != shape:
-        raise ValueError(f"resume must come from this system: its states have shape {chains.states.shape[1:]}, not {shape}")
+        raise ValueError(
+            f"resume must come from this system: its states have shape {chains.states.shape[1:]}, not {shape}"
+        )
     return replace(chains, states=chains.states.copy()), result.provenance  # type: ignore[attr-defined]
 
 
@@ -233,8 +236,8 @@ def warn_of_trouble(budget: Budget, stopped_by: str, value: float, standard_erro
         )
     if budget.has_tolerance and stopped_by == "max_steps":
         warnings.warn(
-            f"max_steps={budget.max_steps} ended the run at {value:.3g} +- {standard_error:.1g}, above rtol={budget.rtol:g} "
-            f"and atol={budget.atol:g}",
+            f"max_steps={budget.max_steps} ended the run at {value:.3g} +- {standard_error:.1g}, "
+            f"above rtol={budget.rtol:g} and atol={budget.atol:g}",
             AccuracyWarning,
             stacklevel=3,
         )

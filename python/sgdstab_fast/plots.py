@@ -60,7 +60,7 @@ def spectrum(result: LyapunovSpectrum, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("index j")
     ax.set_ylabel("λⱼ (nats per step)")
     lost = int((~finite).sum())
-    ax.set_title("Lyapunov spectrum" + (f" ({lost} more at −∞)" if lost else ""), fontsize=10)
+    ax.set_title("Lyapunov spectrum" + (f" ({lost} more at -∞)" if lost else ""), fontsize=10)
     ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
     return ax
 

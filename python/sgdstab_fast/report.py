@@ -101,12 +101,11 @@ def print_report(report: Report, console: Console) -> None:
     table.add_row("examples, rank", f"{system.n_examples}, {system.dimension}")
     table.add_row("learning rate", f"{system.learning_rate:g}   (batch size {system.batch_size})")
     side = "below" if system.learning_rate < report.gd_threshold else "above"
+    table.add_row("full-batch GD", f"mu = {report.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})")
     table.add_row(
-        "full-batch GD", f"mu = {report.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})"
-    )
-    table.add_row(
-        "SGD", f"lambda = {_with_error(exponent.exponent, exponent.standard_error)} per step\n"
-        f"{LEVEL:.0%} interval [{low:.4g}, {high:.4g}]\n{exponent.per_epoch:.4g} per epoch"
+        "SGD",
+        f"lambda = {_with_error(exponent.exponent, exponent.standard_error)} per step\n"
+        f"{LEVEL:.0%} interval [{low:.4g}, {high:.4g}]\n{exponent.per_epoch:.4g} per epoch",
     )
     shown = [
         _with_error(value, error)

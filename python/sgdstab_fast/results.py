@@ -95,7 +95,10 @@ class LyapunovSpectrum(_Estimate):
     sum_of_exponents: float | None
     """(1/N) sum_i log abs(1 - eta K_ii), which all exponents add up to; None unless all were asked for."""
     sum_rule_error: float | None
-    """Error, per step, of the sum rule along the sampled path, where it holds exactly: rounding alone makes it. None unless all exponents were asked for; 0 where both sides are -inf."""
+    """Error, per step, of the sum rule along the sampled path, where it holds exactly: rounding alone makes it.
+
+    None unless all exponents were asked for; 0 where both sides are -inf.
+    """
 
     @property
     def exponent(self) -> float:

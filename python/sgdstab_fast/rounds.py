@@ -61,12 +61,12 @@ class Chains:
     @property
     def n_chains(self) -> int:
         """Number of independent chains."""
-        return self.states.shape[0]
+        return int(self.states.shape[0])
 
     @property
     def n_batches(self) -> int:
         """Batches done by every chain."""
-        return self.records[0].shape[1]
+        return int(self.records[0].shape[1])
 
     @property
     def n_steps(self) -> int:
@@ -91,7 +91,9 @@ class Chains:
         }
         name = "vectors" if self.states.ndim == 2 else "frames"
         if executor is None:
-            outputs = [_call(kernel, {**common, name: self.states, "first_chain": self.first_chain, "n_threads": n_threads})]
+            outputs = [
+                _call(kernel, {**common, name: self.states, "first_chain": self.first_chain, "n_threads": n_threads})
+            ]
         else:
             size = _CHAINS_PER_ITEM if name == "vectors" else 1
             futures = [

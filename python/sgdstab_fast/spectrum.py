@@ -1,8 +1,8 @@
 """The Lyapunov spectrum: the k largest exponents, by frames with periodic orthonormalisation.
 
 V_n = A_n .. A_1 V_0 = Q_n R_n .. R_1, and exponent j is the mean of log (R_n)_jj per step (Benettin et al. 1980). Steps
-are taken in blocks by matrix products. How long a frame may go between orthonormalisations is found out by a pilot chain
-from min_j R_jj / abs(v_j), the sine of the smallest angle that is left.
+are taken in blocks by matrix products. How long a frame may go between orthonormalisations is found out by a pilot
+chain from min_j R_jj / abs(v_j), the sine of the smallest angle that is left.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from sgdstab_fast.statistics import BatchMeans, batch_means
 from sgdstab_fast.streams import initial_states, seed_from
 from sgdstab_fast.systems import LinearizedSGD
 
-# How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is good
-# to about eps over the angle, and the worst of a long run is orders of magnitude worse, more so in small frames, where
-# orthonormalisation costs little.
+# How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is
+# good to about eps over the angle, and the worst of a long run is orders of magnitude worse, more so in small frames,
+# where orthonormalisation costs little.
 _ANGLE, _SMALL_FRAME_ANGLE, _SMALL_FRAME = 1e-5, 1e-3, 128
 _PILOT_PASSES = 8
 _PILOT_CHAIN = 2**63  # a stream that no other chain uses
@@ -160,9 +160,7 @@ def lyapunov_spectrum(
                 stopped_by = met
                 break
     assert estimate is not None  # a resumed run has batches, a new one has taken a look
-    warn_of_trouble(
-        budget, stopped_by, _largest(estimate.mean), float(estimate.standard_error.max()), estimate.drifts
-    )
+    warn_of_trouble(budget, stopped_by, _largest(estimate.mean), float(estimate.standard_error.max()), estimate.drifts)
     order = np.argsort(-estimate.mean, kind="stable")
     complete = k == system.dimension
     return LyapunovSpectrum(
@@ -206,9 +204,7 @@ def _sum_rule_error(chains: Chains, estimate: BatchMeans) -> float:
     return float(error / (log_determinant.shape[1] * chains.steps_per_batch))
 
 
-def _pilot(
-    system: LinearizedSGD, k: int, slow: FloatArray, key: StreamKey, arguments: dict[str, Any]
-) -> int:
+def _pilot(system: LinearizedSGD, k: int, slow: FloatArray, key: StreamKey, arguments: dict[str, Any]) -> int:
     """Return the number of steps after which the smallest angle in a frame is about what it may be.
 
     Doubles the period, from one so short that frames stay orthonormal, and interpolates the logarithm of the angle.

@@ -41,7 +41,7 @@ def student_quantile(level: float, degrees_of_freedom: int) -> float:
         (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
         (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
     )
-    return sum(term / n**power for power, term in enumerate(terms))
+    return float(sum(term / n**power for power, term in enumerate(terms)))
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,15 @@ def batch_means(log_growth: FloatArray, steps_per_batch: int) -> BatchMeans:
     """Estimate growth per step from log growth per batch, of shape (n_chains, n_batches, k)."""
     finite = np.isfinite(log_growth).all(axis=(0, 1))
     growth = np.where(finite, log_growth, 0.0) / steps_per_batch
-    n_chains, n_batches, _ = growth.shape
+    n_chains = growth.shape[0]
     start_up = _start_up(growth.mean(axis=0))
     kept = growth[:, start_up:]
 
     samples = _grouped(kept, math.ceil(MIN_SAMPLES / n_chains))
     mean = samples.mean(axis=0)
     n_samples = samples.shape[0]
-    if n_samples > 1:
-        standard_error = samples.std(axis=0, ddof=1) / math.sqrt(n_samples)
-    else:
-        standard_error = np.full_like(mean, np.inf)
+    spread = samples.std(axis=0, ddof=1) if n_samples > 1 else np.full_like(mean, np.inf)
+    standard_error = spread / math.sqrt(n_samples)
     # Rounding is a floor to what can be known, and keeps exact cases from claiming more.
     rounding = np.finfo(float).eps * np.abs(mean)
     standard_error = np.where(standard_error <= rounding, 0.0, standard_error)
@@ -102,7 +100,8 @@ def batch_means(log_growth: FloatArray, steps_per_batch: int) -> BatchMeans:
 def _non_finite(log_growth: FloatArray) -> FloatArray:
     """-inf where log growth reached -inf, NaN where it was lost to overflow."""
     lost = np.isnan(log_growth).any(axis=(0, 1)) | np.isposinf(log_growth).any(axis=(0, 1))
-    return np.where(lost, np.nan, -np.inf)
+    values: FloatArray = np.where(lost, np.nan, -np.inf)
+    return values
 
 
 def _grouped(growth: FloatArray, n_groups: int) -> FloatArray:
@@ -111,7 +110,8 @@ def _grouped(growth: FloatArray, n_groups: int) -> FloatArray:
     n_groups = min(n_groups, n_batches)
     size = n_batches // n_groups
     last = growth[:, n_batches - n_groups * size :]
-    return last.reshape(n_chains, n_groups, size, k).mean(axis=2).reshape(n_chains * n_groups, k)
+    groups: FloatArray = last.reshape(n_chains, n_groups, size, k).mean(axis=2).reshape(n_chains * n_groups, k)
+    return groups
 
 
 def _start_up(series: FloatArray) -> int:

@@ -117,7 +117,7 @@ class LinearizedSGD:
         matrix, precision = validation.matrix(features, "features")
         if matrix.shape[1] > matrix.shape[0]:
             # F = R^T Q^T with Q orthonormal: R^T has the same Gram matrix in N columns.
-            matrix = np.ascontiguousarray(np.linalg.qr(matrix.T, mode="r").T)
+            matrix = np.ascontiguousarray(np.transpose(np.linalg.qr(matrix.T, mode="r")))
         norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
         if not norms.any():
             raise ValueError("features must not be zero: no direction feels the loss")
@@ -173,12 +173,12 @@ class LinearizedSGD:
     @property
     def n_examples(self) -> int:
         """Number of examples N."""
-        return self._rows.shape[0]
+        return int(self._rows.shape[0])
 
     @property
     def dimension(self) -> int:
         """Number of Lyapunov exponents: the rank of K."""
-        return self._rows.shape[1]
+        return int(self._rows.shape[1])
 
     @property
     def diagonal(self) -> FloatArray:
@@ -198,8 +198,8 @@ class LinearizedSGD:
     def gram_eigenvalues(self) -> FloatArray:
         """Return the non-zero eigenvalues of K, largest first, shape (dimension,)."""
         if self._coordinates == "factor":
-            return np.linalg.svd(self._rows, compute_uv=False) ** 2
-        return np.maximum(np.linalg.eigvalsh(self._rows)[::-1], 0)
+            return np.asarray(np.linalg.svd(self._rows, compute_uv=False) ** 2)
+        return np.asarray(np.maximum(np.linalg.eigvalsh(self._rows)[::-1], 0))
 
     def slow_directions(self, k: int) -> FloatArray:
         """Return directions that the mean step I - (eta/N) K shrinks least, slowest first: (dimension, at most k).
@@ -215,7 +215,7 @@ class LinearizedSGD:
         else:
             eigenvalues, vectors = np.linalg.eigh(self._rows)
         shrinkage = np.abs(1 - self._learning_rate / self.n_examples * eigenvalues)
-        return vectors[:, np.argsort(-shrinkage, kind="stable")[:k]]
+        return np.asarray(vectors[:, np.argsort(-shrinkage, kind="stable")[:k]])
 
     def __repr__(self) -> str:
         return (

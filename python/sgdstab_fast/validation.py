@@ -99,9 +99,7 @@ def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
         finite = np.isfinite(array[rows])
         if not finite.all():
             i, j = np.argwhere(~finite)[0]
-            raise ValueError(
-                f"{name} must be finite, but {name}[{i + rows.start}, {j}] is {array[i + rows.start, j]}"
-            )
+            raise ValueError(f"{name} must be finite, but {name}[{i + rows.start}, {j}] is {array[i + rows.start, j]}")
     return array, precision
 
 
@@ -124,8 +122,8 @@ def gram_matrix(value: Any) -> tuple[FloatArray, float]:
         difference = np.abs(gram[rows] - gram[:, rows].T)
         allowed = _ASYMMETRY * precision * scale[rows, None] * scale
         if (difference > allowed).any():
-            i, j = np.unravel_index(int((difference - allowed).argmax()), difference.shape)
-            i += rows.start
+            row, j = np.unravel_index(int((difference - allowed).argmax()), difference.shape)
+            i = row + rows.start
             raise ValueError(
                 f"gram must be symmetric, but gram[{i}, {j}] is {gram[i, j]} and gram[{j}, {i}] is {gram[j, i]}"
             )
