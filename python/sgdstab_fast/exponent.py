@@ -12,17 +12,7 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast.results import AccuracyWarning, LyapunovExponent, provenance
-from sgdstab_fast.rounds import (
-    Budget,
-    Chains,
-    Progress,
-    ProgressOption,
-    looks,
-    overflow_safe_steps,
-    pieces,
-    reporter,
-)
-from sgdstab_fast.statistics import batch_means
+from sgdstab_fast.rounds import Budget, Chains, ProgressOption, Run, overflow_safe_steps, run
 from sgdstab_fast.streams import initial_states, seed_from
 from sgdstab_fast.systems import LinearizedSGD
 
@@ -172,39 +162,23 @@ def lyapunov_exponent(
     }
     nearly_singular = float(system.log_determinants.min()) < math.log(_NEARLY_SINGULAR)
     arguments["careful"] = system.n_examples < _FEW_EXAMPLES and nearly_singular
-    # Measured: about 10 ns and an eighth of a nanosecond per coordinate, on one thread.
-    seconds_per_batch = chains.n_chains * chains.steps_per_batch * (1e-8 + 1.3e-10 * system.dimension)
-    estimate = batch_means(chains.records[0][:, :, None], chains.steps_per_batch) if chains.n_batches else None
-    stopped_by = "max_steps"
-    with reporter(progress, budget.max_steps) as report:
-        for look in looks(chains, budget):
-            for n_batches in pieces(look - chains.n_batches, seconds_per_batch / n_threads):
-                chains = chains.advance("advance_vectors", arguments, n_batches, n_threads, executor)
-                mean, error = (estimate.mean[0], estimate.standard_error[0]) if estimate else (np.nan, np.nan)
-                report(Progress(chains.n_steps, budget.max_steps, float(mean), float(error)))
-            estimate = batch_means(chains.records[0][:, :, None], chains.steps_per_batch)
-            met = budget.met(float(estimate.mean[0]), float(estimate.standard_error[0]))
-            if met and not estimate.drifts:
-                stopped_by = met
-                break
-    assert estimate is not None  # a resumed run has batches, a new one has taken a look
-    exponent, standard_error = float(estimate.mean[0]), float(estimate.standard_error[0])
-    warn_of_trouble(budget, stopped_by, exponent, standard_error, estimate.drifts)
+    done = run(
+        chains,
+        "advance_vectors",
+        arguments,
+        budget,
+        seconds_per_step=1e-8 + 1.3e-10 * system.dimension,  # measured, on one thread
+        n_threads=n_threads,
+        progress=progress,
+        executor=executor,
+    )
+    warn_of_trouble(budget, done)
+    estimate = done.estimate
     return LyapunovExponent(
-        exponent=exponent,
-        standard_error=standard_error,
-        degrees_of_freedom=estimate.degrees_of_freedom,
-        n_steps=chains.n_steps,
-        n_chains=chains.n_chains,
-        steps_per_batch=chains.steps_per_batch,
-        start_up_steps=estimate.start_up * chains.steps_per_batch,
+        exponent=float(estimate.mean[0]),
+        standard_error=float(estimate.standard_error[0]),
         effective_sample_size=float(estimate.effective_sample_size[0]),
-        chain_disagreement=estimate.chain_disagreement,
-        converged=stopped_by != "max_steps",
-        stopped_by=stopped_by,
-        steps_per_epoch=system.n_examples / system.batch_size,
-        provenance=run_provenance,
-        chains=chains,
+        **common_attributes(done, system, run_provenance),
     )
 
 
@@ -226,18 +200,36 @@ def resumed(result: Any, kind: type, shape: tuple[int, ...]) -> tuple[Chains, An
     return replace(chains, states=chains.states.copy()), result.provenance  # type: ignore[attr-defined]
 
 
-def warn_of_trouble(budget: Budget, stopped_by: str, value: float, standard_error: float, drifts: bool) -> None:
+def warn_of_trouble(budget: Budget, done: Run) -> None:
     """Warn, once for each, of what the result's attributes flag."""
-    if np.isnan(value):
-        warnings.warn("the run overflowed: the exponent is unknown", AccuracyWarning, stacklevel=3)
-    if drifts:
+    if np.isnan(done.estimate.mean).any():
+        warnings.warn("the run overflowed: an exponent is unknown", AccuracyWarning, stacklevel=3)
+    if done.estimate.drifts:
         warnings.warn(
             "the chains had not left their start-up when the run ended: raise max_steps", AccuracyWarning, stacklevel=3
         )
-    if budget.has_tolerance and stopped_by == "max_steps":
+    if budget.has_tolerance and done.stopped_by == "max_steps":
         warnings.warn(
-            f"max_steps={budget.max_steps} ended the run at {value:.3g} +- {standard_error:.1g}, "
+            f"max_steps={budget.max_steps} ended the run at {done.size:.3g} +- {done.error:.1g} in magnitude, "
             f"above rtol={budget.rtol:g} and atol={budget.atol:g}",
             AccuracyWarning,
             stacklevel=3,
         )
+
+
+def common_attributes(done: Run, system: LinearizedSGD, run_provenance: Any) -> dict[str, Any]:
+    """Return what every simulated estimate says about how it came about."""
+    chains, estimate = done.chains, done.estimate
+    return {
+        "degrees_of_freedom": estimate.degrees_of_freedom,
+        "n_steps": chains.n_steps,
+        "n_chains": chains.n_chains,
+        "steps_per_batch": chains.steps_per_batch,
+        "start_up_steps": estimate.start_up * chains.steps_per_batch,
+        "chain_disagreement": estimate.chain_disagreement,
+        "converged": done.stopped_by != "max_steps",
+        "stopped_by": done.stopped_by,
+        "steps_per_epoch": system.n_examples / system.batch_size,
+        "provenance": run_provenance,
+        "chains": chains,
+    }

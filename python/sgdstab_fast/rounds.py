@@ -18,9 +18,10 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey, core
+from sgdstab_fast.statistics import BatchMeans, batch_means
 
 _FIRST_LOOK = 16  # batches a chain
-_GROWTH = 1.5
+_GROWTH, _IDLE_GROWTH = 1.5, 4.0  # from look to look, with a tolerance to meet and without
 _PIECE_SECONDS = 0.1
 _CHAINS_PER_ITEM = 4  # of the core, and of an executor
 
@@ -34,7 +35,7 @@ class Progress:
     max_steps: int
     """Steps at which the run stops at the latest."""
     exponent: float
-    """The estimate at the last look, NaN before the first."""
+    """The estimate of the top exponent at the last look, NaN before the first."""
     standard_error: float
     """Its standard error."""
 
@@ -67,6 +68,11 @@ class Chains:
     def n_batches(self) -> int:
         """Batches done by every chain."""
         return int(self.records[0].shape[1])
+
+    @property
+    def n_exponents(self) -> int:
+        """Exponents that the chains are about: 1 for vectors, k for frames."""
+        return 1 if self.states.ndim == 2 else int(self.states.shape[2])
 
     @property
     def n_steps(self) -> int:
@@ -157,22 +163,77 @@ class Budget:
         return None
 
 
-def looks(chains: Chains, budget: Budget) -> Iterator[int]:
-    """Yield the totals of batches a chain at which to look: a fixed geometric grid, then what the budget allows.
+@dataclass(frozen=True)
+class Run:
+    """What `run` returns."""
 
-    Without a tolerance nothing can be decided before the end.
-    """
+    chains: Chains
+    estimate: BatchMeans
+    stopped_by: str
+
+    @property
+    def size(self) -> float:
+        """The largest finite magnitude among the exponents, which `rtol` is relative to; NaN if one is lost."""
+        mean = self.estimate.mean
+        return math.nan if np.isnan(mean).any() else float(np.abs(mean[np.isfinite(mean)]).max(initial=0.0))
+
+    @property
+    def error(self) -> float:
+        """The largest standard error."""
+        return float(self.estimate.standard_error.max())
+
+
+def run(
+    chains: Chains,
+    kernel: str,
+    arguments: dict[str, Any],
+    budget: Budget,
+    *,
+    seconds_per_step: float,
+    n_threads: int,
+    progress: ProgressOption,
+    executor: Executor | None,
+) -> Run:
+    """Advance chains until a tolerance is met by chains that have left their start-up, or the budget is used up."""
+    seconds_per_batch = seconds_per_step * chains.n_chains * chains.steps_per_batch / n_threads
+    done = _look(chains)
+    with reporter(progress, budget.max_steps) as report:
+        for look in _looks(chains, budget):
+            for n_batches in _pieces(look - done.chains.n_batches, seconds_per_batch):
+                advanced = done.chains.advance(kernel, arguments, n_batches, n_threads, executor)
+                done = replace(done, chains=advanced)
+                _report(report, done, budget)
+            done = _look(done.chains)
+            _report(report, done, budget)
+            met = budget.met(done.size, done.error)
+            if met and not done.estimate.drifts:
+                return replace(done, stopped_by=met)
+    return done
+
+
+def _look(chains: Chains) -> Run:
+    log_growth = chains.records[0].reshape(chains.n_chains, chains.n_batches, chains.n_exponents)
+    return Run(chains, batch_means(log_growth, chains.steps_per_batch), "max_steps")
+
+
+def _report(report: Callable[[Progress], object], done: Run, budget: Budget) -> None:
+    mean, error = float(done.estimate.mean[0]), float(done.estimate.standard_error[0])
+    report(Progress(done.chains.n_steps, budget.max_steps, mean, error))
+
+
+def _looks(chains: Chains, budget: Budget) -> Iterator[int]:
+    """Yield the totals of batches a chain at which to look: a fixed geometric grid, then what the budget allows."""
     limit = max(budget.max_steps // (chains.n_chains * chains.steps_per_batch), 1)
     look = float(_FIRST_LOOK)
-    while budget.has_tolerance and math.ceil(look) < limit:
+    while math.ceil(look) < limit:
         if math.ceil(look) > chains.n_batches:
             yield math.ceil(look)
-        look *= _GROWTH
+        look *= _GROWTH if budget.has_tolerance else _IDLE_GROWTH
     if limit > chains.n_batches:
         yield limit
 
 
-def pieces(n_batches: int, seconds_per_batch: float) -> Iterator[int]:
+def _pieces(n_batches: int, seconds_per_batch: float) -> Iterator[int]:
     """Cut n_batches into pieces of about a tenth of a second, by a cost model rather than a clock."""
     size = max(1, int(_PIECE_SECONDS / seconds_per_batch))
     for start in range(0, n_batches, size):

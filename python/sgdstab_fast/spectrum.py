@@ -15,19 +15,9 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey
-from sgdstab_fast.exponent import require_system, resumed, warn_of_trouble
+from sgdstab_fast.exponent import common_attributes, require_system, resumed, warn_of_trouble
 from sgdstab_fast.results import LyapunovSpectrum, provenance
-from sgdstab_fast.rounds import (
-    Budget,
-    Chains,
-    Progress,
-    ProgressOption,
-    looks,
-    overflow_safe_steps,
-    pieces,
-    reporter,
-)
-from sgdstab_fast.statistics import BatchMeans, batch_means
+from sgdstab_fast.rounds import Budget, Chains, ProgressOption, Run, overflow_safe_steps, run
 from sgdstab_fast.streams import initial_states, seed_from
 from sgdstab_fast.systems import LinearizedSGD
 
@@ -143,65 +133,43 @@ def lyapunov_spectrum(
         chains, run_provenance = resumed(resume, LyapunovSpectrum, (system.dimension, k))
         period = resume.period
     arguments["period"] = period
-    # About 10 multiply-adds a nanosecond, on one thread.
-    seconds_per_step = system.dimension * k * 1e-10 * (1 + k / period)
-    seconds_per_batch = chains.n_chains * chains.steps_per_batch * seconds_per_step
-    estimate = batch_means(chains.records[0], chains.steps_per_batch) if chains.n_batches else None
-    stopped_by = "max_steps"
-    with reporter(progress, budget.max_steps) as report:
-        for look in looks(chains, budget):
-            for n_batches in pieces(look - chains.n_batches, seconds_per_batch / n_threads):
-                chains = chains.advance("advance_frames", arguments, n_batches, n_threads, executor)
-                mean, error = (estimate.mean[0], estimate.standard_error[0]) if estimate else (np.nan, np.nan)
-                report(Progress(chains.n_steps, budget.max_steps, float(mean), float(error)))
-            estimate = batch_means(chains.records[0], chains.steps_per_batch)
-            met = budget.met(_largest(estimate.mean), float(estimate.standard_error.max()))
-            if met and not estimate.drifts:
-                stopped_by = met
-                break
-    assert estimate is not None  # a resumed run has batches, a new one has taken a look
-    warn_of_trouble(budget, stopped_by, _largest(estimate.mean), float(estimate.standard_error.max()), estimate.drifts)
+    done = run(
+        chains,
+        "advance_frames",
+        arguments,
+        budget,
+        # About 10 multiply-adds a nanosecond, and what small blocks cost anyway, on one thread.
+        seconds_per_step=2e-7 + system.dimension * k * 1e-10 * (1 + k / period),
+        n_threads=n_threads,
+        progress=progress,
+        executor=executor,
+    )
+    warn_of_trouble(budget, done)
+    estimate = done.estimate
     order = np.argsort(-estimate.mean, kind="stable")
     complete = k == system.dimension
     return LyapunovSpectrum(
         exponents=estimate.mean[order],
         standard_errors=estimate.standard_error[order],
-        degrees_of_freedom=estimate.degrees_of_freedom,
-        n_steps=chains.n_steps,
-        n_chains=chains.n_chains,
-        steps_per_batch=chains.steps_per_batch,
-        start_up_steps=estimate.start_up * chains.steps_per_batch,
         effective_sample_size=estimate.effective_sample_size[order],
-        chain_disagreement=estimate.chain_disagreement,
-        converged=stopped_by != "max_steps",
-        stopped_by=stopped_by,
-        steps_per_epoch=system.n_examples / system.batch_size,
-        provenance=run_provenance,
-        chains=chains,
         period=period,
         sum_of_exponents=system.sum_of_exponents if complete else None,
-        sum_rule_error=_sum_rule_error(chains, estimate) if complete else None,
+        sum_rule_error=_sum_rule_error(done) if complete else None,
+        **common_attributes(done, system, run_provenance),
     )
 
 
-def _largest(exponents: FloatArray) -> float:
-    """Return the largest finite magnitude; 0 if none is finite, NaN if one is lost."""
-    if np.isnan(exponents).any():
-        return math.nan
-    return float(np.abs(exponents[np.isfinite(exponents)]).max(initial=0.0))
-
-
-def _sum_rule_error(chains: Chains, estimate: BatchMeans) -> float:
+def _sum_rule_error(done: Run) -> float:
     """Return the largest difference per step of sum_j log R_jj and sum log abs det A_i, over chains.
 
     The initial frame's own volume is in the first batch, which therefore does not count. What a pass gets wrong about
     the volume the next one corrects, so the difference is that of the whole path.
     """
-    log_growth, log_determinant = (record[:, 1:] for record in chains.records[:2])
-    if log_growth.size == 0 or not np.isfinite(estimate.mean).all():
+    log_growth, log_determinant = (record[:, 1:] for record in done.chains.records[:2])
+    if log_growth.size == 0 or not np.isfinite(done.estimate.mean).all():
         return 0.0
     error = np.abs((log_growth.sum(axis=2) - log_determinant).sum(axis=1)).max()
-    return float(error / (log_determinant.shape[1] * chains.steps_per_batch))
+    return float(error / (log_determinant.shape[1] * done.chains.steps_per_batch))
 
 
 def _pilot(system: LinearizedSGD, k: int, slow: FloatArray, key: StreamKey, arguments: dict[str, Any]) -> int:

@@ -67,7 +67,10 @@ class BatchMeans:
 
 
 def batch_means(log_growth: FloatArray, steps_per_batch: int) -> BatchMeans:
-    """Estimate growth per step from log growth per batch, of shape (n_chains, n_batches, k)."""
+    """Estimate growth per step from log growth per batch, of shape (n_chains, n_batches, k); NaN without batches."""
+    if log_growth.shape[1] == 0:
+        unknown = np.full(log_growth.shape[2], np.nan)
+        return BatchMeans(unknown, unknown, 1, 0, unknown, drift=0.0, chain_disagreement=1.0)
     finite = np.isfinite(log_growth).all(axis=(0, 1))
     growth = np.where(finite, log_growth, 0.0) / steps_per_batch
     n_chains = growth.shape[0]
