@@ -83,7 +83,9 @@ def damaged(name):
     [
         (["missing.npy", "--learning-rate", "1"], "missing.npy: no such file"),
         ([".", "--learning-rate", "1"], "not a readable"),
-        (["text.npy", "--learning-rate", "1"], "text.npy: not a readable"),
+        (["text.npy", "--learning-rate", "1"], "text.npy: not a .npy or .npz file"),
+        (["k4.npy", "--key", "x", "--learning-rate", "1"], "--key is for .npz files"),
+        (["k4.npy", "--exponents", "5", "--learning-rate", "1"], "--exponents must be in 1..4, not 5"),
         (["damaged.npz", "--learning-rate", "1"], "damaged.npz"),
         (["objects.npy", "--learning-rate", "1"], "objects.npy: not a readable"),
         (["two.npz", "--learning-rate", "1"], "holds the arrays first, second: choose one with --key"),

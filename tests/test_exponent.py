@@ -178,6 +178,8 @@ def test_resuming_leaves_the_earlier_result_alone():
     np.testing.assert_array_equal(first.chains.states, states)
     with pytest.raises(ValueError, match="resume must come from this system"):
         budget(sf.LinearizedSGD(T1, 0.3), 300_000, resume=first)
+    with pytest.raises(ValueError, match="resume must come from this system"):
+        budget(sf.LinearizedSGD(K4, 0.31), 300_000, resume=first)
     with pytest.raises(TypeError, match="resume must be a LyapunovExponent"):
         budget(system, 300_000, resume=3.5)
 
@@ -202,11 +204,13 @@ def test_budget_bounds_the_steps_of_all_chains_together():
 
 
 def test_chains_that_have_not_left_their_start_say_so():
-    # two nearly equal slow directions: the start decays far more slowly than the run is long
-    gram = np.diag([1.0, 1e-3]) + 0.0
-    system = sf.LinearizedSGD(gram, 1.2)
+    # 300 equal exponents: the largest of 300 random walks settles as n^-1/2
+    system = sf.LinearizedSGD(np.eye(300), 0.5)
+    with pytest.warns(sf.AccuracyWarning, match="had not left their start-up"):
+        result = budget(system, 4_000_000)
+    assert result.drifts
     with pytest.warns(sf.AccuracyWarning):
-        sf.lyapunov_exponent(system, rtol=1e-12, max_steps=200_000, rng=0)
+        assert not sf.lyapunov_exponent(system, rtol=1e-2, max_steps=4_000_000, rng=0).converged
 
 
 @pytest.mark.parametrize(
@@ -223,6 +227,7 @@ def test_chains_that_have_not_left_their_start_say_so():
         ({"n_threads": 0}, ValueError, "n_threads must be"),
         ({"rng": "x"}, TypeError, "rng must be"),
         ({"progress": 3}, TypeError, "progress must be"),
+        ({"executor": 3}, TypeError, "executor must be"),
     ],
 )
 def test_bad_options(option, error, message):

@@ -61,6 +61,20 @@ def test_real_matrices(name, learning_rate, expected, error):
     assert (np.diff(result.exponents) <= 0).all()
 
 
+@pytest.mark.parametrize("eta", [1e-6, 0.3, 0.6, 0.9, 1 + 1e-6, 1.7, 1e6])
+def test_one_direction_is_exact_however_it_shrinks(eta):
+    expected = np.log(abs(1 - eta))
+    for gram in ([[1.0]], np.ones((4, 4))):
+        result = spectrum(sf.LinearizedSGD(gram, eta), 20_000)
+        # rounding of eta K v, relative to what is left of v
+        assert abs(result.exponents[0] - expected) < 1e-12 + 16 * np.finfo(float).eps / abs(1 - eta)
+        assert result.sum_rule_error < 1e-12 + 16 * np.finfo(float).eps / abs(1 - eta)
+
+
+def test_diagonal_gram_that_shrinks_fast_keeps_its_sum():
+    assert spectrum(sf.LinearizedSGD(np.diag([1.0, 2.0]), 0.45), 100_000).sum_rule_error < 1e-12
+
+
 def test_top_k_equals_the_top_of_the_full_spectrum():
     system = sf.LinearizedSGD(REAL_GRAMS["iris_trained_40"], 1.473)
     full, top = spectrum(system, 3e5), spectrum(system, 3e5, k=3, rng=2)

@@ -92,13 +92,15 @@ def test_from_factor_has_the_gram_of_its_features(rng, shape):
         (np.ones(3), r"gram must be a matrix, not of shape \(3,\)"),
         (np.empty((0, 0)), r"gram must not be empty"),
         ([[1, 2], [0, 1]], r"gram must be symmetric, but gram\[0, 1\] is 2.0 and gram\[1, 0\] is 0.0"),
+        (np.array([[1, 2], [0, 1]], order="F"), r"gram\[1, 0\] is 0.0 and gram\[0, 1\] is 2.0"),
+        (np.ones((2, 3), order="F"), r"gram must be square, not of shape \(2, 3\)"),
         ([[1, 2], [2, 1]], r"gram must be positive semidefinite, but has the eigenvalue -1"),
         ([[0, 1], [1, 1]], r"gram must be positive semidefinite, but gram\[0, 0\] is 0"),
         ([[1, 0], [0, -2]], r"gram must be positive semidefinite, but gram\[1, 1\] is -2"),
         ([[1, np.nan], [np.nan, 1]], r"gram must be finite, but gram\[0, 1\] is nan"),
         ([[np.inf]], r"gram must be finite, but gram\[0, 0\] is inf"),
         (np.zeros((3, 3)), r"gram must not be zero"),
-        ([[1, 2], [3]], None),
+        ([[1, 2], [3]], r"gram must be a matrix"),
     ],
 )
 def test_bad_gram_is_a_value_error(gram, message):

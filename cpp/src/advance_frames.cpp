@@ -8,16 +8,12 @@
 namespace sgdstab {
 namespace {
 
-// Steps taken at once. More amortise the packing of V, fewer the triangular solve (block / 2 dimension of the
-// whole); 32 to 64 is flat.
-Index block_size(Index dimension) { return dimension <= 128 ? 32 : 64; }
-
 constexpr Index kDirectSolve = 8;  // rows solved at a time before products take over
 
 // What one thread needs to take a block of steps.
 struct BlockWorkspace {
-  BlockWorkspace(Index dimension, Index k)
-      : block(block_size(dimension)),
+  BlockWorkspace(Index dimension, Index k, Index block)
+      : block(block),
         examples(static_cast<std::size_t>(block)),
         rows(block, dimension),
         coupling(block, block),
@@ -137,12 +133,12 @@ void advance_chain(const Form& form, const Steps& steps, Index chain, Index peri
 }  // namespace
 
 template <class Form>
-void advance_frames(const Form& form, const Steps& steps, Index period, const Orthonormalisation& options,
+void advance_frames(const Form& form, const Steps& steps, Index block, Index period, const Orthonormalisation& options,
                     const double* log_determinants, double* frames, Index n_chains, Index k, FrameSums sums,
                     int n_threads) {
   std::vector<std::unique_ptr<BlockWorkspace>> workspaces;
   for (Index worker = 0; worker < useful_threads(n_chains, n_threads); ++worker) {
-    workspaces.push_back(std::make_unique<BlockWorkspace>(form.dimension(), k));
+    workspaces.push_back(std::make_unique<BlockWorkspace>(form.dimension(), k, block));
   }
   for_each_item(n_chains, n_threads, [&](Index chain, Index worker) {
     MatrixView v(frames + chain * form.dimension() * k, form.dimension(), k, Eigen::OuterStride<>(k));
@@ -151,9 +147,9 @@ void advance_frames(const Form& form, const Steps& steps, Index period, const Or
   });
 }
 
-template void advance_frames(const GramForm&, const Steps&, Index, const Orthonormalisation&, const double*, double*,
-                             Index, Index, FrameSums, int);
-template void advance_frames(const FactorForm&, const Steps&, Index, const Orthonormalisation&, const double*, double*,
-                             Index, Index, FrameSums, int);
+template void advance_frames(const GramForm&, const Steps&, Index, Index, const Orthonormalisation&, const double*,
+                             double*, Index, Index, FrameSums, int);
+template void advance_frames(const FactorForm&, const Steps&, Index, Index, const Orthonormalisation&, const double*,
+                             double*, Index, Index, FrameSums, int);
 
 }  // namespace sgdstab

@@ -11,7 +11,7 @@ namespace {
 // below the first for another pass to be worth it, and below the second for Cholesky not to be trusted at all.
 constexpr double kEasyPivot = 1e-5, kTrustedPivot = 1e-12;
 
-Index largest_split(Index k) { return (k + 1) / 2; }
+Index half_rounded_up(Index k) { return (k + 1) / 2; }
 
 }  // namespace
 
@@ -19,8 +19,7 @@ FrameWorkspace::FrameWorkspace(Index dimension, Index k)
     : original_norm_(k),
       diagonal_(k),
       coefficients_(k),
-      projection_(dimension),
-      coupling_(std::max(kLeaf, largest_split(k)), std::max(kLeaf, largest_split(k))),
+      coupling_(std::max(kLeaf, half_rounded_up(k)), std::max(kLeaf, half_rounded_up(k))),
       products_(std::max(k, kLeaf), std::max(dimension, kLeaf), dimension) {}
 
 double FrameWorkspace::orthonormalise(MatrixView& v, const Orthonormalisation& options,
@@ -47,7 +46,7 @@ void FrameWorkspace::split(MatrixView& v, Index first, Index last, const Orthono
     return;
   }
   // Whole leaves on the left.
-  const Index left = largest_split((width + kLeaf - 1) / kLeaf) * kLeaf, right = width - left;
+  const Index left = half_rounded_up((width + kLeaf - 1) / kLeaf) * kLeaf, right = width - left;
   const Index middle = first + left, stride = v.outerStride();
   split(v, first, middle, options);
   // Row-major V is V^T in column-major terms: R_12^T = V_2^T Q_1,  V_2^T -= R_12^T Q_1^T.
@@ -120,7 +119,7 @@ void FrameWorkspace::careful_leaf(MatrixView& v, Index first, Index last, double
     double norm = v.col(j).norm();
     const bool dependent = !(norm > null_ratio * original_norm_[j]);
     diagonal_[j] *= dependent ? 0 : norm;  // 0 makes log R_jj = -inf
-    // The replacement: the unit vector that the columns before j leave most of, in turn.
+    // The replacement: the first coordinate direction of which the columns before j leave enough.
     for (Index seed = 0; dependent && seed < v.rows(); ++seed) {
       v.col(j).setZero();
       v((j + seed) % v.rows(), j) = 1;

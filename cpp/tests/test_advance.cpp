@@ -53,7 +53,7 @@ void check_frames(const Problem& problem, const Form& form, bool factor, Index k
   const RowMatrix start = frame;
   std::vector<double> log_growth(3 * static_cast<std::size_t>(k)), log_determinant(3), ratio(3);
   const Eigen::VectorXd log_determinants = problem.log_determinants(kEta);
-  advance_frames(form, {kKey, 5, 0, 3, 50}, 20, {false, 0}, log_determinants.data(), frame.data(), 1, k,
+  advance_frames(form, {kKey, 5, 0, 3, 50}, 16, 20, {false, 0}, log_determinants.data(), frame.data(), 1, k,
                  {log_growth.data(), log_determinant.data(), ratio.data()}, 1);
   // Batch by batch, Gram-Schmidt on plain products: the volume is the product of all R_jj, and the space is the same.
   const auto drawn = examples(5, 150, form.n_examples());

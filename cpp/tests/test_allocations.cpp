@@ -48,7 +48,7 @@ TEST_CASE("advancing frames allocates its workspace and nothing else") {
     RowMatrix frame = RowMatrix::Identity(40, 40);
     std::vector<double> growth(40 * n_batches), determinant(n_batches), ratio(n_batches);
     const auto before = allocations;
-    advance_frames(GramForm{problem.gram_form(0.9)}, {{1, 2}, 0, 0, n_batches, 100}, 20, {false, 0},
+    advance_frames(GramForm{problem.gram_form(0.9)}, {{1, 2}, 0, 0, n_batches, 100}, 16, 20, {false, 0},
                    problem.log_determinants(0.9).data(), frame.data(), 1, 40,
                    {growth.data(), determinant.data(), ratio.data()}, 1);
     return allocations - before;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import zipfile
 import zlib
@@ -48,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print JSON instead of a table")
     report.add_argument("--rtol", type=float, default=1e-2, help="relative standard error of lambda (default: 0.01)")
     report.add_argument("--max-steps", type=float, default=5e7, help="steps to take at the most (default: 5e7)")
+    report.add_argument(
+        "--exponents", type=int, metavar="K", help="how many exponents (default: all up to rank 512, else 32)"
+    )
     report.add_argument("--seed", type=int, help="seed of the random streams (default: fresh entropy)")
     report.add_argument("--threads", type=int, help="threads (default: all processors)")
     return top
@@ -89,17 +93,18 @@ def _report(options: argparse.Namespace) -> int:
             LinearizedSGD(gram, learning_rate),
             rtol=options.rtol,
             max_steps=max_steps,
+            k=options.exponents,
             seed=options.seed,
             n_threads=options.threads,
             progress=progress,
         )
-    save_plots(report, options.output)
     if options.json:
         print(report_json(report))
     else:
-        console = Console()
-        print_report(report, console)
-        console.print(f"plots: {options.output}", highlight=False)
+        print_report(report, Console())
+    save_plots(report, options.output)
+    if not options.json:
+        print(f"plots: {options.output}")
     return EXIT_STATUS[report.verdict]
 
 
@@ -110,6 +115,11 @@ def read_gram(path: Path, key: str | None = None) -> Any:
             if file.read(2) == b"PK":  # a .npz file is a zip archive
                 file.seek(0)
                 return _read_archive(path, file, key)
+            file.seek(0)
+            if file.read(6) != b"\x93NUMPY":
+                raise ValueError(f"{path}: not a .npy or .npz file")
+        if key is not None:
+            raise ValueError(f"{path} holds a single array: --key is for .npz files")
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
@@ -135,6 +145,8 @@ def _require_writable(path: Path) -> None:
         raise ValueError(f"--output must end in .png, .pdf, .svg or .jpg, not {str(path)!r}")
     if not path.parent.is_dir():
         raise ValueError(f"--output: no such directory: {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"--output: cannot write {path}")
 
 
 @contextmanager

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from sgdstab_fast import _cpu
-from sgdstab_fast._native import core
+from sgdstab_fast._native import core, simd_levels
 
 __version__ = version("sgdstab_fast")
 
@@ -30,5 +29,5 @@ def build_info() -> dict[str, str]:
         "eigen": core.eigen_version,
         "compiler": core.compiler,
         "simd_level": core.simd_level,
-        "simd_levels": " ".join(_cpu.simd_levels()),
+        "simd_levels": " ".join(simd_levels()),
     }

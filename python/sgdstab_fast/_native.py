@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import _cpu
 
-__all__ = ["Coordinates", "FloatArray", "StreamKey", "core"]
+__all__ = ["Coordinates", "FloatArray", "StreamKey", "core", "simd_levels"]
 
 FloatArray = NDArray[np.float64]
 StreamKey = tuple[int, int]
@@ -68,6 +68,7 @@ class Core(Protocol):
         first_step: int,
         n_batches: int,
         steps_per_batch: int,
+        block: int,
         period: int,
         careful: bool,
         null_ratio: float,
@@ -82,8 +83,13 @@ class Core(Protocol):
         """
 
 
+def simd_levels() -> list[str]:
+    """Return the SIMD levels that this processor and operating system run, best first."""
+    return _cpu.simd_levels()
+
+
 def _load() -> Core:
-    supported = _cpu.simd_levels()
+    supported = simd_levels()
     if not supported:
         raise ImportError("sgdstab_fast needs an x86-64-v2 processor (SSE4.2) or another architecture")
     requested = os.environ.get("SGDSTAB_SIMD", "auto")

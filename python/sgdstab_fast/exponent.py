@@ -105,8 +105,8 @@ def lyapunov_exponent(
     executor : concurrent.futures.Executor, optional
         Where to run work items instead of threads.
     resume : LyapunovExponent, optional
-        An earlier result for the same system, to go on from; `max_steps` then counts its steps in, and `n_chains` and
-        `rng` are its own.
+        An earlier result for the same system, to go on from; `max_steps` then counts its steps in, and `n_chains`,
+        `rng` and the batches are its own (first budgets of less than 8192 steps a chain make smaller batches).
 
     Returns
     -------
@@ -144,7 +144,7 @@ def lyapunov_exponent(
         if budget.max_steps < n_chains:
             raise ValueError(f"max_steps must be at least n_chains ({n_chains}), not {max_steps!r}")
         seed = seed_from(rng)
-        run_provenance = provenance(seed, "average")
+        run_provenance = provenance(seed, "average", system.fingerprint)
         most = budget.max_steps // n_chains
         chains = Chains(
             key=seed.key,
@@ -153,7 +153,7 @@ def lyapunov_exponent(
             records=(np.empty((n_chains, 0)),),
         )
     else:
-        chains, run_provenance = resumed(resume, LyapunovExponent, (system.dimension,))
+        chains, run_provenance = resumed(resume, LyapunovExponent, system, (system.dimension,))
     arguments: dict[str, Any] = {
         "rows": system.rows,
         "coordinates": system.coordinates,
@@ -188,14 +188,16 @@ def require_system(system: Any) -> None:
         raise TypeError(f"system must be a LinearizedSGD, not {type(system).__name__}")
 
 
-def resumed(result: Any, kind: type, shape: tuple[int, ...]) -> tuple[Chains, Any]:
+def resumed(result: Any, kind: type, system: LinearizedSGD, shape: tuple[int, ...]) -> tuple[Chains, Any]:
     """Return the chains and the provenance of an earlier result, if it is of the right kind and shape."""
     if not isinstance(result, kind):
         raise TypeError(f"resume must be a {kind.__name__}, not {type(result).__name__}")
     chains: Chains = result.chains  # type: ignore[attr-defined]
-    if chains.states.shape[1:] != shape:
+    known = result.provenance["system"]  # type: ignore[attr-defined]
+    if chains.states.shape[1:] != shape or known != system.fingerprint:
         raise ValueError(
-            f"resume must come from this system: its states have shape {chains.states.shape[1:]}, not {shape}"
+            f"resume must come from this system, {system.fingerprint} with states of shape {shape}, not from {known} "
+            f"with {chains.states.shape[1:]}"
         )
     return replace(chains, states=chains.states.copy()), result.provenance  # type: ignore[attr-defined]
 
@@ -208,7 +210,7 @@ def warn_of_trouble(budget: Budget, done: Run) -> None:
         warnings.warn(
             "the chains had not left their start-up when the run ended: raise max_steps", AccuracyWarning, stacklevel=3
         )
-    if budget.has_tolerance and done.stopped_by == "max_steps":
+    if budget.has_tolerance and budget.met(done.size, done.error) is None:
         warnings.warn(
             f"max_steps={budget.max_steps} ended the run at {done.size:.3g} +- {done.error:.1g} in magnitude, "
             f"above rtol={budget.rtol:g} and atol={budget.atol:g}",
@@ -229,6 +231,7 @@ def common_attributes(done: Run, system: LinearizedSGD, run_provenance: Any) -> 
         "chain_disagreement": estimate.chain_disagreement,
         "converged": done.stopped_by != "max_steps",
         "stopped_by": done.stopped_by,
+        "drifts": estimate.drifts,
         "steps_per_epoch": system.n_examples / system.batch_size,
         "provenance": run_provenance,
         "chains": chains,

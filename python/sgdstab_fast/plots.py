@@ -36,7 +36,7 @@ def convergence(result: LyapunovExponent, ax: Axes | None = None) -> Axes:
         low, high = mean[-1] - spread, mean[-1] + spread
         if low <= 0 <= high or min(abs(low), abs(high)) < 0.5 * spread:
             ax.axhline(0, color=_EDGE, lw=1, ls="--")
-        if np.isfinite(low) and spread > 0:
+        if np.isfinite(low) and low < high:
             ax.set_ylim(low, high)
     ax.set_xscale("log")
     ax.set_xlabel("SGD steps, all chains")

@@ -13,8 +13,10 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from sgdstab_fast import validation
 from sgdstab_fast.exponent import gd_exponent, lyapunov_exponent
 from sgdstab_fast.results import AccuracyWarning, LyapunovExponent, LyapunovSpectrum
 from sgdstab_fast.rounds import Progress
@@ -47,7 +49,7 @@ class Report:
     def verdict(self) -> str:
         """``"stable"`` or ``"unstable"`` where the interval at `LEVEL` excludes 0, else ``"undecided"``."""
         low, high = self.lyapunov.confidence_interval(LEVEL)
-        if any("start-up" in warning for warning in self.warnings) or not low <= high:
+        if self.lyapunov.drifts or not low <= high:
             return "undecided"
         return "stable" if high < 0 else "unstable" if low > 0 else "undecided"
 
@@ -58,13 +60,16 @@ def make_report(
     *,
     rtol: float,
     max_steps: int,
+    k: int | None = None,
     seed: int | None,
     n_threads: int | None,
     progress: Callable[[Progress], object] | None = None,
 ) -> Report:
     """Compute everything that the report shows."""
     start = time.perf_counter()
-    k = system.dimension if system.dimension <= _FULL_SPECTRUM else _SOME_EXPONENTS
+    if k is None:
+        k = system.dimension if system.dimension <= _FULL_SPECTRUM else _SOME_EXPONENTS
+    validation.integer(k, "--exponents", high=system.dimension)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AccuracyWarning)
         exponent = lyapunov_exponent(
@@ -95,11 +100,13 @@ def print_report(report: Report, console: Console) -> None:
     """Print the report as a table."""
     system, exponent, spectrum = report.system, report.lyapunov, report.spectrum
     low, high = exponent.confidence_interval(LEVEL)
-    table = Table(title=report.name, title_justify="left", show_header=False, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=escape(report.name), title_justify="left", show_header=False, box=box.SIMPLE_HEAD, pad_edge=False
+    )
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     table.add_row("examples, rank", f"{system.n_examples}, {system.dimension}")
-    table.add_row("learning rate", f"{system.learning_rate:g}   (batch size {system.batch_size})")
+    table.add_row("learning rate", f"{system.learning_rate:.12g}   (batch size {system.batch_size})")
     side = "below" if system.learning_rate < report.gd_threshold else "above"
     table.add_row("full-batch GD", f"mu = {report.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})")
     table.add_row(
@@ -120,13 +127,13 @@ def print_report(report: Report, console: Console) -> None:
     table.add_row("verdict", f"[{style}]{report.verdict.upper()}[/]   {_MEANING[report.verdict]}")
     console.print(table)
     for warning in report.warnings:
-        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+        console.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
 
 
 _MEANING = {
     "stable": "SGD can converge to this minimum (lambda < 0)",
     "unstable": "SGD cannot converge to this minimum (lambda > 0)",
-    "undecided": "the interval for lambda does not exclude 0: allow more steps",
+    "undecided": "lambda is not known well enough: allow more steps",
 }
 
 

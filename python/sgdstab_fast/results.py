@@ -24,7 +24,7 @@ class AccuracyWarning(RuntimeWarning):
     """A result is less accurate than asked for; its attributes say how."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Estimate:
     """What every simulated estimate says about how it came about."""
 
@@ -44,6 +44,8 @@ class _Estimate:
     """Whether a tolerance was met by chains that had left their start-up behind."""
     stopped_by: str
     """``"rtol"``, ``"atol"`` or ``"max_steps"``."""
+    drifts: bool
+    """Whether the chains were still leaving their start-up when the run ended."""
     steps_per_epoch: float
     """N / batch_size."""
     provenance: Mapping[str, Any] = field(repr=False)
@@ -52,7 +54,7 @@ class _Estimate:
     """The state at the end, from which ``resume`` goes on."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LyapunovExponent(_Estimate):
     """The top Lyapunov exponent, as `lyapunov_exponent` returns it; nats per step."""
 
@@ -80,7 +82,7 @@ class LyapunovExponent(_Estimate):
         return plots.convergence(self, ax)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LyapunovSpectrum(_Estimate):
     """The k largest Lyapunov exponents, as `lyapunov_spectrum` returns them; nats per step."""
 
@@ -99,6 +101,15 @@ class LyapunovSpectrum(_Estimate):
 
     None unless all exponents were asked for; 0 where both sides are -inf.
     """
+
+    def __repr__(self) -> str:
+        top = [f"{value:.6g} ± {error:.1g}" for value, error in zip(self.exponents, self.standard_errors, strict=True)]
+        more = f", … {len(top) - 4} more" if len(top) > 4 else ""
+        return (
+            f"LyapunovSpectrum(exponents=[{', '.join(top[:4])}{more}], n_steps={self.n_steps}, "
+            f"n_chains={self.n_chains}, converged={self.converged}, stopped_by={self.stopped_by!r}, "
+            f"sum_rule_error={self.sum_rule_error})"
+        )
 
     @property
     def exponent(self) -> float:
@@ -132,13 +143,14 @@ def _interval(value: Any, standard_error: Any, degrees_of_freedom: int, level: f
     return np.asarray(value) - half_width, np.asarray(value) + half_width
 
 
-def provenance(seed: Seed, method: str) -> dict[str, Any]:
+def provenance(seed: Seed, method: str, fingerprint: str) -> dict[str, Any]:
     """Return what it takes to get the same bits again."""
     return {
         "seed_entropy": seed.entropy,
         "spawn_key": seed.spawn_key,
         "stream_key": seed.key,
         "method": method,
+        "system": fingerprint,
         "simd_level": core.simd_level,
         "sgdstab_fast": __version__,
         "numpy": np.__version__,

@@ -155,7 +155,7 @@ class Budget:
         return self.rtol > 0 or self.atol > 0
 
     def met(self, value: float, standard_error: float) -> str | None:
-        """Return the tolerance that is met, ``"rtol"`` or ``"atol"``, if any."""
+        """Return the tolerance that is met, ``"rtol"`` or ``"atol"``, if any; none by what is not a number."""
         if self.rtol > 0 and standard_error <= self.rtol * abs(value):
             return "rtol"
         if self.atol > 0 and standard_error <= self.atol:
@@ -195,8 +195,15 @@ def run(
     executor: Executor | None,
 ) -> Run:
     """Advance chains until a tolerance is met by chains that have left their start-up, or the budget is used up."""
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
     seconds_per_batch = seconds_per_step * chains.n_chains * chains.steps_per_batch / n_threads
+    if executor is not None:
+        seconds_per_batch = 0.0  # every piece sends K along: one piece a look
     done = _look(chains)
+    met = budget.met(done.size, done.error)
+    if met and done.estimate.settled:
+        return replace(done, stopped_by=met)
     with reporter(progress, budget.max_steps) as report:
         for look in _looks(chains, budget):
             for n_batches in _pieces(look - done.chains.n_batches, seconds_per_batch):
@@ -206,7 +213,7 @@ def run(
             done = _look(done.chains)
             _report(report, done, budget)
             met = budget.met(done.size, done.error)
-            if met and not done.estimate.drifts:
+            if met and done.estimate.settled:
                 return replace(done, stopped_by=met)
     return done
 
@@ -235,7 +242,7 @@ def _looks(chains: Chains, budget: Budget) -> Iterator[int]:
 
 def _pieces(n_batches: int, seconds_per_batch: float) -> Iterator[int]:
     """Cut n_batches into pieces of about a tenth of a second, by a cost model rather than a clock."""
-    size = max(1, int(_PIECE_SECONDS / seconds_per_batch))
+    size = max(1, int(_PIECE_SECONDS / seconds_per_batch)) if seconds_per_batch else n_batches
     for start in range(0, n_batches, size):
         yield min(size, n_batches - start)
 
@@ -268,9 +275,9 @@ def reporter(progress: ProgressOption, max_steps: int) -> Iterator[Callable[[Pro
 def overflow_safe_steps(log_determinants: FloatArray) -> int:
     """Return how many steps squared norms surely survive.
 
-    log abs(1 - eta K_ii) bounds what a step does to a norm; over n random steps its sum stays below
-    n mean + 10 sqrt(n) rms + max. Doubles overflow at e^709; squares of what stays below e^300 are safe. A singular
-    step leaves rounding, e^-40.
+    log abs(1 - eta K_ii) bounds what a step does to the norm of K, which the Euclidean one follows up to a factor; over
+    n random steps its sum stays below n mean + 10 sqrt(n) rms + max. Doubles overflow at e^709; squares of what stays
+    below e^300 are safe. A singular step leaves rounding, e^-40.
     """
     size = np.abs(np.maximum(log_determinants, -40))
     mean, rms, largest = size.mean(), math.sqrt((size**2).mean()), size.max()

@@ -21,17 +21,24 @@ import numpy as np
 from sgdstab_fast._native import FloatArray
 
 MIN_SAMPLES = 64
-# Two-sided false-alarm rates of about 1e-5 (drift) and below 1e-3 (disagreement) on stationary independent batches.
+# Two-sided false-alarm rate of about 1e-5 for each exponent, on stationary independent batches.
 DRIFT_LIMIT = 4.5
+# What a tolerance waits for: chains that settle as slowly as the maximum of random walks does (equal exponents, n^-1/2)
+# would stop too early at DRIFT_LIMIT, and waiting costs nothing but steps.
+SETTLED_LIMIT = 2.0
 _LEAST_START_UP = 1 / 8
 
 
 def student_quantile(level: float, degrees_of_freedom: int) -> float:
     """Return t with P(abs(T) <= t) = level for Student's T.
 
-    The expansion of Abramowitz & Stegun 26.7.5 in 1/dof; from 10 degrees of freedom on it is good to 1e-4 at
-    level 0.95.
+    Closed forms for one and two degrees of freedom, then the expansion of Abramowitz & Stegun 26.7.5 in 1/dof, good to
+    2% at 3 and to 1e-4 from 10 on, up to level 0.99.
     """
+    if degrees_of_freedom == 1:
+        return math.tan(math.pi / 2 * level)
+    if degrees_of_freedom == 2:
+        return level * math.sqrt(2 / (1 - level**2))
     x = NormalDist().inv_cdf((1 + level) / 2)
     n = degrees_of_freedom
     terms = (
@@ -57,8 +64,15 @@ class BatchMeans:
     """Independent batches that would give the same standard error."""
     drift: float
     """Second half less first half of what was kept, in its standard errors: the largest over k."""
+    top_drift: float
+    """The same, of the first exponent."""
     chain_disagreement: float
     """Variance of chain means over what the variance within chains predicts; about 1. Of the first exponent."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether a tolerance may stop the run: by the first exponent alone, of many the worst drifts by chance."""
+        return abs(self.top_drift) < SETTLED_LIMIT and not self.drifts
 
     @property
     def drifts(self) -> bool:
@@ -70,7 +84,7 @@ def batch_means(log_growth: FloatArray, steps_per_batch: int) -> BatchMeans:
     """Estimate growth per step from log growth per batch, of shape (n_chains, n_batches, k); NaN without batches."""
     if log_growth.shape[1] == 0:
         unknown = np.full(log_growth.shape[2], np.nan)
-        return BatchMeans(unknown, unknown, 1, 0, unknown, drift=0.0, chain_disagreement=1.0)
+        return BatchMeans(unknown, unknown, 1, 0, unknown, drift=0.0, top_drift=0.0, chain_disagreement=1.0)
     finite = np.isfinite(log_growth).all(axis=(0, 1))
     growth = np.where(finite, log_growth, 0.0) / steps_per_batch
     n_chains = growth.shape[0]
@@ -82,20 +96,23 @@ def batch_means(log_growth: FloatArray, steps_per_batch: int) -> BatchMeans:
     n_samples = samples.shape[0]
     spread = samples.std(axis=0, ddof=1) if n_samples > 1 else np.full_like(mean, np.inf)
     standard_error = spread / math.sqrt(n_samples)
-    # Rounding is a floor to what can be known, and keeps exact cases from claiming more.
-    rounding = np.finfo(float).eps * np.abs(mean)
-    standard_error = np.where(standard_error <= rounding, 0.0, standard_error)
-    batch_variance = ((kept - mean) ** 2).mean(axis=(0, 1))
+    # Rounding is a floor to what can be known.
+    standard_error = np.maximum(standard_error, np.finfo(float).eps * np.abs(mean))
+    drift = _drift(kept)
+    mean = np.where(finite, mean, _non_finite(log_growth))
+    standard_error = np.where(finite, standard_error, np.where(np.isnan(mean), np.nan, 0.0))
+    batch_variance = ((kept - kept.mean(axis=(0, 1))) ** 2).mean(axis=(0, 1))
     n_kept = n_chains * kept.shape[1]
     with np.errstate(divide="ignore", invalid="ignore"):
         effective = np.where(standard_error > 0, batch_variance / standard_error**2, float(n_kept))
     return BatchMeans(
-        mean=np.where(finite, mean, _non_finite(log_growth)),
-        standard_error=np.where(finite, standard_error, 0.0),
+        mean=mean,
+        standard_error=standard_error,
         degrees_of_freedom=max(n_samples - 1, 1),
         start_up=start_up,
         effective_sample_size=effective,
-        drift=_drift(kept),
+        drift=float(drift[np.abs(drift).argmax()]),
+        top_drift=float(drift[0]),
         chain_disagreement=_chain_disagreement(kept[:, :, 0]),
     )
 
@@ -130,18 +147,18 @@ def _start_up(series: FloatArray) -> int:
     return max(int(error[: candidates + 1].argmin(axis=0).max()), int(n * _LEAST_START_UP))
 
 
-def _drift(kept: FloatArray) -> float:
+def _drift(kept: FloatArray) -> FloatArray:
     n_groups = 2 * math.ceil(MIN_SAMPLES / (2 * kept.shape[0]))
     if kept.shape[1] < n_groups:
-        return 0.0
+        return np.zeros(kept.shape[2])
     halves = _grouped(kept, n_groups).reshape(kept.shape[0], 2, -1, kept.shape[2])
     first, second = (halves[:, half].reshape(-1, kept.shape[2]) for half in (0, 1))
     difference = second.mean(axis=0) - first.mean(axis=0)
     error = np.sqrt((first.var(axis=0, ddof=1) + second.var(axis=0, ddof=1)) / first.shape[0])
     level = np.abs(kept).mean(axis=(0, 1))
     meaningful = np.abs(difference) > 1e3 * np.finfo(float).eps * (level + np.finfo(float).eps)
-    scaled = np.divide(difference, error, out=np.zeros_like(error), where=meaningful & (error > 0))
-    return float(scaled[np.abs(scaled).argmax()])
+    scaled: FloatArray = np.divide(difference, error, out=np.zeros_like(error), where=meaningful & (error > 0))
+    return scaled
 
 
 def _chain_disagreement(kept: FloatArray) -> float:
@@ -152,4 +169,5 @@ def _chain_disagreement(kept: FloatArray) -> float:
     groups = _grouped(kept[:, :, None], n_groups).reshape(n_chains, n_groups)
     within = groups.var(axis=1, ddof=1).mean()
     between = n_groups * groups.mean(axis=1).var(ddof=1)
-    return float(between / within) if within > 0 else 1.0
+    rounding = (1e-12 * np.abs(groups).mean()) ** 2
+    return float(between / within) if within > rounding else 1.0

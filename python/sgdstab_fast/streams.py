@@ -33,13 +33,15 @@ def seed_from(rng: Any) -> Seed:
     """
     if isinstance(rng, np.random.SeedSequence):
         sequence = rng
-    elif isinstance(rng, (np.random.Generator, np.random.BitGenerator, np.random.RandomState)):
-        bit_generator = np.random.default_rng(rng).bit_generator
-        parent = bit_generator.seed_seq
+    elif isinstance(rng, np.random.RandomState):
+        sequence = np.random.SeedSequence(rng.randint(2**32, size=8, dtype=np.uint64).tolist())
+    elif isinstance(rng, (np.random.Generator, np.random.BitGenerator)):
+        generator = np.random.default_rng(rng)
+        parent = generator.bit_generator.seed_seq
         if isinstance(parent, np.random.SeedSequence):
             sequence = parent.spawn(1)[0]
-        else:  # set up without a seed sequence, as RandomState is
-            sequence = np.random.SeedSequence(np.random.Generator(bit_generator).integers(2**32, size=8).tolist())
+        else:  # set up without one
+            sequence = np.random.SeedSequence(generator.integers(2**32, size=8).tolist())
     else:
         try:
             sequence = np.random.SeedSequence(rng)
@@ -54,8 +56,8 @@ def initial_states(key: StreamKey, n_chains: int, k: int, slow: FloatArray) -> F
 
     The first columns start near the slow directions given, of shape (dimension, at most k) and unit length, where a
     stable system spends its time, plus a random thousandth, so that no direction and no block of a reducible K is left
-    out; further columns are random. The last bits of the slow directions are an eigen-solver's business and not the
-    seed's: they are rounded away.
+    out; further columns are random. The slow directions come from an eigen-solver, rounded to single precision
+    so that its last bits rarely matter; another build of LAPACK may still find other signs, and other paths from them.
     """
     dimension, n_slow = slow.shape
     states = np.empty((n_chains, dimension, k))

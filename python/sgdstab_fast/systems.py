@@ -15,6 +15,7 @@ mistaken for a singular one.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from sgdstab_fast._native import Coordinates, FloatArray, core
 # 1 - eta K_ii within rounding of 0: the step is singular.
 _SINGULAR = 2 * np.finfo(float).eps
 _LARGEST_EIGENDECOMPOSITION = 1024
+_LARGEST_STEP = 1e100  # eta K_ii, so that no product of a few steps overflows
 
 
 class LinearizedSGD:
@@ -143,9 +145,10 @@ class LinearizedSGD:
         self._learning_rate = validation.positive_number(learning_rate, "learning_rate")
         with np.errstate(over="ignore"):
             step = self._learning_rate * diagonal  # eta K_ii
-        if not np.isfinite(step).all():
+        if not (step < _LARGEST_STEP).all():
             raise ValueError(
-                f"learning_rate {learning_rate!r} is too large: times gram's diagonal ({diagonal.max()}) it overflows"
+                f"learning_rate {learning_rate!r} is too large: times gram's diagonal, up to {diagonal.max()}, "
+                f"it passes {_LARGEST_STEP}"
             )
         self._rows, self._coordinates, self._slowest, self._diagonal = rows, coordinates, slowest, diagonal
         self._log_determinants = _log_abs_one_minus(step)
@@ -194,6 +197,12 @@ class LinearizedSGD:
     def sum_of_exponents(self) -> float:
         """Sum of all Lyapunov exponents, exactly: (1/N) sum_i log abs(1 - eta K_ii), in nats per step."""
         return float(self._log_determinants.mean())
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of K's size and diagonal and of the learning rate, by which a result knows its system."""
+        digest = hashlib.sha256(self._diagonal.tobytes() + np.float64(self._learning_rate).tobytes())
+        return f"{self.coordinates}-{self.n_examples}x{self.dimension}-{digest.hexdigest()[:16]}"
 
     def gram_eigenvalues(self) -> FloatArray:
         """Return the non-zero eigenvalues of K, largest first, shape (dimension,)."""

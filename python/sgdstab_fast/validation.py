@@ -84,7 +84,10 @@ def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
     A float64 array in C order is returned as it is, memory-mapped or not. A square one in Fortran order is the
     caller's business: its transpose is in C order.
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a matrix: {error}") from None
     if array.dtype.kind == "c":
         raise TypeError(f"{name} must be real, not of dtype {array.dtype}")
     if array.dtype.kind not in "fiu":
@@ -108,9 +111,10 @@ def gram_matrix(value: Any) -> tuple[FloatArray, float]:
 
     Whether it is positive semidefinite takes a factorisation: `sgdstab_fast.systems` finds out with the rank.
     """
-    if isinstance(value, np.ndarray) and value.ndim == 2 and value.flags.f_contiguous:
-        value = value.T  # the same matrix, once it is known to be symmetric
-    gram, precision = matrix(value, "gram")
+    # In Fortran order the transpose is in C order, and the same matrix once it is known to be symmetric.
+    transposed = isinstance(value, np.ndarray) and value.ndim == 2 and not value.flags.c_contiguous
+    transposed = transposed and value.flags.f_contiguous and value.shape[0] == value.shape[1]
+    gram, precision = matrix(value.T if transposed else value, "gram")
     if gram.shape[0] != gram.shape[1]:
         raise ValueError(f"gram must be square, not of shape {gram.shape}")
     diagonal = gram.diagonal()
@@ -122,8 +126,10 @@ def gram_matrix(value: Any) -> tuple[FloatArray, float]:
         difference = np.abs(gram[rows] - gram[:, rows].T)
         allowed = _ASYMMETRY * precision * scale[rows, None] * scale
         if (difference > allowed).any():
-            row, j = np.unravel_index(int((difference - allowed).argmax()), difference.shape)
-            i = row + rows.start
+            row, column = np.unravel_index(int((difference - allowed).argmax()), difference.shape)
+            entry = (int(row) + rows.start, int(column))
+            i, j = entry[::-1] if transposed else entry
+            gram = gram.T if transposed else gram
             raise ValueError(
                 f"gram must be symmetric, but gram[{i}, {j}] is {gram[i, j]} and gram[{j}, {i}] is {gram[j, i]}"
             )

@@ -1,8 +1,9 @@
 // Kernel 2: chains of frames (k vectors that share one stream), for the Lyapunov spectrum.
 #pragma once
 
-#include "sgdstab/advance_vectors.hpp"
 #include "sgdstab/frame.hpp"
+#include "sgdstab/stream.hpp"
+#include "sgdstab/system.hpp"
 
 namespace sgdstab {
 
@@ -13,16 +14,17 @@ struct FrameSums {
 };
 
 // Advances `frames` (n_chains x dimension x k, contiguous), one chain each, orthonormalising every `period`
-// steps, counted from the start of a batch, and at its end.
+// steps, counted from the start of a batch, and at its end. `block` steps are taken at once, which leaves errors
+// relative to the frame before the block: so few that they do not shrink it by many orders.
 //   log_determinants (n_examples): log|det A_i| = log|1 - eta K_ii| of each example
 template <class Form>
-void advance_frames(const Form& form, const Steps& steps, Index period, const Orthonormalisation& options,
+void advance_frames(const Form& form, const Steps& steps, Index block, Index period, const Orthonormalisation& options,
                     const double* log_determinants, double* frames, Index n_chains, Index k, FrameSums sums,
                     int n_threads);
 
-extern template void advance_frames(const GramForm&, const Steps&, Index, const Orthonormalisation&, const double*,
-                                    double*, Index, Index, FrameSums, int);
-extern template void advance_frames(const FactorForm&, const Steps&, Index, const Orthonormalisation&, const double*,
-                                    double*, Index, Index, FrameSums, int);
+extern template void advance_frames(const GramForm&, const Steps&, Index, Index, const Orthonormalisation&,
+                                    const double*, double*, Index, Index, FrameSums, int);
+extern template void advance_frames(const FactorForm&, const Steps&, Index, Index, const Orthonormalisation&,
+                                    const double*, double*, Index, Index, FrameSums, int);
 
 }  // namespace sgdstab

@@ -6,16 +6,6 @@
 
 namespace sgdstab {
 
-// Which steps to take: n_batches batches of steps_per_batch steps, from first_step on, of the chains
-// first_chain, first_chain + 1, ...
-struct Steps {
-  StreamKey key;
-  std::uint64_t first_chain;
-  std::uint64_t first_step;
-  Index n_batches;
-  Index steps_per_batch;
-};
-
 // Advances the rows of `vectors` (n_chains x dimension), one chain each, and leaves them with unit norm.
 //   log_growth (n_chains x n_batches): log(norm after / norm before) of each batch; -inf once a vector is 0.
 // Vectors are rescaled every renormalise_every steps, counted from the start of a batch; that must be often

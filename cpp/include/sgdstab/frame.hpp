@@ -44,7 +44,6 @@ class FrameWorkspace {
   void project_out(MatrixView& v, Index column);
 
   Eigen::RowVectorXd original_norm_, diagonal_, coefficients_;
-  Eigen::VectorXd projection_;
   Eigen::MatrixXd coupling_;
   ProductWorkspace products_;
 };

@@ -4,7 +4,7 @@
 // however it is cut into rounds and whichever thread or machine advances a chain.
 //
 //   Philox4x64-10 (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps
-//   a counter of four 64-bit words and a key of two to four 64-bit words. Its eight 32-bit halves, low half
+//   a counter of four 64-bit words and a key of two. Its eight 32-bit halves, low half
 //   first, give the examples of steps 8 b .. 8 b + 7 through
 //
 //       counter = (b, attempt, chain, 0),    half u  ->  floor(u N / 2^32),
@@ -99,6 +99,16 @@ class IndexStream {
   StreamKey key_;
   std::uint64_t chain_;
   std::uint32_t n_, threshold_;
+};
+
+// Which steps to take: n_batches batches of steps_per_batch steps, from first_step on, of the chains
+// first_chain, first_chain + 1, ...
+struct Steps {
+  StreamKey key;
+  std::uint64_t first_chain;
+  std::uint64_t first_step;
+  Index n_batches;
+  Index steps_per_batch;
 };
 
 }  // namespace sgdstab
