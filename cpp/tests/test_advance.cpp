@@ -6,6 +6,7 @@
 
 #include "problems.hpp"
 #include "sgdstab/advance_frames.hpp"
+#include "sgdstab/advance_vectors.hpp"
 
 using namespace sgdstab;
 

@@ -7,6 +7,7 @@
 
 #include "problems.hpp"
 #include "sgdstab/advance_frames.hpp"
+#include "sgdstab/advance_vectors.hpp"
 
 namespace {
 std::size_t allocations = 0;
