@@ -12,13 +12,13 @@ constexpr Index kDirectSolve = 8;  // rows solved at a time before products take
 
 // What one thread needs to take a block of steps.
 struct BlockWorkspace {
-  BlockWorkspace(Index dimension, Index k, Index block)
-      : block(block),
-        examples(static_cast<std::size_t>(block)),
-        rows(block, dimension),
-        coupling(block, block),
-        steps(block, k),
-        products(std::max(k, block), std::max(dimension, block), std::max(dimension, block)),
+  BlockWorkspace(Index dimension, Index k, Index block_size)
+      : block(block_size),
+        examples(static_cast<std::size_t>(block_size)),
+        rows(block_size, dimension),
+        coupling(block_size, block_size),
+        steps(block_size, k),
+        products(std::max(k, block_size), std::max(dimension, block_size), std::max(dimension, block_size)),
         frame(dimension, k) {}
 
   Index block;

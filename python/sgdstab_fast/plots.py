@@ -57,11 +57,17 @@ def spectrum(result: LyapunovSpectrum, ax: Axes | None = None) -> Axes:
     ax.axhline(0, color=_EDGE, lw=1, ls="--", label="edge of stability")
     ax.fill_between(index, exponents - half_width, exponents + half_width, color=_ESTIMATE, alpha=0.25, lw=0)
     ax.plot(index, exponents, color=_ESTIMATE, lw=1.2, marker="o", ms=4 if few else 2)
+    sizes = np.abs(exponents[exponents != 0])
+    orders_of_magnitude = sizes.size > 0 and sizes.max() > 300 * sizes.min()
+    if orders_of_magnitude:
+        # What decides, the exponents next to 0, would be squeezed into a line.
+        ax.set_yscale("symlog", linthresh=float(np.quantile(sizes, 0.02)))
+    else:
+        ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
     ax.set_xlabel("index j")
     ax.set_ylabel("λⱼ (nats per step)")
     lost = int((~finite).sum())
     ax.set_title("Lyapunov spectrum" + (f" ({lost} more at -∞)" if lost else ""), fontsize=10)
-    ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
     return ax
 
 

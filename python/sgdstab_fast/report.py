@@ -181,7 +181,8 @@ def save_plots(report: Report, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     report.spectrum.plot(left)
     report.lyapunov.plot(right)
-    figure.suptitle(f"{report.name}, learning rate {report.system.learning_rate:g}: {report.verdict}", fontsize=11)
+    name = report.name.split(":")[0]  # without the example's description
+    figure.suptitle(f"{name}, learning rate {report.system.learning_rate:g}: {report.verdict}", fontsize=11)
     figure.savefig(path, dpi=150)
 
 
