@@ -19,7 +19,7 @@ FrameWorkspace::FrameWorkspace(Index dimension, Index k)
     : original_norm_(k),
       diagonal_(k),
       coefficients_(k),
-      coupling_(std::max(kLeaf, half_rounded_up(k)), std::max(kLeaf, half_rounded_up(k))),
+      coupling_(std::max(kLeaf, half_rounded_up(k)), std::clamp(half_rounded_up(k) + kLeaf, kLeaf, kChunk)),
       products_(std::max(k, kLeaf), std::max(dimension, kLeaf), dimension) {}
 
 double FrameWorkspace::orthonormalise(MatrixView& v, const Orthonormalisation& options,
@@ -49,13 +49,17 @@ void FrameWorkspace::split(MatrixView& v, Index first, Index last, const Orthono
   const Index left = half_rounded_up((width + kLeaf - 1) / kLeaf) * kLeaf, right = width - left;
   const Index middle = first + left, stride = v.outerStride();
   split(v, first, middle, options);
-  // Row-major V is V^T in column-major terms: R_12^T = V_2^T Q_1,  V_2^T -= R_12^T Q_1^T.
-  const double* q1 = v.data() + first;
+  // A chunk of Q_1's columns at a time. Row-major V is V^T in column-major terms:
+  //   R_12^T = V_2^T Q_1,   V_2^T -= R_12^T Q_1^T
   double* v2 = v.data() + middle;
   double* r12 = coupling_.data();
-  std::fill_n(r12, right * left, 0.0);
-  accumulate_product<ColMajor, RowMajor>(right, left, v.rows(), 1, v2, stride, q1, stride, r12, right, products_);
-  accumulate_product<ColMajor, ColMajor>(right, v.rows(), left, -1, r12, right, q1, stride, v2, stride, products_);
+  for (Index start = first; start < middle; start += kChunk) {
+    const Index chunk = std::min(kChunk, middle - start);
+    const double* q1 = v.data() + start;
+    std::fill_n(r12, right * chunk, 0.0);
+    accumulate_product<ColMajor, RowMajor>(right, chunk, v.rows(), 1, v2, stride, q1, stride, r12, right, products_);
+    accumulate_product<ColMajor, ColMajor>(right, v.rows(), chunk, -1, r12, right, q1, stride, v2, stride, products_);
+  }
   split(v, middle, last, options);
 }
 

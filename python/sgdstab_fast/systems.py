@@ -37,7 +37,8 @@ class LinearizedSGD:
     gram : array_like, shape (N, N)
         Neural-tangent Gram matrix K_ij = grad f_i . grad f_j, symmetric positive semidefinite, for a loss with
         curvature 1 (for loss curvature c_i pass ``sqrt(c_i c_j) K_ij``). A float64 array in C or Fortran order,
-        memory-mapped or not, is used in place: do not change it while the system is in use. If K is numerically rank
+        memory-mapped or not, is used in place: do not change it while the system is in use (checking that it is
+        positive semidefinite takes another N x N doubles for a moment). If K is numerically rank
         deficient, the system goes to factor coordinates by itself; see `from_factor`.
     learning_rate : float
         Step size eta > 0.

@@ -6,10 +6,10 @@
 //
 // down to leaves of at most kLeaf columns, which a Cholesky factorisation of their Gram matrix orthonormalises
 // (V^T V = R^T R, Q = V R^-1), twice where once leaves Q far from orthogonal. The cost is dimension k^2 multiply-adds,
-// less than CholeskyQR of the whole frame (7/6 of that), and no k x k matrix is needed. What orthogonality Q loses is
-// harmless along a product: V = Q R holds to rounding whatever Q's orthogonality, and the next pass corrects what this
-// one left (Carson, Lund, Rozloznik & Thomas, "Block Gram-Schmidt algorithms and their stability properties", Linear
-// Algebra Appl. 638, 2022, for the loss; Benettin et al., Meccanica 15, 1980, for the exponents).
+// less than CholeskyQR of the whole frame (7/6 of that), and nothing of the size of V is needed. What orthogonality Q
+// loses is harmless along a product: V = Q R holds to rounding whatever Q's orthogonality, and the next pass corrects
+// what this one left (Carson, Lund, Rozloznik & Thomas, "Block Gram-Schmidt algorithms and their stability properties",
+// Linear Algebra Appl. 638, 2022, for the loss; Benettin et al., Meccanica 15, 1980, for the exponents).
 //
 // A leaf whose Cholesky pivots say that too little is left of a column, and every leaf when `careful`, is instead
 // orthonormalised column by column against everything before it, twice ("twice is enough": Giraud, Langou &
@@ -37,6 +37,7 @@ class FrameWorkspace {
 
  private:
   static constexpr Index kLeaf = 16;
+  static constexpr Index kChunk = 256;  // columns projected out together, so that R_12 stays small beside V
 
   void split(MatrixView& v, Index first, Index last, const Orthonormalisation& options);
   double cholesky_leaf(MatrixView& v, Index first, Index last);
