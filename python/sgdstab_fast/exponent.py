@@ -141,11 +141,9 @@ def lyapunov_exponent(
     n_threads = validation.thread_count(n_threads)
     if resume is None:
         n_chains = validation.integer(n_chains, "n_chains", high=2**31)
-        if budget.max_steps < n_chains:
-            raise ValueError(f"max_steps must be at least n_chains ({n_chains}), not {max_steps!r}")
+        most = budget.steps_per_chain(n_chains)
         seed = seed_from(rng)
         run_provenance = provenance(seed, "average", system.fingerprint)
-        most = budget.max_steps // n_chains
         chains = Chains(
             key=seed.key,
             states=initial_states(seed.key, n_chains, 1, system.slow_directions(1))[:, :, 0],

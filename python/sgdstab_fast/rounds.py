@@ -154,6 +154,12 @@ class Budget:
         """Whether anything but max_steps can stop the run."""
         return self.rtol > 0 or self.atol > 0
 
+    def steps_per_chain(self, n_chains: int) -> int:
+        """Return how many steps each of n_chains may take; refuse a budget that has none for some."""
+        if self.max_steps < n_chains:
+            raise ValueError(f"max_steps must be at least n_chains ({n_chains}), not {self.max_steps!r}")
+        return self.max_steps // n_chains
+
     def met(self, value: float, standard_error: float) -> str | None:
         """Return the tolerance that is met, ``"rtol"`` or ``"atol"``, if any; none by what is not a number."""
         if self.rtol > 0 and standard_error <= self.rtol * abs(value):
@@ -200,27 +206,26 @@ def run(
     seconds_per_batch = seconds_per_step * chains.n_chains * chains.steps_per_batch / n_threads
     if executor is not None:
         seconds_per_batch = 0.0  # every piece sends K along: one piece a look
-    done = _look(chains)
-    met = budget.met(done.size, done.error)
-    if met and done.estimate.settled:
-        return replace(done, stopped_by=met)
+    done = _look(chains, budget)
     with reporter(progress, budget.max_steps) as report:
         for look in _looks(chains, budget):
+            if done.stopped_by != "max_steps":
+                break
             for n_batches in _pieces(look - done.chains.n_batches, seconds_per_batch):
                 advanced = done.chains.advance(kernel, arguments, n_batches, n_threads, executor)
                 done = replace(done, chains=advanced)
                 _report(report, done, budget)
-            done = _look(done.chains)
+            done = _look(done.chains, budget)
             _report(report, done, budget)
-            met = budget.met(done.size, done.error)
-            if met and done.estimate.settled:
-                return replace(done, stopped_by=met)
     return done
 
 
-def _look(chains: Chains) -> Run:
+def _look(chains: Chains, budget: Budget) -> Run:
+    """Estimate, and say which tolerance may stop the run here; ``"max_steps"`` if none may."""
     log_growth = chains.records[0].reshape(chains.n_chains, chains.n_batches, chains.n_exponents)
-    return Run(chains, batch_means(log_growth, chains.steps_per_batch), "max_steps")
+    done = Run(chains, batch_means(log_growth, chains.steps_per_batch), "max_steps")
+    met = budget.met(done.size, done.error) if done.estimate.settled else None
+    return replace(done, stopped_by=met) if met else done
 
 
 def _report(report: Callable[[Progress], object], done: Run, budget: Budget) -> None:

@@ -119,22 +119,19 @@ def lyapunov_spectrum(
     }
     if resume is None:
         n_chains = validation.integer(n_chains, "n_chains", high=2**20)
-        if budget.max_steps < n_chains:
-            raise ValueError(f"max_steps must be at least n_chains ({n_chains}), not {max_steps!r}")
+        most = budget.steps_per_chain(n_chains)
         seed = seed_from(rng)
         run_provenance = provenance(seed, "average", system.fingerprint)
         slow = system.slow_directions(k)
         period = _pilot(system, k, slow, seed.key, arguments)
-        most = max(1, budget.max_steps // n_chains)
         # Batches of whole passes; so many steps each that the record stays small beside the frames.
         most_batches = int(np.clip(2**20 // (k * n_chains), 64, 4096))
         passes = max(1, 64 // period, most // (period * most_batches))
-        n_records = (k,), (), ()
         chains = Chains(
             key=seed.key,
             states=initial_states(seed.key, n_chains, k, slow),
             steps_per_batch=min(passes * period, max(1, most // 4)),
-            records=tuple(np.empty((n_chains, 0, *shape)) for shape in n_records),
+            records=_no_records(n_chains, k),
         )
     else:
         chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, k))
@@ -172,6 +169,11 @@ def lyapunov_spectrum(
         sum_rule_error=sum_rule_error,
         **common_attributes(done, system, run_provenance),
     )
+
+
+def _no_records(n_chains: int, k: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the records of log growth, log determinants and smallest ratios before any batch."""
+    return np.empty((n_chains, 0, k)), np.empty((n_chains, 0)), np.empty((n_chains, 0))
 
 
 def _block(system: LinearizedSGD) -> int:
@@ -222,7 +224,7 @@ def _pilot(system: LinearizedSGD, k: int, slow: FloatArray, key: StreamKey, argu
             key=key,
             states=states,
             steps_per_batch=period,
-            records=tuple(np.empty((1, 0, *shape)) for shape in ((k,), (), ())),
+            records=_no_records(1, k),
             first_chain=_PILOT_CHAIN + period,
         )
         for _ in range(1 + _PILOT_PASSES):

@@ -130,7 +130,7 @@ class LinearizedSGD:
         rank = int((singular_values > max(matrix.shape) * precision * singular_values[0]).sum())
         if rank < matrix.shape[1]:
             matrix = matrix @ directions[:rank].T
-        slowest = np.linalg.svd(matrix, full_matrices=False)[2][-1]
+        slowest = _bottom_direction(matrix)
         system = cls.__new__(cls)
         system._set_up(np.ascontiguousarray(matrix), "factor", slowest, norms**2, learning_rate)
         return system
@@ -265,6 +265,11 @@ def _log_abs_one_minus(x: FloatArray) -> FloatArray:
     return np.where(np.abs(1 - x) <= _SINGULAR, -np.inf, logs)
 
 
+def _bottom_direction(features: FloatArray) -> FloatArray:
+    """Return the bottom eigenvector of F^T F."""
+    return np.asarray(np.linalg.svd(features, full_matrices=False)[2][-1])
+
+
 def _choose_coordinates(gram: FloatArray, precision: float) -> tuple[FloatArray, Coordinates, FloatArray]:
     """Return (rows, coordinates, slowest direction); refuse a K that is zero or indefinite.
 
@@ -300,4 +305,4 @@ def _choose_coordinates(gram: FloatArray, precision: float) -> tuple[FloatArray,
         return gram, "gram", np.linalg.eigh(gram)[1][:, 0].copy()
     features = np.zeros((n, int(kept.sum())))
     features[active] = scale[active, None] * vectors[:, kept] * np.sqrt(eigenvalues[kept])
-    return features, "factor", np.linalg.svd(features, full_matrices=False)[2][-1]
+    return features, "factor", _bottom_direction(features)
