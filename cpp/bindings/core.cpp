@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -44,23 +45,42 @@ void with_form(const std::string& coordinates, const InputArray& rows, double le
   }
 }
 
+using IndexArray = py::array_t<std::int64_t, py::array::c_style>;
+
 auto bound_advance_vectors(const InputArray& rows, const std::string& coordinates, double learning_rate,
-                           InputArray vectors, StreamKey key, std::uint64_t first_chain, std::uint64_t first_step,
-                           Index n_batches, Index steps_per_batch, Index renormalise_every, bool careful,
-                           int n_threads) {
-  require(rows.ndim() == 2 && vectors.ndim() == 2 && vectors.shape(1) == rows.shape(1), "shapes do not agree");
-  require(n_batches >= 0 && steps_per_batch > 0 && renormalise_every > 0, "counts must be positive");
-  InputArray log_growth({vectors.shape(0), n_batches});
-  MatrixView vectors_view = view(vectors), log_growth_view = view(log_growth);
+                           const InputArray& metrics, const IndexArray& bases, const IndexArray& spikes,
+                           const InputArray& spike_weights, const InputArray& spike_columns,
+                           const InputArray& diagonals, InputArray vectors, StreamKey key, std::uint64_t first_chain,
+                           std::uint64_t first_step, Index n_batches, Index steps_per_batch, Index renormalise_every,
+                           Index spacing, bool careful, int n_threads) {
+  require(rows.ndim() == 2 && vectors.ndim() == 3 && vectors.shape(2) == rows.shape(1), "shapes do not agree");
+  require(metrics.ndim() == 3 && metrics.shape(1) == rows.shape(1) && metrics.shape(2) == rows.shape(1),
+          "shapes do not agree");
+  const Index n_chains = vectors.shape(0), k = vectors.shape(1), n_metrics = bases.size();
+  for (const InputArray* array : {&spike_columns, &diagonals}) {
+    require(array->ndim() == 2 && array->shape(0) == n_metrics && array->shape(1) == rows.shape(0),
+            "shapes do not agree");
+  }
+  require(spikes.size() == n_metrics && spike_weights.size() == n_metrics, "shapes do not agree");
+  for (Index m = 0; m < n_metrics; ++m) {
+    require(bases.at(m) >= (m > 0 ? bases.at(m - 1) : 0) && bases.at(m) <= metrics.shape(0), "a base is out of range");
+    require(spikes.at(m) >= -1 && spikes.at(m) < rows.shape(0), "a spike is out of range");
+  }
+  require(n_batches >= 0 && steps_per_batch > 0 && renormalise_every > 0 && spacing > 0, "counts must be positive");
+  InputArray log_growth({n_chains, n_batches, k}), growth({n_chains, n_batches, n_metrics});
+  const VectorSums sums{log_growth.mutable_data(), growth.mutable_data()};
+  const Metrics all{n_metrics,     metrics.shape(0),     metrics.data(),       bases.data(),
+                    spikes.data(), spike_weights.data(), spike_columns.data(), diagonals.data()};
+  double* vectors_data = vectors.mutable_data();
   {
     // Long-running and free of Python objects: other Python threads may go on.
     const py::gil_scoped_release release;
     with_form(coordinates, rows, learning_rate, [&](const auto& form) {
-      advance_vectors(form, {key, first_chain, first_step, n_batches, steps_per_batch}, renormalise_every, careful,
-                      vectors_view, log_growth_view, n_threads);
+      advance_vectors(form, {key, first_chain, first_step, n_batches, steps_per_batch},
+                      {renormalise_every, careful, spacing}, all, vectors_data, n_chains, k, sums, n_threads);
     });
   }
-  return std::make_tuple(std::move(vectors), std::move(log_growth));
+  return std::make_tuple(std::move(vectors), std::move(log_growth), std::move(growth));
 }
 
 auto bound_advance_frames(const InputArray& rows, const std::string& coordinates, double learning_rate,
@@ -120,11 +140,12 @@ PYBIND11_MODULE(SGDSTAB_MODULE, module) {
              py::arg("n_examples"));
   module.def(
       "advance_vectors", &bound_advance_vectors,
-      "Advances chains of one vector each, in place: (vectors, log_growth), log_growth of shape (n_chains, n_batches).",
+      "Advances chains of k vectors each, (n_chains, k, dimension), in place: (vectors, log_growth, growth).",
       py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
-      py::arg("vectors").noconvert(), py::arg("key"), py::arg("first_chain"), py::arg("first_step"),
-      py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("renormalise_every"), py::arg("careful"),
-      py::arg("n_threads"));
+      py::arg("metrics").noconvert(), py::arg("bases").noconvert(), py::arg("spikes").noconvert(),
+      py::arg("spike_weights").noconvert(), py::arg("spike_columns").noconvert(), py::arg("diagonals").noconvert(),
+      py::arg("vectors").noconvert(), py::arg("key"), py::arg("first_chain"), py::arg("first_step"), py::arg("n_batches"), py::arg("steps_per_batch"),
+      py::arg("renormalise_every"), py::arg("spacing"), py::arg("careful"), py::arg("n_threads"));
   module.def("advance_frames", &bound_advance_frames,
              "Advances chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio).",
              py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <vector>
 
 #include "sgdstab/inner_product.hpp"
 #include "sgdstab/parallel.hpp"
@@ -53,40 +55,63 @@ double renormalise(double* v, Index dimension) {
   return std::log(largest) + std::log(norm);
 }
 
-// One work item: up to kChainsPerItem chains, advanced side by side.
+// Removes from v its part along the unit vectors before it, twice ("twice is enough": Giraud, Langou & Rozloznik, 2005).
+double orthonormalise(double* v, const double* before, Index n_before, Index dimension) {
+  double log_norm = 0;
+  for (int pass = 0; pass < (n_before > 0 ? 2 : 0); ++pass) {
+    log_norm += renormalise(v, dimension);
+    for (Index b = 0; b < n_before; ++b) {
+      const double* q = before + b * dimension;
+      const double along = inner_product(q, v, dimension);
+      for (Index j = 0; j < dimension; ++j) v[j] -= along * q[j];
+    }
+  }
+  return log_norm + renormalise(v, dimension);
+}
+
+// The vectors and sums of one work item, a few chains that are advanced side by side: what it reads and writes.
+struct Item {
+  Index first_chain, n_chains, k, dimension;
+  double* vectors;  // of all chains
+  double* log_growth;
+  Index log_growth_stride;  // from chain to chain
+
+  double* vector(Index chain, Index j) const { return vectors + ((first_chain + chain) * k + j) * dimension; }
+  double* sums(Index chain) const { return log_growth + (first_chain + chain) * log_growth_stride; }
+};
+
+// Advances up to kChainsPerItem chains by n_steps steps, renormalising at the end, and adds to log growth.
 template <class Form>
-void advance_item(const Form& form, const Steps& steps, Index renormalise_every, bool careful, Index first, Index last,
-                  MatrixView& vectors, MatrixView& log_growth) {
+void advance_item(const Form& form, const Item& item, const StreamKey& key, std::uint64_t stream, std::uint64_t start,
+                  Index n_steps, const VectorOptions& options) {
   std::uint32_t examples[kChainsPerItem][kMaxSegment];
-  for (Index batch = 0; batch < steps.n_batches; ++batch) {
-    const auto start = steps.first_step + static_cast<std::uint64_t>(batch * steps.steps_per_batch);
-    for (Index chain = first; chain < last; ++chain) log_growth(chain, batch) = 0;
-    for (Index done = 0, since = 0; done < steps.steps_per_batch;) {
-      const Index segment = std::min({kMaxSegment, renormalise_every - since, steps.steps_per_batch - done});
-      for (Index chain = first; chain < last; ++chain) {
-        IndexStream(steps.key, steps.first_chain + static_cast<std::uint64_t>(chain), form.n_examples())
-            .fill(start + static_cast<std::uint64_t>(done), segment, examples[chain - first]);
+  constexpr auto kStride = static_cast<Index>(kBlock);
+  for (Index done = 0, since = 0; done < n_steps;) {
+    const Index segment = std::min({kMaxSegment, options.renormalise_every - since, n_steps - done});
+    for (Index chain = 0; chain < item.n_chains; ++chain) {
+      IndexStream(key, stream + static_cast<std::uint64_t>(chain), form.n_examples())
+          .fill(start + static_cast<std::uint64_t>(done), segment, examples[chain]);
+    }
+    Index j = 0;
+    for (; !options.careful && j + kStride <= segment; j += kStride) {
+      for (Index chain = 0; chain < item.n_chains; ++chain) {
+        for (Index l = 0; l < item.k; ++l) advance_block(form, examples[chain] + j, item.vector(chain, l));
       }
-      constexpr auto kStride = static_cast<Index>(kBlock);
-      Index j = 0;
-      for (; !careful && j + kStride <= segment; j += kStride) {
-        for (Index chain = first; chain < last; ++chain) {
-          advance_block(form, examples[chain - first] + j, &vectors(chain, 0));
+    }
+    for (; j < segment; ++j) {
+      for (Index chain = 0; chain < item.n_chains; ++chain) {
+        for (Index l = 0; l < item.k; ++l) advance_one(form, examples[chain][j], item.vector(chain, l));
+      }
+    }
+    done += segment;
+    since += segment;
+    if (since == options.renormalise_every || done == n_steps) {
+      for (Index chain = 0; chain < item.n_chains; ++chain) {
+        for (Index l = 0; l < item.k; ++l) {
+          item.sums(chain)[l] += orthonormalise(item.vector(chain, l), item.vector(chain, 0), l, item.dimension);
         }
       }
-      for (; j < segment; ++j) {
-        for (Index chain = first; chain < last; ++chain) {
-          advance_one(form, examples[chain - first][j], &vectors(chain, 0));
-        }
-      }
-      done += segment;
-      since += segment;
-      if (since == renormalise_every || done == steps.steps_per_batch) {
-        for (Index chain = first; chain < last; ++chain) {
-          log_growth(chain, batch) += renormalise(&vectors(chain, 0), form.dimension());
-        }
-        since = 0;
-      }
+      since = 0;
     }
   }
 }
@@ -94,17 +119,44 @@ void advance_item(const Form& form, const Steps& steps, Index renormalise_every,
 }  // namespace
 
 template <class Form>
-void advance_vectors(const Form& form, const Steps& steps, Index renormalise_every, bool careful, MatrixView vectors,
-                     MatrixView log_growth, int n_threads) {
-  const Index n_items = (vectors.rows() + kChainsPerItem - 1) / kChainsPerItem;
-  for_each_item(n_items, n_threads, [&](Index item, Index) {
-    const Index first = item * kChainsPerItem;
-    const Index last = std::min(first + kChainsPerItem, vectors.rows());
-    advance_item(form, steps, renormalise_every, careful, first, last, vectors, log_growth);
+void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& options, const Metrics& metrics,
+                     double* vectors, Index n_chains, Index k, VectorSums sums, int n_threads) {
+  // Work items are the same whatever the number of threads; with evaluations, as many chains as are evaluated together.
+  const Index group = metrics.count > 0 ? GrowthWorkspace::kVectors : kChainsPerItem;
+  const Index spacing = metrics.count > 0 ? options.spacing : steps.steps_per_batch;
+  const Index n_items = (n_chains + group - 1) / group;
+  std::vector<std::unique_ptr<GrowthWorkspace>> workspaces;
+  for (Index worker = 0; metrics.count > 0 && worker < useful_threads(n_items, n_threads); ++worker) {
+    workspaces.push_back(std::make_unique<GrowthWorkspace>(form));
+  }
+  std::fill_n(sums.log_growth, n_chains * steps.n_batches * k, 0.0);
+  std::fill_n(sums.growth, n_chains * steps.n_batches * metrics.count, 0.0);
+  for_each_item(n_items, n_threads, [&](Index index, Index worker) {
+    const Index first = index * group, last = std::min(first + group, n_chains);
+    for (Index batch = 0; batch < steps.n_batches; ++batch) {
+      for (Index done = 0; done < steps.steps_per_batch;) {
+        const Index n_steps = std::min(spacing, steps.steps_per_batch - done);
+        const auto start = steps.first_step + static_cast<std::uint64_t>(batch * steps.steps_per_batch + done);
+        for (Index chain = first; chain < last; chain += kChainsPerItem) {
+          const Item item{chain,   std::min(kChainsPerItem, last - chain), k, form.dimension(),
+                          vectors, sums.log_growth + batch * k,            steps.n_batches * k};
+          advance_item(form, item, steps.key, steps.first_chain + static_cast<std::uint64_t>(chain), start, n_steps,
+                       options);
+        }
+        done += n_steps;
+        if (metrics.count > 0 && n_steps == spacing) {
+          workspaces[static_cast<std::size_t>(worker)]->add_growth(
+              form, metrics, vectors + first * k * form.dimension(), k * form.dimension(), last - first,
+              sums.growth + (first * steps.n_batches + batch) * metrics.count, steps.n_batches * metrics.count);
+        }
+      }
+    }
   });
 }
 
-template void advance_vectors(const GramForm&, const Steps&, Index, bool, MatrixView, MatrixView, int);
-template void advance_vectors(const FactorForm&, const Steps&, Index, bool, MatrixView, MatrixView, int);
+template void advance_vectors(const GramForm&, const Steps&, const VectorOptions&, const Metrics&, double*, Index, Index,
+                              VectorSums, int);
+template void advance_vectors(const FactorForm&, const Steps&, const VectorOptions&, const Metrics&, double*, Index,
+                              Index, VectorSums, int);
 
 }  // namespace sgdstab

@@ -2,10 +2,13 @@
 
 from sgdstab_fast._build import __version__, build_info
 from sgdstab_fast.example import Example, load_example
-from sgdstab_fast.exponent import gd_exponent, lyapunov_exponent
-from sgdstab_fast.results import AccuracyWarning, LyapunovExponent, LyapunovSpectrum
+from sgdstab_fast.exponent import lyapunov_exponent
+from sgdstab_fast.gradient_descent import gd_exponent
+from sgdstab_fast.mean_square import mean_square_exponent
+from sgdstab_fast.results import AccuracyWarning, LyapunovExponent, LyapunovSpectrum, MeanSquareExponent, Stability
 from sgdstab_fast.rounds import Progress
 from sgdstab_fast.spectrum import lyapunov_spectrum
+from sgdstab_fast.verdict import stability
 from sgdstab_fast.systems import LinearizedSGD
 
 __all__ = [
@@ -14,11 +17,15 @@ __all__ = [
     "LinearizedSGD",
     "LyapunovExponent",
     "LyapunovSpectrum",
+    "MeanSquareExponent",
     "Progress",
+    "Stability",
     "__version__",
     "build_info",
     "gd_exponent",
     "load_example",
     "lyapunov_exponent",
     "lyapunov_spectrum",
+    "mean_square_exponent",
+    "stability",
 ]

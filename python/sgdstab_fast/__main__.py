@@ -105,7 +105,7 @@ def _report(options: argparse.Namespace) -> int:
     save_plots(report, options.output)
     if not options.json:
         print(f"plots: {options.output}")
-    return EXIT_STATUS[report.verdict]
+    return EXIT_STATUS[report.stability.verdict]
 
 
 def read_gram(path: Path, key: str | None = None) -> Any:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import _cpu
 
-__all__ = ["Coordinates", "FloatArray", "StreamKey", "core", "simd_levels"]
+__all__ = ["Coordinates", "FloatArray", "IntArray", "StreamKey", "core", "simd_levels"]
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 StreamKey = tuple[int, int]
 Coordinates = Literal["gram", "factor"]
 
@@ -43,6 +44,12 @@ class Core(Protocol):
         rows: FloatArray,
         coordinates: Coordinates,
         learning_rate: float,
+        metrics: FloatArray,
+        bases: IntArray,
+        spikes: IntArray,
+        spike_weights: FloatArray,
+        spike_columns: FloatArray,
+        diagonals: FloatArray,
         vectors: FloatArray,
         key: StreamKey,
         first_chain: int,
@@ -50,10 +57,11 @@ class Core(Protocol):
         n_batches: int,
         steps_per_batch: int,
         renormalise_every: int,
+        spacing: int,
         careful: bool,
         n_threads: int,
-    ) -> tuple[FloatArray, FloatArray]:
-        """Advance chains of one vector each, in place: (vectors, log_growth)."""
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Advance chains of k vectors each, (n_chains, k, dimension), in place: (vectors, log_growth, growth)."""
 
     def advance_frames(
         self,

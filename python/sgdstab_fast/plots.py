@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sgdstab_fast.statistics import batch_means
+from sgdstab_fast.exponent import estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sgdstab_fast.results import LyapunovExponent, LyapunovSpectrum
+    from sgdstab_fast.results import LyapunovExponent, LyapunovSpectrum, Stability
 
 _ESTIMATE = "#1f5a94"
 _EDGE = "#b5452c"
@@ -20,13 +20,14 @@ _EDGE = "#b5452c"
 def convergence(result: LyapunovExponent, ax: Axes | None = None) -> Axes:
     """Plot the running estimate of the exponent, with its 95% interval, against the steps of all chains."""
     ax = _axes(ax)
-    record, steps_per_batch = result.chains.records[0][:, :, None], result.chains.steps_per_batch
-    n_batches = record.shape[1]
+    if result.chains is None:
+        return _known_exactly(result.exponent, ax)
+    n_batches = result.chains.n_batches
     counts = np.unique(np.geomspace(min(4, n_batches), n_batches, 60).astype(int))
-    running = [batch_means(record[:, :count], steps_per_batch) for count in counts]
-    mean = np.array([estimate.mean[0] for estimate in running])
-    half_width = np.array([1.96 * estimate.standard_error[0] for estimate in running])
-    n_steps = counts * steps_per_batch * result.n_chains
+    running = [estimate(result.chains.until(int(count))) for count in counts]
+    mean = result.time_share * np.array([at_look.mean[0] for at_look in running])
+    half_width = result.time_share * 1.96 * np.array([at_look.standard_error[0] for at_look in running])
+    n_steps = counts * result.chains.steps_per_batch * result.n_chains
     ax.fill_between(n_steps, mean - half_width, mean + half_width, color=_ESTIMATE, alpha=0.2, lw=0)
     ax.plot(n_steps, mean, color=_ESTIMATE, lw=1.8)
     finite = np.isfinite(mean)
@@ -43,6 +44,39 @@ def convergence(result: LyapunovExponent, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("λ (nats per step)")
     ax.set_title("Lyapunov exponent with 95% interval", fontsize=10)
     ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
+    return ax
+
+
+def _known_exactly(exponent: float, ax: Axes) -> Axes:
+    """Say in place of a plot that there is nothing to converge."""
+    ax.text(0.5, 0.5, f"λ = {exponent:.6g}, exactly", ha="center", va="center", transform=ax.transAxes)
+    ax.set_axis_off()
+    return ax
+
+
+def stability(result: Stability, ax: Axes | None = None) -> Axes:
+    """Plot mu, lambda with its 99% interval and Lambda(2)/2, which is not below lambda, beside the edge at 0."""
+    ax = _axes(ax)
+    low, high = result.lyapunov.confidence_interval(0.99)
+    rows = [
+        ("full batches, μ", result.gd, (0.0, 0.0)),
+        ("SGD, λ", result.lyapunov.exponent, (result.lyapunov.exponent - low, high - result.lyapunov.exponent)),
+        ("SGD in mean square, Λ(2)/2", result.mean_square.exponent / 2, (0.0, 0.0)),
+    ]
+    ax.axvline(0, color=_EDGE, lw=1, ls="--")
+    for height, (_, value, (below, above)) in enumerate(rows[::-1]):
+        if not np.isfinite(value):
+            ax.text(0.02, height, "−∞", transform=ax.get_yaxis_transform(), va="center", color=_ESTIMATE)
+            continue
+        color = _EDGE if value > 0 else _ESTIMATE
+        ax.errorbar(value, height, xerr=[[max(below, 0)], [max(above, 0)]], fmt="o", color=color, capsize=4)
+        ax.annotate(f"{value:.4g}", (value, height), (0, 8), textcoords="offset points", ha="center", fontsize=9)
+    ax.set_yticks(range(len(rows)), [name for name, *_ in rows[::-1]])
+    ax.set_ylim(-0.6, len(rows) - 0.4)
+    ax.margins(x=0.25)
+    ax.set_xlabel("nats per step (below 0: decays)")
+    ax.set_title(result.verdict + ": " + result.certificate, fontsize=10)
+    ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3), useMathText=True)
     return ax
 
 

@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from sgdstab_fast import validation
-from sgdstab_fast.exponent import gd_exponent, lyapunov_exponent
-from sgdstab_fast.results import AccuracyWarning, LyapunovExponent, LyapunovSpectrum
+from sgdstab_fast.results import AccuracyWarning, LyapunovSpectrum, Stability
 from sgdstab_fast.rounds import Progress
 from sgdstab_fast.spectrum import lyapunov_spectrum
 from sgdstab_fast.systems import LinearizedSGD
+from sgdstab_fast.verdict import stability
 
 LEVEL = 0.99
-"""Confidence level of the verdict and of the intervals shown."""
+"""Confidence of a verdict by simulation, and of the intervals shown."""
 _FULL_SPECTRUM = 512  # dimensions up to which all exponents are computed
 _SOME_EXPONENTS = 32
 _SPECTRUM_WORK, _SPECTRUM_STEPS = 1e10, 1_000_000  # multiply-adds at the most, a few seconds; steps at the most
@@ -38,20 +39,11 @@ class Report:
 
     name: str
     system: LinearizedSGD
-    gd: float
+    stability: Stability
     gd_threshold: float
-    lyapunov: LyapunovExponent
     spectrum: LyapunovSpectrum
     warnings: tuple[str, ...]
     seconds: float
-
-    @property
-    def verdict(self) -> str:
-        """``"stable"`` or ``"unstable"`` where the interval at `LEVEL` excludes 0, else ``"undecided"``."""
-        low, high = self.lyapunov.confidence_interval(LEVEL)
-        if self.lyapunov.drifts or not low <= high:
-            return "undecided"
-        return "stable" if high < 0 else "unstable" if low > 0 else "undecided"
 
 
 def make_report(
@@ -72,8 +64,14 @@ def make_report(
     validation.integer(k, "--exponents", high=system.dimension)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AccuracyWarning)
-        exponent = lyapunov_exponent(
-            system, rtol=rtol, max_steps=max_steps, rng=seed, n_threads=n_threads, progress=progress
+        found = stability(
+            system,
+            confidence=LEVEL,
+            rtol=rtol,
+            max_steps=max_steps,
+            rng=seed,
+            n_threads=n_threads,
+            progress=progress,
         )
         spectrum = lyapunov_spectrum(
             system,
@@ -87,9 +85,8 @@ def make_report(
     return Report(
         name=name,
         system=system,
-        gd=gd_exponent(system, system.learning_rate),
+        stability=found,
         gd_threshold=2 * system.n_examples / float(system.gram_eigenvalues()[0]),
-        lyapunov=exponent,
         spectrum=spectrum,
         warnings=tuple(str(warning.message) for warning in caught),
         seconds=time.perf_counter() - start,
@@ -98,7 +95,8 @@ def make_report(
 
 def print_report(report: Report, console: Console) -> None:
     """Print the report as a table."""
-    system, exponent, spectrum = report.system, report.lyapunov, report.spectrum
+    system, found, spectrum = report.system, report.stability, report.spectrum
+    exponent, mean_square = found.lyapunov, found.mean_square
     low, high = exponent.confidence_interval(LEVEL)
     table = Table(
         title=escape(report.name), title_justify="left", show_header=False, box=box.SIMPLE_HEAD, pad_edge=False
@@ -107,12 +105,18 @@ def print_report(report: Report, console: Console) -> None:
     table.add_column()
     table.add_row("examples, rank", f"{system.n_examples}, {system.dimension}")
     table.add_row("learning rate", f"{system.learning_rate:.12g}   (batch size {system.batch_size})")
+    table.add_row("steps above 2", _growing(found, system))
     side = "below" if system.learning_rate < report.gd_threshold else "above"
-    table.add_row("full-batch GD", f"mu = {report.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})")
+    table.add_row("full-batch GD", f"mu = {found.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})")
+    table.add_row(
+        "mean square",
+        f"Lambda(2) = {mean_square.exponent:.12g} per step, {'exactly' if mean_square.converged else 'NOT CONVERGED'}"
+        f"   ({'decays' if found.mean_square_stable else 'does not decay'})",
+    )
     table.add_row(
         "SGD",
         f"lambda = {_with_error(exponent.exponent, exponent.standard_error)} per step\n"
-        f"{LEVEL:.0%} interval [{low:.4g}, {high:.4g}]\n{exponent.per_epoch:.4g} per epoch",
+        f"{LEVEL:.0%} interval [{low:.6g}, {high:.6g}]\n{exponent.per_epoch:.6g} per epoch",
     )
     shown = [
         _with_error(value, error)
@@ -121,10 +125,13 @@ def print_report(report: Report, console: Console) -> None:
     more = spectrum.exponents.size - len(shown)
     table.add_row("top exponents", "\n".join(shown) + (f"\n… and {more} more" if more else ""))
     table.add_row("sum rule", _sum_rule(spectrum))
-    table.add_row("steps", f"{exponent.n_steps:.3g} for lambda, {spectrum.n_steps:.3g} for the spectrum")
-    table.add_row("time", f"{report.seconds:.2f} s")
-    style = {"stable": "bold green", "unstable": "bold red", "undecided": "bold yellow"}[report.verdict]
-    table.add_row("verdict", f"[{style}]{report.verdict.upper()}[/]   {_MEANING[report.verdict]}")
+    table.add_row(
+        "steps", f"{exponent.n_steps:.3g} for lambda ({_STOPPED[exponent.stopped_by]}), {spectrum.n_steps:.3g} for the spectrum"
+    )
+    table.add_row("time", f"{found.seconds:.2f} s for the verdict, {report.seconds:.2f} s in all")
+    style = {"stable": "bold green", "unstable": "bold red", "undecided": "bold yellow"}[found.verdict]
+    table.add_row("verdict", f"[{style}]{found.verdict.upper()}[/]   {_MEANING[found.verdict]}")
+    table.add_row("certificate", f"{found.certificate}{'   (exact)' if found.confidence == 1 else ''}")
     console.print(table)
     for warning in report.warnings:
         console.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
@@ -135,19 +142,45 @@ _MEANING = {
     "unstable": "SGD cannot converge to this minimum (lambda > 0)",
     "undecided": "lambda is not known well enough: allow more steps",
 }
+_STOPPED = {
+    "rtol": "relative tolerance met",
+    "atol": "absolute tolerance met",
+    "sign": "its sign is known",
+    "max_steps": "all that were allowed",
+    "closed form": "known in closed form",
+}
+
+
+def _growing(found: Stability, system: LinearizedSGD) -> str:
+    n = found.growing_examples.size
+    if n == 0:
+        return "none: learning rate * K_ii <= 2 on every example"
+    largest = found.growing_examples[np.argsort(-system.diagonal[found.growing_examples], kind="stable")]
+    names = ", ".join(str(i) for i in largest[:_SHOWN]) + (", …" if n > _SHOWN else "")
+    return f"learning rate * K_ii > 2 on {n} of {system.n_examples} examples ({names})"
 
 
 def report_json(report: Report) -> str:
     """Return the report as JSON; what is infinite or unknown is a string."""
-    exponent, spectrum = report.lyapunov, report.spectrum
+    found, spectrum = report.stability, report.spectrum
+    exponent, mean_square = found.lyapunov, found.mean_square
     content = {
         "name": report.name,
-        "verdict": report.verdict,
+        "verdict": found.verdict,
+        "certificate": found.certificate,
+        "confidence": found.confidence,
         "n_examples": report.system.n_examples,
         "rank": report.system.dimension,
         "learning_rate": report.system.learning_rate,
         "batch_size": report.system.batch_size,
-        "gd": {"exponent": report.gd, "threshold": report.gd_threshold},
+        "growing_examples": found.growing_examples.tolist(),
+        "gd": {"exponent": found.gd, "threshold": report.gd_threshold},
+        "mean_square": {
+            "exponent": mean_square.exponent,
+            "error": mean_square.error,
+            "residual": mean_square.residual,
+            "converged": mean_square.converged,
+        },
         "lyapunov": {
             "exponent": exponent.exponent,
             "standard_error": exponent.standard_error,
@@ -156,6 +189,8 @@ def report_json(report: Report) -> str:
             "per_epoch": exponent.per_epoch,
             "n_steps": exponent.n_steps,
             "stopped_by": exponent.stopped_by,
+            "mixed": exponent.mixed,
+            "gap": exponent.gap,
         },
         "spectrum": {
             "exponents": spectrum.exponents.tolist(),
@@ -172,17 +207,18 @@ def report_json(report: Report) -> str:
 
 
 def save_plots(report: Report, path: Path) -> None:
-    """Write the spectrum and the convergence plot into one figure."""
+    """Write the exponents of the verdict, the spectrum and the convergence of lambda into one figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(15, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    report.spectrum.plot(left)
-    report.lyapunov.plot(right)
+    left, middle, right = figure.subplots(1, 3)
+    report.stability.plot(left)
+    report.spectrum.plot(middle)
+    report.stability.lyapunov.plot(right)
     name = report.name.split(":")[0]  # without the example's description
-    figure.suptitle(f"{name}, learning rate {report.system.learning_rate:g}: {report.verdict}", fontsize=11)
+    figure.suptitle(f"{name}, learning rate {report.system.learning_rate:g}: {report.stability.verdict}", fontsize=11)
     figure.savefig(path, dpi=150)
 
 

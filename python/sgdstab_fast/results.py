@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._build import __version__
@@ -43,15 +45,15 @@ class _Estimate:
     converged: bool
     """Whether a tolerance was met by chains that had left their start-up behind."""
     stopped_by: str
-    """``"rtol"``, ``"atol"`` or ``"max_steps"``."""
+    """``"rtol"``, ``"atol"``, ``"sign"``, ``"max_steps"``, or ``"closed form"`` where nothing was simulated."""
     drifts: bool
     """Whether the chains were still leaving their start-up when the run ended."""
     steps_per_epoch: float
     """N / batch_size."""
     provenance: Mapping[str, Any] = field(repr=False)
     """Seed entropy, SIMD level, versions, method."""
-    chains: Chains = field(repr=False, compare=False)
-    """The state at the end, from which ``resume`` goes on."""
+    chains: Chains | None = field(repr=False, compare=False)
+    """The state at the end, from which ``resume`` goes on; None where nothing was simulated."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,9 +63,21 @@ class LyapunovExponent(_Estimate):
     exponent: float
     """lambda; below 0, SGD can converge to the minimum, above 0 it cannot."""
     standard_error: float
-    """Standard error of `exponent`."""
+    """Standard error of `exponent`, `bias_allowance` included."""
     effective_sample_size: float
     """Independent batches that would give the same standard error."""
+    sign: int
+    """-1 or +1 if the sign is known with the confidence asked for, over all looks; 0 if not, or if it was not asked for."""
+    gap: float
+    """lambda_1 - lambda_2 where it was measured, to see how fast chains mix; else NaN."""
+    mixed: bool
+    """Whether chains were seen to forget their starts; always True for ``method="average"``, which does not look."""
+    bias_allowance: float
+    """What `standard_error` includes because chains drift or were not seen to mix."""
+    time_share: float = 1.0
+    """Where K falls into blocks, the share of steps that move the block that the exponent comes from."""
+    parts: Mapping[int, LyapunovExponent] = field(default_factory=dict, repr=False, compare=False)
+    """Where K falls into blocks, the results of those that were simulated, by their number."""
 
     @property
     def per_epoch(self) -> float:
@@ -135,6 +149,112 @@ class LyapunovSpectrum(_Estimate):
         from sgdstab_fast import plots
 
         return plots.spectrum(self, ax)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeanSquareExponent:
+    """The mean-square exponent Lambda(2), as `mean_square_exponent` returns it; nats per step.
+
+    It is computed, not sampled: it has no standard error, and `error` estimates what the iteration and rounding
+    leave.
+    """
+
+    exponent: float
+    """Lambda(2); below 0, SGD converges to the minimum in mean square, above 0 second moments grow."""
+    error: float
+    """Estimated numerical error of `exponent`."""
+    residual: float
+    """Of the eigenvalue problem that `exponent` solves, relative; the error of `metric` and `covariance` goes with
+    it, that of `exponent` with its square."""
+    n_applications: int
+    """Products of the N x N matrix of that problem with a vector."""
+    n_iterations: int
+    """Outer iterations."""
+    converged: bool
+    """Whether `residual` came down to rounding; if not, `exponent` is only as good as `error` says."""
+    stopped_by: str
+    """``"residual"``, ``"max_applications"``, or ``"closed form"`` where there was nothing to iterate."""
+    metric: FloatArray = field(repr=False)
+    """M with E[A^T M A] = exp(Lambda(2)) M, symmetric, positive semidefinite, its largest diagonal entry 1."""
+    covariance: FloatArray = field(repr=False)
+    """C with E[A C A^T] = exp(Lambda(2)) C, of the same kind."""
+    steps_per_epoch: float
+    """N / batch_size."""
+    provenance: Mapping[str, Any] = field(repr=False)
+    """Versions, method."""
+
+    @property
+    def stable(self) -> bool:
+        """Whether Lambda(2) is negative."""
+        return self.exponent < 0
+
+    @property
+    def per_epoch(self) -> float:
+        """The exponent per epoch."""
+        return self.exponent * self.steps_per_epoch
+
+    @property
+    def standard_error(self) -> float:
+        """0: nothing is sampled. `error` and `residual` tell the numerical accuracy."""
+        return 0.0
+
+    @property
+    def effective_sample_size(self) -> float:
+        """Infinite: nothing is sampled."""
+        return math.inf
+
+    @property
+    def n_steps(self) -> int:
+        """0: no steps are simulated."""
+        return 0
+
+    @property
+    def n_chains(self) -> int:
+        """0: no chains are simulated."""
+        return 0
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return (exponent, exponent), whatever the level: nothing is sampled."""
+        validation.probability(level, "level")
+        return self.exponent, self.exponent
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stability:
+    """Whether SGD can settle at a minimum, as `stability` returns it."""
+
+    verdict: str
+    """``"stable"`` (lambda < 0), ``"unstable"`` (lambda > 0) or ``"undecided"``."""
+    certificate: str
+    """What decided."""
+    confidence: float
+    """1 if the certificate is exact, else with which the simulation's verdict is right."""
+    lyapunov: LyapunovExponent
+    """The exponent lambda, with its interval."""
+    mean_square: MeanSquareExponent = field(repr=False)
+    """The mean-square exponent Lambda(2); below 0, SGD converges in mean square too."""
+    gd: float
+    """The exponent mu of full-batch gradient descent."""
+    growing_examples: NDArray[np.intp] = field(repr=False)
+    """The examples with learning_rate * K_ii > 2, on which a step makes some displacements grow."""
+    seconds: float
+    """Time spent."""
+
+    @property
+    def mean_square_stable(self) -> bool:
+        """Whether Lambda(2) < 0."""
+        return self.mean_square.exponent < 0
+
+    @property
+    def gd_stable(self) -> bool:
+        """Whether full-batch gradient descent can converge there, mu < 0."""
+        return self.gd < 0
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plot the exponents of full batches, of SGD and of its mean square beside the edge at 0; return the axes."""
+        from sgdstab_fast import plots
+
+        return plots.stability(self, ax)
 
 
 def _interval(value: Any, standard_error: Any, degrees_of_freedom: int, level: float) -> tuple[Any, Any]:

@@ -18,12 +18,11 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey, core
-from sgdstab_fast.statistics import BatchMeans, batch_means
+from sgdstab_fast.statistics import Estimate, student_quantile
 
 _FIRST_LOOK = 16  # batches a chain
 _GROWTH, _IDLE_GROWTH = 1.5, 4.0  # from look to look, with a tolerance to meet and without
 _PIECE_SECONDS = 0.1
-_CHAINS_PER_ITEM = 4  # of the core, and of an executor
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,28 @@ ProgressOption: TypeAlias = bool | Callable[[Progress], object] | None
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A function of the core that advances states, and what it is called with."""
+
+    name: str
+    states: str
+    """The name of its argument for the states."""
+    arguments: dict[str, Any]
+    seconds_per_step: float
+    """Measured, on one thread; only how runs are cut into pieces depends on it."""
+    chains_per_item: int
+    """Chains that an executor is given together."""
+
+
+@dataclass(frozen=True)
 class Chains:
     """The state of a run, which is also its checkpoint.
 
     Advancing consumes the states: they move on to the chains that `advance` returns.
 
-    states has shape (n_chains, dimension) for vectors and (n_chains, dimension, k) for frames; records are arrays of
-    shape (n_chains, n_batches, ...), one for each output of the core after the first.
+    states has shape (n_chains, k, dimension) for vectors and (n_chains, dimension, k) for frames; records are arrays of
+    shape (n_chains, n_batches, ...), one for each output of the core after the first: log growth, of shape
+    (n_chains, n_batches, k), first.
     """
 
     key: StreamKey
@@ -58,6 +72,14 @@ class Chains:
     steps_per_batch: int
     records: tuple[FloatArray, ...]
     first_chain: int = 0
+    spacing: int = 1
+    """Steps between evaluations of anchored growth, where that is recorded."""
+    rounding: float = 0.0
+    """What rounding may do to anchored growth."""
+    pilot_steps: int = 0
+    """Steps spent before on choosing the spacing."""
+    companions: Chains | None = None
+    """Chains that carry one more vector, from which mixing is known (`sgdstab_fast.mixing`)."""
 
     @property
     def n_chains(self) -> int:
@@ -70,51 +92,45 @@ class Chains:
         return int(self.records[0].shape[1])
 
     @property
-    def n_exponents(self) -> int:
-        """Exponents that the chains are about: 1 for vectors, k for frames."""
-        return 1 if self.states.ndim == 2 else int(self.states.shape[2])
-
-    @property
     def n_steps(self) -> int:
         """Steps done, of all chains together."""
-        return self.n_chains * self.n_batches * self.steps_per_batch
+        own = self.n_chains * self.n_batches * self.steps_per_batch + self.pilot_steps
+        return own if self.companions is None else own + self.companions.n_steps
 
-    def advance(
-        self,
-        kernel: str,
-        arguments: dict[str, Any],
-        n_batches: int,
-        n_threads: int,
-        executor: Executor | None,
-    ) -> Chains:
+    @property
+    def chains_to_pay_for(self) -> int:
+        """Chains that share the budget."""
+        return self.n_chains + (0 if self.companions is None else self.companions.n_chains)
+
+    def copy(self) -> Chains:
+        """Return chains whose states may be consumed."""
+        companions = None if self.companions is None else self.companions.copy()
+        return replace(self, states=self.states.copy(), companions=companions)
+
+    def until(self, n_batches: int) -> Chains:
+        """Return the chains with the records that they had after n_batches, for a look back."""
+        companions = None if self.companions is None else self.companions.until(n_batches)
+        return replace(self, records=tuple(record[:, :n_batches] for record in self.records), companions=companions)
+
+    def advance(self, kernel: Kernel, n_batches: int, n_threads: int, executor: Executor | None) -> Chains:
         """Advance every chain by n_batches batches through a kernel of the core."""
         common = {
-            **arguments,
+            **kernel.arguments,
             "key": self.key,
             "first_step": self.n_batches * self.steps_per_batch,
             "n_batches": n_batches,
             "steps_per_batch": self.steps_per_batch,
         }
-        name = "vectors" if self.states.ndim == 2 else "frames"
         if executor is None:
-            outputs = [
-                _call(kernel, {**common, name: self.states, "first_chain": self.first_chain, "n_threads": n_threads})
-            ]
+            first = {kernel.states: self.states, "first_chain": self.first_chain}
+            outputs = [_call(kernel.name, {**common, **first, "n_threads": n_threads})]
         else:
-            size = _CHAINS_PER_ITEM if name == "vectors" else 1
-            futures = [
-                executor.submit(
-                    _call,
-                    kernel,
-                    {
-                        **common,
-                        name: self.states[c : c + size],
-                        "first_chain": self.first_chain + c,
-                        "n_threads": 1,
-                    },
-                )
+            size = kernel.chains_per_item
+            items = [
+                {kernel.states: self.states[c : c + size], "first_chain": self.first_chain + c}
                 for c in range(0, self.n_chains, size)
             ]
+            futures = [executor.submit(_call, kernel.name, {**common, **item, "n_threads": 1}) for item in items]
             outputs = [future.result() for future in futures]
         states, *records = (
             parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*outputs, strict=True)
@@ -134,25 +150,27 @@ def _call(kernel: str, arguments: dict[str, Any]) -> tuple[FloatArray, ...]:
 
 @dataclass(frozen=True)
 class Budget:
-    """When a run stops: at a tolerance, or after max_steps steps of all chains together."""
+    """When a run stops: at a tolerance, once a sign is known, or after max_steps steps of all chains together."""
 
     rtol: float
     atol: float
     max_steps: int
+    sign_confidence: float | None = None
 
     @classmethod
-    def validated(cls, rtol: Any, atol: Any, max_steps: Any) -> Budget:
+    def validated(cls, rtol: Any, atol: Any, max_steps: Any, sign_confidence: Any = None) -> Budget:
         """Check what the user passed."""
         return cls(
             validation.nonnegative_number(rtol, "rtol"),
             validation.nonnegative_number(atol, "atol"),
             validation.integer(max_steps, "max_steps"),
+            None if sign_confidence is None else validation.probability(sign_confidence, "sign_confidence"),
         )
 
     @property
     def has_tolerance(self) -> bool:
         """Whether anything but max_steps can stop the run."""
-        return self.rtol > 0 or self.atol > 0
+        return self.rtol > 0 or self.atol > 0 or self.sign_confidence is not None
 
     def steps_per_chain(self, n_chains: int) -> int:
         """Return how many steps each of n_chains may take; refuse a budget that has none for some."""
@@ -174,7 +192,7 @@ class Run:
     """What `run` returns."""
 
     chains: Chains
-    estimate: BatchMeans
+    estimate: Estimate
     stopped_by: str
 
     @property
@@ -191,41 +209,72 @@ class Run:
 
 def run(
     chains: Chains,
-    kernel: str,
-    arguments: dict[str, Any],
+    kernel: Kernel,
+    estimate: Callable[[Chains], Estimate],
     budget: Budget,
     *,
-    seconds_per_step: float,
+    companion_kernel: Kernel | None = None,
     n_threads: int,
     progress: ProgressOption,
     executor: Executor | None,
 ) -> Run:
-    """Advance chains until a tolerance is met by chains that have left their start-up, or the budget is used up."""
+    """Advance chains until a tolerance is met by chains that have left their start-up, or the budget is used up.
+
+    Companions catch up at every look, until the estimate says that they have shown how chains mix.
+    """
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
-    seconds_per_batch = seconds_per_step * chains.n_chains * chains.steps_per_batch / n_threads
-    if executor is not None:
-        seconds_per_batch = 0.0  # every piece sends K along: one piece a look
-    done = _look(chains, budget)
+    looks = _looks(chains, budget)
+    done = _look(chains, estimate, budget)
     with reporter(progress, budget.max_steps) as report:
-        for look in _looks(chains, budget):
+
+        def advance(some: Chains, by: Kernel, n_batches: int) -> Iterator[Chains]:
+            seconds = by.seconds_per_step * some.n_chains * some.steps_per_batch / n_threads
+            # With an executor every piece sends K along: one piece a look.
+            for size in _pieces(n_batches, seconds if executor is None else 0.0):
+                some = some.advance(by, size, n_threads, executor)
+                yield some
+
+        for look in looks:
             if done.stopped_by != "max_steps":
                 break
-            for n_batches in _pieces(look - done.chains.n_batches, seconds_per_batch):
-                advanced = done.chains.advance(kernel, arguments, n_batches, n_threads, executor)
-                done = replace(done, chains=advanced)
+            for chains in advance(done.chains, kernel, look - done.chains.n_batches):
+                done = replace(done, chains=chains)
                 _report(report, done, budget)
-            done = _look(done.chains, budget)
+            companions = chains.companions
+            if companions is not None and companion_kernel is not None and not done.estimate.mixed:
+                for companions in advance(companions, companion_kernel, look - companions.n_batches):
+                    done = replace(done, chains=replace(chains, companions=companions))
+                    _report(report, done, budget)
+            done = _look(done.chains, estimate, budget)
             _report(report, done, budget)
     return done
 
 
-def _look(chains: Chains, budget: Budget) -> Run:
-    """Estimate, and say which tolerance may stop the run here; ``"max_steps"`` if none may."""
-    log_growth = chains.records[0].reshape(chains.n_chains, chains.n_batches, chains.n_exponents)
-    done = Run(chains, batch_means(log_growth, chains.steps_per_batch), "max_steps")
-    met = budget.met(done.size, done.error) if done.estimate.settled else None
-    return replace(done, stopped_by=met) if met else done
+def _look(chains: Chains, estimate: Callable[[Chains], Estimate], budget: Budget) -> Run:
+    """Estimate, and say what may stop the run here; ``"max_steps"`` if nothing may."""
+    done = Run(chains, estimate(chains), "max_steps")
+    if done.estimate.settled:
+        met = budget.met(done.size, done.error)
+        if met is None and budget.sign_confidence is not None:
+            met = "sign" if known_sign(done, budget.sign_confidence) else None
+        done = replace(done, stopped_by=met or "max_steps")
+    return done
+
+
+def known_sign(done: Run, confidence: float) -> int:
+    """Return the sign of the first exponent, -1 or +1, if known with this confidence, else 0.
+
+    A run looks at its estimate several times, and may stop when it likes what it sees. So look l gets the share
+    1 / (l (l + 1)) of the rate of error 1 - confidence: over all looks, however many, these add up to the whole.
+    """
+    look = sum(1 for _ in _grid(done.chains.n_batches)) + 1
+    level = 1 - (1 - confidence) / (look * (look + 1))
+    mean, error = float(done.estimate.mean[0]), float(done.estimate.standard_error[0])
+    half_width = student_quantile(level, done.estimate.degrees_of_freedom) * error
+    if not done.estimate.settled or not abs(mean) > half_width:
+        return 0
+    return 1 if mean > 0 else -1
 
 
 def _report(report: Callable[[Progress], object], done: Run, budget: Budget) -> None:
@@ -233,16 +282,25 @@ def _report(report: Callable[[Progress], object], done: Run, budget: Budget) -> 
     report(Progress(done.chains.n_steps, budget.max_steps, mean, error))
 
 
-def _looks(chains: Chains, budget: Budget) -> Iterator[int]:
-    """Yield the totals of batches a chain at which to look: a fixed geometric grid, then what the budget allows."""
-    limit = max(budget.max_steps // (chains.n_chains * chains.steps_per_batch), 1)
+def _looks(chains: Chains, budget: Budget) -> list[int]:
+    """Return the totals of batches a chain at which to look: a fixed geometric grid, then what the budget allows."""
+    most = budget.max_steps - chains.pilot_steps
+    limit = max(most // (chains.chains_to_pay_for * chains.steps_per_batch), 1)
+    grid = [*_grid(limit, _GROWTH if budget.has_tolerance else _IDLE_GROWTH), limit]
+    return [look for look in grid if look > chains.n_batches]
+
+
+def grid_of_looks(n_batches: int) -> list[int]:
+    """Return the fixed grid of looks up to n_batches a chain."""
+    return list(_grid(n_batches + 1))
+
+
+def _grid(limit: int, growth: float = _GROWTH) -> Iterator[int]:
+    """Yield the fixed grid of looks below the limit."""
     look = float(_FIRST_LOOK)
     while math.ceil(look) < limit:
-        if math.ceil(look) > chains.n_batches:
-            yield math.ceil(look)
-        look *= _GROWTH if budget.has_tolerance else _IDLE_GROWTH
-    if limit > chains.n_batches:
-        yield limit
+        yield math.ceil(look)
+        look *= growth
 
 
 def _pieces(n_batches: int, seconds_per_batch: float) -> Iterator[int]:

@@ -17,11 +17,12 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey
-from sgdstab_fast.exponent import common_attributes, require_system, resumed, warn_of_trouble
 from sgdstab_fast.results import AccuracyWarning, LyapunovSpectrum, provenance
-from sgdstab_fast.rounds import Budget, Chains, ProgressOption, Run, overflow_safe_steps, run
+from sgdstab_fast.rounds import Budget, Chains, Kernel, ProgressOption, Run, overflow_safe_steps, run
+from sgdstab_fast.simulated import common_attributes, resumed, warn_of_trouble
+from sgdstab_fast.statistics import Estimate, batch_means
 from sgdstab_fast.streams import initial_states, seed_from
-from sgdstab_fast.systems import LinearizedSGD
+from sgdstab_fast.systems import LinearizedSGD, require_system
 
 # How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is
 # good to about eps over the angle, and the worst of a long run is orders of magnitude worse, more so in small frames,
@@ -139,16 +140,15 @@ def lyapunov_spectrum(
     arguments["period"] = period
     done = run(
         chains,
-        "advance_frames",
-        arguments,
-        budget,
         # About 10 multiply-adds a nanosecond, and what small blocks cost anyway, on one thread.
-        seconds_per_step=2e-7 + system.dimension * k * 1e-10 * (1 + k / period),
+        _kernel(arguments, 2e-7 + system.dimension * k * 1e-10 * (1 + k / period)),
+        _estimate,
+        budget,
         n_threads=n_threads,
         progress=progress,
         executor=executor,
     )
-    warn_of_trouble(budget, done)
+    warn_of_trouble(budget, done, stacklevel=2)
     estimate = done.estimate
     order = np.argsort(-estimate.mean, kind="stable")
     complete = k == system.dimension
@@ -169,6 +169,14 @@ def lyapunov_spectrum(
         sum_rule_error=sum_rule_error,
         **common_attributes(done, system, run_provenance),
     )
+
+
+def _kernel(arguments: dict[str, Any], seconds_per_step: float) -> Kernel:
+    return Kernel("advance_frames", "frames", arguments, seconds_per_step, chains_per_item=1)
+
+
+def _estimate(chains: Chains) -> Estimate:
+    return batch_means(chains.records[0], chains.steps_per_batch)
 
 
 def _no_records(n_chains: int, k: int) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -228,7 +236,7 @@ def _pilot(system: LinearizedSGD, k: int, slow: FloatArray, key: StreamKey, argu
             first_chain=_PILOT_CHAIN + period,
         )
         for _ in range(1 + _PILOT_PASSES):
-            pilot = pilot.advance("advance_frames", {**arguments, "period": period}, 1, 1, None)
+            pilot = pilot.advance(_kernel({**arguments, "period": period}, 0.0), 1, 1, None)
         states = pilot.states
         # The first pass orthonormalises what the random start or another period left.
         shrinkage = -math.log(max(float(pilot.records[2][0, 1:].min()), 1e-300))

@@ -52,8 +52,8 @@ def student_quantile(level: float, degrees_of_freedom: int) -> float:
 
 
 @dataclass(frozen=True)
-class BatchMeans:
-    """Means per step with their errors, from batches; fields of shape (k,) unless said otherwise."""
+class Estimate:
+    """Means per step with their errors; fields of shape (k,) unless said otherwise."""
 
     mean: FloatArray
     standard_error: FloatArray
@@ -68,11 +68,20 @@ class BatchMeans:
     """The same, of the first exponent."""
     chain_disagreement: float
     """Variance of chain means over what the variance within chains predicts; about 1. Of the first exponent."""
+    bias_allowance: float | None = None
+    """What the standard errors include for imperfect mixing; None if they include nothing, whatever it is."""
+    mixed: bool = True
+    """Whether chains were seen to forget their starts; True where that was not looked at."""
+    gap: float = math.nan
+    """lambda_1 - lambda_2 as far as it was measured."""
 
     @property
     def settled(self) -> bool:
-        """Whether a tolerance may stop the run: by the first exponent alone, of many the worst drifts by chance."""
-        return abs(self.top_drift) < SETTLED_LIMIT and not self.drifts
+        """Whether a tolerance may stop the run.
+
+        By the first exponent alone: of many the worst drifts by chance. An error bar that allows for it may stop drifting.
+        """
+        return self.bias_allowance is not None or (abs(self.top_drift) < SETTLED_LIMIT and not self.drifts)
 
     @property
     def drifts(self) -> bool:
@@ -80,41 +89,48 @@ class BatchMeans:
         return abs(self.drift) > DRIFT_LIMIT
 
 
-def batch_means(log_growth: FloatArray, steps_per_batch: int) -> BatchMeans:
+def unknown(k: int) -> Estimate:
+    """Return the estimate of k exponents before any batch: not a number."""
+    nothing = np.full(k, np.nan)
+    return Estimate(nothing, nothing, 1, 0, nothing, drift=0.0, top_drift=0.0, chain_disagreement=1.0, mixed=False)
+
+
+def batch_means(log_growth: FloatArray, steps_per_batch: int) -> Estimate:
     """Estimate growth per step from log growth per batch, of shape (n_chains, n_batches, k); NaN without batches."""
     if log_growth.shape[1] == 0:
-        unknown = np.full(log_growth.shape[2], np.nan)
-        return BatchMeans(unknown, unknown, 1, 0, unknown, drift=0.0, top_drift=0.0, chain_disagreement=1.0)
+        return unknown(log_growth.shape[2])
     finite = np.isfinite(log_growth).all(axis=(0, 1))
     growth = np.where(finite, log_growth, 0.0) / steps_per_batch
-    n_chains = growth.shape[0]
-    start_up = _start_up(growth.mean(axis=0))
+    start_up = start_up_batches(growth.mean(axis=0))
     kept = growth[:, start_up:]
-
-    samples = _grouped(kept, math.ceil(MIN_SAMPLES / n_chains))
+    samples = grouped(kept, math.ceil(MIN_SAMPLES / growth.shape[0]))
     mean = samples.mean(axis=0)
     n_samples = samples.shape[0]
     spread = samples.std(axis=0, ddof=1) if n_samples > 1 else np.full_like(mean, np.inf)
     standard_error = spread / math.sqrt(n_samples)
     # Rounding is a floor to what can be known.
     standard_error = np.maximum(standard_error, np.finfo(float).eps * np.abs(mean))
-    drift = _drift(kept)
     mean = np.where(finite, mean, _non_finite(log_growth))
     standard_error = np.where(finite, standard_error, np.where(np.isnan(mean), np.nan, 0.0))
-    batch_variance = ((kept - kept.mean(axis=(0, 1))) ** 2).mean(axis=(0, 1))
-    n_kept = n_chains * kept.shape[1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        effective = np.where(standard_error > 0, batch_variance / standard_error**2, float(n_kept))
-    return BatchMeans(
+    scaled = drift(kept)[2]
+    return Estimate(
         mean=mean,
         standard_error=standard_error,
         degrees_of_freedom=max(n_samples - 1, 1),
         start_up=start_up,
-        effective_sample_size=effective,
-        drift=float(drift[np.abs(drift).argmax()]),
-        top_drift=float(drift[0]),
-        chain_disagreement=_chain_disagreement(kept[:, :, 0]),
+        effective_sample_size=effective_sample_size(kept, standard_error),
+        drift=float(scaled[np.abs(scaled).argmax()]),
+        top_drift=float(scaled[0]),
+        chain_disagreement=chain_disagreement(kept[:, :, 0]),
     )
+
+
+def effective_sample_size(kept: FloatArray, standard_error: FloatArray) -> FloatArray:
+    """Return the number of independent batches that would give the standard errors, shape (k,)."""
+    variance = ((kept - kept.mean(axis=(0, 1))) ** 2).mean(axis=(0, 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size: FloatArray = np.where(standard_error > 0, variance / standard_error**2, kept.shape[0] * kept.shape[1])
+    return size
 
 
 def _non_finite(log_growth: FloatArray) -> FloatArray:
@@ -124,7 +140,7 @@ def _non_finite(log_growth: FloatArray) -> FloatArray:
     return values
 
 
-def _grouped(growth: FloatArray, n_groups: int) -> FloatArray:
+def grouped(growth: FloatArray, n_groups: int) -> FloatArray:
     """Means over n_groups runs of consecutive batches a chain, (n_chains * n_groups, k); odd ones at the start go."""
     n_chains, n_batches, k = growth.shape
     n_groups = min(n_groups, n_batches)
@@ -134,8 +150,11 @@ def _grouped(growth: FloatArray, n_groups: int) -> FloatArray:
     return groups
 
 
-def _start_up(series: FloatArray) -> int:
-    """Batches to drop by the marginal standard error rule, the largest over the columns of (n_batches, k)."""
+def start_up_batches(series: FloatArray, least: float = _LEAST_START_UP) -> int:
+    """Batches to drop by the marginal standard error rule, the largest over the columns of (n_batches, k).
+
+    At least a share `least` of them.
+    """
     n = series.shape[0]
     candidates = n // 2
     if candidates == 0:
@@ -144,29 +163,32 @@ def _start_up(series: FloatArray) -> int:
     count = np.arange(1, n + 1)[:, None]
     squares = np.cumsum(centred**2, axis=0) - np.cumsum(centred, axis=0) ** 2 / count
     error = (np.maximum(squares, 0) / count**2)[::-1]  # error[d]: batches d.. kept
-    return max(int(error[: candidates + 1].argmin(axis=0).max()), int(n * _LEAST_START_UP))
+    return max(int(error[: candidates + 1].argmin(axis=0).max()), int(n * least))
 
 
-def _drift(kept: FloatArray) -> FloatArray:
-    n_groups = 2 * math.ceil(MIN_SAMPLES / (2 * kept.shape[0]))
-    if kept.shape[1] < n_groups:
-        return np.zeros(kept.shape[2])
-    halves = _grouped(kept, n_groups).reshape(kept.shape[0], 2, -1, kept.shape[2])
-    first, second = (halves[:, half].reshape(-1, kept.shape[2]) for half in (0, 1))
+def drift(kept: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return second half less first half of (n_chains, n_batches, k), its standard error, and their ratio, each (k,)."""
+    n_chains, n_batches, k = kept.shape
+    n_groups = 2 * math.ceil(MIN_SAMPLES / (2 * n_chains))
+    if n_batches < n_groups:
+        return np.zeros(k), np.full(k, np.inf), np.zeros(k)
+    halves = grouped(kept, n_groups).reshape(n_chains, 2, -1, k)
+    first, second = (halves[:, half].reshape(-1, k) for half in (0, 1))
     difference = second.mean(axis=0) - first.mean(axis=0)
     error = np.sqrt((first.var(axis=0, ddof=1) + second.var(axis=0, ddof=1)) / first.shape[0])
     level = np.abs(kept).mean(axis=(0, 1))
     meaningful = np.abs(difference) > 1e3 * np.finfo(float).eps * (level + np.finfo(float).eps)
     scaled: FloatArray = np.divide(difference, error, out=np.zeros_like(error), where=meaningful & (error > 0))
-    return scaled
+    return difference, error, scaled
 
 
-def _chain_disagreement(kept: FloatArray) -> float:
+def chain_disagreement(kept: FloatArray) -> float:
+    """Return the variance of chain means of (n_chains, n_batches) over what the variance within chains predicts."""
     n_chains, n_batches = kept.shape
     n_groups = 8
     if n_chains < 2 or n_batches < n_groups:
         return 1.0
-    groups = _grouped(kept[:, :, None], n_groups).reshape(n_chains, n_groups)
+    groups = grouped(kept[:, :, None], n_groups).reshape(n_chains, n_groups)
     within = groups.var(axis=1, ddof=1).mean()
     between = n_groups * groups.mean(axis=1).var(ddof=1)
     rounding = (1e-12 * np.abs(groups).mean()) ** 2

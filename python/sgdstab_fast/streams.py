@@ -51,7 +51,19 @@ def seed_from(rng: Any) -> Seed:
     return Seed(key=(high, low), entropy=sequence.entropy, spawn_key=tuple(sequence.spawn_key))
 
 
-def initial_states(key: StreamKey, n_chains: int, k: int, slow: FloatArray) -> FloatArray:
+def normals(key: StreamKey, n_chains: int, shape: tuple[int, ...], first_chain: int = 0) -> FloatArray:
+    """Return standard normal numbers, shape (n_chains, *shape); chain c's depend on key and c alone."""
+    numbers = np.empty((n_chains, *shape))
+    for chain in range(n_chains):
+        counter = [0, 0, first_chain + chain, _INITIAL_STATES]
+        philox = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=counter)
+        np.random.Generator(philox).standard_normal(out=numbers[chain])
+    return numbers
+
+
+def initial_states(
+    key: StreamKey, n_chains: int, k: int, slow: FloatArray, first_chain: int = 0
+) -> FloatArray:
     """Return the states to start from, shape (n_chains, dimension, k); chain c's depends on key and c alone.
 
     The first columns start near the slow directions given, of shape (dimension, at most k) and unit length, where a
@@ -60,10 +72,7 @@ def initial_states(key: StreamKey, n_chains: int, k: int, slow: FloatArray) -> F
     so that its last bits rarely matter; another build of LAPACK may still find other signs, and other paths from them.
     """
     dimension, n_slow = slow.shape
-    states = np.empty((n_chains, dimension, k))
-    for chain in range(n_chains):
-        philox = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=[0, 0, chain, _INITIAL_STATES])
-        np.random.Generator(philox).standard_normal(out=states[chain])
+    states = normals(key, n_chains, (dimension, k), first_chain)
     states *= 1 / np.sqrt(dimension)
     states[:, :, :n_slow] *= _RANDOM_SHARE
     states[:, :, :n_slow] += slow.astype(np.float32)

@@ -234,6 +234,12 @@ class LinearizedSGD:
         )
 
 
+def require_system(system: Any) -> None:
+    """Refuse what is not a system."""
+    if not isinstance(system, LinearizedSGD):
+        raise TypeError(f"system must be a LinearizedSGD, not {type(system).__name__}")
+
+
 def _refuse_what_is_not_implemented(
     n_examples: int,
     batch_size: Any,

@@ -69,6 +69,13 @@ def integer(value: Any, name: str, *, low: int = 1, high: int | None = None) -> 
     return whole
 
 
+def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
+    """Return one of the strings to choose from."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    return value
+
+
 def thread_count(value: Any) -> int:
     """Return n_threads; None asks for every processor this process may use."""
     if value is not None:

@@ -1,22 +1,38 @@
-// Kernel 1: many chains, each one vector with a stream of its own.
+// Kernel 1: many chains, each one vector, or a few, with a stream of its own.
 #pragma once
 
+#include "sgdstab/growth.hpp"
 #include "sgdstab/stream.hpp"
 #include "sgdstab/system.hpp"
 
 namespace sgdstab {
 
-// Advances the rows of `vectors` (n_chains x dimension), one chain each, and leaves them with unit norm.
-//   log_growth (n_chains x n_batches): log(norm after / norm before) of each batch; -inf once a vector is 0.
-// Vectors are rescaled every renormalise_every steps, counted from the start of a batch; that must be often
-// enough for squared norms not to overflow. Steps are taken in blocks, which leaves errors relative to a vector before
-// its block; `careful` takes them one by one, for systems in which a few steps can shrink a whole vector by many
-// orders.
-template <class Form>
-void advance_vectors(const Form& form, const Steps& steps, Index renormalise_every, bool careful, MatrixView vectors,
-                     MatrixView log_growth, int n_threads);
+struct VectorOptions {
+  // Vectors are rescaled every so many steps, counted from the start of a batch; that must be often enough for squared
+  // norms not to overflow.
+  Index renormalise_every;
+  // Steps one by one: they are otherwise taken in blocks, which leaves errors relative to a vector before its block, for
+  // systems in which a few steps can shrink a whole vector by many orders.
+  bool careful;
+  // Anchored growth is evaluated after every so many steps, counted from the start of a batch.
+  Index spacing;
+};
 
-extern template void advance_vectors(const GramForm&, const Steps&, Index, bool, MatrixView, MatrixView, int);
-extern template void advance_vectors(const FactorForm&, const Steps&, Index, bool, MatrixView, MatrixView, int);
+struct VectorSums {
+  double* log_growth;  // (n_chains x n_batches x k): log(norm after / norm before); -inf once a vector is 0
+  double* growth;      // (n_chains x n_batches x metrics.count): anchored growth summed over the batch's evaluations
+};
+
+// Advances `vectors` (n_chains x k x dimension), k of each chain sharing its stream, and leaves them orthonormal. Of
+// several, log_growth has the Gram-Schmidt norms, log R_jj, as far as the angle left between renormalisations lets them
+// be known; growth is that of the first.
+template <class Form>
+void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& options, const Metrics& metrics,
+                     double* vectors, Index n_chains, Index k, VectorSums sums, int n_threads);
+
+extern template void advance_vectors(const GramForm&, const Steps&, const VectorOptions&, const Metrics&, double*, Index,
+                                     Index, VectorSums, int);
+extern template void advance_vectors(const FactorForm&, const Steps&, const VectorOptions&, const Metrics&, double*,
+                                     Index, Index, VectorSums, int);
 
 }  // namespace sgdstab

@@ -1,0 +1,67 @@
+// Anchored growth: the expected log growth of the next step, given the vector, in several metrics at once.
+//
+// With w_i = K_i . a = f_i . s and a metric M, the step on example i multiplies the squared norm by
+//
+//   |A_i v|_M^2 / |v|_M^2 = 1 + x_i,   x_i = (eta^2 w_i^2 M_ii - 2 eta w_i y_i) / q,
+//   gram form:    y = M a,    q = a . y,    M_ii
+//   factor form:  u = M s,  y = F u,  q = s . u,  with f_i . M f_i for M_ii
+//
+// and the growth in M is g_M = (1/2N) sum_i log(1 + x_i). Under the stationary law of v its mean is the exponent whatever M
+// is (Furstenberg's formula; Chemnitz & Engel 2025, lemma 3.10), so that its differences are control variates.
+//
+// The products M v cost most. The norm of K comes for free, since K a = w; and so do metrics M + c k_j k_j^T with a spike
+// on one example, k_j the j-th column of K (or f_j):  y_i + c K_ij w_j,  q + c w_j^2,  M_ii + c K_ij^2.
+#pragma once
+
+#include <cstdint>
+
+#include "sgdstab/product.hpp"
+#include "sgdstab/system.hpp"
+
+namespace sgdstab {
+
+struct Metrics {
+  Index count;                  // 0 for no evaluation at all
+  Index n_matrices;             // besides K
+  const double* matrices;       // n_matrices x dimension x dimension
+  const std::int64_t* bases;    // of each metric: 0 for the norm of K, m for matrix m - 1; ascending
+  const std::int64_t* spikes;   // of each metric: the example j, or -1 for none
+  const double* spike_weights;  // of each metric: c
+  const double* spike_columns;  // count x n_examples: K_ij of the spike
+  const double* diagonals;      // count x n_examples: M_ii or f_i . M f_i, with the spike
+};
+
+class GrowthWorkspace {
+ public:
+  static constexpr int kVectors = 16;  // evaluated together, so that products read K once for all of them
+  using Lanes = Eigen::Array<double, kVectors, 1>;
+
+  explicit GrowthWorkspace(const RowForm& form);
+
+  // sums[v * sums_stride + m] += g_m of vector v, for up to kVectors rows of `vectors`, `vectors_stride` apart.
+  template <class Form>
+  void add_growth(const Form& form, const Metrics& metrics, const double* vectors, Index vectors_stride,
+                  Index n_vectors, double* sums, Index sums_stride);
+
+ private:
+  // Vectors side by side, a column for each coordinate, so that the elementwise work runs across vectors.
+  using Panel = Eigen::Matrix<double, kVectors, Eigen::Dynamic, Eigen::ColMajor>;
+  void load(const double* vectors, Index vectors_stride, Index n_vectors);
+  void apply(const double* matrix, Index stride, const Panel& right, Panel& result);
+  // y = M a, or u = M s and y = F u.
+  void apply_metric(const GramForm& form, const double* matrix);
+  void apply_metric(const FactorForm& form, const double* matrix);
+  // Adds the growth in metric m, given y and M v of its base, to sums[v * sums_stride].
+  void add_log_growth(const RowForm& form, const Metrics& metrics, Index m, const Panel& y, const Panel& mv,
+                      Index n_vectors, double* sums, Index sums_stride);
+
+  Panel v_, w_, y_, u_;  // kVectors x dimension or n_examples
+  ProductWorkspace products_;
+};
+
+extern template void GrowthWorkspace::add_growth(const GramForm&, const Metrics&, const double*, Index, Index, double*,
+                                                 Index);
+extern template void GrowthWorkspace::add_growth(const FactorForm&, const Metrics&, const double*, Index, Index,
+                                                 double*, Index);
+
+}  // namespace sgdstab

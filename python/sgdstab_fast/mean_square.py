@@ -1,0 +1,198 @@
+"""The mean-square exponent Lambda(2) = lim (1/n) log E |A_{i_n} ... A_{i_1} v|^2, without simulation.
+
+Its metric M and covariance C are the dominant eigenvectors of the map of second moments and of its adjoint,
+
+    E[A^T M A] = rho M,    E[A C A^T] = rho C,    rho = exp Lambda(2).
+
+`sgdstab_fast.mean_square_operator` has the map in the eigenbasis of K = U diag(w) U^T and solves for its eigenvector
+S = [sqrt(w_a w_b) Z_ab]; displacements have the coordinates sqrt(w) U^T a there, or V^T s with F = U diag(sqrt w) V^T.
+So in gram coordinates M = U [w_a w_b Z_ab] U^T and C = U Z U^T, and both are V S V^T in factor coordinates.
+"""
+
+from __future__ import annotations
+
+import platform
+import warnings
+
+import numpy as np
+
+from sgdstab_fast._build import __version__
+from sgdstab_fast._native import FloatArray
+from sgdstab_fast.components import IntArray, components
+from sgdstab_fast.decomposition import SpectralDecomposition, decompose, spectral_decomposition
+from sgdstab_fast.mean_square_operator import MeanSquareOperator, MeanSquareSolution
+from sgdstab_fast.results import AccuracyWarning, MeanSquareExponent
+from sgdstab_fast.systems import LinearizedSGD, require_system
+
+__all__ = [
+    "MeanSquareOperator",
+    "SpectralDecomposition",
+    "mean_square_exponent",
+    "mean_square_metric",
+    "spectral_decomposition",
+]
+
+# Of the Perron vector; the exponent's error is quadratic in it.
+_TOLERANCE = 1e-11
+_MAX_APPLICATIONS = 1000
+
+
+def mean_square_exponent(
+    system: LinearizedSGD, *, decomposition: SpectralDecomposition | None = None
+) -> MeanSquareExponent:
+    """Compute the mean-square exponent Lambda(2) of a system, to rounding and without simulation.
+
+    Lambda(2) = lim (1/n) log E |A_{i_n} ... A_{i_1} v|^2 for almost every v. If it is negative, SGD converges to the
+    minimum in mean square. It is at least twice the exponent lambda, and may be positive where lambda is negative:
+    rare excursions then carry the mean.
+
+    Where K falls into blocks that do not feel each other, Lambda(2) is the largest of the blocks' own. Metric and
+    covariance are those of the block that attains it, and zero elsewhere.
+
+    Parameters
+    ----------
+    system : LinearizedSGD
+        What a step does.
+    decomposition : SpectralDecomposition, optional
+        The system's `spectral_decomposition`, if known; used where K does not fall into blocks.
+
+    Returns
+    -------
+    MeanSquareExponent
+        Nats per step; -inf if every step annihilates every displacement.
+
+    Raises
+    ------
+    TypeError
+        If system is not a LinearizedSGD.
+
+    Warns
+    -----
+    AccuracyWarning
+        If the iteration did not converge.
+
+    References
+    ----------
+    Chemnitz & Engel 2025, definition A.2; R. Mulayoff and T. Michaeli, "Exact Mean Square Linear Stability Analysis
+    for SGD", arXiv 2306.07850, theorem 3.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> from sgdstab_fast.mean_square import mean_square_exponent
+    >>> system = sf.LinearizedSGD([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], 0.3)
+    >>> round(mean_square_exponent(system).exponent, 12)
+    -0.143710338695
+    """
+    require_system(system)
+    blocks = components(system)
+    alone = np.array([block[0] for block in blocks if block.size == 1], dtype=np.intp)
+    if alone.size > 1:
+        # A block of one example multiplies by 1 - eta k: the one of largest second moment stands for all.
+        steps = system.learning_rate * system.diagonal[alone]
+        blocks = [alone[[(steps * (steps - 2)).argmax()]], *(block for block in blocks if block.size > 1)]
+    best: tuple[MeanSquareSolution, SpectralDecomposition, IntArray] | None = None
+    n_applications = n_iterations = 0
+    highest, converged = -np.inf, True
+    for block in blocks:
+        if decomposition is not None and block.size == system.n_examples:
+            parts = decomposition
+        else:
+            parts = decompose(system, block)
+        solution = _operator(system, parts, None).solve(_TOLERANCE, _MAX_APPLICATIONS)
+        n_applications += solution.n_applications
+        n_iterations += solution.n_iterations
+        highest = max(highest, solution.exponent + solution.error)
+        converged = converged and solution.stopped_by != "max_applications"
+        if best is None or solution.growth > best[0].growth:
+            best = solution, parts, block
+    assert best is not None  # K is not zero
+    solution, parts, block = best
+    # Where a block is not known well, it may be the dominant one.
+    error = solution.error if converged else max(solution.error, highest - solution.exponent)
+    if not converged:
+        warnings.warn(
+            f"the mean-square exponent {solution.exponent:.6g} may be off by {error:.1g}: the iteration did not "
+            f"converge in {_MAX_APPLICATIONS} products",
+            AccuracyWarning,
+            stacklevel=2,
+        )
+    metric, covariance = _forms(parts, solution, None)
+    if parts.directions is None and block.size < system.n_examples:
+        metric, covariance = (_embedded(form, block, system.dimension) for form in (metric, covariance))
+    return MeanSquareExponent(
+        exponent=solution.exponent,
+        error=error,
+        residual=solution.residual,
+        n_applications=n_applications,
+        n_iterations=n_iterations,
+        converged=converged,
+        stopped_by=solution.stopped_by if converged else "max_applications",
+        steps_per_epoch=system.n_examples / system.batch_size,
+        metric=metric,
+        covariance=covariance,
+        provenance={
+            "method": "mean-square",
+            "system": system.fingerprint,
+            "sgdstab_fast": __version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def mean_square_metric(
+    system: LinearizedSGD,
+    example_weights: FloatArray | None = None,
+    *,
+    tolerance: float = 1e-3,
+    decomposition: SpectralDecomposition | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Return metric and covariance of S -> (1/N) sum_i omega_i A_i S A_i^T, for a K that does not fall into blocks.
+
+    `tolerance` is for the Perron vector. Whatever it is, both forms are symmetric, and positive definite up to
+    rounding. `decomposition` is the `spectral_decomposition` with the same weights.
+    """
+    parts = spectral_decomposition(system, example_weights) if decomposition is None else decomposition
+    solution = _operator(system, parts, example_weights).solve(tolerance, _MAX_APPLICATIONS)
+    return _forms(parts, solution, example_weights)
+
+
+def _operator(
+    system: LinearizedSGD, parts: SpectralDecomposition, example_weights: FloatArray | None
+) -> MeanSquareOperator:
+    return MeanSquareOperator(
+        parts.vectors, parts.eigenvalues, system.learning_rate, system.n_examples, example_weights=example_weights
+    )
+
+
+def _forms(
+    parts: SpectralDecomposition, solution: MeanSquareSolution, example_weights: FloatArray | None
+) -> tuple[FloatArray, FloatArray]:
+    """Return metric and covariance in the system's coordinates, the largest diagonal entry 1."""
+    rates, moment = parts.eigenvalues / parts.eigenvalues[-1], solution.moment
+    if parts.directions is not None:
+        roots = np.sqrt(rates)
+        form = _normalised(parts.directions, moment * roots * roots[:, None])
+        return form, form.copy()
+    if example_weights is None:
+        outer = inner = parts.vectors
+    else:
+        root = np.sqrt(example_weights)[:, None]
+        outer, inner = parts.vectors / root, parts.vectors * root
+    covariance = _normalised(inner, moment)
+    return _normalised(outer, moment * rates * rates[:, None]), covariance
+
+
+def _normalised(frame: FloatArray, middle: FloatArray) -> FloatArray:
+    """Return frame middle frame^T, exactly symmetric, with largest diagonal entry 1."""
+    form = (frame @ middle) @ frame.T
+    form = form + form.T
+    form /= form.diagonal().max()
+    return form
+
+
+def _embedded(form: FloatArray, block: IntArray, n: int) -> FloatArray:
+    whole = np.zeros((n, n))
+    whole[np.ix_(block, block)] = form
+    return whole

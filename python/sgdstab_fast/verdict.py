@@ -1,0 +1,143 @@
+"""Can SGD settle at this minimum? A verdict, and the certificate that decided it.
+
+Exact certificates come first, in order of cost (eta K_ii is the step on example i, B = 1):
+
+- eta K_ii < 2 for all i: E |A s|^2 = |s|^2 - (1/N) sum_i eta (2 - eta K_ii) (f_i . s)^2 < |s|^2, so that Lambda(2) < 0;
+- (1/N) sum_i log abs(1 - eta K_ii) > 0: so is the mean of all exponents, and lambda is at least that;
+- Lambda(2) < 0, computed exactly: lambda <= Lambda(2) / 2 < 0 (Chemnitz & Engel 2025, proposition A.4);
+
+and then the sign of lambda by simulation, with its confidence corrected for looking repeatedly.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast import validation
+from sgdstab_fast.exponent import estimate_exponent
+from sgdstab_fast.gradient_descent import gd_exponent
+from sgdstab_fast.mean_square import mean_square_exponent
+from sgdstab_fast.results import LyapunovExponent, MeanSquareExponent, Stability
+from sgdstab_fast.rounds import Budget, ProgressOption
+from sgdstab_fast.systems import LinearizedSGD, require_system
+
+# 2 - eta K_ii, and the mean of log abs(1 - eta K_ii), must differ from 0 by more than rounding to decide anything.
+_ROUNDING = 16 * float(np.finfo(float).eps)
+# Known to be 0 for all purposes: reflections have lambda = 0 exactly, and no budget would find its sign.
+_ZERO = 1e-13
+
+
+def stability(
+    system: LinearizedSGD,
+    *,
+    confidence: float = 0.99,
+    rtol: float = 1e-2,
+    atol: float = _ZERO,
+    max_steps: int = 100_000_000,
+    n_chains: int = 64,
+    rng: Any = None,
+    n_threads: int | None = None,
+    progress: ProgressOption = None,
+    executor: Executor | None = None,
+) -> Stability:
+    """Say whether SGD can settle at the minimum, on exact grounds where possible.
+
+    Parameters
+    ----------
+    system : LinearizedSGD
+        What a step does.
+    confidence : float, optional
+        With which a verdict by simulation is right, whenever the run stops.
+    rtol, atol : float, optional
+        For the standard error of lambda, as in `lyapunov_exponent`. Where no exact certificate decides, the run also stops as
+        soon as the sign of lambda is known.
+    max_steps : int, optional
+        Steps of all chains together; without a decision by then the verdict is ``"undecided"``.
+    n_chains, rng, n_threads, progress, executor
+        As for `lyapunov_exponent`.
+
+    Returns
+    -------
+    Stability
+        The verdict (``"stable"``: lambda < 0, ``"unstable"``: lambda > 0, or ``"undecided"``), its certificate, lambda with its
+        interval, Lambda(2), the exponent of full-batch gradient descent, and the examples on which a step is longer than 2.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range.
+
+    Warns
+    -----
+    AccuracyWarning
+        As `lyapunov_exponent` and `mean_square_exponent` do.
+
+    References
+    ----------
+    Chemnitz & Engel 2025, theorem B and propositions A.3 and A.4.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> gram = [[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]]
+    >>> result = sf.stability(sf.LinearizedSGD(gram, 0.41), rng=1)
+    >>> result.verdict, result.certificate
+    ('stable', 'mean-square exponent < 0')
+    >>> sf.stability(sf.LinearizedSGD(gram, 0.44), rng=1).verdict
+    'unstable'
+    """
+    start = time.perf_counter()
+    require_system(system)
+    confidence = validation.probability(confidence, "confidence")
+    mean_square = mean_square_exponent(system)
+    decided = _exactly(system, mean_square)
+    lyapunov = estimate_exponent(
+        system,
+        method="anchored",
+        budget=Budget.validated(rtol, atol, max_steps, None if decided else confidence),
+        n_chains=n_chains,
+        rng=rng,
+        n_threads=n_threads,
+        progress=progress,
+        executor=executor,
+        mean_square=mean_square,
+    )
+    verdict, certificate = decided or _by_simulation(lyapunov, confidence)
+    step = system.learning_rate * system.diagonal
+    return Stability(
+        verdict=verdict,
+        certificate=certificate,
+        confidence=1.0 if decided or lyapunov.stopped_by == "closed form" else confidence,
+        lyapunov=lyapunov,
+        mean_square=mean_square,
+        gd=gd_exponent(system, system.learning_rate),
+        growing_examples=np.flatnonzero(step > 2 * (1 + _ROUNDING)),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _exactly(system: LinearizedSGD, mean_square: MeanSquareExponent) -> tuple[str, str] | None:
+    """Return verdict and certificate, if an exact one decides."""
+    step = system.learning_rate * system.diagonal
+    if step.max() < 2 * (1 - _ROUNDING):
+        return "stable", "every learning_rate * K_ii < 2"
+    sizes = np.abs(system.log_determinants)
+    if system.sum_of_exponents > _ROUNDING * (1 + float(sizes[np.isfinite(sizes)].mean())):
+        return "unstable", "mean of all exponents > 0"
+    if mean_square.converged and mean_square.exponent + 2 * mean_square.error < 0:
+        return "stable", "mean-square exponent < 0"
+    return None
+
+
+def _by_simulation(lyapunov: LyapunovExponent, confidence: float) -> tuple[str, str]:
+    if lyapunov.stopped_by == "closed form":
+        how = "closed form of lambda"
+    else:
+        how = f"simulation, confidence {confidence:g}"
+    if lyapunov.sign == 0:
+        return "undecided", f"none: lambda = {lyapunov.exponent:.3g} ± {lyapunov.standard_error:.1g}"
+    return ("stable" if lyapunov.sign < 0 else "unstable"), how
