@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 CORE = [*ROOT.glob("cpp/include/**/*.hpp"), *ROOT.glob("cpp/src/*.cpp")]
 # Lowest first; a core file may include what stands before it.
 LAYERS = [
-    "types", "inner_product", "product", "stream", "parallel", "definiteness", "frame", "system", "growth",
-    "advance_vectors", "advance_frames",
+    "types", "inner_product", "product", "log_sum", "stream", "parallel", "definiteness", "frame", "system", "growth",
+    "frame_growth", "advance_vectors", "advance_frames",
 ]  # fmt: skip
 
 

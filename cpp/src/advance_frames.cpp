@@ -1,5 +1,6 @@
 #include "sgdstab/advance_frames.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -12,14 +13,16 @@ constexpr Index kDirectSolve = 8;  // rows solved at a time before products take
 
 // What one thread needs to take a block of steps.
 struct BlockWorkspace {
-  BlockWorkspace(Index dimension, Index k, Index block_size)
+  BlockWorkspace(const RowForm& form, const FrameMetrics& metrics, Index k, Index block_size)
       : block(block_size),
         examples(static_cast<std::size_t>(block_size)),
-        rows(block_size, dimension),
+        rows(block_size, form.dimension()),
         coupling(block_size, block_size),
         steps(block_size, k),
-        products(std::max(k, block_size), std::max(dimension, block_size), std::max(dimension, block_size)),
-        frame(dimension, k) {}
+        products(std::max(k, block_size), std::max(form.dimension(), block_size),
+                 std::max(form.dimension(), block_size)),
+        frame(form.dimension(), k),
+        growth(form, metrics, k) {}
 
   Index block;
   std::vector<std::uint32_t> examples;  // S_1 .. S_m
@@ -28,6 +31,7 @@ struct BlockWorkspace {
   RowMatrix steps;                      // P, then r (m x k)
   ProductWorkspace products;
   FrameWorkspace frame;
+  FrameGrowthWorkspace growth;
 };
 
 // Row-major frames and steps are their transposes in the column-major terms of accumulate_product: P^T is k x m.
@@ -104,7 +108,8 @@ void advance_block(const Form& form, BlockWorkspace& w, Index m, MatrixView& v) 
 
 template <class Form>
 void advance_chain(const Form& form, const Steps& steps, Index chain, Index period, const Orthonormalisation& options,
-                   const double* log_determinants, MatrixView& v, FrameSums sums, BlockWorkspace& w) {
+                   const double* log_determinants, const FrameMetrics& metrics, MatrixView& v, FrameSums sums,
+                   BlockWorkspace& w) {
   const Index k = v.cols();
   const IndexStream stream(steps.key, steps.first_chain + static_cast<std::uint64_t>(chain), form.n_examples());
   for (Index batch = 0; batch < steps.n_batches; ++batch) {
@@ -127,6 +132,9 @@ void advance_chain(const Form& form, const Steps& steps, Index chain, Index peri
     }
     sums.log_determinant[cell] = log_determinant;
     sums.smallest_ratio[cell] = smallest_ratio;
+    double* growth = sums.growth + cell * metrics.count * k;
+    std::fill_n(growth, metrics.count * k, 0.0);
+    w.growth.add_growth(form, metrics, v.data(), growth);
   }
 }
 
@@ -134,22 +142,22 @@ void advance_chain(const Form& form, const Steps& steps, Index chain, Index peri
 
 template <class Form>
 void advance_frames(const Form& form, const Steps& steps, Index block, Index period, const Orthonormalisation& options,
-                    const double* log_determinants, double* frames, Index n_chains, Index k, FrameSums sums,
-                    int n_threads) {
+                    const double* log_determinants, const FrameMetrics& metrics, double* frames, Index n_chains,
+                    Index k, FrameSums sums, int n_threads) {
   std::vector<std::unique_ptr<BlockWorkspace>> workspaces;
   for (Index worker = 0; worker < useful_threads(n_chains, n_threads); ++worker) {
-    workspaces.push_back(std::make_unique<BlockWorkspace>(form.dimension(), k, block));
+    workspaces.push_back(std::make_unique<BlockWorkspace>(form, metrics, k, block));
   }
   for_each_item(n_chains, n_threads, [&](Index chain, Index worker) {
     MatrixView v(frames + chain * form.dimension() * k, form.dimension(), k, Eigen::OuterStride<>(k));
-    advance_chain(form, steps, chain, period, options, log_determinants, v, sums,
+    advance_chain(form, steps, chain, period, options, log_determinants, metrics, v, sums,
                   *workspaces[static_cast<std::size_t>(worker)]);
   });
 }
 
 template void advance_frames(const GramForm&, const Steps&, Index, Index, const Orthonormalisation&, const double*,
-                             double*, Index, Index, FrameSums, int);
+                             const FrameMetrics&, double*, Index, Index, FrameSums, int);
 template void advance_frames(const FactorForm&, const Steps&, Index, Index, const Orthonormalisation&, const double*,
-                             double*, Index, Index, FrameSums, int);
+                             const FrameMetrics&, double*, Index, Index, FrameSums, int);
 
 }  // namespace sgdstab

@@ -70,6 +70,10 @@ class Core(Protocol):
         coordinates: Coordinates,
         learning_rate: float,
         log_determinants: FloatArray,
+        roots: FloatArray,
+        gradients: FloatArray,
+        images: FloatArray,
+        diagonals: FloatArray,
         frames: FloatArray,
         key: StreamKey,
         first_chain: int,
@@ -81,8 +85,8 @@ class Core(Protocol):
         careful: bool,
         null_ratio: float,
         n_threads: int,
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Advance chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio)."""
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Advance chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio, growth)."""
 
     def smallest_eigenvalue(self, *, matrix: FloatArray, scale: FloatArray) -> tuple[float, FloatArray]:
         """Return an estimate from above of a symmetric matrix's smallest eigenvalue, 0 if it is not definite.

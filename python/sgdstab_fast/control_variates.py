@@ -28,6 +28,7 @@ from sgdstab_fast.mixing import Mixing
 from sgdstab_fast.statistics import (
     MIN_SAMPLES,
     Estimate,
+    batch_means,
     chain_disagreement,
     drift,
     effective_sample_size,
@@ -123,4 +124,35 @@ def anchored_means(growth: FloatArray, steps_per_batch: int, mixing: Mixing, rou
         bias_allowance=bias_allowance,
         mixed=mixing.resolved,
         gap=mixing.gap,
+    )
+
+
+def frame_means(log_growth: FloatArray, growth: FloatArray, steps_per_batch: int) -> Estimate:
+    """Estimate exponents from log growth per batch, (n_chains, n_batches, k), and the anchored growth at its end.
+
+    `growth` has the shape (n_chains, n_batches, n_metrics, k). Both have the same means, so that each exponent has a
+    combination of its own.
+    """
+    average = batch_means(log_growth, steps_per_batch)
+    n_chains, n_batches, n_metrics, k = growth.shape
+    if n_metrics == 0 or n_batches == 0:
+        return average
+    mean, standard_error = average.mean.copy(), average.standard_error.copy()
+    n_groups = math.ceil(MIN_SAMPLES / n_chains)
+    for j in range(k):
+        columns = np.concatenate([log_growth[:, :, None, j] / steps_per_batch, growth[:, :, :, j]], axis=2)
+        kept = columns[:, average.start_up :]
+        if not np.isfinite(kept).all():
+            continue
+        best = fit(grouped(kept, _SAMPLES_FOR_WEIGHTS * n_groups))
+        samples = grouped((kept @ best.weights)[:, :, None], n_groups)[:, 0]
+        if len(samples) > 1:
+            error = float(samples.std(ddof=1)) * math.sqrt(best.inflation / len(samples))
+            mean[j], standard_error[j] = best.mean, max(error, float(np.finfo(float).eps) * abs(best.mean))
+    kept_growth = log_growth[:, average.start_up :] / steps_per_batch
+    return replace(
+        average,
+        mean=mean,
+        standard_error=standard_error,
+        effective_sample_size=effective_sample_size(kept_growth, standard_error),
     )

@@ -139,6 +139,35 @@ def _column(system: LinearizedSGD, example: int) -> FloatArray:
     return row if system.coordinates == "gram" else np.asarray(system.rows @ row)
 
 
+def frame_arguments(system: LinearizedSGD, metrics: Metrics | None) -> dict[str, FloatArray]:
+    """Return what the core needs for the growth of frames in the norm of K and in the metrics' matrices M = L L^T.
+
+    That is L^T, K L^-T, L and M_ii in gram coordinates, and L^T, F L^-T, F L and f_i . M f_i in factor coordinates; of
+    shape (0, ...) without metrics, or if one is singular to rounding.
+    """
+    n, d = system.rows.shape
+    factor = system.coordinates == "factor"
+    roots, gradients, images, diagonals = [], [], [], []
+    if metrics is not None:
+        norm_of_k = np.eye(d) if factor else system.rows
+        try:
+            for matrix in (norm_of_k, *metrics.matrices):
+                root = np.linalg.cholesky(matrix)
+                roots.append(root.T)
+                gradients.append(np.linalg.solve(root, system.rows.T).T)
+                images.append(system.rows @ root if factor else root)
+                diagonals.append(_squared_norms(system, matrix))
+        except np.linalg.LinAlgError:
+            return frame_arguments(system, None)
+    count = len(roots)
+    return {
+        "roots": np.array(roots).reshape(count, d, d),
+        "gradients": np.array(gradients).reshape(count, n, d),
+        "images": np.array(images).reshape(count, n, d),
+        "diagonals": np.array(diagonals).reshape(count, n),
+    }
+
+
 def _squared_norms(system: LinearizedSGD, metric: FloatArray) -> FloatArray:
     if system.coordinates == "gram":
         return metric.diagonal().copy()

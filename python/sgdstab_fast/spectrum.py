@@ -17,10 +17,13 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey
+from sgdstab_fast.components import components
+from sgdstab_fast.control_variates import frame_means
+from sgdstab_fast.metrics import frame_arguments, growth_metrics, no_metrics
 from sgdstab_fast.results import AccuracyWarning, LyapunovSpectrum, provenance
 from sgdstab_fast.rounds import Budget, Chains, Kernel, ProgressOption, Run, overflow_safe_steps, run
 from sgdstab_fast.simulated import common_attributes, resumed, warn_of_trouble
-from sgdstab_fast.statistics import Estimate, batch_means
+from sgdstab_fast.statistics import Estimate
 from sgdstab_fast.streams import initial_states, seed_from
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
@@ -34,6 +37,8 @@ _PILOT_PASSES = 8
 _BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
 _PILOT_CHAIN = 2**63  # a stream that no other chain uses
 _NULL_RATIO = 1e-12
+# Entries of a frame (times N / dimension) up to which its growth is evaluated: it takes a few more frames of memory.
+_LARGEST_EVALUATED = 2**18
 _SUM_RULE = 1e-6  # an error, relative to the sum, to warn about
 
 
@@ -117,7 +122,11 @@ def lyapunov_spectrum(
         "careful": singular,
         "null_ratio": _NULL_RATIO if singular else 0.0,
         "block": _block(system),
+        **frame_arguments(system, None),
     }
+    metrics = None
+    if not singular and system.n_examples * k <= _LARGEST_EVALUATED:
+        metrics = growth_metrics(system) if len(components(system)) == 1 else no_metrics(system)
     if resume is None:
         n_chains = validation.integer(n_chains, "n_chains", high=2**20)
         most = budget.steps_per_chain(n_chains)
@@ -128,16 +137,20 @@ def lyapunov_spectrum(
         # Batches of whole passes; so many steps each that the record stays small beside the frames.
         most_batches = int(np.clip(2**20 // (k * n_chains), 64, 4096))
         passes = max(1, 64 // period, most // (period * most_batches))
+        if metrics is not None:  # an evaluation at the end of each, which should not take more time than its steps
+            evaluation = (1 + len(metrics.matrices)) * (3 * system.n_examples + k)
+            passes = max(passes, evaluation // (period + k))
         chains = Chains(
             key=seed.key,
             states=initial_states(seed.key, n_chains, k, slow),
             steps_per_batch=min(passes * period, max(1, most // 4)),
-            records=_no_records(n_chains, k),
+            records=_no_records(n_chains, k, len(frame_arguments(system, metrics)["diagonals"])),
         )
     else:
         chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, k))
         period = resume.period
     arguments["period"] = period
+    arguments.update(frame_arguments(system, metrics))
     done = run(
         chains,
         # About 10 multiply-adds a nanosecond, and what small blocks cost anyway, on one thread.
@@ -176,12 +189,12 @@ def _kernel(arguments: dict[str, Any], seconds_per_step: float) -> Kernel:
 
 
 def _estimate(chains: Chains) -> Estimate:
-    return batch_means(chains.records[0], chains.steps_per_batch)
+    return frame_means(chains.records[0], chains.records[3], chains.steps_per_batch)
 
 
-def _no_records(n_chains: int, k: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the records of log growth, log determinants and smallest ratios before any batch."""
-    return np.empty((n_chains, 0, k)), np.empty((n_chains, 0)), np.empty((n_chains, 0))
+def _no_records(n_chains: int, k: int, n_metrics: int = 0) -> tuple[FloatArray, ...]:
+    """Return the records of log growth, log determinants, smallest ratios and anchored growth before any batch."""
+    return np.empty((n_chains, 0, k)), np.empty((n_chains, 0)), np.empty((n_chains, 0)), np.empty((n_chains, 0, n_metrics, k))
 
 
 def _block(system: LinearizedSGD) -> int:

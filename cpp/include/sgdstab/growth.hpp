@@ -15,6 +15,7 @@
 
 #include <cstdint>
 
+#include "sgdstab/log_sum.hpp"
 #include "sgdstab/product.hpp"
 #include "sgdstab/system.hpp"
 
