@@ -4,7 +4,16 @@
 #include <limits>
 #include <type_traits>
 
+#include "sgdstab/inner_product.hpp"
+
 namespace sgdstab {
+namespace {
+
+// A step that leaves less than 1 - kCancelling of a squared norm: 1 + x has lost digits, and the norm is taken after it.
+constexpr double kCancelling = 1 - 0x1p-16;
+
+}  // namespace
+
 GrowthWorkspace::GrowthWorkspace(const RowForm& form)
     : v_(Panel::Zero(kVectors, form.dimension())),
       w_(Panel::Zero(kVectors, form.n_examples())),
@@ -54,7 +63,37 @@ void GrowthWorkspace::add_growth(const Form& form, const Metrics& metrics, const
   }
 }
 
-void GrowthWorkspace::add_log_growth(const RowForm& form, const Metrics& metrics, Index m, const Panel& y,
+namespace {
+
+// A_i v = v - step g, g = e_i or f_i, and M g: the entries of both that are not zero.
+double direction(const GramForm&, Index i, Index j) { return i == j ? 1.0 : 0.0; }
+double direction(const FactorForm& form, Index i, Index j) { return form.row(i)[j]; }
+double image(const GramForm& form, const double* matrix, Index i, Index j) {
+  return matrix == nullptr ? form.row(i)[j] : matrix[i * form.dimension() + j];
+}
+double image(const FactorForm& form, const double* matrix, Index i, Index j) {
+  return matrix == nullptr ? form.row(i)[j] : inner_product(form.row(i), matrix + j * form.dimension(), form.dimension());
+}
+
+}  // namespace
+
+template <class Form>
+double GrowthWorkspace::squared_norm_after(const Form& form, const Metrics& metrics, Index m, Index i, Index v,
+                                           const Panel& mv) const {
+  const Index base = metrics.bases[m], d = form.dimension();
+  const double* matrix = base == 0 ? nullptr : metrics.matrices + (base - 1) * d * d;
+  const double step = form.learning_rate * w_(v, i);
+  double norm = 0;
+  for (Index j = 0; j < d; ++j) {
+    norm += (v_(v, j) - step * direction(form, i, j)) * (mv(v, j) - step * image(form, matrix, i, j));
+  }
+  if (metrics.spikes[m] < 0) return norm;
+  const double w = w_(v, metrics.spikes[m]) - step * metrics.spike_columns[m * form.n_examples() + i];
+  return norm + metrics.spike_weights[m] * w * w;
+}
+
+template <class Form>
+void GrowthWorkspace::add_log_growth(const Form& form, const Metrics& metrics, Index m, const Panel& y,
                                      const Panel& mv, Index n_vectors, double* sums, Index sums_stride) {
   const Index n = form.n_examples(), spike = metrics.spikes[m];
   const double* diagonal = metrics.diagonals + m * n;
@@ -70,7 +109,16 @@ void GrowthWorkspace::add_log_growth(const RowForm& form, const Metrics& metrics
   for (Index i = 0; i < n; ++i) {
     const Lanes step = form.learning_rate * w_.col(i).array();
     const Lanes x = step * (diagonal[i] * step - 2 * (y.col(i).array() + column[i] * along)) * scale;
-    log_sum.add(x);
+    const double largest = x.abs().maxCoeff();
+    if (largest < kCancelling) {
+      log_sum.add(x);
+      continue;
+    }
+    Lanes factor = 1 + x;
+    for (Index v = 0; v < n_vectors; ++v) {
+      if (factor[v] < 1 - kCancelling) factor[v] = squared_norm_after(form, metrics, m, i, v, mv) * scale[v];
+    }
+    log_sum.multiply(factor, largest);
   }
   const Lanes growth = (norm > 0).select(log_sum.total() / (2.0 * static_cast<double>(n)),
                                          Lanes::Constant(-std::numeric_limits<double>::infinity()));

@@ -50,8 +50,6 @@ class Fit:
 
     weights: FloatArray
     """Of the metrics; they sum to one."""
-    mean: float
-    """Of the samples, combined."""
     inflation: float
     """Variance of the mean over what it would be, had the weights not been fitted to the same samples."""
 
@@ -79,13 +77,23 @@ def fit(samples: FloatArray) -> Fit:
     # The fit takes `rank` of n - 1 degrees of freedom, and the weights' own errors multiply the controls' means.
     leverage = right[:rank] @ (centre[known] / spread[known]) / singular[:rank]
     inflation = (n - 1) / (n - 1 - rank) * (1 + n * float(leverage @ leverage)) if rank else 1.0
-    return Fit(weights, float(mean @ weights), inflation)
+    return Fit(weights, inflation)
 
 
-def anchored_means(growth: FloatArray, steps_per_batch: int, mixing: Mixing, rounding: float) -> Estimate:
+def _mean_of_chains(combined: FloatArray, n_groups: int, inflation: float) -> tuple[float, float, int]:
+    """Return mean, standard error and degrees of freedom from the means of chains, or of n_groups pieces of each."""
+    samples = grouped(combined, n_groups)[:, 0]
+    n = len(samples)
+    error = float(samples.std(ddof=1)) * math.sqrt(inflation / n) if n > 1 else math.inf
+    return float(samples.mean()), error, max(n - 1, 1)
+
+
+def anchored_means(
+    growth: FloatArray, steps_per_batch: int, mixing: Mixing, n_examples: int, rounding: float
+) -> Estimate:
     """Estimate an exponent from anchored growth per batch, of shape (n_chains, n_batches, n_metrics).
 
-    `growth` is the mean over a batch's evaluations; `rounding` bounds the error of an evaluation.
+    `growth` is the mean over a batch's evaluations, each a mean over n_examples; `rounding` is what rounding does to it.
     """
     n_chains, n_batches, _ = growth.shape
     if n_batches == 0:
@@ -101,9 +109,11 @@ def anchored_means(growth: FloatArray, steps_per_batch: int, mixing: Mixing, rou
     kept = growth[:, start_up:]
     best = fit(grouped(kept, _SAMPLES_FOR_WEIGHTS * n_groups))
     combined = (kept @ best.weights)[:, :, None]
-    samples = grouped(combined, n_groups)[:, 0]
-    standard_error = float(samples.std(ddof=1)) / math.sqrt(len(samples)) if len(samples) > 1 else math.inf
-    rounding = max(rounding, float(np.finfo(float).eps) * abs(best.mean)) * float(np.abs(best.weights).sum())
+    mean, standard_error, degrees_of_freedom = _mean_of_chains(combined, n_groups, best.inflation)
+    # The logarithm of a factor f has the error eps / f, and the smallest f is at least exp(2 N g) or so.
+    eps = float(np.finfo(float).eps)
+    cancellation = 8 * eps * math.exp(min(max(-2 * n_examples * mean, 0.0), 80.0)) / (2 * n_examples)
+    rounding = max(rounding, eps * abs(mean), cancellation) * float(np.abs(best.weights).sum())
     difference, difference_error, scaled_drift = (float(value[0]) for value in drift(combined))
     bias_allowance = abs(difference) if abs(scaled_drift) > _DRIFT else 0.0
     if not mixing.resolved:
@@ -111,11 +121,11 @@ def anchored_means(growth: FloatArray, steps_per_batch: int, mixing: Mixing, rou
         n_steps = kept.shape[1] * steps_per_batch
         extrapolated = mixing.bias(math.hypot(difference, difference_error), n_steps) if mixing.separated else math.inf
         bias_allowance = max(bias_allowance, min(extrapolated, float(combined.std())))
-    errors = np.array([math.hypot(max(standard_error * math.sqrt(best.inflation), rounding), bias_allowance)])
+    errors = np.array([math.hypot(max(standard_error, rounding), bias_allowance)])
     return Estimate(
-        mean=np.array([best.mean]),
+        mean=np.array([mean]),
         standard_error=errors,
-        degrees_of_freedom=max(len(samples) - 1, 1),
+        degrees_of_freedom=degrees_of_freedom,
         start_up=start_up,
         effective_sample_size=effective_sample_size(combined, errors),
         drift=scaled_drift,
@@ -145,10 +155,8 @@ def frame_means(log_growth: FloatArray, growth: FloatArray, steps_per_batch: int
         if not np.isfinite(kept).all():
             continue
         best = fit(grouped(kept, _SAMPLES_FOR_WEIGHTS * n_groups))
-        samples = grouped((kept @ best.weights)[:, :, None], n_groups)[:, 0]
-        if len(samples) > 1:
-            error = float(samples.std(ddof=1)) * math.sqrt(best.inflation / len(samples))
-            mean[j], standard_error[j] = best.mean, max(error, float(np.finfo(float).eps) * abs(best.mean))
+        mean[j], error, _ = _mean_of_chains((kept @ best.weights)[:, :, None], n_groups, best.inflation)
+        standard_error[j] = max(error, float(np.finfo(float).eps) * abs(mean[j]))
     kept_growth = log_growth[:, average.start_up :] / steps_per_batch
     return replace(
         average,

@@ -252,7 +252,7 @@ def estimate(chains: Chains) -> Estimate:
         looks = grid_of_looks(chains.companions.n_batches)
         mixing = first_resolved(chains.companions.records[0], chains.steps_per_batch, looks)
     evaluations = chains.steps_per_batch // chains.spacing
-    return anchored_means(growth / evaluations, chains.steps_per_batch, mixing, chains.rounding)
+    return anchored_means(growth / evaluations, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
 
 
 def _kernel(system: LinearizedSGD, metrics: Metrics) -> Kernel:
@@ -313,6 +313,7 @@ def _anchored_chains(
     return replace(
         chains(how.n_chains, 1, first_chain, metrics.size),
         spacing=spacing,
+        n_examples=system.n_examples,
         rounding=rounding,
         pilot_steps=pilot_steps,
         companions=chains(n_companions, 2, first_chain + _COMPANION_STREAMS, 0) if n_companions > 0 else None,

@@ -74,6 +74,8 @@ class Chains:
     first_chain: int = 0
     spacing: int = 1
     """Steps between evaluations of anchored growth, where that is recorded."""
+    n_examples: int = 1
+    """N, over which anchored growth is a mean."""
     rounding: float = 0.0
     """What rounding may do to anchored growth."""
     pilot_steps: int = 0

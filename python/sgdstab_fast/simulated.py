@@ -12,6 +12,7 @@ from sgdstab_fast.rounds import Budget, Chains, Run
 from sgdstab_fast.systems import LinearizedSGD
 
 _NOTEWORTHY = 1e-2  # a relative standard error
+_ROUNDING = 100  # times what rounding does to one evaluation
 
 
 def resumed(result: Any, kind: type, system: LinearizedSGD, shape: tuple[int, ...]) -> tuple[Chains, Any]:
@@ -38,7 +39,10 @@ def warn_of_trouble(budget: Budget, done: Run, stacklevel: int) -> None:
     if np.isnan(estimate.mean).any():
         warn("the run overflowed: an exponent is unknown")
     # An error bar that allows for slow mixing, and is small all the same, needs no warning.
-    matters = estimate.bias_allowance is None or done.error > max(budget.rtol, _NOTEWORTHY) * done.size
+    allowance = estimate.bias_allowance
+    matters = allowance is None or (
+        done.error > max(budget.rtol, _NOTEWORTHY) * done.size and allowance > _ROUNDING * done.chains.rounding
+    )
     if estimate.drifts and matters:
         warn("the chains had not left their start-up when the run ended: raise max_steps")
     if not estimate.mixed and matters:

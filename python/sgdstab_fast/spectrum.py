@@ -37,6 +37,8 @@ _PILOT_PASSES = 8
 _BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
 _PILOT_CHAIN = 2**63  # a stream that no other chain uses
 _NULL_RATIO = 1e-12
+# Below this log abs(1 - eta K_ii), growth of volumes, which is as the square of 1 - eta K_ii, drowns in rounding.
+_NEARLY_SINGULAR = math.log(1e-3)
 # Entries of a frame (times N / dimension) up to which its growth is evaluated: it takes a few more frames of memory.
 _LARGEST_EVALUATED = 2**18
 _SUM_RULE = 1e-6  # an error, relative to the sum, to warn about
@@ -125,7 +127,7 @@ def lyapunov_spectrum(
         **frame_arguments(system, None),
     }
     metrics = None
-    if not singular and system.n_examples * k <= _LARGEST_EVALUATED:
+    if float(system.log_determinants.min()) > _NEARLY_SINGULAR and system.n_examples * k <= _LARGEST_EVALUATED:
         metrics = growth_metrics(system) if len(components(system)) == 1 else no_metrics(system)
     if resume is None:
         n_chains = validation.integer(n_chains, "n_chains", high=2**20)

@@ -53,8 +53,12 @@ class GrowthWorkspace {
   void apply_metric(const GramForm& form, const double* matrix);
   void apply_metric(const FactorForm& form, const double* matrix);
   // Adds the growth in metric m, given y and M v of its base, to sums[v * sums_stride].
-  void add_log_growth(const RowForm& form, const Metrics& metrics, Index m, const Panel& y, const Panel& mv,
+  template <class Form>
+  void add_log_growth(const Form& form, const Metrics& metrics, Index m, const Panel& y, const Panel& mv,
                       Index n_vectors, double* sums, Index sums_stride);
+  // |A_i v|_M^2 of vector v, from A_i v itself.
+  template <class Form>
+  double squared_norm_after(const Form& form, const Metrics& metrics, Index m, Index i, Index v, const Panel& mv) const;
 
   Panel v_, w_, y_, u_;  // kVectors x dimension or n_examples
   ProductWorkspace products_;

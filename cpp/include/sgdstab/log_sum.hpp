@@ -20,8 +20,13 @@ class LogSum {
       sum_ += series(x);
       return;
     }
+    multiply(1 + x, largest);
+  }
+
+  // Adds log(factor).
+  void multiply(const Lanes& factor, double largest) {
     if (largest > kHuge) split();
-    mantissa_ *= (1 + x).max(kLeast);
+    mantissa_ *= factor.max(kLeast);
     if (++since_ == kFactors || largest > kHuge) split();
   }
 
