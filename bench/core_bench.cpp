@@ -41,8 +41,8 @@ int main() {
   double log_determinant = 0, ratio = 0;
   MatrixView view(frame.data(), kSize, kSize, Eigen::OuterStride<>(kSize));
   const auto advance = [&](Index n_steps) {
-    advance_frames(form, {{1, 2}, 0, 0, 1, n_steps}, 64, n_steps, {false, 0}, log_determinants.data(), frame.data(), 1,
-                   kSize, {log_growth.data(), &log_determinant, &ratio}, 1);
+    advance_frames(form, {{1, 2}, 0, 0, 1, n_steps}, 64, n_steps, {false, 0}, log_determinants.data(), FrameMetrics{},
+                   frame.data(), 1, kSize, {log_growth.data(), &log_determinant, &ratio, nullptr}, 1);
   };
   const Index period = kSize / 2;
   advance(period);

@@ -45,32 +45,18 @@ void with_form(const std::string& coordinates, const InputArray& rows, double le
   }
 }
 
-using IndexArray = py::array_t<std::int64_t, py::array::c_style>;
-
 auto bound_advance_vectors(const InputArray& rows, const std::string& coordinates, double learning_rate,
-                           const InputArray& metrics, const IndexArray& bases, const IndexArray& spikes,
-                           const InputArray& spike_weights, const InputArray& spike_columns,
-                           const InputArray& diagonals, InputArray vectors, StreamKey key, std::uint64_t first_chain,
-                           std::uint64_t first_step, Index n_batches, Index steps_per_batch, Index renormalise_every,
-                           Index spacing, bool careful, int n_threads) {
+                           const InputArray& metrics, const InputArray& diagonals, InputArray vectors, StreamKey key,
+                           std::uint64_t first_chain, std::uint64_t first_step, Index n_batches, Index steps_per_batch,
+                           Index renormalise_every, Index spacing, bool careful, int n_threads) {
   require(rows.ndim() == 2 && vectors.ndim() == 3 && vectors.shape(2) == rows.shape(1), "shapes do not agree");
-  require(metrics.ndim() == 3 && metrics.shape(1) == rows.shape(1) && metrics.shape(2) == rows.shape(1),
-          "shapes do not agree");
-  const Index n_chains = vectors.shape(0), k = vectors.shape(1), n_metrics = bases.size();
-  for (const InputArray* array : {&spike_columns, &diagonals}) {
-    require(array->ndim() == 2 && array->shape(0) == n_metrics && array->shape(1) == rows.shape(0),
-            "shapes do not agree");
-  }
-  require(spikes.size() == n_metrics && spike_weights.size() == n_metrics, "shapes do not agree");
-  for (Index m = 0; m < n_metrics; ++m) {
-    require(bases.at(m) >= (m > 0 ? bases.at(m - 1) : 0) && bases.at(m) <= metrics.shape(0), "a base is out of range");
-    require(spikes.at(m) >= -1 && spikes.at(m) < rows.shape(0), "a spike is out of range");
-  }
+  const Index n_chains = vectors.shape(0), k = vectors.shape(1), n_metrics = diagonals.shape(0);
+  require(diagonals.ndim() == 2 && diagonals.shape(1) == rows.shape(0), "shapes do not agree");
+  require(metrics.size() == std::max<Index>(n_metrics - 1, 0) * rows.shape(1) * rows.shape(1), "shapes do not agree");
   require(n_batches >= 0 && steps_per_batch > 0 && renormalise_every > 0 && spacing > 0, "counts must be positive");
   InputArray log_growth({n_chains, n_batches, k}), growth({n_chains, n_batches, n_metrics});
   const VectorSums sums{log_growth.mutable_data(), growth.mutable_data()};
-  const Metrics all{n_metrics,     metrics.shape(0),     metrics.data(),       bases.data(),
-                    spikes.data(), spike_weights.data(), spike_columns.data(), diagonals.data()};
+  const Metrics all{n_metrics, metrics.data(), diagonals.data()};
   double* vectors_data = vectors.mutable_data();
   {
     // Long-running and free of Python objects: other Python threads may go on.
@@ -146,22 +132,21 @@ PYBIND11_MODULE(SGDSTAB_MODULE, module) {
   module.def("examples", &bound_examples, "The examples that a chain draws at n_steps steps from first_step on.",
              py::kw_only(), py::arg("key"), py::arg("chain"), py::arg("first_step"), py::arg("n_steps"),
              py::arg("n_examples"));
-  module.def(
-      "advance_vectors", &bound_advance_vectors,
-      "Advances chains of k vectors each, (n_chains, k, dimension), in place: (vectors, log_growth, growth).",
-      py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
-      py::arg("metrics").noconvert(), py::arg("bases").noconvert(), py::arg("spikes").noconvert(),
-      py::arg("spike_weights").noconvert(), py::arg("spike_columns").noconvert(), py::arg("diagonals").noconvert(),
-      py::arg("vectors").noconvert(), py::arg("key"), py::arg("first_chain"), py::arg("first_step"), py::arg("n_batches"), py::arg("steps_per_batch"),
-      py::arg("renormalise_every"), py::arg("spacing"), py::arg("careful"), py::arg("n_threads"));
-  module.def("advance_frames", &bound_advance_frames,
-             "Advances chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio, growth).",
+  module.def("advance_vectors", &bound_advance_vectors,
+             "Advances chains of k vectors each, (n_chains, k, dimension), in place: (vectors, log_growth, growth).",
              py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
-             py::arg("log_determinants").noconvert(), py::arg("roots").noconvert(), py::arg("gradients").noconvert(),
-             py::arg("images").noconvert(), py::arg("diagonals").noconvert(), py::arg("frames").noconvert(),
-             py::arg("key"),
-             py::arg("first_chain"), py::arg("first_step"), py::arg("n_batches"), py::arg("steps_per_batch"),
-             py::arg("block"), py::arg("period"), py::arg("careful"), py::arg("null_ratio"), py::arg("n_threads"));
+             py::arg("metrics").noconvert(), py::arg("diagonals").noconvert(), py::arg("vectors").noconvert(),
+             py::arg("key"), py::arg("first_chain"), py::arg("first_step"), py::arg("n_batches"),
+             py::arg("steps_per_batch"), py::arg("renormalise_every"), py::arg("spacing"), py::arg("careful"),
+             py::arg("n_threads"));
+  module.def(
+      "advance_frames", &bound_advance_frames,
+      "Advances chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio, growth).",
+      py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
+      py::arg("log_determinants").noconvert(), py::arg("roots").noconvert(), py::arg("gradients").noconvert(),
+      py::arg("images").noconvert(), py::arg("diagonals").noconvert(), py::arg("frames").noconvert(), py::arg("key"),
+      py::arg("first_chain"), py::arg("first_step"), py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("block"),
+      py::arg("period"), py::arg("careful"), py::arg("null_ratio"), py::arg("n_threads"));
   module.def("smallest_eigenvalue", &bound_smallest_eigenvalue,
              "(estimate from above for `matrix`, eigenvector of diag(scale) matrix diag(scale)); overwrites `matrix`.",
              py::kw_only(), py::arg("matrix").noconvert(), py::arg("scale").noconvert());

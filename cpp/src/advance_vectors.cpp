@@ -55,7 +55,8 @@ double renormalise(double* v, Index dimension) {
   return std::log(largest) + std::log(norm);
 }
 
-// Removes from v its part along the unit vectors before it, twice ("twice is enough": Giraud, Langou & Rozloznik, 2005).
+// Removes from v its part along the unit vectors before it, twice ("twice is enough": Giraud, Langou & Rozloznik,
+// 2005).
 double orthonormalise(double* v, const double* before, Index n_before, Index dimension) {
   double log_norm = 0;
   for (int pass = 0; pass < (n_before > 0 ? 2 : 0); ++pass) {
@@ -138,8 +139,13 @@ void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& 
         const Index n_steps = std::min(spacing, steps.steps_per_batch - done);
         const auto start = steps.first_step + static_cast<std::uint64_t>(batch * steps.steps_per_batch + done);
         for (Index chain = first; chain < last; chain += kChainsPerItem) {
-          const Item item{chain,   std::min(kChainsPerItem, last - chain), k, form.dimension(),
-                          vectors, sums.log_growth + batch * k,            steps.n_batches * k};
+          const Item item{chain,
+                          std::min(kChainsPerItem, last - chain),
+                          k,
+                          form.dimension(),
+                          vectors,
+                          sums.log_growth + batch * k,
+                          steps.n_batches * k};
           advance_item(form, item, steps.key, steps.first_chain + static_cast<std::uint64_t>(chain), start, n_steps,
                        options);
         }
@@ -154,8 +160,8 @@ void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& 
   });
 }
 
-template void advance_vectors(const GramForm&, const Steps&, const VectorOptions&, const Metrics&, double*, Index, Index,
-                              VectorSums, int);
+template void advance_vectors(const GramForm&, const Steps&, const VectorOptions&, const Metrics&, double*, Index,
+                              Index, VectorSums, int);
 template void advance_vectors(const FactorForm&, const Steps&, const VectorOptions&, const Metrics&, double*, Index,
                               Index, VectorSums, int);
 

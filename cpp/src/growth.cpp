@@ -9,7 +9,8 @@
 namespace sgdstab {
 namespace {
 
-// A step that leaves less than 1 - kCancelling of a squared norm: 1 + x has lost digits, and the norm is taken after it.
+// A step that leaves less than 1 - kCancelling of a squared norm: 1 + x has lost digits, and the norm is taken after
+// it.
 constexpr double kCancelling = 1 - 0x1p-16;
 
 }  // namespace
@@ -51,15 +52,11 @@ void GrowthWorkspace::add_growth(const Form& form, const Metrics& metrics, const
   constexpr bool kGram = std::is_same_v<Form, GramForm>;
   load(vectors, vectors_stride, n_vectors);
   apply(form.rows.data(), form.rows.outerStride(), v_, w_);
-  for (Index m = 0, base = 0; m < metrics.count; ++m) {
-    if (metrics.bases[m] != base) {
-      base = metrics.bases[m];
-      apply_metric(form, metrics.matrices + (base - 1) * form.dimension() * form.dimension());
-    }
-    // The norm of K: M v = K a = w in gram form, and M s = s, y = w in factor form.
-    const Panel& y = base == 0 ? w_ : y_;
-    const Panel& mv = base == 0 ? (kGram ? w_ : v_) : (kGram ? y_ : u_);
-    add_log_growth(form, metrics, m, y, mv, n_vectors, sums + m, sums_stride);
+  // The norm of K: y = M v = K a = w in gram form, and M s = s, y = w in factor form.
+  add_log_growth(form, metrics, 0, w_, kGram ? w_ : v_, n_vectors, sums, sums_stride);
+  for (Index m = 1; m < metrics.count; ++m) {
+    apply_metric(form, metrics.matrices + (m - 1) * form.dimension() * form.dimension());
+    add_log_growth(form, metrics, m, y_, kGram ? y_ : u_, n_vectors, sums + m, sums_stride);
   }
 }
 
@@ -72,7 +69,8 @@ double image(const GramForm& form, const double* matrix, Index i, Index j) {
   return matrix == nullptr ? form.row(i)[j] : matrix[i * form.dimension() + j];
 }
 double image(const FactorForm& form, const double* matrix, Index i, Index j) {
-  return matrix == nullptr ? form.row(i)[j] : inner_product(form.row(i), matrix + j * form.dimension(), form.dimension());
+  return matrix == nullptr ? form.row(i)[j]
+                           : inner_product(form.row(i), matrix + j * form.dimension(), form.dimension());
 }
 
 }  // namespace
@@ -80,35 +78,28 @@ double image(const FactorForm& form, const double* matrix, Index i, Index j) {
 template <class Form>
 double GrowthWorkspace::squared_norm_after(const Form& form, const Metrics& metrics, Index m, Index i, Index v,
                                            const Panel& mv) const {
-  const Index base = metrics.bases[m], d = form.dimension();
-  const double* matrix = base == 0 ? nullptr : metrics.matrices + (base - 1) * d * d;
+  const Index d = form.dimension();
+  const double* matrix = m == 0 ? nullptr : metrics.matrices + (m - 1) * d * d;
   const double step = form.learning_rate * w_(v, i);
   double norm = 0;
   for (Index j = 0; j < d; ++j) {
     norm += (v_(v, j) - step * direction(form, i, j)) * (mv(v, j) - step * image(form, matrix, i, j));
   }
-  if (metrics.spikes[m] < 0) return norm;
-  const double w = w_(v, metrics.spikes[m]) - step * metrics.spike_columns[m * form.n_examples() + i];
-  return norm + metrics.spike_weights[m] * w * w;
+  return norm;
 }
 
 template <class Form>
-void GrowthWorkspace::add_log_growth(const Form& form, const Metrics& metrics, Index m, const Panel& y,
-                                     const Panel& mv, Index n_vectors, double* sums, Index sums_stride) {
-  const Index n = form.n_examples(), spike = metrics.spikes[m];
+void GrowthWorkspace::add_log_growth(const Form& form, const Metrics& metrics, Index m, const Panel& y, const Panel& mv,
+                                     Index n_vectors, double* sums, Index sums_stride) {
+  const Index n = form.n_examples();
   const double* diagonal = metrics.diagonals + m * n;
-  const double* column = metrics.spike_columns + m * n;
-  Lanes norm = Lanes::Zero(), along = Lanes::Zero();  // q, c w_j
+  Lanes norm = Lanes::Zero();  // q
   for (Index j = 0; j < form.dimension(); ++j) norm += v_.col(j).array() * mv.col(j).array();
-  if (spike >= 0) {
-    along = metrics.spike_weights[m] * w_.col(spike).array();
-    norm += along * w_.col(spike).array();
-  }
   const Lanes scale = (norm > 0).select(1 / norm, Lanes::Zero());
   LogSum<Lanes> log_sum;
   for (Index i = 0; i < n; ++i) {
     const Lanes step = form.learning_rate * w_.col(i).array();
-    const Lanes x = step * (diagonal[i] * step - 2 * (y.col(i).array() + column[i] * along)) * scale;
+    const Lanes x = step * (diagonal[i] * step - 2 * y.col(i).array()) * scale;
     const double largest = x.abs().maxCoeff();
     if (largest < kCancelling) {
       log_sum.add(x);

@@ -38,7 +38,8 @@ void check_vectors(const Problem& problem, const Form& form, bool factor, bool c
   const Index n_chains = 6, dimension = form.dimension();
   const RowMatrix start = normal(n_chains, dimension, 3);
   RowMatrix vectors = start, log_growth(n_chains, 3);
-  advance_vectors(form, {kKey, 5, 0, 3, 21}, 10, careful, view(vectors), view(log_growth), 2);
+  advance_vectors(form, {kKey, 5, 0, 3, 21}, {10, careful, 1}, Metrics{}, vectors.data(), n_chains, 1,
+                  {log_growth.data(), nullptr}, 2);
   for (Index chain = 0; chain < n_chains; ++chain) {
     const auto drawn = examples(5 + static_cast<std::uint64_t>(chain), 63, form.n_examples());
     const RowMatrix end = plain_product(problem, factor, drawn, start.row(chain).transpose());
@@ -54,8 +55,8 @@ void check_frames(const Problem& problem, const Form& form, bool factor, Index k
   const RowMatrix start = frame;
   std::vector<double> log_growth(3 * static_cast<std::size_t>(k)), log_determinant(3), ratio(3);
   const Eigen::VectorXd log_determinants = problem.log_determinants(kEta);
-  advance_frames(form, {kKey, 5, 0, 3, 50}, 16, 20, {false, 0}, log_determinants.data(), frame.data(), 1, k,
-                 {log_growth.data(), log_determinant.data(), ratio.data()}, 1);
+  advance_frames(form, {kKey, 5, 0, 3, 50}, 16, 20, {false, 0}, log_determinants.data(), FrameMetrics{}, frame.data(),
+                 1, k, {log_growth.data(), log_determinant.data(), ratio.data(), nullptr}, 1);
   // Batch by batch, Gram-Schmidt on plain products: the volume is the product of all R_jj, and the space is the same.
   const auto drawn = examples(5, 150, form.n_examples());
   RowMatrix end = start;
@@ -95,12 +96,28 @@ TEST_CASE("frames advance as the product of single steps does") {
   }
 }
 
+TEST_CASE("a second vector of a chain grows as the volume of both does") {
+  const Problem problem(9);
+  const GramForm form{problem.gram_form(kEta)};
+  RowMatrix pair = normal(2, 9, 6), frame = pair.transpose(), log_growth(1, 2), frame_growth(1, 2);
+  // The first batch orthonormalises what both start from.
+  for (const std::uint64_t start : {0, 40}) {
+    advance_vectors(form, {kKey, 5, start, 1, 40}, {10, false, 1}, Metrics{}, pair.data(), 1, 2,
+                    {log_growth.data(), nullptr}, 1);
+    double log_determinant = 0, ratio = 0;
+    advance_frames(form, {kKey, 5, start, 1, 40}, 16, 10, {true, 0}, problem.log_determinants(kEta).data(),
+                   FrameMetrics{}, frame.data(), 1, 2, {frame_growth.data(), &log_determinant, &ratio, nullptr}, 1);
+    CHECK((log_growth - frame_growth).norm() < 1e-9);
+  }
+}
+
 TEST_CASE("a vector that a step annihilates stays zero with -inf") {
   RowMatrix gram(1, 1), vectors(1, 1), log_growth(1, 2);
   gram << 2;
   vectors << 1;
   const GramForm form{{{gram.data(), 1, 1, Eigen::OuterStride<>(1)}, 0.5}};
-  advance_vectors(form, {kKey, 0, 0, 2, 8}, 8, true, view(vectors), view(log_growth), 1);
+  advance_vectors(form, {kKey, 0, 0, 2, 8}, {8, true, 1}, Metrics{}, vectors.data(), 1, 1, {log_growth.data(), nullptr},
+                  1);
   CHECK(log_growth(0, 0) == -std::numeric_limits<double>::infinity());
   CHECK(log_growth(0, 1) == -std::numeric_limits<double>::infinity());
   CHECK(vectors(0, 0) == 0);

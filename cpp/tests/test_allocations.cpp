@@ -38,9 +38,25 @@ TEST_CASE("advancing vectors allocates nothing, whatever the number of steps") {
   const GramForm form{problem.gram_form(0.9)};
   Eigen::internal::set_is_malloc_allowed(false);
   const auto before = allocations;
-  advance_vectors(form, {{1, 2}, 0, 0, 20, 100}, 64, false, view(vectors), view(log_growth), 1);
+  advance_vectors(form, {{1, 2}, 0, 0, 20, 100}, {64, false, 1}, Metrics{}, vectors.data(), 8, 1,
+                  {log_growth.data(), nullptr}, 1);
   CHECK(allocations == before);
   Eigen::internal::set_is_malloc_allowed(true);
+}
+
+TEST_CASE("evaluating growth allocates its workspace and nothing else") {
+  const Problem problem(37);
+  const GramForm form{problem.gram_form(0.9)};
+  const RowMatrix diagonal = problem.gram.diagonal().transpose();
+  const Metrics metrics{1, nullptr, diagonal.data()};
+  const auto allocations_of = [&](Index n_batches) {
+    RowMatrix vectors = RowMatrix::Ones(8, 37), log_growth(8, n_batches), growth(8, n_batches);
+    const auto before = allocations;
+    advance_vectors(form, {{1, 2}, 0, 0, n_batches, 100}, {64, false, 50}, metrics, vectors.data(), 8, 1,
+                    {log_growth.data(), growth.data()}, 1);
+    return allocations - before;
+  };
+  CHECK(allocations_of(1) == allocations_of(50));
 }
 
 TEST_CASE("advancing frames allocates its workspace and nothing else") {
@@ -50,8 +66,8 @@ TEST_CASE("advancing frames allocates its workspace and nothing else") {
     std::vector<double> growth(40 * n_batches), determinant(n_batches), ratio(n_batches);
     const auto before = allocations;
     advance_frames(GramForm{problem.gram_form(0.9)}, {{1, 2}, 0, 0, n_batches, 100}, 16, 20, {false, 0},
-                   problem.log_determinants(0.9).data(), frame.data(), 1, 40,
-                   {growth.data(), determinant.data(), ratio.data()}, 1);
+                   problem.log_determinants(0.9).data(), FrameMetrics{}, frame.data(), 1, 40,
+                   {growth.data(), determinant.data(), ratio.data(), nullptr}, 1);
     return allocations - before;
   };
   CHECK(allocations_of(1) == allocations_of(50));

@@ -8,8 +8,8 @@ from sgdstab_fast.mean_square import mean_square_exponent
 from sgdstab_fast.results import AccuracyWarning, LyapunovExponent, LyapunovSpectrum, MeanSquareExponent, Stability
 from sgdstab_fast.rounds import Progress
 from sgdstab_fast.spectrum import lyapunov_spectrum
-from sgdstab_fast.verdict import stability
 from sgdstab_fast.systems import LinearizedSGD
+from sgdstab_fast.verdict import stability
 
 __all__ = [
     "AccuracyWarning",

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import _cpu
 
-__all__ = ["Coordinates", "FloatArray", "IntArray", "StreamKey", "core", "simd_levels"]
+__all__ = ["Coordinates", "FloatArray", "StreamKey", "core", "simd_levels"]
 
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 StreamKey = tuple[int, int]
 Coordinates = Literal["gram", "factor"]
 
@@ -45,10 +44,6 @@ class Core(Protocol):
         coordinates: Coordinates,
         learning_rate: float,
         metrics: FloatArray,
-        bases: IntArray,
-        spikes: IntArray,
-        spike_weights: FloatArray,
-        spike_columns: FloatArray,
         diagonals: FloatArray,
         vectors: FloatArray,
         key: StreamKey,

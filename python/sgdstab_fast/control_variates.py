@@ -1,14 +1,12 @@
 """Anchored means: one exponent from anchored growth in several metrics.
 
 The mean of g_M under the stationary law is the exponent for every metric M, so every difference g_M - g_M' has the
-known mean 0. With samples y_c of one g and differences x_c, independent over chains c, least squares
-
-    y_c = lambda + x_c . beta + noise
-
-gives the combination of metrics, with weights that sum to one, of least variance (S. S. Lavenberg and P. D. Welch, "A
+known mean 0: they are control variates. With one g as the response and differences as regressors, least squares give the
+combination of metrics, with weights that sum to one, of least variance (S. S. Lavenberg and P. D. Welch, "A
 perspective on the use of control variables to increase the efficiency of Monte Carlo simulations", Management Science 27,
-1981). Weights are fitted to several pieces of each chain, which need not be quite independent; the error bar comes from
-the means of whole chains, which are, with the degrees of freedom of the weights paid for.
+1981). Weights fitted to the same samples would bias the mean, by a part of the error bar where rare excursions carry the
+variance; so those of a fold of chains are fitted to the other folds, which are independent of it. The error bar comes
+from the means of whole chains.
 
 Nothing here assumes that chains mix within their length; it is checked, and paid for where it fails: with the drift between
 the halves of the run, if there is one; if chains are too short to mix, with that drift and its error extrapolated
@@ -19,7 +17,7 @@ spread if nothing is known about their relaxation (`sgdstab_fast.mixing`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,52 +38,58 @@ from sgdstab_fast.statistics import (
 _COLLINEAR = 1e-7  # differences that are this close to a combination of others, relative, are rounding
 _ROUNDING = 1e-14
 _LEAST_SAMPLES_PER_WEIGHT = 4
-_SAMPLES_FOR_WEIGHTS = 4  # for each one for the error bar
+_PIECES = 4  # of a chain for each one that counts for the error bar: weights may be fitted to correlated ones
+_FOLDS = 4  # of chains
 _DRIFT = 4.0  # standard errors: a false alarm in 1e4
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Least squares with known means of the regressors."""
+def fit(samples: FloatArray) -> FloatArray:
+    """Return the weights, which sum to one, of the combination of the columns of samples with the least variance.
 
-    weights: FloatArray
-    """Of the metrics; they sum to one."""
-    inflation: float
-    """Variance of the mean over what it would be, had the weights not been fitted to the same samples."""
-
-
-def fit(samples: FloatArray) -> Fit:
-    """Combine the columns of samples, (n_samples, n_metrics), which all have the same mean."""
+    All columns, of shape (n_samples, n_metrics), have the same mean.
+    """
     n, n_metrics = samples.shape
-    mean = samples.mean(axis=0)
     base = int(samples.var(axis=0).argmin())
     weights = np.zeros(n_metrics)
     weights[base] = 1.0
     others = np.delete(np.arange(n_metrics), base)
     controls = samples[:, [base]] - samples[:, others]
-    centre = controls.mean(axis=0)
-    centred = controls - centre
+    centred = controls - controls.mean(axis=0)
     # Each difference in units of its own spread; one that does not vary beyond rounding says nothing.
     spread = centred.std(axis=0)
     known = spread > _ROUNDING * np.abs(samples).max()
     left, singular, right = np.linalg.svd(centred[:, known] / spread[known], full_matrices=False)
     rank = int((singular > _COLLINEAR * singular.max(initial=0.0)).sum())
     rank = min(rank, max(n // _LEAST_SAMPLES_PER_WEIGHT - 1, 0))
-    slopes = right[:rank].T @ (left[:, :rank].T @ (samples[:, base] - mean[base]) / singular[:rank])
+    response = samples[:, base] - samples[:, base].mean()
+    slopes = right[:rank].T @ (left[:, :rank].T @ response / singular[:rank])
     weights[others[known]] = slopes / spread[known]
     weights[base] -= weights.sum() - 1
-    # The fit takes `rank` of n - 1 degrees of freedom, and the weights' own errors multiply the controls' means.
-    leverage = right[:rank] @ (centre[known] / spread[known]) / singular[:rank]
-    inflation = (n - 1) / (n - 1 - rank) * (1 + n * float(leverage @ leverage)) if rank else 1.0
-    return Fit(weights, inflation)
+    return weights
 
 
-def _mean_of_chains(combined: FloatArray, n_groups: int, inflation: float) -> tuple[float, float, int]:
+def combined(growth: FloatArray, n_pieces: int, fit_from: int = 0) -> FloatArray:
+    """Combine the metrics of (n_chains, n_batches, n_metrics), with weights from other chains; (n_chains, n_batches).
+
+    The weights of a fold of chains are fitted to the others', from batch fit_from on, cut into n_pieces each.
+    """
+    n_chains = growth.shape[0]
+    n_folds = min(_FOLDS, n_chains)
+    pieces = grouped(growth[:, fit_from:], n_pieces).reshape(n_chains, -1, growth.shape[2])
+    fold = np.arange(n_chains) % n_folds
+    result = np.empty(growth.shape[:2])
+    for f in range(n_folds):
+        # Of a single chain, its own: the only thing there is.
+        others = pieces[fold != f] if n_folds > 1 else pieces
+        result[fold == f] = growth[fold == f] @ fit(others.reshape(-1, growth.shape[2]))
+    return result
+
+
+def _mean_of_chains(series: FloatArray, n_groups: int) -> tuple[float, float, int]:
     """Return mean, standard error and degrees of freedom from the means of chains, or of n_groups pieces of each."""
-    samples = grouped(combined, n_groups)[:, 0]
+    samples = grouped(series[:, :, None], n_groups)[:, 0]
     n = len(samples)
-    error = float(samples.std(ddof=1)) * math.sqrt(inflation / n) if n > 1 else math.inf
-    return float(samples.mean()), error, max(n - 1, 1)
+    return float(samples.mean()), float(samples.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf, max(n - 1, 1)
 
 
 def anchored_means(
@@ -102,35 +106,33 @@ def anchored_means(
         annihilated = not np.isnan(growth).any() and not np.isposinf(growth).any()
         return replace(unknown(1), mean=np.array([-math.inf if annihilated else math.nan]), standard_error=np.zeros(1))
     n_groups = math.ceil(MIN_SAMPLES / n_chains)
-    weights = fit(grouped(growth[:, n_batches // 2 :], _SAMPLES_FOR_WEIGHTS * n_groups)).weights
-    start_up = start_up_batches((growth @ weights).mean(axis=0)[:, None], least=0.0)
+    series = combined(growth, _PIECES * n_groups, fit_from=n_batches // 2)
+    start_up = start_up_batches(series.mean(axis=0)[:, None], least=0.0)
     if mixing.resolved:
         start_up = max(start_up, min(math.ceil(mixing.start_up_steps / steps_per_batch), n_batches // 2))
-    kept = growth[:, start_up:]
-    best = fit(grouped(kept, _SAMPLES_FOR_WEIGHTS * n_groups))
-    combined = (kept @ best.weights)[:, :, None]
-    mean, standard_error, degrees_of_freedom = _mean_of_chains(combined, n_groups, best.inflation)
+    series = combined(growth[:, start_up:], _PIECES * n_groups)
+    mean, standard_error, degrees_of_freedom = _mean_of_chains(series, n_groups)
     # The logarithm of a factor f has the error eps / f, and the smallest f is at least exp(2 N g) or so.
     eps = float(np.finfo(float).eps)
     cancellation = 8 * eps * math.exp(min(max(-2 * n_examples * mean, 0.0), 80.0)) / (2 * n_examples)
-    rounding = max(rounding, eps * abs(mean), cancellation) * float(np.abs(best.weights).sum())
-    difference, difference_error, scaled_drift = (float(value[0]) for value in drift(combined))
+    rounding = max(rounding, eps * abs(mean), cancellation)
+    difference, difference_error, scaled_drift = (float(value[0]) for value in drift(series[:, :, None]))
     bias_allowance = abs(difference) if abs(scaled_drift) > _DRIFT else 0.0
     if not mixing.resolved:
         # No more than the spread of all that the chains have seen, and less if what drifts is seen to relax.
-        n_steps = kept.shape[1] * steps_per_batch
+        n_steps = series.shape[1] * steps_per_batch
         extrapolated = mixing.bias(math.hypot(difference, difference_error), n_steps) if mixing.separated else math.inf
-        bias_allowance = max(bias_allowance, min(extrapolated, float(combined.std())))
+        bias_allowance = max(bias_allowance, min(extrapolated, float(series.std())))
     errors = np.array([math.hypot(max(standard_error, rounding), bias_allowance)])
     return Estimate(
         mean=np.array([mean]),
         standard_error=errors,
         degrees_of_freedom=degrees_of_freedom,
         start_up=start_up,
-        effective_sample_size=effective_sample_size(combined, errors),
+        effective_sample_size=effective_sample_size(series[:, :, None], errors),
         drift=scaled_drift,
         top_drift=scaled_drift,
-        chain_disagreement=chain_disagreement(combined[:, :, 0]),
+        chain_disagreement=chain_disagreement(series),
         bias_allowance=bias_allowance,
         mixed=mixing.resolved,
         gap=mixing.gap,
@@ -154,8 +156,7 @@ def frame_means(log_growth: FloatArray, growth: FloatArray, steps_per_batch: int
         kept = columns[:, average.start_up :]
         if not np.isfinite(kept).all():
             continue
-        best = fit(grouped(kept, _SAMPLES_FOR_WEIGHTS * n_groups))
-        mean[j], error, _ = _mean_of_chains((kept @ best.weights)[:, :, None], n_groups, best.inflation)
+        mean[j], error, _ = _mean_of_chains(combined(kept, _PIECES * n_groups), n_groups)
         standard_error[j] = max(error, float(np.finfo(float).eps) * abs(mean[j]))
     kept_growth = log_growth[:, average.start_up :] / steps_per_batch
     return replace(

@@ -12,7 +12,7 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.components import IntArray, components, subsystem
-from sgdstab_fast.control_variates import anchored_means, fit
+from sgdstab_fast.control_variates import anchored_means, combined
 from sgdstab_fast.mean_square import mean_square_exponent
 from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics, growth_metrics, initial_vectors, no_metrics
 from sgdstab_fast.mixing import N_COMPANIONS, Mixing, first_resolved
@@ -28,7 +28,7 @@ from sgdstab_fast.rounds import (
     run,
 )
 from sgdstab_fast.simulated import common_attributes, resumed, warn_of_trouble
-from sgdstab_fast.statistics import Estimate, batch_means, grouped
+from sgdstab_fast.statistics import Estimate, batch_means
 from sgdstab_fast.streams import Seed, initial_states, seed_from
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
@@ -215,7 +215,9 @@ def _of_one_block(
         how.budget.steps_per_chain(how.n_chains)
         run_provenance = provenance(how.seed, how.method, system.fingerprint)
         first = block * _BLOCK_STREAMS
-        chains = _anchored_chains(system, how, metrics, kernel, first) if anchored else _averaged_chains(system, how, first)
+        chains = (
+            _anchored_chains(system, how, metrics, kernel, first) if anchored else _averaged_chains(system, how, first)
+        )
     else:
         chains, run_provenance = resumed(resume, LyapunovExponent, system, (1, system.dimension))
     done = run(
@@ -264,7 +266,8 @@ def _kernel(system: LinearizedSGD, metrics: Metrics) -> Kernel:
             "rows": system.rows,
             "coordinates": system.coordinates,
             "learning_rate": system.learning_rate,
-            **metrics.arguments,
+            "metrics": metrics.matrices,
+            "diagonals": metrics.diagonals,
             "renormalise_every": min(overflow_safe_steps(system.log_determinants), _MOST_BETWEEN_NORMALISATIONS),
             "spacing": 1,
             "careful": system.n_examples < _FEW_EXAMPLES and nearly_singular,
@@ -290,9 +293,7 @@ def _averaged_chains(system: LinearizedSGD, how: _How, first_chain: int) -> Chai
     )
 
 
-def _anchored_chains(
-    system: LinearizedSGD, how: _How, metrics: Metrics, kernel: Kernel, first_chain: int
-) -> Chains:
+def _anchored_chains(system: LinearizedSGD, how: _How, metrics: Metrics, kernel: Kernel, first_chain: int) -> Chains:
     n_companions = min(N_COMPANIONS, how.n_chains, how.budget.max_steps - how.n_chains)
     spacing, pilot_steps = _spacing(system, how, metrics, kernel, first_chain)
     most = (how.budget.max_steps - pilot_steps) // (how.n_chains + n_companions)
@@ -320,9 +321,7 @@ def _anchored_chains(
     )
 
 
-def _spacing(
-    system: LinearizedSGD, how: _How, metrics: Metrics, kernel: Kernel, first_chain: int
-) -> tuple[int, int]:
+def _spacing(system: LinearizedSGD, how: _How, metrics: Metrics, kernel: Kernel, first_chain: int) -> tuple[int, int]:
     """Return how many steps to take between evaluations, and the steps spent on finding out.
 
     An evaluation costs as much as many steps, and successive ones are correlated. With the autocorrelation rho measured
@@ -345,8 +344,7 @@ def _spacing(
     growth = pilot.advance(by, _PILOT_EVALUATIONS, how.n_threads, None).records[1]
     if not np.isfinite(growth).all():
         return 4 * shortest, pilot_steps
-    growth = growth[:, :, metrics.spikes < 0]  # few enough to fit to so little
-    series = growth @ fit(grouped(growth, _PILOT_GROUPS)).weights
+    series = combined(growth, _PILOT_GROUPS)
     series -= series.mean()
     lags = range(_PILOT_EVALUATIONS)
     autocovariance = np.array([(series[:, lag:] * series[:, : _PILOT_EVALUATIONS - lag]).mean() for lag in lags])

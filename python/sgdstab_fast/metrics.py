@@ -2,9 +2,8 @@
 
 In a metric M with E[A^T M A] = rho M the mean squared growth of the next step is the constant rho, whatever the vector,
 and the mean log growth g_M is nearly constant. Where single steps grow a lot, beyond the edge of stability, that mean is
-carried by rare steps; the same equation with examples weighted by max(1, (1 - eta K_ii)^2)^-theta holds them down. What is
-left then comes from vectors along the few examples that grow most, which metrics M + c k_j k_j^T tell apart. All of them
-are used together, with the norm of K (`sgdstab_fast.control_variates`).
+carried by rare steps; the same equation with examples weighted by max(1, (1 - eta K_ii)^2)^-theta holds them down. The
+metrics for theta = 0, 1/2 and 1 and the norm of K are used together (`sgdstab_fast.control_variates`).
 
 Vectors with the dominant second moment C, E[A C A^T] = rho C, start nearly stationary. At small learning rates C is almost
 of rank one, and the direction of a normal vector with covariance C then depends on how large its main component
@@ -16,12 +15,10 @@ happens to be. So that component q . v is set to its root mean square, and the r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from sgdstab_fast._native import FloatArray, IntArray, StreamKey
+from sgdstab_fast._native import FloatArray, StreamKey
 from sgdstab_fast.mean_square import mean_square_metric
 from sgdstab_fast.results import MeanSquareExponent
 from sgdstab_fast.streams import initial_states, normals
@@ -29,8 +26,7 @@ from sgdstab_fast.systems import LinearizedSGD
 
 # Beyond this dimension the decompositions cost more than a run with the norm of K alone.
 LARGEST_DIMENSION = 2048
-_INTERMITTENCY = (0.5, 1.0, 1.5)  # theta, beyond the edge
-_SPIKED, _SPIKES, _SPIKE_WEIGHTS = 1.0, 8, (0.03, 1.0)  # theta, examples, and c k_jj^2 / M_jj
+_INTERMITTENCY = (0.5, 1.0)  # theta, beyond the edge, where some abs(1 - eta K_ii) > 1
 _TOLERANCE = 1e-4  # of metrics: they may be far off, and then leave more variance
 # How much of the norm of K is mixed in, relative to the least and to the largest M_ii / K_ii.
 _FLOOR, _ROUNDING_FLOOR = 1e-6, 1e-12
@@ -40,103 +36,47 @@ _JITTER = 1e-13
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """Metrics M + c k_j k_j^T for a list of (M, j, c), and the covariance to start from.
+    """The metrics that growth is evaluated in, the norm of K first, and the covariance to start from."""
 
-    A base of 0 is the norm of K, m is matrices[m - 1]; a spike of -1 is none.
-    """
-
-    system: LinearizedSGD
     matrices: FloatArray
-    """Shape (n_matrices, dimension, dimension)."""
-    bases: IntArray
-    """M, shape (n_metrics,), ascending."""
-    spikes: IntArray
-    """j, shape (n_metrics,)."""
-    spike_weights: FloatArray
-    """c, shape (n_metrics,)."""
+    """All but the first, shape (n_metrics - 1, dimension, dimension)."""
+    diagonals: FloatArray
+    """Squared norms of the steps' directions, M_ii or f_i . M f_i, shape (n_metrics, N)."""
     covariance: FloatArray | None
     """Dominant second moment, shape (dimension, dimension); None where it is not computed."""
 
     @property
     def size(self) -> int:
         """Number of metrics."""
-        return len(self.bases)
-
-    @cached_property
-    def arguments(self) -> dict[str, Any]:
-        """What the core is given."""
-        n = self.system.n_examples
-        columns = np.zeros((self.size, n))
-        squared_norms = [self.system.diagonal, *(_squared_norms(self.system, matrix) for matrix in self.matrices)]
-        diagonals = np.array([squared_norms[base] for base in self.bases]).reshape(self.size, n)
-        for m in np.flatnonzero(self.spikes >= 0):
-            columns[m] = _column(self.system, int(self.spikes[m]))
-            diagonals[m] += self.spike_weights[m] * columns[m] ** 2
-        return {
-            "metrics": self.matrices,
-            "bases": self.bases,
-            "spikes": self.spikes,
-            "spike_weights": self.spike_weights,
-            "spike_columns": columns,
-            "diagonals": diagonals,
-        }
+        return len(self.diagonals)
 
     @property
     def seconds_per_evaluation(self) -> float:
         """Time of one evaluation of one vector, measured on one thread."""
-        n = self.system.n_examples
-        products = n * self.system.dimension + self.matrices.size
-        return 1e-7 + 5e-11 * products + 1e-9 * self.size * n
+        n, d = self.diagonals.shape[1], self.matrices.shape[1]
+        return 1e-7 + 5e-11 * (n * d + self.matrices.size) + 1e-9 * self.diagonals.size
 
 
 def no_metrics(system: LinearizedSGD) -> Metrics:
     """Return the empty set: growth is then not evaluated."""
-    return _metrics(system, [], [], None)
+    return Metrics(np.empty((0, system.dimension, system.dimension)), np.empty((0, system.n_examples)), None)
 
 
 def growth_metrics(system: LinearizedSGD, mean_square: MeanSquareExponent | None = None) -> Metrics:
     """Return the metrics for a system whose K does not fall into blocks; `mean_square` is its result, if known."""
     if system.dimension > LARGEST_DIMENSION:
-        return _metrics(system, [], [(0, -1, 0.0)], None)
+        return Metrics(no_metrics(system).matrices, system.diagonal[None], None)
     if mean_square is None:
         metric, covariance = mean_square_metric(system, tolerance=_TOLERANCE)
     else:
         metric, covariance = mean_square.metric, mean_square.covariance
+    matrices = [_with_floor(system, metric)]
     amplification = np.maximum(1.0, (1 - system.learning_rate * system.diagonal) ** 2)
-    if amplification.max() == 1:
-        return _metrics(system, [_with_floor(system, metric)], [(0, -1, 0.0), (1, -1, 0.0)], covariance)
-    matrices, metrics = [], [(0, -1, 0.0)]
-    for theta in _INTERMITTENCY:
+    for theta in _INTERMITTENCY if amplification.max() > 1 else ():
         metric, _ = mean_square_metric(system, amplification**-theta, tolerance=_TOLERANCE)
         matrices.append(_with_floor(system, metric))
-        metrics.append((len(matrices), -1, 0.0))
-        if theta == _SPIKED:
-            sizes = _squared_norms(system, matrices[-1]) / system.diagonal**2
-            growing = np.argsort(-system.diagonal, kind="stable")[:_SPIKES]
-            metrics += [(len(matrices), int(j), c * float(sizes[j])) for c in _SPIKE_WEIGHTS for j in growing]
-    return _metrics(system, matrices, metrics, covariance)
-
-
-def _metrics(
-    system: LinearizedSGD,
-    matrices: list[FloatArray],
-    metrics: list[tuple[int, int, float]],
-    covariance: FloatArray | None,
-) -> Metrics:
-    return Metrics(
-        system=system,
-        matrices=np.array(matrices).reshape(len(matrices), system.dimension, system.dimension),
-        bases=np.array([base for base, _, _ in metrics], dtype=np.int64),
-        spikes=np.array([spike for _, spike, _ in metrics], dtype=np.int64),
-        spike_weights=np.array([weight for _, _, weight in metrics], dtype=float),
-        covariance=covariance,
-    )
-
-
-def _column(system: LinearizedSGD, example: int) -> FloatArray:
-    """Return a column of K."""
-    row = system.rows[example]
-    return row if system.coordinates == "gram" else np.asarray(system.rows @ row)
+    squared_norms = [system.diagonal, *(_squared_norms(system, matrix) for matrix in matrices)]
+    return Metrics(np.array(matrices), np.array(squared_norms), covariance)
 
 
 def frame_arguments(system: LinearizedSGD, metrics: Metrics | None) -> dict[str, FloatArray]:

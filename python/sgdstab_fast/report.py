@@ -126,7 +126,8 @@ def print_report(report: Report, console: Console) -> None:
     table.add_row("top exponents", "\n".join(shown) + (f"\n… and {more} more" if more else ""))
     table.add_row("sum rule", _sum_rule(spectrum))
     table.add_row(
-        "steps", f"{exponent.n_steps:.3g} for lambda ({_STOPPED[exponent.stopped_by]}), {spectrum.n_steps:.3g} for the spectrum"
+        "steps",
+        f"{exponent.n_steps:.3g} for lambda ({_STOPPED[exponent.stopped_by]}), {spectrum.n_steps:.3g} for the spectrum",
     )
     table.add_row("time", f"{found.seconds:.2f} s for the verdict, {report.seconds:.2f} s in all")
     style = {"stable": "bold green", "unstable": "bold red", "undecided": "bold yellow"}[found.verdict]

@@ -196,7 +196,12 @@ def _estimate(chains: Chains) -> Estimate:
 
 def _no_records(n_chains: int, k: int, n_metrics: int = 0) -> tuple[FloatArray, ...]:
     """Return the records of log growth, log determinants, smallest ratios and anchored growth before any batch."""
-    return np.empty((n_chains, 0, k)), np.empty((n_chains, 0)), np.empty((n_chains, 0)), np.empty((n_chains, 0, n_metrics, k))
+    return (
+        np.empty((n_chains, 0, k)),
+        np.empty((n_chains, 0)),
+        np.empty((n_chains, 0)),
+        np.empty((n_chains, 0, n_metrics, k)),
+    )
 
 
 def _block(system: LinearizedSGD) -> int:

@@ -61,9 +61,7 @@ def normals(key: StreamKey, n_chains: int, shape: tuple[int, ...], first_chain: 
     return numbers
 
 
-def initial_states(
-    key: StreamKey, n_chains: int, k: int, slow: FloatArray, first_chain: int = 0
-) -> FloatArray:
+def initial_states(key: StreamKey, n_chains: int, k: int, slow: FloatArray, first_chain: int = 0) -> FloatArray:
     """Return the states to start from, shape (n_chains, dimension, k); chain c's depends on key and c alone.
 
     The first columns start near the slow directions given, of shape (dimension, at most k) and unit length, where a

@@ -25,10 +25,8 @@ void advance_frames(const Form& form, const Steps& steps, Index block, Index per
                     Index k, FrameSums sums, int n_threads);
 
 extern template void advance_frames(const GramForm&, const Steps&, Index, Index, const Orthonormalisation&,
-                                    const double*, const FrameMetrics&, double*, Index, Index, FrameSums,
-                                    int);
+                                    const double*, const FrameMetrics&, double*, Index, Index, FrameSums, int);
 extern template void advance_frames(const FactorForm&, const Steps&, Index, Index, const Orthonormalisation&,
-                                    const double*, const FrameMetrics&, double*, Index, Index, FrameSums,
-                                    int);
+                                    const double*, const FrameMetrics&, double*, Index, Index, FrameSums, int);
 
 }  // namespace sgdstab

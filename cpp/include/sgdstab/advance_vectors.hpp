@@ -11,8 +11,8 @@ struct VectorOptions {
   // Vectors are rescaled every so many steps, counted from the start of a batch; that must be often enough for squared
   // norms not to overflow.
   Index renormalise_every;
-  // Steps one by one: they are otherwise taken in blocks, which leaves errors relative to a vector before its block, for
-  // systems in which a few steps can shrink a whole vector by many orders.
+  // Steps one by one: they are otherwise taken in blocks, which leaves errors relative to a vector before its block,
+  // for systems in which a few steps can shrink a whole vector by many orders.
   bool careful;
   // Anchored growth is evaluated after every so many steps, counted from the start of a batch.
   Index spacing;
@@ -30,8 +30,8 @@ template <class Form>
 void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& options, const Metrics& metrics,
                      double* vectors, Index n_chains, Index k, VectorSums sums, int n_threads);
 
-extern template void advance_vectors(const GramForm&, const Steps&, const VectorOptions&, const Metrics&, double*, Index,
-                                     Index, VectorSums, int);
+extern template void advance_vectors(const GramForm&, const Steps&, const VectorOptions&, const Metrics&, double*,
+                                     Index, Index, VectorSums, int);
 extern template void advance_vectors(const FactorForm&, const Steps&, const VectorOptions&, const Metrics&, double*,
                                      Index, Index, VectorSums, int);
 

@@ -1,14 +1,14 @@
 // Anchored growth of volumes: the expected log growth of the next step of every leading part of a frame.
 //
-// In a metric M = L L^T a frame V spans with its first j columns the same as the orthonormal Q = L^T V R^-1 does, and the step
-// on example i multiplies their volume, squared, by (matrix determinant lemma)
+// In a metric M = L L^T a frame V spans with its first j columns the same as the orthonormal Q = L^T V R^-1 does, and
+// the step on example i multiplies their volume, squared, by (matrix determinant lemma)
 //
 //   (1 - eta b)^2 + a (eta^2 M_ii - eta^2 c),   a = sum w_l^2,  b = sum w_l y_l,  c = sum y_l^2,   l = 1..j,
 //   gram form:    w = (K L^-T Q)_i,  y = (L Q)_i
 //   factor form:  w = (F L^-T Q)_i,  y = (F L Q)_i,  with f_i . M f_i for M_ii
 //
-// Half the mean of its logarithm over i is the growth, in M, of the sum of the j largest exponents. In the norm of K w = y,
-// and the factor is 1 - eta (2 - eta K_ii) a.
+// Half the mean of its logarithm over i is the growth, in M, of the sum of the j largest exponents. In the norm of K w
+// = y, and the factor is 1 - eta (2 - eta K_ii) a.
 #pragma once
 
 #include "sgdstab/frame.hpp"

@@ -6,14 +6,12 @@
 //   gram form:    y = M a,    q = a . y,    M_ii
 //   factor form:  u = M s,  y = F u,  q = s . u,  with f_i . M f_i for M_ii
 //
-// and the growth in M is g_M = (1/2N) sum_i log(1 + x_i). Under the stationary law of v its mean is the exponent whatever M
-// is (Furstenberg's formula; Chemnitz & Engel 2025, lemma 3.10), so that its differences are control variates.
+// and the growth in M is g_M = (1/2N) sum_i log(1 + x_i). Under the stationary law of v its mean is the exponent
+// whatever M is (Furstenberg's formula; Chemnitz & Engel 2025, lemma 3.10), so that its differences are control
+// variates.
 //
-// The products M v cost most. The norm of K comes for free, since K a = w; and so do metrics M + c k_j k_j^T with a spike
-// on one example, k_j the j-th column of K (or f_j):  y_i + c K_ij w_j,  q + c w_j^2,  M_ii + c K_ij^2.
+// The first metric is always the norm of K, the distance in parameter space: its M v, w or s, comes for free.
 #pragma once
-
-#include <cstdint>
 
 #include "sgdstab/log_sum.hpp"
 #include "sgdstab/product.hpp"
@@ -22,14 +20,9 @@
 namespace sgdstab {
 
 struct Metrics {
-  Index count;                  // 0 for no evaluation at all
-  Index n_matrices;             // besides K
-  const double* matrices;       // n_matrices x dimension x dimension
-  const std::int64_t* bases;    // of each metric: 0 for the norm of K, m for matrix m - 1; ascending
-  const std::int64_t* spikes;   // of each metric: the example j, or -1 for none
-  const double* spike_weights;  // of each metric: c
-  const double* spike_columns;  // count x n_examples: K_ij of the spike
-  const double* diagonals;      // count x n_examples: M_ii or f_i . M f_i, with the spike
+  Index count;              // with the norm of K; 0 for no evaluation at all
+  const double* matrices;   // (count - 1) x dimension x dimension: M of all but the first
+  const double* diagonals;  // count x n_examples: M_ii or f_i . M f_i
 };
 
 class GrowthWorkspace {
@@ -52,7 +45,7 @@ class GrowthWorkspace {
   // y = M a, or u = M s and y = F u.
   void apply_metric(const GramForm& form, const double* matrix);
   void apply_metric(const FactorForm& form, const double* matrix);
-  // Adds the growth in metric m, given y and M v of its base, to sums[v * sums_stride].
+  // Adds the growth in metric m, given y and M v, to sums[v * sums_stride].
   template <class Form>
   void add_log_growth(const Form& form, const Metrics& metrics, Index m, const Panel& y, const Panel& mv,
                       Index n_vectors, double* sums, Index sums_stride);

@@ -9,8 +9,8 @@
 
 namespace sgdstab {
 
-// sum_i log(1 + x_i) for every lane, with next to no logarithms and as exact for tiny x as for huge ones: where all lanes are
-// small it adds the Taylor series, else it multiplies mantissas and adds exponents.
+// sum_i log(1 + x_i) for every lane, with next to no logarithms and as exact for tiny x as for huge ones: where all
+// lanes are small it adds the Taylor series, else it multiplies mantissas and adds exponents.
 template <class Lanes>
 class LogSum {
  public:
