@@ -141,5 +141,4 @@ def test_plots_draw_on_given_axes(directory):
     ):
         ax = Figure().subplots()
         assert result.plot(ax) is ax
-        assert ax.get_xlabel()
-        assert ax.get_ylabel()
+        assert (ax.get_xlabel() and ax.get_ylabel()) or ax.texts  # what is known exactly has nothing to converge

@@ -1,17 +1,17 @@
 """Anchored means: one exponent from anchored growth in several metrics.
 
 The mean of g_M under the stationary law is the exponent for every metric M, so every difference g_M - g_M' has the
-known mean 0: they are control variates. With one g as the response and differences as regressors, least squares give the
-combination of metrics, with weights that sum to one, of least variance (S. S. Lavenberg and P. D. Welch, "A
-perspective on the use of control variables to increase the efficiency of Monte Carlo simulations", Management Science 27,
-1981). Weights fitted to the same samples would bias the mean, by a part of the error bar where rare excursions carry the
-variance; so those of a fold of chains are fitted to the other folds, which are independent of it. The error bar comes
-from the means of whole chains.
+known mean 0: they are control variates. With one g as the response and differences as regressors, least squares give
+the combination of metrics, with weights that sum to one, of least variance (S. S. Lavenberg and P. D. Welch, "A
+perspective on the use of control variables to increase the efficiency of Monte Carlo simulations", Management Science
+27, 1981). Weights fitted to the same samples would bias the mean, by a part of the error bar where rare excursions
+carry the variance; so those of a fold of chains are fitted to the other folds, which are independent of it. The error
+bar comes from the means of whole chains.
 
-Nothing here assumes that chains mix within their length; it is checked, and paid for where it fails: with the drift between
-the halves of the run, if there is one; if chains are too short to mix, with that drift and its error extrapolated
-over the relaxation still to come, but no more than the spread of g over all that the chains have visited; and with that
-spread if nothing is known about their relaxation (`sgdstab_fast.mixing`).
+Nothing here assumes that chains mix within their length; it is checked, and paid for where it fails: with the drift
+between the halves of the run, if there is one; if chains are too short to mix, with that drift and its error
+extrapolated over the relaxation still to come, but no more than the spread of g over all that the chains have visited;
+and with that spread if nothing is known about their relaxation (`sgdstab_fast.mixing`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from sgdstab_fast.statistics import (
     drift,
     effective_sample_size,
     grouped,
-    start_up_batches,
     unknown,
 )
 
@@ -68,14 +67,14 @@ def fit(samples: FloatArray) -> FloatArray:
     return weights
 
 
-def combined(growth: FloatArray, n_pieces: int, fit_from: int = 0) -> FloatArray:
+def combined(growth: FloatArray, n_pieces: int) -> FloatArray:
     """Combine the metrics of (n_chains, n_batches, n_metrics), with weights from other chains; (n_chains, n_batches).
 
-    The weights of a fold of chains are fitted to the others', from batch fit_from on, cut into n_pieces each.
+    The weights of a fold of chains are fitted to the others', cut into n_pieces each.
     """
     n_chains = growth.shape[0]
     n_folds = min(_FOLDS, n_chains)
-    pieces = grouped(growth[:, fit_from:], n_pieces).reshape(n_chains, -1, growth.shape[2])
+    pieces = grouped(growth, n_pieces).reshape(n_chains, -1, growth.shape[2])
     fold = np.arange(n_chains) % n_folds
     result = np.empty(growth.shape[:2])
     for f in range(n_folds):
@@ -97,7 +96,8 @@ def anchored_means(
 ) -> Estimate:
     """Estimate an exponent from anchored growth per batch, of shape (n_chains, n_batches, n_metrics).
 
-    `growth` is the mean over a batch's evaluations, each a mean over n_examples; `rounding` is what rounding does to it.
+    `growth` is the mean over a batch's evaluations, each a mean over n_examples; `rounding` is what rounding does to
+    it.
     """
     n_chains, n_batches, _ = growth.shape
     if n_batches == 0:
@@ -106,10 +106,8 @@ def anchored_means(
         annihilated = not np.isnan(growth).any() and not np.isposinf(growth).any()
         return replace(unknown(1), mean=np.array([-math.inf if annihilated else math.nan]), standard_error=np.zeros(1))
     n_groups = math.ceil(MIN_SAMPLES / n_chains)
-    series = combined(growth, _PIECES * n_groups, fit_from=n_batches // 2)
-    start_up = start_up_batches(series.mean(axis=0)[:, None], least=0.0)
-    if mixing.resolved:
-        start_up = max(start_up, min(math.ceil(mixing.start_up_steps / steps_per_batch), n_batches // 2))
+    # No rule that looks at the series itself: where rare excursions carry the variance, that would choose among them.
+    start_up = min(math.ceil(mixing.start_up_steps / steps_per_batch), n_batches // 2) if mixing.resolved else 0
     series = combined(growth[:, start_up:], _PIECES * n_groups)
     mean, standard_error, degrees_of_freedom = _mean_of_chains(series, n_groups)
     # The logarithm of a factor f has the error eps / f, and the smallest f is at least exp(2 N g) or so.

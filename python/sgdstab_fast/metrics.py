@@ -1,12 +1,12 @@
 """Metrics for anchored growth, the vectors to start from, and what an evaluation costs.
 
 In a metric M with E[A^T M A] = rho M the mean squared growth of the next step is the constant rho, whatever the vector,
-and the mean log growth g_M is nearly constant. Where single steps grow a lot, beyond the edge of stability, that mean is
-carried by rare steps; the same equation with examples weighted by max(1, (1 - eta K_ii)^2)^-theta holds them down. The
-metrics for theta = 0, 1/2 and 1 and the norm of K are used together (`sgdstab_fast.control_variates`).
+and the mean log growth g_M is nearly constant. Where single steps grow a lot, beyond the edge of stability, that mean
+is carried by rare steps; the same equation with examples weighted by max(1, (1 - eta K_ii)^2)^-theta holds them down.
+The metrics for theta = 0, 1/2 and 1 and the norm of K are used together (`sgdstab_fast.control_variates`).
 
-Vectors with the dominant second moment C, E[A C A^T] = rho C, start nearly stationary. At small learning rates C is almost
-of rank one, and the direction of a normal vector with covariance C then depends on how large its main component
+Vectors with the dominant second moment C, E[A C A^T] = rho C, start nearly stationary. At small learning rates C is
+almost of rank one, and the direction of a normal vector with covariance C then depends on how large its main component
 happens to be. So that component q . v is set to its root mean square, and the rest of the vector with it,
 
     v <- v + C q (s - q . v) / s^2,    s^2 = q . C q,    q the dominant eigenvector of C.
@@ -54,7 +54,8 @@ class Metrics:
     def seconds_per_evaluation(self) -> float:
         """Time of one evaluation of one vector, measured on one thread."""
         n, d = self.diagonals.shape[1], self.matrices.shape[1]
-        return 1e-7 + 5e-11 * (n * d + self.matrices.size) + 1e-9 * self.diagonals.size
+        products: int = n * d + self.matrices.size
+        return 1e-7 + 5e-11 * products + 1e-9 * self.size * n
 
 
 def no_metrics(system: LinearizedSGD) -> Metrics:
@@ -131,7 +132,7 @@ def _with_floor(system: LinearizedSGD, metric: FloatArray) -> FloatArray:
 def initial_vectors(
     system: LinearizedSGD, metrics: Metrics, key: StreamKey, n_chains: int, k: int, first_chain: int = 0
 ) -> FloatArray:
-    """Return the vectors to start from, shape (n_chains, k, dimension); the first of each chain is nearly stationary."""
+    """Return the vectors to start from, shape (n_chains, k, dimension), the first of each chain nearly stationary."""
     if metrics.covariance is None:
         states = initial_states(key, n_chains, k, system.slow_directions(1), first_chain)
         return np.ascontiguousarray(states.transpose(0, 2, 1))

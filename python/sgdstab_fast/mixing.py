@@ -1,9 +1,9 @@
 """Mixing: how long chains remember where they started, from the gap between the two largest exponents.
 
-Two vectors under the same steps turn towards each other like exp(-(lambda_1 - lambda_2) n) (Chemnitz & Engel 2025, lemma 3.10,
-after Le Page): that is how fast a chain forgets its start. A few companion chains carry a second vector; the difference
-D_n of the logarithms of their Gram-Schmidt norms grows by the gap per step. Where the two exponents are equal, or so
-close that the chains are too short to tell, D_n wanders like a random walk instead.
+Two vectors under the same steps turn towards each other like exp(-(lambda_1 - lambda_2) n) (Chemnitz & Engel 2025,
+lemma 3.10, after Le Page): that is how fast a chain forgets its start. A few companion chains carry a second vector;
+the difference D_n of the logarithms of their Gram-Schmidt norms grows by the gap per step. Where the two exponents are
+equal, or so close that the chains are too short to tell, D_n wanders like a random walk instead.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Mixing:
     def bias(self, drift: float, n_steps: int) -> float:
         """Return how far a mean over n_steps is off, if what its halves differ by, `drift`, relaxes at the gap's rate.
 
-        For b exp(-t) over 0..y, with y = gap n_steps, the mean is (1 + e^(-y/2)) / (2 (1 - e^(-y/2))) times the difference.
+        For b exp(-t) over 0..y, with y = gap n_steps, the mean is (1 + e^(-y/2)) / (2 (1 - e^(-y/2))) times the
+        difference.
         """
         left = math.exp(-self.gap * n_steps / 2)
         return abs(drift) * (1 + left) / (2 * (1 - left)) if left < 1 else math.inf

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sgdstab_fast.exponent import estimate
+from sgdstab_fast.one_block import estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +66,7 @@ def stability(result: Stability, ax: Axes | None = None) -> Axes:
     ax.axvline(0, color=_EDGE, lw=1, ls="--")
     for height, (_, value, (below, above)) in enumerate(rows[::-1]):
         if not np.isfinite(value):
-            ax.text(0.02, height, "−∞", transform=ax.get_yaxis_transform(), va="center", color=_ESTIMATE)
+            ax.text(0.02, height, "-∞", transform=ax.get_yaxis_transform(), va="center", color=_ESTIMATE)
             continue
         color = _EDGE if value > 0 else _ESTIMATE
         ax.errorbar(value, height, xerr=[[max(below, 0)], [max(above, 0)]], fmt="o", color=color, capsize=4)

@@ -67,7 +67,7 @@ class LyapunovExponent(_Estimate):
     effective_sample_size: float
     """Independent batches that would give the same standard error."""
     sign: int
-    """-1 or +1 if the sign is known with the confidence asked for, over all looks; 0 if not, or if it was not asked for."""
+    """-1 or +1 if the sign is known with the confidence asked for, over all looks; 0 if not, or not asked for."""
     gap: float
     """lambda_1 - lambda_2 where it was measured, to see how fast chains mix; else NaN."""
     mixed: bool

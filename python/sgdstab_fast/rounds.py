@@ -245,8 +245,8 @@ def run(
                 _report(report, done, budget)
             companions = chains.companions
             if companions is not None and companion_kernel is not None and not done.estimate.mixed:
-                for companions in advance(companions, companion_kernel, look - companions.n_batches):
-                    done = replace(done, chains=replace(chains, companions=companions))
+                for advanced in advance(companions, companion_kernel, look - companions.n_batches):
+                    done = replace(done, chains=replace(chains, companions=advanced))
                     _report(report, done, budget)
             done = _look(done.chains, estimate, budget)
             _report(report, done, budget)

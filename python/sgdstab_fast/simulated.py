@@ -46,9 +46,10 @@ def warn_of_trouble(budget: Budget, done: Run, stacklevel: int) -> None:
     if estimate.drifts and matters:
         warn("the chains had not left their start-up when the run ended: raise max_steps")
     if not estimate.mixed and matters:
+        n_steps = done.chains.n_batches * done.chains.steps_per_batch
         warn(
-            f"the two largest exponents are too close for chains of {done.chains.n_batches * done.chains.steps_per_batch} "
-            f"steps to mix: the standard error, {done.error:.1g}, includes the spread of what they have seen"
+            f"the two largest exponents are too close for chains of {n_steps} steps to mix: the standard error, "
+            f"{done.error:.1g}, includes the spread of what they have seen"
         )
     if budget.has_tolerance and done.stopped_by == "max_steps":
         wanted = [f"rtol={budget.rtol:g}", f"atol={budget.atol:g}"]

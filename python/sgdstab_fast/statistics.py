@@ -79,7 +79,8 @@ class Estimate:
     def settled(self) -> bool:
         """Whether a tolerance may stop the run.
 
-        By the first exponent alone: of many the worst drifts by chance. An error bar that allows for it may stop drifting.
+        By the first exponent alone: of many the worst drifts by chance. An error bar that allows for it may stop
+        drifting.
         """
         return self.bias_allowance is not None or (abs(self.top_drift) < SETTLED_LIMIT and not self.drifts)
 
@@ -101,7 +102,7 @@ def batch_means(log_growth: FloatArray, steps_per_batch: int) -> Estimate:
         return unknown(log_growth.shape[2])
     finite = np.isfinite(log_growth).all(axis=(0, 1))
     growth = np.where(finite, log_growth, 0.0) / steps_per_batch
-    start_up = start_up_batches(growth.mean(axis=0))
+    start_up = _start_up(growth.mean(axis=0))
     kept = growth[:, start_up:]
     samples = grouped(kept, math.ceil(MIN_SAMPLES / growth.shape[0]))
     mean = samples.mean(axis=0)
@@ -150,11 +151,8 @@ def grouped(growth: FloatArray, n_groups: int) -> FloatArray:
     return groups
 
 
-def start_up_batches(series: FloatArray, least: float = _LEAST_START_UP) -> int:
-    """Batches to drop by the marginal standard error rule, the largest over the columns of (n_batches, k).
-
-    At least a share `least` of them.
-    """
+def _start_up(series: FloatArray) -> int:
+    """Batches to drop by the marginal standard error rule, the largest over the columns of (n_batches, k)."""
     n = series.shape[0]
     candidates = n // 2
     if candidates == 0:
@@ -163,11 +161,11 @@ def start_up_batches(series: FloatArray, least: float = _LEAST_START_UP) -> int:
     count = np.arange(1, n + 1)[:, None]
     squares = np.cumsum(centred**2, axis=0) - np.cumsum(centred, axis=0) ** 2 / count
     error = (np.maximum(squares, 0) / count**2)[::-1]  # error[d]: batches d.. kept
-    return max(int(error[: candidates + 1].argmin(axis=0).max()), int(n * least))
+    return max(int(error[: candidates + 1].argmin(axis=0).max()), int(n * _LEAST_START_UP))
 
 
 def drift(kept: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return second half less first half of (n_chains, n_batches, k), its standard error, and their ratio, each (k,)."""
+    """Return second half less first half of (n_chains, n_batches, k), its standard error and their ratio: (k,) each."""
     n_chains, n_batches, k = kept.shape
     n_groups = 2 * math.ceil(MIN_SAMPLES / (2 * n_chains))
     if n_batches < n_groups:

@@ -53,8 +53,8 @@ def stability(
     confidence : float, optional
         With which a verdict by simulation is right, whenever the run stops.
     rtol, atol : float, optional
-        For the standard error of lambda, as in `lyapunov_exponent`. Where no exact certificate decides, the run also stops as
-        soon as the sign of lambda is known.
+        For the standard error of lambda, as in `lyapunov_exponent`. Where no exact certificate decides, the run also
+        stops as soon as the sign of lambda is known.
     max_steps : int, optional
         Steps of all chains together; without a decision by then the verdict is ``"undecided"``.
     n_chains, rng, n_threads, progress, executor
@@ -63,8 +63,9 @@ def stability(
     Returns
     -------
     Stability
-        The verdict (``"stable"``: lambda < 0, ``"unstable"``: lambda > 0, or ``"undecided"``), its certificate, lambda with its
-        interval, Lambda(2), the exponent of full-batch gradient descent, and the examples on which a step is longer than 2.
+        The verdict (``"stable"``: lambda < 0, ``"unstable"``: lambda > 0, or ``"undecided"``), its certificate, lambda
+        with its interval, Lambda(2), the exponent of full-batch gradient descent, and the examples on which a step is
+        longer than 2.
 
     Raises
     ------
@@ -134,10 +135,8 @@ def _exactly(system: LinearizedSGD, mean_square: MeanSquareExponent) -> tuple[st
 
 
 def _by_simulation(lyapunov: LyapunovExponent, confidence: float) -> tuple[str, str]:
-    if lyapunov.stopped_by == "closed form":
-        how = "closed form of lambda"
-    else:
-        how = f"simulation, confidence {confidence:g}"
+    exact = lyapunov.stopped_by == "closed form"
+    how = "closed form of lambda" if exact else f"simulation, confidence {confidence:g}"
     if lyapunov.sign == 0:
         return "undecided", f"none: lambda = {lyapunov.exponent:.3g} ± {lyapunov.standard_error:.1g}"
     return ("stable" if lyapunov.sign < 0 else "unstable"), how
