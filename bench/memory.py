@@ -19,7 +19,7 @@ before = peak() - gram.nbytes
 system = sf.LinearizedSGD(gram, 0.5)
 built = peak()
 if which == "exponent":
-    result = sf.lyapunov_exponent(system, rtol=0, max_steps=200_000, rng=0)
+    result = sf.lyapunov_exponent(system, method="average", rtol=0, max_steps=200_000, rng=0)
 else:
     result = sf.lyapunov_spectrum(system, int(which), rtol=0, max_steps=2_000, rng=0, n_chains=2)
 need = gram.nbytes + result.chains.states.nbytes

@@ -33,13 +33,18 @@ def show(what, ratio, goal):
     print(f"\n  {what}: {ratio:.1f}x   (goal: at least {goal}x)")
 
 
+def average(system, n_steps, n_threads):
+    """The naive estimate, steps and nothing else."""
+    return sf.lyapunov_exponent(system, method="average", rtol=0, max_steps=n_steps, rng=1, n_threads=n_threads)
+
+
 @pytest.mark.parametrize(("n", "goal"), [(64, 200), (256, 80), (1024, 15)])
 def test_exponent_against_numpy(benchmark, n, goal):
     gram, rng = ntk_like(n), np.random.default_rng(0)
     system = sf.LinearizedSGD(gram, 0.7)
     n_steps = 1_500_000_000 // n // (64 * 512) * (64 * 512)
     ours = benchmark.pedantic(
-        lambda: seconds(lambda: sf.lyapunov_exponent(system, rtol=0, max_steps=n_steps, rng=1, n_threads=THREADS), 5),
+        lambda: seconds(lambda: average(system, n_steps, THREADS), 5),
         rounds=1,
     )
     baseline_steps = 30 * 1024
@@ -49,10 +54,13 @@ def test_exponent_against_numpy(benchmark, n, goal):
 
 def spectrum_rate(system, n_steps):
     """Seconds per step, the pilot and the start left out by going on from an earlier result."""
-    first = sf.lyapunov_spectrum(system, rtol=0, max_steps=n_steps // 2, rng=1, n_threads=THREADS)
+    first = sf.lyapunov_spectrum(system, method="average", rtol=0, max_steps=n_steps // 2, rng=1, n_threads=THREADS)
     longer = first.n_steps + n_steps
     elapsed = seconds(
-        lambda: sf.lyapunov_spectrum(system, rtol=0, max_steps=longer, resume=first, n_threads=THREADS), 3
+        lambda: sf.lyapunov_spectrum(
+            system, method="average", rtol=0, max_steps=longer, resume=first, n_threads=THREADS
+        ),
+        3,
     )
     return elapsed / n_steps, first.period
 
@@ -99,10 +107,7 @@ def test_spectrum_against_numba(benchmark, name, learning_rate, goal):
 def test_two_threads_against_one(benchmark):
     system = sf.LinearizedSGD(ntk_like(256), 0.7)
     one, two = benchmark.pedantic(
-        lambda: [
-            seconds(lambda n=n: sf.lyapunov_exponent(system, rtol=0, max_steps=4_000_000, rng=1, n_threads=n), 7)
-            for n in (1, 2)
-        ],
+        lambda: [seconds(lambda n=n: average(system, 4_000_000, n), 7) for n in (1, 2)],
         rounds=1,
     )
     show("two threads over one, 64 chains, N = 256", one / two, 1.8)

@@ -71,9 +71,10 @@ auto bound_advance_vectors(const InputArray& rows, const std::string& coordinate
 
 auto bound_advance_frames(const InputArray& rows, const std::string& coordinates, double learning_rate,
                           const InputArray& log_determinants, const InputArray& roots, const InputArray& gradients,
-                          const InputArray& images, const InputArray& diagonals, InputArray frames, StreamKey key,
-                          std::uint64_t first_chain, std::uint64_t first_step, Index n_batches, Index steps_per_batch,
-                          Index block, Index period, bool careful, double null_ratio, int n_threads) {
+                          const InputArray& images, const InputArray& diagonals, Index evaluated, InputArray frames,
+                          StreamKey key, std::uint64_t first_chain, std::uint64_t first_step, Index n_batches,
+                          Index steps_per_batch, Index block, Index period, bool careful, double null_ratio,
+                          int n_threads) {
   require(rows.ndim() == 2 && frames.ndim() == 3 && frames.shape(1) == rows.shape(1), "shapes do not agree");
   require(frames.shape(2) <= frames.shape(1), "a frame has at most as many vectors as dimensions");
   require(log_determinants.ndim() == 1 && log_determinants.size() == rows.shape(0), "shapes do not agree");
@@ -83,11 +84,12 @@ auto bound_advance_frames(const InputArray& rows, const std::string& coordinates
   require(diagonals.size() == n_metrics * rows.shape(0), "shapes do not agree");
   require(n_batches >= 0 && steps_per_batch > 0 && block > 0 && period > 0, "counts must be positive");
   const Index n_chains = frames.shape(0), k = frames.shape(2);
+  require(evaluated > 0 && evaluated <= k, "evaluated columns out of range");
   InputArray log_growth({n_chains, n_batches, k}), log_determinant({n_chains, n_batches});
-  InputArray smallest_ratio({n_chains, n_batches}), growth({n_chains, n_batches, n_metrics, k});
+  InputArray smallest_ratio({n_chains, n_batches}), growth({n_chains, n_batches, n_metrics, evaluated});
   const FrameSums sums{log_growth.mutable_data(), log_determinant.mutable_data(), smallest_ratio.mutable_data(),
                        growth.mutable_data()};
-  const FrameMetrics metrics{n_metrics, roots.data(), gradients.data(), images.data(), diagonals.data()};
+  const FrameMetrics metrics{n_metrics, evaluated, roots.data(), gradients.data(), images.data(), diagonals.data()};
   double* frames_data = frames.mutable_data();
   {
     // As above.
@@ -144,9 +146,10 @@ PYBIND11_MODULE(SGDSTAB_MODULE, module) {
       "Advances chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio, growth).",
       py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
       py::arg("log_determinants").noconvert(), py::arg("roots").noconvert(), py::arg("gradients").noconvert(),
-      py::arg("images").noconvert(), py::arg("diagonals").noconvert(), py::arg("frames").noconvert(), py::arg("key"),
-      py::arg("first_chain"), py::arg("first_step"), py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("block"),
-      py::arg("period"), py::arg("careful"), py::arg("null_ratio"), py::arg("n_threads"));
+      py::arg("images").noconvert(), py::arg("diagonals").noconvert(), py::arg("evaluated"),
+      py::arg("frames").noconvert(), py::arg("key"), py::arg("first_chain"), py::arg("first_step"),
+      py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("block"), py::arg("period"), py::arg("careful"),
+      py::arg("null_ratio"), py::arg("n_threads"));
   module.def("smallest_eigenvalue", &bound_smallest_eigenvalue,
              "(estimate from above for `matrix`, eigenvector of diag(scale) matrix diag(scale)); overwrites `matrix`.",
              py::kw_only(), py::arg("matrix").noconvert(), py::arg("scale").noconvert());

@@ -22,7 +22,7 @@ struct BlockWorkspace {
         products(std::max(k, block_size), std::max(form.dimension(), block_size),
                  std::max(form.dimension(), block_size)),
         frame(form.dimension(), k),
-        growth(form, metrics, k) {}
+        growth(form, metrics) {}
 
   Index block;
   std::vector<std::uint32_t> examples;  // S_1 .. S_m
@@ -132,9 +132,9 @@ void advance_chain(const Form& form, const Steps& steps, Index chain, Index peri
     }
     sums.log_determinant[cell] = log_determinant;
     sums.smallest_ratio[cell] = smallest_ratio;
-    double* growth = sums.growth + cell * metrics.count * k;
-    std::fill_n(growth, metrics.count * k, 0.0);
-    w.growth.add_growth(form, metrics, v.data(), growth);
+    double* growth = sums.growth + cell * metrics.count * metrics.columns;
+    std::fill_n(growth, metrics.count * metrics.columns, 0.0);
+    w.growth.add_growth(form, metrics, v.data(), v.outerStride(), growth);
   }
 }
 

@@ -4,8 +4,8 @@
 
 namespace sgdstab {
 
-FrameGrowthWorkspace::FrameGrowthWorkspace(const RowForm& form, const FrameMetrics& metrics, Index k)
-    : k_(metrics.count > 0 ? k : 0),
+FrameGrowthWorkspace::FrameGrowthWorkspace(const RowForm& form, const FrameMetrics& metrics)
+    : k_(metrics.count > 0 ? metrics.columns : 0),
       q_(form.dimension(), k_),
       w_(RowMatrix::Zero(form.n_examples(), (k_ + kColumns - 1) / kColumns * kColumns)),
       y_(w_),
@@ -15,17 +15,18 @@ FrameGrowthWorkspace::FrameGrowthWorkspace(const RowForm& form, const FrameMetri
       frame_(k_ > 0 ? form.dimension() : 0, k_) {}
 
 void FrameGrowthWorkspace::add_growth(const RowForm& form, const FrameMetrics& metrics, const double* frame,
-                                      double* sums) {
+                                      Index stride, double* sums) {
   const Index n = form.n_examples(), d = form.dimension(), padded = w_.cols();
   const double eta = form.learning_rate;
   // result = matrix right; row-major matrices are their transposes in column-major terms.
-  const auto apply = [&](const double* matrix, Index rows, const double* right, Index stride, double* result,
+  const auto apply = [&](const double* matrix, Index rows, const double* right, Index right_stride, double* result,
                          Index result_stride) {
-    accumulate_product<ColMajor, ColMajor>(k_, rows, d, 1, right, stride, matrix, d, result, result_stride, products_);
+    accumulate_product<ColMajor, ColMajor>(k_, rows, d, 1, right, right_stride, matrix, d, result, result_stride,
+                                           products_);
   };
   for (Index m = 0; m < metrics.count; ++m) {
     q_.setZero();
-    apply(metrics.roots + m * d * d, d, frame, k_, q_.data(), k_);
+    apply(metrics.roots + m * d * d, d, frame, stride, q_.data(), k_);
     MatrixView q(q_.data(), d, k_, Eigen::OuterStride<>(k_));
     frame_.orthonormalise(q, {false, 0}, unused_);
     w_.setZero();

@@ -81,10 +81,10 @@ void check_frame_growth(const Form& form, bool factor, const RowMatrix& gram, In
     const RowMatrix directions = factor ? RowMatrix(form.rows) : RowMatrix(RowMatrix::Identity(n, n));
     const Eigen::VectorXd diagonal = (directions * metric * directions.transpose()).diagonal();
     const RowMatrix frame = normal(d, k, 10);
-    const FrameMetrics metrics{1, transposed.data(), gradients.data(), images.data(), diagonal.data()};
-    FrameGrowthWorkspace workspace(form, metrics, k);
+    const FrameMetrics metrics{1, k, transposed.data(), gradients.data(), images.data(), diagonal.data()};
+    FrameGrowthWorkspace workspace(form, metrics);
     std::vector<double> growth(static_cast<std::size_t>(k));
-    workspace.add_growth(form, metrics, frame.data(), growth.data());
+    workspace.add_growth(form, metrics, frame.data(), k, growth.data());
     double sum = 0;
     for (Index j = 1; j <= k; ++j) {
       const RowMatrix leading = frame.leftCols(j);

@@ -69,6 +69,7 @@ class Core(Protocol):
         gradients: FloatArray,
         images: FloatArray,
         diagonals: FloatArray,
+        evaluated: int,
         frames: FloatArray,
         key: StreamKey,
         first_chain: int,

@@ -208,7 +208,7 @@ def _scaled(result: LyapunovExponent, share: float, system: LinearizedSGD) -> Ly
 
 
 def _largest(results: dict[int, LyapunovExponent], system: LinearizedSGD) -> LyapunovExponent:
-    """Combine blocks: the largest of m estimates, each of which may be it, is too large by sqrt(2 log m) errors or so."""
+    """Combine blocks: the largest of m estimates, each of which may be it, is too large by sqrt(2 log m) errors."""
     leader = max(results.values(), key=lambda result: (result.exponent, -result.standard_error))
     rivals = [
         result.standard_error

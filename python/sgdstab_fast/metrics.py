@@ -54,8 +54,7 @@ class Metrics:
     def seconds_per_evaluation(self) -> float:
         """Time of one evaluation of one vector, measured on one thread."""
         n, d = self.diagonals.shape[1], self.matrices.shape[1]
-        products: int = n * d + self.matrices.size
-        return 1e-7 + 5e-11 * products + 1e-9 * self.size * n
+        return float(1e-7 + 5e-11 * (n * d + self.matrices.size) + 1e-9 * self.size * n)
 
 
 def no_metrics(system: LinearizedSGD) -> Metrics:

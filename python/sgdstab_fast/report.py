@@ -105,7 +105,7 @@ def print_report(report: Report, console: Console) -> None:
     table.add_column()
     table.add_row("examples, rank", f"{system.n_examples}, {system.dimension}")
     table.add_row("learning rate", f"{system.learning_rate:.12g}   (batch size {system.batch_size})")
-    table.add_row("steps above 2", _growing(found, system))
+    table.add_row("growing steps", _growing(found, system))
     side = "below" if system.learning_rate < report.gd_threshold else "above"
     table.add_row("full-batch GD", f"mu = {found.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})")
     table.add_row(
@@ -125,10 +125,8 @@ def print_report(report: Report, console: Console) -> None:
     more = spectrum.exponents.size - len(shown)
     table.add_row("top exponents", "\n".join(shown) + (f"\n… and {more} more" if more else ""))
     table.add_row("sum rule", _sum_rule(spectrum))
-    table.add_row(
-        "steps",
-        f"{exponent.n_steps:.3g} for lambda ({_STOPPED[exponent.stopped_by]}), {spectrum.n_steps:.3g} for the spectrum",
-    )
+    stopped = _STOPPED[exponent.stopped_by]
+    table.add_row("steps", f"{exponent.n_steps:.3g} for lambda ({stopped})\n{spectrum.n_steps:.3g} for the spectrum")
     table.add_row("time", f"{found.seconds:.2f} s for the verdict, {report.seconds:.2f} s in all")
     style = {"stable": "bold green", "unstable": "bold red", "undecided": "bold yellow"}[found.verdict]
     table.add_row("verdict", f"[{style}]{found.verdict.upper()}[/]   {_MEANING[found.verdict]}")
@@ -155,10 +153,10 @@ _STOPPED = {
 def _growing(found: Stability, system: LinearizedSGD) -> str:
     n = found.growing_examples.size
     if n == 0:
-        return "none: learning rate * K_ii <= 2 on every example"
+        return "none: learning rate * K_ii is at most 2 for all i"
     largest = found.growing_examples[np.argsort(-system.diagonal[found.growing_examples], kind="stable")]
     names = ", ".join(str(i) for i in largest[:_SHOWN]) + (", …" if n > _SHOWN else "")
-    return f"learning rate * K_ii > 2 on {n} of {system.n_examples} examples ({names})"
+    return f"learning rate * K_ii > 2 for {n} of {system.n_examples} i ({names})"
 
 
 def report_json(report: Report) -> str:

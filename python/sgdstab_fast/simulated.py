@@ -43,7 +43,7 @@ def warn_of_trouble(budget: Budget, done: Run, stacklevel: int) -> None:
     matters = allowance is None or (
         done.error > max(budget.rtol, _NOTEWORTHY) * done.size and allowance > _ROUNDING * done.chains.rounding
     )
-    if estimate.drifts and matters:
+    if estimate.drifts and estimate.mixed and matters:
         warn("the chains had not left their start-up when the run ended: raise max_steps")
     if not estimate.mixed and matters:
         n_steps = done.chains.n_batches * done.chains.steps_per_batch

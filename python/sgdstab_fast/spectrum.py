@@ -19,6 +19,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey
 from sgdstab_fast.components import components
 from sgdstab_fast.control_variates import frame_means
+from sgdstab_fast.exponent import METHODS
 from sgdstab_fast.metrics import frame_arguments, growth_metrics, no_metrics
 from sgdstab_fast.results import AccuracyWarning, LyapunovSpectrum, provenance
 from sgdstab_fast.rounds import Budget, Chains, Kernel, ProgressOption, Run, overflow_safe_steps, run
@@ -39,8 +40,9 @@ _PILOT_CHAIN = 2**63  # a stream that no other chain uses
 _NULL_RATIO = 1e-12
 # Below this log abs(1 - eta K_ii), growth of volumes, which is as the square of 1 - eta K_ii, drowns in rounding.
 _NEARLY_SINGULAR = math.log(1e-3)
-# Entries of a frame (times N / dimension) up to which its growth is evaluated: it takes a few more frames of memory.
-_LARGEST_EVALUATED = 2**18
+# Leading exponents that anchored growth is evaluated for, the others gain little from it, and the dimension up to which
+# it is: it takes a dozen matrices more.
+_EVALUATED, _LARGEST_EVALUATED = 32, 512
 _SUM_RULE = 1e-6  # an error, relative to the sum, to warn about
 
 
@@ -48,6 +50,7 @@ def lyapunov_spectrum(
     system: LinearizedSGD,
     k: int | None = None,
     *,
+    method: str = "anchored",
     rtol: float = 1e-2,
     atol: float = 0.0,
     max_steps: int | None = None,
@@ -69,6 +72,9 @@ def lyapunov_spectrum(
         What a step does.
     k : int, optional
         How many exponents, 1 to ``system.dimension``; all by default.
+    method : {"anchored", "average"}, optional
+        Whether to use anchored growth for the leading 32 exponents, up to a dimension of 512. It sharpens the top
+        exponent as it does for `lyapunov_exponent`, others by little to an order of magnitude.
     rtol, atol : float, optional
         Tolerances for the standard errors: relative to the largest finite exponent in magnitude, and absolute in nats
         per step.
@@ -116,6 +122,7 @@ def lyapunov_spectrum(
     budget = Budget.validated(rtol, atol, max_steps)
     n_threads = validation.thread_count(n_threads)
     singular = bool(np.isneginf(system.log_determinants).any())
+    evaluated = min(k, _EVALUATED)
     arguments: dict[str, Any] = {
         "rows": system.rows,
         "coordinates": system.coordinates,
@@ -124,35 +131,41 @@ def lyapunov_spectrum(
         "careful": singular,
         "null_ratio": _NULL_RATIO if singular else 0.0,
         "block": _block(system),
+        "evaluated": evaluated,
         **frame_arguments(system, None),
     }
+    method = validation.choice(method, "method", METHODS) if resume is None else _method(resume)
     metrics = None
-    if float(system.log_determinants.min()) > _NEARLY_SINGULAR and system.n_examples * k <= _LARGEST_EVALUATED:
+    well_conditioned = float(system.log_determinants.min()) > _NEARLY_SINGULAR
+    if method == "anchored" and well_conditioned and system.dimension <= _LARGEST_EVALUATED:
         metrics = growth_metrics(system) if len(components(system)) == 1 else no_metrics(system)
+    growth_arguments = frame_arguments(system, metrics)
     if resume is None:
         n_chains = validation.integer(n_chains, "n_chains", high=2**20)
         most = budget.steps_per_chain(n_chains)
         seed = seed_from(rng)
-        run_provenance = provenance(seed, "average", system.fingerprint)
+        run_provenance = provenance(seed, method, system.fingerprint)
         slow = system.slow_directions(k)
         period = _pilot(system, k, slow, seed.key, arguments)
         # Batches of whole passes; so many steps each that the record stays small beside the frames.
         most_batches = int(np.clip(2**20 // (k * n_chains), 64, 4096))
         passes = max(1, 64 // period, most // (period * most_batches))
-        if metrics is not None:  # an evaluation at the end of each, which should not take more time than its steps
-            evaluation = (1 + len(metrics.matrices)) * (3 * system.n_examples + k)
-            passes = max(passes, evaluation // (period + k))
+        if metrics is not None:
+            # An evaluation at the end of each takes a fifth of the time of its steps, unless few batches would be left.
+            evaluation = (1 + len(metrics.matrices)) * evaluated * (3 * system.n_examples + evaluated + 100)
+            wanted = math.ceil(5 * evaluation / (k * (1.3 * period + k)))
+            passes = max(passes, min(wanted, most // (64 * period)))
         chains = Chains(
             key=seed.key,
             states=initial_states(seed.key, n_chains, k, slow),
             steps_per_batch=min(passes * period, max(1, most // 4)),
-            records=_no_records(n_chains, k, len(frame_arguments(system, metrics)["diagonals"])),
+            records=_no_records(n_chains, k, evaluated, len(growth_arguments["diagonals"])),
         )
     else:
         chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, k))
         period = resume.period
     arguments["period"] = period
-    arguments.update(frame_arguments(system, metrics))
+    arguments.update(growth_arguments)
     done = run(
         chains,
         # About 10 multiply-adds a nanosecond, and what small blocks cost anyway, on one thread.
@@ -186,6 +199,11 @@ def lyapunov_spectrum(
     )
 
 
+def _method(resume: Any) -> str:
+    """Return the method of an earlier result; of anything else any will do, it is refused later on."""
+    return str(resume.provenance["method"]) if isinstance(resume, LyapunovSpectrum) else METHODS[0]
+
+
 def _kernel(arguments: dict[str, Any], seconds_per_step: float) -> Kernel:
     return Kernel("advance_frames", "frames", arguments, seconds_per_step, chains_per_item=1)
 
@@ -194,14 +212,10 @@ def _estimate(chains: Chains) -> Estimate:
     return frame_means(chains.records[0], chains.records[3], chains.steps_per_batch)
 
 
-def _no_records(n_chains: int, k: int, n_metrics: int = 0) -> tuple[FloatArray, ...]:
+def _no_records(n_chains: int, k: int, evaluated: int, n_metrics: int) -> tuple[FloatArray, ...]:
     """Return the records of log growth, log determinants, smallest ratios and anchored growth before any batch."""
-    return (
-        np.empty((n_chains, 0, k)),
-        np.empty((n_chains, 0)),
-        np.empty((n_chains, 0)),
-        np.empty((n_chains, 0, n_metrics, k)),
-    )
+    of_chains, growth = (n_chains, 0), (n_chains, 0, n_metrics, evaluated)
+    return np.empty((*of_chains, k)), np.empty(of_chains), np.empty(of_chains), np.empty(growth)
 
 
 def _block(system: LinearizedSGD) -> int:
@@ -252,7 +266,7 @@ def _pilot(system: LinearizedSGD, k: int, slow: FloatArray, key: StreamKey, argu
             key=key,
             states=states,
             steps_per_batch=period,
-            records=_no_records(1, k),
+            records=_no_records(1, k, arguments["evaluated"], 0),
             first_chain=_PILOT_CHAIN + period,
         )
         for _ in range(1 + _PILOT_PASSES):

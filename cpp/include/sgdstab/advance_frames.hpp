@@ -12,7 +12,7 @@ struct FrameSums {
   double* log_growth;       // (n_chains x n_batches x k): log R_jj summed over the batch
   double* log_determinant;  // (n_chains x n_batches): log|det A_i| summed over the batch's examples i
   double* smallest_ratio;   // (n_chains x n_batches): the smallest that orthonormalise returned
-  double* growth;           // (n_chains x n_batches x metrics.count x k): anchored growth at the end of the batch
+  double* growth;           // (n_chains x n_batches x metrics.count x metrics.columns): at the end of the batch
 };
 
 // Advances `frames` (n_chains x dimension x k, contiguous), one chain each, orthonormalising every `period`

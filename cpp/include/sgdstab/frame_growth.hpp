@@ -20,6 +20,7 @@ namespace sgdstab {
 
 struct FrameMetrics {
   Index count;
+  Index columns;            // leading columns of a frame whose growth is evaluated
   const double* roots;      // count x dimension x dimension: L^T
   const double* gradients;  // count x n_examples x dimension: K L^-T or F L^-T
   const double* images;     // count x n_examples x dimension: L or F L
@@ -28,10 +29,11 @@ struct FrameMetrics {
 
 class FrameGrowthWorkspace {
  public:
-  FrameGrowthWorkspace(const RowForm& form, const FrameMetrics& metrics, Index k);
+  FrameGrowthWorkspace(const RowForm& form, const FrameMetrics& metrics);
 
-  // sums[m * k + j] += growth in metric m of the (j+1)-th exponent: of volume j+1 less that of volume j.
-  void add_growth(const RowForm& form, const FrameMetrics& metrics, const double* frame, double* sums);
+  // sums[m * columns + j] += growth in metric m of the (j+1)-th exponent: of volume j+1 less that of volume j.
+  // `frame` is dimension x any, row-major, its rows `stride` apart.
+  void add_growth(const RowForm& form, const FrameMetrics& metrics, const double* frame, Index stride, double* sums);
 
  private:
   static constexpr int kColumns = 8;  // prefix sums taken together
