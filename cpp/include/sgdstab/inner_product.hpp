@@ -4,8 +4,8 @@
 // Here the order is fixed by the length and the SIMD level alone.
 #pragma once
 
+#include <algorithm>
 #include <array>
-#include <type_traits>
 
 #include "sgdstab/types.hpp"
 
@@ -17,9 +17,8 @@ std::array<double, kRows> inner_products(const std::array<const double*, kRows>&
   using namespace Eigen::internal;
   // As wide as the SIMD level, up to four: the rows are short, and a wider load of v waits more often for the entry
   // that the last step has stored (N = 128: 20 ns a step with eight, 14 with four).
-  using Widest = packet_traits<double>::type;
-  using Packet = std::conditional_t<(packet_traits<double>::size > 4), unpacket_traits<Widest>::half, Widest>;
-  constexpr Index kWidth = unpacket_traits<Packet>::size;
+  using Packet = find_best_packet<double, 4>::type;
+  constexpr Index kWidth = std::min<Index>(packet_traits<double>::size, 4);
   // Two accumulators a row keep as many multiply-adds in flight as their latency asks for.
   Packet even[kRows], odd[kRows];
   for (std::size_t b = 0; b < kRows; ++b) even[b] = odd[b] = pset1<Packet>(0.0);
