@@ -111,8 +111,10 @@ void GrowthWorkspace::add_log_growth(const Form& form, const Metrics& metrics, I
     }
     log_sum.multiply(factor, largest);
   }
-  const Lanes growth = (norm > 0).select(log_sum.total() / (2.0 * static_cast<double>(n)),
-                                         Lanes::Constant(-std::numeric_limits<double>::infinity()));
+  // A vector that steps have annihilated has no norm; one that overflowed has none that is a number.
+  const Lanes without_norm = (norm == 0).select(Lanes::Constant(-std::numeric_limits<double>::infinity()),
+                                                Lanes::Constant(std::numeric_limits<double>::quiet_NaN()));
+  const Lanes growth = (norm > 0).select(log_sum.total() / (2.0 * static_cast<double>(n)), without_norm);
   for (Index v = 0; v < n_vectors; ++v) sums[v * sums_stride] += growth[v];
 }
 

@@ -22,7 +22,7 @@ from sgdstab_fast.rounds import Progress, reporter
 from sgdstab_fast.systems import LinearizedSGD
 
 BAD_INPUT = 2
-_INTERRUPTED = 130
+_INTERRUPTED, _BROKEN_PIPE = 130, 141
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return _report(options)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
     except (ValueError, TypeError, OSError, MemoryError, NotImplementedError) as error:
         print(f"sgdstab: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
@@ -102,6 +105,7 @@ def _report(options: argparse.Namespace) -> int:
         print(report_json(report))
     else:
         print_report(report, Console())
+        sys.stdout.flush()
     save_plots(report, options.output)
     if not options.json:
         print(f"plots: {options.output}")

@@ -64,9 +64,7 @@ def components(system: LinearizedSGD) -> list[IntArray]:
 
 def subsystem(system: LinearizedSGD, examples: IntArray) -> LinearizedSGD:
     """Return the system of some examples alone, each of which it draws with probability 1 / len(examples)."""
-    if system.coordinates == "factor":
-        return LinearizedSGD.from_factor(system.rows[examples], system.learning_rate)
-    return LinearizedSGD(system.rows[np.ix_(examples, examples)], system.learning_rate)
+    return system.part(examples)
 
 
 def _linked(system: LinearizedSGD, norms: FloatArray, rows: IntArray, columns: IntArray) -> NDArray[np.bool_]:

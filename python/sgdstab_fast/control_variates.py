@@ -22,7 +22,7 @@ from dataclasses import replace
 import numpy as np
 
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.mixing import Mixing
+from sgdstab_fast.mixing import Mixing, measure
 from sgdstab_fast.statistics import (
     MIN_SAMPLES,
     Estimate,
@@ -39,6 +39,8 @@ _ROUNDING = 1e-14
 _LEAST_SAMPLES_PER_WEIGHT = 4
 _PIECES = 4  # of a chain for each one that counts for the error bar: weights may be fitted to correlated ones
 _FOLDS = 4  # of chains
+_RELAXATION_TIMES = 5  # that a piece of a chain must last to count as independent of the next
+_FEW_CHAINS = 16  # fewer do not show the spread of what they have not visited
 _DRIFT = 4.0  # standard errors: a false alarm in 1e4
 
 
@@ -104,8 +106,23 @@ def anchored_means(
         return unknown(1)
     if not np.isfinite(growth).all():
         annihilated = not np.isnan(growth).any() and not np.isposinf(growth).any()
-        return replace(unknown(1), mean=np.array([-math.inf if annihilated else math.nan]), standard_error=np.zeros(1))
-    n_groups = math.ceil(MIN_SAMPLES / n_chains)
+        if not annihilated:
+            return unknown(1)
+        return replace(
+            unknown(1),
+            mean=np.array([-math.inf]),
+            standard_error=np.zeros(1),
+            effective_sample_size=np.array([math.inf]),
+            bias_allowance=0.0,
+            mixed=True,
+        )
+    # Of few chains, pieces count as independent if they are several relaxation times long.
+    pieces = (
+        int(mixing.gap * n_batches * steps_per_batch / _RELAXATION_TIMES)
+        if mixing.separated and n_chains < MIN_SAMPLES
+        else 1
+    )
+    n_groups = max(1, min(math.ceil(MIN_SAMPLES / n_chains), pieces))
     # No rule that looks at the series itself: where rare excursions carry the variance, that would choose among them.
     start_up = min(math.ceil(mixing.start_up_steps / steps_per_batch), n_batches // 2) if mixing.resolved else 0
     series = combined(growth[:, start_up:], _PIECES * n_groups)
@@ -120,7 +137,8 @@ def anchored_means(
         # No more than the spread of all that the chains have seen, and less if what drifts is seen to relax.
         n_steps = series.shape[1] * steps_per_batch
         extrapolated = mixing.bias(math.hypot(difference, difference_error), n_steps) if mixing.separated else math.inf
-        bias_allowance = max(bias_allowance, min(extrapolated, float(series.std())))
+        seen = float(series.std()) if n_chains >= _FEW_CHAINS else math.inf
+        bias_allowance = max(bias_allowance, min(extrapolated, seen))
     errors = np.array([math.hypot(max(standard_error, rounding), bias_allowance)])
     return Estimate(
         mean=np.array([mean]),
@@ -140,22 +158,28 @@ def anchored_means(
 def frame_means(log_growth: FloatArray, growth: FloatArray, steps_per_batch: int) -> Estimate:
     """Estimate exponents from log growth per batch, (n_chains, n_batches, k), and the anchored growth at its end.
 
-    `growth` has the shape (n_chains, n_batches, n_metrics, k). Both have the same means, so that each exponent has a
-    combination of its own.
+    `growth` has the shape (n_chains, n_batches, n_metrics, leading), for the leading exponents. Both have the same
+    means under the stationary law of the frames, so that each exponent has a combination of its own; it is used where
+    the frame is seen to forget its start on both sides, from the gaps to the exponents before and after.
     """
     average = batch_means(log_growth, steps_per_batch)
-    n_chains, n_batches, n_metrics, k = growth.shape
+    n_chains, n_batches, n_metrics, leading = growth.shape
+    k = log_growth.shape[2]
     if n_metrics == 0 or n_batches == 0:
         return average
     mean, standard_error = average.mean.copy(), average.standard_error.copy()
     n_groups = math.ceil(MIN_SAMPLES / n_chains)
-    for j in range(k):
+    mixes = [measure(log_growth[:, :, j : j + 2], steps_per_batch).resolved for j in range(min(leading, k - 1))]
+    for j in range(min(leading, k - 1)):
+        if not mixes[j] or (j > 0 and not mixes[j - 1]):
+            continue
         columns = np.concatenate([log_growth[:, :, None, j] / steps_per_batch, growth[:, :, :, j]], axis=2)
         kept = columns[:, average.start_up :]
         if not np.isfinite(kept).all():
             continue
-        mean[j], error, _ = _mean_of_chains(combined(kept, _PIECES * n_groups), n_groups)
-        standard_error[j] = max(error, float(np.finfo(float).eps) * abs(mean[j]))
+        value, error, _ = _mean_of_chains(combined(kept, _PIECES * n_groups), n_groups)
+        if abs(value - average.mean[j]) < _DRIFT * average.standard_error[j]:
+            mean[j], standard_error[j] = value, max(error, float(np.finfo(float).eps) * abs(value))
     kept_growth = log_growth[:, average.start_up :] / steps_per_batch
     return replace(
         average,

@@ -14,10 +14,11 @@ from sgdstab_fast.metrics import LARGEST_DIMENSION
 from sgdstab_fast.one_block import How, closed_form, simulate
 from sgdstab_fast.results import LyapunovExponent, MeanSquareExponent
 from sgdstab_fast.rounds import Budget, ProgressOption
-from sgdstab_fast.streams import seed_from
+from sgdstab_fast.streams import seed_from, seed_of
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
 METHODS = ("anchored", "average")
+_ROUNDING = 1e-14  # of bounds
 
 
 def lyapunov_exponent(
@@ -68,8 +69,8 @@ def lyapunov_exponent(
     n_chains : int, optional
         Independent chains.
     rng : optional
-        Whatever ``numpy.random.default_rng`` takes. The same seed gives the same bits at the same SIMD level,
-        whatever the threads or the executor.
+        Whatever ``numpy.random.default_rng`` takes. The same seed gives the same bits at the same SIMD level and with
+        the same BLAS and number of its threads, whatever `n_threads` or the executor.
     n_threads : int, optional
         Threads; all available processors by default.
     progress : bool or callable, optional
@@ -78,8 +79,8 @@ def lyapunov_exponent(
         Where to run work items instead of threads.
     resume : LyapunovExponent, optional
         An earlier result for the same system, to go on from; `max_steps` then counts its steps in, and `method`,
-        `n_chains`, `rng` and the batches are its own (first budgets of less than 8192 steps a chain make smaller
-        batches).
+        `n_chains`, `rng`, the spacing and the batches are its own. It ends with the bits of an uncut run if the latter
+        would have chosen the same spacing and batches, which small first budgets do not.
 
     Returns
     -------
@@ -95,8 +96,8 @@ def lyapunov_exponent(
     Warns
     -----
     AccuracyWarning
-        If no tolerance was met within `max_steps`, or the chains had not left their start-up or were not seen to mix;
-        the standard error then allows for it.
+        If no tolerance was met within `max_steps`, or the chains had not left their start-up or were not seen to mix
+        and the standard error, which allows for it, is not small all the same (1% of lambda, or `rtol` if larger).
 
     References
     ----------
@@ -167,8 +168,11 @@ def _of_blocks(
     if resume is not None and resume.provenance["system"] != system.fingerprint:
         raise ValueError(f"resume must come from this system, {system.fingerprint}, not {resume.provenance['system']}")
     known = resume.parts if resume is not None else {}
+    if resume is not None:
+        how = replace(how, seed=seed_of(resume.provenance))
     results: dict[int, LyapunovExponent] = {}
     bounds: dict[int, float] = {}
+    mean_squares: dict[int, MeanSquareExponent] = {}
     parts = {index: subsystem(system, block) for index, block in enumerate(blocks)}
     least = -math.inf
     for index, part in parts.items():
@@ -176,22 +180,45 @@ def _of_blocks(
         least = max(least, share * part.sum_of_exponents / part.dimension)
         if part.dimension == 1:
             results[index] = _scaled(closed_form(part, how), share, system)
-        elif part.dimension <= LARGEST_DIMENSION:
-            bounds[index] = share * mean_square_exponent(part).exponent / 2
-        else:
-            bounds[index] = math.inf
+            continue
+        bounds[index] = math.inf
+        if part.dimension <= LARGEST_DIMENSION:
+            found = mean_squares[index] = mean_square_exponent(part)
+            if found.converged:
+                bounds[index] = share * (found.exponent + 2 * found.error) / 2 + _ROUNDING
     contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
-    n_left = len(contenders)
-    budget = replace(how.budget, max_steps=max(how.budget.max_steps // max(n_left, 1), 1))
+    its = _shared_between(how, len(contenders))
     for index in contenders:
         if bounds[index] < least:
             continue
         share = parts[index].n_examples / system.n_examples
-        its = replace(how, budget=replace(budget, atol=budget.atol / share))
-        result = _scaled(simulate(parts[index], its, known.get(index), None, index), share, system)
-        results[index] = result
-        least = max(least, result.exponent - 6 * result.standard_error)
+        its_own = replace(its, budget=replace(its.budget, atol=its.budget.atol / share))
+        result = simulate(parts[index], its_own, known.get(index), mean_squares.get(index), index)
+        results[index] = _scaled(result, share, system)
+        least = max(least, results[index].exponent - 6 * results[index].standard_error)
     return _largest(results, system)
+
+
+def _shared_between(how: How, n_blocks: int) -> How:
+    """Return how to estimate one of n_blocks blocks, so that all together keep to the budget and the tolerances."""
+    if n_blocks < 2:
+        return how
+    budget = how.budget
+    budget.steps_per_chain(how.n_chains)  # refused in terms of what the user gave
+    max_steps = max(budget.max_steps // n_blocks, 1)
+    inflation = math.sqrt(1 + 2 * math.log(n_blocks))
+    confidence = budget.sign_confidence
+    return replace(
+        how,
+        n_chains=min(how.n_chains, max_steps),
+        budget=replace(
+            budget,
+            max_steps=max_steps,
+            rtol=budget.rtol / inflation,
+            atol=budget.atol / inflation,
+            sign_confidence=None if confidence is None else 1 - (1 - confidence) / n_blocks,
+        ),
+    )
 
 
 def _scaled(result: LyapunovExponent, share: float, system: LinearizedSGD) -> LyapunovExponent:
@@ -217,8 +244,11 @@ def _largest(results: dict[int, LyapunovExponent], system: LinearizedSGD) -> Lya
     ]
     error = max(rivals, default=leader.standard_error)
     simulated = {index: result for index, result in results.items() if result.chains is not None}
+    # The estimate is exact only if all of it is.
+    last = max(simulated.values(), key=lambda result: (not result.converged, result.exponent), default=leader)
     return replace(
         leader,
+        stopped_by=last.stopped_by,
         standard_error=error * math.sqrt(1 + 2 * math.log(max(len(rivals), 1))) if error > 0 else error,
         n_steps=sum(result.n_steps for result in results.values()),
         converged=all(result.converged for result in results.values()),

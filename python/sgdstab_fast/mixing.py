@@ -16,7 +16,7 @@ import numpy as np
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.statistics import grouped
 
-N_COMPANIONS = 16
+N_COMPANIONS, LEAST_COMPANIONS = 16, 8
 # Standard errors. A random walk kept from below 0, as D_n is where exponents are equal, comes to 1.3 +- 1 of them.
 _SEPARATION = 5.0
 _START_UP = (

@@ -11,7 +11,7 @@ import numpy as np
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.control_variates import anchored_means, combined
 from sgdstab_fast.metrics import Metrics, growth_metrics, initial_vectors, no_metrics
-from sgdstab_fast.mixing import N_COMPANIONS, Mixing, first_resolved
+from sgdstab_fast.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
 from sgdstab_fast.results import LyapunovExponent, MeanSquareExponent, provenance
 from sgdstab_fast.rounds import (
     Budget,
@@ -82,7 +82,11 @@ def simulate(
         chains, run_provenance = resumed(resume, LyapunovExponent, system, (1, system.dimension))
     done = run(
         chains,
-        replace(kernel, arguments={**kernel.arguments, "spacing": chains.spacing}),
+        replace(
+            kernel,
+            arguments={**kernel.arguments, "spacing": chains.spacing},
+            seconds_per_step=kernel.seconds_per_step + metrics.seconds_per_evaluation / chains.spacing,
+        ),
         estimate,
         how.budget,
         companion_kernel=companion_kernel,
@@ -90,7 +94,7 @@ def simulate(
         progress=how.progress,
         executor=how.executor,
     )
-    warn_of_trouble(how.budget, done, stacklevel=4)
+    warn_of_trouble(how.budget, done)
     found = done.estimate
     return LyapunovExponent(
         exponent=float(found.mean[0]),
@@ -154,7 +158,8 @@ def _averaged_chains(system: LinearizedSGD, how: How, first_chain: int) -> Chain
 
 
 def _anchored_chains(system: LinearizedSGD, how: How, metrics: Metrics, kernel: Kernel, first_chain: int) -> Chains:
-    n_companions = min(N_COMPANIONS, how.n_chains, how.budget.max_steps - how.n_chains)
+    n_companions = min(N_COMPANIONS, how.budget.max_steps - how.n_chains)
+    n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
     spacing, pilot_steps = _spacing(system, how, metrics, kernel, first_chain)
     most = (how.budget.max_steps - pilot_steps) // (how.n_chains + n_companions)
     spacing = min(spacing, max(1, most // 16))

@@ -106,7 +106,8 @@ def print_report(report: Report, console: Console) -> None:
     table.add_row("examples, rank", f"{system.n_examples}, {system.dimension}")
     table.add_row("learning rate", f"{system.learning_rate:.12g}   (batch size {system.batch_size})")
     table.add_row("growing steps", _growing(found, system))
-    side = "below" if system.learning_rate < report.gd_threshold else "above"
+    relative = system.learning_rate / report.gd_threshold - 1
+    side = "at" if abs(relative) < 1e-12 else "below" if relative < 0 else "above"
     table.add_row("full-batch GD", f"mu = {found.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})")
     table.add_row(
         "mean square",
@@ -129,7 +130,8 @@ def print_report(report: Report, console: Console) -> None:
     table.add_row("steps", f"{exponent.n_steps:.3g} for lambda ({stopped})\n{spectrum.n_steps:.3g} for the spectrum")
     table.add_row("time", f"{found.seconds:.2f} s for the verdict, {report.seconds:.2f} s in all")
     style = {"stable": "bold green", "unstable": "bold red", "undecided": "bold yellow"}[found.verdict]
-    table.add_row("verdict", f"[{style}]{found.verdict.upper()}[/]   {_MEANING[found.verdict]}")
+    meaning = _NEITHER if found.verdict == "undecided" and exponent.stopped_by == "atol" else _MEANING[found.verdict]
+    table.add_row("verdict", f"[{style}]{found.verdict.upper()}[/]   {meaning}")
     table.add_row("certificate", f"{found.certificate}{'   (exact)' if found.confidence == 1 else ''}")
     console.print(table)
     for warning in report.warnings:
@@ -141,6 +143,7 @@ _MEANING = {
     "unstable": "SGD cannot converge to this minimum (lambda > 0)",
     "undecided": "lambda is not known well enough: allow more steps",
 }
+_NEITHER = "lambda = 0 as far as rounding lets it be known, where theory claims nothing"
 _STOPPED = {
     "rtol": "relative tolerance met",
     "atol": "absolute tolerance met",

@@ -56,7 +56,7 @@ class _Estimate:
     """The state at the end, from which ``resume`` goes on; None where nothing was simulated."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LyapunovExponent(_Estimate):
     """The top Lyapunov exponent, as `lyapunov_exponent` returns it; nats per step."""
 
@@ -78,6 +78,13 @@ class LyapunovExponent(_Estimate):
     """Where K falls into blocks, the share of steps that move the block that the exponent comes from."""
     parts: Mapping[int, LyapunovExponent] = field(default_factory=dict, repr=False, compare=False)
     """Where K falls into blocks, the results of those that were simulated, by their number."""
+
+    def __repr__(self) -> str:
+        return (
+            f"LyapunovExponent(exponent={self.exponent:.12g}, standard_error={self.standard_error:.2g}, "
+            f"stopped_by={self.stopped_by!r}, converged={self.converged}, mixed={self.mixed}, n_steps={self.n_steps}, "
+            f"n_chains={self.n_chains})"
+        )
 
     @property
     def per_epoch(self) -> float:
@@ -185,8 +192,8 @@ class MeanSquareExponent:
 
     @property
     def stable(self) -> bool:
-        """Whether Lambda(2) is negative."""
-        return self.exponent < 0
+        """Whether Lambda(2) is negative, beyond its numerical error."""
+        return self.converged and self.exponent + 2 * self.error < 0
 
     @property
     def per_epoch(self) -> float:
@@ -219,7 +226,7 @@ class MeanSquareExponent:
         return self.exponent, self.exponent
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Stability:
     """Whether SGD can settle at a minimum, as `stability` returns it."""
 
@@ -240,10 +247,17 @@ class Stability:
     seconds: float
     """Time spent."""
 
+    def __repr__(self) -> str:
+        return (
+            f"Stability(verdict={self.verdict!r}, certificate={self.certificate!r}, confidence={self.confidence:g}, "
+            f"lambda={self.lyapunov.exponent:.6g} ± {self.lyapunov.standard_error:.1g}, "
+            f"mean_square={self.mean_square.exponent:.6g}, gd={self.gd:.6g})"
+        )
+
     @property
     def mean_square_stable(self) -> bool:
         """Whether Lambda(2) < 0."""
-        return self.mean_square.exponent < 0
+        return self.mean_square.stable
 
     @property
     def gd_stable(self) -> bool:

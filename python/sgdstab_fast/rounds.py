@@ -1,8 +1,8 @@
 """Rounds: how a run is cut into calls of the core, when it stops, and who is told meanwhile.
 
 The core advances a bounded number of batches at a time; here are the looks at the estimate, at totals that grow
-geometrically, and between them pieces short enough for Ctrl-C and a progress bar. Where a run is cut changes no bit of
-it: what chains do depends on (key, chain, step) alone.
+geometrically, and between them pieces short enough for Ctrl-C and a progress bar. Where a run is cut into calls changes
+no bit of it: what chains do depends on (key, chain, step) alone.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Kernel:
     """The name of its argument for the states."""
     arguments: dict[str, Any]
     seconds_per_step: float
-    """Measured, on one thread; only how runs are cut into pieces depends on it."""
+    """Measured, on one thread."""
     chains_per_item: int
     """Chains that an executor is given together."""
 
@@ -98,11 +98,6 @@ class Chains:
         """Steps done, of all chains together."""
         own = self.n_chains * self.n_batches * self.steps_per_batch + self.pilot_steps
         return own if self.companions is None else own + self.companions.n_steps
-
-    @property
-    def chains_to_pay_for(self) -> int:
-        """Chains that share the budget."""
-        return self.n_chains + (0 if self.companions is None else self.companions.n_chains)
 
     def copy(self) -> Chains:
         """Return chains whose states may be consumed."""
@@ -182,6 +177,8 @@ class Budget:
 
     def met(self, value: float, standard_error: float) -> str | None:
         """Return the tolerance that is met, ``"rtol"`` or ``"atol"``, if any; none by what is not a number."""
+        if math.isnan(value):
+            return None
         if self.rtol > 0 and standard_error <= self.rtol * abs(value):
             return "rtol"
         if self.atol > 0 and standard_error <= self.atol:
@@ -226,7 +223,6 @@ def run(
     """
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
-    looks = _looks(chains, budget)
     done = _look(chains, estimate, budget)
     with reporter(progress, budget.max_steps) as report:
 
@@ -237,15 +233,14 @@ def run(
                 some = some.advance(by, size, n_threads, executor)
                 yield some
 
-        for look in looks:
-            if done.stopped_by != "max_steps":
-                break
+        while done.stopped_by == "max_steps" and (look := _next_look(done, budget)) is not None:
             for chains in advance(done.chains, kernel, look - done.chains.n_batches):
                 done = replace(done, chains=chains)
                 _report(report, done, budget)
             companions = chains.companions
             if companions is not None and companion_kernel is not None and not done.estimate.mixed:
-                for advanced in advance(companions, companion_kernel, look - companions.n_batches):
+                grid = max(grid_of_looks(look), default=0)
+                for advanced in advance(companions, companion_kernel, max(grid - companions.n_batches, 0)):
                     done = replace(done, chains=replace(chains, companions=advanced))
                     _report(report, done, budget)
             done = _look(done.chains, estimate, budget)
@@ -267,11 +262,14 @@ def _look(chains: Chains, estimate: Callable[[Chains], Estimate], budget: Budget
 def known_sign(done: Run, confidence: float) -> int:
     """Return the sign of the first exponent, -1 or +1, if known with this confidence, else 0.
 
-    A run looks at its estimate several times, and may stop when it likes what it sees. So look l gets the share
-    1 / (l (l + 1)) of the rate of error 1 - confidence: over all looks, however many, these add up to the whole.
+    A run looks at its estimate several times, and may stop when it likes what it sees. So half of the rate of error
+    1 - confidence is spent on the grid, look l getting the share 1 / (l (l + 1)), and half on looks beside it, at the
+    ends of budgets, that after n batches getting 1 / (n (n + 1)): over all looks these add up to the whole.
     """
-    look = sum(1 for _ in _grid(done.chains.n_batches)) + 1
-    level = 1 - (1 - confidence) / (look * (look + 1))
+    n = done.chains.n_batches
+    grid = grid_of_looks(n)
+    look = len(grid) if grid and grid[-1] == n else n
+    level = 1 - (1 - confidence) / (2 * max(look, 1) * (look + 1))
     mean, error = float(done.estimate.mean[0]), float(done.estimate.standard_error[0])
     half_width = student_quantile(level, done.estimate.degrees_of_freedom) * error
     if not done.estimate.settled or not abs(mean) > half_width:
@@ -284,12 +282,22 @@ def _report(report: Callable[[Progress], object], done: Run, budget: Budget) -> 
     report(Progress(done.chains.n_steps, budget.max_steps, mean, error))
 
 
-def _looks(chains: Chains, budget: Budget) -> list[int]:
-    """Return the totals of batches a chain at which to look: a fixed geometric grid, then what the budget allows."""
+def _next_look(done: Run, budget: Budget) -> int | None:
+    """Return the batches a chain at which to look next, on a fixed geometric grid or where the budget ends.
+
+    Companions share the budget until they are done.
+    """
+    chains, companions = done.chains, done.chains.companions
+    own = chains.n_chains
     most = budget.max_steps - chains.pilot_steps
-    limit = max(most // (chains.chains_to_pay_for * chains.steps_per_batch), 1)
-    grid = [*_grid(limit, _GROWTH if budget.has_tolerance else _IDLE_GROWTH), limit]
-    return [look for look in grid if look > chains.n_batches]
+    if companions is not None and done.estimate.mixed:
+        most -= companions.n_steps
+    elif companions is not None:
+        own += companions.n_chains
+    limit = max(most // (own * chains.steps_per_batch), 1)
+    growth = _GROWTH if budget.has_tolerance else _IDLE_GROWTH
+    looks = [look for look in [*_grid(limit, growth), limit] if look > chains.n_batches]
+    return looks[0] if looks else None
 
 
 def grid_of_looks(n_batches: int) -> list[int]:

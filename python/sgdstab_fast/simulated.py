@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -29,11 +30,19 @@ def resumed(result: Any, kind: type, system: LinearizedSGD, shape: tuple[int, ..
     return chains.copy(), result.provenance  # type: ignore[attr-defined]
 
 
-def warn_of_trouble(budget: Budget, done: Run, stacklevel: int) -> None:
+def _depth_of_caller() -> int:
+    """Return the stacklevel, seen from whoever calls, at which a warning shows the line that called this package."""
+    depth, frame = 0, sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("sgdstab_fast"):
+        depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
+    return depth + 1
+
+
+def warn_of_trouble(budget: Budget, done: Run) -> None:
     """Warn, once for each, of what the result's attributes flag."""
 
     def warn(message: str) -> None:
-        warnings.warn(message, AccuracyWarning, stacklevel=stacklevel + 1)
+        warnings.warn(message, AccuracyWarning, stacklevel=_depth_of_caller())
 
     estimate = done.estimate
     if np.isnan(estimate.mean).any():
@@ -49,7 +58,7 @@ def warn_of_trouble(budget: Budget, done: Run, stacklevel: int) -> None:
         n_steps = done.chains.n_batches * done.chains.steps_per_batch
         warn(
             f"the two largest exponents are too close for chains of {n_steps} steps to mix: the standard error, "
-            f"{done.error:.1g}, includes the spread of what they have seen"
+            f"{done.error:.1g}, allows for what they may not have seen"
         )
     if budget.has_tolerance and done.stopped_by == "max_steps":
         wanted = [f"rtol={budget.rtol:g}", f"atol={budget.atol:g}"]

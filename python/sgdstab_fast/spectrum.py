@@ -63,6 +63,11 @@ def lyapunov_spectrum(
 ) -> LyapunovSpectrum:
     """Estimate the k largest Lyapunov exponents, with error bars.
 
+    Neighbouring exponents must have separated, and the chains be several times longer than that takes, for anchored
+    growth to be used. Where exponents are equal, as where K falls into equal blocks, single ones settle only as n^-1/2, pushed
+    apart by chance, and error bars do not know; sums over groups of them are right. `lyapunov_exponent` handles the
+    top one.
+
     Stops at the first look at which every standard error is at most ``rtol`` times the largest exponent in magnitude,
     or at most ``atol``, or after ``max_steps``.
 
@@ -73,8 +78,8 @@ def lyapunov_spectrum(
     k : int, optional
         How many exponents, 1 to ``system.dimension``; all by default.
     method : {"anchored", "average"}, optional
-        Whether to use anchored growth for the leading 32 exponents, up to a dimension of 512. It sharpens the top
-        exponent as it does for `lyapunov_exponent`, others by little to an order of magnitude.
+        Whether to use anchored growth for the leading 32 of k exponents but the last, up to a dimension of 512. It
+        sharpens the top one as it does for `lyapunov_exponent`, others by little to an order of magnitude.
     rtol, atol : float, optional
         Tolerances for the standard errors: relative to the largest finite exponent in magnitude, and absolute in nats
         per step.
@@ -151,10 +156,9 @@ def lyapunov_spectrum(
         most_batches = int(np.clip(2**20 // (k * n_chains), 64, 4096))
         passes = max(1, 64 // period, most // (period * most_batches))
         if metrics is not None:
-            # An evaluation at the end of each takes a fifth of the time of its steps, unless few batches would be left.
+            # An evaluation at the end of each takes at most as long as its steps.
             evaluation = (1 + len(metrics.matrices)) * evaluated * (3 * system.n_examples + evaluated + 100)
-            wanted = math.ceil(5 * evaluation / (k * (1.3 * period + k)))
-            passes = max(passes, min(wanted, most // (64 * period)))
+            passes = max(passes, math.ceil(evaluation / (k * (1.3 * period + k))))
         chains = Chains(
             key=seed.key,
             states=initial_states(seed.key, n_chains, k, slow),
@@ -176,7 +180,7 @@ def lyapunov_spectrum(
         progress=progress,
         executor=executor,
     )
-    warn_of_trouble(budget, done, stacklevel=2)
+    warn_of_trouble(budget, done)
     estimate = done.estimate
     order = np.argsort(-estimate.mean, kind="stable")
     complete = k == system.dimension

@@ -6,6 +6,7 @@ it. Initial states draw on the same key through numpy's Philox, at counters that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,11 @@ def seed_from(rng: Any) -> Seed:
             raise type(error)(f"rng must be what numpy.random.default_rng takes, not {rng!r}") from error
     high, low = (int(word) for word in sequence.generate_state(2, np.uint64))
     return Seed(key=(high, low), entropy=sequence.entropy, spawn_key=tuple(sequence.spawn_key))
+
+
+def seed_of(provenance: Mapping[str, Any]) -> Seed:
+    """Return the seed that a result says it came from."""
+    return Seed(tuple(provenance["stream_key"]), provenance["seed_entropy"], tuple(provenance["spawn_key"]))
 
 
 def normals(key: StreamKey, n_chains: int, shape: tuple[int, ...], first_chain: int = 0) -> FloatArray:

@@ -19,6 +19,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import Coordinates, FloatArray, core
@@ -26,6 +27,7 @@ from sgdstab_fast._native import Coordinates, FloatArray, core
 # 1 - eta K_ii within rounding of 0: the step is singular.
 _SINGULAR = 2 * np.finfo(float).eps
 _LARGEST_EIGENDECOMPOSITION = 1024
+_SMALLEST_DIAGONAL = 1e-290
 _LARGEST_STEP = 1e100  # eta K_ii, so that no product of a few steps overflows
 
 
@@ -144,6 +146,11 @@ class LinearizedSGD:
         learning_rate: float,
     ) -> None:
         self._learning_rate = validation.positive_number(learning_rate, "learning_rate")
+        if diagonal.max() < _SMALLEST_DIAGONAL:
+            raise ValueError(
+                f"gram is too small to compute with: its diagonal reaches {diagonal.max()}; scale it up, and the "
+                "learning rate down"
+            )
         with np.errstate(over="ignore"):
             step = self._learning_rate * diagonal  # eta K_ii
         if not (step < _LARGEST_STEP).all():
@@ -204,6 +211,19 @@ class LinearizedSGD:
         """A digest of K's size and diagonal and of the learning rate, by which a result knows its system."""
         digest = hashlib.sha256(self._diagonal.tobytes() + np.float64(self._learning_rate).tobytes())
         return f"{self.coordinates}-{self.n_examples}x{self.dimension}-{digest.hexdigest()[:16]}"
+
+    def part(self, examples: NDArray[np.intp]) -> LinearizedSGD:
+        """Return the system of some examples alone, each of which it draws with probability 1 / len(examples)."""
+        if self._coordinates == "factor":
+            return LinearizedSGD.from_factor(self._rows[examples], self._learning_rate)
+        gram = np.ascontiguousarray(self._rows[np.ix_(examples, examples)])
+        diagonal = gram.diagonal().copy()
+        scale = np.sqrt(diagonal)
+        # What K itself has been found to be, symmetric and definite, its parts are.
+        _, slowest = core.smallest_eigenvalue(matrix=gram / scale / scale[:, None], scale=scale)
+        system = LinearizedSGD.__new__(LinearizedSGD)
+        system._set_up(gram, "gram", slowest, diagonal, self._learning_rate)
+        return system
 
     def gram_eigenvalues(self) -> FloatArray:
         """Return the non-zero eigenvalues of K, largest first, shape (dimension,)."""

@@ -115,7 +115,7 @@ def stability(
         confidence=1.0 if decided or lyapunov.stopped_by == "closed form" else confidence,
         lyapunov=lyapunov,
         mean_square=mean_square,
-        gd=gd_exponent(system, system.learning_rate),
+        gd=gd_exponent(system),
         growing_examples=np.flatnonzero(step > 2 * (1 + _ROUNDING)),
         seconds=time.perf_counter() - start,
     )
@@ -129,7 +129,7 @@ def _exactly(system: LinearizedSGD, mean_square: MeanSquareExponent) -> tuple[st
     sizes = np.abs(system.log_determinants)
     if system.sum_of_exponents > _ROUNDING * (1 + float(sizes[np.isfinite(sizes)].mean())):
         return "unstable", "mean of all exponents > 0"
-    if mean_square.converged and mean_square.exponent + 2 * mean_square.error < 0:
+    if mean_square.stable:
         return "stable", "mean-square exponent < 0"
     return None
 

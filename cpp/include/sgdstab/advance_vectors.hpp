@@ -8,8 +8,8 @@
 namespace sgdstab {
 
 struct VectorOptions {
-  // Vectors are rescaled every so many steps, counted from the start of a batch; that must be often enough for squared
-  // norms not to overflow.
+  // Vectors are rescaled every so many steps, counted from the start of a batch or the last evaluation; that must be
+  // often enough for squared norms not to overflow.
   Index renormalise_every;
   // Steps one by one: they are otherwise taken in blocks, which leaves errors relative to a vector before its block,
   // for systems in which a few steps can shrink a whole vector by many orders.
