@@ -1,4 +1,5 @@
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +36,8 @@ def test_gd_exponent_ignores_the_kernel_and_keeps_small_numbers():
     assert abs(sf.gd_exponent(duplicated, 0.3) - expected) < 1e-13
     assert abs(sf.gd_exponent(K4, 1e-12) / -0.25e-12 - 1) < 1e-11
     assert sf.gd_exponent([[2.0]], 0.5) == -np.inf
+    assert sf.gd_exponent(np.ones((6, 6)), 1.0) == -np.inf
+    assert sf.gd_exponent(sf.LinearizedSGD(K4, 0.3)) == sf.gd_exponent(K4, 0.3)
 
 
 SYSTEMS = {
@@ -300,6 +303,61 @@ def test_nearly_separate_blocks_are_not_confidently_wrong(rng):
         assert_within(short.exponent, short.standard_error, truth.exponent, truth.standard_error, n_errors=2.5)
         long = sf.lyapunov_exponent(system, rtol=1e-2, rng=seed)
         assert_within(long.exponent, long.standard_error, truth.exponent, truth.standard_error)
+
+
+def nearly_separate():
+    features = np.random.default_rng(1).normal(size=(4, 4))
+    gram = np.kron(np.eye(2), features @ features.T / 4)
+    gram[0, 4] = gram[4, 0] = 1e-6
+    return gram
+
+
+@pytest.mark.parametrize("n_chains", [1, 4])
+def test_few_chains_that_do_not_mix_know_nothing(n_chains):
+    with pytest.warns(sf.AccuracyWarning):
+        result = sf.lyapunov_exponent(
+            sf.LinearizedSGD(nearly_separate(), 3.0), rng=1, n_chains=n_chains, max_steps=500_000
+        )
+    assert not result.mixed
+    assert not result.converged
+    assert result.standard_error == np.inf
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_blocks_of_reflections_have_exponent_zero(seed):
+    # Lambda(2)/2 and the mean exponent of every block are 0 up to rounding: none may be ruled out by the other's bound
+    rng = np.random.default_rng(seed)
+    gram = np.zeros((7, 7))
+    for block in (slice(0, 3), slice(3, 7)):
+        part = random_gram(rng, block.stop - block.start)
+        gram[block, block] = part / np.sqrt(np.outer(part.diagonal(), part.diagonal()))
+    assert abs(budget(sf.LinearizedSGD(gram, 2.0), 1e5).exponent) < 1e-13
+
+
+def test_blocks_in_single_precision(rng):
+    gram = np.zeros((9, 9), dtype=np.float32)
+    gram[:5, :5], gram[5:, 5:] = random_gram(rng, 5), random_gram(rng, 4)
+    gram[0, 1] *= 1 + 1e-5  # rounding, in single precision
+    assert sf.lyapunov_exponent(sf.LinearizedSGD(gram, 1.0), rng=1).exponent < 0
+
+
+def test_many_blocks_share_budget_and_tolerance():
+    system = sf.LinearizedSGD(np.kron(np.eye(20), K4), 0.43)
+    result = sf.lyapunov_exponent(system, rtol=3e-2, rng=1)
+    assert result.converged
+    assert result.standard_error <= 3e-2 * abs(result.exponent)
+    with pytest.warns(sf.AccuracyWarning):
+        assert sf.lyapunov_exponent(system, rtol=1e-6, max_steps=10_000, rng=1).n_steps <= 10_000
+
+
+def test_everything_annihilated_is_known():
+    result = sf.lyapunov_exponent(sf.LinearizedSGD.from_factor([[1, 0], [0.6, 0.8], [0, 1]], 1.0), rng=1)
+    assert (result.exponent, result.standard_error, result.mixed) == (-np.inf, 0, True)
+
+
+def test_warnings_point_at_the_line_that_called(recwarn):
+    sf.lyapunov_exponent(sf.LinearizedSGD(K4, 0.4265), max_steps=100_000, rng=1)
+    assert {Path(warning.filename).name for warning in recwarn} == {"test_exponent.py"}
 
 
 @pytest.mark.parametrize(

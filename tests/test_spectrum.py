@@ -190,3 +190,32 @@ def test_other_bad_options():
         sf.lyapunov_spectrum(system, max_steps=0)
     with pytest.raises(TypeError, match="system must be"):
         sf.lyapunov_spectrum(K4)
+
+
+def test_small_learning_rates_and_bad_conditions_have_honest_errors():
+    # eta -> 0: exponent j is -eta kappa_j / N, and frames started there have not mixed by far
+    features = np.random.default_rng(6).normal(size=(6, 6))
+    gram = features @ features.T / 6
+    expected = -1e-6 / 6 * np.linalg.eigvalsh(gram)
+    errors = []
+    for seed in range(10):
+        result = sf.lyapunov_spectrum(sf.LinearizedSGD(gram, 1e-6), rng=seed)
+        errors.append((result.exponents - expected)[1:] / result.standard_errors[1:])
+    assert np.abs(np.mean(errors, axis=0)).max() < 4 / np.sqrt(10)
+    orthogonal = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
+    eigenvalues = np.logspace(0, -12, 8)
+    gram = (orthogonal * eigenvalues) @ orthogonal.T
+    result = sf.lyapunov_spectrum(sf.LinearizedSGD((gram + gram.T) / 2, 1e-9), rng=1)
+    assert abs(result.exponents[-1] / -1.25e-10 - 1) < 0.03
+
+
+def test_nearly_separate_blocks_have_honest_errors():
+    features = np.random.default_rng(1).normal(size=(4, 4))
+    gram = np.kron(np.eye(2), features @ features.T / 4)
+    gram[0, 4] = gram[4, 0] = 1e-6
+    errors = []
+    for seed in range(10):
+        result = sf.lyapunov_spectrum(sf.LinearizedSGD(gram, 1.0), rng=seed)
+        # of a run of 1e9 steps
+        errors.append((result.exponents[:2] - [-0.0035227, -0.0035295]) / result.standard_errors[:2])
+    assert np.abs(np.mean(errors, axis=0)).max() < 2

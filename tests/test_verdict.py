@@ -93,6 +93,13 @@ def test_separate_blocks_and_single_examples():
     assert sf.stability(sf.LinearizedSGD([[2.0]], 0.5), rng=1).lyapunov.exponent == -np.inf
 
 
+def test_a_block_that_is_simulated_makes_the_verdict_one_of_simulation():
+    gram = np.zeros((5, 5))
+    gram[:4, :4], gram[4, 4] = K4, 1e-4  # the exponent of the last is the largest, and known exactly
+    result = sf.stability(sf.LinearizedSGD(gram, 0.425), rng=1)
+    assert (result.verdict, result.confidence) == ("stable", 0.99)
+
+
 @pytest.mark.parametrize(
     ("option", "error", "message"),
     [
