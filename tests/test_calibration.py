@@ -51,10 +51,14 @@ def test_t1_spectrum_intervals_cover():
 
 @pytest.mark.calibrate
 @pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize("method", ["anchored", "average"])
 @pytest.mark.parametrize(("name", "learning_rate", "truth", "error"), REFERENCES)
-def test_real_matrices_intervals_cover(name, learning_rate, truth, error):
+def test_real_matrices_intervals_cover(name, learning_rate, truth, error, method):
     system = sf.LinearizedSGD(REAL_GRAMS[name], learning_rate)
-    assert 0.92 <= coverage(system, truth, 400, 1_000_000) <= 0.98
+    covered = coverage(system, truth, 400, 1_000_000, method=method)
+    assert covered >= 0.92
+    # Before chains are seen to mix, anchored intervals allow for what that may cost: they hold the truth more often.
+    assert covered <= 0.98 or not budget(system, 1_000_000, method=method).mixed
 
 
 def test_student_quantile_against_scipy():
