@@ -11,7 +11,7 @@ import sgdstab_fast as sf
 from conftest import K4, REAL_GRAMS, T1, T1_EXPONENT, random_gram
 from scipy.sparse.linalg import LinearOperator, eigsh
 from sgdstab_fast import mean_square
-from sgdstab_fast.components import components, subsystem
+from sgdstab_fast.components import components
 from sgdstab_fast.mean_square import mean_square_exponent, mean_square_metric, spectral_decomposition
 from sgdstab_fast.mean_square_operator import MeanSquareOperator
 
@@ -370,14 +370,14 @@ def test_components_and_their_systems(rng):
     found = components(system)
     expected = [np.flatnonzero(order < 200), np.flatnonzero((order >= 200) & (order < 290))]
     assert sorted(c.tolist() for c in found) == sorted(e.tolist() for e in expected)
-    assert sorted(subsystem(system, c).dimension for c in found) == [4, 8]
+    assert sorted(system.part(c).dimension for c in found) == [4, 8]
     # A chain: every example is linked to the next alone.
     chain = 2 * np.eye(400) + 0.5 * np.eye(400, k=1) + 0.5 * np.eye(400, k=-1)
     assert len(components(sf.LinearizedSGD(chain, 0.1))) == 1
     chain[200, 201] = chain[201, 200] = 0
     system = sf.LinearizedSGD(chain, 0.1)
     assert [c.size for c in components(system)] == [201, 199]
-    np.testing.assert_array_equal(subsystem(system, components(system)[1]).rows, chain[201:, 201:])
+    np.testing.assert_array_equal(system.part(components(system)[1]).rows, chain[201:, 201:])
 
 
 def test_uncoupled_examples_have_closed_forms():

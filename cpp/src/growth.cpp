@@ -62,7 +62,7 @@ void GrowthWorkspace::add_growth(const Form& form, const Metrics& metrics, const
 
 namespace {
 
-// A_i v = v - step g, g = e_i or f_i, and M g: the entries of both that are not zero.
+// A_i v = v - step g with the direction g = e_i or f_i: entry j of g, and of its image M g.
 double direction(const GramForm&, Index i, Index j) { return i == j ? 1.0 : 0.0; }
 double direction(const FactorForm& form, Index i, Index j) { return form.row(i)[j]; }
 double image(const GramForm& form, const double* matrix, Index i, Index j) {

@@ -62,11 +62,6 @@ def components(system: LinearizedSGD) -> list[IntArray]:
     return found
 
 
-def subsystem(system: LinearizedSGD, examples: IntArray) -> LinearizedSGD:
-    """Return the system of some examples alone, each of which it draws with probability 1 / len(examples)."""
-    return system.part(examples)
-
-
 def _linked(system: LinearizedSGD, norms: FloatArray, rows: IntArray, columns: IntArray) -> NDArray[np.bool_]:
     """Return which of the columns any of the rows of K links to."""
     if system.coordinates == "factor":

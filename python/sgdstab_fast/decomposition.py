@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.components import IntArray, subsystem
+from sgdstab_fast.components import IntArray
 from sgdstab_fast.systems import LinearizedSGD
 from sgdstab_fast.validation import row_blocks
 
@@ -49,7 +49,7 @@ def decompose(
         rank = system.dimension
         if not whole:
             matrix = matrix[block]
-            rank = 1 if block.size == 1 else subsystem(system, block).dimension
+            rank = 1 if block.size == 1 else system.part(block).dimension
         if example_weights is not None:
             matrix = matrix * np.sqrt(example_weights)[:, None]
         vectors, eigenvalues, directions = _of_factor(matrix, rank)

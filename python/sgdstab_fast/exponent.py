@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sgdstab_fast import validation
-from sgdstab_fast.components import IntArray, components, subsystem
+from sgdstab_fast.components import IntArray, components
 from sgdstab_fast.mean_square import mean_square_exponent
 from sgdstab_fast.metrics import LARGEST_DIMENSION
 from sgdstab_fast.one_block import How, closed_form, simulate
@@ -173,7 +173,7 @@ def _of_blocks(
     results: dict[int, LyapunovExponent] = {}
     bounds: dict[int, float] = {}
     mean_squares: dict[int, MeanSquareExponent] = {}
-    parts = {index: subsystem(system, block) for index, block in enumerate(blocks)}
+    parts = {index: system.part(block) for index, block in enumerate(blocks)}
     least = -math.inf
     for index, part in parts.items():
         share = part.n_examples / system.n_examples

@@ -11,17 +11,13 @@ So in gram coordinates M = U [w_a w_b Z_ab] U^T and C = U Z U^T, and both are V 
 
 from __future__ import annotations
 
-import platform
-import warnings
-
 import numpy as np
 
-from sgdstab_fast._build import __version__
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.components import IntArray, components
 from sgdstab_fast.decomposition import SpectralDecomposition, decompose, spectral_decomposition
 from sgdstab_fast.mean_square_operator import MeanSquareOperator, MeanSquareSolution
-from sgdstab_fast.results import AccuracyWarning, MeanSquareExponent
+from sgdstab_fast.results import MeanSquareExponent, versions, warn
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
 __all__ = [
@@ -111,11 +107,9 @@ def mean_square_exponent(
     # Where a block is not known well, it may be the dominant one.
     error = solution.error if converged else max(solution.error, highest - solution.exponent)
     if not converged:
-        warnings.warn(
+        warn(
             f"the mean-square exponent {solution.exponent:.6g} may be off by {error:.1g}: the iteration did not "
-            f"converge in {_MAX_APPLICATIONS} products",
-            AccuracyWarning,
-            stacklevel=2,
+            f"converge in {_MAX_APPLICATIONS} products"
         )
     metric, covariance = _forms(parts, solution, None)
     if parts.directions is None and block.size < system.n_examples:
@@ -131,13 +125,7 @@ def mean_square_exponent(
         steps_per_epoch=system.n_examples / system.batch_size,
         metric=metric,
         covariance=covariance,
-        provenance={
-            "method": "mean-square",
-            "system": system.fingerprint,
-            "sgdstab_fast": __version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        provenance={"method": "mean-square", "system": system.fingerprint, **versions()},
     )
 
 

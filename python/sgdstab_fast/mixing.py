@@ -19,9 +19,8 @@ from sgdstab_fast.statistics import grouped
 N_COMPANIONS, LEAST_COMPANIONS = 16, 8
 # Standard errors. A random walk kept from below 0, as D_n is where exponents are equal, comes to 1.3 +- 1 of them.
 _SEPARATION = 5.0
-_START_UP = (
-    3.0  # relaxation times cut off: a start that is off by a standard deviation then is off by a sixth of an error
-)
+# Relaxation times cut off: a start that is off by a standard deviation then is off by a sixth of an error.
+_START_UP = 3.0
 _LENGTH = 2 * _START_UP  # relaxation times after which chains count as mixed
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import platform
+import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,14 @@ if TYPE_CHECKING:
 
 class AccuracyWarning(RuntimeWarning):
     """A result is less accurate than asked for; its attributes say how."""
+
+
+def warn(message: str) -> None:
+    """Warn, at the line that called this package from outside, that a result is less accurate than asked for."""
+    depth, frame = 2, sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("sgdstab_fast"):
+        depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
+    warnings.warn(message, AccuracyWarning, stacklevel=depth)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -277,6 +287,11 @@ def _interval(value: Any, standard_error: Any, degrees_of_freedom: int, level: f
     return np.asarray(value) - half_width, np.asarray(value) + half_width
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of what a result came out of."""
+    return {"sgdstab_fast": __version__, "numpy": np.__version__, "python": platform.python_version()}
+
+
 def provenance(seed: Seed, method: str, fingerprint: str) -> dict[str, Any]:
     """Return what it takes to get the same bits again."""
     return {
@@ -286,7 +301,5 @@ def provenance(seed: Seed, method: str, fingerprint: str) -> dict[str, Any]:
         "method": method,
         "system": fingerprint,
         "simd_level": core.simd_level,
-        "sgdstab_fast": __version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
+        **versions(),
     }

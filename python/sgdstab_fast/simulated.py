@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from typing import Any
 
 import numpy as np
 
-from sgdstab_fast.results import AccuracyWarning
+from sgdstab_fast.results import warn
 from sgdstab_fast.rounds import Budget, Chains, Run
 from sgdstab_fast.systems import LinearizedSGD
 
@@ -30,20 +28,8 @@ def resumed(result: Any, kind: type, system: LinearizedSGD, shape: tuple[int, ..
     return chains.copy(), result.provenance  # type: ignore[attr-defined]
 
 
-def _depth_of_caller() -> int:
-    """Return the stacklevel, seen from whoever calls, at which a warning shows the line that called this package."""
-    depth, frame = 0, sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("sgdstab_fast"):
-        depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
-    return depth + 1
-
-
 def warn_of_trouble(budget: Budget, done: Run) -> None:
     """Warn, once for each, of what the result's attributes flag."""
-
-    def warn(message: str) -> None:
-        warnings.warn(message, AccuracyWarning, stacklevel=_depth_of_caller())
-
     estimate = done.estimate
     if np.isnan(estimate.mean).any():
         warn("the run overflowed: an exponent is unknown")

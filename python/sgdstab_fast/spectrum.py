@@ -8,7 +8,6 @@ chain from min_j R_jj / abs(v_j), the sine of the smallest angle that is left.
 from __future__ import annotations
 
 import math
-import warnings
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,7 @@ from sgdstab_fast.components import components
 from sgdstab_fast.control_variates import frame_means
 from sgdstab_fast.exponent import METHODS
 from sgdstab_fast.metrics import frame_arguments, growth_metrics, no_metrics
-from sgdstab_fast.results import AccuracyWarning, LyapunovSpectrum, provenance
+from sgdstab_fast.results import LyapunovSpectrum, provenance, warn
 from sgdstab_fast.rounds import Budget, Chains, Kernel, ProgressOption, Run, overflow_safe_steps, run
 from sgdstab_fast.simulated import common_attributes, resumed, warn_of_trouble
 from sgdstab_fast.statistics import Estimate
@@ -187,11 +186,7 @@ def lyapunov_spectrum(
     sum_rule_error = _sum_rule_error(done, system.sum_of_exponents) if complete else None
     if sum_rule_error is not None and sum_rule_error > _SUM_RULE * max(1.0, abs(system.sum_of_exponents)):
         done = replace(done, stopped_by="max_steps")
-        warnings.warn(
-            f"the sum rule is off by {sum_rule_error:.1e} per step: rounding has spoilt the lowest exponents",
-            AccuracyWarning,
-            stacklevel=2,
-        )
+        warn(f"the sum rule is off by {sum_rule_error:.1e} per step: rounding has spoilt the lowest exponents")
     return LyapunovSpectrum(
         exponents=estimate.mean[order],
         standard_errors=estimate.standard_error[order],
