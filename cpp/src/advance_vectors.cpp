@@ -123,7 +123,7 @@ template <class Form>
 void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& options, const Metrics& metrics,
                      double* vectors, Index n_chains, Index k, VectorSums sums, int n_threads) {
   // Work items are the same whatever the number of threads; with evaluations, as many chains as are evaluated together.
-  const Index group = metrics.count > 0 ? GrowthWorkspace::kVectors : kChainsPerItem;
+  const Index group = metrics.count > 0 ? kLanes : kChainsPerItem;
   const Index spacing = metrics.count > 0 ? options.spacing : steps.steps_per_batch;
   const Index n_items = (n_chains + group - 1) / group;
   std::vector<std::unique_ptr<GrowthWorkspace>> workspaces;
@@ -153,7 +153,7 @@ void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& 
         if (metrics.count > 0 && n_steps == spacing) {
           workspaces[static_cast<std::size_t>(worker)]->add_growth(
               form, metrics, vectors + first * k * form.dimension(), k * form.dimension(), last - first,
-              sums.growth + (first * steps.n_batches + batch) * metrics.count, steps.n_batches * metrics.count);
+              {sums.growth + (first * steps.n_batches + batch) * metrics.count, steps.n_batches * metrics.count, 1});
         }
       }
     }

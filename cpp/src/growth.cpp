@@ -16,47 +16,42 @@ constexpr double kCancelling = 1 - 0x1p-16;
 }  // namespace
 
 GrowthWorkspace::GrowthWorkspace(const RowForm& form)
-    : v_(Panel::Zero(kVectors, form.dimension())),
-      w_(Panel::Zero(kVectors, form.n_examples())),
-      y_(w_.rows(), w_.cols()),
-      u_(v_.rows(), v_.cols()),
-      products_(kVectors, std::max(form.dimension(), form.n_examples()),
-                std::max(form.dimension(), form.n_examples())) {}
+    : v_(Panel::Zero(kLanes, form.dimension())), w_(kLanes, form.n_examples()), y_(w_), u_(v_) {}
 
-void GrowthWorkspace::load(const double* vectors, Index vectors_stride, Index n_vectors) {
-  v_.setZero();
-  for (Index v = 0; v < n_vectors; ++v) {
-    for (Index j = 0; j < v_.cols(); ++j) v_(v, j) = vectors[v * vectors_stride + j];
-  }
+void GrowthWorkspace::apply_metric(const GramForm& form, const double* matrix, const double* v) {
+  const Index d = form.dimension();
+  multiply_panel(matrix, d, d, v, d, y_.data());
 }
 
-// result = matrix right, for all vectors at once; matrix has as many rows as result.
-void GrowthWorkspace::apply(const double* matrix, Index stride, const Panel& right, Panel& result) {
-  result.setZero();
-  accumulate_product<ColMajor, ColMajor>(kVectors, result.cols(), right.cols(), 1, right.data(), kVectors, matrix,
-                                         stride, result.data(), kVectors, products_);
-}
-
-void GrowthWorkspace::apply_metric(const GramForm& form, const double* matrix) {
-  apply(matrix, form.dimension(), v_, y_);
-}
-
-void GrowthWorkspace::apply_metric(const FactorForm& form, const double* matrix) {
-  apply(matrix, form.dimension(), v_, u_);
-  apply(form.rows.data(), form.rows.outerStride(), u_, y_);
+void GrowthWorkspace::apply_metric(const FactorForm& form, const double* matrix, const double* v) {
+  const Index d = form.dimension();
+  multiply_panel(matrix, d, d, v, d, u_.data());
+  multiply_panel(form.rows.data(), form.n_examples(), form.rows.outerStride(), u_.data(), d, y_.data());
 }
 
 template <class Form>
-void GrowthWorkspace::add_growth(const Form& form, const Metrics& metrics, const double* vectors, Index vectors_stride,
-                                 Index n_vectors, double* sums, Index sums_stride) {
+void GrowthWorkspace::add_growth(const Form& form, const Metrics& metrics, const double* vectors, Index stride,
+                                 Index n_vectors, const GrowthSums& sums) {
+  v_.setZero();
+  for (Index v = 0; v < n_vectors; ++v) {
+    for (Index j = 0; j < v_.cols(); ++j) v_(v, j) = vectors[v * stride + j];
+  }
+  add_growth(form, Lanes::Constant(form.learning_rate), metrics, v_.data(), n_vectors, sums);
+}
+
+template <class Form>
+void GrowthWorkspace::add_growth(const Form& form, const Lanes& learning_rates, const Metrics& metrics,
+                                 const double* panel, Index n_vectors, const GrowthSums& sums) {
   constexpr bool kGram = std::is_same_v<Form, GramForm>;
-  load(vectors, vectors_stride, n_vectors);
-  apply(form.rows.data(), form.rows.outerStride(), v_, w_);
+  const Index d = form.dimension();
+  multiply_panel(form.rows.data(), form.n_examples(), form.rows.outerStride(), panel, d, w_.data());
   // The norm of K: y = M v = K a = w in gram form, and M s = s, y = w in factor form.
-  add_log_growth(form, metrics, 0, w_, kGram ? w_ : v_, n_vectors, sums, sums_stride);
+  const double* w = w_.data();
+  add_log_growth(form, {metrics, 0, learning_rates, panel, w, kGram ? w : panel}, n_vectors, sums);
   for (Index m = 1; m < metrics.count; ++m) {
-    apply_metric(form, metrics.matrices + (m - 1) * form.dimension() * form.dimension());
-    add_log_growth(form, metrics, m, y_, kGram ? y_ : u_, n_vectors, sums + m, sums_stride);
+    apply_metric(form, metrics.matrices + (m - 1) * d * d, panel);
+    add_log_growth(form, {metrics, m, learning_rates, panel, y_.data(), kGram ? y_.data() : u_.data()}, n_vectors,
+                   sums);
   }
 }
 
@@ -76,30 +71,29 @@ double image(const FactorForm& form, const double* matrix, Index i, Index j) {
 }  // namespace
 
 template <class Form>
-double GrowthWorkspace::squared_norm_after(const Form& form, const Metrics& metrics, Index m, Index i, Index v,
-                                           const Panel& mv) const {
+double GrowthWorkspace::squared_norm_after(const Form& form, const Terms& terms, Index i, Index lane) const {
   const Index d = form.dimension();
-  const double* matrix = m == 0 ? nullptr : metrics.matrices + (m - 1) * d * d;
-  const double step = form.learning_rate * w_(v, i);
+  const double* matrix = terms.m == 0 ? nullptr : terms.metrics.matrices + (terms.m - 1) * d * d;
+  const double step = terms.learning_rates[lane] * w_(lane, i);
   double norm = 0;
   for (Index j = 0; j < d; ++j) {
-    norm += (v_(v, j) - step * direction(form, i, j)) * (mv(v, j) - step * image(form, matrix, i, j));
+    norm += (terms.v[j * kLanes + lane] - step * direction(form, i, j)) *
+            (terms.mv[j * kLanes + lane] - step * image(form, matrix, i, j));
   }
   return norm;
 }
 
 template <class Form>
-void GrowthWorkspace::add_log_growth(const Form& form, const Metrics& metrics, Index m, const Panel& y, const Panel& mv,
-                                     Index n_vectors, double* sums, Index sums_stride) {
+void GrowthWorkspace::add_log_growth(const Form& form, const Terms& terms, Index n_vectors, const GrowthSums& sums) {
   const Index n = form.n_examples();
-  const double* diagonal = metrics.diagonals + m * n;
+  const double* diagonal = terms.metrics.diagonals + terms.m * n;
   Lanes norm = Lanes::Zero();  // q
-  for (Index j = 0; j < form.dimension(); ++j) norm += v_.col(j).array() * mv.col(j).array();
+  for (Index j = 0; j < form.dimension(); ++j) norm += lanes(terms.v, j) * lanes(terms.mv, j);
   const Lanes scale = (norm > 0).select(1 / norm, Lanes::Zero());
   LogSum<Lanes> log_sum;
   for (Index i = 0; i < n; ++i) {
-    const Lanes step = form.learning_rate * w_.col(i).array();
-    const Lanes x = step * (diagonal[i] * step - 2 * y.col(i).array()) * scale;
+    const Lanes step = terms.learning_rates * w_.col(i).array();
+    const Lanes x = step * (diagonal[i] * step - 2 * lanes(terms.y, i)) * scale;
     const double largest = x.abs().maxCoeff();
     if (largest < kCancelling) {
       log_sum.add(x);
@@ -107,7 +101,7 @@ void GrowthWorkspace::add_log_growth(const Form& form, const Metrics& metrics, I
     }
     Lanes factor = 1 + x;
     for (Index v = 0; v < n_vectors; ++v) {
-      if (factor[v] < 1 - kCancelling) factor[v] = squared_norm_after(form, metrics, m, i, v, mv) * scale[v];
+      if (factor[v] < 1 - kCancelling) factor[v] = squared_norm_after(form, terms, i, v) * scale[v];
     }
     log_sum.multiply(factor, largest);
   }
@@ -115,11 +109,18 @@ void GrowthWorkspace::add_log_growth(const Form& form, const Metrics& metrics, I
   const Lanes without_norm = (norm == 0).select(Lanes::Constant(-std::numeric_limits<double>::infinity()),
                                                 Lanes::Constant(std::numeric_limits<double>::quiet_NaN()));
   const Lanes growth = (norm > 0).select(log_sum.total() / (2.0 * static_cast<double>(n)), without_norm);
-  for (Index v = 0; v < n_vectors; ++v) sums[v * sums_stride] += growth[v];
+  for (Index v = 0; v < n_vectors; ++v) {
+    sums.sums[v * sums.vector_stride + terms.m * sums.metric_stride] += growth[v];
+  }
 }
 
-template void GrowthWorkspace::add_growth(const GramForm&, const Metrics&, const double*, Index, Index, double*, Index);
-template void GrowthWorkspace::add_growth(const FactorForm&, const Metrics&, const double*, Index, Index, double*,
-                                          Index);
+template void GrowthWorkspace::add_growth(const GramForm&, const Lanes&, const Metrics&, const double*, Index,
+                                          const GrowthSums&);
+template void GrowthWorkspace::add_growth(const FactorForm&, const Lanes&, const Metrics&, const double*, Index,
+                                          const GrowthSums&);
+template void GrowthWorkspace::add_growth(const GramForm&, const Metrics&, const double*, Index, Index,
+                                          const GrowthSums&);
+template void GrowthWorkspace::add_growth(const FactorForm&, const Metrics&, const double*, Index, Index,
+                                          const GrowthSums&);
 
 }  // namespace sgdstab

@@ -54,7 +54,7 @@ void check_growth(const Form& form, bool factor, const RowMatrix& gram) {
   const RowMatrix vectors = normal(n_vectors, d, 9);
   RowMatrix growth = RowMatrix::Zero(n_vectors, 2);
   GrowthWorkspace workspace(form);
-  workspace.add_growth(form, {2, matrix.data(), diagonals.data()}, vectors.data(), d, n_vectors, growth.data(), 2);
+  workspace.add_growth(form, {2, matrix.data(), diagonals.data()}, vectors.data(), d, n_vectors, {growth.data(), 2, 1});
   for (Index v = 0; v < n_vectors; ++v) {
     for (Index m = 0; m < 2; ++m) {
       const RowMatrix& metric = metrics[m];
@@ -145,7 +145,7 @@ TEST_CASE("growth of a step that nearly destroys a vector keeps its digits") {
     const RowMatrix diagonal = RowMatrix::Ones(1, 2);
     GrowthWorkspace workspace(form);
     double growth = 0;
-    workspace.add_growth(form, {1, nullptr, diagonal.data()}, v.data(), 2, 1, &growth, 1);
+    workspace.add_growth(form, {1, nullptr, diagonal.data()}, v.data(), 2, 1, {&growth, 1, 1});
     CHECK(growth == doctest::Approx(0.5 * std::log(r)).epsilon(1e-12));
   }
 }

@@ -1,18 +1,31 @@
 """Can SGD settle at this minimum? Lyapunov exponents of stochastic gradient descent, with honest error bars."""
 
 from sgdstab_fast._build import __version__, build_info
+from sgdstab_fast.critical import critical_learning_rate
 from sgdstab_fast.example import Example, load_example
 from sgdstab_fast.exponent import lyapunov_exponent
 from sgdstab_fast.gradient_descent import gd_exponent
 from sgdstab_fast.mean_square import mean_square_exponent
-from sgdstab_fast.results import AccuracyWarning, LyapunovExponent, LyapunovSpectrum, MeanSquareExponent, Stability
+from sgdstab_fast.results import (
+    AccuracyWarning,
+    CriticalLearningRate,
+    Edges,
+    LyapunovExponent,
+    LyapunovSpectrum,
+    MeanSquareExponent,
+    Stability,
+    StabilityMap,
+)
 from sgdstab_fast.rounds import Progress
 from sgdstab_fast.spectrum import lyapunov_spectrum
+from sgdstab_fast.sweep import sweep
 from sgdstab_fast.systems import LinearizedSGD
 from sgdstab_fast.verdict import stability
 
 __all__ = [
     "AccuracyWarning",
+    "CriticalLearningRate",
+    "Edges",
     "Example",
     "LinearizedSGD",
     "LyapunovExponent",
@@ -20,12 +33,15 @@ __all__ = [
     "MeanSquareExponent",
     "Progress",
     "Stability",
+    "StabilityMap",
     "__version__",
     "build_info",
+    "critical_learning_rate",
     "gd_exponent",
     "load_example",
     "lyapunov_exponent",
     "lyapunov_spectrum",
     "mean_square_exponent",
     "stability",
+    "sweep",
 ]

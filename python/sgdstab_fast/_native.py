@@ -25,6 +25,7 @@ Coordinates = Literal["gram", "factor"]
 class Core(Protocol):
     """What every variant of the core offers; ``cpp/bindings/core.cpp`` defines it."""
 
+    n_lanes: int
     simd_level: str
     eigen_version: str
     compiler: str
@@ -57,6 +58,31 @@ class Core(Protocol):
         n_threads: int,
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Advance chains of k vectors each, (n_chains, k, dimension), in place: (vectors, log_growth, growth)."""
+
+    def advance_panels(
+        self,
+        *,
+        rows: FloatArray,
+        coordinates: Coordinates,
+        learning_rates: FloatArray,
+        metrics: FloatArray,
+        windows: NDArray[np.int64],
+        diagonals: FloatArray,
+        panels: FloatArray,
+        key: StreamKey,
+        first_chain: int,
+        first_step: int,
+        n_batches: int,
+        steps_per_batch: int,
+        renormalise_every: int,
+        spacing: int,
+        careful: bool,
+        n_threads: int,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Advance chains of k vectors for every learning rate, in place: (panels, log_growth, growth).
+
+        Panels have the shape (n_chains, n_panels, k, dimension, n_lanes), learning rates (n_panels, n_lanes).
+        """
 
     def advance_frames(
         self,

@@ -114,6 +114,12 @@ def _jacobi(factor: FloatArray, *, with_directions: bool) -> tuple[FloatArray, F
     return np.ascontiguousarray(vectors[:, ::-1]), eigenvalues, np.ascontiguousarray(directions[:, ::-1])
 
 
+def smallest_eigenvalue(gram: FloatArray, vector: FloatArray) -> float:
+    """Return the smallest eigenvalue of K from its eigenvector, of shape (N, 1)."""
+    value = float(vector[:, 0] @ (gram @ vector[:, 0])) / float(vector[:, 0] @ vector[:, 0])
+    return _refined_smallest(gram, vector / np.linalg.norm(vector), np.array([value]), is_factor=False)
+
+
 def _refined_smallest(matrix: FloatArray, basis: FloatArray, eigenvalues: FloatArray, *, is_factor: bool) -> float:
     """Return the smallest eigenvalue of K, or of F^T F, to rounding of the matrix rather than of its norm.
 

@@ -7,7 +7,10 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from sgdstab_fast import validation
+from sgdstab_fast._native import FloatArray
 from sgdstab_fast.components import IntArray, components
 from sgdstab_fast.mean_square import mean_square_exponent
 from sgdstab_fast.metrics import LARGEST_DIMENSION
@@ -187,7 +190,7 @@ def _of_blocks(
             if found.converged:
                 bounds[index] = share * (found.exponent + 2 * found.error) / 2 + _ROUNDING
     contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
-    its = _shared_between(how, len(contenders))
+    its = shared_between(how, len(contenders))
     for index in contenders:
         if bounds[index] < least:
             continue
@@ -199,7 +202,7 @@ def _of_blocks(
     return _largest(results, system)
 
 
-def _shared_between(how: How, n_blocks: int) -> How:
+def shared_between(how: How, n_blocks: int) -> How:
     """Return how to estimate one of n_blocks blocks, so that all together keep to the budget and the tolerances."""
     if n_blocks < 2:
         return how
@@ -235,28 +238,37 @@ def _scaled(result: LyapunovExponent, share: float, system: LinearizedSGD) -> Ly
 
 
 def _largest(results: dict[int, LyapunovExponent], system: LinearizedSGD) -> LyapunovExponent:
-    """Combine blocks: the largest of m estimates, each of which may be it, is too large by sqrt(2 log m) errors."""
-    leader = max(results.values(), key=lambda result: (result.exponent, -result.standard_error))
-    rivals = [
-        result.standard_error
-        for result in results.values()
-        if result.exponent + 4 * result.standard_error >= leader.exponent - 4 * leader.standard_error
-    ]
-    error = max(rivals, default=leader.standard_error)
+    """Combine blocks."""
+    each = list(results.values())
+    index, error = leading(
+        np.array([result.exponent for result in each]), np.array([result.standard_error for result in each])
+    )
     simulated = {index: result for index, result in results.items() if result.chains is not None}
     # The estimate is exact only if all of it is.
-    last = max(simulated.values(), key=lambda result: (not result.converged, result.exponent), default=leader)
+    last = max(simulated.values(), key=lambda result: (not result.converged, result.exponent), default=each[index])
     return replace(
-        leader,
+        each[index],
         stopped_by=last.stopped_by,
-        standard_error=error * math.sqrt(1 + 2 * math.log(max(len(rivals), 1))) if error > 0 else error,
-        n_steps=sum(result.n_steps for result in results.values()),
-        converged=all(result.converged for result in results.values()),
-        mixed=all(result.mixed for result in results.values()),
-        sign=_sign([result.sign for result in results.values()]),
-        provenance={**leader.provenance, "system": system.fingerprint},
+        standard_error=error,
+        n_steps=sum(result.n_steps for result in each),
+        converged=all(result.converged for result in each),
+        mixed=all(result.mixed for result in each),
+        sign=_sign([result.sign for result in each]),
+        provenance={**each[index].provenance, "system": system.fingerprint},
         parts=simulated,
     )
+
+
+def leading(exponents: FloatArray, standard_errors: FloatArray) -> tuple[int, float]:
+    """Return the index of the largest of independent estimates, and its standard error.
+
+    The largest of m estimates, each of which may be it, is too large by sqrt(2 log m) errors.
+    """
+    leader = int(np.lexsort((standard_errors, -exponents))[0])
+    reach = exponents[leader] - 4 * standard_errors[leader]
+    rivals = standard_errors[~(exponents + 4 * standard_errors < reach)]
+    error = float(rivals.max(initial=standard_errors[leader]))
+    return leader, error * math.sqrt(1 + 2 * math.log(max(len(rivals), 1))) if error > 0 else error
 
 
 def _sign(signs: list[int]) -> int:

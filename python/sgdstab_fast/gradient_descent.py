@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast import validation
-from sgdstab_fast.decomposition import spectral_decomposition
-from sgdstab_fast.systems import LinearizedSGD
+from sgdstab_fast._native import FloatArray
+from sgdstab_fast.decomposition import smallest_eigenvalue, spectral_decomposition
+from sgdstab_fast.systems import LinearizedSGD, system_of
+
+_LARGEST_DECOMPOSITION = 1024  # of which all eigenvalues cost less than a second
 
 
 def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
@@ -44,12 +47,27 @@ def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
     """
     if learning_rate is None and isinstance(gram, LinearizedSGD):
         learning_rate = gram.learning_rate
-    learning_rate = validation.positive_number(learning_rate, "learning_rate")
-    system = gram if isinstance(gram, LinearizedSGD) else LinearizedSGD(gram, learning_rate)
-    x = learning_rate / system.n_examples * spectral_decomposition(system).eigenvalues
+    system = system_of(gram, validation.positive_number(learning_rate, "learning_rate"))
+    return float(gd_exponents(extreme_eigenvalues(system), np.array([system.learning_rate]), system.n_examples)[0])
+
+
+def gd_exponents(extremes: tuple[float, float], learning_rates: FloatArray, n_examples: int) -> FloatArray:
+    """Return mu at every learning rate, from the smallest and the largest eigenvalue of K."""
     # The convex abs(1 - x) is largest at an end of the spectrum.
-    ends = np.array([x[0], x[-1]])
+    x = np.multiply.outer(np.array(extremes), learning_rates / n_examples)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.where(ends < 0.5, np.log1p(-ends), np.log(np.abs(1 - ends)))
-        logs[np.abs(1 - ends) <= 8 * np.finfo(float).eps] = -np.inf
-    return float(logs.max())
+        logs = np.where(x < 0.5, np.log1p(-x), np.log(np.abs(1 - x)))
+    logs[np.abs(1 - x) <= 8 * np.finfo(float).eps] = -np.inf
+    return np.asarray(logs.max(axis=0))
+
+
+def extreme_eigenvalues(system: LinearizedSGD) -> tuple[float, float]:
+    """Return the smallest and the largest non-zero eigenvalue of K."""
+    if system.dimension <= _LARGEST_DECOMPOSITION or system.coordinates == "factor":
+        eigenvalues = spectral_decomposition(system).eigenvalues
+        return float(eigenvalues[0]), float(eigenvalues[-1])
+    from scipy.sparse.linalg import eigsh  # type: ignore[import-untyped]
+
+    start = np.ones(system.dimension)
+    largest = float(eigsh(system.rows, k=1, which="LA", v0=start, return_eigenvectors=False)[0])
+    return smallest_eigenvalue(system.rows, system.slow_directions(1)), largest

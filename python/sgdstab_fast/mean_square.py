@@ -11,6 +11,8 @@ So in gram coordinates M = U [w_a w_b Z_ab] U^T and C = U Z U^T, and both are V 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sgdstab_fast._native import FloatArray
@@ -21,6 +23,7 @@ from sgdstab_fast.results import MeanSquareExponent, versions, warn
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
 __all__ = [
+    "MeanSquareFamily",
     "MeanSquareOperator",
     "SpectralDecomposition",
     "mean_square_exponent",
@@ -31,6 +34,8 @@ __all__ = [
 # Of the Perron vector; the exponent's error is quadratic in it.
 _TOLERANCE = 1e-11
 _MAX_APPLICATIONS = 1000
+_FAMILY_TOLERANCE = 1e-8  # where exponents alone are asked for
+_INTERPOLATED = 4  # neighbours
 
 
 def mean_square_exponent(
@@ -129,6 +134,62 @@ def mean_square_exponent(
     )
 
 
+class MeanSquareFamily:
+    """The mean-square exponents and forms of one K, which does not fall into blocks, at many learning rates.
+
+    K is decomposed once, and what is known at some learning rates starts the iteration at others: the Perron vector is
+    a smooth function of the learning rate, interpolated in its logarithm.
+    """
+
+    def __init__(self, system: LinearizedSGD) -> None:
+        self._system = system
+        self.decomposition = spectral_decomposition(system)
+        self._vectors: dict[float, FloatArray] = {}
+
+    def exponents(self, learning_rates: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return Lambda(2) at every learning rate and its numerical error, coarse grids before finer ones."""
+        exponents, errors = np.empty(learning_rates.shape), np.empty(learning_rates.shape)
+        for index in _coarse_to_fine(learning_rates.size):
+            solution = self.solve(float(learning_rates[index]), _FAMILY_TOLERANCE)
+            exponents[index], errors[index] = solution.exponent, solution.error
+        return exponents, errors
+
+    def forms(self, learning_rate: float, tolerance: float) -> tuple[FloatArray, FloatArray]:
+        """Return metric and covariance at a learning rate."""
+        return _forms(self.decomposition, self.solve(learning_rate, tolerance), None)
+
+    def threshold(self) -> tuple[float, float]:
+        """Return the learning rate at which Lambda(2) = 0, and its numerical error."""
+        return _operator(self._system, self.decomposition, None).threshold(_TOLERANCE, _MAX_APPLICATIONS)
+
+    def solve(self, learning_rate: float, tolerance: float) -> MeanSquareSolution:
+        """Solve at a learning rate, from what is known at its neighbours."""
+        operator = _operator(self._system, self.decomposition, None, learning_rate)
+        solution = operator.solve(tolerance, _MAX_APPLICATIONS, self._guess(learning_rate))
+        self._vectors[learning_rate] = solution.vector
+        return solution
+
+    def _guess(self, learning_rate: float) -> FloatArray | None:
+        nearest = sorted(self._vectors, key=lambda known: abs(math.log(known / learning_rate)))[:_INTERPOLATED]
+        if not nearest:
+            return None
+        if nearest[0] == learning_rate:
+            return self._vectors[learning_rate]
+        # Lagrange's interpolation
+        x = np.log(np.array(nearest) / learning_rate)
+        weights = [np.prod(np.delete(x, j) / (np.delete(x, j) - x[j])) for j in range(len(x))]
+        return np.asarray(sum(w * self._vectors[known] for w, known in zip(weights, nearest, strict=True)))
+
+
+def _coarse_to_fine(n: int) -> list[int]:
+    """Return 0..n-1, the ends first, then the middles of what lies between."""
+    order, stride = [0, n - 1] if n > 1 else [0], 1 << max(n - 1, 1).bit_length()
+    while stride > 1:
+        stride //= 2
+        order += [index for index in range(0, n, stride) if index not in order]
+    return order
+
+
 def mean_square_metric(
     system: LinearizedSGD,
     example_weights: FloatArray | None = None,
@@ -147,10 +208,17 @@ def mean_square_metric(
 
 
 def _operator(
-    system: LinearizedSGD, parts: SpectralDecomposition, example_weights: FloatArray | None
+    system: LinearizedSGD,
+    parts: SpectralDecomposition,
+    example_weights: FloatArray | None,
+    learning_rate: float | None = None,
 ) -> MeanSquareOperator:
     return MeanSquareOperator(
-        parts.vectors, parts.eigenvalues, system.learning_rate, system.n_examples, example_weights=example_weights
+        parts.vectors,
+        parts.eigenvalues,
+        system.learning_rate if learning_rate is None else learning_rate,
+        system.n_examples,
+        example_weights=example_weights,
     )
 
 

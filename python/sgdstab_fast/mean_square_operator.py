@@ -40,7 +40,7 @@ _MOST_NEWTON_STEPS = 60
 _MOST_TRIES = 100
 _SMALLEST = 1e-290  # so that its reciprocal stays finite
 _NEGLIGIBLE = 1e-100  # noise, relative to the largest step
-_ADMIXTURE = 0.1  # of all examples to the start
+_ADMIXTURE, _LITTLE = 0.1, 1e-6  # of all examples to the start, one from scratch or a guess
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,8 @@ class MeanSquareSolution:
     """|R x - x| / |x|, hence how far S is from satisfying Q(S) = rho S."""
     moment: FloatArray
     """Y_ab / (z - q_ab), up to a factor; S is sqrt(w_a w_b) times that."""
+    vector: FloatArray
+    """The Perron vector x, of unit length."""
     n_applications: int = 0
     """Products R x."""
     n_iterations: int = 0
@@ -127,8 +129,11 @@ class MeanSquareOperator:
         """The factor of R: p eta^2 w_a w_b / N is this times the product of the u."""
         return self.noise * self.n_examples * self._unit
 
-    def solve(self, tolerance: float, max_applications: int) -> MeanSquareSolution:
-        """Iterate until the relative residual of R x = x is below the tolerance."""
+    def solve(self, tolerance: float, max_applications: int, start: FloatArray | None = None) -> MeanSquareSolution:
+        """Iterate until the relative residual of R x = x is below the tolerance.
+
+        `start` is a guess of the Perron vector, such as that of a neighbouring learning rate.
+        """
         if len(self.eigenvalues) == 1:
             return self._one_direction()
         if self._coupling < _NEGLIGIBLE:
@@ -143,11 +148,13 @@ class MeanSquareOperator:
         # At small learning rates the noise hardly moves the eigenvector of the diagonal map; at large ones all
         # examples count. The larger delta(x) is the closer one. A start that misses nothing cannot end at an
         # eigenvector that is not Perron's.
-        x, ones = self.vectors[:, self._corner] ** 2, np.ones(n)
-        delta, sensitivity = self._root(x, y, scratch)
-        if self._root(ones, y, scratch)[0] > delta:
-            x = ones
-        x = x / np.linalg.norm(x) + _ADMIXTURE / math.sqrt(n)
+        if start is None:
+            x, ones = self.vectors[:, self._corner] ** 2, np.ones(n)
+            if self._root(ones, y, scratch)[0] > self._root(x, y, scratch)[0]:
+                x = ones
+            x = x / np.linalg.norm(x) + _ADMIXTURE / math.sqrt(n)
+        else:
+            x = np.abs(start) / np.linalg.norm(start) + _LITTLE / math.sqrt(n)
         n_applications = n_iterations = 0
         gap = 0.0
         while True:
@@ -177,10 +184,49 @@ class MeanSquareOperator:
             error,
             residual=residual,
             moment=y,
+            vector=x,
             n_applications=n_applications,
             n_iterations=n_iterations,
             stopped_by="residual" if residual <= tolerance else "max_applications",
         )
+
+    def threshold(self, tolerance: float, max_applications: int) -> tuple[float, float]:
+        """Return the learning rate at which rho = 1, and its numerical error, for p = 1 and no weights.
+
+        At z = 1 the gaps and delta add up to u_a + u_b, and R(1) is eta / 2 times
+
+            T_ij = 2 sum_ab U_ia U_ib U_ja U_jb w_a w_b / (w_a + w_b),    with T 1 = diag K,
+
+        so that rho < 1 for eta < 2 / lambda_max(T). This operator's own learning rate does not matter.
+        """
+        n, rank = self.vectors.shape
+        y, resolvent, scratch = np.empty((rank, rank)), np.empty((rank, rank)), np.empty((n, rank))
+        for rows in row_blocks(resolvent):
+            np.divide(self._rates, self._rates[rows, None] + self._rates, out=resolvent[rows])
+            resolvent[rows] *= self._rates[rows, None]
+
+        def product(vector: FloatArray) -> FloatArray:
+            """Return T x / (2 w), w the largest eigenvalue."""
+            self._moments(vector, y, scratch)
+            return self._finish(resolvent, y, scratch) / self._coupling
+
+        x, gap, n_applications = np.ones(n) / math.sqrt(n), 0.0, 0
+        while True:
+            image = product(x)
+            n_applications += 1
+            value = float(x @ image)
+            residual = float(np.linalg.norm(image - value * x))
+            if residual <= tolerance * value or n_applications >= max_applications:
+                break
+            goal = 0.2 * tolerance * value
+            x, gap, applied = improved_perron_vector(
+                product, x, image, goal=goal, most=max_applications - n_applications
+            )
+            x /= np.linalg.norm(x)
+            n_applications += applied
+        error = min(residual, residual**2 / gap if gap > 0 else math.inf) + 4 * _EPS * value
+        threshold = 1 / (value * float(self.eigenvalues[-1]))
+        return threshold, threshold * error / value
 
     def _upper_bound(
         self, x: FloatArray, delta: float, resolvent: FloatArray, y: FloatArray, scratch: FloatArray
@@ -276,7 +322,8 @@ class MeanSquareOperator:
         """Full batches, or a noise that rounding swallows: rho is the largest q."""
         moment = np.zeros((len(self.eigenvalues),) * 2)
         moment[self._corner, self._corner] = 1
-        return self._solution(0.0, 0.0, residual=0.0, moment=moment)
+        vector = self.vectors[:, self._corner] ** 2
+        return self._solution(0.0, 0.0, residual=0.0, moment=moment, vector=vector / np.linalg.norm(vector))
 
     def _one_direction(self) -> MeanSquareSolution:
         """One dimension, where each step is a number: 1 - eta k_i."""
@@ -290,4 +337,5 @@ class MeanSquareOperator:
         with np.errstate(divide="ignore"):
             exponent = float(np.log1p(growth) if growth > -0.5 else np.log(rho))
         error = 8 * _EPS * change / rho if rho > 0 else 0.0
-        return MeanSquareSolution(growth, exponent, error, residual=0.0, moment=np.ones((1, 1)))
+        vector = factors / np.linalg.norm(factors) if factors.any() else np.full(len(factors), len(factors) ** -0.5)
+        return MeanSquareSolution(growth, exponent, error, residual=0.0, moment=np.ones((1, 1)), vector=vector)

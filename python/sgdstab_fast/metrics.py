@@ -70,13 +70,27 @@ def growth_metrics(system: LinearizedSGD, mean_square: MeanSquareExponent | None
         metric, covariance = mean_square_metric(system, tolerance=_TOLERANCE)
     else:
         metric, covariance = mean_square.metric, mean_square.covariance
-    matrices = [_with_floor(system, metric)]
+    with_norms = [metric_with_norms(system, metric), *intermittency_metrics(system, _TOLERANCE)]
+    return Metrics(
+        np.array([metric for metric, _ in with_norms]),
+        np.array([system.diagonal, *(squared_norms for _, squared_norms in with_norms)]),
+        covariance,
+    )
+
+
+def intermittency_metrics(system: LinearizedSGD, tolerance: float) -> list[tuple[FloatArray, FloatArray]]:
+    """Return the metrics, and their squared norms, that hold rare steps down; none where no step grows."""
     amplification = np.maximum(1.0, (1 - system.learning_rate * system.diagonal) ** 2)
-    for theta in _INTERMITTENCY if amplification.max() > 1 else ():
-        metric, _ = mean_square_metric(system, amplification**-theta, tolerance=_TOLERANCE)
-        matrices.append(_with_floor(system, metric))
-    squared_norms = [system.diagonal, *(_squared_norms(system, matrix) for matrix in matrices)]
-    return Metrics(np.array(matrices), np.array(squared_norms), covariance)
+    return [
+        metric_with_norms(system, mean_square_metric(system, amplification**-theta, tolerance=tolerance)[0])
+        for theta in (_INTERMITTENCY if amplification.max() > 1 else ())
+    ]
+
+
+def metric_with_norms(system: LinearizedSGD, metric: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return a metric that is safely positive definite, and the squared norms of the steps' directions in it."""
+    metric = _with_floor(system, metric)
+    return metric, _squared_norms(system, metric)
 
 
 def frame_arguments(system: LinearizedSGD, metrics: Metrics | None) -> dict[str, FloatArray]:

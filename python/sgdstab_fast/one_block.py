@@ -30,12 +30,12 @@ from sgdstab_fast.systems import LinearizedSGD
 
 _STEPS_PER_BATCH = 512  # of averages
 _MAX_BATCHES = 4096  # a chain; longer budgets get longer batches
-_MOST_BETWEEN_NORMALISATIONS = 256
+MOST_BETWEEN_NORMALISATIONS = 256
 # Fewer examples than this, some of them with abs(1 - eta K_ii) below that: a few steps may shrink a whole vector as
 # much.
 _FEW_EXAMPLES, _NEARLY_SINGULAR = 32, 1e-2
 # The chains of one block of K, its companions and its pilot draw from streams of their own.
-_BLOCK_STREAMS, _COMPANION_STREAMS, _PILOT_STREAMS = 2**34, 2**32, 2**33
+BLOCK_STREAMS, COMPANION_STREAMS, _PILOT_STREAMS = 2**34, 2**32, 2**33
 _PILOT_CHAINS, _PILOT_EVALUATIONS, _PILOT_GROUPS, _PILOT_SHARE = 64, 32, 4, 1 / 16
 _NOISE = 0.1  # of an autocorrelation
 _LONGEST_SPACING = 16  # times N
@@ -74,7 +74,7 @@ def simulate(
     if resume is None:
         how.budget.steps_per_chain(how.n_chains)
         run_provenance = provenance(how.seed, how.method, system.fingerprint)
-        first = block * _BLOCK_STREAMS
+        first = block * BLOCK_STREAMS
         chains = (
             _anchored_chains(system, how, metrics, kernel, first) if anchored else _averaged_chains(system, how, first)
         )
@@ -121,8 +121,12 @@ def estimate(chains: Chains) -> Estimate:
     return anchored_means(growth / evaluations, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
 
 
+def is_nearly_singular(log_determinants: FloatArray) -> bool:
+    """Say whether a few steps may shrink a whole vector by many orders, given log abs(1 - eta K_ii)."""
+    return log_determinants.size < _FEW_EXAMPLES and float(log_determinants.min()) < math.log(_NEARLY_SINGULAR)
+
+
 def _kernel(system: LinearizedSGD, metrics: Metrics) -> Kernel:
-    nearly_singular = float(system.log_determinants.min()) < math.log(_NEARLY_SINGULAR)
     return Kernel(
         name="advance_vectors",
         states="vectors",
@@ -132,9 +136,9 @@ def _kernel(system: LinearizedSGD, metrics: Metrics) -> Kernel:
             "learning_rate": system.learning_rate,
             "metrics": metrics.matrices,
             "diagonals": metrics.diagonals,
-            "renormalise_every": min(overflow_safe_steps(system.log_determinants), _MOST_BETWEEN_NORMALISATIONS),
+            "renormalise_every": min(overflow_safe_steps(system.log_determinants), MOST_BETWEEN_NORMALISATIONS),
             "spacing": 1,
-            "careful": system.n_examples < _FEW_EXAMPLES and nearly_singular,
+            "careful": is_nearly_singular(system.log_determinants),
         },
         seconds_per_step=1e-8 + 1.3e-10 * system.dimension,  # measured, on one thread
         chains_per_item=_VECTORS_PER_EVALUATION if metrics.size > 0 else _VECTORS_PER_ITEM,
@@ -182,7 +186,7 @@ def _anchored_chains(system: LinearizedSGD, how: How, metrics: Metrics, kernel: 
         n_examples=system.n_examples,
         rounding=rounding,
         pilot_steps=pilot_steps,
-        companions=chains(n_companions, 2, first_chain + _COMPANION_STREAMS, 0) if n_companions > 0 else None,
+        companions=chains(n_companions, 2, first_chain + COMPANION_STREAMS, 0) if n_companions > 0 else None,
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey, core
@@ -175,15 +176,14 @@ class Budget:
             raise ValueError(f"max_steps must be at least n_chains ({n_chains}), not {self.max_steps!r}")
         return self.max_steps // n_chains
 
-    def met(self, value: float, standard_error: float) -> str | None:
-        """Return the tolerance that is met, ``"rtol"`` or ``"atol"``, if any; none by what is not a number."""
-        if math.isnan(value):
-            return None
-        if self.rtol > 0 and standard_error <= self.rtol * abs(value):
-            return "rtol"
-        if self.atol > 0 and standard_error <= self.atol:
-            return "atol"
-        return None
+    def met_relative(self, sizes: FloatArray, standard_errors: FloatArray) -> NDArray[np.bool_]:
+        """Return which exponents meet the relative tolerance; none does whose size is not a number."""
+        return np.asarray((self.rtol > 0) & ~np.isnan(sizes) & (standard_errors <= self.rtol * sizes))
+
+    def met(self, sizes: FloatArray, standard_errors: FloatArray) -> NDArray[np.bool_]:
+        """Return which exponents meet a tolerance."""
+        absolute = (self.atol > 0) & ~np.isnan(sizes) & (standard_errors <= self.atol)
+        return np.asarray(absolute | self.met_relative(sizes, standard_errors))
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,12 @@ class Run:
         """The largest finite magnitude among the exponents, which `rtol` is relative to; NaN if one is lost."""
         mean = self.estimate.mean
         return math.nan if np.isnan(mean).any() else float(np.abs(mean[np.isfinite(mean)]).max(initial=0.0))
+
+    @property
+    def sizes(self) -> FloatArray:
+        """The magnitudes that `rtol` is relative to, shape (k,)."""
+        mean = self.estimate.mean
+        return np.asarray(np.abs(mean)) if self.estimate.own_scale else np.full(mean.shape, self.size)
 
     @property
     def error(self) -> float:
@@ -252,10 +258,11 @@ def _look(chains: Chains, estimate: Callable[[Chains], Estimate], budget: Budget
     """Estimate, and say what may stop the run here; ``"max_steps"`` if nothing may."""
     done = Run(chains, estimate(chains), "max_steps")
     if done.estimate.settled:
-        met = budget.met(done.size, done.error)
-        if met is None and budget.sign_confidence is not None:
-            met = "sign" if known_sign(done, budget.sign_confidence) else None
-        done = replace(done, stopped_by=met or "max_steps")
+        errors = done.estimate.standard_error
+        if budget.met(done.sizes, errors).all():
+            done = replace(done, stopped_by="rtol" if budget.met_relative(done.sizes, errors).all() else "atol")
+        elif budget.sign_confidence is not None and known_sign(done, budget.sign_confidence):
+            done = replace(done, stopped_by="sign")
     return done
 
 

@@ -212,6 +212,33 @@ class LinearizedSGD:
         digest = hashlib.sha256(self._diagonal.tobytes() + np.float64(self._learning_rate).tobytes())
         return f"{self.coordinates}-{self.n_examples}x{self.dimension}-{digest.hexdigest()[:16]}"
 
+    def with_learning_rate(self, learning_rate: float) -> LinearizedSGD:
+        """Return the system of the same K at another learning rate, without looking at K again.
+
+        Parameters
+        ----------
+        learning_rate : float
+            Step size eta > 0.
+
+        Returns
+        -------
+        LinearizedSGD
+
+        Raises
+        ------
+        ValueError, TypeError
+            If learning_rate is not positive and finite, or too large.
+
+        Examples
+        --------
+        >>> import sgdstab_fast as sf
+        >>> sf.LinearizedSGD([[2, 1], [1, 2]], 0.5).with_learning_rate(0.6).learning_rate
+        0.6
+        """
+        system = LinearizedSGD.__new__(LinearizedSGD)
+        system._set_up(self._rows, self._coordinates, self._slowest, self._diagonal, learning_rate)
+        return system
+
     def part(self, examples: NDArray[np.intp]) -> LinearizedSGD:
         """Return the system of some examples alone, each of which it draws with probability 1 / len(examples)."""
         if self._coordinates == "factor":
@@ -260,14 +287,22 @@ def require_system(system: Any) -> None:
         raise TypeError(f"system must be a LinearizedSGD, not {type(system).__name__}")
 
 
+def system_of(gram: Any, learning_rate: float, batch_size: Any = 1) -> LinearizedSGD:
+    """Return the system of a K, given as an array or as a system of it, at a learning rate and batch size."""
+    if not isinstance(gram, LinearizedSGD):
+        return LinearizedSGD(gram, learning_rate, batch_size)
+    _refuse_what_is_not_implemented(gram.n_examples, batch_size)
+    return gram.with_learning_rate(learning_rate)
+
+
 def _refuse_what_is_not_implemented(
     n_examples: int,
-    batch_size: Any,
-    sampling: Any,
-    groups: Any,
-    probabilities: Any,
-    momentum: Any,
-    nesterov: Any,
+    batch_size: Any = 1,
+    sampling: Any = "iid",
+    groups: Any = None,
+    probabilities: Any = None,
+    momentum: Any = 0.0,
+    nesterov: Any = False,
 ) -> None:
     validation.integer(batch_size, "batch_size", high=n_examples)
     momentum = validation.real_number(momentum, "momentum")

@@ -76,6 +76,22 @@ def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def increasing(value: Any, name: str) -> FloatArray:
+    """Return positive, finite numbers in increasing order, shape (n,), n > 0."""
+    try:
+        given = list(np.atleast_1d(np.asarray(value, dtype=object)) if np.ndim(value) < 2 else ())
+    except (TypeError, ValueError):
+        given = []
+    if not given or np.ndim(value) > 1:
+        raise ValueError(f"{name} must be a non-empty sequence of numbers, not {value!r}")
+    numbers_ = np.array([positive_number(number, f"{name}[{index}]") for index, number in enumerate(given)])
+    for index in np.flatnonzero(np.diff(numbers_) <= 0)[:1]:
+        raise ValueError(
+            f"{name} must increase, but {name}[{index + 1}] is {given[index + 1]!r} after {given[index]!r}"
+        )
+    return numbers_
+
+
 def thread_count(value: Any) -> int:
     """Return n_threads; None asks for every processor this process may use."""
     if value is not None:

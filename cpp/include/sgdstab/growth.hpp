@@ -14,7 +14,7 @@
 #pragma once
 
 #include "sgdstab/log_sum.hpp"
-#include "sgdstab/product.hpp"
+#include "sgdstab/panel.hpp"
 #include "sgdstab/system.hpp"
 
 namespace sgdstab {
@@ -25,41 +25,54 @@ struct Metrics {
   const double* diagonals;  // count x n_examples: M_ii or f_i . M f_i
 };
 
-class GrowthWorkspace {
- public:
-  static constexpr int kVectors = 16;  // evaluated together, so that products read K once for all of them
-  using Lanes = Eigen::Array<double, kVectors, 1>;
-
-  explicit GrowthWorkspace(const RowForm& form);
-
-  // sums[v * sums_stride + m] += g_m of vector v, for up to kVectors rows of `vectors`, `vectors_stride` apart.
-  template <class Form>
-  void add_growth(const Form& form, const Metrics& metrics, const double* vectors, Index vectors_stride,
-                  Index n_vectors, double* sums, Index sums_stride);
-
- private:
-  // Vectors side by side, a column for each coordinate, so that the elementwise work runs across vectors.
-  using Panel = Eigen::Matrix<double, kVectors, Eigen::Dynamic, Eigen::ColMajor>;
-  void load(const double* vectors, Index vectors_stride, Index n_vectors);
-  void apply(const double* matrix, Index stride, const Panel& right, Panel& result);
-  // y = M a, or u = M s and y = F u.
-  void apply_metric(const GramForm& form, const double* matrix);
-  void apply_metric(const FactorForm& form, const double* matrix);
-  // Adds the growth in metric m, given y and M v, to sums[v * sums_stride].
-  template <class Form>
-  void add_log_growth(const Form& form, const Metrics& metrics, Index m, const Panel& y, const Panel& mv,
-                      Index n_vectors, double* sums, Index sums_stride);
-  // |A_i v|_M^2 of vector v, from A_i v itself.
-  template <class Form>
-  double squared_norm_after(const Form& form, const Metrics& metrics, Index m, Index i, Index v, const Panel& mv) const;
-
-  Panel v_, w_, y_, u_;  // kVectors x dimension or n_examples
-  ProductWorkspace products_;
+// Where sums of growth go: that of vector v in metric m to sums[v * vector_stride + m * metric_stride].
+struct GrowthSums {
+  double* sums;
+  Index vector_stride, metric_stride;
 };
 
-extern template void GrowthWorkspace::add_growth(const GramForm&, const Metrics&, const double*, Index, Index, double*,
-                                                 Index);
+class GrowthWorkspace {
+ public:
+  explicit GrowthWorkspace(const RowForm& form);
+
+  // Adds g_m of the first n_vectors lanes of a panel, each of which has its own learning rate.
+  template <class Form>
+  void add_growth(const Form& form, const Lanes& learning_rates, const Metrics& metrics, const double* panel,
+                  Index n_vectors, const GrowthSums& sums);
+
+  // The same for up to kLanes vectors that lie `stride` apart, with the form's learning rate.
+  template <class Form>
+  void add_growth(const Form& form, const Metrics& metrics, const double* vectors, Index stride, Index n_vectors,
+                  const GrowthSums& sums);
+
+ private:
+  using Panel = Eigen::Matrix<double, kLanes, Eigen::Dynamic, Eigen::ColMajor>;
+  // What growth in one metric is made of.
+  struct Terms {
+    const Metrics& metrics;
+    Index m;
+    const Lanes& learning_rates;
+    const double *v, *y, *mv;
+  };
+  // y = M a, or u = M s and y = F u.
+  void apply_metric(const GramForm& form, const double* matrix, const double* v);
+  void apply_metric(const FactorForm& form, const double* matrix, const double* v);
+  template <class Form>
+  void add_log_growth(const Form& form, const Terms& terms, Index n_vectors, const GrowthSums& sums);
+  // |A_i v|_M^2 of a lane, from A_i v itself.
+  template <class Form>
+  double squared_norm_after(const Form& form, const Terms& terms, Index i, Index lane) const;
+
+  Panel v_, w_, y_, u_;  // of length dimension or n_examples
+};
+
+extern template void GrowthWorkspace::add_growth(const GramForm&, const Lanes&, const Metrics&, const double*, Index,
+                                                 const GrowthSums&);
+extern template void GrowthWorkspace::add_growth(const FactorForm&, const Lanes&, const Metrics&, const double*, Index,
+                                                 const GrowthSums&);
+extern template void GrowthWorkspace::add_growth(const GramForm&, const Metrics&, const double*, Index, Index,
+                                                 const GrowthSums&);
 extern template void GrowthWorkspace::add_growth(const FactorForm&, const Metrics&, const double*, Index, Index,
-                                                 double*, Index);
+                                                 const GrowthSums&);
 
 }  // namespace sgdstab

@@ -1,0 +1,351 @@
+"""Stability maps: lambda, Lambda(2) and mu on a grid of learning rates."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast import validation
+from sgdstab_fast._native import FloatArray
+from sgdstab_fast.components import components
+from sgdstab_fast.exponent import leading, shared_between
+from sgdstab_fast.gradient_descent import extreme_eigenvalues, gd_exponents
+from sgdstab_fast.mean_square import MeanSquareFamily
+from sgdstab_fast.metrics import LARGEST_DIMENSION
+from sgdstab_fast.one_block import BLOCK_STREAMS, How
+from sgdstab_fast.panels import anchors_for, chains_for, combined_growth, estimates, first_zero, joined, kernel_for
+from sgdstab_fast.results import Edges, StabilityMap, provenance, warn
+from sgdstab_fast.rounds import Budget, ProgressOption, run
+from sgdstab_fast.streams import seed_from
+from sgdstab_fast.systems import LinearizedSGD, system_of
+
+_ROUNDING = 8 * float(np.finfo(float).eps)  # an error that small meets every tolerance
+_NOTEWORTHY = 1e-2  # a relative standard error
+
+
+def sweep(
+    gram: Any,
+    learning_rates: Any,
+    batch_sizes: Any = (1,),
+    *,
+    rtol: float = 1e-2,
+    atol: float = 0.0,
+    max_steps: int = 10_000_000,
+    n_chains: int = 64,
+    rng: Any = None,
+    n_threads: int | None = None,
+    progress: ProgressOption = None,
+    executor: Executor | None = None,
+) -> StabilityMap:
+    """Map stability over learning rates: lambda with error bars, Lambda(2) and mu, and the edges between them.
+
+    All learning rates are driven by the same streams of examples, so that curves are smooth and a whole sweep costs
+    much less than its points one by one. Runs until every standard error is at most `rtol` times its own lambda, or at
+    most `atol`, or up to `max_steps`: close to a zero of lambda only an `atol` can be met.
+
+    Parameters
+    ----------
+    gram : array_like, shape (N, N), or LinearizedSGD
+        Neural-tangent Gram matrix K; see `LinearizedSGD`. Of a system, its K.
+    learning_rates : array_like, shape (L,)
+        Step sizes eta > 0, increasing.
+    batch_sizes : sequence of int, optional
+        Examples per step, increasing. Only 1 works so far.
+    rtol, atol : float, optional
+        Tolerances for the standard errors: relative to each lambda, and absolute in nats per step.
+    max_steps : int, optional
+        Steps of all streams together; every learning rate takes all of them.
+    n_chains : int, optional
+        Independent streams.
+    rng, n_threads, progress, executor
+        As for `lyapunov_exponent`.
+
+    Returns
+    -------
+    StabilityMap
+        Arrays of shape (batch sizes, learning rates), nats per step; `.plot()`, `.to_dict()`. Lambda(2), and its edge,
+        are NaN for K of rank above 2048, where they would cost more than all the rest: `mean_square_exponent` computes
+        single ones.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range.
+    NotImplementedError
+        For batch sizes other than 1.
+
+    Warns
+    -----
+    AccuracyWarning
+        If some learning rates miss the tolerance, or their chains were not seen to mix and the standard errors, which
+        allow for it, are not small all the same.
+
+    References
+    ----------
+    Chemnitz & Engel 2025, equations 2.12 and 2.18, definition A.2 and lemma 3.10.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> gram = [[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]]
+    >>> result = sf.sweep(gram, [0.2, 0.3, 0.4, 0.5], rng=1)
+    >>> result.exponents[0] < 0
+    array([ True,  True,  True, False])
+    >>> round(result.edges[0].mean_square, 6)
+    0.420522
+    """
+    rates = validation.increasing(learning_rates, "learning_rates")
+    sizes = validation.increasing(batch_sizes, "batch_sizes")
+    systems = [system_of(gram, float(rates[0]), validation.integer(size, "batch_sizes")) for size in map(float, sizes)]
+    systems[0].with_learning_rate(float(rates[-1]))  # refused here if too large
+    budget = Budget.validated(rtol, atol, max_steps)
+    how = How(
+        method="anchored",
+        budget=replace(budget, atol=max(budget.atol, _ROUNDING)) if budget.has_tolerance else budget,
+        n_chains=validation.integer(n_chains, "n_chains", high=2**31),
+        seed=seed_from(rng),
+        n_threads=validation.thread_count(n_threads),
+        progress=progress,
+        executor=executor,
+    )
+    how.budget.steps_per_chain(how.n_chains)
+    curves = [_curve(system, rates, how) for system in systems]
+    extremes = extreme_eigenvalues(systems[0])
+    gd = gd_exponents(extremes, rates, systems[0].n_examples)
+    _warn_of_trouble(rates, curves, budget)
+    return StabilityMap(
+        learning_rates=rates,
+        batch_sizes=sizes.astype(np.int64),
+        exponents=np.array([curve.exponents for curve in curves]),
+        standard_errors=np.array([curve.standard_errors for curve in curves]),
+        degrees_of_freedom=np.array([curve.degrees_of_freedom for curve in curves]),
+        effective_sample_size=np.array([curve.effective_sample_size for curve in curves]),
+        derivatives=np.array([curve.derivatives for curve in curves]),
+        derivative_standard_errors=np.array([curve.derivative_standard_errors for curve in curves]),
+        mean_square_exponents=np.array([curve.mean_square for curve in curves]),
+        mean_square_errors=np.array([curve.mean_square_errors for curve in curves]),
+        gd_exponents=np.array([gd] * len(curves)),
+        edges=tuple(_edges(curve, rates, 2 * systems[0].n_examples / extremes[1]) for curve in curves),
+        within_tolerance=np.array([how.budget.met(np.abs(curve.exponents), curve.standard_errors) for curve in curves]),
+        mixed=np.array([curve.mixed for curve in curves]),
+        n_steps=sum(curve.n_steps for curve in curves),
+        n_chains=how.n_chains,
+        stopped_by=curves[0].stopped_by,
+        steps_per_epoch=systems[0].n_examples / sizes,
+        provenance=provenance(how.seed, "anchored", systems[0].fingerprint),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Curve:
+    """What a system, or a block of its K, does at every learning rate: arrays of shape (L,)."""
+
+    exponents: FloatArray
+    """-inf for a block that cannot have the largest."""
+    standard_errors: FloatArray
+    degrees_of_freedom: NDArray[np.int64]
+    effective_sample_size: FloatArray
+    derivatives: FloatArray
+    derivative_standard_errors: FloatArray
+    mixed: NDArray[np.bool_]
+    mean_square: FloatArray
+    mean_square_errors: FloatArray
+    mean_square_threshold: float
+    n_steps: int = 0
+    stopped_by: str = "closed form"
+
+
+def _curve(system: LinearizedSGD, rates: FloatArray, how: How) -> _Curve:
+    """Return the curve of a system: that of K, or the largest of those of its blocks.
+
+    A block with n of the N examples moves in n/N of the steps: in all steps its lambda is n/N of its own, and its
+    exp Lambda(2) - 1 too.
+    """
+    blocks = components(system)
+    whole = len(blocks) == 1 and blocks[0].size == system.n_examples
+    parts = [system] if whole else [system.part(block) for block in blocks]
+    families = [_family(part) for part in parts]
+    curves = [_exactly(part, family, rates) for part, family in zip(parts, families, strict=True)]
+    contenders = [index for index in _contenders(system, parts, curves, rates) if parts[index].dimension > 1]
+    its_own = shared_between(how, len(contenders))
+    for index in contenders:
+        its_share = parts[index].n_examples / system.n_examples
+        its_how = replace(its_own, budget=replace(its_own.budget, atol=its_own.budget.atol / its_share))
+        curves[index] = _simulated(curves[index], parts[index], families[index], rates, its_how, index)
+    return curves[0] if whole else _largest(curves, np.array([part.n_examples for part in parts]) / system.n_examples)
+
+
+def _family(system: LinearizedSGD) -> MeanSquareFamily | None:
+    return MeanSquareFamily(system) if 1 < system.dimension <= LARGEST_DIMENSION else None
+
+
+def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: FloatArray) -> _Curve:
+    """Return what is known without simulation: everything in one dimension, where steps are numbers 1 - eta K_ii."""
+    known = system.dimension == 1
+    steps = np.multiply.outer(rates, system.diagonal)
+    with np.errstate(divide="ignore"):
+        logs = np.where(np.abs(steps) < 0.5, np.log1p(-np.minimum(steps, 0.5)), np.log(np.abs(1 - steps)))
+        exponents, slopes = logs.mean(axis=1), -(system.diagonal / (1 - steps)).mean(axis=1)
+        second_moments = np.log1p((steps * (steps - 2)).mean(axis=1))
+    nothing = np.full(rates.shape, np.nan)
+    mean_square, errors, threshold = nothing, nothing, math.nan
+    if known:
+        mean_square, errors = second_moments, np.zeros(rates.shape)
+        threshold = 2 * float(system.diagonal.sum() / (system.diagonal**2).sum())
+    elif family is not None:
+        mean_square, errors = family.exponents(rates)
+        threshold, _ = family.threshold()
+    return _Curve(
+        exponents=exponents if known else np.full(rates.shape, -np.inf),
+        standard_errors=np.where(np.isfinite(exponents), 4 * np.finfo(float).eps * np.abs(exponents), 0) * known,
+        degrees_of_freedom=np.full(rates.shape, 2**31),
+        effective_sample_size=np.full(rates.shape, math.inf),
+        derivatives=slopes if known else nothing,
+        derivative_standard_errors=np.zeros(rates.shape) if known else nothing,
+        mixed=np.ones(rates.shape, bool),
+        mean_square=mean_square,
+        mean_square_errors=errors,
+        mean_square_threshold=threshold,
+    )
+
+
+def _contenders(
+    system: LinearizedSGD, parts: list[LinearizedSGD], curves: list[_Curve], rates: FloatArray
+) -> list[int]:
+    """Return the blocks that may have the largest exponent somewhere.
+
+    An exponent lies between the mean of all of its block and Lambda(2)/2.
+    """
+    lowest, highest = np.empty((len(parts), rates.size)), np.empty((len(parts), rates.size))
+    for index, (part, curve) in enumerate(zip(parts, curves, strict=True)):
+        share = part.n_examples / system.n_examples
+        sums = [part.with_learning_rate(float(rate)).sum_of_exponents for rate in rates]
+        lowest[index] = share * np.array(sums) / part.dimension
+        bound = share * (curve.mean_square + 2 * curve.mean_square_errors) / 2
+        highest[index] = np.where(np.isnan(bound), np.inf, bound + _ROUNDING)
+    return [index for index in range(len(parts)) if (highest[index] >= lowest.max(axis=0)).any()]
+
+
+def _simulated(
+    curve: _Curve, system: LinearizedSGD, family: MeanSquareFamily | None, rates: FloatArray, how: How, block: int
+) -> _Curve:
+    """Add to a curve what is simulated, in the steps of its own block."""
+    anchors = anchors_for(system, family, rates)
+    chains = chains_for(system, rates, anchors, how, block * BLOCK_STREAMS)
+    kernel = kernel_for(system, rates, anchors)
+    done = run(
+        chains,
+        replace(kernel, arguments={**kernel.arguments, "spacing": chains.spacing}),
+        lambda some: joined(estimates(some, anchors, rates.size)),
+        how.budget,
+        companion_kernel=kernel_for(system, rates, None),
+        n_threads=how.n_threads,
+        progress=how.progress,
+        executor=how.executor,
+    )
+    found = estimates(done.chains, anchors, rates.size)
+    means = [
+        combined_growth(done.chains, anchors, index, each).mean(axis=1) if np.isfinite(each.mean[0]) else None
+        for index, each in enumerate(found)
+    ]
+    derivatives, errors = _derivatives(rates, means)
+    return replace(
+        curve,
+        exponents=done.estimate.mean,
+        standard_errors=done.estimate.standard_error,
+        degrees_of_freedom=np.array([each.degrees_of_freedom for each in found]),
+        effective_sample_size=done.estimate.effective_sample_size,
+        derivatives=derivatives,
+        derivative_standard_errors=errors,
+        mixed=np.array([each.mixed for each in found]),
+        n_steps=done.chains.n_steps,
+        stopped_by=done.stopped_by,
+    )
+
+
+def _derivatives(rates: FloatArray, means: list[FloatArray | None]) -> tuple[FloatArray, FloatArray]:
+    """Return derivatives with standard errors from the means of chains, (n_chains,) for every learning rate.
+
+    Of the parabola through a learning rate and its two neighbours.
+    """
+    values, errors = np.full(rates.shape, np.nan), np.full(rates.shape, np.nan)
+    for index in range(1, rates.size - 1):
+        left, middle, right = means[index - 1 : index + 2]
+        if left is None or middle is None or right is None:
+            continue
+        below, above = rates[index] - rates[index - 1], rates[index + 1] - rates[index]
+        slopes = (below / above * (right - middle) + above / below * (middle - left)) / (below + above)
+        values[index] = slopes.mean()
+        errors[index] = slopes.std(ddof=1) / math.sqrt(slopes.size) if slopes.size > 1 else math.inf
+    return values, errors
+
+
+def _largest(curves: list[_Curve], shares: FloatArray) -> _Curve:
+    """Return the curve of the whole from those of blocks, each of which gets its share of the steps."""
+    exponents = np.array([share * curve.exponents for share, curve in zip(shares, curves, strict=True)])
+    errors = np.array([share * curve.standard_errors for share, curve in zip(shares, curves, strict=True)])
+    leaders, standard_errors = zip(*map(leading, exponents.T, errors.T), strict=True)
+    columns = np.arange(exponents.shape[1])
+
+    def of_leader(values: list[FloatArray]) -> Any:
+        return np.array(values)[list(leaders), columns]
+
+    growth = np.array([share * np.expm1(curve.mean_square) for share, curve in zip(shares, curves, strict=True)])
+    dominant = np.nanargmax(np.where(np.isnan(growth), -np.inf, growth), axis=0)
+    unknown = np.isnan(growth).any(axis=0)
+    simulated = [curve for curve in curves if curve.n_steps > 0]
+    # The curve is exact only if all of it is.
+    last = max(simulated, key=lambda curve: curve.stopped_by == "max_steps", default=curves[0])
+    return _Curve(
+        exponents=of_leader(list(exponents)),
+        standard_errors=np.array(standard_errors),
+        degrees_of_freedom=of_leader([curve.degrees_of_freedom for curve in curves]),
+        effective_sample_size=of_leader([curve.effective_sample_size for curve in curves]),
+        derivatives=of_leader([share * curve.derivatives for share, curve in zip(shares, curves, strict=True)]),
+        derivative_standard_errors=of_leader(
+            [share * curve.derivative_standard_errors for share, curve in zip(shares, curves, strict=True)]
+        ),
+        mixed=np.all([curve.mixed for curve in curves], axis=0),
+        mean_square=np.where(unknown, np.nan, np.log1p(growth[dominant, columns])),
+        mean_square_errors=np.array([curve.mean_square_errors for curve in curves])[dominant, columns],
+        mean_square_threshold=min(curve.mean_square_threshold for curve in curves) if not unknown.any() else math.nan,
+        n_steps=sum(curve.n_steps for curve in curves),
+        stopped_by=last.stopped_by,
+    )
+
+
+def _edges(curve: _Curve, rates: FloatArray, gd: float) -> Edges:
+    value, error = first_zero(rates, curve.exponents, curve.standard_errors)
+    return Edges(
+        gd=gd, mean_square=curve.mean_square_threshold, almost_sure=value, almost_sure_standard_error=error
+    )
+
+
+def _warn_of_trouble(rates: FloatArray, curves: list[_Curve], budget: Budget) -> None:
+    for curve in curves:
+        lost = np.isnan(curve.exponents)
+        if lost.any():
+            warn(f"the run overflowed at {lost.sum()} of {rates.size} learning rates: their exponents are unknown")
+        sizes = np.abs(curve.exponents)
+        missed = ~lost & ~budget.met(sizes, curve.standard_errors) & (curve.standard_errors > _ROUNDING)
+        if budget.has_tolerance and missed.any():
+            warn(
+                f"max_steps={budget.max_steps} ended the run short of rtol={budget.rtol:g} and atol={budget.atol:g} at "
+                f"{missed.sum()} of {rates.size} learning rates: {_listed(rates[missed])}"
+            )
+        unmixed = ~lost & ~curve.mixed & (curve.standard_errors > max(budget.rtol, _NOTEWORTHY) * sizes)
+        if unmixed.any():
+            warn(
+                "the two largest exponents are too close for the chains to mix, and standard errors allow for what they "
+                f"may not have seen, at {unmixed.sum()} of {rates.size} learning rates: {_listed(rates[unmixed])}"
+            )
+
+
+def _listed(rates: FloatArray) -> str:
+    shown = ", ".join(f"{rate:.4g}" for rate in rates[:4])
+    return shown + (", …" if rates.size > 4 else "")
