@@ -36,7 +36,14 @@ def test_only_one_python_file_imports_the_core():
 
 
 def test_the_types_of_the_core_are_those_of_the_compiled_module():
-    for name in ("advance_vectors", "advance_panels", "advance_frames", "examples", "smallest_eigenvalue", "philox4x64"):
+    for name in (
+        "advance_vectors",
+        "advance_panels",
+        "advance_frames",
+        "examples",
+        "smallest_eigenvalue",
+        "philox4x64",
+    ):
         declared = [p for p in inspect.signature(getattr(_native.Core, name)).parameters if p != "self"]
         signature = getattr(_native.core, name).__doc__.split("\n")[0].split("->")[0]
         compiled = re.findall(r"(\w+): ", signature)

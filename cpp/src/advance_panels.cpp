@@ -13,7 +13,8 @@
 namespace sgdstab {
 namespace {
 
-constexpr Index kMaxSegment = 256;  // examples drawn at a time
+constexpr Index kMaxSegment = 256;       // examples drawn at a time
+constexpr Index kOrthogonalAgain = 256;  // steps after which the vectors of a chain are made orthogonal
 
 // K_ij.
 double entry(const GramForm& form, Index i, Index j) { return form.row(i)[j]; }
@@ -67,40 +68,54 @@ void advance_one(const Form& form, const Lanes& learning_rates, std::uint32_t s,
   finish_steps<1>(form, learning_rates, &s, step, panel);
 }
 
+// |v|^2 of every lane.
+Lanes squared_norms(const double* panel, Index dimension) {
+  Lanes even = Lanes::Zero(), odd = Lanes::Zero();
+  Index j = 0;
+  for (; j + 1 < dimension; j += 2) {
+    even += lanes(panel, j).square();
+    odd += lanes(panel, j + 1).square();
+  }
+  if (j < dimension) even += lanes(panel, j).square();
+  return even + odd;
+}
+
 // Scales every lane to unit norm and returns log(norm); zero lanes stay, with -inf. What has decayed beyond recovery
 // becomes 0 before it turns subnormal and slow.
 Lanes renormalise(double* panel, Index dimension) {
   constexpr double kNegligible = 1e-280;
-  Lanes largest = Lanes::Zero();
-  for (Index j = 0; j < dimension; ++j) largest = largest.max(lanes(panel, j).abs());
-  const Lanes scale = (largest == 0).select(Lanes::Zero(), 1 / largest);
-  Lanes squares = Lanes::Zero();
-  for (Index j = 0; j < dimension; ++j) {
-    lanes(panel, j) *= scale;
-    squares += lanes(panel, j).square();
+  Lanes log_norm = Lanes::Zero(), squares = squared_norms(panel, dimension);
+  if (!(squares > kNegligible).all()) {
+    // Too small to square, or zero.
+    Lanes largest = Lanes::Zero();
+    for (Index j = 0; j < dimension; ++j) largest = largest.max(lanes(panel, j).abs());
+    const Lanes scale = (largest == 0).select(Lanes::Zero(), 1 / largest);
+    for (Index j = 0; j < dimension; ++j) lanes(panel, j) *= scale;
+    log_norm = largest.log();
+    squares = (largest == 0).select(Lanes::Ones(), squared_norms(panel, dimension));
   }
-  const Lanes norm = squares.sqrt(), inverse = (largest == 0).select(Lanes::Zero(), 1 / norm);
+  const Lanes norm = squares.sqrt(), inverse = 1 / norm;
   for (Index j = 0; j < dimension; ++j) {
     const Lanes scaled = lanes(panel, j) * inverse;
     lanes(panel, j) = (scaled.abs() < kNegligible).select(Lanes::Zero(), scaled);
   }
-  return (largest == 0).select(Lanes::Constant(-std::numeric_limits<double>::infinity()), largest.log() + norm.log());
+  return log_norm + norm.log();
 }
 
 // Removes from every lane its part along the unit vectors of the same lane in the panels before, twice ("twice is
 // enough": Giraud, Langou & Rozloznik, 2005).
 Lanes orthonormalise(double* panel, const double* before, Index n_before, Index dimension) {
-  Lanes log_norm = Lanes::Zero();
+  Lanes log_norm = renormalise(panel, dimension);
   for (int pass = 0; pass < (n_before > 0 ? 2 : 0); ++pass) {
-    log_norm += renormalise(panel, dimension);
     for (Index b = 0; b < n_before; ++b) {
       const double* q = before + b * dimension * kLanes;
       Lanes along = Lanes::Zero();
       for (Index j = 0; j < dimension; ++j) along += lanes(q, j) * lanes(panel, j);
       for (Index j = 0; j < dimension; ++j) lanes(panel, j) -= along * lanes(q, j);
     }
+    log_norm += renormalise(panel, dimension);
   }
-  return log_norm + renormalise(panel, dimension);
+  return log_norm;
 }
 
 // Advances the k panels of a chain by n_steps steps, renormalising at the end, and adds to log growth (k x kLanes).
@@ -109,8 +124,9 @@ void advance_chain(const Form& form, const Lanes& learning_rates, const IndexStr
                    Index n_steps, const VectorOptions& options, double* panels, Index k, double* log_growth) {
   std::uint32_t examples[kMaxSegment];
   const Index size = form.dimension() * kLanes;
-  for (Index done = 0, since = 0; done < n_steps;) {
-    const Index segment = std::min({kMaxSegment, options.renormalise_every - since, n_steps - done});
+  Index since_normal = 0, since_orthogonal = 0;
+  for (Index done = 0; done < n_steps;) {
+    const Index segment = std::min({kMaxSegment, options.renormalise_every - since_normal, n_steps - done});
     stream.fill(start + static_cast<std::uint64_t>(done), segment, examples);
     for (Index l = 0; l < k; ++l) {
       Index j = 0;
@@ -120,13 +136,16 @@ void advance_chain(const Form& form, const Lanes& learning_rates, const IndexStr
       for (; j < segment; ++j) advance_one(form, learning_rates, examples[j], panels + l * size);
     }
     done += segment;
-    since += segment;
-    if (since == options.renormalise_every || done == n_steps) {
-      for (Index l = 0; l < k; ++l) {
-        lanes(log_growth, l) += orthonormalise(panels + l * size, panels, l, form.dimension());
-      }
-      since = 0;
+    since_normal += segment;
+    since_orthogonal += segment;
+    if (since_normal < options.renormalise_every && done < n_steps) continue;
+    // In between it is enough that norms stay in range.
+    const bool orthogonal = since_orthogonal >= kOrthogonalAgain || done == n_steps;
+    for (Index l = 0; l < k; ++l) {
+      lanes(log_growth, l) += orthonormalise(panels + l * size, panels, orthogonal ? l : 0, form.dimension());
     }
+    since_normal = 0;
+    if (orthogonal) since_orthogonal = 0;
   }
 }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +16,20 @@ from typing import IO, Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from sgdstab_fast import __version__, validation
+from sgdstab_fast.critical import critical_learning_rate
 from sgdstab_fast.example import load_example
+from sgdstab_fast.map_report import print_critical, print_map, save_csv, save_plot
 from sgdstab_fast.report import EXIT_STATUS, make_report, print_report, report_json, save_plots
+from sgdstab_fast.results import AccuracyWarning
 from sgdstab_fast.rounds import Progress, reporter
+from sgdstab_fast.sweep import sweep
 from sgdstab_fast.systems import LinearizedSGD
 
 BAD_INPUT = 2
+_PLOTS = (".png", ".pdf", ".svg", ".jpg", ".jpeg")
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 
 
@@ -38,30 +46,62 @@ def parser() -> argparse.ArgumentParser:
         description="Report the stability of SGD with one neural-tangent Gram matrix and learning rate.",
         epilog="Exit status: 0 stable, 1 unstable, 3 undecided, 2 bad input.",
     )
-    report.add_argument(
-        "gram", nargs="?", type=Path, metavar="GRAM", help=".npy or .npz file; the embedded example if left out"
-    )
+    _add_common(report, rtol=1e-2, max_steps=5e7)
     report.add_argument("--learning-rate", type=float, metavar="ETA", help="step size; required with GRAM")
-    report.add_argument("--key", help="which array of a .npz file; needed if it holds several")
     report.add_argument(
         "--output", type=Path, default=Path("report.png"), metavar="PATH", help="plots (default: report.png)"
     )
     report.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    report.add_argument("--rtol", type=float, default=1e-2, help="relative standard error of lambda (default: 0.01)")
-    report.add_argument("--max-steps", type=float, default=5e7, help="steps to take at the most (default: 5e7)")
     report.add_argument(
         "--exponents", type=int, metavar="K", help="how many exponents (default: all up to rank 512, else 32)"
     )
-    report.add_argument("--seed", type=int, help="seed of the random streams (default: fresh entropy)")
-    report.add_argument("--threads", type=int, help="threads (default: all processors)")
+    report.set_defaults(run=_report)
+    sweep_ = commands.add_parser(
+        "sweep",
+        help="a map over learning rates",
+        description="Map lambda, Lambda(2) and mu over learning rates, with the edges of stability.",
+    )
+    _add_common(sweep_, rtol=1e-2, max_steps=1e7)
+    sweep_.add_argument(
+        "--learning-rates",
+        required=True,
+        metavar="LOW:HIGH:COUNT",
+        help="equally spaced, or LOW:HIGH:COUNT:log for equal ratios, or a list: 0.1,0.2,0.5",
+    )
+    sweep_.add_argument(
+        "--output", type=Path, default=Path("map.png"), metavar="PATH", help="the plot (default: map.png)"
+    )
+    sweep_.add_argument("--csv", type=Path, metavar="PATH", help="the numbers, a row for each learning rate")
+    sweep_.set_defaults(run=_sweep)
+    critical = commands.add_parser(
+        "critical",
+        help="the largest stable learning rates",
+        description="Find the largest learning rates that are stable: in mean square, almost surely, for full batches.",
+    )
+    _add_common(critical, rtol=2e-5, max_steps=2e8)
+    critical.set_defaults(run=_critical)
     return top
+
+
+def _add_common(command: argparse.ArgumentParser, *, rtol: float, max_steps: float) -> None:
+    command.add_argument(
+        "gram", nargs="?", type=Path, metavar="GRAM", help=".npy or .npz file; the embedded example if left out"
+    )
+    command.add_argument("--key", help="which array of a .npz file; needed if it holds several")
+    command.add_argument("--rtol", type=float, default=rtol, help="relative standard error (default: %(default)g)")
+    command.add_argument(
+        "--max-steps", type=float, default=max_steps, help="steps to take at the most (default: %(default)g)"
+    )
+    command.add_argument("--seed", type=int, help="seed of the random streams (default: fresh entropy)")
+    command.add_argument("--threads", type=int, help="threads (default: all processors)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = parser().parse_args(arguments)
     try:
-        return _report(options)
+        status: int = options.run(options)
+        return status
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
@@ -73,34 +113,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _report(options: argparse.Namespace) -> int:
-    if options.gram is None:
-        example = load_example()
-        name, gram = f"Example: {example.description}", example.gram
-        learning_rate = example.learning_rate if options.learning_rate is None else options.learning_rate
-    else:
-        if options.learning_rate is None:
-            raise ValueError("--learning-rate is required with a Gram matrix of your own")
-        name, gram, learning_rate = options.gram.name, read_gram(options.gram, options.key), options.learning_rate
-    validation.positive_number(learning_rate, "--learning-rate")
+def _common(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what every command passes on, checked under the names of the command line."""
     validation.positive_number(options.rtol, "--rtol")
-    max_steps = validation.integer(options.max_steps, "--max-steps", low=64)
     if options.threads is not None:
         validation.thread_count(options.threads)
     if options.seed is not None:
         validation.integer(options.seed, "--seed", low=0)
-    _require_writable(options.output)
+    return {
+        "rtol": options.rtol,
+        "max_steps": validation.integer(options.max_steps, "--max-steps", low=64),
+        "rng": options.seed,
+        "n_threads": options.threads,
+    }
+
+
+def _gram(options: argparse.Namespace) -> tuple[str, Any]:
+    """Return name and matrix."""
+    if options.gram is None:
+        example = load_example()
+        return f"Example: {example.description}", example.gram
+    return options.gram.name, read_gram(options.gram, options.key)
+
+
+def _report(options: argparse.Namespace) -> int:
+    learning_rate = options.learning_rate
+    if learning_rate is None:
+        if options.gram is not None:
+            raise ValueError("--learning-rate is required with a Gram matrix of your own")
+        learning_rate = load_example().learning_rate
+    name, gram = _gram(options)
+    validation.positive_number(learning_rate, "--learning-rate")
+    common = _common(options)
+    _require_writable(options.output, "--output", _PLOTS)
     with _bar() as progress:
-        report = make_report(
-            name,
-            LinearizedSGD(gram, learning_rate),
-            rtol=options.rtol,
-            max_steps=max_steps,
-            k=options.exponents,
-            seed=options.seed,
-            n_threads=options.threads,
-            progress=progress,
-        )
+        report = make_report(name, LinearizedSGD(gram, learning_rate), k=options.exponents, progress=progress, **common)
     if options.json:
         print(report_json(report))
     else:
@@ -110,6 +157,57 @@ def _report(options: argparse.Namespace) -> int:
     if not options.json:
         print(f"plots: {options.output}")
     return EXIT_STATUS[report.stability.verdict]
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    rates = validation.increasing(_learning_rates(options.learning_rates), "--learning-rates")
+    common = _common(options)
+    _require_writable(options.output, "--output", _PLOTS)
+    if options.csv is not None:
+        _require_writable(options.csv, "--csv", (".csv",))
+    name, gram = _gram(options)
+    console = Console()
+    with _notes(console), _bar() as progress:
+        found = sweep(gram, rates, progress=progress, **common)
+    print_map(name, found, console)
+    sys.stdout.flush()
+    save_plot(found, options.output)
+    print(f"plot: {options.output}")
+    if options.csv is not None:
+        save_csv(found.to_dict(), options.csv)
+        print(f"numbers: {options.csv}")
+    return 0
+
+
+def _critical(options: argparse.Namespace) -> int:
+    common = _common(options)
+    name, gram = _gram(options)
+    console = Console()
+    with _notes(console), _bar() as progress:
+        found = [
+            critical_learning_rate(gram, criterion, progress=progress, **common)
+            for criterion in ("mean-square", "almost-sure", "gd")
+        ]
+    print_critical(name, found, console)
+    return 0
+
+
+def _learning_rates(text: str) -> list[float]:
+    """Read LOW:HIGH:COUNT, LOW:HIGH:COUNT:log or a list of numbers."""
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        low, high, count, *spacing = text.split(":")
+        if spacing not in ([], ["log"]):
+            raise ValueError
+        ends = float(low), float(high)
+        if not 0 < ends[0] < math.inf or not 0 < ends[1] < math.inf or int(count) < 1:
+            raise ValueError
+        return list((np.geomspace if spacing else np.linspace)(*ends, int(count)).tolist())
+    except ValueError:
+        raise ValueError(
+            f"--learning-rates must be positive and look like 0.1:2:64, 0.01:2:64:log or 0.1,0.2,0.5, not {text!r}"
+        ) from None
 
 
 def read_gram(path: Path, key: str | None = None) -> Any:
@@ -143,14 +241,14 @@ def _read_archive(path: Path, file: IO[bytes], key: str | None) -> Any:
         return arrays[key or names[0]]
 
 
-def _require_writable(path: Path) -> None:
-    """Find out before the work, not after it, that the plots cannot be written."""
-    if path.suffix.lower() not in {".png", ".pdf", ".svg", ".jpg", ".jpeg"}:
-        raise ValueError(f"--output must end in .png, .pdf, .svg or .jpg, not {str(path)!r}")
+def _require_writable(path: Path, option: str, suffixes: tuple[str, ...]) -> None:
+    """Find out before the work, not after it, that a file cannot be written."""
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{option} must end in {' or '.join(suffixes)}, not {str(path)!r}")
     if not path.parent.is_dir():
-        raise ValueError(f"--output: no such directory: {path.parent}")
+        raise ValueError(f"{option}: no such directory: {path.parent}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ValueError(f"--output: cannot write {path}")
+        raise ValueError(f"{option}: cannot write {path}")
 
 
 @contextmanager
@@ -161,6 +259,16 @@ def _bar() -> Iterator[Callable[[Progress], object] | None]:
         return
     with reporter(True, 1) as show:
         yield show
+
+
+@contextmanager
+def _notes(console: Console) -> Iterator[None]:
+    """Print what a result falls short of as notes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AccuracyWarning)
+        yield
+    for warning in caught:
+        console.print(f"[yellow]note:[/] {escape(str(warning.message))}", highlight=False)
 
 
 def _one_line(error: BaseException) -> str:

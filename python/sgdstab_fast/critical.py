@@ -34,9 +34,11 @@ from sgdstab_fast.one_block import BLOCK_STREAMS, How
 from sgdstab_fast.panels import (
     N_LANES,
     Anchors,
+    Zero,
     anchors_for,
     chains_for,
     combined_growth,
+    estimate_at,
     estimates,
     first_zero,
     joined,
@@ -50,8 +52,11 @@ from sgdstab_fast.systems import LinearizedSGD, system_of
 
 _CRITERIA = ("gd", "mean-square", "almost-sure")
 _EXACT = 1e-12  # relative distance of bounds that are the same
-_FINE = 8  # standard errors between neighbours of the last panel, and of those before
-_PANEL_SHARE = 1 / 64  # of the budget, for panels before the last
+_FINE = 8  # standard errors between neighbours at which a panel has done its work
+_SURE = 4.0  # standard errors
+_FIRST_SHARE, _MORE = 1 / 64, 8  # of what is left of the budget, for a panel; by how much more after one that failed
+_NARROWER = 0.75  # at the most, what a panel must leave of the range
+_MUCH_NARROWER = 0.5  # what takes new anchors
 _PANEL_STREAMS = 2**24  # between those of panels
 _SCAN = 1.01  # ratio of learning rates tried for the upper bound
 
@@ -63,8 +68,8 @@ def critical_learning_rate(
     *,
     rtol: float = 2e-5,
     atol: float = 0.0,
-    max_steps: int = 100_000_000,
-    n_chains: int = 64,
+    max_steps: int = 200_000_000,
+    n_chains: int = 32,
     rng: Any = None,
     n_threads: int | None = None,
     progress: ProgressOption = None,
@@ -159,7 +164,9 @@ def _criterion(criterion: Any) -> str | float:
     try:
         order = validation.real_number(criterion, "criterion")
     except TypeError:
-        raise TypeError(f"criterion must be one of {', '.join(map(repr, _CRITERIA))} or a number, not {criterion!r}") from None
+        raise TypeError(
+            f"criterion must be one of {', '.join(map(repr, _CRITERIA))} or a number, not {criterion!r}"
+        ) from None
     if order != 2:
         raise NotImplementedError(f"criterion={criterion!r} is not implemented yet: of the moments, only 2 is")
     return order
@@ -195,7 +202,9 @@ def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
     bounds = [_bounds(part, family) for part, family in zip(parts, families, strict=True)]
     highest = min(high for _, high in bounds)
     found: list[CriticalLearningRate] = []
-    open_ones = [i for i, (low, high) in enumerate(bounds) if low < min(high * (1 - _EXACT), highest) and parts[i].dimension > 1]
+    open_ones = [
+        i for i, (low, high) in enumerate(bounds) if low < min(high * (1 - _EXACT), highest) and parts[i].dimension > 1
+    ]
     its = shared_between(how, len(open_ones))
     for index, (part, (low, high)) in enumerate(zip(parts, bounds, strict=True)):
         if index in open_ones:
@@ -244,11 +253,9 @@ def _bounds(system: LinearizedSGD, family: MeanSquareFamily | None) -> tuple[flo
         if mean_of_exponents(after) > 0:
             break
         before = after
-    if after == low:
-        return low, low
-    from scipy.optimize import brentq  # type: ignore[import-untyped]
-
-    return low, float(brentq(mean_of_exponents, before, after, xtol=1e-16 * low, rtol=4 * np.finfo(float).eps))
+    while before < (middle := (before + after) / 2) < after:
+        before, after = (before, middle) if mean_of_exponents(middle) > 0 else (middle, after)
+    return low, after
 
 
 def _tried(low: float, diagonal: FloatArray, *, every_maximum: bool) -> Iterator[float]:
@@ -256,12 +263,12 @@ def _tried(low: float, diagonal: FloatArray, *, every_maximum: bool) -> Iterator
 
     Between its singularities 1 / K_ii it is concave: with `every_maximum`, the largest of each interval is among them.
     """
-    from scipy.optimize import minimize_scalar
-
     high = 2 / float(diagonal[diagonal > 0].min()) * _SCAN  # beyond which no step shrinks
     # Examples without a gradient stay as they are.
     peaks: list[float] = []
     if every_maximum:
+        from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
+
         active = diagonal[diagonal > 0]
         singular = np.unique(np.concatenate([[low], 1 / active[1 / active > low]]))
         for left, right in zip(singular[:-1], singular[1:], strict=True):
@@ -278,40 +285,37 @@ def _search(
 ) -> CriticalLearningRate:
     """Close in on the first zero of lambda between learning rates, in panels that span less and less."""
     bounds, budget = (low, high), how.budget
-    anchors: Anchors | None = None
-    n_steps = stage = 0
-    last_chance = False
+    n_steps = panel = 0
+    share, bend, anchors = _FIRST_SHARE, math.inf, None
     while True:
         rates = np.linspace(low, high, N_LANES)
         spacing = float(rates[1] - rates[0])
-        if stage < 2 or anchors is None:  # the second panel is narrow already
-            anchors = anchors_for(system, family, rates)
+        if anchors is None or high - low < _MUCH_NARROWER * anchored_width:
+            anchors, anchored_width = anchors_for(system, family, rates), high - low
         tolerance = max(budget.rtol * low, budget.atol)
-        last = last_chance or spacing <= _FINE * tolerance
-        steps = budget.max_steps - n_steps
-        its = replace(
-            budget,
-            rtol=budget.rtol if last else 0.0,
-            atol=budget.atol if last else spacing / _FINE,
-            max_steps=steps if last else max(min(steps, int(_PANEL_SHARE * budget.max_steps)), 2 * how.n_chains),
-        )
-        first_chain = block * BLOCK_STREAMS + stage * _PANEL_STREAMS
-        done = _run_panel(system, rates, anchors, replace(how, budget=its), first_chain)
-        n_steps += done.chains.n_steps
-        stage += 1
-        value, error = float(done.estimate.mean[0]), float(done.estimate.standard_error[0])
-        out_of_steps = budget.max_steps - n_steps < 2 * how.n_chains
-        if last or out_of_steps or not math.isfinite(value + error):
+        left = budget.max_steps - n_steps
+        # The parabola is off by less than its distance from the line, which goes with the square of the spacing.
+        last = bend * spacing**2 <= tolerance / 2 or share >= 1 or left < _FIRST_SHARE * budget.max_steps
+        its = replace(budget, max_steps=left)
+        if not last:
+            its = replace(budget, rtol=0.0, atol=max(tolerance, spacing / _FINE), max_steps=math.ceil(share * left))
+        its = replace(its, max_steps=max(its.max_steps, how.n_chains))
+        first_chain = block * BLOCK_STREAMS + panel * _PANEL_STREAMS
+        done, found = _run_panel(system, rates, anchors, replace(how, budget=its), first_chain)
+        zero, n_steps, panel = found.zero, n_steps + done.chains.n_steps, panel + 1
+        bend = zero.bend / spacing**2
+        out_of_steps = budget.max_steps - n_steps < how.n_chains
+        if out_of_steps or (last and (zero.bend <= tolerance or done.stopped_by == "max_steps")):
             break
-        # The zero is between two neighbours, give or take its error.
-        reach = max(spacing, _FINE / 2 * error)
-        last_chance = reach > (high - low) / 4  # not to be resolved with so few steps
-        if not last_chance:
-            low, high = max(value - reach, bounds[0]), min(value + reach, bounds[1])
+        if found.above - found.below <= _NARROWER * (high - low):
+            low, high = found.below, found.above
+        else:
+            share *= _MORE  # not to be resolved with so few steps
+    value = zero.value
     slope, slope_error = _slope(done.chains, anchors, rates, value)
     return CriticalLearningRate(
         value=min(max(value, bounds[0]), bounds[1]) if math.isfinite(value) else value,
-        standard_error=error,
+        standard_error=math.hypot(zero.standard_error, zero.bend),
         criterion="almost-sure",
         bounds=bounds,
         derivative=slope,
@@ -320,33 +324,67 @@ def _search(
         degrees_of_freedom=done.estimate.degrees_of_freedom,
         n_steps=n_steps,
         n_chains=how.n_chains,
-        converged=last and done.stopped_by != "max_steps",
+        converged=last and done.stopped_by != "max_steps" and zero.bend <= tolerance,
         stopped_by=done.stopped_by if last else "max_steps",
         provenance=provenance(how.seed, "anchored", system.fingerprint),
     )
 
 
-def _run_panel(system: LinearizedSGD, rates: FloatArray, anchors: Anchors, how: How, first_chain: int) -> Run:
+@dataclass(frozen=True)
+class _Found:
+    """What a panel says about the first zero of lambda."""
+
+    zero: Zero
+    below: float
+    """The highest learning rate before it at which lambda is surely negative, or the lowest of all."""
+    above: float
+    """The lowest after it at which lambda is surely positive, or the highest of all."""
+    nearest: Estimate
+    """Of lambda, at the learning rate next to it."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """The zero as an estimate, for a run to stop by."""
+        mean, error = np.array([self.zero.value]), np.array([self.zero.standard_error])
+        return replace(self.nearest, mean=mean, standard_error=error)
+
+
+def _run_panel(
+    system: LinearizedSGD, rates: FloatArray, anchors: Anchors, how: How, first_chain: int
+) -> tuple[Run, _Found]:
     chains = chains_for(system, rates, anchors, how, first_chain)
     kernel = kernel_for(system, rates, anchors)
-    return run(
+    done = run(
         chains,
         replace(kernel, arguments={**kernel.arguments, "spacing": chains.spacing}),
-        lambda some: _zero(rates, estimates(some, anchors, rates.size)),
+        lambda some: _find_zero(rates, some, anchors).estimate,
         how.budget,
         companion_kernel=kernel_for(system, rates, None),
         n_threads=how.n_threads,
         progress=how.progress,
         executor=how.executor,
+        label="critical learning rate",
     )
+    return done, _find_zero(rates, done.chains, anchors)
 
 
-def _zero(rates: FloatArray, found: list[Estimate]) -> Estimate:
-    """Estimate the first zero of lambda from estimates at learning rates."""
-    every = joined(found)
-    value, error = first_zero(rates, every.mean, every.standard_error, extrapolate=True)
-    nearest = found[int(np.argmin(np.abs(rates - value)))] if math.isfinite(value) else found[0]
-    return replace(nearest, mean=np.array([value]), standard_error=np.array([error]))
+def _find_zero(rates: FloatArray, chains: Chains, anchors: Anchors) -> _Found:
+    """Look for the first zero of lambda, from the lowest learning rate up to where lambda is surely positive."""
+    each: list[Estimate] = []
+    for index in range(rates.size):
+        each.append(estimate_at(chains, anchors, index))
+        if index > 1 and each[-1].mean[0] > _SURE * each[-1].standard_error[0]:
+            break
+    every, seen = joined(each), rates[: len(each)]
+    zero = first_zero(seen, every.mean, every.standard_error, extrapolate=True)
+    surely_negative = seen[(every.mean < -_SURE * every.standard_error) & (seen < zero.value)]
+    surely_positive = seen[(every.mean > _SURE * every.standard_error) & (seen > zero.value)]
+    return _Found(
+        zero=zero,
+        below=float(max(surely_negative, default=rates[0])),
+        above=float(min(surely_positive, default=rates[-1])),
+        nearest=each[int(np.argmin(np.abs(seen - zero.value)))] if math.isfinite(zero.value) else each[0],
+    )
 
 
 def _slope(chains: Chains, anchors: Anchors, rates: FloatArray, value: float) -> tuple[float, float]:

@@ -11,8 +11,8 @@ intervals at the ends of panels; an interval has mean-square metrics at its ends
 the edge of stability, in its middle those that hold rare steps down (`sgdstab_fast.metrics`). Chains start nearly
 stationary at the anchors, and between them by interpolation.
 
-The same steps are taken for every learning rate, and evaluations take a fixed share of the time: where steps are
-correlated over longer than that they are as good as more of them, and elsewhere at most half as good.
+All panels take the same steps, and evaluations a fixed share of the time: fewer would waste steps where growth is
+correlated over a few steps only, more would not help where it is correlated over many.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from sgdstab_fast._native import FloatArray, core
 from sgdstab_fast.control_variates import anchored_means, combined
 from sgdstab_fast.mean_square import MeanSquareFamily
-from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics, initial_vectors, intermittency_metrics, metric_with_norms
+from sgdstab_fast.metrics import Metrics, initial_vectors, intermittency_metrics, metric_with_norms
 from sgdstab_fast.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
 from sgdstab_fast.one_block import COMPANION_STREAMS, MOST_BETWEEN_NORMALISATIONS, How, is_nearly_singular
 from sgdstab_fast.rounds import Chains, Kernel, grid_of_looks, overflow_safe_steps
@@ -41,7 +40,8 @@ _LEAST_RATIO = 1.21  # of the learning rates at the ends of the anchors: closer 
 _NARROW = 1.15  # intervals are at least that wide, panels may be narrower
 _BETWEEN_ANCHORS, _MOST_INNER = 1.3, 3
 _TOLERANCE = 1e-4  # of metrics
-_EVALUATION_SHARE = 0.5  # time of evaluations over that of steps
+_EVALUATION_SHARE = 0.25  # time of evaluations over that of steps
+_LEAST_EVALUATIONS = 8  # of every chain
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ def chains_for(
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
     count = int(anchors.windows[:, 1].max())
     most = how.budget.max_steps // (how.n_chains + n_companions)
-    spacing = min(max(1, round(count * system.n_examples / _EVALUATION_SHARE)), max(1, most // 16))
+    spacing = min(max(1, round(count * system.n_examples / _EVALUATION_SHARE)), max(1, most // _LEAST_EVALUATIONS))
     steps_per_batch = spacing * max(1, most // (spacing * _MAX_BATCHES))
 
     def chains(n_chains: int, k: int, first: int, n_metrics: int) -> Chains:
@@ -162,7 +162,10 @@ def chains_for(
             key=how.seed.key,
             states=_initial_panels(system, panels, anchors, how, n_chains, k, first),
             steps_per_batch=steps_per_batch,
-            records=(np.empty((n_chains, 0, len(panels), k, N_LANES)), np.empty((n_chains, 0, len(panels), n_metrics, N_LANES))),
+            records=(
+                np.empty((n_chains, 0, len(panels), k, N_LANES)),
+                np.empty((n_chains, 0, len(panels), n_metrics, N_LANES)),
+            ),
             first_chain=first,
         )
 
@@ -217,55 +220,89 @@ def combined_growth(chains: Chains, anchors: Anchors, index: int, estimate: Esti
     return combined(_growth(chains, anchors, index)[:, estimate.start_up :], 4)
 
 
+@dataclass(frozen=True)
+class Zero:
+    """The first zero of lambda between learning rates, interpolated; NaN if there is none."""
+
+    value: float
+    standard_error: float
+    """What that of lambda makes of it; neighbours share their streams, so that their errors are nearly the same."""
+    bend: float
+    """How far parabolas and lines through a third neighbour move it from where the line through two has it."""
+
+
 def first_zero(
     learning_rates: FloatArray, exponents: FloatArray, standard_errors: FloatArray, *, extrapolate: bool = False
-) -> tuple[float, float]:
-    """Return the first zero of lambda between learning rates, and its standard error; NaN if there is none.
+) -> Zero:
+    """Interpolate the first zero of lambda.
 
-    By linear interpolation; neighbours share their streams, so that their errors are nearly the same. Where lambda has
-    one sign throughout, the line through the two outermost may be followed.
+    Where lambda has one sign throughout, the line through the two outermost may be followed.
     """
     above = np.flatnonzero(exponents > 0)
     right = int(above[0]) if above.size else exponents.size
     if extrapolate:
         right = min(max(right, 1), exponents.size - 1)
-    if not 0 < right < exponents.size or not np.isfinite(exponents[right - 1 : right + 1]).all():
-        return math.nan, math.nan
-    pair = slice(right - 1, right + 1)
-    (low, high), rise = learning_rates[pair], float(np.diff(exponents[pair])[0])
-    if not rise > 0:
-        return math.nan, math.nan
-    share = -float(exponents[pair][0]) / rise
-    error = float(np.interp(share, [0, 1], standard_errors[pair]))
-    return float(low + share * (high - low)), error * float(high - low) / rise
+    nothing = Zero(math.nan, math.nan, math.nan)
+    if not 0 < right < exponents.size:
+        return nothing
+    low, high = map(float, learning_rates[right - 1 : right + 1])
+    before, after = map(float, exponents[right - 1 : right + 1])
+    slope = (after - before) / (high - low)
+    if not 0 < slope < math.inf:
+        return nothing
+    value = low - before / slope
+    error = float(np.interp(value, [low, high], standard_errors[right - 1 : right + 1])) / slope
+    # lambda(x) = line(x) + bend (x - low) (x - high), with a third learning rate on either side
+    moved, bends = [0.0], []
+    for third, end in ((right - 2, right - 1), (right + 1, right)):
+        if 0 <= third < exponents.size and np.isfinite(exponents[third]) and low < value < high:
+            x, rise = float(learning_rates[third]), float(exponents[third] - exponents[end])
+            bends.append((exponents[third] - before - slope * (x - low)) / ((x - low) * (x - high)))
+            if rise * (x - learning_rates[end]) > 0:  # the line from that side
+                root = learning_rates[end] - exponents[end] * (x - learning_rates[end]) / rise
+                moved.append(float(np.clip(root, low, high)) - value)
+    bend = float(np.mean(bends)) if bends else 0.0
+    at_value, slope_there = bend * (value - low) * (value - high), slope + bend * (2 * value - low - high)
+    if slope_there > slope / 4:
+        moved[0] = float(np.clip(value - at_value / slope_there, low, high)) - value if low < value < high else 0.0
+    return Zero(value + moved[0], error, max(map(abs, moved)))
+
+
+def estimate_at(chains: Chains, anchors: Anchors, index: int) -> Estimate:
+    """Estimate lambda at one learning rate."""
+    panel, lane = divmod(index, N_LANES)
+    mixing = Mixing(math.nan, 0.0, 0)
+    if chains.companions is not None:
+        log_growth = chains.companions.records[0][:, :, panel, :, lane]
+        mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(chains.companions.n_batches))
+    growth = _growth(chains, anchors, index)
+    return anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
 
 
 def estimates(chains: Chains, anchors: Anchors, n_learning_rates: int) -> list[Estimate]:
     """Estimate lambda at every learning rate."""
-    looks = grid_of_looks(chains.companions.n_batches) if chains.companions is not None else []
-    found = []
-    for index in range(n_learning_rates):
-        panel, lane = divmod(index, N_LANES)
-        mixing = Mixing(math.nan, 0.0, 0)
-        if chains.companions is not None:
-            log_growth = chains.companions.records[0][:, :, panel, :, lane]
-            mixing = first_resolved(log_growth, chains.steps_per_batch, looks)
-        growth = _growth(chains, anchors, index)
-        found.append(anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding))
-    return found
+    return [estimate_at(chains, anchors, index) for index in range(n_learning_rates)]
 
 
 def joined(found: list[Estimate]) -> Estimate:
     """Return what estimates at several learning rates say together."""
     worst = max(found, key=lambda each: abs(each.drift))
+    allowances = [each.bias_allowance for each in found]
+    mean = np.concatenate([each.mean for each in found])
     return replace(
         worst,
-        mean=np.concatenate([each.mean for each in found]),
+        mean=mean,
         standard_error=np.concatenate([each.standard_error for each in found]),
         effective_sample_size=np.concatenate([each.effective_sample_size for each in found]),
-        bias_allowance=None
-        if any(each.bias_allowance is None for each in found)
-        else max(each.bias_allowance or 0.0 for each in found),
+        bias_allowance=None if None in allowances else max(allowances),
         mixed=all(each.mixed for each in found),
-        own_scale=True,
+        scales=scales(mean),
     )
+
+
+def scales(exponents: FloatArray) -> FloatArray:
+    """Return the magnitudes of a curve: the largest of each point and its neighbours, so that a zero has one too."""
+    sizes = np.abs(exponents)
+    padded_sizes = np.pad(np.where(np.isfinite(sizes), sizes, 0.0), 1, mode="edge")
+    around = np.maximum(padded_sizes[:-2], padded_sizes[2:])
+    return np.asarray(np.where(np.isnan(sizes), np.nan, np.maximum(sizes, around)))

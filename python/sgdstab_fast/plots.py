@@ -11,10 +11,12 @@ from sgdstab_fast.one_block import estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sgdstab_fast.results import LyapunovExponent, LyapunovSpectrum, Stability
+    from sgdstab_fast.results import LyapunovExponent, LyapunovSpectrum, Stability, StabilityMap
 
 _ESTIMATE = "#1f5a94"
 _EDGE = "#b5452c"
+_STABLE = "#3c8d5a"
+_BATCHES = (_ESTIMATE, "#8a4f9e", "#c07a1b", "#2f8f83", "#7a7a2e")
 
 
 def convergence(result: LyapunovExponent, ax: Axes | None = None) -> Axes:
@@ -103,6 +105,74 @@ def spectrum(result: LyapunovSpectrum, ax: Axes | None = None) -> Axes:
     lost = int((~finite).sum())
     ax.set_title("Lyapunov spectrum" + (f" ({lost} more at -∞)" if lost else ""), fontsize=10)
     return ax
+
+
+def stability_map(result: StabilityMap, ax: Axes | None = None) -> Axes:
+    """Plot lambda with its 95% interval, Lambda(2)/2 and mu over the learning rate, and the edges between them."""
+    ax = _axes(ax)
+    rates = result.learning_rates
+    low, high = result.confidence_interval(0.95)
+    several = result.batch_sizes.size > 1
+    values = np.concatenate([result.exponents, result.mean_square_exponents / 2, result.gd_exponents])
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
+    ax.axhline(0, color="0.35", lw=0.8)
+    for row, size in enumerate(result.batch_sizes):
+        color = _BATCHES[row % len(_BATCHES)]
+        finite = np.isfinite(result.exponents[row])
+        of_batch = f", batches of {size}" if several else ""
+        ax.fill_between(rates, low[row], high[row], where=finite, color=color, alpha=0.25, lw=0)
+        ax.plot(rates, np.where(finite, result.exponents[row], np.nan), color=color, lw=1.8, label="λ, SGD" + of_batch)
+        ax.plot(
+            rates,
+            result.mean_square_exponents[row] / 2,
+            color=color,
+            lw=1.1,
+            ls="--",
+            label="Λ(2)/2, mean square" + of_batch,
+        )
+    ax.plot(rates, result.gd_exponents[0], color="0.45", lw=1.1, ls=":", label="μ, full batches")
+    if sizes.size and sizes.max() > 300 * np.quantile(sizes, 0.1):
+        ax.set_yscale("symlog", linthresh=float(np.quantile(sizes, 0.1)), linscale=1.0)
+    else:
+        ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
+    _draw_edges(result, ax)
+    if rates.size > 2 and rates[-1] > 30 * rates[0]:
+        ax.set_xscale("log")
+    ax.set_xlim(rates[0], rates[-1] if rates.size > 1 else None)
+    ax.set_xlabel("learning rate η")
+    ax.set_ylabel("exponent (nats per step)")
+    ax.set_title("Stability over the learning rate: below 0, SGD converges", fontsize=10, pad=30)
+    ax.legend(fontsize=8, frameon=False)
+    return ax
+
+
+def _draw_edges(result: StabilityMap, ax: Axes) -> None:
+    """Mark where mean square, SGD and full batches lose their stability, and shade what is in between."""
+    edges, (first, last) = result.edges[0], result.learning_rates[[0, -1]]
+    within = [
+        (value, name)
+        for value, name in (
+            (edges.mean_square, "mean square"),
+            (edges.almost_sure, "almost sure"),
+            (edges.gd, "full batches"),
+        )
+        if first <= value <= last
+    ]
+    if np.isfinite(edges.almost_sure):
+        ax.axvspan(first, min(edges.almost_sure, last), color=_STABLE, alpha=0.12, lw=0)
+    for height, (value, name) in enumerate(within):
+        ax.axvline(value, color=_EDGE, lw=1, ls="-" if name == "almost sure" else "--")
+        ax.annotate(
+            f"{name}\n{value:.4g}",
+            (value, 1),
+            ((-3, 3, 0)[height % 3], 3),
+            xycoords=ax.get_xaxis_transform(),
+            textcoords="offset points",
+            ha=("right", "left", "center")[height % 3],
+            va="bottom",
+            fontsize=8,
+            color=_EDGE,
+        )
 
 
 def _axes(ax: Axes | None) -> Axes:

@@ -53,7 +53,7 @@ def make_report(
     rtol: float,
     max_steps: int,
     k: int | None = None,
-    seed: int | None,
+    rng: int | None,
     n_threads: int | None,
     progress: Callable[[Progress], object] | None = None,
 ) -> Report:
@@ -69,7 +69,7 @@ def make_report(
             confidence=LEVEL,
             rtol=rtol,
             max_steps=max_steps,
-            rng=seed,
+            rng=rng,
             n_threads=n_threads,
             progress=progress,
         )
@@ -78,7 +78,7 @@ def make_report(
             k,
             rtol=0,
             max_steps=max(min(int(_SPECTRUM_WORK / (k * system.dimension)), _SPECTRUM_STEPS), 100 * system.n_examples),
-            rng=seed,
+            rng=rng,
             n_threads=n_threads,
             progress=progress,
         )
@@ -116,11 +116,11 @@ def print_report(report: Report, console: Console) -> None:
     )
     table.add_row(
         "SGD",
-        f"lambda = {_with_error(exponent.exponent, exponent.standard_error)} per step\n"
+        f"lambda = {with_error(exponent.exponent, exponent.standard_error)} per step\n"
         f"{LEVEL:.0%} interval [{low:.6g}, {high:.6g}]\n{exponent.per_epoch:.6g} per epoch",
     )
     shown = [
-        _with_error(value, error)
+        with_error(value, error)
         for value, error in zip(spectrum.exponents[:_SHOWN], spectrum.standard_errors[:_SHOWN], strict=True)
     ]
     more = spectrum.exponents.size - len(shown)
@@ -224,7 +224,7 @@ def save_plots(report: Report, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _with_error(value: float, error: float) -> str:
+def with_error(value: float, error: float) -> str:
     """Return the value and its error to the error's second digit, as -0.08411 ± 0.00028."""
     if not (math.isfinite(value) and math.isfinite(error)):
         return f"{value:g} ± {error:g}"
@@ -232,7 +232,7 @@ def _with_error(value: float, error: float) -> str:
         return f"{value:.12g} ± 0"
     if value != 0 and not 1e-3 <= abs(value) < 1e4:
         exponent = math.floor(math.log10(abs(value)))
-        scaled = _with_error(value / 10.0**exponent, error / 10.0**exponent)
+        scaled = with_error(value / 10.0**exponent, error / 10.0**exponent)
         return f"({scaled})e{exponent}"
     digits = min(max(1 - math.floor(math.log10(error)), 0), 15)
     return f"{value:.{digits}f} ± {error:.{digits}f}"

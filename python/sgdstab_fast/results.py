@@ -292,7 +292,7 @@ class Edges:
     almost_sure: float
     """Almost surely: the first zero of lambda on the grid, interpolated. NaN if lambda does not change sign there."""
     almost_sure_standard_error: float
-    """Its standard error, without that of the interpolation."""
+    """Its standard error, with that of the interpolation."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -360,7 +360,7 @@ class StabilityMap:
 
     @property
     def per_epoch(self) -> FloatArray:
-        """lambda per epoch."""
+        """Lambda per epoch."""
         return np.asarray(self.exponents * self.steps_per_epoch[:, None])
 
     def confidence_interval(self, level: float = 0.95) -> tuple[FloatArray, FloatArray]:

@@ -35,7 +35,8 @@ class Progress:
     max_steps: int
     """Steps at which the run stops at the latest."""
     exponent: float
-    """The estimate of the top exponent at the last look, NaN before the first."""
+    """The estimate of the top exponent, or of the critical learning rate, at the last look; NaN before the first, and
+    in a sweep."""
     standard_error: float
     """Its standard error."""
 
@@ -203,8 +204,8 @@ class Run:
     @property
     def sizes(self) -> FloatArray:
         """The magnitudes that `rtol` is relative to, shape (k,)."""
-        mean = self.estimate.mean
-        return np.asarray(np.abs(mean)) if self.estimate.own_scale else np.full(mean.shape, self.size)
+        scales = self.estimate.scales
+        return np.full(self.estimate.mean.shape, self.size) if scales is None else scales
 
     @property
     def error(self) -> float:
@@ -222,6 +223,7 @@ def run(
     n_threads: int,
     progress: ProgressOption,
     executor: Executor | None,
+    label: str = "exponent",
 ) -> Run:
     """Advance chains until a tolerance is met by chains that have left their start-up, or the budget is used up.
 
@@ -230,7 +232,7 @@ def run(
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
     done = _look(chains, estimate, budget)
-    with reporter(progress, budget.max_steps) as report:
+    with reporter(progress, budget.max_steps, label) as report:
 
         def advance(some: Chains, by: Kernel, n_batches: int) -> Iterator[Chains]:
             seconds = by.seconds_per_step * some.n_chains * some.steps_per_batch / n_threads
@@ -286,6 +288,8 @@ def known_sign(done: Run, confidence: float) -> int:
 
 def _report(report: Callable[[Progress], object], done: Run, budget: Budget) -> None:
     mean, error = float(done.estimate.mean[0]), float(done.estimate.standard_error[0])
+    if done.estimate.scales is not None:  # of a curve
+        mean = error = math.nan
     report(Progress(done.chains.n_steps, budget.max_steps, mean, error))
 
 
@@ -328,7 +332,9 @@ def _pieces(n_batches: int, seconds_per_batch: float) -> Iterator[int]:
 
 
 @contextmanager
-def reporter(progress: ProgressOption, max_steps: int) -> Iterator[Callable[[Progress], object]]:
+def reporter(
+    progress: ProgressOption, max_steps: int, label: str = "exponent"
+) -> Iterator[Callable[[Progress], object]]:
     """Return what to call with each Progress: the user's callable, a bar on standard error, or nothing."""
     if progress is None or progress is False:
         yield lambda state: None
@@ -339,11 +345,11 @@ def reporter(progress: ProgressOption, max_steps: int) -> Iterator[Callable[[Pro
 
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
         with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("lambda", total=max_steps)
+            task = bar.add_task(label, total=max_steps)
 
             def show(state: Progress) -> None:
                 estimate = "" if math.isnan(state.exponent) else f" {state.exponent:.4g} ± {state.standard_error:.1g}"
-                bar.update(task, completed=state.n_steps, total=state.max_steps, description=f"exponent{estimate}")
+                bar.update(task, completed=state.n_steps, total=state.max_steps, description=f"{label}{estimate}")
 
             yield show
     elif callable(progress):

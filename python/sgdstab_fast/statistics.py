@@ -74,8 +74,8 @@ class Estimate:
     """Whether chains were seen to forget their starts; True where that was not looked at."""
     gap: float = math.nan
     """lambda_1 - lambda_2 as far as it was measured."""
-    own_scale: bool = False
-    """Whether a relative tolerance is relative to each mean, as for exponents of different systems, or to the largest."""
+    scales: FloatArray | None = None
+    """What a relative tolerance is relative to, shape (k,); the largest finite mean if None."""
 
     @property
     def settled(self) -> bool:

@@ -18,7 +18,16 @@ from sgdstab_fast.gradient_descent import extreme_eigenvalues, gd_exponents
 from sgdstab_fast.mean_square import MeanSquareFamily
 from sgdstab_fast.metrics import LARGEST_DIMENSION
 from sgdstab_fast.one_block import BLOCK_STREAMS, How
-from sgdstab_fast.panels import anchors_for, chains_for, combined_growth, estimates, first_zero, joined, kernel_for
+from sgdstab_fast.panels import (
+    anchors_for,
+    chains_for,
+    combined_growth,
+    estimates,
+    first_zero,
+    joined,
+    kernel_for,
+    scales,
+)
 from sgdstab_fast.results import Edges, StabilityMap, provenance, warn
 from sgdstab_fast.rounds import Budget, ProgressOption, run
 from sgdstab_fast.streams import seed_from
@@ -45,8 +54,8 @@ def sweep(
     """Map stability over learning rates: lambda with error bars, Lambda(2) and mu, and the edges between them.
 
     All learning rates are driven by the same streams of examples, so that curves are smooth and a whole sweep costs
-    much less than its points one by one. Runs until every standard error is at most `rtol` times its own lambda, or at
-    most `atol`, or up to `max_steps`: close to a zero of lambda only an `atol` can be met.
+    much less than its points one by one. Runs until every standard error is at most `rtol` times the size of lambda
+    there (or at a neighbour, if it is larger there: next to a zero), or at most `atol`, or up to `max_steps`.
 
     Parameters
     ----------
@@ -57,7 +66,7 @@ def sweep(
     batch_sizes : sequence of int, optional
         Examples per step, increasing. Only 1 works so far.
     rtol, atol : float, optional
-        Tolerances for the standard errors: relative to each lambda, and absolute in nats per step.
+        Tolerances for the standard errors: relative to lambda, and absolute in nats per step.
     max_steps : int, optional
         Steps of all streams together; every learning rate takes all of them.
     n_chains : int, optional
@@ -131,7 +140,7 @@ def sweep(
         mean_square_errors=np.array([curve.mean_square_errors for curve in curves]),
         gd_exponents=np.array([gd] * len(curves)),
         edges=tuple(_edges(curve, rates, 2 * systems[0].n_examples / extremes[1]) for curve in curves),
-        within_tolerance=np.array([how.budget.met(np.abs(curve.exponents), curve.standard_errors) for curve in curves]),
+        within_tolerance=np.array([how.budget.met(scales(curve.exponents), curve.standard_errors) for curve in curves]),
         mixed=np.array([curve.mixed for curve in curves]),
         n_steps=sum(curve.n_steps for curve in curves),
         n_chains=how.n_chains,
@@ -190,7 +199,8 @@ def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: Floa
     steps = np.multiply.outer(rates, system.diagonal)
     with np.errstate(divide="ignore"):
         logs = np.where(np.abs(steps) < 0.5, np.log1p(-np.minimum(steps, 0.5)), np.log(np.abs(1 - steps)))
-        exponents, slopes = logs.mean(axis=1), -(system.diagonal / (1 - steps)).mean(axis=1)
+        exponents = logs.mean(axis=1)
+        slopes = np.where(np.isfinite(exponents), -(system.diagonal / (1 - steps)).mean(axis=1), np.nan)
         second_moments = np.log1p((steps * (steps - 2)).mean(axis=1))
     nothing = np.full(rates.shape, np.nan)
     mean_square, errors, threshold = nothing, nothing, math.nan
@@ -247,6 +257,7 @@ def _simulated(
         n_threads=how.n_threads,
         progress=how.progress,
         executor=how.executor,
+        label=f"{rates.size} learning rates",
     )
     found = estimates(done.chains, anchors, rates.size)
     means = [
@@ -320,9 +331,13 @@ def _largest(curves: list[_Curve], shares: FloatArray) -> _Curve:
 
 
 def _edges(curve: _Curve, rates: FloatArray, gd: float) -> Edges:
-    value, error = first_zero(rates, curve.exponents, curve.standard_errors)
+    # lambda <= Lambda(2) / 2, which knows its sign exactly.
+    zero = first_zero(rates, np.fmin(curve.exponents, curve.mean_square / 2), curve.standard_errors)
     return Edges(
-        gd=gd, mean_square=curve.mean_square_threshold, almost_sure=value, almost_sure_standard_error=error
+        gd=gd,
+        mean_square=curve.mean_square_threshold,
+        almost_sure=max(zero.value, curve.mean_square_threshold) if zero.value < math.inf else math.nan,
+        almost_sure_standard_error=math.hypot(zero.standard_error, zero.bend),
     )
 
 
@@ -331,14 +346,15 @@ def _warn_of_trouble(rates: FloatArray, curves: list[_Curve], budget: Budget) ->
         lost = np.isnan(curve.exponents)
         if lost.any():
             warn(f"the run overflowed at {lost.sum()} of {rates.size} learning rates: their exponents are unknown")
-        sizes = np.abs(curve.exponents)
+        sizes = scales(curve.exponents)
         missed = ~lost & ~budget.met(sizes, curve.standard_errors) & (curve.standard_errors > _ROUNDING)
         if budget.has_tolerance and missed.any():
             warn(
                 f"max_steps={budget.max_steps} ended the run short of rtol={budget.rtol:g} and atol={budget.atol:g} at "
                 f"{missed.sum()} of {rates.size} learning rates: {_listed(rates[missed])}"
             )
-        unmixed = ~lost & ~curve.mixed & (curve.standard_errors > max(budget.rtol, _NOTEWORTHY) * sizes)
+        matters = curve.standard_errors > np.maximum(max(budget.rtol, _NOTEWORTHY) * sizes, _ROUNDING)
+        unmixed = ~lost & ~curve.mixed & matters
         if unmixed.any():
             warn(
                 "the two largest exponents are too close for the chains to mix, and standard errors allow for what they "
