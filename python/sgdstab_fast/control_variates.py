@@ -117,12 +117,8 @@ def anchored_means(
             mixed=True,
         )
     # Of few chains, pieces count as independent if they are several relaxation times long.
-    pieces = (
-        int(mixing.gap * n_batches * steps_per_batch / _RELAXATION_TIMES)
-        if mixing.separated and n_chains < MIN_SAMPLES
-        else 1
-    )
-    n_groups = max(1, min(math.ceil(MIN_SAMPLES / n_chains), pieces))
+    pieces = mixing.gap * n_batches * steps_per_batch / _RELAXATION_TIMES if mixing.separated else 1
+    n_groups = max(1, int(min(math.ceil(MIN_SAMPLES / n_chains), pieces)))
     # No rule that looks at the series itself: where rare excursions carry the variance, that would choose among them.
     start_up = min(math.ceil(mixing.start_up_steps / steps_per_batch), n_batches // 2) if mixing.resolved else 0
     series = combined(growth[:, start_up:], _PIECES * n_groups)

@@ -1,7 +1,7 @@
 """Critical learning rates: how large a learning rate may be.
 
-In mean square and for full batches they have closed forms. The almost-sure one is the first zero of lambda(eta). It lies
-between bounds that need no simulation,
+In mean square and for full batches they have closed forms. The almost-sure one is the first zero of lambda(eta). It
+lies between bounds that need no simulation,
 
     max(eta_ms, 2 / max_i K_ii)  <=  eta_as  <=  the first eta with (1/N) sum_i log abs(1 - eta K_ii) = 0,
 
@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ _FINE = 8  # standard errors between neighbours at which a panel has done its wo
 _SURE = 4.0  # standard errors
 _FIRST_SHARE, _MORE = 1 / 64, 8  # of what is left of the budget, for a panel; by how much more after one that failed
 _NARROWER = 0.75  # at the most, what a panel must leave of the range
-_MUCH_NARROWER = 0.5  # what takes new anchors
+_MUCH_NARROWER, _NARROW = 0.5, 0.2  # what takes new anchors, and what does not, however much narrower it gets
 _PANEL_STREAMS = 2**24  # between those of panels
 _SCAN = 1.01  # ratio of learning rates tried for the upper bound
 
@@ -203,7 +204,9 @@ def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
     highest = min(high for _, high in bounds)
     found: list[CriticalLearningRate] = []
     open_ones = [
-        i for i, (low, high) in enumerate(bounds) if low < min(high * (1 - _EXACT), highest) and parts[i].dimension > 1
+        index
+        for index, (low, high) in enumerate(bounds)
+        if low < min(high * (1 - _EXACT), highest) and parts[index].dimension > 1
     ]
     its = shared_between(how, len(open_ones))
     for index, (part, (low, high)) in enumerate(zip(parts, bounds, strict=True)):
@@ -271,7 +274,7 @@ def _tried(low: float, diagonal: FloatArray, *, every_maximum: bool) -> Iterator
 
         active = diagonal[diagonal > 0]
         singular = np.unique(np.concatenate([[low], 1 / active[1 / active > low]]))
-        for left, right in zip(singular[:-1], singular[1:], strict=True):
+        for left, right in pairwise(singular):
             found = minimize_scalar(
                 lambda eta: -np.log(np.abs(1 - eta * active)).sum(), bounds=(left, right), method="bounded"
             )
@@ -286,11 +289,12 @@ def _search(
     """Close in on the first zero of lambda between learning rates, in panels that span less and less."""
     bounds, budget = (low, high), how.budget
     n_steps = panel = 0
-    share, bend, anchors = _FIRST_SHARE, math.inf, None
+    share, bend = _FIRST_SHARE, math.inf
+    anchors, anchored_width = anchors_for(system, family, np.linspace(low, high, N_LANES)), high - low
     while True:
         rates = np.linspace(low, high, N_LANES)
         spacing = float(rates[1] - rates[0])
-        if anchors is None or high - low < _MUCH_NARROWER * anchored_width:
+        if high - low < _MUCH_NARROWER * anchored_width and anchored_width > _NARROW * low:
             anchors, anchored_width = anchors_for(system, family, rates), high - low
         tolerance = max(budget.rtol * low, budget.atol)
         left = budget.max_steps - n_steps
@@ -388,7 +392,7 @@ def _find_zero(rates: FloatArray, chains: Chains, anchors: Anchors) -> _Found:
 
 
 def _slope(chains: Chains, anchors: Anchors, rates: FloatArray, value: float) -> tuple[float, float]:
-    """Return d lambda / d eta at a learning rate, with its standard error: the slope of the parabola of least squares."""
+    """Return d lambda / d eta, with its standard error: the slope of the parabola of least squares."""
     found = estimates(chains, anchors, rates.size)
     if not all(np.isfinite(each.mean[0]) for each in found) or not math.isfinite(value):
         return math.nan, math.nan

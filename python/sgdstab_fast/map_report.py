@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sgdstab_fast._native import FloatArray
 from sgdstab_fast.report import with_error
 from sgdstab_fast.results import CriticalLearningRate, StabilityMap
 
@@ -27,7 +28,7 @@ _MEANING = {
 def print_map(name: str, found: StabilityMap, console: Console) -> None:
     """Print some rows of a map, and its edges."""
     table = Table(title=escape(name), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("learning rate", "lambda", "Lambda(2)", "mu"):
+    for heading in ("learning rate", "lambda", "±", "Lambda(2)", "mu"):
         table.add_column(heading, justify="right", no_wrap=True)
     n = found.learning_rates.size
     for index in np.unique(np.linspace(0, n - 1, min(n, _SHOWN)).round().astype(int)):
@@ -35,7 +36,8 @@ def print_map(name: str, found: StabilityMap, console: Console) -> None:
         style = "green" if exponent < 0 else "red" if exponent > 0 else ""
         table.add_row(
             f"{found.learning_rates[index]:.6g}",
-            with_error(exponent, float(found.standard_errors[0, index])),
+            f"{exponent:.7g}",
+            f"{found.standard_errors[0, index]:.1g}",
             f"{found.mean_square_exponents[0, index]:.6g}",
             f"{found.gd_exponents[0, index]:.6g}",
             style=style,
@@ -80,7 +82,7 @@ def save_plot(found: StabilityMap, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def save_csv(columns: dict[str, FloatArray], path: Path) -> None:
+def save_csv(columns: dict[str, NDArray[Any]], path: Path) -> None:
     """Write columns of equal length."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -162,10 +162,7 @@ def chains_for(
             key=how.seed.key,
             states=_initial_panels(system, panels, anchors, how, n_chains, k, first),
             steps_per_batch=steps_per_batch,
-            records=(
-                np.empty((n_chains, 0, len(panels), k, N_LANES)),
-                np.empty((n_chains, 0, len(panels), n_metrics, N_LANES)),
-            ),
+            records=tuple(np.empty((n_chains, 0, len(panels), size, N_LANES)) for size in (k, n_metrics)),
             first_chain=first,
         )
 
@@ -186,16 +183,16 @@ def _initial_panels(
 
     Those of an anchor have its dominant second moment, and normal numbers that all anchors share; signs do not matter.
     """
-    starts = [anchor for anchor in anchors.anchors if anchor.covariance is not None]
+    starts = [(each.learning_rate, each.covariance) for each in anchors.anchors if each.covariance is not None]
     known: dict[float, FloatArray] = {}
-    for anchor in starts or [None]:
-        metrics = Metrics(np.empty((0, 0, 0)), np.empty((0, 0)), anchor.covariance if anchor else None)
+    for learning_rate, covariance in starts or [(1.0, None)]:
+        metrics = Metrics(np.empty((0, 0, 0)), np.empty((0, 0)), covariance)
         vectors = initial_vectors(system, metrics, how.seed.key, n_chains, k, first_chain)
         vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
         if known:
             before = known[max(known)]
             vectors *= np.copysign(1.0, np.einsum("ckd,ckd->ck", vectors, before))[:, :, None]
-        known[anchor.learning_rate if anchor else 1.0] = vectors
+        known[learning_rate] = vectors
     rates = np.array(sorted(known))
     states = np.empty((n_chains, *panels.shape[:1], k, system.dimension, N_LANES))
     for panel, lane in np.ndindex(panels.shape):
@@ -287,14 +284,14 @@ def estimates(chains: Chains, anchors: Anchors, n_learning_rates: int) -> list[E
 def joined(found: list[Estimate]) -> Estimate:
     """Return what estimates at several learning rates say together."""
     worst = max(found, key=lambda each: abs(each.drift))
-    allowances = [each.bias_allowance for each in found]
+    allowances = [each.bias_allowance for each in found if each.bias_allowance is not None]
     mean = np.concatenate([each.mean for each in found])
     return replace(
         worst,
         mean=mean,
         standard_error=np.concatenate([each.standard_error for each in found]),
         effective_sample_size=np.concatenate([each.effective_sample_size for each in found]),
-        bias_allowance=None if None in allowances else max(allowances),
+        bias_allowance=max(allowances) if len(allowances) == len(found) else None,
         mixed=all(each.mixed for each in found),
         scales=scales(mean),
     )

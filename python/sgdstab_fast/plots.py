@@ -121,15 +121,9 @@ def stability_map(result: StabilityMap, ax: Axes | None = None) -> Axes:
         finite = np.isfinite(result.exponents[row])
         of_batch = f", batches of {size}" if several else ""
         ax.fill_between(rates, low[row], high[row], where=finite, color=color, alpha=0.25, lw=0)
-        ax.plot(rates, np.where(finite, result.exponents[row], np.nan), color=color, lw=1.8, label="λ, SGD" + of_batch)
-        ax.plot(
-            rates,
-            result.mean_square_exponents[row] / 2,
-            color=color,
-            lw=1.1,
-            ls="--",
-            label="Λ(2)/2, mean square" + of_batch,
-        )
+        exponents, mean_square = np.where(finite, result.exponents[row], np.nan), result.mean_square_exponents[row]
+        ax.plot(rates, exponents, color=color, lw=1.8, label="λ, SGD" + of_batch)
+        ax.plot(rates, mean_square / 2, color=color, lw=1.1, ls="--", label="Λ(2)/2, mean square" + of_batch)
     ax.plot(rates, result.gd_exponents[0], color="0.45", lw=1.1, ls=":", label="μ, full batches")
     if sizes.size and sizes.max() > 300 * np.quantile(sizes, 0.1):
         ax.set_yscale("symlog", linthresh=float(np.quantile(sizes, 0.1)), linscale=1.0)

@@ -371,11 +371,11 @@ class StabilityMap:
         half_width = np.array(quantiles).reshape(self.exponents.shape) * self.standard_errors
         return self.exponents - half_width, self.exponents + half_width
 
-    def to_dict(self) -> dict[str, FloatArray]:
+    def to_dict(self) -> dict[str, NDArray[Any]]:
         """Return columns of equal length, a row for every batch size and learning rate, as data frames take them."""
         low, high = self.confidence_interval()
         shape = self.exponents.shape
-        columns = {
+        columns: dict[str, NDArray[Any]] = {
             "batch_size": np.broadcast_to(self.batch_sizes[:, None], shape),
             "learning_rate": np.broadcast_to(self.learning_rates, shape),
             "exponent": self.exponents,
@@ -390,7 +390,7 @@ class StabilityMap:
         return {name: column.reshape(-1) for name, column in columns.items()}
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Plot lambda with its interval, Lambda(2)/2 and mu over the learning rate, and their edges; return the axes."""
+        """Plot lambda with its interval, Lambda(2)/2, mu and their edges over the learning rate; return the axes."""
         from sgdstab_fast import plots
 
         return plots.stability_map(self, ax)

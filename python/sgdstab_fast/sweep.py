@@ -303,7 +303,7 @@ def _largest(curves: list[_Curve], shares: FloatArray) -> _Curve:
     leaders, standard_errors = zip(*map(leading, exponents.T, errors.T), strict=True)
     columns = np.arange(exponents.shape[1])
 
-    def of_leader(values: list[FloatArray]) -> Any:
+    def of_leader(values: Any) -> Any:
         return np.array(values)[list(leaders), columns]
 
     growth = np.array([share * np.expm1(curve.mean_square) for share, curve in zip(shares, curves, strict=True)])
@@ -357,8 +357,8 @@ def _warn_of_trouble(rates: FloatArray, curves: list[_Curve], budget: Budget) ->
         unmixed = ~lost & ~curve.mixed & matters
         if unmixed.any():
             warn(
-                "the two largest exponents are too close for the chains to mix, and standard errors allow for what they "
-                f"may not have seen, at {unmixed.sum()} of {rates.size} learning rates: {_listed(rates[unmixed])}"
+                "the two largest exponents are too close for the chains to mix, and standard errors allow for what "
+                f"they may not have seen, at {unmixed.sum()} of {rates.size} learning rates: {_listed(rates[unmixed])}"
             )
 
 
