@@ -57,7 +57,7 @@ _FINE = 8  # standard errors between neighbours at which a panel has done its wo
 _SURE = 4.0  # standard errors
 _FIRST_SHARE, _MORE = 1 / 64, 8  # of what is left of the budget, for a panel; by how much more after one that failed
 _NARROWER = 0.75  # at the most, what a panel must leave of the range
-_MUCH_NARROWER, _NARROW = 0.5, 0.2  # what takes new anchors, and what does not, however much narrower it gets
+_MUCH_NARROWER, _NARROW = 0.5, 0.04  # what takes new anchors, and what does not, however much narrower it gets
 _PANEL_STREAMS = 2**24  # between those of panels
 _SCAN = 1.01  # ratio of learning rates tried for the upper bound
 

@@ -36,7 +36,7 @@ from sgdstab_fast.systems import LinearizedSGD
 
 N_LANES = core.n_lanes
 _MAX_BATCHES = 256  # a chain: there are records for every learning rate
-_LEAST_RATIO = 1.21  # of the learning rates at the ends of the anchors: closer ones say the same
+_LEAST_RATIO = 1.04  # of the learning rates at the ends of the anchors: closer ones say the same
 _NARROW = 1.15  # intervals are at least that wide, panels may be narrower
 _BETWEEN_ANCHORS, _MOST_INNER = 1.3, 3
 _TOLERANCE = 1e-4  # of metrics
@@ -183,7 +183,9 @@ def _initial_panels(
 
     Those of an anchor have its dominant second moment, and normal numbers that all anchors share; signs do not matter.
     """
-    starts = [(each.learning_rate, each.covariance) for each in anchors.anchors if each.covariance is not None]
+    starts: list[tuple[float, FloatArray | None]] = [
+        (each.learning_rate, each.covariance) for each in anchors.anchors if each.covariance is not None
+    ]
     known: dict[float, FloatArray] = {}
     for learning_rate, covariance in starts or [(1.0, None)]:
         metrics = Metrics(np.empty((0, 0, 0)), np.empty((0, 0)), covariance)
