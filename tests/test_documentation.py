@@ -13,7 +13,15 @@ import sgdstab_fast
 from conftest import K4
 from sgdstab_fast.__main__ import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README, LEARNING_RATES = ((ROOT / page).read_text() for page in ("README.md", "docs/learning_rates.md"))
+# All but the one that makes the figure of the page, which takes a minute.
+BLOCKS = [
+    block
+    for page in (README, LEARNING_RATES)
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    if "savefig" not in block
+]
 MODULES = [module.name for module in pkgutil.iter_modules(sgdstab_fast.__path__) if not module.name.startswith("_c")]
 
 
@@ -23,11 +31,11 @@ def test_docstring_examples(name):
     assert doctest.testmod(module).failed == 0
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_readme_python(block, tmp_path, monkeypatch):
+@pytest.mark.parametrize("block", BLOCKS)
+def test_python_of_the_pages(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("gram.npy", K4)
-    exec(compile(block, "README.md", "exec"), {})
+    exec(compile(block, "documentation", "exec"), {})
 
 
 @pytest.mark.parametrize("line", re.findall(r"^sgdstab .*", README, re.MULTILINE))

@@ -7,6 +7,7 @@
 
 #include "problems.hpp"
 #include "sgdstab/advance_frames.hpp"
+#include "sgdstab/advance_panels.hpp"
 #include "sgdstab/advance_vectors.hpp"
 
 namespace {
@@ -54,6 +55,37 @@ TEST_CASE("evaluating growth allocates its workspace and nothing else") {
     const auto before = allocations;
     advance_vectors(form, {{1, 2}, 0, 0, n_batches, 100}, {64, false, 50}, metrics, vectors.data(), 8, 1,
                     {log_growth.data(), growth.data()}, 1);
+    return allocations - before;
+  };
+  CHECK(allocations_of(1) == allocations_of(50));
+}
+
+TEST_CASE("advancing panels allocates nothing without evaluations, whatever the number of steps") {
+  const Problem problem(37);
+  const GramForm form{problem.gram_form(0)};
+  const std::vector<double> rates(2 * kLanes, 0.9);
+  std::vector<double> panels(3 * 2 * 2 * 37 * kLanes, 1.0), log_growth(3 * 20 * 2 * 2 * kLanes);
+  Eigen::internal::set_is_malloc_allowed(false);
+  const auto before = allocations;
+  advance_panels(form, rates.data(), {{1, 2}, 0, 0, 20, 300}, {64, false, 1}, {0, nullptr, nullptr, nullptr},
+                 panels.data(), 3, 2, 2, {log_growth.data(), nullptr}, 1);
+  CHECK(allocations == before);
+  Eigen::internal::set_is_malloc_allowed(true);
+}
+
+TEST_CASE("advancing panels with evaluations allocates its workspace and nothing else") {
+  const Problem problem(37);
+  const FactorForm form{problem.factor_form(0)};
+  const RowMatrix matrix = RowMatrix::Identity(74, 74), diagonals = RowMatrix::Ones(2, 37);
+  const std::vector<double> rates(kLanes, 0.9);
+  const std::int64_t windows[] = {0, 2};
+  const auto allocations_of = [&](Index n_batches) {
+    std::vector<double> panels(74 * kLanes, 1.0), log_growth(static_cast<std::size_t>(n_batches * kLanes));
+    std::vector<double> growth(2 * log_growth.size());
+    const auto before = allocations;
+    advance_panels(form, rates.data(), {{1, 2}, 0, 0, n_batches, 100}, {64, false, 50},
+                   {2, matrix.data(), windows, diagonals.data()}, panels.data(), 1, 1, 1,
+                   {log_growth.data(), growth.data()}, 1);
     return allocations - before;
   };
   CHECK(allocations_of(1) == allocations_of(50));
