@@ -29,6 +29,7 @@ from sgdstab_fast.sweep import sweep
 from sgdstab_fast.systems import LinearizedSGD
 
 BAD_INPUT = 2
+_MOST_RATES = 10_000
 _PLOTS = (".png", ".pdf", ".svg", ".jpg", ".jpeg")
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "sweep",
         help="a map over learning rates",
         description="Map lambda, Lambda(2) and mu over learning rates, with the edges of stability.",
+        epilog="Exit status: 0, or 2 for bad input.",
     )
     _add_common(sweep_, rtol=1e-2, max_steps=1e7)
     sweep_.add_argument(
@@ -77,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "critical",
         help="the largest stable learning rates",
         description="Find the largest learning rates that are stable: in mean square, almost surely, for full batches.",
+        epilog="Exit status: 0, or 2 for bad input.",
     )
     _add_common(critical, rtol=2e-5, max_steps=2e8)
     critical.set_defaults(run=_critical)
@@ -167,7 +170,7 @@ def _sweep(options: argparse.Namespace) -> int:
         _require_writable(options.csv, "--csv", (".csv",))
     name, gram = _gram(options)
     console = Console()
-    with _notes(console), _bar() as progress:
+    with _notes(console), _bar("sweep") as progress:
         found = sweep(gram, rates, progress=progress, **common)
     print_map(name, found, console)
     sys.stdout.flush()
@@ -183,7 +186,7 @@ def _critical(options: argparse.Namespace) -> int:
     common = _common(options)
     name, gram = _gram(options)
     console = Console()
-    with _notes(console), _bar() as progress:
+    with _notes(console), _bar("critical learning rate") as progress:
         found = [
             critical_learning_rate(gram, criterion, progress=progress, **common)
             for criterion in ("mean-square", "almost-sure", "gd")
@@ -201,12 +204,13 @@ def _learning_rates(text: str) -> list[float]:
         if spacing not in ([], ["log"]):
             raise ValueError
         ends = float(low), float(high)
-        if not 0 < ends[0] < math.inf or not 0 < ends[1] < math.inf or int(count) < 1:
+        if not 0 < ends[0] < math.inf or not 0 < ends[1] < math.inf or not 1 <= int(count) <= _MOST_RATES:
             raise ValueError
         return list((np.geomspace if spacing else np.linspace)(*ends, int(count)).tolist())
     except ValueError:
         raise ValueError(
-            f"--learning-rates must be positive and look like 0.1:2:64, 0.01:2:64:log or 0.1,0.2,0.5, not {text!r}"
+            f"--learning-rates must be positive and look like 0.1:2:64, 0.01:2:64:log or 0.1,0.2,0.5, "
+            f"at most {_MOST_RATES} of them, not {text!r}"
         ) from None
 
 
@@ -252,12 +256,12 @@ def _require_writable(path: Path, option: str, suffixes: tuple[str, ...]) -> Non
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Progress], object] | None]:
-    """One progress bar for both estimates, on a terminal only; every run starts it anew."""
+def _bar(label: str = "exponent") -> Iterator[Callable[[Progress], object] | None]:
+    """One progress bar for all estimates of a command, on a terminal only; every run starts it anew."""
     if not sys.stderr.isatty():
         yield None
         return
-    with reporter(True, 1) as show:
+    with reporter(True, 1, label) as show:
         yield show
 
 

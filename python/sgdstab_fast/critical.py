@@ -1,14 +1,9 @@
 """Critical learning rates: how large a learning rate may be.
 
-In mean square and for full batches they have closed forms. The almost-sure one is the first zero of lambda(eta). It
-lies between bounds that need no simulation,
-
-    max(eta_ms, 2 / max_i K_ii)  <=  eta_as  <=  the first eta with (1/N) sum_i log abs(1 - eta K_ii) = 0,
-
-since lambda <= Lambda(2) / 2, since no step grows while eta K_ii <= 2, and since lambda is at least the mean of all
-exponents. Where all K_ii are equal both are 2 / K_ii: steps there are reflections, and lambda is 0. Otherwise panels of
-16 learning rates, which share their streams, close in on the zero: between neighbours its error is that of lambda over
-the slope, and the next panel, with streams of its own, spans what is left. The error bar is that of the last one alone.
+In mean square and for full batches they have closed forms. The almost-sure one is the first zero of lambda(eta), which
+lies between bounds that need no simulation (`sgdstab_fast.bounds`). Where they do not agree, panels of 16 learning
+rates, which share their streams, close in on it: between neighbours its error is that of lambda over the slope, and the
+next panel, with streams of its own, spans what is left. The error bar is that of the last one alone.
 
 Where K falls into blocks, lambda is the largest of theirs, and the first zero the smallest.
 """
@@ -16,18 +11,18 @@ Where K falls into blocks, lambda is the largest of theirs, and the first zero t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.components import components
-from sgdstab_fast.exponent import leading, shared_between
+from sgdstab_fast.blocks import Block, blocks_of, leading, shared_between
+from sgdstab_fast.bounds import bounds_of_zero
+from sgdstab_fast.curves import Zero, first_zero
 from sgdstab_fast.gradient_descent import extreme_eigenvalues
 from sgdstab_fast.mean_square import MeanSquareFamily
 from sgdstab_fast.metrics import LARGEST_DIMENSION
@@ -35,21 +30,16 @@ from sgdstab_fast.one_block import BLOCK_STREAMS, How
 from sgdstab_fast.panels import (
     N_LANES,
     Anchors,
-    Zero,
     anchors_for,
-    chains_for,
     combined_growth,
     estimate_at,
-    estimates,
-    first_zero,
     joined,
-    kernel_for,
+    run_panels,
 )
 from sgdstab_fast.results import CriticalLearningRate, provenance, warn
-from sgdstab_fast.rounds import Budget, Chains, ProgressOption, Run, run
+from sgdstab_fast.rounds import Budget, Chains, Progress, ProgressOption, Run, reporter
 from sgdstab_fast.statistics import Estimate
-from sgdstab_fast.streams import seed_from
-from sgdstab_fast.systems import LinearizedSGD, system_of
+from sgdstab_fast.systems import LinearizedSGD, refuse_what_is_not_implemented, system_of
 
 _CRITERIA = ("gd", "mean-square", "almost-sure")
 _EXACT = 1e-12  # relative distance of bounds that are the same
@@ -59,7 +49,6 @@ _FIRST_SHARE, _MORE = 1 / 64, 8  # of what is left of the budget, for a panel; b
 _NARROWER = 0.75  # at the most, what a panel must leave of the range
 _MUCH_NARROWER, _NARROW = 0.5, 0.04  # what takes new anchors, and what does not, however much narrower it gets
 _PANEL_STREAMS = 2**24  # between those of panels
-_SCAN = 1.01  # ratio of learning rates tried for the upper bound
 
 
 def critical_learning_rate(
@@ -131,18 +120,11 @@ def critical_learning_rate(
     """
     criterion = _criterion(criterion)
     budget = Budget.validated(rtol, atol, max_steps)
-    how = How(
-        method="anchored",
-        budget=budget,
-        n_chains=validation.integer(n_chains, "n_chains", high=2**31),
-        seed=seed_from(rng),
-        n_threads=validation.thread_count(n_threads),
-        progress=progress,
-        executor=executor,
-    )
+    how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor)
     budget.steps_per_chain(how.n_chains)
     if not isinstance(gram, LinearizedSGD):
         gram, _ = validation.gram_matrix(gram)
+        refuse_what_is_not_implemented(gram.shape[0], batch_size)
         if not gram.any():
             made_of = provenance(how.seed, "closed form", f"zero-{gram.shape[0]}x{gram.shape[0]}")
             return _known(criterion, math.inf, "K is zero: nothing moves", made_of)
@@ -154,8 +136,9 @@ def critical_learning_rate(
         threshold = 2 * system.n_examples / extreme_eigenvalues(system)[1]
         return _known(criterion, threshold, "2 N over the largest eigenvalue of K", made_of)
     if criterion != "almost-sure":
-        thresholds = [_mean_square_threshold(system.part(block)) for block in components(system)]
-        return _known(criterion, min(thresholds), "2 over the largest eigenvalue of T", made_of)
+        threshold, error = min(MeanSquareFamily(block.system).threshold() for block in blocks_of(system))
+        found = _known(criterion, threshold, "2 over the largest eigenvalue of T", made_of)
+        return replace(found, bounds=(threshold - error, threshold + error))
     return _almost_sure(system, how)
 
 
@@ -191,42 +174,38 @@ def _known(criterion: str | float, value: float, reason: str, made_of: dict[str,
     )
 
 
-def _mean_square_threshold(system: LinearizedSGD) -> float:
-    if system.dimension == 1:
-        return 2 * float(system.diagonal.sum() / (system.diagonal**2).sum())
-    return MeanSquareFamily(system).threshold()[0]
-
-
 def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
-    parts = [system.part(block) for block in components(system)]
-    families = [MeanSquareFamily(part) if 1 < part.dimension <= LARGEST_DIMENSION else None for part in parts]
-    bounds = [_bounds(part, family) for part, family in zip(parts, families, strict=True)]
+    """Return the smallest of the first zeros of lambda of the blocks."""
+    blocks = blocks_of(system)
+    families = [MeanSquareFamily(b.system) if b.system.dimension <= LARGEST_DIMENSION else None for b in blocks]
+    bounds = [bounds_of_zero(block.system, family) for block, family in zip(blocks, families, strict=True)]
     highest = min(high for _, high in bounds)
     found: list[CriticalLearningRate] = []
-    open_ones = [
+    to_search = [
         index
         for index, (low, high) in enumerate(bounds)
-        if low < min(high * (1 - _EXACT), highest) and parts[index].dimension > 1
+        if low < min(high * (1 - _EXACT), highest) and blocks[index].system.dimension > 1
     ]
-    its = shared_between(how, len(open_ones))
-    for index, (part, (low, high)) in enumerate(zip(parts, bounds, strict=True)):
-        if index in open_ones:
-            found.append(_search(part, families[index], low, high, its, index))
-        elif high == highest:
-            made_of = provenance(how.seed, "closed form", system.fingerprint)
-            reason = "lambda is a mean of logarithms" if part.dimension == 1 else "all steps are reflections there"
-            found.append(_known("almost-sure", high, reason, made_of))
+    its = shared_between(how, len(to_search))
+    with reporter(how.progress, how.budget.max_steps, "critical learning rate") as report:
+        for index, (block, (low, high)) in enumerate(zip(blocks, bounds, strict=True)):
+            if index in to_search:
+                before = sum(each.n_steps for each in found)
+                its_own = replace(its, progress=_later(report, before, how.budget.max_steps))
+                found.append(_search(block, families[index], low, high, its_own))
+            elif high == highest:
+                made_of = provenance(how.seed, "closed form", system.fingerprint)
+                one = block.system.dimension == 1
+                reason = "lambda is a mean of logarithms" if one else "bounds from below and above agree"
+                found.append(_known("almost-sure", high, reason, made_of))
     index, error = leading(-np.array([each.value for each in found]), np.array([each.standard_error for each in found]))
-    first = found[index]
-    share = parts[0].n_examples / system.n_examples if len(parts) == 1 else 1.0
     result = replace(
-        first,
+        found[index],
         standard_error=error,
         bounds=(min(low for low, _ in bounds), highest),
-        derivative=share * first.derivative,
         n_steps=sum(each.n_steps for each in found),
         converged=all(each.converged for each in found),
-        provenance={**first.provenance, "system": system.fingerprint},
+        provenance={**found[index].provenance, "system": system.fingerprint},
     )
     if how.budget.has_tolerance and not result.converged:
         warn(
@@ -236,58 +215,14 @@ def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
     return result
 
 
-def _bounds(system: LinearizedSGD, family: MeanSquareFamily | None) -> tuple[float, float]:
-    """Return learning rates between which lambda has its first zero."""
-    diagonal = system.diagonal
-    low = 2 / float(diagonal.max())
-    if diagonal.max() == diagonal.min():
-        return low, low  # reflections
-    if system.dimension == 1:
-        low = max(low, _mean_square_threshold(system))
-    elif family is not None:
-        threshold, error = family.threshold()
-        low = max(low, threshold - 2 * error)
-
-    def mean_of_exponents(learning_rate: float) -> float:
-        return float(np.log(np.maximum(np.abs(1 - learning_rate * diagonal), np.finfo(float).tiny)).mean())
-
-    before, after = low, low
-    for after in _tried(low, diagonal, every_maximum=system.dimension == 1):
-        if mean_of_exponents(after) > 0:
-            break
-        before = after
-    while before < (middle := (before + after) / 2) < after:
-        before, after = (before, middle) if mean_of_exponents(middle) > 0 else (middle, after)
-    return low, after
+def _later(report: Callable[[Progress], object], n_steps: int, max_steps: int) -> Callable[[Progress], object]:
+    """Return what reports the progress of a part of a search that begins after n_steps."""
+    return lambda state: report(replace(state, n_steps=state.n_steps + n_steps, max_steps=max_steps))
 
 
-def _tried(low: float, diagonal: FloatArray, *, every_maximum: bool) -> Iterator[float]:
-    """Yield increasing learning rates, from low on, until the mean of all exponents is surely positive.
-
-    Between its singularities 1 / K_ii it is concave: with `every_maximum`, the largest of each interval is among them.
-    """
-    high = 2 / float(diagonal[diagonal > 0].min()) * _SCAN  # beyond which no step shrinks
-    # Examples without a gradient stay as they are.
-    peaks: list[float] = []
-    if every_maximum:
-        from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
-
-        active = diagonal[diagonal > 0]
-        singular = np.unique(np.concatenate([[low], 1 / active[1 / active > low]]))
-        for left, right in pairwise(singular):
-            found = minimize_scalar(
-                lambda eta: -np.log(np.abs(1 - eta * active)).sum(), bounds=(left, right), method="bounded"
-            )
-            peaks.append(float(found.x))
-    n_tried = math.ceil(math.log(high / low) / math.log(_SCAN)) + 1
-    yield from np.sort(np.concatenate([np.geomspace(low, high, max(n_tried, 2)), peaks])).tolist()
-
-
-def _search(
-    system: LinearizedSGD, family: MeanSquareFamily | None, low: float, high: float, how: How, block: int
-) -> CriticalLearningRate:
-    """Close in on the first zero of lambda between learning rates, in panels that span less and less."""
-    bounds, budget = (low, high), how.budget
+def _search(block: Block, family: MeanSquareFamily | None, low: float, high: float, how: How) -> CriticalLearningRate:
+    """Close in on the first zero of a block's lambda between learning rates, in panels that span less and less."""
+    system, bounds, budget = block.system, (low, high), how.budget
     n_steps = panel = 0
     share, bend = _FIRST_SHARE, math.inf
     anchors, anchored_width = anchors_for(system, family, np.linspace(low, high, N_LANES)), high - low
@@ -298,32 +233,38 @@ def _search(
             anchors, anchored_width = anchors_for(system, family, rates), high - low
         tolerance = max(budget.rtol * low, budget.atol)
         left = budget.max_steps - n_steps
-        # The parabola is off by less than its distance from the line, which goes with the square of the spacing.
-        last = bend * spacing**2 <= tolerance / 2 or share >= 1 or left < _FIRST_SHARE * budget.max_steps
+        # What a parabola moves goes with the square of the spacing, relative to it that is.
+        last = bend * (spacing / low) ** 2 <= tolerance / 2 or share >= 1 or left < _FIRST_SHARE * budget.max_steps
         its = replace(budget, max_steps=left)
         if not last:
             its = replace(budget, rtol=0.0, atol=max(tolerance, spacing / _FINE), max_steps=math.ceil(share * left))
-        its = replace(its, max_steps=max(its.max_steps, how.n_chains))
-        first_chain = block * BLOCK_STREAMS + panel * _PANEL_STREAMS
-        done, found = _run_panel(system, rates, anchors, replace(how, budget=its), first_chain)
+        its_how = replace(
+            how,
+            budget=replace(its, max_steps=max(its.max_steps, how.n_chains)),
+            progress=_later(how.progress, n_steps, budget.max_steps) if callable(how.progress) else None,
+        )
+        first_chain = block.index * BLOCK_STREAMS + panel * _PANEL_STREAMS
+        done, found = _run_panel(system, family, rates, anchors, its_how, first_chain)
         zero, n_steps, panel = found.zero, n_steps + done.chains.n_steps, panel + 1
-        bend = zero.bend / spacing**2
+        bend = zero.bend / (spacing / low) ** 2
         out_of_steps = budget.max_steps - n_steps < how.n_chains
         if out_of_steps or (last and (zero.bend <= tolerance or done.stopped_by == "max_steps")):
             break
-        if found.above - found.below <= _NARROWER * (high - low):
+        if not low <= zero.value <= high:
+            low, high = bounds  # an earlier panel was wrong
+            share *= _MORE
+        elif found.above - found.below <= _NARROWER * (high - low):
             low, high = found.below, found.above
         else:
             share *= _MORE  # not to be resolved with so few steps
-    value = zero.value
-    slope, slope_error = _slope(done.chains, anchors, rates, value)
+    slope, slope_error = _slope(done.chains, anchors, rates, zero)
     return CriticalLearningRate(
-        value=min(max(value, bounds[0]), bounds[1]) if math.isfinite(value) else value,
+        value=min(max(zero.value, bounds[0]), bounds[1]) if math.isfinite(zero.value) else zero.value,
         standard_error=math.hypot(zero.standard_error, zero.bend),
         criterion="almost-sure",
         bounds=bounds,
-        derivative=slope,
-        derivative_standard_error=slope_error,
+        derivative=block.share * slope,
+        derivative_standard_error=block.share * slope_error,
         reason="first zero of lambda",
         degrees_of_freedom=done.estimate.degrees_of_freedom,
         n_steps=n_steps,
@@ -354,20 +295,22 @@ class _Found:
 
 
 def _run_panel(
-    system: LinearizedSGD, rates: FloatArray, anchors: Anchors, how: How, first_chain: int
+    system: LinearizedSGD,
+    family: MeanSquareFamily | None,
+    rates: FloatArray,
+    anchors: Anchors,
+    how: How,
+    first_chain: int,
 ) -> tuple[Run, _Found]:
-    chains = chains_for(system, rates, anchors, how, first_chain)
-    kernel = kernel_for(system, rates, anchors)
-    done = run(
-        chains,
-        replace(kernel, arguments={**kernel.arguments, "spacing": chains.spacing}),
+    done = run_panels(
+        system,
+        family,
+        rates,
+        anchors,
+        how,
+        first_chain,
         lambda some: _find_zero(rates, some, anchors).estimate,
-        how.budget,
-        companion_kernel=kernel_for(system, rates, None),
-        n_threads=how.n_threads,
-        progress=how.progress,
-        executor=how.executor,
-        label="critical learning rate",
+        "critical learning rate",
     )
     return done, _find_zero(rates, done.chains, anchors)
 
@@ -391,14 +334,22 @@ def _find_zero(rates: FloatArray, chains: Chains, anchors: Anchors) -> _Found:
     )
 
 
-def _slope(chains: Chains, anchors: Anchors, rates: FloatArray, value: float) -> tuple[float, float]:
-    """Return d lambda / d eta, with its standard error: the slope of the parabola of least squares."""
-    found = estimates(chains, anchors, rates.size)
-    if not all(np.isfinite(each.mean[0]) for each in found) or not math.isfinite(value):
+def _slope(chains: Chains, anchors: Anchors, rates: FloatArray, zero: Zero) -> tuple[float, float]:
+    """Return d lambda / d eta at the zero, from the two learning rates around it, with its standard error.
+
+    That includes half of what the slopes on either side differ by, and what the zero's own error makes of it.
+    """
+    right = int(np.clip(np.searchsorted(rates, zero.value), 2, rates.size - 2)) if math.isfinite(zero.value) else 2
+    nearby = range(right - 2, right + 2)
+    found = [estimate_at(chains, anchors, index) for index in nearby]
+    if not all(np.isfinite(each.mean[0]) for each in found) or not rates[0] <= zero.value <= rates[-1]:
         return math.nan, math.nan
-    means = np.array([combined_growth(chains, anchors, i, each).mean(axis=1) for i, each in enumerate(found)])
-    scale = float(rates[-1] - rates[0])
-    x = (rates - value) / scale
-    slopes = np.linalg.pinv(np.array([np.ones_like(x), x, x**2]).T)[1] @ means / scale
-    error = float(slopes.std(ddof=1)) / math.sqrt(slopes.size) if slopes.size > 1 else math.inf
-    return float(slopes.mean()), error
+    means = np.array(
+        [combined_growth(chains, anchors, i, each).mean(axis=1) for i, each in zip(nearby, found, strict=True)]
+    )
+    spacing = float(rates[1] - rates[0])
+    before, slopes, after = np.diff(means, axis=0) / spacing
+    bend = abs(float((after - before).mean())) / (2 * spacing)
+    off = spacing / 2 + math.hypot(zero.standard_error, zero.bend)
+    sampling = float(slopes.std(ddof=1)) / math.sqrt(slopes.size) if slopes.size > 1 else math.inf
+    return float(slopes.mean()), math.hypot(sampling, bend * off)

@@ -114,10 +114,18 @@ def _jacobi(factor: FloatArray, *, with_directions: bool) -> tuple[FloatArray, F
     return np.ascontiguousarray(vectors[:, ::-1]), eigenvalues, np.ascontiguousarray(directions[:, ::-1])
 
 
-def smallest_eigenvalue(gram: FloatArray, vector: FloatArray) -> float:
-    """Return the smallest eigenvalue of K from its eigenvector, of shape (N, 1)."""
-    value = float(vector[:, 0] @ (gram @ vector[:, 0])) / float(vector[:, 0] @ vector[:, 0])
-    return _refined_smallest(gram, vector / np.linalg.norm(vector), np.array([value]), is_factor=False)
+def smallest_eigenvalue(gram: FloatArray) -> float:
+    """Return the smallest eigenvalue of a K of full rank, by Lanczos' iteration with its inverse."""
+    from scipy.linalg import cho_factor, cho_solve
+    from scipy.sparse.linalg import LinearOperator, eigsh  # type: ignore[import-untyped]
+
+    try:
+        factor = cho_factor(gram, lower=True, check_finite=False)
+    except np.linalg.LinAlgError:  # singular to rounding
+        return float(_of_gram(gram)[1][0])
+    inverse = LinearOperator(gram.shape, lambda x: cho_solve(factor, x, check_finite=False), dtype=float)
+    values, vectors = eigsh(inverse, k=1, which="LA", v0=np.ones(len(gram)))
+    return _refined_smallest(gram, vectors, 1 / values, is_factor=False)
 
 
 def _refined_smallest(matrix: FloatArray, basis: FloatArray, eigenvalues: FloatArray, *, is_factor: bool) -> float:

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast import validation
-from sgdstab_fast._native import FloatArray
-from sgdstab_fast.components import IntArray, components
+from sgdstab_fast.blocks import Block, blocks_of, leading, shared_between
 from sgdstab_fast.mean_square import mean_square_exponent
 from sgdstab_fast.metrics import LARGEST_DIMENSION
 from sgdstab_fast.one_block import How, closed_form, simulate
 from sgdstab_fast.results import LyapunovExponent, MeanSquareExponent
 from sgdstab_fast.rounds import Budget, ProgressOption
-from sgdstab_fast.streams import seed_from, seed_of
+from sgdstab_fast.streams import seed_of
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
 METHODS = ("anchored", "average")
@@ -143,30 +142,23 @@ def estimate_exponent(
 ) -> LyapunovExponent:
     """Do what `lyapunov_exponent` says; `mean_square` is the system's, if known."""
     require_system(system)
-    how = How(
-        method=validation.choice(method, "method", METHODS),
-        budget=budget,
-        n_chains=validation.integer(n_chains, "n_chains", high=2**31),
-        seed=seed_from(rng),
-        n_threads=validation.thread_count(n_threads),
-        progress=progress,
-        executor=executor,
-    )
+    validation.choice(method, "method", METHODS)
+    how = How.validated(method, budget, n_chains, rng, n_threads, progress, executor)
     if resume is not None and not isinstance(resume, LyapunovExponent):
         raise TypeError(f"resume must be a LyapunovExponent, not {type(resume).__name__}")
-    blocks = components(system)
-    if len(blocks) == 1 and blocks[0].size == system.n_examples:
+    blocks = blocks_of(system)
+    if len(blocks) == 1 and blocks[0].share == 1:
         return simulate(system, how, resume, mean_square, 0)
     return _of_blocks(system, blocks, how, resume)
 
 
 def _of_blocks(
-    system: LinearizedSGD, blocks: list[IntArray], how: How, resume: LyapunovExponent | None
+    system: LinearizedSGD, blocks: list[Block], how: How, resume: LyapunovExponent | None
 ) -> LyapunovExponent:
     """Return the largest of the exponents of blocks of K that do not feel each other.
 
-    A block with n of the N examples moves in n/N of the steps, so that its exponent is n/N of that of the block alone.
-    That lies between the mean of the block's exponents and Lambda(2)/2: blocks that cannot be the largest are left out.
+    An exponent lies between the mean of the block's exponents and Lambda(2)/2: blocks that cannot be the largest are
+    left out.
     """
     if resume is not None and resume.provenance["system"] != system.fingerprint:
         raise ValueError(f"resume must come from this system, {system.fingerprint}, not {resume.provenance['system']}")
@@ -176,10 +168,8 @@ def _of_blocks(
     results: dict[int, LyapunovExponent] = {}
     bounds: dict[int, float] = {}
     mean_squares: dict[int, MeanSquareExponent] = {}
-    parts = {index: system.part(block) for index, block in enumerate(blocks)}
     least = -math.inf
-    for index, part in parts.items():
-        share = part.n_examples / system.n_examples
+    for index, part, share in ((block.index, block.system, block.share) for block in blocks):
         least = max(least, share * part.sum_of_exponents / part.dimension)
         if part.dimension == 1:
             results[index] = _scaled(closed_form(part, how), share, system)
@@ -194,34 +184,12 @@ def _of_blocks(
     for index in contenders:
         if bounds[index] < least:
             continue
-        share = parts[index].n_examples / system.n_examples
+        share = blocks[index].share
         its_own = replace(its, budget=replace(its.budget, atol=its.budget.atol / share))
-        result = simulate(parts[index], its_own, known.get(index), mean_squares.get(index), index)
+        result = simulate(blocks[index].system, its_own, known.get(index), mean_squares.get(index), index)
         results[index] = _scaled(result, share, system)
         least = max(least, results[index].exponent - 6 * results[index].standard_error)
     return _largest(results, system)
-
-
-def shared_between(how: How, n_blocks: int) -> How:
-    """Return how to estimate one of n_blocks blocks, so that all together keep to the budget and the tolerances."""
-    if n_blocks < 2:
-        return how
-    budget = how.budget
-    budget.steps_per_chain(how.n_chains)  # refused in terms of what the user gave
-    max_steps = max(budget.max_steps // n_blocks, 1)
-    inflation = math.sqrt(1 + 2 * math.log(n_blocks))
-    confidence = budget.sign_confidence
-    return replace(
-        how,
-        n_chains=min(how.n_chains, max_steps),
-        budget=replace(
-            budget,
-            max_steps=max_steps,
-            rtol=budget.rtol / inflation,
-            atol=budget.atol / inflation,
-            sign_confidence=None if confidence is None else 1 - (1 - confidence) / n_blocks,
-        ),
-    )
 
 
 def _scaled(result: LyapunovExponent, share: float, system: LinearizedSGD) -> LyapunovExponent:
@@ -257,18 +225,6 @@ def _largest(results: dict[int, LyapunovExponent], system: LinearizedSGD) -> Lya
         provenance={**each[index].provenance, "system": system.fingerprint},
         parts=simulated,
     )
-
-
-def leading(exponents: FloatArray, standard_errors: FloatArray) -> tuple[int, float]:
-    """Return the index of the largest of independent estimates, and its standard error.
-
-    The largest of m estimates, each of which may be it, is too large by sqrt(2 log m) errors.
-    """
-    leader = int(np.lexsort((standard_errors, -exponents))[0])
-    reach = exponents[leader] - 4 * standard_errors[leader]
-    rivals = standard_errors[~(exponents + 4 * standard_errors < reach)]
-    error = float(rivals.max(initial=standard_errors[leader]))
-    return leader, error * math.sqrt(1 + 2 * math.log(max(len(rivals), 1))) if error > 0 else error
 
 
 def _sign(signs: list[int]) -> int:

@@ -70,4 +70,4 @@ def extreme_eigenvalues(system: LinearizedSGD) -> tuple[float, float]:
 
     start = np.ones(system.dimension)
     largest = float(eigsh(system.rows, k=1, which="LA", v0=start, return_eigenvectors=False)[0])
-    return smallest_eigenvalue(system.rows, system.slow_directions(1)), largest
+    return smallest_eigenvalue(system.rows), largest

@@ -19,9 +19,9 @@ from sgdstab_fast.results import CriticalLearningRate, StabilityMap
 
 _SHOWN = 12  # learning rates
 _MEANING = {
-    "gd": "full batches converge below (mu < 0)",
-    "mean-square": "SGD converges in mean square below (Lambda(2) < 0)",
-    "almost-sure": "SGD converges almost surely below (lambda < 0)",
+    "gd": "below it mu < 0",
+    "mean-square": "below it Lambda(2) < 0",
+    "almost-sure": "below it lambda < 0",
 }
 
 
@@ -47,18 +47,22 @@ def print_map(name: str, found: StabilityMap, console: Console) -> None:
     error = edges.almost_sure_standard_error
     crossing = "no change of sign on the grid"
     if math.isfinite(edges.almost_sure):
-        crossing = with_error(edges.almost_sure, error) + "   (interpolated)"
+        exact = error == 0
+        known = f"{edges.almost_sure:.6g}" if exact else with_error(edges.almost_sure, error) + "   (interpolated)"
+        crossing = "stable below " + known
     console.print(f"[bold]mean square[/]   stable below {edges.mean_square:.6g}", highlight=False)
-    console.print(f"[bold]almost surely[/] stable below {crossing}", highlight=False)
+    console.print(f"[bold]almost surely[/] {crossing}", highlight=False)
     console.print(f"[bold]full batches[/]  stable below {edges.gd:.6g}", highlight=False)
-    console.print(f"[bold]steps[/]         {found.n_steps:.3g}, taken at all {n} learning rates", highlight=False)
+    console.print(
+        f"[bold]steps[/]         {found.n_steps:.3g}, at every learning rate; ± is one standard error", highlight=False
+    )
 
 
 def print_critical(name: str, found: list[CriticalLearningRate], console: Console) -> None:
     """Print critical learning rates."""
     table = Table(title=escape(name), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("criterion", "learning rate", "95% interval", "meaning"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading != "meaning")
     for each in found:
         low, high = each.confidence_interval(0.95)
         exact = each.standard_error == 0
@@ -66,7 +70,7 @@ def print_critical(name: str, found: list[CriticalLearningRate], console: Consol
             str(each.criterion),
             f"{each.value:.12g}" if exact else with_error(each.value, each.standard_error),
             "exact" if exact else f"[{low:.8g}, {high:.8g}]",
-            _MEANING[str(each.criterion)],
+            _MEANING[str(each.criterion)] if math.isfinite(each.value) else each.reason,
         )
     console.print(table)
 

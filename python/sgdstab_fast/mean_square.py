@@ -35,7 +35,7 @@ __all__ = [
 _TOLERANCE = 1e-11
 _MAX_APPLICATIONS = 1000
 _FAMILY_TOLERANCE = 1e-8  # where exponents alone are asked for
-_INTERPOLATED = 4  # neighbours
+_INTERPOLATED, _APART = 4, 1e-3  # neighbours, and how far apart they are, relative
 
 
 def mean_square_exponent(
@@ -143,7 +143,7 @@ class MeanSquareFamily:
 
     def __init__(self, system: LinearizedSGD) -> None:
         self._system = system
-        self.decomposition = spectral_decomposition(system)
+        self._parts = spectral_decomposition(system)
         self._vectors: dict[float, FloatArray] = {}
 
     def exponents(self, learning_rates: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -156,27 +156,41 @@ class MeanSquareFamily:
 
     def forms(self, learning_rate: float, tolerance: float) -> tuple[FloatArray, FloatArray]:
         """Return metric and covariance at a learning rate."""
-        return _forms(self.decomposition, self.solve(learning_rate, tolerance), None)
+        return _forms(self._parts, self.solve(learning_rate, tolerance), None)
+
+    @property
+    def extreme_eigenvalues(self) -> tuple[float, float]:
+        """The smallest and the largest non-zero eigenvalue of K."""
+        return float(self._parts.eigenvalues[0]), float(self._parts.eigenvalues[-1])
 
     def threshold(self) -> tuple[float, float]:
         """Return the learning rate at which Lambda(2) = 0, and its numerical error."""
-        return _operator(self._system, self.decomposition, None).threshold(_TOLERANCE, _MAX_APPLICATIONS)
+        value, error, converged = _operator(self._system, self._parts, None).threshold(_TOLERANCE, _MAX_APPLICATIONS)
+        if not converged:
+            warn(
+                f"the mean-square threshold {value:.6g} may be off by {error:.1g}: the iteration did not converge in "
+                f"{_MAX_APPLICATIONS} products"
+            )
+        return value, error
 
     def solve(self, learning_rate: float, tolerance: float) -> MeanSquareSolution:
         """Solve at a learning rate, from what is known at its neighbours."""
-        operator = _operator(self._system, self.decomposition, None, learning_rate)
+        operator = _operator(self._system, self._parts, None, learning_rate)
         solution = operator.solve(tolerance, _MAX_APPLICATIONS, self._guess(learning_rate))
         self._vectors[learning_rate] = solution.vector
         return solution
 
     def _guess(self, learning_rate: float) -> FloatArray | None:
-        nearest = sorted(self._vectors, key=lambda known: abs(math.log(known / learning_rate)))[:_INTERPOLATED]
+        nearest: list[float] = []
+        for known in sorted(self._vectors, key=lambda known: abs(math.log(known / learning_rate))):
+            if len(nearest) < _INTERPOLATED and all(abs(known / other - 1) > _APART for other in nearest):
+                nearest.append(known)
         if not nearest:
             return None
-        if nearest[0] == learning_rate:
-            return self._vectors[learning_rate]
-        # Lagrange's interpolation
         x = np.log(np.array(nearest) / learning_rate)
+        if abs(x[0]) < _APART:
+            return self._vectors[nearest[0]]
+        # Lagrange's interpolation
         weights = [np.prod(np.delete(x, j) / (np.delete(x, j) - x[j])) for j in range(len(x))]
         return np.asarray(sum(w * self._vectors[known] for w, known in zip(weights, nearest, strict=True)))
 

@@ -190,8 +190,10 @@ class MeanSquareOperator:
             stopped_by="residual" if residual <= tolerance else "max_applications",
         )
 
-    def threshold(self, tolerance: float, max_applications: int) -> tuple[float, float]:
-        """Return the learning rate at which rho = 1, and its numerical error, for p = 1 and no weights.
+    def threshold(self, tolerance: float, max_applications: int) -> tuple[float, float, bool]:
+        """Return the learning rate at which rho = 1, its numerical error, and whether the iteration converged.
+
+        For p = 1 and no weights.
 
         At z = 1 the gaps and delta add up to u_a + u_b, and R(1) is eta / 2 times
 
@@ -226,7 +228,7 @@ class MeanSquareOperator:
             n_applications += applied
         error = min(residual, residual**2 / gap if gap > 0 else math.inf) + 4 * _EPS * value
         threshold = 1 / (value * float(self.eigenvalues[-1]))
-        return threshold, threshold * error / value
+        return threshold, threshold * error / value, residual <= tolerance * value
 
     def _upper_bound(
         self, x: FloatArray, delta: float, resolvent: FloatArray, y: FloatArray, scratch: FloatArray

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.control_variates import anchored_means, combined
 from sgdstab_fast.metrics import Metrics, growth_metrics, initial_vectors, no_metrics
@@ -25,7 +27,7 @@ from sgdstab_fast.rounds import (
 )
 from sgdstab_fast.simulated import common_attributes, resumed, warn_of_trouble
 from sgdstab_fast.statistics import Estimate, batch_means
-from sgdstab_fast.streams import Seed, initial_states
+from sgdstab_fast.streams import Seed, initial_states, seed_from
 from sgdstab_fast.systems import LinearizedSGD
 
 _STEPS_PER_BATCH = 512  # of averages
@@ -34,6 +36,7 @@ MOST_BETWEEN_NORMALISATIONS = 256
 # Fewer examples than this, some of them with abs(1 - eta K_ii) below that: a few steps may shrink a whole vector as
 # much.
 _FEW_EXAMPLES, _NEARLY_SINGULAR = 32, 1e-2
+_MOST_CHAINS = 2**24
 # The chains of one block of K, its companions and its pilot draw from streams of their own.
 BLOCK_STREAMS, COMPANION_STREAMS, _PILOT_STREAMS = 2**34, 2**32, 2**33
 _PILOT_CHAINS, _PILOT_EVALUATIONS, _PILOT_GROUPS, _PILOT_SHARE = 64, 32, 4, 1 / 16
@@ -53,6 +56,28 @@ class How:
     n_threads: int
     progress: ProgressOption
     executor: Executor | None
+
+    @classmethod
+    def validated(
+        cls,
+        method: str,
+        budget: Budget,
+        n_chains: Any,
+        rng: Any,
+        n_threads: Any,
+        progress: ProgressOption,
+        executor: Executor | None,
+    ) -> How:
+        """Check what the user passed."""
+        return cls(
+            method=method,
+            budget=budget,
+            n_chains=validation.integer(n_chains, "n_chains", high=_MOST_CHAINS),
+            seed=seed_from(rng),
+            n_threads=validation.thread_count(n_threads),
+            progress=progress,
+            executor=executor,
+        )
 
 
 def simulate(

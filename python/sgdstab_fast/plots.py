@@ -122,7 +122,9 @@ def stability_map(result: StabilityMap, ax: Axes | None = None) -> Axes:
         of_batch = f", batches of {size}" if several else ""
         ax.fill_between(rates, low[row], high[row], where=finite, color=color, alpha=0.25, lw=0)
         exponents, mean_square = np.where(finite, result.exponents[row], np.nan), result.mean_square_exponents[row]
-        ax.plot(rates, exponents, color=color, lw=1.8, label="λ, SGD" + of_batch)
+        marker = "o" if rates.size < 3 else None
+        label = "λ, SGD, with 95% intervals" + of_batch
+        ax.plot(rates, exponents, color=color, lw=1.8, marker=marker, label=label)
         ax.plot(rates, mean_square / 2, color=color, lw=1.1, ls="--", label="Λ(2)/2, mean square" + of_batch)
     ax.plot(rates, result.gd_exponents[0], color="0.45", lw=1.1, ls=":", label="μ, full batches")
     if sizes.size and sizes.max() > 300 * np.quantile(sizes, 0.1):
@@ -130,12 +132,12 @@ def stability_map(result: StabilityMap, ax: Axes | None = None) -> Axes:
     else:
         ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
     _draw_edges(result, ax)
-    if rates.size > 2 and rates[-1] > 30 * rates[0]:
+    if rates.size > 2 and rates[-1] > 10 * rates[0] and np.ptp(np.diff(np.log(rates))) < 1e-6:
         ax.set_xscale("log")
     ax.set_xlim(rates[0], rates[-1] if rates.size > 1 else None)
     ax.set_xlabel("learning rate η")
     ax.set_ylabel("exponent (nats per step)")
-    ax.set_title("Stability over the learning rate: below 0, SGD converges", fontsize=10, pad=30)
+    ax.set_title("Stability over the learning rate: below 0, SGD converges", fontsize=10, pad=40)
     ax.legend(fontsize=8, frameon=False)
     return ax
 
@@ -154,15 +156,18 @@ def _draw_edges(result: StabilityMap, ax: Axes) -> None:
     ]
     if np.isfinite(edges.almost_sure):
         ax.axvspan(first, min(edges.almost_sure, last), color=_STABLE, alpha=0.12, lw=0)
-    for height, (value, name) in enumerate(within):
+    for row, (value, name) in enumerate(sorted(within)):
         ax.axvline(value, color=_EDGE, lw=1, ls="-" if name == "almost sure" else "--")
+        error = edges.almost_sure_standard_error
+        known = f"{value:.3g} ± {error:.1g}" if name == "almost sure" and error > 1e-3 * value else f"{value:.4g}"
+        # Each on a line of its own, however close they are.
         ax.annotate(
-            f"{name}\n{value:.4g}",
+            f"{name} {known}",
             (value, 1),
-            ((-3, 3, 0)[height % 3], 3),
+            (0, 2 + 11 * row),
             xycoords=ax.get_xaxis_transform(),
             textcoords="offset points",
-            ha=("right", "left", "center")[height % 3],
+            ha="center",
             va="bottom",
             fontsize=8,
             color=_EDGE,

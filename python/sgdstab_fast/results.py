@@ -315,10 +315,10 @@ class StabilityMap:
     effective_sample_size: FloatArray
     """Independent batches that would give the same standard errors."""
     derivatives: FloatArray
-    """d lambda / d eta, from differences between neighbours: exact up to the curvature between them. NaN where a
-    neighbour is missing or not finite."""
+    """d lambda / d eta, from differences between neighbours: exact up to the curvature between them. NaN at the ends
+    and where a neighbour is not finite."""
     derivative_standard_errors: FloatArray
-    """Of the differences."""
+    """Of the differences, as far as chains have mixed."""
     mean_square_exponents: FloatArray
     """Lambda(2)."""
     mean_square_errors: FloatArray
@@ -383,9 +383,11 @@ class StabilityMap:
             "low": low,
             "high": high,
             "derivative": self.derivatives,
+            "derivative_standard_error": self.derivative_standard_errors,
             "mean_square_exponent": self.mean_square_exponents,
             "gd_exponent": self.gd_exponents,
             "within_tolerance": self.within_tolerance,
+            "mixed": self.mixed,
         }
         return {name: column.reshape(-1) for name, column in columns.items()}
 
@@ -409,9 +411,9 @@ class CriticalLearningRate:
     bounds: tuple[float, float]
     """Between these it lies for certain."""
     derivative: float
-    """d exponent / d eta there, nats per step; NaN where it was not needed."""
+    """d lambda / d eta there, nats per step; NaN where it was not needed."""
     derivative_standard_error: float
-    """Its standard error."""
+    """Its standard error, with what the curve bends by between the learning rates that it comes from."""
     reason: str
     """What the value comes from."""
     degrees_of_freedom: int

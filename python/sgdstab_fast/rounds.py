@@ -326,7 +326,7 @@ def _grid(limit: int, growth: float = _GROWTH) -> Iterator[int]:
 
 def _pieces(n_batches: int, seconds_per_batch: float) -> Iterator[int]:
     """Cut n_batches into pieces of about a tenth of a second, by a cost model rather than a clock."""
-    size = max(1, int(_PIECE_SECONDS / seconds_per_batch)) if seconds_per_batch else n_batches
+    size = max(1, int(_PIECE_SECONDS / seconds_per_batch) if seconds_per_batch else n_batches)
     for start in range(0, n_batches, size):
         yield min(size, n_batches - start)
 

@@ -12,28 +12,20 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.components import components
-from sgdstab_fast.exponent import leading, shared_between
+from sgdstab_fast.blocks import Block, blocks_of, leading, shared_between
+from sgdstab_fast.bounds import bounds_of_zero
+from sgdstab_fast.curves import first_zero, scales
 from sgdstab_fast.gradient_descent import extreme_eigenvalues, gd_exponents
 from sgdstab_fast.mean_square import MeanSquareFamily
 from sgdstab_fast.metrics import LARGEST_DIMENSION
 from sgdstab_fast.one_block import BLOCK_STREAMS, How
-from sgdstab_fast.panels import (
-    anchors_for,
-    chains_for,
-    combined_growth,
-    estimates,
-    first_zero,
-    joined,
-    kernel_for,
-    scales,
-)
+from sgdstab_fast.panels import anchors_for, combined_growth, estimates, joined, run_panels
 from sgdstab_fast.results import Edges, StabilityMap, provenance, warn
-from sgdstab_fast.rounds import Budget, ProgressOption, run
-from sgdstab_fast.streams import seed_from
-from sgdstab_fast.systems import LinearizedSGD, system_of
+from sgdstab_fast.rounds import Budget, ProgressOption
+from sgdstab_fast.systems import LinearizedSGD, log_abs_one_minus, system_of
 
 _ROUNDING = 8 * float(np.finfo(float).eps)  # an error that small meets every tolerance
+_EXACT = 1e-12  # relative distance of bounds that are the same
 _NOTEWORTHY = 1e-2  # a relative standard error
 
 
@@ -55,7 +47,7 @@ def sweep(
 
     All learning rates are driven by the same streams of examples, so that curves are smooth and a whole sweep costs
     much less than its points one by one. Runs until every standard error is at most `rtol` times the size of lambda
-    there (or at a neighbour, if it is larger there: next to a zero), or at most `atol`, or up to `max_steps`.
+    there (or at a neighbour of the other sign, next to a zero), or at most `atol`, or up to `max_steps`.
 
     Parameters
     ----------
@@ -113,18 +105,12 @@ def sweep(
     systems = [system_of(gram, float(rates[0]), validation.integer(size, "batch_sizes")) for size in map(float, sizes)]
     systems[0].with_learning_rate(float(rates[-1]))  # refused here if too large
     budget = Budget.validated(rtol, atol, max_steps)
-    how = How(
-        method="anchored",
-        budget=replace(budget, atol=max(budget.atol, _ROUNDING)) if budget.has_tolerance else budget,
-        n_chains=validation.integer(n_chains, "n_chains", high=2**31),
-        seed=seed_from(rng),
-        n_threads=validation.thread_count(n_threads),
-        progress=progress,
-        executor=executor,
-    )
+    if budget.has_tolerance:
+        budget = replace(budget, atol=max(budget.atol, _ROUNDING))
+    how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor)
     how.budget.steps_per_chain(how.n_chains)
     curves = [_curve(system, rates, how) for system in systems]
-    extremes = extreme_eigenvalues(systems[0])
+    extremes = curves[0].extreme_eigenvalues
     gd = gd_exponents(extremes, rates, systems[0].n_examples)
     _warn_of_trouble(rates, curves, budget)
     return StabilityMap(
@@ -165,99 +151,90 @@ class _Curve:
     mean_square: FloatArray
     mean_square_errors: FloatArray
     mean_square_threshold: float
+    bounds: tuple[float, float]
+    """Of the first zero of lambda."""
+    extreme_eigenvalues: tuple[float, float]
+    """The smallest and the largest of K."""
     n_steps: int = 0
     stopped_by: str = "closed form"
 
 
 def _curve(system: LinearizedSGD, rates: FloatArray, how: How) -> _Curve:
-    """Return the curve of a system: that of K, or the largest of those of its blocks.
-
-    A block with n of the N examples moves in n/N of the steps: in all steps its lambda is n/N of its own, and its
-    exp Lambda(2) - 1 too.
-    """
-    blocks = components(system)
-    whole = len(blocks) == 1 and blocks[0].size == system.n_examples
-    parts = [system] if whole else [system.part(block) for block in blocks]
-    families = [_family(part) for part in parts]
-    curves = [_exactly(part, family, rates) for part, family in zip(parts, families, strict=True)]
-    contenders = [index for index in _contenders(system, parts, curves, rates) if parts[index].dimension > 1]
-    its_own = shared_between(how, len(contenders))
+    """Return the curve of a system: that of K, or the largest of those of its blocks."""
+    blocks = blocks_of(system)
+    # Means of all exponents of blocks, which their largest are not below.
+    means = [
+        log_abs_one_minus(np.multiply.outer(rates, block.system.diagonal)).mean(axis=1) / block.system.dimension
+        for block in blocks
+    ]
+    families = [MeanSquareFamily(b.system) if b.system.dimension <= LARGEST_DIMENSION else None for b in blocks]
+    curves = [
+        _exactly(block.system, family, rates, mean) for block, family, mean in zip(blocks, families, means, strict=True)
+    ]
+    contenders = _contenders(blocks, curves, means)
+    its = shared_between(how, len(contenders))
     for index in contenders:
-        its_share = parts[index].n_examples / system.n_examples
-        its_how = replace(its_own, budget=replace(its_own.budget, atol=its_own.budget.atol / its_share))
-        curves[index] = _simulated(curves[index], parts[index], families[index], rates, its_how, index)
-    return curves[0] if whole else _largest(curves, np.array([part.n_examples for part in parts]) / system.n_examples)
+        its_own = replace(its, budget=replace(its.budget, atol=its.budget.atol / blocks[index].share))
+        curves[index] = _simulated(curves[index], blocks[index], families[index], rates, its_own)
+    return curves[0] if blocks[0].share == 1 else _largest(curves, np.array([block.share for block in blocks]))
 
 
-def _family(system: LinearizedSGD) -> MeanSquareFamily | None:
-    return MeanSquareFamily(system) if 1 < system.dimension <= LARGEST_DIMENSION else None
-
-
-def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: FloatArray) -> _Curve:
-    """Return what is known without simulation: everything in one dimension, where steps are numbers 1 - eta K_ii."""
-    known = system.dimension == 1
-    steps = np.multiply.outer(rates, system.diagonal)
-    with np.errstate(divide="ignore"):
-        logs = np.where(np.abs(steps) < 0.5, np.log1p(-np.minimum(steps, 0.5)), np.log(np.abs(1 - steps)))
-        exponents = logs.mean(axis=1)
-        slopes = np.where(np.isfinite(exponents), -(system.diagonal / (1 - steps)).mean(axis=1), np.nan)
-        second_moments = np.log1p((steps * (steps - 2)).mean(axis=1))
+def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: FloatArray, means: FloatArray) -> _Curve:
+    """Return what is known of a block without simulation: lambda in one dimension, where it is the mean of all."""
     nothing = np.full(rates.shape, np.nan)
-    mean_square, errors, threshold = nothing, nothing, math.nan
-    if known:
-        mean_square, errors = second_moments, np.zeros(rates.shape)
-        threshold = 2 * float(system.diagonal.sum() / (system.diagonal**2).sum())
-    elif family is not None:
-        mean_square, errors = family.exponents(rates)
-        threshold, _ = family.threshold()
-    return _Curve(
-        exponents=exponents if known else np.full(rates.shape, -np.inf),
-        standard_errors=np.where(np.isfinite(exponents), 4 * np.finfo(float).eps * np.abs(exponents), 0) * known,
+    mean_square, errors = (nothing, nothing) if family is None else family.exponents(rates)
+    curve = _Curve(
+        exponents=np.full(rates.shape, -np.inf),
+        standard_errors=np.zeros(rates.shape),
         degrees_of_freedom=np.full(rates.shape, 2**31),
         effective_sample_size=np.full(rates.shape, math.inf),
-        derivatives=slopes if known else nothing,
-        derivative_standard_errors=np.zeros(rates.shape) if known else nothing,
+        derivatives=nothing,
+        derivative_standard_errors=nothing,
         mixed=np.ones(rates.shape, bool),
         mean_square=mean_square,
         mean_square_errors=errors,
-        mean_square_threshold=threshold,
+        mean_square_threshold=math.nan if family is None else family.threshold()[0],
+        bounds=bounds_of_zero(system, family),
+        extreme_eigenvalues=extreme_eigenvalues(system) if family is None else family.extreme_eigenvalues,
+    )
+    if system.dimension > 1:
+        return curve
+    finite = np.isfinite(means)
+    with np.errstate(divide="ignore"):
+        slopes = -(system.diagonal / (1 - np.multiply.outer(rates, system.diagonal))).mean(axis=1)
+    return replace(
+        curve,
+        exponents=means,
+        standard_errors=np.where(finite, 4 * np.finfo(float).eps * np.abs(means), 0.0),
+        derivatives=np.where(finite, slopes, np.nan),
+        derivative_standard_errors=np.where(finite, 0.0, np.nan),
     )
 
 
-def _contenders(
-    system: LinearizedSGD, parts: list[LinearizedSGD], curves: list[_Curve], rates: FloatArray
-) -> list[int]:
-    """Return the blocks that may have the largest exponent somewhere.
+def _contenders(blocks: list[Block], curves: list[_Curve], means: list[FloatArray]) -> list[int]:
+    """Return the blocks to simulate: of more than one dimension, and possibly the largest exponent somewhere.
 
     An exponent lies between the mean of all of its block and Lambda(2)/2.
     """
-    lowest, highest = np.empty((len(parts), rates.size)), np.empty((len(parts), rates.size))
-    for index, (part, curve) in enumerate(zip(parts, curves, strict=True)):
-        share = part.n_examples / system.n_examples
-        sums = [part.with_learning_rate(float(rate)).sum_of_exponents for rate in rates]
-        lowest[index] = share * np.array(sums) / part.dimension
-        bound = share * (curve.mean_square + 2 * curve.mean_square_errors) / 2
-        highest[index] = np.where(np.isnan(bound), np.inf, bound + _ROUNDING)
-    return [index for index in range(len(parts)) if (highest[index] >= lowest.max(axis=0)).any()]
+    shares = np.array([block.share for block in blocks])[:, None]
+    highest = shares * np.array([curve.mean_square / 2 + curve.mean_square_errors for curve in curves])
+    possible = np.isnan(highest) | (highest + _ROUNDING >= (shares * np.array(means)).max(axis=0))
+    simulated = np.array([block.system.dimension > 1 for block in blocks])
+    return np.flatnonzero(possible.any(axis=1) & simulated).tolist()
 
 
-def _simulated(
-    curve: _Curve, system: LinearizedSGD, family: MeanSquareFamily | None, rates: FloatArray, how: How, block: int
-) -> _Curve:
-    """Add to a curve what is simulated, in the steps of its own block."""
-    anchors = anchors_for(system, family, rates)
-    chains = chains_for(system, rates, anchors, how, block * BLOCK_STREAMS)
-    kernel = kernel_for(system, rates, anchors)
-    done = run(
-        chains,
-        replace(kernel, arguments={**kernel.arguments, "spacing": chains.spacing}),
+def _simulated(curve: _Curve, block: Block, family: MeanSquareFamily | None, rates: FloatArray, how: How) -> _Curve:
+    """Add to a block's curve what is simulated."""
+    anchors = anchors_for(block.system, family, rates)
+    done = run_panels(
+        block.system,
+        family,
+        rates,
+        anchors,
+        how,
+        block.index * BLOCK_STREAMS,
         lambda some: joined(estimates(some, anchors, rates.size)),
-        how.budget,
-        companion_kernel=kernel_for(system, rates, None),
-        n_threads=how.n_threads,
-        progress=how.progress,
-        executor=how.executor,
-        label=f"{rates.size} learning rates",
+        f"{rates.size} learning rates",
     )
     found = estimates(done.chains, anchors, rates.size)
     means = [
@@ -325,6 +302,11 @@ def _largest(curves: list[_Curve], shares: FloatArray) -> _Curve:
         mean_square=np.where(unknown, np.nan, np.log1p(growth[dominant, columns])),
         mean_square_errors=np.array([curve.mean_square_errors for curve in curves])[dominant, columns],
         mean_square_threshold=min(curve.mean_square_threshold for curve in curves) if not unknown.any() else math.nan,
+        bounds=(min(curve.bounds[0] for curve in curves), min(curve.bounds[1] for curve in curves)),
+        extreme_eigenvalues=(
+            min(curve.extreme_eigenvalues[0] for curve in curves),
+            max(curve.extreme_eigenvalues[1] for curve in curves),
+        ),
         n_steps=sum(curve.n_steps for curve in curves),
         stopped_by=last.stopped_by,
     )
@@ -333,11 +315,14 @@ def _largest(curves: list[_Curve], shares: FloatArray) -> _Curve:
 def _edges(curve: _Curve, rates: FloatArray, gd: float) -> Edges:
     # lambda <= Lambda(2) / 2, which knows its sign exactly.
     zero = first_zero(rates, np.fmin(curve.exponents, curve.mean_square / 2), curve.standard_errors)
+    value, error, (low, high) = zero.value, math.hypot(zero.standard_error, zero.bend), curve.bounds
+    if high <= low * (1 + _EXACT):
+        value, error = high, 0.0
     return Edges(
         gd=gd,
         mean_square=curve.mean_square_threshold,
-        almost_sure=max(zero.value, curve.mean_square_threshold) if zero.value < math.inf else math.nan,
-        almost_sure_standard_error=math.hypot(zero.standard_error, zero.bend),
+        almost_sure=min(max(value, low), high) if math.isfinite(value) else math.nan,
+        almost_sure_standard_error=error,
     )
 
 
@@ -357,8 +342,8 @@ def _warn_of_trouble(rates: FloatArray, curves: list[_Curve], budget: Budget) ->
         unmixed = ~lost & ~curve.mixed & matters
         if unmixed.any():
             warn(
-                "the two largest exponents are too close for the chains to mix, and standard errors allow for what "
-                f"they may not have seen, at {unmixed.sum()} of {rates.size} learning rates: {_listed(rates[unmixed])}"
+                "the chains are too short to see them mix, and standard errors allow for what they may not have seen, "
+                f"at {unmixed.sum()} of {rates.size} learning rates: {_listed(rates[unmixed])}"
             )
 
 

@@ -85,9 +85,7 @@ class LinearizedSGD:
         nesterov: bool = False,
     ) -> None:
         matrix, precision = validation.gram_matrix(gram)
-        _refuse_what_is_not_implemented(
-            matrix.shape[0], batch_size, sampling, groups, probabilities, momentum, nesterov
-        )
+        refuse_what_is_not_implemented(matrix.shape[0], batch_size, sampling, groups, probabilities, momentum, nesterov)
         self._set_up(*_choose_coordinates(matrix, precision), matrix.diagonal().copy(), learning_rate)
 
     @classmethod
@@ -159,7 +157,7 @@ class LinearizedSGD:
                 f"it passes {_LARGEST_STEP}"
             )
         self._rows, self._coordinates, self._slowest, self._diagonal = rows, coordinates, slowest, diagonal
-        self._log_determinants = _log_abs_one_minus(step)
+        self._log_determinants = log_abs_one_minus(step)
 
     @property
     def rows(self) -> FloatArray:
@@ -291,11 +289,11 @@ def system_of(gram: Any, learning_rate: float, batch_size: Any = 1) -> Linearize
     """Return the system of a K, given as an array or as a system of it, at a learning rate and batch size."""
     if not isinstance(gram, LinearizedSGD):
         return LinearizedSGD(gram, learning_rate, batch_size)
-    _refuse_what_is_not_implemented(gram.n_examples, batch_size)
+    refuse_what_is_not_implemented(gram.n_examples, batch_size)
     return gram.with_learning_rate(learning_rate)
 
 
-def _refuse_what_is_not_implemented(
+def refuse_what_is_not_implemented(
     n_examples: int,
     batch_size: Any = 1,
     sampling: Any = "iid",
@@ -304,6 +302,7 @@ def _refuse_what_is_not_implemented(
     momentum: Any = 0.0,
     nesterov: Any = False,
 ) -> None:
+    """Check the arguments of a system that have to be their defaults so far."""
     validation.integer(batch_size, "batch_size", high=n_examples)
     momentum = validation.real_number(momentum, "momentum")
     given = {
@@ -319,7 +318,7 @@ def _refuse_what_is_not_implemented(
             raise NotImplementedError(f"{name}={value!r} is not implemented yet")
 
 
-def _log_abs_one_minus(x: FloatArray) -> FloatArray:
+def log_abs_one_minus(x: FloatArray) -> FloatArray:
     """Return log abs(1 - x), accurate for small x; -inf where 1 - x is zero to rounding."""
     with np.errstate(divide="ignore"):
         logs = np.where(np.abs(x) < 0.5, np.log1p(-np.minimum(x, 0.5)), np.log(np.abs(1 - x)))

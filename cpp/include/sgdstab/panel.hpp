@@ -51,7 +51,7 @@ inline constexpr std::size_t kBlockRows = 8;
 
 inline void multiply_block(const std::array<const double*, kBlockRows>& rows, const double* panel, Index n,
                            double* products) {
-  constexpr std::size_t kTile = kPacketWidth == 8 ? 8 : kPacketWidth / 2;
+  constexpr std::size_t kTile = kPacketWidth == 8 ? 8 : std::max<std::size_t>(kPacketWidth / 2, 1);
   for (std::size_t first = 0; first < kBlockRows; first += kTile) {
     multiply_rows<kTile>(rows.data() + first, panel, n, products + static_cast<Index>(first) * kLanes);
   }
