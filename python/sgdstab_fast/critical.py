@@ -234,7 +234,7 @@ def _search(block: Block, family: MeanSquareFamily | None, low: float, high: flo
         tolerance = max(budget.rtol * low, budget.atol)
         left = budget.max_steps - n_steps
         # What a parabola moves goes with the square of the spacing, relative to it that is.
-        last = bend * (spacing / low) ** 2 <= tolerance / 2 or share >= 1 or left < _FIRST_SHARE * budget.max_steps
+        last = bend * (spacing / low) ** 2 <= tolerance / 4 or share >= 1 or left < _FIRST_SHARE * budget.max_steps
         its = replace(budget, max_steps=left)
         if not last:
             its = replace(budget, rtol=0.0, atol=max(tolerance, spacing / _FINE), max_steps=math.ceil(share * left))
@@ -248,13 +248,14 @@ def _search(block: Block, family: MeanSquareFamily | None, low: float, high: flo
         zero, n_steps, panel = found.zero, n_steps + done.chains.n_steps, panel + 1
         bend = zero.bend / (spacing / low) ** 2
         out_of_steps = budget.max_steps - n_steps < how.n_chains
-        if out_of_steps or (last and (zero.bend <= tolerance or done.stopped_by == "max_steps")):
+        if out_of_steps or (last and (zero.bend <= tolerance / 2 or done.stopped_by == "max_steps")):
             break
         if not low <= zero.value <= high:
             low, high = bounds  # an earlier panel was wrong
             share *= _MORE
         elif found.above - found.below <= _NARROWER * (high - low):
             low, high = found.below, found.above
+            share = share if share == _FIRST_SHARE else 1.0  # the next one would take as many steps again
         else:
             share *= _MORE  # not to be resolved with so few steps
     slope, slope_error = _slope(done.chains, anchors, rates, zero)
@@ -269,7 +270,7 @@ def _search(block: Block, family: MeanSquareFamily | None, low: float, high: flo
         degrees_of_freedom=done.estimate.degrees_of_freedom,
         n_steps=n_steps,
         n_chains=how.n_chains,
-        converged=last and done.stopped_by != "max_steps" and zero.bend <= tolerance,
+        converged=last and done.stopped_by != "max_steps" and zero.bend <= tolerance / 2,
         stopped_by=done.stopped_by if last else "max_steps",
         provenance=provenance(how.seed, "anchored", system.fingerprint),
     )

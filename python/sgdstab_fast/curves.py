@@ -14,7 +14,7 @@ def scales(exponents: FloatArray) -> FloatArray:
     """Return the magnitudes of a curve: of each point, and of neighbours of the other sign, between which it is 0."""
     sizes = np.abs(exponents)
     for here, beside in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
-        crosses = exponents[here] * exponents[beside] < 0
+        crosses = np.sign(exponents[here]) * np.sign(exponents[beside]) < 0
         reach = np.where(crosses & np.isfinite(exponents[beside]), np.abs(exponents[beside]), 0.0)
         sizes[here] = np.where(np.isnan(sizes[here]), np.nan, np.maximum(sizes[here], reach))
     return np.asarray(sizes)
@@ -32,9 +32,14 @@ class Zero:
 
 
 def first_zero(
-    learning_rates: FloatArray, exponents: FloatArray, standard_errors: FloatArray, *, extrapolate: bool = False
+    learning_rates: FloatArray,
+    exponents: FloatArray,
+    standard_errors: FloatArray,
+    *,
+    bounds: tuple[float, float] = (0.0, math.inf),
+    extrapolate: bool = False,
 ) -> Zero:
-    """Interpolate the first zero of lambda.
+    """Interpolate the first zero of lambda, which is known to lie between bounds.
 
     Where lambda has one sign throughout, the line through the two outermost may be followed.
     """
@@ -46,26 +51,30 @@ def first_zero(
         return Zero(math.nan, math.nan, math.nan)
     scale = float(learning_rates[right])
     x, y = learning_rates / scale, exponents
-    low, high, before, after = float(x[right - 1]), float(x[right]), float(y[right - 1]), float(y[right])
-    if before == -math.inf and after > 0:
-        return Zero(scale * (low + high) / 2, scale * (high - low) / 2, 0.0)
-    slope = (after - before) / (high - low)
-    if not 0 < slope < math.inf:
+    left, low, high = right - 1, float(x[right - 1]), float(x[right])
+    least, most = max(low, bounds[0] / scale), min(high, bounds[1] / scale)
+    half = scale * (most - least) / 2
+    somewhere = Zero(scale * (least + most) / 2, half, half)
+    slope = float(y[right] - y[left]) / (high - low)
+    if not slope > 0:
         return Zero(math.nan, math.nan, math.nan)
-    value = low - before / slope
-    error = float(np.interp(value, [low, high], standard_errors[right - 1 : right + 1])) / slope
-    if not low <= value <= high:  # nothing is known of the bend out there
+    if slope == math.inf:
+        return somewhere
+    value = low - float(y[left]) / slope
+    error = float(np.interp(value, [low, high], standard_errors[left : right + 1])) / slope
+    if extrapolate and not low <= value <= high:  # nothing is known of the bend out there
         return Zero(scale * value, scale * error, math.inf)
-    # y(x) = line(x) + bend (x - low) (x - high), with a third point on either side
-    moved, bends = [0.0], []
-    for third, end in ((right - 2, right - 1), (right + 1, right)):
+    # y(x) = line(x) + bend (x - low) (x - high), with a third point on either side; and the lines from there
+    bends, zeros = [], []
+    for third, end in ((left - 1, left), (right + 1, right)):
         if 0 <= third < y.size and np.isfinite(y[third]):
-            bends.append((y[third] - before - slope * (x[third] - low)) / ((x[third] - low) * (x[third] - high)))
+            bends.append((y[third] - y[left] - slope * (x[third] - low)) / ((x[third] - low) * (x[third] - high)))
             slope_beside = float((y[third] - y[end]) / (x[third] - x[end]))
             if slope_beside > 0:
-                moved.append(float(np.clip(x[end] - y[end] / slope_beside, low, high)) - value)
+                zeros.append(float(np.clip(x[end] - y[end] / slope_beside, least, most)))
     bend = float(np.mean(bends)) if bends else 0.0
-    at_value, slope_there = bend * (value - low) * (value - high), slope + bend * (2 * value - low - high)
-    if slope_there > slope / 4:
-        moved[0] = float(np.clip(value - at_value / slope_there, low, high)) - value
-    return Zero(scale * (value + moved[0]), scale * error, scale * max(map(abs, moved)))
+    slope_there = slope + bend * (2 * value - low - high)
+    moved = value - bend * (value - low) * (value - high) / slope_there if slope_there > slope / 4 else value
+    if not zeros or not least <= moved <= most:
+        return somewhere
+    return Zero(scale * moved, scale * error, scale * max(abs(other - value) for other in (moved, *zeros)))

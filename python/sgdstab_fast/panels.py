@@ -43,7 +43,9 @@ _LEAST_RATIO = 1.04  # of the learning rates at the ends of the anchors: closer 
 _NARROW = 1.15  # intervals are at least that wide, panels may be narrower
 _BETWEEN_ANCHORS, _MOST_INNER = 1.3, 3
 _TOLERANCE = 1e-4  # of metrics
-_EVALUATION_SHARE = 0.25  # time of evaluations over that of steps
+# Time of evaluations over that of steps, of one panel and of several: alone it is mostly near a zero of lambda, where
+# growth is not correlated for long.
+_EVALUATION_SHARE, _OF_SEVERAL = 0.5, 0.25
 _LEAST_EVALUATIONS = 16  # of every chain
 
 
@@ -147,7 +149,8 @@ def _chains(
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
     count = int(anchors.windows[:, 1].max())
     most = how.budget.max_steps // (how.n_chains + n_companions)
-    spacing = min(max(1, round(count * system.n_examples / _EVALUATION_SHARE)), max(1, most // _LEAST_EVALUATIONS))
+    share = _EVALUATION_SHARE if len(panels) == 1 else _OF_SEVERAL
+    spacing = min(max(1, round(count * system.n_examples / share)), max(1, most // _LEAST_EVALUATIONS))
     n_batches = max(_MAX_RECORDS // len(panels), _LEAST_RECORDS)
     steps_per_batch = spacing * max(1, most // (spacing * n_batches))
     groups = [(how.n_chains, 1, first_chain, count), (n_companions, 2, first_chain + COMPANION_STREAMS, 0)]

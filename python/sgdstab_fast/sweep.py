@@ -314,8 +314,9 @@ def _largest(curves: list[_Curve], shares: FloatArray) -> _Curve:
 
 def _edges(curve: _Curve, rates: FloatArray, gd: float) -> Edges:
     # lambda <= Lambda(2) / 2, which knows its sign exactly.
-    zero = first_zero(rates, np.fmin(curve.exponents, curve.mean_square / 2), curve.standard_errors)
-    value, error, (low, high) = zero.value, math.hypot(zero.standard_error, zero.bend), curve.bounds
+    exponents, (low, high) = np.fmin(curve.exponents, curve.mean_square / 2), curve.bounds
+    zero = first_zero(rates, exponents, curve.standard_errors, bounds=curve.bounds)
+    value, error = zero.value, math.hypot(zero.standard_error, zero.bend)
     if high <= low * (1 + _EXACT):
         value, error = high, 0.0
     return Edges(
