@@ -74,16 +74,28 @@ def combined(growth: FloatArray, n_pieces: int) -> FloatArray:
 
     The weights of a fold of chains are fitted to the others', cut into n_pieces each.
     """
-    n_chains = growth.shape[0]
+    n_chains, n_batches = growth.shape[:2]
+    if n_chains == 1 and n_batches >= _FOLDS * _LEAST_SAMPLES_PER_WEIGHT:
+        return _combined_in_time(growth, n_pieces)
     n_folds = min(_FOLDS, n_chains)
     pieces = grouped(growth, n_pieces).reshape(n_chains, -1, growth.shape[2])
     fold = np.arange(n_chains) % n_folds
     result = np.empty(growth.shape[:2])
     for f in range(n_folds):
-        # Of a single chain, its own: the only thing there is.
+        # Of a single short chain, its own: the only thing there is.
         others = pieces[fold != f] if n_folds > 1 else pieces
         result[fold == f] = growth[fold == f] @ fit(others.reshape(-1, growth.shape[2]))
     return result
+
+
+def _combined_in_time(growth: FloatArray, n_pieces: int) -> FloatArray:
+    """Do the same for a single chain, whose folds are stretches of time."""
+    stretches = np.array_split(growth[0], _FOLDS)
+    combined_stretches = []
+    for f, stretch in enumerate(stretches):
+        others = np.concatenate(stretches[:f] + stretches[f + 1 :])
+        combined_stretches.append(stretch @ fit(grouped(others[None], n_pieces)))
+    return np.concatenate(combined_stretches)[None]
 
 
 def _mean_of_chains(series: FloatArray, n_groups: int) -> tuple[float, float, int]:

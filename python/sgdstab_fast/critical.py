@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
@@ -33,6 +34,7 @@ from sgdstab_fast.panels import (
     anchors_for,
     combined_growth,
     estimate_at,
+    estimates,
     joined,
     run_panels,
 )
@@ -184,7 +186,7 @@ def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
     to_search = [
         index
         for index, (low, high) in enumerate(bounds)
-        if low < min(high * (1 - _EXACT), highest) and blocks[index].system.dimension > 1
+        if low < highest and high - low > 2 * max(_EXACT * low, how.budget.rtol * low, how.budget.atol)
     ]
     its = shared_between(how, len(to_search))
     with reporter(how.progress, how.budget.max_steps, "critical learning rate") as report:
@@ -195,9 +197,13 @@ def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
                 found.append(_search(block, families[index], low, high, its_own))
             elif high == highest:
                 made_of = provenance(how.seed, "closed form", system.fingerprint)
-                one = block.system.dimension == 1
-                reason = "lambda is a mean of logarithms" if one else "bounds from below and above agree"
-                found.append(_known("almost-sure", high, reason, made_of))
+                if high <= low * (1 + _EXACT):
+                    one = block.system.dimension == 1
+                    reason = "lambda is a mean of logarithms" if one else "bounds from below and above agree"
+                    found.append(_known("almost-sure", high, reason, made_of))
+                else:
+                    middle = _known("almost-sure", (low + high) / 2, "bounds leave no more than the tolerance", made_of)
+                    found.append(replace(middle, standard_error=(high - low) / 2))
     index, error = leading(-np.array([each.value for each in found]), np.array([each.standard_error for each in found]))
     result = replace(
         found[index],
@@ -336,21 +342,21 @@ def _find_zero(rates: FloatArray, chains: Chains, anchors: Anchors) -> _Found:
 
 
 def _slope(chains: Chains, anchors: Anchors, rates: FloatArray, zero: Zero) -> tuple[float, float]:
-    """Return d lambda / d eta at the zero, from the two learning rates around it, with its standard error.
+    """Return d lambda / d eta at the zero, with its standard error: the slope of the parabola of least squares.
 
-    That includes half of what the slopes on either side differ by, and what the zero's own error makes of it.
+    The error includes what the slope changes by if only the half of the learning rates next to the zero are fitted.
     """
-    right = int(np.clip(np.searchsorted(rates, zero.value), 2, rates.size - 2)) if math.isfinite(zero.value) else 2
-    nearby = range(right - 2, right + 2)
-    found = [estimate_at(chains, anchors, index) for index in nearby]
+    found = estimates(chains, anchors, rates.size)
     if not all(np.isfinite(each.mean[0]) for each in found) or not rates[0] <= zero.value <= rates[-1]:
         return math.nan, math.nan
-    means = np.array(
-        [combined_growth(chains, anchors, i, each).mean(axis=1) for i, each in zip(nearby, found, strict=True)]
-    )
-    spacing = float(rates[1] - rates[0])
-    before, slopes, after = np.diff(means, axis=0) / spacing
-    bend = abs(float((after - before).mean())) / (2 * spacing)
-    off = spacing / 2 + math.hypot(zero.standard_error, zero.bend)
-    sampling = float(slopes.std(ddof=1)) / math.sqrt(slopes.size) if slopes.size > 1 else math.inf
-    return float(slopes.mean()), math.hypot(sampling, bend * off)
+    means = np.array([combined_growth(chains, anchors, i, each).mean(axis=1) for i, each in enumerate(found)])
+    scale = float(rates[-1] - rates[0])
+    x = (rates - zero.value) / scale
+
+    def slopes(these: NDArray[np.intp]) -> FloatArray:
+        return np.asarray(np.linalg.pinv(np.vander(x[these], 3))[1] @ means[these] / scale)
+
+    every = slopes(np.arange(rates.size))
+    near = slopes(np.argsort(np.abs(x))[: rates.size // 2])
+    sampling = float(every.std(ddof=1)) / math.sqrt(every.size) if every.size > 1 else math.inf
+    return float(every.mean()), math.hypot(sampling, float((near - every).mean()))

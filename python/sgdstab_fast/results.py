@@ -413,7 +413,7 @@ class CriticalLearningRate:
     derivative: float
     """d lambda / d eta there, nats per step; NaN where it was not needed."""
     derivative_standard_error: float
-    """Its standard error, with what the curve bends by between the learning rates that it comes from."""
+    """Its standard error, with how well the parabola that it comes from fits."""
     reason: str
     """What the value comes from."""
     degrees_of_freedom: int

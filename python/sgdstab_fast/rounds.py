@@ -179,7 +179,9 @@ class Budget:
 
     def met_relative(self, sizes: FloatArray, standard_errors: FloatArray) -> NDArray[np.bool_]:
         """Return which exponents meet the relative tolerance; none does whose size is not a number."""
-        return np.asarray((self.rtol > 0) & ~np.isnan(sizes) & (standard_errors <= self.rtol * sizes))
+        if self.rtol == 0:
+            return np.zeros(sizes.shape, bool)
+        return np.asarray(~np.isnan(sizes) & (standard_errors <= self.rtol * sizes))
 
     def met(self, sizes: FloatArray, standard_errors: FloatArray) -> NDArray[np.bool_]:
         """Return which exponents meet a tolerance."""

@@ -104,7 +104,7 @@ def sweep(
     sizes = validation.increasing(batch_sizes, "batch_sizes")
     systems = [system_of(gram, float(rates[0]), validation.integer(size, "batch_sizes")) for size in map(float, sizes)]
     systems[0].with_learning_rate(float(rates[-1]))  # refused here if too large
-    budget = Budget.validated(rtol, atol, max_steps)
+    asked = budget = Budget.validated(rtol, atol, max_steps)
     if budget.has_tolerance:
         budget = replace(budget, atol=max(budget.atol, _ROUNDING))
     how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor)
@@ -112,7 +112,7 @@ def sweep(
     curves = [_curve(system, rates, how) for system in systems]
     extremes = curves[0].extreme_eigenvalues
     gd = gd_exponents(extremes, rates, systems[0].n_examples)
-    _warn_of_trouble(rates, curves, budget)
+    _warn_of_trouble(rates, curves, asked)
     return StabilityMap(
         learning_rates=rates,
         batch_sizes=sizes.astype(np.int64),

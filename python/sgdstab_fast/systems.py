@@ -360,7 +360,8 @@ def _choose_coordinates(gram: FloatArray, precision: float) -> tuple[FloatArray,
             f"gram must be positive semidefinite, but has the eigenvalue {np.linalg.eigvalsh(gram)[0]}; scaled to "
             f"unit diagonal it has {eigenvalues[0]}, beyond rounding ({noise:.1e})"
         )
-    kept = eigenvalues > noise
+    # Examples that are nearly copies of each other have eigenvalues up to n, and rounding goes with the largest.
+    kept = eigenvalues > max(noise, 4 * precision * eigenvalues[-1])
     if kept.sum() == n:
         return gram, "gram", np.linalg.eigh(gram)[1][:, 0].copy()
     features = np.zeros((n, int(kept.sum())))
