@@ -6,6 +6,8 @@ import sgdstab_fast as sf
 from conftest import K4, REAL_GRAMS, REFERENCES, T1, T1_EXPONENT, budget
 from scipy import stats
 from sgdstab_fast.statistics import student_quantile
+from test_critical import K4_ALMOST_SURE
+from test_sweep import K4_REFERENCES
 
 
 def coverage(system, truth, n_seeds, n_steps, **options):
@@ -78,3 +80,31 @@ def test_batch_means_of_white_noise_have_the_textbook_error():
     assert abs(estimate.standard_error[0] * np.sqrt(kept) - 1) < 0.3
     assert not estimate.drifts
     assert abs(estimate.chain_disagreement - 1) < 0.5
+
+
+@pytest.mark.calibrate
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize("rtol", [1e-3, 0], ids=["to a tolerance", "of a budget"])
+def test_intervals_of_the_almost_sure_learning_rate_cover(rtol):
+    held = 0
+    for seed in range(400):
+        result = sf.critical_learning_rate(K4, rtol=rtol, max_steps=200_000, rng=seed)
+        low, high = result.confidence_interval(0.95)
+        held += low <= K4_ALMOST_SURE[0] <= high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+@pytest.mark.calibrate
+@pytest.mark.parametrize(
+    ("rtol", "max_steps"), [(1e-2, 10_000_000), (0, 200_000)], ids=["to a tolerance", "of a budget"]
+)
+def test_intervals_of_sweeps_cover(rtol, max_steps):
+    # Each learning rate on its own: those of a seed share their streams.
+    rates = np.array(list(K4_REFERENCES))
+    truth = np.array(list(K4_REFERENCES.values()))[:, 0]
+    held = np.zeros(rates.size)
+    for seed in range(400):
+        low, high = sf.sweep(K4, rates, rtol=rtol, max_steps=max_steps, rng=seed).confidence_interval(0.95)
+        held += (low[0] <= truth) & (truth <= high[0])
+    assert (held / 400 >= 0.92).all()
+    assert (held / 400 <= 0.98).all()

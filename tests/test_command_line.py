@@ -1,3 +1,4 @@
+import csv
 import json
 import subprocess
 import sys
@@ -142,3 +143,143 @@ def test_plots_draw_on_given_axes(directory):
         ax = Figure().subplots()
         assert result.plot(ax) is ax
         assert (ax.get_xlabel() and ax.get_ylabel()) or ax.texts  # what is known exactly has nothing to converge
+
+
+def sweep_of(*arguments):
+    return main(["sweep", *map(str, arguments), "--seed", "1", "--max-steps", "100000"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.2:0.5:7", np.linspace(0.2, 0.5, 7)),
+        ("0.01:1:5:log", np.geomspace(0.01, 1, 5)),
+        ("0.2,0.3,0.45", [0.2, 0.3, 0.45]),
+        ("0.3", [0.3]),
+        ("0.3:0.6:1", [0.3]),
+    ],
+)
+def test_sweep_writes_a_plot_and_the_numbers(directory, capsys, text, expected):
+    assert sweep_of("k4.npy", "--learning-rates", text, "--csv", "map.csv") == 0
+    assert (directory / "map.png").read_bytes().startswith(b"\x89PNG")
+    with open("map.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:4] == ["batch_size", "learning_rate", "exponent", "standard_error"]
+    assert len(rows) == len(expected)
+    np.testing.assert_array_equal([float(row["learning_rate"]) for row in rows], expected)
+    for row in rows:
+        assert row["batch_size"] == "1"
+        assert float(row["low"]) < float(row["exponent"]) < float(row["high"])
+        assert float(row["mean_square_exponent"]) >= 2 * float(row["exponent"])
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    for words in ("k4.npy", "lambda", "mean square", "stable below 0.420522", "full batches", "map.png", "map.csv"):
+        assert words in captured.out
+
+
+def test_sweep_has_the_numbers_of_the_python_call(directory):
+    import sgdstab_fast as sf
+
+    options = ["--output", "map.pdf", "--csv", "map.csv", "--rtol", 0.1]
+    assert sweep_of("one.npz", "--learning-rates", "0.3,0.4", *options) == 0
+    assert (directory / "map.pdf").read_bytes().startswith(b"%PDF")
+    found = sf.sweep(K4, [0.3, 0.4], rng=1, max_steps=100_000, rtol=0.1)
+    with open("map.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name, column in found.to_dict().items():
+        assert [row[name] for row in rows] == [str(value) for value in column.tolist()], name
+
+
+def test_sweep_of_the_example_and_of_an_unstable_range(directory, capsys):
+    assert sweep_of("--learning-rates", "0.3,0.4") == 0
+    assert "breast cancer" in capsys.readouterr().out
+    assert sweep_of("k4.npy", "--learning-rates", "0.5,0.6") == 0
+    assert "no change of sign on the grid" in capsys.readouterr().out
+    assert not (directory / "map.csv").exists()
+
+
+def test_a_short_sweep_says_so(directory, capsys):
+    assert sweep_of("k4.npy", "--learning-rates", "0.3,0.4", "--rtol", "1e-6") == 0
+    captured = capsys.readouterr()
+    assert "note: max_steps=100000 ended the run short of rtol=1e-06" in captured.out
+    assert captured.err == ""
+
+
+def test_critical_prints_all_three(directory, capsys):
+    assert main(["critical", "k4.npy", "--seed", "1", "--rtol", "1e-3", "--max-steps", "1000000"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    for words in ("mean-square", "almost-sure", "gd", "0.420521611225", "1.33333333333", "exact", "0.42"):
+        assert words in captured.out
+    assert [path.name for path in directory.iterdir() if path.suffix not in (".npy", ".npz")] == []
+
+
+def test_critical_of_reflections_and_of_a_short_run(directory, capsys):
+    np.save("t1.npy", T1)
+    assert main(["critical", "t1.npy"]) == 0
+    assert capsys.readouterr().out.count("exact") == 3
+    assert main(["critical", "k4.npy", "--seed", "1", "--max-steps", "10000"]) == 0
+    assert "note: max_steps=10000 ended the search" in capsys.readouterr().out
+
+
+def test_critical_of_a_zero_matrix(directory, capsys):
+    np.save("zero.npy", np.zeros((2, 2)))
+    assert main(["critical", "zero.npy"]) == 0
+    assert capsys.readouterr().out.count("inf") >= 3
+
+
+RATES = ["--learning-rates", "0.1:0.5:4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "k4.npy", "--learning-rates", "a:b:c"], "--learning-rates must"),
+        (["sweep", "k4.npy", "--learning-rates", "0.1:0.5"], "not '0.1:0.5'"),
+        (["sweep", "k4.npy", "--learning-rates", "0.1:0.5:0"], "not '0.1:0.5:0'"),
+        (["sweep", "k4.npy", "--learning-rates", "0.1:0.5:4.5"], "not '0.1:0.5:4.5'"),
+        (["sweep", "k4.npy", "--learning-rates", "0.1:0.5:4:linear"], "not '0.1:0.5:4:linear'"),
+        (["sweep", "k4.npy", "--learning-rates", "0:0.5:4"], "not '0:0.5:4'"),
+        (["sweep", "k4.npy", "--learning-rates", "0.1:nan:4"], "not '0.1:nan:4'"),
+        (["sweep", "k4.npy", "--learning-rates", ""], "--learning-rates must"),
+        (["sweep", "k4.npy", "--learning-rates", "0.3,0.2"], "--learning-rates must increase"),
+        (["sweep", "k4.npy", "--learning-rates", "0.5:0.1:4"], "--learning-rates must increase"),
+        (["sweep", "k4.npy", "--learning-rates", "0.3,0.3"], "--learning-rates must increase"),
+        (["sweep", "k4.npy", "--learning-rates=-1,0.3"], "--learning-rates[0] must be positive"),
+        (["sweep", "k4.npy", "--learning-rates", "0.3,x"], "--learning-rates must"),
+        (["sweep", "k4.npy", "--learning-rates", "0.3,1e300"], "learning_rate 1e+300 is too large"),
+        (["sweep", "k4.npy", *RATES, "--csv", "nowhere/map.csv"], "--csv: no such directory"),
+        (["sweep", "k4.npy", *RATES, "--csv", "map.txt"], "--csv must end in .csv"),
+        (["sweep", "k4.npy", *RATES, "--output", "map.txt"], "--output must end in"),
+        (["sweep", "k4.npy", *RATES, "--output", "nowhere/map.png"], "--output: no such directory"),
+        (["sweep", "k4.npy", *RATES, "--max-steps", "0"], "--max-steps must be"),
+        (["sweep", "k4.npy", *RATES, "--rtol", "0"], "--rtol must be"),
+        (["sweep", "k4.npy", *RATES, "--seed", "-1"], "--seed must be"),
+        (["sweep", "missing.npy", *RATES], "missing.npy: no such file"),
+        (["sweep", "two.npz", *RATES], "choose one with --key"),
+        (["sweep", "zero.npy", *RATES], "gram must not be zero"),
+        (["critical", "missing.npy"], "missing.npy: no such file"),
+        (["critical", "two.npz"], "choose one with --key"),
+        (["critical", "k4.npy", "--max-steps", "0"], "--max-steps must be"),
+        (["critical", "k4.npy", "--rtol", "-1"], "--rtol must be"),
+        (["critical", "k4.npy", "--threads", "0"], "n_threads must be"),
+        (["critical", "asymmetric.npy"], "gram must be symmetric"),
+    ],
+)
+def test_bad_input_of_maps_is_one_line_and_status_2(directory, capsys, arguments, message):
+    np.save("zero.npy", np.zeros((2, 2)))
+    np.save("asymmetric.npy", np.triu(K4))
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not list(directory.glob("*.png"))
+
+
+def test_unknown_options_of_maps_are_status_2(directory, capsys):
+    for arguments in (["sweep"], ["sweep", "k4.npy"], ["critical", "k4.npy", "--learning-rates", "1"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+        assert "Traceback" not in capsys.readouterr().err

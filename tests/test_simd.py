@@ -11,7 +11,7 @@ import sgdstab_fast
 from sgdstab_fast import _cpu
 
 TESTS = Path(__file__).parent
-NUMERICAL = [TESTS / name for name in ("test_streams.py", "test_exponent.py", "test_spectrum.py")]
+NUMERICAL = [TESTS / f"test_{name}.py" for name in ("streams", "exponent", "spectrum", "sweep")]
 IN_USE = sgdstab_fast.build_info()["simd_level"]
 
 

@@ -39,7 +39,7 @@ def assert_agrees_with_single_ones(found, gram, n_steps=2e6, n_errors=4.0):
 @pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 @pytest.mark.parametrize(
     ("gram", "learning_rates"),
-    [(K4, [0.15, 0.3, 0.427, 0.7]), (IRIS, [0.469, 1.2, 1.473]), (DIGITS, [0.496, 1.063])],
+    [(K4, [0.15, 0.3, 0.427, 0.7]), (IRIS, [0.469, 1.2, 1.473]), (DIGITS, [0.496])],
     ids=["K4", "iris", "digits"],
 )
 def test_exponents_agree_with_those_of_single_learning_rates(gram, learning_rates):
@@ -53,7 +53,7 @@ def test_exponents_agree_with_those_of_single_learning_rates(gram, learning_rate
     ids=["K4", "iris", "digits", "T1", "random", "blocks"],
 )
 def test_mean_square_and_full_batches_are_those_of_single_learning_rates(gram):
-    rates = np.linspace(0.11, 2, 7 if len(gram) > 100 else 21)
+    rates = np.linspace(0.11, 2, 3 if len(gram) > 100 else 21)
     found = swept(gram, rates, 64)
     for index, rate in enumerate(rates):
         system = sf.LinearizedSGD(gram, rate)
@@ -258,7 +258,7 @@ def test_shared_streams_make_curves_smooth(gram, low, high, n_steps):
     # Noise in second differences: that of two sweeps with different seeds, whose curvature is the same.
     rates = np.linspace(low, high, 200)
     together = [swept(gram, rates, n_steps, rng=seed) for seed in (1, 2)]
-    apart = [[swept(gram, [rate], n_steps, rng=s + i).exponents[0, 0] for i, rate in enumerate(rates[90:115])]
+    apart = [[swept(gram, [rate], n_steps, rng=s + i).exponents[0, 0] for i, rate in enumerate(rates[90:108])]
              for s in (10_000, 20_000)]  # fmt: skip
     noise = np.diff(together[0].exponents[0] - together[1].exponents[0], 2)
     noise_apart = np.diff(np.subtract(*apart), 2)
