@@ -46,6 +46,7 @@ from sgdstab_fast.systems import LinearizedSGD, refuse_what_is_not_implemented, 
 _CRITERIA = ("gd", "mean-square", "almost-sure")
 _EXACT = 1e-12  # relative distance of bounds that are the same
 _FINE = 8  # standard errors between neighbours at which a panel has done its work
+_LEAST_CHAINS = 8  # fewer do not know their error bar well enough to stop by it
 _SURE = 4.0  # standard errors
 _FIRST_SHARE, _MORE = 1 / 64, 8  # of what is left of the budget, for a panel; by how much more after one that failed
 _NARROWER = 0.75  # at the most, what a panel must leave of the range
@@ -84,7 +85,7 @@ def critical_learning_rate(
     max_steps : int, optional
         Steps of all streams together.
     n_chains : int, optional
-        Independent streams.
+        Independent streams, at least 8.
     rng, n_threads, progress, executor
         As for `lyapunov_exponent`.
 
@@ -122,7 +123,7 @@ def critical_learning_rate(
     """
     criterion = _criterion(criterion)
     budget = Budget.validated(rtol, atol, max_steps)
-    how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor)
+    how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=_LEAST_CHAINS)
     budget.steps_per_chain(how.n_chains)
     if not isinstance(gram, LinearizedSGD):
         gram, _ = validation.gram_matrix(gram)
@@ -231,6 +232,7 @@ def _search(block: Block, family: MeanSquareFamily | None, low: float, high: flo
     system, bounds, budget = block.system, (low, high), how.budget
     n_steps = panel = 0
     share, bend = _FIRST_SHARE, math.inf
+    best: tuple[Zero, Run, Anchors, FloatArray] | None = None
     anchors, anchored_width = anchors_for(system, family, np.linspace(low, high, N_LANES)), high - low
     while True:
         rates = np.linspace(low, high, N_LANES)
@@ -253,6 +255,8 @@ def _search(block: Block, family: MeanSquareFamily | None, low: float, high: flo
         done, found = _run_panel(system, family, rates, anchors, its_how, first_chain)
         zero, n_steps, panel = found.zero, n_steps + done.chains.n_steps, panel + 1
         bend = zero.bend / (spacing / low) ** 2
+        if best is None or zero.error <= best[0].error:
+            best = zero, done, anchors, rates
         out_of_steps = budget.max_steps - n_steps < how.n_chains
         if out_of_steps or (last and (zero.bend <= tolerance / 2 or done.stopped_by == "max_steps")):
             break
@@ -264,10 +268,13 @@ def _search(block: Block, family: MeanSquareFamily | None, low: float, high: flo
             share = share if share == _FIRST_SHARE else 1.0  # the next one would take as many steps again
         else:
             share *= _MORE  # not to be resolved with so few steps
+    # A last panel that did not find it again does not make what an earlier one has found worse.
+    assert best is not None
+    zero, done, anchors, rates = best
     slope, slope_error = _slope(done.chains, anchors, rates, zero)
     return CriticalLearningRate(
         value=min(max(zero.value, bounds[0]), bounds[1]) if math.isfinite(zero.value) else zero.value,
-        standard_error=math.hypot(zero.standard_error, zero.bend),
+        standard_error=zero.error,
         criterion="almost-sure",
         bounds=bounds,
         derivative=block.share * slope,

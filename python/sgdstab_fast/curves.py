@@ -30,6 +30,11 @@ class Zero:
     bend: float
     """How far parabolas and lines through a third neighbour move it from where the line through two has it."""
 
+    @property
+    def error(self) -> float:
+        """Of both; infinite if there is none."""
+        return math.inf if math.isnan(self.value) else math.hypot(self.standard_error, self.bend)
+
 
 def first_zero(
     learning_rates: FloatArray,

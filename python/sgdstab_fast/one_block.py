@@ -67,12 +67,14 @@ class How:
         n_threads: Any,
         progress: ProgressOption,
         executor: Executor | None,
+        *,
+        least_chains: int = 1,
     ) -> How:
         """Check what the user passed."""
         return cls(
             method=method,
             budget=budget,
-            n_chains=validation.integer(n_chains, "n_chains", high=_MOST_CHAINS),
+            n_chains=validation.integer(n_chains, "n_chains", low=least_chains, high=_MOST_CHAINS),
             seed=seed_from(rng),
             n_threads=validation.thread_count(n_threads),
             progress=progress,

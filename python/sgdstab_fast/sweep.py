@@ -316,7 +316,7 @@ def _edges(curve: _Curve, rates: FloatArray, gd: float) -> Edges:
     # lambda <= Lambda(2) / 2, which knows its sign exactly.
     exponents, (low, high) = np.fmin(curve.exponents, curve.mean_square / 2), curve.bounds
     zero = first_zero(rates, exponents, curve.standard_errors, bounds=curve.bounds)
-    value, error = zero.value, math.hypot(zero.standard_error, zero.bend)
+    value, error = zero.value, zero.error if math.isfinite(zero.value) else math.nan
     if high <= low * (1 + _EXACT):
         value, error = high, 0.0
     return Edges(
