@@ -26,7 +26,6 @@ from sgdstab_fast.bounds import bounds_of_zero
 from sgdstab_fast.curves import Zero, first_zero
 from sgdstab_fast.gradient_descent import extreme_eigenvalues
 from sgdstab_fast.mean_square import MeanSquareFamily
-from sgdstab_fast.metrics import LARGEST_DIMENSION
 from sgdstab_fast.one_block import BLOCK_STREAMS, How
 from sgdstab_fast.panels import (
     N_LANES,
@@ -35,6 +34,7 @@ from sgdstab_fast.panels import (
     combined_growth,
     estimate_at,
     estimates,
+    family_of,
     joined,
     run_panels,
 )
@@ -180,7 +180,7 @@ def _known(criterion: str | float, value: float, reason: str, made_of: dict[str,
 def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
     """Return the smallest of the first zeros of lambda of the blocks."""
     blocks = blocks_of(system)
-    families = [MeanSquareFamily(b.system) if b.system.dimension <= LARGEST_DIMENSION else None for b in blocks]
+    families = [family_of(block.system) for block in blocks]
     bounds = [bounds_of_zero(block.system, family) for block, family in zip(blocks, families, strict=True)]
     highest = min(high for _, high in bounds)
     found: list[CriticalLearningRate] = []
@@ -268,6 +268,8 @@ def _search(block: Block, family: MeanSquareFamily | None, low: float, high: flo
             share = share if share == _FIRST_SHARE else 1.0  # the next one would take as many steps again
         else:
             share *= _MORE  # not to be resolved with so few steps
+    met = last and done.stopped_by != "max_steps" and zero.bend <= tolerance / 2
+    stopped_by = done.stopped_by if last else "max_steps"
     # A last panel that did not find it again does not make what an earlier one has found worse.
     assert best is not None
     zero, done, anchors, rates = best
@@ -283,8 +285,8 @@ def _search(block: Block, family: MeanSquareFamily | None, low: float, high: flo
         degrees_of_freedom=done.estimate.degrees_of_freedom,
         n_steps=n_steps,
         n_chains=how.n_chains,
-        converged=last and done.stopped_by != "max_steps" and zero.bend <= tolerance / 2,
-        stopped_by=done.stopped_by if last else "max_steps",
+        converged=met,
+        stopped_by=stopped_by,
         provenance=provenance(how.seed, "anchored", system.fingerprint),
     )
 

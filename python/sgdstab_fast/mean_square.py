@@ -12,6 +12,7 @@ So in gram coordinates M = U [w_a w_b Z_ab] U^T and C = U Z U^T, and both are V 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 
@@ -165,6 +166,10 @@ class MeanSquareFamily:
 
     def threshold(self) -> tuple[float, float]:
         """Return the learning rate at which Lambda(2) = 0, and its numerical error."""
+        return self._threshold
+
+    @cached_property
+    def _threshold(self) -> tuple[float, float]:
         value, error, converged = _operator(self._system, self._parts, None).threshold(_TOLERANCE, _MAX_APPLICATIONS)
         if not converged:
             warn(

@@ -28,7 +28,7 @@ from sgdstab_fast._native import FloatArray, core
 from sgdstab_fast.control_variates import anchored_means, combined
 from sgdstab_fast.curves import scales
 from sgdstab_fast.mean_square import MeanSquareFamily
-from sgdstab_fast.metrics import Metrics, initial_vectors, intermittency_metrics, metric_with_norms
+from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics, initial_vectors, intermittency_metrics, metric_with_norms
 from sgdstab_fast.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
 from sgdstab_fast.one_block import COMPANION_STREAMS, MOST_BETWEEN_NORMALISATIONS, How, is_nearly_singular
 from sgdstab_fast.rounds import Chains, Kernel, Run, grid_of_looks, overflow_safe_steps, run
@@ -59,6 +59,11 @@ class Anchors:
     """M_ii or f_i . M f_i, shape (n_metrics, N)."""
     windows: NDArray[np.int64]
     """First metric of every panel and how many it has, the norm of K included; shape (n_panels, 2)."""
+
+
+def family_of(system: LinearizedSGD) -> MeanSquareFamily | None:
+    """Return what knows the mean square at all learning rates; None where K is too large for it."""
+    return MeanSquareFamily(system) if system.dimension <= LARGEST_DIMENSION else None
 
 
 def padded(learning_rates: FloatArray) -> FloatArray:

@@ -17,9 +17,8 @@ from sgdstab_fast.bounds import bounds_of_zero
 from sgdstab_fast.curves import first_zero, scales
 from sgdstab_fast.gradient_descent import extreme_eigenvalues, gd_exponents
 from sgdstab_fast.mean_square import MeanSquareFamily
-from sgdstab_fast.metrics import LARGEST_DIMENSION
 from sgdstab_fast.one_block import BLOCK_STREAMS, How
-from sgdstab_fast.panels import anchors_for, combined_growth, estimates, joined, run_panels
+from sgdstab_fast.panels import anchors_for, combined_growth, estimates, family_of, joined, run_panels
 from sgdstab_fast.results import Edges, StabilityMap, provenance, warn
 from sgdstab_fast.rounds import Budget, ProgressOption
 from sgdstab_fast.systems import LinearizedSGD, log_abs_one_minus, system_of
@@ -167,7 +166,7 @@ def _curve(system: LinearizedSGD, rates: FloatArray, how: How) -> _Curve:
         log_abs_one_minus(np.multiply.outer(rates, block.system.diagonal)).mean(axis=1) / block.system.dimension
         for block in blocks
     ]
-    families = [MeanSquareFamily(b.system) if b.system.dimension <= LARGEST_DIMENSION else None for b in blocks]
+    families = [family_of(block.system) for block in blocks]
     curves = [
         _exactly(block.system, family, rates, mean) for block, family, mean in zip(blocks, families, means, strict=True)
     ]
