@@ -11,8 +11,9 @@ ROOT = Path(__file__).parent.parent
 CORE = [*ROOT.glob("cpp/include/**/*.hpp"), *ROOT.glob("cpp/src/*.cpp")]
 # Lowest first; a core file may include what stands before it.
 LAYERS = [
-    "types", "inner_product", "product", "panel", "log_sum", "stream", "parallel", "definiteness", "frame", "system",
-    "growth", "frame_growth", "advance_vectors", "advance_panels", "advance_frames",
+    "types", "inner_product", "product", "panel", "log_sum", "power_sum", "stream", "parallel", "definiteness", "frame",
+    "system", "vector_steps", "tilted_steps", "growth", "frame_growth", "advance_vectors", "advance_panels", "advance_populations",
+    "advance_frames",
 ]  # fmt: skip
 
 
@@ -39,6 +40,7 @@ def test_the_types_of_the_core_are_those_of_the_compiled_module():
     for name in (
         "advance_vectors",
         "advance_panels",
+        "advance_populations",
         "advance_frames",
         "examples",
         "smallest_eigenvalue",

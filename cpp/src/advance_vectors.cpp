@@ -1,59 +1,14 @@
 #include "sgdstab/advance_vectors.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <memory>
 #include <vector>
 
-#include "sgdstab/inner_product.hpp"
 #include "sgdstab/parallel.hpp"
+#include "sgdstab/vector_steps.hpp"
 
 namespace sgdstab {
 namespace {
-
-constexpr std::size_t kBlock = 4;    // steps taken together: one pass over v serves four dot products
-constexpr Index kChainsPerItem = 4;  // interleaved, so that one chain's recursion hides behind another's products
-constexpr Index kMaxSegment = 256;   // examples drawn at a time
-
-void advance_block(const GramForm& form, const std::uint32_t* s, double* v) {
-  const std::array<const double*, kBlock> k{form.row(s[0]), form.row(s[1]), form.row(s[2]), form.row(s[3])};
-  // step_j = eta r_j = eta (K_{S_j} . v - sum_{l<j} K_{S_j S_l} step_l)
-  std::array<double, kBlock> step = inner_products(k, v, form.dimension());
-  for (std::size_t j = 0; j < kBlock; ++j) {
-    for (std::size_t l = 0; l < j; ++l) step[j] -= k[j][s[l]] * step[l];
-    step[j] *= form.learning_rate;
-  }
-  for (std::size_t j = 0; j < kBlock; ++j) v[s[j]] -= step[j];
-}
-
-void advance_one(const GramForm& form, std::uint32_t s, double* v) {
-  v[s] -= form.learning_rate * inner_product(form.row(s), v, form.dimension());
-}
-
-void advance_one(const FactorForm& form, std::uint32_t s, double* v) {
-  const double* feature = form.row(s);
-  const double step = form.learning_rate * inner_product(feature, v, form.dimension());
-  for (Index j = 0; j < form.dimension(); ++j) v[j] -= step * feature[j];
-}
-
-void advance_block(const FactorForm& form, const std::uint32_t* s, double* v) {
-  for (std::size_t j = 0; j < kBlock; ++j) advance_one(form, s[j], v);
-}
-
-// Scales v to unit norm and returns log(norm); a zero vector stays, with -inf. Components that have decayed
-// beyond recovery (another block of a reducible K) become 0 before they turn subnormal and slow.
-double renormalise(double* v, Index dimension) {
-  constexpr double kNegligible = 1e-280;
-  VectorView vector(v, dimension);
-  const double largest = vector.cwiseAbs().maxCoeff();
-  if (largest == 0) return -std::numeric_limits<double>::infinity();
-  vector *= 1 / largest;
-  const double norm = std::sqrt(inner_product(v, v, dimension));
-  vector *= 1 / norm;
-  for (Index j = 0; j < dimension; ++j) v[j] = std::abs(v[j]) < kNegligible ? 0.0 : v[j];
-  return std::log(largest) + std::log(norm);
-}
 
 // Removes from v its part along the unit vectors before it, twice ("twice is enough": Giraud, Langou & Rozloznik,
 // 2005).
@@ -81,29 +36,19 @@ struct Item {
   double* sums(Index chain) const { return log_growth + (first_chain + chain) * log_growth_stride; }
 };
 
-// Advances up to kChainsPerItem chains by n_steps steps, renormalising at the end, and adds to log growth.
+// Advances up to kSideBySide chains by n_steps steps, renormalising at the end, and adds to log growth.
 template <class Form>
 void advance_item(const Form& form, const Item& item, const StreamKey& key, std::uint64_t stream, std::uint64_t start,
                   Index n_steps, const VectorOptions& options) {
-  std::uint32_t examples[kChainsPerItem][kMaxSegment];
-  constexpr auto kStride = static_cast<Index>(kBlock);
+  std::uint32_t examples[kSideBySide][kMaxSegment];
   for (Index done = 0, since = 0; done < n_steps;) {
     const Index segment = std::min({kMaxSegment, options.renormalise_every - since, n_steps - done});
     for (Index chain = 0; chain < item.n_chains; ++chain) {
       IndexStream(key, stream + static_cast<std::uint64_t>(chain), form.n_examples())
           .fill(start + static_cast<std::uint64_t>(done), segment, examples[chain]);
     }
-    Index j = 0;
-    for (; !options.careful && j + kStride <= segment; j += kStride) {
-      for (Index chain = 0; chain < item.n_chains; ++chain) {
-        for (Index l = 0; l < item.k; ++l) advance_block(form, examples[chain] + j, item.vector(chain, l));
-      }
-    }
-    for (; j < segment; ++j) {
-      for (Index chain = 0; chain < item.n_chains; ++chain) {
-        for (Index l = 0; l < item.k; ++l) advance_one(form, examples[chain][j], item.vector(chain, l));
-      }
-    }
+    take_steps(form, examples, segment, options.careful, item.n_chains, item.k,
+               [&](Index chain, Index l) { return item.vector(chain, l); });
     done += segment;
     since += segment;
     if (since == options.renormalise_every || done == n_steps) {
@@ -123,7 +68,7 @@ template <class Form>
 void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& options, const Metrics& metrics,
                      double* vectors, Index n_chains, Index k, VectorSums sums, int n_threads) {
   // Work items are the same whatever the number of threads; with evaluations, as many chains as are evaluated together.
-  const Index group = metrics.count > 0 ? kLanes : kChainsPerItem;
+  const Index group = metrics.count > 0 ? kLanes : kSideBySide;
   const Index spacing = metrics.count > 0 ? options.spacing : steps.steps_per_batch;
   const Index n_items = (n_chains + group - 1) / group;
   std::vector<std::unique_ptr<GrowthWorkspace>> workspaces;
@@ -138,9 +83,9 @@ void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& 
       for (Index done = 0; done < steps.steps_per_batch;) {
         const Index n_steps = std::min(spacing, steps.steps_per_batch - done);
         const auto start = steps.first_step + static_cast<std::uint64_t>(batch * steps.steps_per_batch + done);
-        for (Index chain = first; chain < last; chain += kChainsPerItem) {
+        for (Index chain = first; chain < last; chain += kSideBySide) {
           const Item item{chain,
-                          std::min(kChainsPerItem, last - chain),
+                          std::min(kSideBySide, last - chain),
                           k,
                           form.dimension(),
                           vectors,

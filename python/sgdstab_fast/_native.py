@@ -84,6 +84,37 @@ class Core(Protocol):
         Panels have the shape (n_chains, n_panels, k, dimension, n_lanes), learning rates (n_panels, n_lanes).
         """
 
+    def advance_populations(
+        self,
+        *,
+        rows: FloatArray,
+        coordinates: Coordinates,
+        learning_rate: float,
+        order: float,
+        metrics: FloatArray,
+        diagonals: FloatArray,
+        gauge_gram: FloatArray,
+        gauge_coupling: FloatArray,
+        gauge_metric: FloatArray,
+        gauge_diagonal: FloatArray,
+        walkers: FloatArray,
+        key: StreamKey,
+        first_chain: int,
+        first_step: int,
+        n_batches: int,
+        steps_per_batch: int,
+        renormalise_every: int,
+        careful: bool,
+        least_share: float,
+        n_passive: int,
+        n_threads: int,
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Advance populations of weighted walkers in place.
+
+        Returns (walkers, log_growth, effective_size, norms, excess, separation). Walkers have the shape
+        (n_populations, size, n_vectors * dimension + 2): vectors, log weight, log norm.
+        """
+
     def advance_frames(
         self,
         *,

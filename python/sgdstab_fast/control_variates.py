@@ -105,6 +105,11 @@ def _mean_of_chains(series: FloatArray, n_groups: int) -> tuple[float, float, in
     return float(samples.mean()), float(samples.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf, max(n - 1, 1)
 
 
+def start_up_batches(mixing: Mixing, n_batches: int, steps_per_batch: int) -> int:
+    """Return how many of n_batches to cut off at the start of every chain."""
+    return min(math.ceil(mixing.start_up_steps / steps_per_batch), n_batches // 2) if mixing.resolved else 0
+
+
 def anchored_means(
     growth: FloatArray, steps_per_batch: int, mixing: Mixing, n_examples: int, rounding: float
 ) -> Estimate:
@@ -132,7 +137,7 @@ def anchored_means(
     pieces = mixing.gap * n_batches * steps_per_batch / _RELAXATION_TIMES if mixing.separated else 1
     n_groups = max(1, int(min(math.ceil(MIN_SAMPLES / n_chains), pieces)))
     # No rule that looks at the series itself: where rare excursions carry the variance, that would choose among them.
-    start_up = min(math.ceil(mixing.start_up_steps / steps_per_batch), n_batches // 2) if mixing.resolved else 0
+    start_up = start_up_batches(mixing, n_batches, steps_per_batch)
     series = combined(growth[:, start_up:], _PIECES * n_groups)
     mean, standard_error, degrees_of_freedom = _mean_of_chains(series, n_groups)
     # The logarithm of a factor f has the error eps / f, and the smallest f is at least exp(2 N g) or so.

@@ -97,7 +97,7 @@ def simulate(
     else:
         anchored = how.method == "anchored"
     metrics = growth_metrics(system, mean_square) if anchored else no_metrics(system)
-    kernel, companion_kernel = _kernel(system, metrics), _kernel(system, no_metrics(system))
+    kernel, companion_kernel = vectors_kernel(system, metrics), vectors_kernel(system, no_metrics(system))
     if resume is None:
         how.budget.steps_per_chain(how.n_chains)
         run_provenance = provenance(how.seed, how.method, system.fingerprint)
@@ -153,7 +153,8 @@ def is_nearly_singular(log_determinants: FloatArray) -> bool:
     return log_determinants.size < _FEW_EXAMPLES and float(log_determinants.min()) < math.log(_NEARLY_SINGULAR)
 
 
-def _kernel(system: LinearizedSGD, metrics: Metrics) -> Kernel:
+def vectors_kernel(system: LinearizedSGD, metrics: Metrics) -> Kernel:
+    """Return the kernel that advances chains of vectors, and evaluates growth in the metrics."""
     return Kernel(
         name="advance_vectors",
         states="vectors",

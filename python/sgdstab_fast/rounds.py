@@ -64,9 +64,9 @@ class Chains:
 
     Advancing consumes the states: they move on to the chains that `advance` returns.
 
-    states has shape (n_chains, k, dimension) for vectors and (n_chains, dimension, k) for frames; records are arrays of
-    shape (n_chains, n_batches, ...), one for each output of the core after the first: log growth, of shape
-    (n_chains, n_batches, k), first.
+    states has shape (n_chains, k, dimension) for vectors, (n_chains, dimension, k) for frames and (n_chains, n_walkers,
+    ...) for populations; records are arrays of shape (n_chains, n_batches, ...), one for each output of the core after
+    the first: log growth, of shape (n_chains, n_batches, k) or without k, first.
     """
 
     key: StreamKey
@@ -74,6 +74,8 @@ class Chains:
     steps_per_batch: int
     records: tuple[FloatArray, ...]
     first_chain: int = 0
+    n_walkers: int = 1
+    """Of each chain, where chains are populations: a step of a chain is a step of each."""
     spacing: int = 1
     """Steps between evaluations of anchored growth, where that is recorded."""
     n_examples: int = 1
@@ -91,6 +93,11 @@ class Chains:
         return int(self.states.shape[0])
 
     @property
+    def n_streams(self) -> int:
+        """Streams of examples of all chains."""
+        return self.n_chains * self.n_walkers
+
+    @property
     def n_batches(self) -> int:
         """Batches done by every chain."""
         return int(self.records[0].shape[1])
@@ -98,7 +105,7 @@ class Chains:
     @property
     def n_steps(self) -> int:
         """Steps done, of all chains together."""
-        own = self.n_chains * self.n_batches * self.steps_per_batch + self.pilot_steps
+        own = self.n_streams * self.n_batches * self.steps_per_batch + self.pilot_steps
         return own if self.companions is None else own + self.companions.n_steps
 
     def copy(self) -> Chains:
@@ -237,7 +244,7 @@ def run(
     with reporter(progress, budget.max_steps, label) as report:
 
         def advance(some: Chains, by: Kernel, n_batches: int) -> Iterator[Chains]:
-            seconds = by.seconds_per_step * some.n_chains * some.steps_per_batch / n_threads
+            seconds = by.seconds_per_step * some.n_streams * some.steps_per_batch / n_threads
             # With an executor every piece sends K along: one piece a look.
             for size in _pieces(n_batches, seconds if executor is None else 0.0):
                 some = some.advance(by, size, n_threads, executor)
@@ -301,7 +308,7 @@ def _next_look(done: Run, budget: Budget) -> int | None:
     Companions share the budget until they are done.
     """
     chains, companions = done.chains, done.chains.companions
-    own = chains.n_chains
+    own = chains.n_streams
     most = budget.max_steps - chains.pilot_steps
     if companions is not None and done.estimate.mixed:
         most -= companions.n_steps

@@ -10,11 +10,15 @@
 // whatever M is (Furstenberg's formula; Chemnitz & Engel 2025, lemma 3.10), so that its differences are control
 // variates.
 //
+// Moments. The mean growth to the power p, (1/N) sum_i (1 + x_i)^(p/2), takes the place of g_M; it is returned less 1,
+// which keeps its digits where steps are small.
+//
 // The first metric is always the norm of K, the distance in parameter space: its M v, w or s, comes for free.
 #pragma once
 
 #include "sgdstab/log_sum.hpp"
 #include "sgdstab/panel.hpp"
+#include "sgdstab/power_sum.hpp"
 #include "sgdstab/system.hpp"
 
 namespace sgdstab {
@@ -45,6 +49,12 @@ class GrowthWorkspace {
   void add_growth(const Form& form, const Metrics& metrics, const double* vectors, Index stride, Index n_vectors,
                   const GrowthSums& sums);
 
+  // What moments of order `order` are made of, of up to kLanes vectors that lie `stride` apart, with the form's
+  // learning rate: squared norms and mean growth less 1, metrics.count x kLanes each.
+  template <class Form>
+  void evaluate_moments(const Form& form, double order, const Metrics& metrics, const double* vectors, Index stride,
+                        Index n_vectors, double* squared_norms, double* mean_growth);
+
  private:
   using Panel = Eigen::Matrix<double, kLanes, Eigen::Dynamic, Eigen::ColMajor>;
   // What growth in one metric is made of.
@@ -57,6 +67,14 @@ class GrowthWorkspace {
   // y = M a, or u = M s and y = F u.
   void apply_metric(const GramForm& form, const double* matrix, const double* v);
   void apply_metric(const FactorForm& form, const double* matrix, const double* v);
+  void gather(const double* vectors, Index stride, Index n_vectors);
+  // Calls work(terms) for every metric.
+  template <class Form, class Work>
+  void for_each_metric(const Form& form, const Lanes& learning_rates, const Metrics& metrics, const double* panel,
+                       const Work& work);
+  // Adds x_i, or the factor 1 + x_i, of all examples to `sum`; returns q.
+  template <class Form, class Sum>
+  Lanes add_examples(const Form& form, const Terms& terms, Index n_vectors, Sum& sum) const;
   template <class Form>
   void add_log_growth(const Form& form, const Terms& terms, Index n_vectors, const GrowthSums& sums);
   // |A_i v|_M^2 of a lane, from A_i v itself.
@@ -70,6 +88,10 @@ extern template void GrowthWorkspace::add_growth(const GramForm&, const Lanes&, 
                                                  const GrowthSums&);
 extern template void GrowthWorkspace::add_growth(const FactorForm&, const Lanes&, const Metrics&, const double*, Index,
                                                  const GrowthSums&);
+extern template void GrowthWorkspace::evaluate_moments(const GramForm&, double, const Metrics&, const double*, Index,
+                                                       Index, double*, double*);
+extern template void GrowthWorkspace::evaluate_moments(const FactorForm&, double, const Metrics&, const double*, Index,
+                                                       Index, double*, double*);
 extern template void GrowthWorkspace::add_growth(const GramForm&, const Metrics&, const double*, Index, Index,
                                                  const GrowthSums&);
 extern template void GrowthWorkspace::add_growth(const FactorForm&, const Metrics&, const double*, Index, Index,

@@ -1,0 +1,192 @@
+#include "sgdstab/tilted_steps.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "sgdstab/inner_product.hpp"
+
+namespace sgdstab {
+namespace {
+
+constexpr std::uint64_t kTilted = 3;      // the counter's last word, as in advance_populations.cpp
+constexpr Index kFresh = 32;              // steps
+constexpr double kShrunk = 0x1p-26;       // q: w and y have lost as much
+constexpr double kGrown = 0x1p200;        // q: nothing has overflowed so far
+constexpr double kCancelled = 0x1p-20;    // of a squared norm: may be rounding
+constexpr double kAnnihilated = 0x1p-86;  // of a squared norm: what rounding leaves of a vector
+constexpr double kMostProducts = 12;      // order
+constexpr double kLargest = 0x1p300;      // product of weights
+
+// M v in gram form, F M s in factor form.
+void apply(const GramForm& form, const double* metric, const double* v, Eigen::VectorXd&, double* y) {
+  const Index d = form.dimension();
+  for (Index j = 0; j < d; ++j) y[j] = inner_product(metric + j * d, v, d);
+}
+void apply(const FactorForm& form, const double* metric, const double* v, Eigen::VectorXd& image, double* y) {
+  const Index d = form.dimension();
+  for (Index j = 0; j < d; ++j) image[j] = inner_product(metric + j * d, v, d);
+  for (Index i = 0; i < form.n_examples(); ++i) y[i] = inner_product(form.row(i), image.data(), d);
+}
+
+// v -= step g, with the direction g = e_i or f_i.
+void take(const GramForm&, Index i, double step, double* v) { v[i] -= step; }
+void take(const FactorForm& form, Index i, double step, double* v) {
+  for (Index j = 0; j < form.dimension(); ++j) v[j] -= step * form.row(i)[j];
+}
+double direction(const GramForm&, Index i, Index j) { return i == j ? 1.0 : 0.0; }
+double direction(const FactorForm& form, Index i, Index j) { return form.row(i)[j]; }
+
+}  // namespace
+
+TiltedSteps::TiltedSteps(const RowForm& form, const Gauge& gauge, double order, Index n_vectors, Index n_passive)
+    : gauge_(gauge),
+      power_(order / 2),
+      n_vectors_(n_vectors),
+      n_all_(n_vectors + n_passive),
+      w_(n_all_ * form.n_examples()),
+      y_(n_vectors * form.n_examples()),
+      factors_(form.n_examples()),
+      odds_(form.n_examples()),
+      image_(form.dimension()),
+      q_(1) {}
+
+template <class Form>
+void TiltedSteps::refresh(const Form& form, const double* vectors) {
+  constexpr bool kGram = std::is_same_v<Form, GramForm>;
+  const Index n = form.n_examples(), d = form.dimension();
+  q_ = 0;
+  for (Index l = 0; l < n_all_; ++l) {
+    const double* v = vectors + l * d;
+    double* w = w_.data() + l * n;
+    for (Index i = 0; i < n; ++i) w[i] = inner_product(form.row(i), v, d);
+    if (l >= n_vectors_) continue;
+    double* y = y_.data() + l * n;
+    if (gauge_.metric == nullptr) {
+      q_ += kGram ? inner_product(v, w, d) : inner_product(v, v, d);
+    } else {
+      apply(form, gauge_.metric, v, image_, y);
+      q_ += kGram ? inner_product(v, y, d) : inner_product(v, image_.data(), d);
+    }
+  }
+}
+
+template <class Form>
+double TiltedSteps::weigh(const Form& form, const double* vectors) {
+  const Index n = form.n_examples();
+  const double eta = form.learning_rate;
+  const Eigen::Map<const Eigen::ArrayXd> diagonal(gauge_.diagonal, n);
+  const Eigen::ArrayXd& y = gauge_.metric == nullptr ? w_ : y_;
+  factors_ = w_.head(n) * (eta * w_.head(n) * diagonal - 2 * y.head(n));
+  for (Index l = 1; l < n_vectors_; ++l) {
+    factors_ += w_.segment(l * n, n) * (eta * w_.segment(l * n, n) * diagonal - 2 * y.segment(l * n, n));
+  }
+  factors_ = 1 + eta / q_ * factors_;
+  if (factors_.minCoeff() < kCancelled) {
+    for (Index i = 0; i < n; ++i) {
+      if (factors_[i] < kCancelled) {
+        const bool annihilated = annihilates(form, i, vectors);
+        if (annihilated && power_ < 0) return std::numeric_limits<double>::infinity();
+        factors_[i] = annihilated ? 0.0 : std::max(factors_[i], kAnnihilated);
+      }
+    }
+  }
+  raise();
+  return odds_.sum();
+}
+
+// Orders that are whole numbers need no logarithms.
+void TiltedSteps::raise() {
+  const double order = std::abs(2 * power_);
+  if (order > kMostProducts || order != std::floor(order)) {
+    odds_ = (power_ * factors_.log()).exp();
+    return;
+  }
+  if (power_ < 0) factors_ = factors_.inverse();
+  const auto whole = static_cast<int>(order);
+  if (whole % 2 == 1) {
+    odds_ = factors_.sqrt();
+  } else {
+    odds_.setOnes();
+  }
+  for (int power = 0; power < whole / 2; ++power) odds_ *= factors_;
+  if (power_ < 0) factors_ = factors_.inverse();
+}
+
+template <class Form>
+bool TiltedSteps::annihilates(const Form& form, Index i, const double* vectors) const {
+  const Index n = form.n_examples(), d = form.dimension();
+  double before = 0, after = 0;
+  for (Index l = 0; l < n_vectors_; ++l) {
+    const double step = form.learning_rate * w_[l * n + i];
+    for (Index j = 0; j < d; ++j) {
+      const double v = vectors[l * d + j], next = v - step * direction(form, i, j);
+      before += v * v;
+      after += next * next;
+    }
+  }
+  return after < kAnnihilated * before;
+}
+
+Index TiltedSteps::choose(double target) const {
+  const Index last = odds_.size() - 1;
+  Index i = 0;
+  for (double cumulative = odds_[0]; cumulative <= target && i < last; cumulative += odds_[i]) ++i;
+  return i;
+}
+
+template <class Form>
+TiltedSteps::Growth TiltedSteps::advance(const Form& form, const StreamKey& key, std::uint64_t stream,
+                                         std::uint64_t start, Index n_steps, double* vectors) {
+  const Index n = form.n_examples(), d = form.dimension();
+  Growth growth{0, 0};
+  Counter words{};
+  double weight = 1;
+  const auto rescale = [&] {
+    // q = 1 again, with what it was in log_norm.
+    growth.log_norm += std::log(q_) / 2;
+    VectorView(vectors, n_all_ * d) *= 1 / std::sqrt(q_);
+  };
+  for (Index t = 0; t < n_steps; ++t) {
+    const std::uint64_t step = start + static_cast<std::uint64_t>(t);
+    if (t == 0 || step % 4 == 0) words = philox4x64({step / 4, 0, stream, kTilted}, key);
+    if (t % kFresh == 0 || q_ < kShrunk || q_ > kGrown) {
+      if (t > 0) rescale();
+      refresh(form, vectors);
+      if (!(q_ > 0)) break;
+      if (t == 0) growth.log_norm = -std::log(q_) / 2;
+    }
+    const double total = weigh(form, vectors);
+    if (std::isinf(total)) return {growth.log_norm, total};
+    weight *= total / static_cast<double>(n);
+    if (weight > kLargest || weight < 1 / kLargest) {
+      growth.log_weight += std::log(weight);
+      weight = 1;
+    }
+    const Index i = choose(static_cast<double>(words[step % 4] >> 11) * 0x1p-53 * total);
+    q_ *= factors_[i];
+    for (Index l = 0; l < n_all_; ++l) {
+      const double delta = form.learning_rate * w_[l * n + i];
+      take(form, i, delta, vectors + l * d);
+      w_.segment(l * n, n) -= delta * Eigen::Map<const Eigen::ArrayXd>(gauge_.gram + i * n, n);
+      if (gauge_.metric != nullptr && l < n_vectors_) {
+        y_.segment(l * n, n) -= delta * Eigen::Map<const Eigen::ArrayXd>(gauge_.coupling + i * n, n);
+      }
+    }
+  }
+  growth.log_weight += std::log(weight);
+  if (q_ > 0) {
+    rescale();
+  } else {
+    growth = {-std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()};
+  }
+  return growth;
+}
+
+template TiltedSteps::Growth TiltedSteps::advance(const GramForm&, const StreamKey&, std::uint64_t, std::uint64_t,
+                                                  Index, double*);
+template TiltedSteps::Growth TiltedSteps::advance(const FactorForm&, const StreamKey&, std::uint64_t, std::uint64_t,
+                                                  Index, double*);
+
+}  // namespace sgdstab

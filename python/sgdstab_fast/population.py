@@ -1,0 +1,295 @@
+"""Populations: the moment exponent Lambda(p) of a K that does not fall into blocks, by weighted walkers.
+
+The core advances populations of walkers with weights norm^p (`cpp/include/sgdstab/advance_populations.hpp`) and gives,
+at the end of every batch and for every metric M,
+
+    X_M = sum_j W_j |s_j|_M^p / sum_j W_j,    E_M = sum_j W_j |s_j|_M^p (h_M(s_j) - 1) / sum_j W_j.
+
+Of infinitely many walkers E_M / X_M is exp Lambda(p) - 1 for every metric: differences between metrics are control
+variates, and the best combination follows from the data (`sgdstab_fast.control_variates`). In the metric of order p,
+E[growth^(p-2) A^T M A] = rho M, |s|_M^p is nearly the eigenfunction of the moments; it comes from the mean-square
+operator with examples weighted by the growth that they may bring.
+
+A finite population is drawn towards itself, a bias of order 1 / size: a population that has grown more than others in
+the recent past stands for more of the mean than it is given. So each is weighted by its growth over a window of time,
+
+    G_t = prod_{u in (t - L, t]} (total weight after batch u over that before),
+
+    exp Lambda(p) - 1 = sum_t G_t E_M,t / sum_t G_t X_M,t,    over all populations,
+
+which makes them one population as large as all together, as far as what happened before the window no longer matters
+(C. J. Umrigar, M. P. Nightingale and K. J. Runge, J. Chem. Phys. 99, 1993, for diffusion Monte Carlo). Windows double
+as long as that hardly costs variance; what the last doubling has changed goes into the error bar, and what the window
+has changed in all is the measured bias.
+
+Steps are plain where a single one hardly changes weights, and tilted, drawn in proportion to growth^p, elsewhere. The
+companions that tell how fast chains forget their starts (`sgdstab_fast.mixing`) take tilted steps as well.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sgdstab_fast._native import FloatArray
+from sgdstab_fast.control_variates import anchored_means, combined, start_up_batches
+from sgdstab_fast.mean_square import mean_square_metric
+from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics, initial_vectors, metric_with_norms, no_metrics
+from sgdstab_fast.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
+from sgdstab_fast.one_block import (
+    COMPANION_STREAMS,
+    MOST_BETWEEN_NORMALISATIONS,
+    How,
+    is_nearly_singular,
+    vectors_kernel,
+)
+from sgdstab_fast.rounds import Chains, Kernel, Run, grid_of_looks, overflow_safe_steps, run
+from sgdstab_fast.statistics import Estimate, unknown
+from sgdstab_fast.systems import LinearizedSGD
+
+_METRIC_TOLERANCE = 1e-4
+_MOST_WEIGHTED = 3.0  # abs(theta) of metrics
+_LEAST_SHARE = 0.5  # of effective walkers
+_PROBES = 64  # vectors that show how a step spreads weights
+_SPREAD = 0.1  # relative variance of weights over N plain steps, beyond which tilted ones are worth their time
+_TILTED_SIZE, _PLAIN_SIZE = 128, 16  # walkers of a population, by default
+_LEAST_BATCHES, _MOST_BATCHES = 32, 4096  # of a population
+_LONGEST_WINDOW = 1 / 4  # of a run
+_COSTLY = 1.2  # standard error with a window over the least of any
+_PIECES = 4
+_NONE = np.empty(0)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Lambda(p) of one block, by populations."""
+
+    estimate: Estimate
+    population_bias: float
+    """What windows have changed: the bias of a single population, as measured."""
+    effective_walkers: float
+    """(sum W)^2 / sum W^2 of a population, on average."""
+
+
+class MomentMetrics:
+    """The metrics for moments of a system, kept from order to order."""
+
+    def __init__(self, system: LinearizedSGD) -> None:
+        self._system = system
+        self._known: dict[float, tuple[FloatArray, FloatArray]] = {}
+        self._covariance: FloatArray | None = None
+
+    def at(self, order: float) -> Metrics:
+        """Return the metrics for a moment: the norm of K, that of constant mean squared growth and others like it."""
+        system = self._system
+        if system.dimension > LARGEST_DIMENSION:
+            return Metrics(no_metrics(system).matrices, system.diagonal[None], None)
+        amplification = np.maximum(1.0, (1 - system.learning_rate * system.diagonal) ** 2)
+        thetas = [0.0]
+        if amplification.max() > 1:
+            # theta = 1 - p/2 weighs a step by growth^(p-2); p = 0 and 1 have the metrics of `growth_metrics`.
+            own = float(np.clip(1 - order / 2, -_MOST_WEIGHTED, _MOST_WEIGHTED))
+            thetas = list(dict.fromkeys([0.0, own, own / 2] if order > 2 else [0.0, 0.5, 1.0, own]))
+        found = [self._metric(theta, amplification) for theta in thetas]
+        return Metrics(
+            np.array([metric for metric, _ in found]),
+            np.array([system.diagonal, *(squared_norms for _, squared_norms in found)]),
+            self._covariance,
+        )
+
+    def _metric(self, theta: float, amplification: FloatArray) -> tuple[FloatArray, FloatArray]:
+        if theta not in self._known:
+            weights = None if theta == 0 else (amplification / amplification.max()) ** -theta
+            metric, covariance = mean_square_metric(self._system, weights, tolerance=_METRIC_TOLERANCE)
+            if theta == 0:
+                self._covariance = covariance
+            self._known[theta] = metric_with_norms(self._system, metric)
+        return self._known[theta]
+
+
+def simulate_moment(
+    system: LinearizedSGD, order: float, metrics: Metrics, how: How, size: int | None, first_chain: int, label: str
+) -> tuple[Run, Moment]:
+    """Estimate Lambda(p) at one order p, with populations of `size` walkers."""
+    tilted = spread_of_weights(system, order, metrics, how) * system.n_examples > _SPREAD
+    size = size if size is not None else _TILTED_SIZE if tilted else _PLAIN_SIZE
+    chains = _chains(system, metrics, how, size, tilted, first_chain)
+    if tilted:
+        companion_kernel = population_kernel(system, order, metrics, tilted=True, n_passive=1)
+    else:
+        companion_kernel = vectors_kernel(system, no_metrics(system))
+    done = run(
+        chains,
+        population_kernel(system, order, metrics, tilted=tilted),
+        lambda some: estimate_moment(some).estimate,
+        how.budget,
+        companion_kernel=companion_kernel,
+        n_threads=how.n_threads,
+        progress=how.progress,
+        executor=how.executor,
+        label=label,
+    )
+    return done, estimate_moment(done.chains)
+
+
+def spread_of_weights(system: LinearizedSGD, order: float, metrics: Metrics, how: How) -> float:
+    """Return the relative variance of growth^p over one plain step, in the norm of K, on average over starts."""
+    vectors = initial_vectors(system, metrics, how.seed.key, _PROBES, 1)[:, 0]
+    w = vectors @ system.rows.T
+    q = np.einsum("cj,cj->c", vectors, w if system.coordinates == "gram" else vectors)
+    eta = system.learning_rate
+    log_growth = np.log(np.maximum(1 - eta * (2 - eta * system.diagonal) * w**2 / q[:, None], 1e-30)) / 2
+    log_powers = order * log_growth
+    powers = np.exp(log_powers - log_powers.max(axis=1, keepdims=True))
+    return float(((powers**2).mean(axis=1) / powers.mean(axis=1) ** 2 - 1).mean())
+
+
+def population_kernel(
+    system: LinearizedSGD, order: float, metrics: Metrics, *, tilted: bool, n_passive: int = 0
+) -> Kernel:
+    """Return the kernel that advances populations; tilted steps use the second metric, or the norm of K alone.
+
+    With a passive vector nothing is evaluated.
+    """
+    n, d = system.rows.shape
+    gauge = {"gauge_gram": _NONE, "gauge_coupling": _NONE, "gauge_metric": _NONE, "gauge_diagonal": _NONE}
+    seconds_per_step = 1.2e-8 + 1.5e-10 * d  # measured, on one thread
+    if tilted:
+        factor = system.coordinates == "factor"
+        gauge["gauge_gram"] = system.rows @ system.rows.T if factor else system.rows
+        gauge["gauge_diagonal"] = system.diagonal
+        if metrics.matrices.shape[0] > 0:
+            metric = metrics.matrices[0]
+            gauge["gauge_metric"], gauge["gauge_diagonal"] = metric, metrics.diagonals[1]
+            gauge["gauge_coupling"] = system.rows @ metric @ system.rows.T if factor else metric
+        seconds_per_step = 4e-8 + 3e-9 * n
+    evaluated = metrics if n_passive == 0 else no_metrics(system)
+    return Kernel(
+        name="advance_populations",
+        states="walkers",
+        arguments={
+            "rows": system.rows,
+            "coordinates": system.coordinates,
+            "learning_rate": system.learning_rate,
+            "order": order,
+            "metrics": evaluated.matrices,
+            "diagonals": evaluated.diagonals,
+            **{name: np.ascontiguousarray(array) for name, array in gauge.items()},
+            "renormalise_every": min(overflow_safe_steps(system.log_determinants), MOST_BETWEEN_NORMALISATIONS),
+            "careful": is_nearly_singular(system.log_determinants),
+            "least_share": _LEAST_SHARE,
+            "n_passive": n_passive,
+        },
+        seconds_per_step=seconds_per_step,
+        chains_per_item=1,
+    )
+
+
+def walkers_from(vectors: FloatArray) -> FloatArray:
+    """Return walkers of weight 1 with the given vectors, (n_populations, size, n_vectors * dimension)."""
+    norms = np.linalg.norm(vectors, axis=2, keepdims=True)
+    return np.ascontiguousarray(np.concatenate([vectors / norms, np.zeros((*vectors.shape[:2], 2))], axis=2))
+
+
+def _empty_records(n_chains: int, n_metrics: int) -> tuple[FloatArray, ...]:
+    per_batch, per_metric = np.empty((n_chains, 0)), np.empty((n_chains, 0, n_metrics))
+    return per_batch, per_batch, per_metric, per_metric, per_batch
+
+
+def _chains(system: LinearizedSGD, metrics: Metrics, how: How, size: int, tilted: bool, first_chain: int) -> Chains:
+    n_companions = min(N_COMPANIONS, how.budget.max_steps - how.n_chains * size)
+    n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
+    most = how.budget.max_steps // (how.n_chains * size + n_companions)
+    steps = max(4, system.n_examples // 2) if tilted else max(8, system.n_examples)
+    steps = min(max(steps, most // _MOST_BATCHES), max(1, most // _LEAST_BATCHES))
+    key = how.seed.key
+    vectors = initial_vectors(system, metrics, key, how.n_chains * size, 1, first_chain * size)
+    pairs = initial_vectors(system, metrics, key, n_companions, 2, first_chain + COMPANION_STREAMS)
+    companions = Chains(
+        key=key,
+        states=walkers_from(pairs.reshape(n_companions, 1, 2 * system.dimension)) if tilted else pairs,
+        steps_per_batch=steps,
+        records=_empty_records(n_companions, 0)
+        if tilted
+        else (np.empty((n_companions, 0, 2)), np.empty((n_companions, 0, 0))),
+        first_chain=first_chain + COMPANION_STREAMS,
+    )
+    return Chains(
+        key=key,
+        states=walkers_from(vectors.reshape(how.n_chains, size, system.dimension)),
+        steps_per_batch=steps,
+        records=_empty_records(how.n_chains, metrics.size),
+        first_chain=first_chain,
+        n_walkers=size,
+        spacing=steps,
+        n_examples=system.n_examples,
+        rounding=float(np.finfo(float).eps) * min(1.0, system.learning_rate * float(system.diagonal.mean())),
+        companions=companions if n_companions > 0 else None,
+    )
+
+
+def estimate_moment(chains: Chains) -> Moment:
+    """Estimate Lambda(p) from populations."""
+    log_growth, effective, norms, excess, _ = chains.records
+    if chains.n_batches == 0 or np.isnan(log_growth).any():
+        return Moment(unknown(1), math.nan, math.nan)
+    if np.isinf(log_growth).any():
+        # Everything is annihilated sooner or later; at a negative order that is infinite growth.
+        limit = math.inf if np.isposinf(log_growth).any() else -math.inf
+        found = replace(unknown(1), mean=np.array([limit]), standard_error=np.zeros(1), bias_allowance=0.0, mixed=True)
+        return Moment(found, 0.0, math.nan)
+    mixing = _mixing(chains)
+    start_up = start_up_batches(mixing, chains.n_batches, chains.steps_per_batch)
+    windows = [0]
+    while 2 * windows[-1] + 1 <= _LONGEST_WINDOW * (chains.n_batches - start_up):
+        windows.append(max(1, 2 * windows[-1]))
+    series = [_weighted_growth(log_growth, norms, excess, window, start_up) for window in windows]
+    means = [combined(each[:, start_up:], _PIECES).mean(axis=1) for each in series]
+    errors = np.array([mean.std(ddof=1) for mean in means])
+    chosen = int(np.flatnonzero(errors <= _COSTLY * errors.min())[-1])
+    other = means[chosen - 1] if chosen > 0 else means[min(1, len(means) - 1)]
+    unsettled = abs(float((means[chosen] - other).mean()))
+    bias = float((means[0] - (means[chosen] if chosen > 0 else other)).mean())
+    found = anchored_means(series[chosen], chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
+    growth = 1 + float(found.mean[0])
+    if not growth > 0:
+        return Moment(unknown(1), math.nan, math.nan)
+    found = replace(
+        found,
+        mean=np.log1p(found.mean),
+        standard_error=np.hypot(found.standard_error, unsettled) / growth,
+        bias_allowance=math.hypot(found.bias_allowance or 0.0, unsettled) / growth,
+    )
+    return Moment(found, bias / growth, float(effective[:, start_up:].mean()))
+
+
+def _mixing(chains: Chains) -> Mixing:
+    companions = chains.companions
+    if companions is None:
+        return Mixing(math.nan, 0.0, 0)
+    if len(companions.records) == 2:
+        log_growth = companions.records[0]
+    else:
+        separation = companions.records[-1]
+        log_growth = np.stack([separation, np.zeros(separation.shape)], axis=2)
+    return first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(companions.n_batches))
+
+
+def _weighted_growth(
+    log_growth: FloatArray, norms: FloatArray, excess: FloatArray, window: int, start_up: int
+) -> FloatArray:
+    """Return what has the mean exp Lambda(p) - 1 in every metric, of shape (n_chains, n_batches, n_metrics).
+
+    That is the ratio sum G E / sum G X, linear in what each population and batch contributes.
+    """
+    n_batches = log_growth.shape[1]
+    total = np.cumsum(log_growth - log_growth[:, start_up:].mean(), axis=1)
+    total = np.concatenate([np.zeros((len(total), 1)), total], axis=1)
+    log_weights = total[:, 1:] - total[:, np.maximum(np.arange(1, n_batches + 1) - window, 0)]
+    weights = np.exp(log_weights - log_weights[:, start_up:].max()) if window > 0 else np.ones(log_weights.shape)
+    numerator, denominator = weights[:, :, None] * excess, weights[:, :, None] * norms
+    scale = denominator[:, start_up:].mean(axis=(0, 1))
+    ratio = numerator[:, start_up:].mean(axis=(0, 1)) / scale
+    return np.asarray(ratio + (numerator - ratio * denominator) / scale)
