@@ -137,7 +137,7 @@ void advance_tilted(const Form& form, const Population& population, const Stream
 }
 
 // Makes the passive vector of every walker as long as the first one and orthogonal to it; returns log(length of the
-// first / length of the orthogonal part), on average.
+// first / length of the orthogonal part), on weighted average.
 double separate(const Population& population, Index n_vectors) {
   const Index d = population.dimension;
   double sum = 0;
@@ -153,7 +153,7 @@ double separate(const Population& population, Index n_vectors) {
     }
     log_length += renormalise(passive.data(), d);
     passive *= length;
-    sum += std::log(length) - log_length;
+    sum += std::exp(population.log_weight(j)) * (std::log(length) - log_length);
   }
   return sum / static_cast<double>(population.size);
 }

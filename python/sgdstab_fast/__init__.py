@@ -6,6 +6,8 @@ from sgdstab_fast.example import Example, load_example
 from sgdstab_fast.exponent import lyapunov_exponent
 from sgdstab_fast.gradient_descent import gd_exponent
 from sgdstab_fast.mean_square import mean_square_exponent
+from sgdstab_fast.moment_results import MomentExponents
+from sgdstab_fast.moments import moment_exponent
 from sgdstab_fast.results import (
     AccuracyWarning,
     CriticalLearningRate,
@@ -31,6 +33,7 @@ __all__ = [
     "LyapunovExponent",
     "LyapunovSpectrum",
     "MeanSquareExponent",
+    "MomentExponents",
     "Progress",
     "Stability",
     "StabilityMap",
@@ -42,6 +45,7 @@ __all__ = [
     "lyapunov_exponent",
     "lyapunov_spectrum",
     "mean_square_exponent",
+    "moment_exponent",
     "stability",
     "sweep",
 ]

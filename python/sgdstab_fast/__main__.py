@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 import warnings
 import zipfile
@@ -21,7 +22,8 @@ from rich.markup import escape
 from sgdstab_fast import __version__, validation
 from sgdstab_fast.critical import critical_learning_rate
 from sgdstab_fast.example import load_example
-from sgdstab_fast.map_report import print_critical, print_map, save_csv, save_plot
+from sgdstab_fast.map_report import print_critical, print_map, print_moments, save_csv, save_plot
+from sgdstab_fast.moments import moment_exponent
 from sgdstab_fast.report import EXIT_STATUS, make_report, print_report, report_json, save_plots
 from sgdstab_fast.results import AccuracyWarning
 from sgdstab_fast.rounds import Progress, reporter
@@ -82,7 +84,25 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0, or 2 for bad input.",
     )
     _add_common(critical, rtol=2e-5, max_steps=2e8)
+    critical.add_argument("--p", metavar="P,..", help="orders of moments too, as a list: 1,4 or -1,.5")
     critical.set_defaults(run=_critical)
+    moments = commands.add_parser(
+        "moments",
+        help="moment exponents and large deviations",
+        description="Find moment Lyapunov exponents of SGD: which moments of displacements die out, how heavy the "
+        "tails of SGD are, and how likely finite runs are to look otherwise.",
+        epilog="Exit status: 0, or 2 for bad input.",
+    )
+    _add_common(moments, rtol=1e-3, max_steps=2e7)
+    moments.add_argument("--learning-rate", type=float, metavar="ETA", help="step size; required with GRAM")
+    moments.add_argument(
+        "--p", default="-2:4:25", metavar="LOW:HIGH:COUNT", help="orders, or a list: -1,1,3 (default: %(default)s)"
+    )
+    moments.add_argument(
+        "--output", type=Path, default=Path("moments.png"), metavar="PATH", help="the plot (default: moments.png)"
+    )
+    moments.add_argument("--csv", type=Path, metavar="PATH", help="the numbers, a row for each order")
+    moments.set_defaults(run=_moments)
     return top
 
 
@@ -101,7 +121,7 @@ def _add_common(command: argparse.ArgumentParser, *, rtol: float, max_steps: flo
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    options = parser().parse_args(arguments)
+    options = parser().parse_args(_with_negative_orders(sys.argv[1:] if arguments is None else arguments))
     try:
         status: int = options.run(options)
         return status
@@ -114,6 +134,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sgdstab: interrupted", file=sys.stderr)
         return _INTERRUPTED
+
+
+def _with_negative_orders(arguments: Sequence[str]) -> list[str]:
+    """Join ``--p`` to what follows: argparse takes -2:4:25 for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--p" and re.match(r"-[\d.]", argument):
+            joined[-1] += "=" + argument
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _common(options: argparse.Namespace) -> dict[str, Any]:
@@ -139,14 +170,19 @@ def _gram(options: argparse.Namespace) -> tuple[str, Any]:
     return options.gram.name, read_gram(options.gram, options.key)
 
 
-def _report(options: argparse.Namespace) -> int:
+def _learning_rate(options: argparse.Namespace) -> float:
+    """Return the learning rate, that of the example where that is used."""
     learning_rate = options.learning_rate
     if learning_rate is None:
         if options.gram is not None:
             raise ValueError("--learning-rate is required with a Gram matrix of your own")
         learning_rate = load_example().learning_rate
+    return validation.positive_number(learning_rate, "--learning-rate")
+
+
+def _report(options: argparse.Namespace) -> int:
+    learning_rate = _learning_rate(options)
     name, gram = _gram(options)
-    validation.positive_number(learning_rate, "--learning-rate")
     common = _common(options)
     _require_writable(options.output, "--output", _PLOTS)
     with _bar() as progress:
@@ -186,13 +222,46 @@ def _critical(options: argparse.Namespace) -> int:
     common = _common(options)
     name, gram = _gram(options)
     console = Console()
+    criteria: list[str | float] = ["mean-square", "almost-sure", "gd"]
+    criteria += _orders(options.p) if options.p is not None else []
     with _notes(console), _bar("critical learning rate") as progress:
-        found = [
-            critical_learning_rate(gram, criterion, progress=progress, **common)
-            for criterion in ("mean-square", "almost-sure", "gd")
-        ]
+        found = [critical_learning_rate(gram, criterion, progress=progress, **common) for criterion in criteria]
     print_critical(name, found, console)
     return 0
+
+
+def _moments(options: argparse.Namespace) -> int:
+    learning_rate = _learning_rate(options)
+    orders = _orders(options.p)
+    common = _common(options)
+    _require_writable(options.output, "--output", _PLOTS)
+    if options.csv is not None:
+        _require_writable(options.csv, "--csv", (".csv",))
+    name, gram = _gram(options)
+    console = Console()
+    with _notes(console), _bar("moments") as progress:
+        found = moment_exponent(LinearizedSGD(gram, learning_rate), orders, progress=progress, **common)
+    print_moments(name, found, console)
+    sys.stdout.flush()
+    save_plot(found, options.output)
+    print(f"plot: {options.output}")
+    if options.csv is not None:
+        save_csv(found.to_dict(), options.csv)
+        print(f"numbers: {options.csv}")
+    return 0
+
+
+def _orders(text: str) -> list[float]:
+    """Read LOW:HIGH:COUNT or a list of numbers."""
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        low, high, count = text.split(":")
+        if not 1 <= int(count) <= _MOST_RATES:
+            raise ValueError
+        return list(np.linspace(float(low), float(high), int(count)).tolist())
+    except ValueError:
+        raise ValueError(f"--p must look like -2:4:25 or -1,1,3, at most {_MOST_RATES} of them, not {text!r}") from None
 
 
 def _learning_rates(text: str) -> list[float]:

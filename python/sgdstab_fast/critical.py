@@ -1,6 +1,7 @@
 """Critical learning rates: how large a learning rate may be.
 
-In mean square and for full batches they have closed forms. The almost-sure one is the first zero of lambda(eta), which
+In mean square and for full batches they have closed forms; other moments are in `sgdstab_fast.critical_moment`. The
+almost-sure one is the first zero of lambda(eta), which
 lies between bounds that need no simulation (`sgdstab_fast.bounds`). Where they do not agree, panels of 16 learning
 rates, which share their streams, close in on it: between neighbours its error is that of lambda over the slope, and the
 next panel, with streams of its own, spans what is left. The error bar is that of the last one alone.
@@ -11,7 +12,6 @@ Where K falls into blocks, lambda is the largest of theirs, and the first zero t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +23,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.blocks import Block, blocks_of, leading, shared_between
 from sgdstab_fast.bounds import bounds_of_zero
+from sgdstab_fast.critical_moment import critical_moment
 from sgdstab_fast.curves import Zero, first_zero
 from sgdstab_fast.gradient_descent import extreme_eigenvalues
 from sgdstab_fast.mean_square import MeanSquareFamily
@@ -39,7 +40,7 @@ from sgdstab_fast.panels import (
     run_panels,
 )
 from sgdstab_fast.results import CriticalLearningRate, provenance, warn
-from sgdstab_fast.rounds import Budget, Chains, Progress, ProgressOption, Run, reporter
+from sgdstab_fast.rounds import Budget, Chains, ProgressOption, Run, after, reporter
 from sgdstab_fast.statistics import Estimate
 from sgdstab_fast.systems import LinearizedSGD, refuse_what_is_not_implemented, system_of
 
@@ -76,12 +77,12 @@ def critical_learning_rate(
         Neural-tangent Gram matrix K; see `LinearizedSGD`. Of a system, its K.
     criterion : {"almost-sure", "mean-square", "gd"} or float, optional
         In what sense: ``"almost-sure"``, the first zero of lambda; ``"mean-square"``, where Lambda(2) = 0, in closed
-        form; ``"gd"``, for full batches, 2 N over the largest eigenvalue of K; or a number p, where Lambda(p) = 0. Only
-        p = 2, the mean square, works so far.
+        form; ``"gd"``, for full batches, 2 N over the largest eigenvalue of K; or a number p other than 0, where
+        Lambda(p) = 0.
     batch_size : int, optional
         Examples per step. Only 1 works so far.
     rtol, atol : float, optional
-        For the standard error of the almost-sure one: relative to the learning rate, and absolute.
+        For the standard error of what is simulated: relative to the learning rate, and absolute.
     max_steps : int, optional
         Steps of all streams together.
     n_chains : int, optional
@@ -99,7 +100,7 @@ def critical_learning_rate(
     ValueError, TypeError
         If an argument is out of range.
     NotImplementedError
-        For orders p other than 2 and batch sizes other than 1.
+        For batch sizes other than 1.
 
     Warns
     -----
@@ -138,6 +139,8 @@ def critical_learning_rate(
     if criterion == "gd":
         threshold = 2 * system.n_examples / extreme_eigenvalues(system)[1]
         return _known(criterion, threshold, "2 N over the largest eigenvalue of K", made_of)
+    if criterion not in ("almost-sure", "mean-square", 2.0):
+        return critical_moment(system, float(criterion), how)
     if criterion != "almost-sure":
         threshold, error = min(MeanSquareFamily(block.system).threshold() for block in blocks_of(system))
         found = _known(criterion, threshold, "2 over the largest eigenvalue of T", made_of)
@@ -154,8 +157,8 @@ def _criterion(criterion: Any) -> str | float:
         raise TypeError(
             f"criterion must be one of {', '.join(map(repr, _CRITERIA))} or a number, not {criterion!r}"
         ) from None
-    if order != 2:
-        raise NotImplementedError(f"criterion={criterion!r} is not implemented yet: of the moments, only 2 is")
+    if order == 0 or math.isinf(order):
+        raise ValueError(f"criterion must be a finite order other than 0, not {criterion!r}: Lambda(0) is always 0")
     return order
 
 
@@ -194,7 +197,7 @@ def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
         for index, (block, (low, high)) in enumerate(zip(blocks, bounds, strict=True)):
             if index in to_search:
                 before = sum(each.n_steps for each in found)
-                its_own = replace(its, progress=_later(report, before, how.budget.max_steps))
+                its_own = replace(its, progress=after(report, before, how.budget.max_steps))
                 found.append(_search(block, families[index], low, high, its_own))
             elif high == highest:
                 made_of = provenance(how.seed, "closed form", system.fingerprint)
@@ -222,11 +225,6 @@ def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
     return result
 
 
-def _later(report: Callable[[Progress], object], n_steps: int, max_steps: int) -> Callable[[Progress], object]:
-    """Return what reports the progress of a part of a search that begins after n_steps."""
-    return lambda state: report(replace(state, n_steps=state.n_steps + n_steps, max_steps=max_steps))
-
-
 def _search(block: Block, family: MeanSquareFamily | None, low: float, high: float, how: How) -> CriticalLearningRate:
     """Close in on the first zero of a block's lambda between learning rates, in panels that span less and less."""
     system, bounds, budget = block.system, (low, high), how.budget
@@ -249,7 +247,7 @@ def _search(block: Block, family: MeanSquareFamily | None, low: float, high: flo
         its_how = replace(
             how,
             budget=replace(its, max_steps=max(its.max_steps, how.n_chains)),
-            progress=_later(how.progress, n_steps, budget.max_steps) if callable(how.progress) else None,
+            progress=after(how.progress, n_steps, budget.max_steps) if callable(how.progress) else None,
         )
         first_chain = block.index * BLOCK_STREAMS + panel * _PANEL_STREAMS
         done, found = _run_panel(system, family, rates, anchors, its_how, first_chain)

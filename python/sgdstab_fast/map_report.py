@@ -1,9 +1,10 @@
-"""What the commands ``sweep`` and ``critical`` print and write."""
+"""What the commands ``sweep``, ``critical`` and ``moments`` print and write."""
 
 from __future__ import annotations
 
 import csv
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sgdstab_fast.moment_results import MomentExponents
 from sgdstab_fast.report import with_error
 from sgdstab_fast.results import CriticalLearningRate, StabilityMap
 
@@ -70,19 +72,65 @@ def print_critical(name: str, found: list[CriticalLearningRate], console: Consol
             str(each.criterion),
             f"{each.value:.12g}" if exact else with_error(each.value, each.standard_error),
             "exact" if exact else f"[{low:.8g}, {high:.8g}]",
-            _MEANING[str(each.criterion)] if math.isfinite(each.value) else each.reason,
+            _MEANING.get(str(each.criterion), each.reason) if math.isfinite(each.value) else each.reason,
         )
     console.print(table)
 
 
-def save_plot(found: StabilityMap, path: Path) -> None:
-    """Write the plot of a map."""
+def print_moments(name: str, found: MomentExponents, console: Console) -> None:
+    """Print moment exponents, and what follows from their curve."""
+    table = Table(title=escape(name), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("p", "Lambda(p)", "±", "Lambda(p)/p", "how"):
+        table.add_column(heading, justify="left" if heading == "how" else "right", no_wrap=True)
+    for order, exponent, error, method, reason in zip(
+        found.p, found.exponents, found.standard_errors, found.methods, found.reasons, strict=True
+    ):
+        stable = exponent / order if order else math.nan
+        table.add_row(
+            f"{order:g}",
+            f"{exponent:.7g}",
+            f"{error:.1g}" if error > 0 else "exact",
+            f"{stable:.7g}" if order else "",
+            reason or method,
+            style="green" if stable < 0 else "red" if stable > 0 else "",
+        )
+    console.print(table)
+    for label, value in _from_curve(found):
+        console.print(f"[bold]{label:<15}[/]{value}", highlight=False)
+
+
+def _from_curve(found: MomentExponents) -> list[tuple[str, str]]:
+    """Return what the curve says, with names; what the orders do not tell is left out."""
+    rows = []
+    with suppress(ValueError):
+        slope, slope_error = found.derivative_at_zero, found.derivative_at_zero_standard_error
+        rows.append(("lambda", with_error(slope, slope_error) + "   (slope at p = 0)"))
+        variance, variance_error = found.clt_variance, found.clt_variance_standard_error
+        rows.append(("CLT variance", with_error(variance, variance_error) + "   (curvature at p = 0)"))
+        low, high = found.trusted_exponents
+        if low < 0 < high and slope > 0:
+            rows.append(
+                (
+                    "I(0)",
+                    f"{found.rate_function(0.0):.4g}   looks convergent over n steps with probability exp(-n I(0))",
+                )
+            )
+    with suppress(ValueError):
+        index = found.tail_index
+        if 0 < index < math.inf:
+            rows.append(("tail index", with_error(index, found.tail_index_standard_error) + "   (Lambda(p) = 0)"))
+    return rows
+
+
+def save_plot(found: StabilityMap | MomentExponents, path: Path) -> None:
+    """Write the plot of a map or of moments."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    several = isinstance(found, MomentExponents)
+    figure = Figure(figsize=(10, 4.2) if several else (7.5, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    found.plot(figure.subplots())
+    found.plot(figure.subplots(1, 2) if several else figure.subplots())
     figure.savefig(path, dpi=150)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from sgdstab_fast.one_block import estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from sgdstab_fast.moment_results import MomentExponents
     from sgdstab_fast.results import LyapunovExponent, LyapunovSpectrum, Stability, StabilityMap
 
 _ESTIMATE = "#1f5a94"
@@ -172,6 +173,77 @@ def _draw_edges(result: StabilityMap, ax: Axes) -> None:
             fontsize=8,
             color=_EDGE,
         )
+
+
+def moments(result: MomentExponents, ax: Any = None) -> Any:
+    """Plot Lambda(p) with 95% intervals and its tangent p lambda, and the rate function on a second pair of axes."""
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.subplots(1, 2, figsize=(9, 3.8), layout="constrained")[1]
+    pair = list(np.atleast_1d(ax))
+    _moment_exponents(result, pair[0])
+    if len(pair) > 1:
+        _rate_function(result, pair[1])
+    return tuple(pair) if len(pair) > 1 else pair[0]
+
+
+def _moment_exponents(result: MomentExponents, ax: Axes) -> None:
+    ax.axhline(0, color="0.35", lw=0.8)
+    finite = np.isfinite(result.exponents)
+    orders = result.p[finite]
+    low, high = (bound[finite] for bound in result.confidence_interval(0.95))
+    if result.has_curve:
+        grid = np.linspace(*result.trusted_orders, 400)
+        values, errors = result.curve.value(grid), 1.96 * result.curve.value_standard_error(grid)
+        ax.fill_between(grid, values - errors, values + errors, color=_ESTIMATE, alpha=0.2, lw=0)
+        ax.plot(grid, values, color=_ESTIMATE, lw=1.8, label="Λ(p)")
+        slope = result.derivative_at_zero
+        ax.plot(grid, slope * grid, color="0.45", lw=1.1, ls=":", label=f"p λ,  λ = {slope:.4g}")
+        span = np.ptp(values)
+        ax.set_ylim(min(values.min(), 0) - 0.06 * span, max(values.max(), 0) + 0.06 * span)
+        zero = result.curve.zero()
+        if zero is not None:
+            ax.plot(zero, 0, "D", color=_EDGE, ms=5, label=f"tail index {zero:.4g}")
+    middle, half = result.exponents[finite], [result.exponents[finite] - low, high - result.exponents[finite]]
+    simulated = result.standard_errors[finite] > 0
+    for chosen, marker in ((simulated, "o"), (~simulated, "s")):
+        if chosen.any():
+            label = "simulated, 95%" if marker == "o" else "computed"
+            bars = [np.maximum(side[chosen], 0) for side in half]
+            ax.errorbar(
+                orders[chosen], middle[chosen], yerr=bars, fmt=marker, ms=3.5, capsize=2, color=_ESTIMATE, label=label
+            )
+    ax.set_xlabel("order p")
+    ax.set_ylabel("nats per step")
+    ax.set_title("Moment Lyapunov exponents: below 0, moments die out", fontsize=10)
+    ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
+    ax.legend(fontsize=8, frameon=False)
+
+
+def _rate_function(result: MomentExponents, ax: Axes) -> None:
+    ax.set_title("Rate function: P(λₙ near x) ≈ exp(-n I(x))", fontsize=10)
+    if not result.has_curve or not np.ptp(result.trusted_exponents) > 0:
+        ax.text(0.5, 0.5, "too few orders", ha="center", va="center", transform=ax.transAxes)
+        ax.set_axis_off()
+        return
+    x = np.linspace(*result.trusted_exponents, 400)
+    rates, errors = result.rate_function(x), 1.96 * result.rate_function_standard_error(x)
+    ax.fill_between(x, np.maximum(rates - errors, 0), rates + errors, color=_ESTIMATE, alpha=0.2, lw=0)
+    ax.plot(x, rates, color=_ESTIMATE, lw=1.8)
+    slope, variance = result.derivative_at_zero, result.clt_variance
+    if variance > 0:
+        ax.plot(x, (x - slope) ** 2 / (2 * variance), color="0.45", lw=1.1, ls=":", label="central limit theorem")
+    ax.set_ylim(0, 1.08 * rates.max())
+    ax.axvline(slope, color="0.45", lw=0.8, label=f"λ = {slope:.4g}")
+    if x[0] <= 0 <= x[-1]:
+        at_zero = result.rate_function(0.0)
+        ax.axvline(0, color=_EDGE, lw=1, ls="--")
+        ax.plot(0, at_zero, "D", color=_EDGE, ms=5, label=f"I(0) = {at_zero:.3g}")
+    ax.set_xlabel("exponent over n steps, x (nats per step)")
+    ax.set_ylabel("I(x) (nats per step)")
+    ax.ticklabel_format(axis="both", style="sci", scilimits=(-3, 3), useMathText=True)
+    ax.legend(fontsize=8, frameon=False)
 
 
 def _axes(ax: Axes | None) -> Axes:

@@ -54,7 +54,12 @@ _MOST_WEIGHTED = 3.0  # abs(theta) of metrics
 _LEAST_SHARE = 0.5  # of effective walkers
 _PROBES = 64  # vectors that show how a step spreads weights
 _SPREAD = 0.1  # relative variance of weights over N plain steps, beyond which tilted ones are worth their time
+_RARE = 1e-3  # the same at negative orders, where rare shrinking steps count
+_LEAST_LENGTH = 30  # of a run, times N, at the default size
+_START_UP = 8  # at least one batch in so many is cut off
+_SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
 _TILTED_SIZE, _PLAIN_SIZE = 128, 16  # walkers of a population, by default
+_COMPANION_SIZE = 16
 _LEAST_BATCHES, _MOST_BATCHES = 32, 4096  # of a population
 _LONGEST_WINDOW = 1 / 4  # of a run
 _COSTLY = 1.2  # standard error with a window over the least of any
@@ -110,11 +115,22 @@ class MomentMetrics:
 
 
 def simulate_moment(
-    system: LinearizedSGD, order: float, metrics: Metrics, how: How, size: int | None, first_chain: int, label: str
+    system: LinearizedSGD, order: float, metrics: Metrics, how: How, size: int | None, first_chain: int, scale: float
 ) -> tuple[Run, Moment]:
-    """Estimate Lambda(p) at one order p, with populations of `size` walkers."""
-    tilted = spread_of_weights(system, order, metrics, how) * system.n_examples > _SPREAD
-    size = size if size is not None else _TILTED_SIZE if tilted else _PLAIN_SIZE
+    """Estimate Lambda(p) at one order p, with populations of `size` walkers.
+
+    A relative tolerance is relative to abs(Lambda(p)) or `scale`, whichever is larger.
+    """
+
+    def estimate(some: Chains) -> Estimate:
+        found = estimate_moment(some).estimate
+        return replace(found, scales=np.maximum(np.abs(found.mean), scale))
+
+    tilted = spread_of_weights(system, order, metrics, how) * system.n_examples > (_SPREAD if order > 0 else _RARE)
+    if size is None:
+        # Long runs of few walkers rather than short ones of many.
+        longest = how.budget.max_steps // (how.n_chains * _LEAST_LENGTH * system.n_examples)
+        size = int(np.clip(longest, _PLAIN_SIZE, _TILTED_SIZE)) if tilted else _PLAIN_SIZE
     chains = _chains(system, metrics, how, size, tilted, first_chain)
     if tilted:
         companion_kernel = population_kernel(system, order, metrics, tilted=True, n_passive=1)
@@ -123,13 +139,13 @@ def simulate_moment(
     done = run(
         chains,
         population_kernel(system, order, metrics, tilted=tilted),
-        lambda some: estimate_moment(some).estimate,
+        estimate,
         how.budget,
         companion_kernel=companion_kernel,
         n_threads=how.n_threads,
         progress=how.progress,
         executor=how.executor,
-        label=label,
+        label="moments",
     )
     return done, estimate_moment(done.chains)
 
@@ -201,20 +217,22 @@ def _empty_records(n_chains: int, n_metrics: int) -> tuple[FloatArray, ...]:
 def _chains(system: LinearizedSGD, metrics: Metrics, how: How, size: int, tilted: bool, first_chain: int) -> Chains:
     n_companions = min(N_COMPANIONS, how.budget.max_steps - how.n_chains * size)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
-    most = how.budget.max_steps // (how.n_chains * size + n_companions)
+    most = how.budget.max_steps // (how.n_chains * size + n_companions * (_COMPANION_SIZE if tilted else 1))
     steps = max(4, system.n_examples // 2) if tilted else max(8, system.n_examples)
     steps = min(max(steps, most // _MOST_BATCHES), max(1, most // _LEAST_BATCHES))
     key = how.seed.key
     vectors = initial_vectors(system, metrics, key, how.n_chains * size, 1, first_chain * size)
-    pairs = initial_vectors(system, metrics, key, n_companions, 2, first_chain + COMPANION_STREAMS)
+    together = _COMPANION_SIZE if tilted else 1
+    pairs = initial_vectors(system, metrics, key, n_companions * together, 2, first_chain + COMPANION_STREAMS)
     companions = Chains(
         key=key,
-        states=walkers_from(pairs.reshape(n_companions, 1, 2 * system.dimension)) if tilted else pairs,
+        states=walkers_from(pairs.reshape(n_companions, together, 2 * system.dimension)) if tilted else pairs,
         steps_per_batch=steps,
         records=_empty_records(n_companions, 0)
         if tilted
         else (np.empty((n_companions, 0, 2)), np.empty((n_companions, 0, 0))),
         first_chain=first_chain + COMPANION_STREAMS,
+        n_walkers=together,
     )
     return Chains(
         key=key,
@@ -241,7 +259,9 @@ def estimate_moment(chains: Chains) -> Moment:
         found = replace(unknown(1), mean=np.array([limit]), standard_error=np.zeros(1), bias_allowance=0.0, mixed=True)
         return Moment(found, 0.0, math.nan)
     mixing = _mixing(chains)
-    start_up = start_up_batches(mixing, chains.n_batches, chains.steps_per_batch)
+    # How populations settle among directions that all lie close to an eigenfunction's maximum does not show in how fast
+    # vectors approach each other.
+    start_up = max(start_up_batches(mixing, chains.n_batches, chains.steps_per_batch), chains.n_batches // _START_UP)
     windows = [0]
     while 2 * windows[-1] + 1 <= _LONGEST_WINDOW * (chains.n_batches - start_up):
         windows.append(max(1, 2 * windows[-1]))
@@ -252,7 +272,9 @@ def estimate_moment(chains: Chains) -> Moment:
     other = means[chosen - 1] if chosen > 0 else means[min(1, len(means) - 1)]
     unsettled = abs(float((means[chosen] - other).mean()))
     bias = float((means[0] - (means[chosen] if chosen > 0 else other)).mean())
-    found = anchored_means(series[chosen], chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
+    found = anchored_means(
+        series[chosen][:, start_up:], chains.steps_per_batch, mixing, chains.n_examples, chains.rounding
+    )
     growth = 1 + float(found.mean[0])
     if not growth > 0:
         return Moment(unknown(1), math.nan, math.nan)
@@ -274,7 +296,13 @@ def _mixing(chains: Chains) -> Mixing:
     else:
         separation = companions.records[-1]
         log_growth = np.stack([separation, np.zeros(separation.shape)], axis=2)
-    return first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(companions.n_batches))
+    mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(companions.n_batches))
+    if len(companions.records) > 2 and not mixing.separated:
+        # At negative orders the vectors that carry moments are those that others move away from; what populations
+        # forget they then forget through selection. Allow for a relaxation time of half the run.
+        n_steps = chains.n_batches * chains.steps_per_batch
+        mixing = Mixing(_SLOWEST / n_steps, math.inf, n_steps)
+    return mixing
 
 
 def _weighted_growth(

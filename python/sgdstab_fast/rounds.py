@@ -313,7 +313,7 @@ def _next_look(done: Run, budget: Budget) -> int | None:
     if companions is not None and done.estimate.mixed:
         most -= companions.n_steps
     elif companions is not None:
-        own += companions.n_chains
+        own += companions.n_streams
     limit = max(most // (own * chains.steps_per_batch), 1)
     growth = _GROWTH if budget.has_tolerance else _IDLE_GROWTH
     looks = [look for look in [*_grid(limit, growth), limit] if look > chains.n_batches]
@@ -365,6 +365,11 @@ def reporter(
         yield progress
     else:
         raise TypeError(f"progress must be None, a bool or a callable, not {progress!r}")
+
+
+def after(report: Callable[[Progress], object], n_steps: int, max_steps: int) -> Callable[[Progress], object]:
+    """Return what reports the progress of a part that begins after n_steps of max_steps."""
+    return lambda state: report(replace(state, n_steps=state.n_steps + n_steps, max_steps=max_steps))
 
 
 def overflow_safe_steps(log_determinants: FloatArray) -> int:

@@ -36,7 +36,7 @@ from sgdstab_fast.validation import integer, nonnegative_number
 
 LARGEST_TENSOR = 200_000
 """Dimension of the largest space of tensors taken, such as order 4 in R^45 or order 6 in R^20: 3 seconds, 200 MB."""
-_LARGEST_ORDER = 16  # terms of either sign, 3^p times their sum, cancel
+LARGEST_ORDER = 16  # terms of either sign, 3^p times their sum, cancel
 _LARGEST_CONTRACTIONS = 6_400_000  # numbers that come from order p - 1 when it is contracted with every example
 _TOLERANCE = 1e-10  # of the residual, whose square the error has
 _ROUGHEST = 1e-6  # where rounding does not allow that
@@ -100,7 +100,7 @@ def tensor_exponent(gradients: FloatArray, learning_rate: float, order: int) -> 
     ValueError
         For an odd or larger order, and where tensors do not fit.
     """
-    order = integer(order, "order", low=2, high=_LARGEST_ORDER)
+    order = integer(order, "order", low=2, high=LARGEST_ORDER)
     learning_rate = nonnegative_number(learning_rate, "learning_rate")
     if order % 2:
         raise ValueError(f"order must be even, not {order}")

@@ -250,6 +250,10 @@ class LinearizedSGD:
         system._set_up(gram, "gram", slowest, diagonal, self._learning_rate)
         return system
 
+    def gradients(self) -> FloatArray:
+        """Return F with K = F F^T, shape (N, dimension): row i is the gradient of example i, up to a rotation."""
+        return self._rows if self._coordinates == "factor" else np.asarray(np.linalg.cholesky(self._rows))
+
     def gram_eigenvalues(self) -> FloatArray:
         """Return the non-zero eigenvalues of K, largest first, shape (dimension,)."""
         if self._coordinates == "factor":

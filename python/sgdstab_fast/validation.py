@@ -92,6 +92,21 @@ def increasing(value: Any, name: str) -> FloatArray:
     return numbers_
 
 
+def orders(value: Any, name: str) -> FloatArray:
+    """Return finite numbers, shape (n,), n > 0, from a number or a sequence of numbers."""
+    try:
+        given = list(np.atleast_1d(np.asarray(value, dtype=object)) if np.ndim(value) < 2 else ())
+    except (TypeError, ValueError):
+        given = []
+    if not given:
+        raise ValueError(f"{name} must be a number or a non-empty sequence of numbers, not {value!r}")
+    scalar = np.ndim(value) == 0
+    found = np.array([real_number(order, name if scalar else f"{name}[{i}]") for i, order in enumerate(given)])
+    for index in np.flatnonzero(np.isinf(found))[:1]:
+        raise ValueError(f"{name if scalar else f'{name}[{index}]'} must be finite, not {given[index]!r}")
+    return found
+
+
 def thread_count(value: Any) -> int:
     """Return n_threads; None asks for every processor this process may use."""
     if value is not None:

@@ -37,7 +37,7 @@ struct PopulationSums {
   double* norms;           // n_populations x n_batches x metrics.count: X_M
   double* excess;          // n_populations x n_batches x metrics.count: E_M
   // n_populations x n_batches, with a passive vector: growth of the first vector over that of the part of the passive
-  // one orthogonal to it, as a logarithm, on average over walkers. Chains forget their starts as fast as that grows.
+  // one orthogonal to it, as a logarithm, on weighted average. Chains forget their starts as fast as that grows.
   double* separation;
 };
 

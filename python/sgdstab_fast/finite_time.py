@@ -1,0 +1,583 @@
+"""Finite-time exponents: how likely SGD looks convergent over n steps though it is not, or the other way round.
+
+In coordinates that are isometric to parameter space, the finite-time Lyapunov exponent over n steps is
+
+    lambda_n = (1/n) log ||Phi_n||_2,    Phi_n = A_{i_n} .. A_{i_1},    A_i = I - eta f_i f_i^T,    K = F F^T
+
+(Chemnitz & Engel 2025, section 2.7). Far from lambda, P(lambda_n < x) and P(lambda_n >= x) decay like exp(-n I(x)).
+
+A walker is one product: d vectors that start as the unit vectors of R^d. Let S = log(||Phi_n||_F / sqrt d). Likely
+events are counted among independent walkers. Rare ones are met by populations of walkers with weights exp(p S), in
+tilted steps (`sgdstab_fast.population`): with Z_c the mean of the total weight of population c and W_j its weights,
+scaled to a mean of 1,
+
+    P_c = Z_c mean_j W_j exp(-p S_j) 1{walker j meets the event},    E P_c = P,
+
+exactly, whatever the order p, the size of populations and n. The variance is least about where the mean of
+log ||Phi_n||_2 under these weights is n x: Newton's iteration on p, by pilots, whose slope is the variance of S.
+
+What needs no simulation: with det A_i = 1 - eta K_ii, in d dimensions,
+
+    (1/d) min_i log abs det A_i  <=  lambda_n  <=  max_i log max(1, abs det A_i)    (without the 1 where d = 1),
+
+and lambda_n >= 0 for n < d. An event that occurs has probability N^-n at least, and by Markov's inequality at most
+
+    E exp(p S) exp(-p n x) for p < 0 (below x),    E exp(p S) exp(-p (n x - log sqrt d)) for p > 0 (above x).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast import validation
+from sgdstab_fast._native import FloatArray, core
+from sgdstab_fast.metrics import no_metrics
+from sgdstab_fast.one_block import How
+from sgdstab_fast.population import population_kernel
+from sgdstab_fast.results import provenance, warn
+from sgdstab_fast.rounds import Budget, Progress, ProgressOption, reporter
+from sgdstab_fast.statistics import student_quantile
+from sgdstab_fast.systems import LinearizedSGD, require_system
+
+METHODS = ("auto", "direct", "tilted")
+_EPS = float(np.finfo(float).eps)
+_LIKELY = 0.01  # from which on events are counted
+_PILOT_STREAMS = 2**33  # populations between those of pilots
+_PILOT_POPULATIONS, _PILOT_WALKERS, _MOST_PILOTS, _PILOT_SHARE = 8, 1024, 16, 1 / 4
+_CLOSE = 0.25  # of the standard deviation: how near the mean comes to the threshold
+_LONGEST_STRIDE = 4.0  # from order to order
+_SIZE = 128  # walkers of a population, by default
+_LOOKS = 32  # at the spread of weights, at least
+_PIECE_SECONDS, _PIECE_DOUBLES = 0.1, 2**22  # of a call of the core
+_ROUNDING = 64 * _EPS  # of log norms, a step
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class FiniteTimeProbability:
+    """P(lambda_n < threshold), as `finite_time_probability` returns it."""
+
+    probability: float
+    """P(lambda_n < threshold)."""
+    complement: float
+    """P(lambda_n >= threshold), as accurate where that is the small one."""
+    log_probability: float
+    """Its logarithm, also where `probability` underflows."""
+    log_complement: float
+    """The logarithm of `complement`."""
+    standard_error: float
+    """Of both probabilities; 0 where they are known exactly, and where no walker met the event."""
+    relative_error: float
+    """`standard_error` over the smaller one, by logarithms; infinite where no walker met that event."""
+    n: int
+    """Steps."""
+    threshold: float
+    """What lambda_n is compared with, nats per step."""
+    tail: str
+    """The event that was estimated: ``"below"`` or ``"above"`` the threshold; the other is its complement."""
+    order: float
+    """p, by which walkers were weighted; 0 for those that were counted."""
+    method: str
+    """``"direct"``, ``"tilted"`` or ``"closed form"``."""
+    log_bound: float
+    """Of the event that was estimated: log of Markov's bound, up to the error of a mean; NaN if not tilted."""
+    n_hits: int
+    """Walkers that met it."""
+    n_steps: int
+    """Steps of all walkers together, pilots included."""
+    n_chains: int
+    """Independent populations."""
+    population: int
+    """Walkers of each."""
+    converged: bool
+    """Whether `rtol` was met."""
+    stopped_by: str
+    """``"rtol"``, ``"max_steps"``, ``"unreachable"`` where bounds say that no product meets the event, or ``"closed
+    form"``."""
+    provenance: Mapping[str, Any] = field(repr=False)
+    """Seed entropy, SIMD level, versions, method."""
+
+    def __repr__(self) -> str:
+        return (
+            f"FiniteTimeProbability(probability={self.probability:.6g}, standard_error={self.standard_error:.2g}, "
+            f"log_probability={self.log_probability:.6g}, n={self.n}, threshold={self.threshold:.6g}, "
+            f"method={self.method!r}, order={self.order:.4g}, stopped_by={self.stopped_by!r}, n_steps={self.n_steps})"
+        )
+
+    @property
+    def effective_sample_size(self) -> float:
+        """Independent meetings of the event, were they counted, that would give the same relative error."""
+        return math.inf if self.relative_error == 0 else self.relative_error**-2
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the (low, high) that hold P(lambda_n < threshold) with probability `level`.
+
+        Of counts, Wilson's interval, or Clopper and Pearson's if none or all met the event; else Student's t on the
+        logarithm. Where no weighted walker met it, from 0 to Markov's bound.
+        """
+        level = validation.probability(level, "level")
+        if self.method == "closed form":
+            return self.probability, self.probability
+        if self.method == "direct":
+            from scipy.stats import binomtest
+
+            n_walkers = self.n_chains * self.population
+            counted = binomtest(self.n_hits, n_walkers).proportion_ci(
+                level, method="wilson" if 0 < self.n_hits < n_walkers else "exact"
+            )
+            low, high = float(counted.low), float(counted.high)
+        elif self.n_hits == 0:
+            low, high = 0.0, math.exp(min(self.log_bound, 0.0))
+        else:
+            log_tail = self.log_probability if self.tail == "below" else self.log_complement
+            half_width = student_quantile(level, self.n_chains - 1) * self.relative_error
+            low, high = math.exp(log_tail - half_width), math.exp(min(log_tail + half_width, 0.0))
+        return (low, high) if self.tail == "below" else (1 - high, 1 - low)
+
+
+def finite_time_probability(
+    system: LinearizedSGD,
+    n: int,
+    threshold: float = 0.0,
+    *,
+    method: str = "auto",
+    rtol: float = 0.05,
+    max_steps: int = 100_000_000,
+    n_chains: int = 32,
+    population: int | None = None,
+    rng: Any = None,
+    n_threads: int | None = None,
+    progress: ProgressOption = None,
+    executor: Any = None,
+) -> FiniteTimeProbability:
+    """Estimate the probability that the finite-time Lyapunov exponent over n steps is below a threshold.
+
+    With lambda > 0 and a threshold of 0 that is how likely n steps look convergent; with lambda < 0 its `complement`
+    is how likely they look divergent. Whichever of both is rare is estimated itself, down to the smallest.
+
+    Parameters
+    ----------
+    system : LinearizedSGD
+        What a step does.
+    n : int
+        Steps.
+    threshold : float, optional
+        Nats per step; may be infinite. Products that are 0 count as below any threshold, -inf included.
+    method : {"auto", "direct", "tilted"}, optional
+        Whether walkers are counted or weighted; by default the latter where a pilot finds the event or its complement
+        rare, below 1%.
+    rtol : float, optional
+        Tolerance for the standard error, relative to the smaller of the probability and its complement.
+    max_steps : int, optional
+        Steps of all walkers together; one step of a walker moves as many vectors as the system has dimensions.
+    n_chains : int, optional
+        Independent populations, at first, 8 or more; their number doubles until the tolerance is met.
+    population : int, optional
+        Walkers of a population, 2 or more.
+    rng, n_threads, progress, executor : optional
+        As of `lyapunov_exponent`.
+
+    Returns
+    -------
+    FiniteTimeProbability
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range.
+
+    Warns
+    -----
+    AccuracyWarning
+        If the tolerance was not met within `max_steps`, or no walker met the event.
+
+    References
+    ----------
+    Chemnitz & Engel 2025, section 2.7.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> from sgdstab_fast.finite_time import finite_time_probability
+    >>> system = sf.LinearizedSGD([[1, -0.5], [-0.5, 1]], 0.5)
+    >>> result = finite_time_probability(system, 12, -0.08, rng=1)
+    >>> low, high = result.confidence_interval(0.999)
+    >>> low < 3984 / 4096 < high  # of all 2^12 products
+    True
+    """
+    require_system(system)
+    n = validation.integer(n, "n", high=2**53)
+    threshold = validation.real_number(threshold, "threshold")
+    validation.choice(method, "method", METHODS)
+    budget = Budget.validated(rtol, 0.0, max_steps)
+    how = How.validated(method, budget, n_chains, rng, n_threads, progress, executor, least_chains=8)
+    n_walkers = budget.max_steps // n
+    kept = n_walkers - int(_PILOT_SHARE * n_walkers)  # the rest is for pilots
+    if population is None:
+        population = min(_SIZE, max(2, kept // how.n_chains))
+    else:
+        population = validation.integer(population, "population", low=2, high=2**20)
+    known = _known(system, n, threshold)
+    if known is not None:
+        log_probability = math.log(known) if known > 0 else -math.inf
+        outcome = _Outcome("closed form", "below", log_probability, 0.0, stopped_by="closed form")
+        return outcome.result(system, how, n, threshold, 0, 0)
+    if how.n_chains * population > kept:
+        raise ValueError(
+            f"max_steps must be at least {math.ceil(how.n_chains * population * n / (1 - _PILOT_SHARE))}, for n_chains "
+            f"({how.n_chains}) populations of {population} walkers, a quarter of it for pilots, not {max_steps!r}"
+        )
+    with reporter(progress, budget.max_steps, "probability") as report:
+        simulation = _Simulation(_isometric(system), n, threshold, how, report)
+        outcome = simulation.estimate(population, n_walkers)
+    result = outcome.result(system, how, n, threshold, population, simulation.n_steps)
+    if result.n_hits == 0 and not result.converged:
+        event = "lambda_n < threshold" if result.tail == "below" else "lambda_n >= threshold"
+        low, high = result.confidence_interval()
+        bound = high if result.tail == "below" else 1 - low
+        warn(f"no walker met the event {event}: its probability is at most {bound:.2g}, with confidence 0.95")
+    elif how.budget.has_tolerance and not result.converged:
+        warn(
+            f"max_steps={budget.max_steps} ended the run at a relative error of {result.relative_error:.2g}, short of "
+            f"rtol={budget.rtol:g}"
+        )
+    return result
+
+
+def _known(system: LinearizedSGD, n: int, threshold: float) -> float | None:
+    """Return the probability where bounds or a count give it, else None."""
+    d, determinants = system.dimension, system.log_determinants
+    low, high = float(determinants.min()) / d, float(determinants.max())
+    if d > 1:
+        high = max(high, 0.0)
+        low = max(low, 0.0) if n < d else low
+    slack = _allowance(n, d, threshold) / n
+    if low > -math.inf and threshold <= low + slack:
+        return 0.0
+    if threshold > high + slack:
+        return 1.0
+    if d == 1 and threshold == -math.inf:
+        return float(-np.expm1(n * np.log1p(-np.isneginf(determinants).mean())))
+    return None
+
+
+def _allowance(n: int, dimension: int, threshold: float) -> float:
+    """Return what rounding may do to log ||Phi_n||; a tie is not below the threshold."""
+    return _ROUNDING * (n + dimension) * (1 + abs(threshold)) if math.isfinite(threshold) else 0.0
+
+
+def _isometric(system: LinearizedSGD) -> LinearizedSGD:
+    """Return the system in factor coordinates, which are isometric to parameter space."""
+    if system.coordinates == "factor":
+        return system
+    return LinearizedSGD.from_factor(np.linalg.cholesky(system.rows), system.learning_rate)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a simulation knows of the event."""
+
+    method: str
+    tail: str
+    log_tail: float
+    relative_error: float
+    stopped_by: str
+    n_populations: int = 0
+    order: float = 0.0
+    n_hits: int = 0
+    log_bound: float = math.nan
+
+    def result(
+        self, system: LinearizedSGD, how: How, n: int, threshold: float, population: int, n_steps: int
+    ) -> FiniteTimeProbability:
+        """Return it with the complement."""
+        log_tail = min(self.log_tail, 0.0)
+        log_rest = float(np.log(-np.expm1(log_tail))) if log_tail < 0 else -math.inf
+        below, above = (log_tail, log_rest) if self.tail == "below" else (log_rest, log_tail)
+        tail, rest = math.exp(log_tail), -math.expm1(log_tail)
+        return FiniteTimeProbability(
+            probability=tail if self.tail == "below" else rest,
+            complement=rest if self.tail == "below" else tail,
+            log_probability=below,
+            log_complement=above,
+            standard_error=self.relative_error * tail if math.isfinite(self.relative_error) else 0.0,
+            relative_error=self.relative_error,
+            n=n,
+            threshold=threshold,
+            tail=self.tail,
+            order=self.order,
+            method=self.method,
+            log_bound=self.log_bound,
+            n_hits=self.n_hits,
+            n_steps=n_steps,
+            n_chains=self.n_populations,
+            population=population,
+            converged=self.stopped_by != "max_steps",
+            stopped_by=self.stopped_by,
+            provenance=provenance(how.seed, self.method, system.fingerprint),
+        )
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Products of some populations; all but the first of shape (n_populations, size)."""
+
+    log_growth: FloatArray
+    """log Z_c, shape (n_populations,)."""
+    log_weights: FloatArray
+    log_sizes: FloatArray
+    """S."""
+    log_norms: FloatArray
+    """log ||Phi_n||_2 from below, close where few singular values are large, or all are equal."""
+    below: NDArray[np.bool_]
+    """Whether lambda_n is below the threshold."""
+
+
+@dataclass(frozen=True)
+class _Pilot:
+    """What weighted walkers of some order tell: moments of log ||Phi_n||_2, and how many are below the threshold."""
+
+    mean: float
+    variance: float
+    share_below: float
+    log_growth: float
+
+
+class _Simulation:
+    """Populations of products, and what they tell of the event."""
+
+    def __init__(
+        self,
+        system: LinearizedSGD,
+        n: int,
+        threshold: float,
+        how: How,
+        report: Callable[[Progress], object],
+    ) -> None:
+        self.n_steps = 0
+        self._system, self._how, self._n, self._goal, self._report = system, how, n, n * threshold, report
+        self._limit = self._goal - _allowance(n, system.dimension, threshold)
+        self._log_least = -n * math.log(system.n_examples) - 1  # below any probability but 0
+        self._estimate = Progress(0, how.budget.max_steps, math.nan, math.nan)
+
+    def estimate(self, size: int, n_walkers: int) -> _Outcome:
+        """Return what is known once the tolerance is met or all walkers are spent."""
+        order, tail = 0.0, "below"
+        if self._how.method != "direct" and self._goal > -math.inf:
+            order, tail = self._order(int(_PILOT_SHARE * n_walkers))
+        tilted = order != 0 or (self._how.method == "tilted" and self._goal > -math.inf)
+        most = (n_walkers - self.n_steps // self._n) // size
+        log_terms, log_growth = np.empty(0), np.empty(0)
+        n_below, n_done, target = 0, 0, self._how.n_chains
+        while True:
+            for products in self._runs(order, n_done, target - n_done, size, tilted):
+                n_below += int(products.below.sum())
+                log_growth = np.concatenate([log_growth, products.log_growth])
+                if tilted:
+                    log_terms = np.concatenate([log_terms, _log_terms(products, order, tail)])
+            n_done = target
+            if tilted:
+                n_hits = n_below if tail == "below" else n_done * size - n_below
+                outcome = self._weighted(log_terms, log_growth, order, tail, n_hits)
+            else:
+                outcome = _counted(n_below, n_done, size)
+            if outcome.n_hits > 0 and outcome.relative_error <= self._how.budget.rtol:
+                outcome = replace(outcome, stopped_by="rtol")
+            self._show(outcome)
+            if outcome.stopped_by != "max_steps" or n_done == most:
+                return outcome
+            target = min(2 * n_done, most)
+
+    def _weighted(
+        self, log_terms: FloatArray, log_growth: FloatArray, order: float, tail: str, n_hits: int
+    ) -> _Outcome:
+        """Estimate the probability from log P_c of independent populations."""
+        log_bound = _log_mean(log_growth) - self._log_power(order, tail)
+        outcome = _Outcome("tilted", tail, -math.inf, math.inf, "max_steps", len(log_terms), order, n_hits, log_bound)
+        if n_hits == 0:
+            unreachable = log_bound < self._log_least
+            return replace(outcome, stopped_by="unreachable", relative_error=0.0) if unreachable else outcome
+        log_tail = _log_mean(log_terms)
+        error = float(np.exp(log_terms - log_tail).std(ddof=1)) / math.sqrt(len(log_terms))
+        return replace(outcome, log_tail=log_tail, relative_error=error)
+
+    def _log_power(self, order: float, tail: str) -> float:
+        """Return log of the least exp(p S) at which the event occurs."""
+        return order * (self._goal if tail == "below" else self._goal - math.log(self._system.dimension) / 2)
+
+    def _order(self, n_walkers: int) -> tuple[float, str]:
+        """Return the order to weigh walkers by, 0 if they are to be counted, and which tail is the small one."""
+        per_pilot = max(1, min(_PILOT_WALKERS, n_walkers // 4))
+        pilots = iter(range(min(_MOST_PILOTS, n_walkers // per_pilot)))
+        at_zero = self._pilot(0.0, next(pilots, 0), per_pilot)
+        tail = "below" if at_zero is None or at_zero.share_below <= 1 / 2 else "above"
+        sign = -1 if tail == "below" else 1
+        likely = at_zero is not None and _LIKELY <= at_zero.share_below <= 1 - _LIKELY
+        if at_zero is None or (likely and self._how.method == "auto"):
+            return 0.0, tail
+        if sign * (self._goal - at_zero.mean) <= 0 or at_zero.variance == 0:
+            return 0.0, tail
+        inside, beyond, best, closest = 0.0, math.nan, 0.0, math.inf
+        order = (self._goal - at_zero.mean) / at_zero.variance
+        for number in pilots:
+            found = self._pilot(order, number, per_pilot)
+            if found is None:  # walkers of infinite weight
+                beyond, order = order, (inside + order) / 2
+                continue
+            distance = self._goal - found.mean
+            if (deviations := abs(distance) / math.sqrt(max(found.variance, _EPS))) < closest:
+                best, closest = order, deviations
+            if closest <= _CLOSE:
+                break
+            if sign * distance > 0:
+                inside = order
+                if found.log_growth - self._log_power(order, tail) < self._log_least:
+                    return order, tail
+            else:
+                beyond = order
+            order += distance / max(found.variance, _EPS)
+            if math.isnan(beyond):
+                order = sign * min(abs(order), _LONGEST_STRIDE * abs(inside))
+            elif not min(inside, beyond) < order < max(inside, beyond):
+                order = (inside + beyond) / 2
+        return best, tail
+
+    def _pilot(self, order: float, number: int, n_walkers: int) -> _Pilot | None:
+        """Run a pilot; None if weights are not finite."""
+        n_populations = min(_PILOT_POPULATIONS, n_walkers)
+        first = (number + 1) * _PILOT_STREAMS
+        runs = list(self._runs(order, first, n_populations, n_walkers // n_populations, order != 0))
+        log_growth = np.concatenate([products.log_growth for products in runs])
+        log_norms = np.concatenate([products.log_norms for products in runs])
+        log_weights = np.concatenate([products.log_weights for products in runs]) + log_growth[:, None]
+        finite = np.isfinite(log_norms) & np.isfinite(log_weights)
+        if not np.isfinite(log_growth).all() or not finite.any():
+            return None
+        weights = np.exp(log_weights[finite] - log_weights[finite].max())
+        mean = float(np.average(log_norms[finite], weights=weights))
+        variance = float(np.average((log_norms[finite] - mean) ** 2, weights=weights))
+        share_below = float(np.mean([products.below.mean() for products in runs]))
+        return _Pilot(mean, variance, share_below, _log_mean(log_growth))
+
+    def _runs(self, order: float, first_chain: int, n_populations: int, size: int, tilted: bool) -> Iterator[_Products]:
+        """Run populations, some at a time; how many does not matter to their bits."""
+        system, n, how = self._system, self._n, self._how
+        kernel = population_kernel(system, order, no_metrics(system), tilted=tilted)
+        seconds = kernel.seconds_per_step * system.dimension * size
+        piece = int(np.clip(_PIECE_SECONDS / seconds, 1, n))
+        batch = int(np.clip(n // _LOOKS, 1, piece)) if tilted else piece
+        together = min(how.n_threads * _PIECE_SECONDS / (seconds * n), _PIECE_DOUBLES / (size * system.dimension**2))
+        together = max(together, 1) if how.executor is not None else max(together, how.n_threads)
+        items = [
+            (kernel.arguments, how.seed.key, first_chain + c, min(int(together), n_populations - c), size)
+            for c in range(0, n_populations, int(together))
+        ]
+        if how.executor is None:
+            runs = (_products(*item, n, batch, piece, self._limit, how.n_threads) for item in items)
+        else:
+            futures = [how.executor.submit(_products, *item, n, batch, piece, self._limit, 1) for item in items]
+            runs = (future.result() for future in futures)
+        for products in runs:
+            self.n_steps += products.below.size * n
+            self._report(replace(self._estimate, n_steps=self.n_steps))
+            yield products
+
+    def _show(self, outcome: _Outcome) -> None:
+        value = math.exp(min(outcome.log_tail, 0.0))
+        error = outcome.relative_error * value if value > 0 else math.nan
+        value = value if outcome.tail == "below" else 1 - value
+        self._estimate = Progress(self.n_steps, self._how.budget.max_steps, value, error)
+        self._report(self._estimate)
+
+
+def _counted(n_below: int, n_populations: int, size: int) -> _Outcome:
+    """Estimate the probability from counts."""
+    n_walkers = n_populations * size
+    share = n_below / n_walkers
+    least = min(share, 1 - share)
+    error = math.sqrt((1 - least) / (least * n_walkers)) if least > 0 else math.inf
+    log_share = math.log(share) if share > 0 else -math.inf
+    return _Outcome("direct", "below", log_share, error, "max_steps", n_populations, 0.0, n_below)
+
+
+def _log_terms(products: _Products, order: float, tail: str) -> FloatArray:
+    """Return log P_c, shape (n_populations,)."""
+    from scipy.special import logsumexp
+
+    hits = products.below if tail == "below" else ~products.below
+    # Those annihilated have weight 0, at positive orders.
+    log_sizes = np.where(np.isfinite(products.log_sizes), products.log_sizes, 0.0)
+    terms = np.where(hits, products.log_weights - order * log_sizes, -np.inf)
+    return np.asarray(products.log_growth + logsumexp(terms, axis=1) - math.log(hits.shape[1]))
+
+
+def _log_mean(logs: FloatArray) -> float:
+    """Return the log of a mean."""
+    from scipy.special import logsumexp
+
+    return float(logsumexp(logs)) - math.log(logs.size)
+
+
+def _products(
+    arguments: dict[str, Any],
+    key: tuple[int, int],
+    first_chain: int,
+    n_populations: int,
+    size: int,
+    n: int,
+    batch: int,
+    piece: int,
+    limit: float,
+    n_threads: int,
+) -> _Products:
+    """Run populations over n steps: what an executor, of threads or of processes, is given.
+
+    lambda_n is below the threshold where log ||Phi_n||_2 is below the limit.
+    """
+    d = arguments["rows"].shape[1]
+    start = np.concatenate([np.eye(d).reshape(-1) / math.sqrt(d), np.zeros(2)])
+    walkers, log_growth = np.tile(start, (n_populations, size, 1)), np.zeros(n_populations)
+    first_step = 0
+    while first_step < n:
+        steps = min(batch, n - first_step)
+        n_batches = min(max(1, piece // batch), (n - first_step) // steps)
+        walkers, growth, *_ = core.advance_populations(
+            **arguments,
+            walkers=walkers,
+            key=key,
+            first_chain=first_chain,
+            first_step=first_step,
+            n_batches=n_batches,
+            steps_per_batch=steps,
+            n_threads=n_threads,
+        )
+        first_step += n_batches * steps
+        log_growth += growth.sum(axis=1)
+    log_sizes = walkers[:, :, -1].copy()
+    matrices = walkers[:, :, :-2].reshape(n_populations, size, d, d)
+    low, high = _log_norm_bounds(matrices, log_sizes + math.log(d) / 2)
+    below = high < limit
+    open_ = (low < limit) & ~below
+    exact = np.linalg.svd(matrices[open_], compute_uv=False)[:, 0]
+    below[open_] = np.log(exact) + log_sizes[open_] + math.log(d) / 2 < limit
+    return _Products(log_growth, walkers[:, :, -2].copy(), log_sizes, low, below | np.isneginf(log_sizes))
+
+
+def _log_norm_bounds(matrices: FloatArray, log_scales: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return bounds of log ||Phi||_2, Phi = exp(log scale) matrix, from the singular values s_k of the matrix.
+
+    sum s_k^8 / sum s_k^6 <= s_1^2 <= (sum s_k^8)^(1/4).
+    """
+    gram = matrices @ matrices.swapaxes(-1, -2)
+    square = gram @ gram
+    sixth, eighth = np.einsum("...ij,...ij->...", gram, square), np.einsum("...ij,...ij->...", square, square)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low = log_scales + np.log(eighth / sixth) / 2
+        high = log_scales + np.log(eighth) / 8
+    annihilated = np.isneginf(log_scales)
+    return np.where(annihilated, -np.inf, low), np.where(annihilated, -np.inf, high)

@@ -1,0 +1,244 @@
+"""What `moment_exponent` returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sgdstab_fast import validation
+from sgdstab_fast._native import FloatArray
+from sgdstab_fast.moment_curve import MomentCurve
+from sgdstab_fast.statistics import student_quantile
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class MomentExponents:
+    """Moment Lyapunov exponents Lambda(p) = lim (1/n) log E |A_{i_n} .. A_{i_1} v|^p; nats per step.
+
+    Arrays have the shape (n,) of the orders asked for, in their order, unless said otherwise.
+
+    What concerns all orders, such as `rate_function`, comes from one convex curve through all that is known
+    (`sgdstab_fast.moment_curve`), `trusted_orders` and `trusted_exponents` saying how far. It raises a ValueError that
+    says which orders would help where those given do not tell.
+    """
+
+    p: FloatArray
+    """The orders."""
+    exponents: FloatArray
+    """Lambda(p). Inf at negative orders where products of steps annihilate every displacement."""
+    standard_errors: FloatArray
+    """With the bias of populations, as far as it was not removed; 0 where Lambda(p) was computed."""
+    numerical_errors: FloatArray
+    """What rounding and iterations leave where Lambda(p) was computed; 0 elsewhere."""
+    population_biases: FloatArray
+    """How far a single population would be off, as measured against all together; 0 where nothing was simulated."""
+    effective_sample_size: FloatArray
+    """Independent batches that would give the same standard errors; infinite where nothing was simulated."""
+    effective_walkers: FloatArray
+    """(sum W)^2 / sum W^2 of a population's weights, on average; infinite where nothing was simulated."""
+    degrees_of_freedom: NDArray[np.int64]
+    """Of the standard errors."""
+    methods: tuple[str, ...]
+    """``"closed form"``, ``"mean square"``, ``"transfer operator"``, ``"symmetric tensors"`` or ``"population"``."""
+    reasons: tuple[str, ...]
+    """Why an exponent is infinite; empty for all others."""
+    within_tolerance: NDArray[np.bool_]
+    """Where a tolerance was met, or nothing was simulated."""
+    mixed: NDArray[np.bool_]
+    """Where populations were seen to forget their starts, or nothing was simulated."""
+    n_steps: int
+    """Steps of all walkers together, at all orders."""
+    n_chains: int
+    """Independent populations at each order; 0 where nothing was simulated."""
+    population: int
+    """Walkers of a population, the most at any order; 0 where nothing was simulated."""
+    stopped_by: str
+    """``"rtol"``, ``"atol"`` or ``"max_steps"``, of the order that came least close; ``"closed form"`` if none was
+    simulated."""
+    steps_per_epoch: float
+    """N / batch_size."""
+    provenance: Mapping[str, Any] = field(repr=False)
+    """Seed entropy, SIMD level, versions, method."""
+    largest_amplification: float
+    """max_i abs(1 - eta K_ii): no step makes a displacement grow by more, if it is above 1."""
+    known: tuple[FloatArray, FloatArray, FloatArray]
+    """All orders at which Lambda is known, ascending, its values and errors: more than were asked for where cheap."""
+
+    def __repr__(self) -> str:
+        shown = [
+            f"Lambda({order:g})={value:.6g}" + (f" ± {error:.1g}" if error > 0 else "")
+            for order, value, error in zip(self.p, self.exponents, self.standard_errors, strict=True)
+        ]
+        more = f", … {len(shown) - 5} more" if len(shown) > 5 else ""
+        return (
+            f"MomentExponents({', '.join(shown[:5])}{more}, methods={sorted(set(self.methods))}, "
+            f"converged={self.converged}, stopped_by={self.stopped_by!r}, n_steps={self.n_steps})"
+        )
+
+    @property
+    def exponent(self) -> float:
+        """Lambda(p), of a single order."""
+        return float(self.exponents[self._only()])
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of Lambda(p), of a single order."""
+        return float(self.standard_errors[self._only()])
+
+    @property
+    def per_epoch(self) -> FloatArray:
+        """Lambda(p) per epoch."""
+        return self.exponents * self.steps_per_epoch
+
+    @property
+    def converged(self) -> bool:
+        """Whether a tolerance was met at all orders."""
+        return bool(self.within_tolerance.all())
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
+        """Return arrays (low, high); each exponent lies between its own with probability `level`."""
+        level = validation.probability(level, "level")
+        quantiles = np.array([student_quantile(level, int(n)) for n in self.degrees_of_freedom])
+        half_width = np.where(self.standard_errors > 0, quantiles * self.standard_errors, 0.0)
+        return self.exponents - half_width, self.exponents + half_width
+
+    @cached_property
+    def curve(self) -> MomentCurve:
+        """The convex curve through all that is known."""
+        return MomentCurve.fit(*self.known)
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether orders suffice for a curve, its slope and curvature at 0."""
+        finite = np.isfinite(self.known[1]) & (self.known[0] != 0)
+        return int(finite.sum()) >= 2 and not np.isneginf(self.known[1]).any()
+
+    @property
+    def trusted_orders(self) -> tuple[float, float]:
+        """The orders between which the curve is known."""
+        return self.curve.orders_range
+
+    @property
+    def trusted_exponents(self) -> tuple[float, float]:
+        """The finite-time exponents x between which the rate function is known: slopes of Lambda at those orders."""
+        return self.curve.exponents_range
+
+    @property
+    def derivative_at_zero(self) -> float:
+        """Lambda'(0), which is the Lyapunov exponent lambda."""
+        return self.curve.derivative_at_zero
+
+    @property
+    def derivative_at_zero_standard_error(self) -> float:
+        """Standard error of `derivative_at_zero`."""
+        return self.curve.derivative_at_zero_standard_error
+
+    @property
+    def clt_variance(self) -> float:
+        """The variance sigma^2 = Lambda''(0): sqrt(n) (lambda_n - lambda) tends to N(0, sigma^2)."""
+        return self.curve.clt_variance
+
+    @property
+    def clt_variance_standard_error(self) -> float:
+        """Standard error of `clt_variance`."""
+        return self.curve.clt_variance_standard_error
+
+    def rate_function(self, x: ArrayLike) -> Any:
+        """Return I(x) = sup_p (p x - Lambda(p)): the exponent over n steps is near x with probability exp(-n I(x)).
+
+        Parameters
+        ----------
+        x : float or array_like
+            Finite-time exponents, nats per step, within `trusted_exponents`.
+
+        Returns
+        -------
+        float or array
+            Nats per step, of the shape of x.
+
+        Raises
+        ------
+        ValueError
+            If an x lies outside of `trusted_exponents`.
+        """
+        rate = self.curve.rate(x)
+        return float(rate) if np.ndim(x) == 0 else rate
+
+    def rate_function_standard_error(self, x: ArrayLike) -> Any:
+        """Return the standard error of the rate function."""
+        error = self.curve.rate_standard_error(x)
+        return float(error) if np.ndim(x) == 0 else error
+
+    @property
+    def tail_index(self) -> float:
+        """The order p > 0 at which Lambda(p) = 0, if lambda < 0: the tail index of SGD with additive noise.
+
+        SGD near the minimum with additive noise has a stationary law with P(|x| > u) ~ u^-p (H. Kesten, Acta
+        Mathematica 131, 1973). Inf if no step makes displacements grow: all moments are finite. 0 if lambda is not
+        negative: there is no stationary law.
+
+        Raises
+        ------
+        ValueError
+            If it lies beyond the orders given.
+        """
+        if self.largest_amplification <= 1:
+            return math.inf
+        zero = self.curve.zero()
+        if zero is not None:
+            return zero
+        low, high = self.trusted_orders
+        if high > 0 and float(self.curve.value(high)) < 0:
+            raise ValueError(f"the tail index is beyond {high:g}, the largest order: give larger orders")
+        if low == 0 or high == 0 or self.derivative_at_zero >= 0:
+            return 0.0
+        raise ValueError("the tail index is too close to 0 for the orders given")
+
+    @property
+    def tail_index_standard_error(self) -> float:
+        """Standard error of `tail_index`."""
+        return self.curve.zero_standard_error() or 0.0
+
+    def to_dict(self) -> dict[str, NDArray[Any]]:
+        """Return columns of equal length, a row for every order, as data frames take them."""
+        low, high = self.confidence_interval()
+        return {
+            "p": self.p,
+            "exponent": self.exponents,
+            "standard_error": self.standard_errors,
+            "low": low,
+            "high": high,
+            "population_bias": self.population_biases,
+            "effective_walkers": self.effective_walkers,
+            "method": np.array(self.methods),
+            "within_tolerance": self.within_tolerance,
+            "mixed": self.mixed,
+        }
+
+    def plot(self, ax: Any = None) -> Any:
+        """Plot Lambda(p) with its tangent p lambda, and beside it the rate function.
+
+        Parameters
+        ----------
+        ax : pair of matplotlib.axes.Axes, or one, optional
+            Where to plot; with one, Lambda(p) alone.
+
+        Returns
+        -------
+        tuple of matplotlib.axes.Axes, or Axes
+            What was plotted on.
+        """
+        from sgdstab_fast import plots
+
+        return plots.moments(self, ax)
+
+    def _only(self) -> int:
+        if self.p.size != 1:
+            raise ValueError(f"there are {self.p.size} orders: use exponents and standard_errors")
+        return 0
