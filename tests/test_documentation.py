@@ -14,11 +14,12 @@ from conftest import K4
 from sgdstab_fast.__main__ import main
 
 ROOT = Path(__file__).parent.parent
-README, LEARNING_RATES = ((ROOT / page).read_text() for page in ("README.md", "docs/learning_rates.md"))
+PAGES = [(ROOT / page).read_text() for page in ("README.md", "docs/learning_rates.md", "docs/moments.md")]
+README = PAGES[0]
 # All but the one that makes the figure of the page, which takes a minute.
 BLOCKS = [
     block
-    for page in (README, LEARNING_RATES)
+    for page in PAGES
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     if "savefig" not in block
 ]

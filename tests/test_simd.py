@@ -11,7 +11,7 @@ import sgdstab_fast
 from sgdstab_fast import _cpu
 
 TESTS = Path(__file__).parent
-NUMERICAL = [TESTS / f"test_{name}.py" for name in ("streams", "exponent", "spectrum", "sweep")]
+NUMERICAL = [TESTS / f"test_{name}.py" for name in ("streams", "exponent", "spectrum", "sweep", "moments")]
 IN_USE = sgdstab_fast.build_info()["simd_level"]
 
 
