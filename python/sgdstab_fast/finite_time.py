@@ -6,15 +6,16 @@ In coordinates that are isometric to parameter space, the finite-time Lyapunov e
 
 (Chemnitz & Engel 2025, section 2.7). Far from lambda, P(lambda_n < x) and P(lambda_n >= x) decay like exp(-n I(x)).
 
-A walker is one product: d vectors that start as the unit vectors of R^d. Let S = log(||Phi_n||_F / sqrt d). Likely
-events are counted among independent walkers. Rare ones are met by populations of walkers with weights exp(p S), in
-tilted steps (`sgdstab_fast.population`): with Z_c the mean of the total weight of population c and W_j its weights,
-scaled to a mean of 1,
+A walker is one product: d vectors that start as multiples of the unit vectors of R^d. Likely events are counted among
+independent walkers. Rare ones are met by populations in tilted steps (`sgdstab_fast.population`), whose walkers have
+the weights exp(p S), S = log(||Phi_n||_M / ||1||_M), where ||B||_M^2 = tr B^T M B in a metric M of nearly constant mean
+squared growth. With Z_c the growth of the total weight of population c, and W_j its weights scaled to a mean of 1,
 
     P_c = Z_c mean_j W_j exp(-p S_j) 1{walker j meets the event},    E P_c = P,
 
-exactly, whatever the order p, the size of populations and n. The variance is least about where the mean of
-log ||Phi_n||_2 under these weights is n x: Newton's iteration on p, by pilots, whose slope is the variance of S.
+exactly, whatever the order p, the metric, the size of populations and n. The variance is small where the mean of
+log ||Phi_n||_2 under these weights is about a standard deviation short of n x, so that some of the weight meets
+the event. Pilots find such a p by Newton's iteration: the slope of the mean is the variance.
 
 What needs no simulation: with det A_i = 1 - eta K_ii, in d dimensions,
 
@@ -22,7 +23,9 @@ What needs no simulation: with det A_i = 1 - eta K_ii, in d dimensions,
 
 and lambda_n >= 0 for n < d. An event that occurs has probability N^-n at least, and by Markov's inequality at most
 
-    E exp(p S) exp(-p n x) for p < 0 (below x),    E exp(p S) exp(-p (n x - log sqrt d)) for p > 0 (above x).
+    E exp(p S) exp(-p n x)  for p < 0 (below x),    E exp(p S) exp(-p (n x + log r))  for p > 0 (above x),
+
+    r ||B||_2 <= ||B||_M / ||1||_M <= ||B||_2,    r^2 = w_min(M) / tr M.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, core
-from sgdstab_fast.metrics import no_metrics
+from sgdstab_fast.mean_square import mean_square_metric
+from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics, no_metrics
 from sgdstab_fast.one_block import How
 from sgdstab_fast.population import population_kernel
 from sgdstab_fast.results import provenance, warn
@@ -49,8 +53,9 @@ METHODS = ("auto", "direct", "tilted")
 _EPS = float(np.finfo(float).eps)
 _LIKELY = 0.01  # from which on events are counted
 _PILOT_STREAMS = 2**33  # populations between those of pilots
-_PILOT_POPULATIONS, _PILOT_WALKERS, _MOST_PILOTS, _PILOT_SHARE = 8, 1024, 16, 1 / 4
-_CLOSE = 0.25  # of the standard deviation: how near the mean comes to the threshold
+_PILOT_POPULATIONS, _LEAST_PILOT, _PILOT_WALKERS, _MOST_PILOTS, _PILOT_SHARE = 8, 128, 1024, 16, 1 / 4
+_FEWEST, _MOST = 0.03, 0.3  # of the weight, at the order to choose: what meets the event
+_METRIC_TOLERANCE, _IDENTITY = 1e-4, 0.02  # of the metric, and how much of the identity it contains
 _LONGEST_STRIDE = 4.0  # from order to order
 _SIZE = 128  # walkers of a population, by default
 _LOOKS = 32  # at the spread of weights, at least
@@ -73,13 +78,13 @@ class FiniteTimeProbability:
     standard_error: float
     """Of both probabilities; 0 where they are known exactly, and where no walker met the event."""
     relative_error: float
-    """`standard_error` over the smaller one, by logarithms; infinite where no walker met that event."""
+    """`standard_error` over the probability of the event that was estimated; infinite where no walker met it."""
     n: int
     """Steps."""
     threshold: float
     """What lambda_n is compared with, nats per step."""
     tail: str
-    """The event that was estimated: ``"below"`` or ``"above"`` the threshold; the other is its complement."""
+    """The event that was estimated, the rarer one: ``"below"`` or ``"above"`` the threshold."""
     order: float
     """p, by which walkers were weighted; 0 for those that were counted."""
     method: str
@@ -239,7 +244,7 @@ def finite_time_probability(
     if result.n_hits == 0 and not result.converged:
         event = "lambda_n < threshold" if result.tail == "below" else "lambda_n >= threshold"
         low, high = result.confidence_interval()
-        bound = high if result.tail == "below" else 1 - low
+        bound = math.exp(result.log_bound) if result.method == "tilted" else high if result.tail == "below" else 1 - low
         warn(f"no walker met the event {event}: its probability is at most {bound:.2g}, with confidence 0.95")
     elif how.budget.has_tolerance and not result.converged:
         warn(
@@ -276,6 +281,18 @@ def _isometric(system: LinearizedSGD) -> LinearizedSGD:
     if system.coordinates == "factor":
         return system
     return LinearizedSGD.from_factor(np.linalg.cholesky(system.rows), system.learning_rate)
+
+
+def _gauge(system: LinearizedSGD) -> Metrics:
+    """Return the metric to tilt steps in; none where it would be costly, for the Euclidean norm."""
+    if system.dimension > LARGEST_DIMENSION:
+        return no_metrics(system)
+    amplification = np.maximum(1.0, (1 - system.learning_rate * system.diagonal) ** 2)
+    weights = 1 / amplification if amplification.max() > 1 else None  # rare steps held down
+    metric, _ = mean_square_metric(system, weights, tolerance=_METRIC_TOLERANCE)
+    metric = metric / np.trace(metric) + _IDENTITY / system.dimension * np.eye(system.dimension)
+    diagonal = np.einsum("ij,ij->i", system.rows @ metric, system.rows)
+    return Metrics(metric[None], np.array([system.diagonal, diagonal]), None)
 
 
 @dataclass(frozen=True)
@@ -340,7 +357,7 @@ class _Products:
 
 @dataclass(frozen=True)
 class _Pilot:
-    """What weighted walkers of some order tell: moments of log ||Phi_n||_2, and how many are below the threshold."""
+    """What weighted walkers of some order tell: moments of log ||Phi_n||_2, and the weight below the threshold."""
 
     mean: float
     variance: float
@@ -363,17 +380,29 @@ class _Simulation:
         self._system, self._how, self._n, self._goal, self._report = system, how, n, n * threshold, report
         self._limit = self._goal - _allowance(n, system.dimension, threshold)
         self._log_least = -n * math.log(system.n_examples) - 1  # below any probability but 0
+        self._metrics = _gauge(system)
+        self._trace, self._log_ratio = float(system.dimension), -math.log(system.dimension) / 2
+        if self._metrics.size > 0:
+            self._trace = float(np.trace(self._metrics.matrices[0]))
+            self._log_ratio = math.log(float(np.linalg.eigvalsh(self._metrics.matrices[0])[0]) / self._trace) / 2
         self._estimate = Progress(0, how.budget.max_steps, math.nan, math.nan)
 
     def estimate(self, size: int, n_walkers: int) -> _Outcome:
         """Return what is known once the tolerance is met or all walkers are spent."""
-        order, tail = 0.0, "below"
-        if self._how.method != "direct" and self._goal > -math.inf:
-            order, tail = self._order(int(_PILOT_SHARE * n_walkers))
-        tilted = order != 0 or (self._how.method == "tilted" and self._goal > -math.inf)
-        most = (n_walkers - self.n_steps // self._n) // size
+        if self._how.method == "direct" or self._goal == -math.inf:
+            return self._rounds(0.0, "below", size, n_walkers, tilted=False)
+        order, tail = self._order(int(_PILOT_SHARE * n_walkers))
+        tilted = order != 0 or self._how.method == "tilted"
+        outcome = self._rounds(order, tail, size, n_walkers, tilted=tilted)
+        if outcome.stopped_by == "counting":
+            outcome = self._rounds(0.0, "below", size, n_walkers, tilted=False)
+        return outcome
+
+    def _rounds(self, order: float, tail: str, size: int, n_walkers: int, *, tilted: bool) -> _Outcome:
+        """Run populations, doubling their number, until the tolerance is met, or counting promises to be better."""
         log_terms, log_growth = np.empty(0), np.empty(0)
-        n_below, n_done, target = 0, 0, self._how.n_chains
+        most = (n_walkers - self.n_steps // self._n) // size
+        n_below, n_done, target = 0, 0, min(self._how.n_chains, most)
         while True:
             for products in self._runs(order, n_done, target - n_done, size, tilted):
                 n_below += int(products.below.sum())
@@ -391,6 +420,10 @@ class _Simulation:
             self._show(outcome)
             if outcome.stopped_by != "max_steps" or n_done == most:
                 return outcome
+            # Near the ends of what products reach, weights may spread more than they help.
+            in_doubt = tilted and self._how.method == "auto" and n_done <= most - n_done and outcome.n_hits > 0
+            if in_doubt and 2 * math.log(outcome.relative_error) > -outcome.log_tail - math.log(n_done * size):
+                return replace(outcome, stopped_by="counting")
             target = min(2 * n_done, most)
 
     def _weighted(
@@ -408,11 +441,12 @@ class _Simulation:
 
     def _log_power(self, order: float, tail: str) -> float:
         """Return log of the least exp(p S) at which the event occurs."""
-        return order * (self._goal if tail == "below" else self._goal - math.log(self._system.dimension) / 2)
+        return order * (self._goal if tail == "below" else self._goal + self._log_ratio)
 
     def _order(self, n_walkers: int) -> tuple[float, str]:
         """Return the order to weigh walkers by, 0 if they are to be counted, and which tail is the small one."""
-        per_pilot = max(1, min(_PILOT_WALKERS, n_walkers // 4))
+        per_pilot = int(np.clip(_PIECE_DOUBLES // self._system.dimension**2, _LEAST_PILOT, _PILOT_WALKERS))
+        per_pilot = max(1, min(per_pilot, n_walkers // 4))
         pilots = iter(range(min(_MOST_PILOTS, n_walkers // per_pilot)))
         at_zero = self._pilot(0.0, next(pilots, 0), per_pilot)
         tail = "below" if at_zero is None or at_zero.share_below <= 1 / 2 else "above"
@@ -429,20 +463,21 @@ class _Simulation:
             if found is None:  # walkers of infinite weight
                 beyond, order = order, (inside + order) / 2
                 continue
-            distance = self._goal - found.mean
-            if (deviations := abs(distance) / math.sqrt(max(found.variance, _EPS))) < closest:
-                best, closest = order, deviations
-            if closest <= _CLOSE:
+            share = found.share_below if tail == "below" else 1 - found.share_below
+            if (distance := abs(math.log(max(share, _EPS) / math.sqrt(_FEWEST * _MOST)))) < closest:
+                best, closest = order, distance
+            if _FEWEST <= share <= _MOST:
                 break
-            if sign * distance > 0:
+            if share < _FEWEST:
                 inside = order
                 if found.log_growth - self._log_power(order, tail) < self._log_least:
                     return order, tail
             else:
                 beyond = order
-            order += distance / max(found.variance, _EPS)
+            deviation = math.sqrt(max(found.variance, _EPS * abs(self._goal)))
+            order += ((self._goal - found.mean) / deviation - sign) / deviation
             if math.isnan(beyond):
-                order = sign * min(abs(order), _LONGEST_STRIDE * abs(inside))
+                order = sign * float(np.clip(sign * order, 1.2 * abs(inside), _LONGEST_STRIDE * abs(inside)))
             elif not min(inside, beyond) < order < max(inside, beyond):
                 order = (inside + beyond) / 2
         return best, tail
@@ -461,20 +496,23 @@ class _Simulation:
         weights = np.exp(log_weights[finite] - log_weights[finite].max())
         mean = float(np.average(log_norms[finite], weights=weights))
         variance = float(np.average((log_norms[finite] - mean) ** 2, weights=weights))
-        share_below = float(np.mean([products.below.mean() for products in runs]))
+        below = np.concatenate([products.below for products in runs])
+        log_largest = log_weights.max()
+        share_below = float(np.average(below, weights=np.exp(log_weights - log_largest)))
         return _Pilot(mean, variance, share_below, _log_mean(log_growth))
 
     def _runs(self, order: float, first_chain: int, n_populations: int, size: int, tilted: bool) -> Iterator[_Products]:
         """Run populations, some at a time; how many does not matter to their bits."""
         system, n, how = self._system, self._n, self._how
-        kernel = population_kernel(system, order, no_metrics(system), tilted=tilted)
+        kernel, nothing = population_kernel(system, order, self._metrics, tilted=tilted), no_metrics(system)
+        arguments = {**kernel.arguments, "metrics": nothing.matrices, "diagonals": nothing.diagonals}
         seconds = kernel.seconds_per_step * system.dimension * size
         piece = int(np.clip(_PIECE_SECONDS / seconds, 1, n))
         batch = int(np.clip(n // _LOOKS, 1, piece)) if tilted else piece
         together = min(how.n_threads * _PIECE_SECONDS / (seconds * n), _PIECE_DOUBLES / (size * system.dimension**2))
         together = max(together, 1) if how.executor is not None else max(together, how.n_threads)
         items = [
-            (kernel.arguments, how.seed.key, first_chain + c, min(int(together), n_populations - c), size)
+            (arguments, self._trace, how.seed.key, first_chain + c, min(int(together), n_populations - c), size)
             for c in range(0, n_populations, int(together))
         ]
         if how.executor is None:
@@ -498,11 +536,11 @@ class _Simulation:
 def _counted(n_below: int, n_populations: int, size: int) -> _Outcome:
     """Estimate the probability from counts."""
     n_walkers = n_populations * size
-    share = n_below / n_walkers
-    least = min(share, 1 - share)
-    error = math.sqrt((1 - least) / (least * n_walkers)) if least > 0 else math.inf
-    log_share = math.log(share) if share > 0 else -math.inf
-    return _Outcome("direct", "below", log_share, error, "max_steps", n_populations, 0.0, n_below)
+    tail, n_hits = ("below", n_below) if 2 * n_below <= n_walkers else ("above", n_walkers - n_below)
+    share = n_hits / n_walkers
+    error = math.sqrt((1 - share) / n_hits) if n_hits > 0 else math.inf
+    log_tail = math.log(share) if n_hits > 0 else -math.inf
+    return _Outcome("direct", tail, log_tail, error, "max_steps", n_populations, n_hits=n_hits)
 
 
 def _log_terms(products: _Products, order: float, tail: str) -> FloatArray:
@@ -525,6 +563,7 @@ def _log_mean(logs: FloatArray) -> float:
 
 def _products(
     arguments: dict[str, Any],
+    trace: float,
     key: tuple[int, int],
     first_chain: int,
     n_populations: int,
@@ -540,7 +579,7 @@ def _products(
     lambda_n is below the threshold where log ||Phi_n||_2 is below the limit.
     """
     d = arguments["rows"].shape[1]
-    start = np.concatenate([np.eye(d).reshape(-1) / math.sqrt(d), np.zeros(2)])
+    start = np.concatenate([np.eye(d).reshape(-1) / math.sqrt(trace), np.zeros(2)])
     walkers, log_growth = np.tile(start, (n_populations, size, 1)), np.zeros(n_populations)
     first_step = 0
     while first_step < n:
@@ -559,12 +598,13 @@ def _products(
         first_step += n_batches * steps
         log_growth += growth.sum(axis=1)
     log_sizes = walkers[:, :, -1].copy()
+    log_scales = log_sizes + math.log(trace) / 2
     matrices = walkers[:, :, :-2].reshape(n_populations, size, d, d)
-    low, high = _log_norm_bounds(matrices, log_sizes + math.log(d) / 2)
+    low, high = _log_norm_bounds(matrices, log_scales)
     below = high < limit
     open_ = (low < limit) & ~below
     exact = np.linalg.svd(matrices[open_], compute_uv=False)[:, 0]
-    below[open_] = np.log(exact) + log_sizes[open_] + math.log(d) / 2 < limit
+    below[open_] = np.log(exact) + log_scales[open_] < limit
     return _Products(log_growth, walkers[:, :, -2].copy(), log_sizes, low, below | np.isneginf(log_sizes))
 
 

@@ -50,7 +50,7 @@ from sgdstab_fast.statistics import Estimate, unknown
 from sgdstab_fast.systems import LinearizedSGD
 
 _METRIC_TOLERANCE = 1e-4
-_MOST_WEIGHTED = 3.0  # abs(theta) of metrics
+_MOST_WEIGHTED, _GRID = 3.0, 0.5  # theta of metrics
 _LEAST_SHARE = 0.5  # of effective walkers
 _PROBES = 64  # vectors that show how a step spreads weights
 _SPREAD = 0.1  # relative variance of weights over N plain steps, beyond which tilted ones are worth their time
@@ -60,6 +60,8 @@ _START_UP = 8  # at least one batch in so many is cut off
 _SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
 _TILTED_SIZE, _PLAIN_SIZE = 128, 16  # walkers of a population, by default
 _COMPANION_SIZE = 16
+_NOISE = 0.1  # of starts next to gradients
+_DISAGREE = 5.0  # standard errors: what metrics say apart from each other
 _LEAST_BATCHES, _MOST_BATCHES = 32, 4096  # of a population
 _LONGEST_WINDOW = 1 / 4  # of a run
 _COSTLY = 1.2  # standard error with a window over the least of any
@@ -94,9 +96,10 @@ class MomentMetrics:
         amplification = np.maximum(1.0, (1 - system.learning_rate * system.diagonal) ** 2)
         thetas = [0.0]
         if amplification.max() > 1:
-            # theta = 1 - p/2 weighs a step by growth^(p-2); p = 0 and 1 have the metrics of `growth_metrics`.
-            own = float(np.clip(1 - order / 2, -_MOST_WEIGHTED, _MOST_WEIGHTED))
-            thetas = list(dict.fromkeys([0.0, own, own / 2] if order > 2 else [0.0, 0.5, 1.0, own]))
+            # theta = 1 - p/2 weighs a step by growth^(p-2); its neighbours on a grid that orders share do as well.
+            own = float(np.clip(1 - order / 2, -_MOST_WEIGHTED, _MOST_WEIGHTED)) / _GRID
+            near = [math.floor(own) * _GRID, math.ceil(own) * _GRID]
+            thetas = list(dict.fromkeys([0.0, *near] if order > 2 else [0.0, 0.5, 1.0, *near]))
         found = [self._metric(theta, amplification) for theta in thetas]
         return Metrics(
             np.array([metric for metric, _ in found]),
@@ -131,7 +134,7 @@ def simulate_moment(
         # Long runs of few walkers rather than short ones of many.
         longest = how.budget.max_steps // (how.n_chains * _LEAST_LENGTH * system.n_examples)
         size = int(np.clip(longest, _PLAIN_SIZE, _TILTED_SIZE)) if tilted else _PLAIN_SIZE
-    chains = _chains(system, metrics, how, size, tilted, first_chain)
+    chains = _chains(system, order, metrics, how, size, tilted, first_chain)
     if tilted:
         companion_kernel = population_kernel(system, order, metrics, tilted=True, n_passive=1)
     else:
@@ -209,19 +212,46 @@ def walkers_from(vectors: FloatArray) -> FloatArray:
     return np.ascontiguousarray(np.concatenate([vectors / norms, np.zeros((*vectors.shape[:2], 2))], axis=2))
 
 
+def _with_starts_at_examples(system: LinearizedSGD, order: float, vectors: FloatArray) -> FloatArray:
+    """Put half of the walkers of every population next to the gradients of examples.
+
+    There steps on an example repeat themselves, and moments far from p = 2 may be carried by other examples than the
+    second moment is, which walkers hardly reach from one another. A quarter starts at those whose steps weigh most, a
+    quarter at examples in turn.
+    """
+    n_populations, size, dimension = vectors.shape
+    strongest = np.argsort(-order * system.log_determinants, kind="stable")
+    count = size // 4
+    examples = np.empty((n_populations, 2 * count), dtype=np.intp)
+    examples[:, :count] = strongest[np.arange(count) % system.n_examples]
+    examples[:, count:] = np.arange(n_populations * count).reshape(n_populations, count) % system.n_examples
+    gradients = system.rows if system.coordinates == "factor" else np.eye(dimension)
+    starts = gradients[examples]
+    lengths = np.linalg.norm(starts, axis=2, keepdims=True)
+    noise = vectors[:, : 2 * count] / np.linalg.norm(vectors[:, : 2 * count], axis=2, keepdims=True)
+    mixed = vectors.copy()
+    mixed[:, : 2 * count] = starts + _NOISE * np.where(lengths > 0, lengths, 1.0) * noise
+    return mixed
+
+
 def _empty_records(n_chains: int, n_metrics: int) -> tuple[FloatArray, ...]:
     per_batch, per_metric = np.empty((n_chains, 0)), np.empty((n_chains, 0, n_metrics))
     return per_batch, per_batch, per_metric, per_metric, per_batch
 
 
-def _chains(system: LinearizedSGD, metrics: Metrics, how: How, size: int, tilted: bool, first_chain: int) -> Chains:
+def _chains(
+    system: LinearizedSGD, order: float, metrics: Metrics, how: How, size: int, tilted: bool, first_chain: int
+) -> Chains:
     n_companions = min(N_COMPANIONS, how.budget.max_steps - how.n_chains * size)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
     most = how.budget.max_steps // (how.n_chains * size + n_companions * (_COMPANION_SIZE if tilted else 1))
     steps = max(4, system.n_examples // 2) if tilted else max(8, system.n_examples)
     steps = min(max(steps, most // _MOST_BATCHES), max(1, most // _LEAST_BATCHES))
     key = how.seed.key
-    vectors = initial_vectors(system, metrics, key, how.n_chains * size, 1, first_chain * size)
+    vectors = initial_vectors(system, metrics, key, how.n_chains * size, 1, first_chain * size)[:, 0]
+    vectors = vectors.reshape(how.n_chains, size, system.dimension)
+    if tilted:
+        vectors = _with_starts_at_examples(system, order, vectors)
     together = _COMPANION_SIZE if tilted else 1
     pairs = initial_vectors(system, metrics, key, n_companions * together, 2, first_chain + COMPANION_STREAMS)
     companions = Chains(
@@ -236,7 +266,7 @@ def _chains(system: LinearizedSGD, metrics: Metrics, how: How, size: int, tilted
     )
     return Chains(
         key=key,
-        states=walkers_from(vectors.reshape(how.n_chains, size, system.dimension)),
+        states=walkers_from(vectors),
         steps_per_batch=steps,
         records=_empty_records(how.n_chains, metrics.size),
         first_chain=first_chain,
@@ -272,6 +302,13 @@ def estimate_moment(chains: Chains) -> Moment:
     other = means[chosen - 1] if chosen > 0 else means[min(1, len(means) - 1)]
     unsettled = abs(float((means[chosen] - other).mean()))
     bias = float((means[0] - (means[chosen] if chosen > 0 else other)).mean())
+    # In the stationary law all metrics have the same mean: where they do not, something has not been seen.
+    apart = series[chosen][:, start_up:].mean(axis=1) - means[chosen][:, None]
+    distances = np.abs(apart.mean(axis=0))
+    known = apart.std(axis=0, ddof=1) / math.sqrt(len(apart))
+    rounding = 100 * max(chains.rounding, float(np.finfo(float).eps))
+    disagreement = float(distances[distances > _DISAGREE * known + rounding].max(initial=0.0))
+    unsettled = math.hypot(unsettled, disagreement)
     found = anchored_means(
         series[chosen][:, start_up:], chains.steps_per_batch, mixing, chains.n_examples, chains.rounding
     )
@@ -280,9 +317,11 @@ def estimate_moment(chains: Chains) -> Moment:
         return Moment(unknown(1), math.nan, math.nan)
     found = replace(
         found,
+        start_up=start_up + found.start_up,
         mean=np.log1p(found.mean),
         standard_error=np.hypot(found.standard_error, unsettled) / growth,
         bias_allowance=math.hypot(found.bias_allowance or 0.0, unsettled) / growth,
+        mixed=found.mixed and disagreement == 0,
     )
     return Moment(found, bias / growth, float(effective[:, start_up:].mean()))
 
