@@ -210,7 +210,8 @@ void evaluate(const Form& form, const Population& population, const Weights& wei
     workspace.growth->evaluate_moments(form, order, metrics, population.walker(first), population.stride(), n,
                                        workspace.squared_norms.data(), workspace.mean_growth.data());
     for (Index m = 0; m < metrics.count; ++m) {
-      const Lanes powers = (order / 2 * lanes(workspace.squared_norms.data(), m).log()).exp();
+      Lanes powers = Lanes::Ones();
+      if (order != 0) powers = (order / 2 * lanes(workspace.squared_norms.data(), m).log()).exp();
       for (Index j = 0; j < n; ++j) {
         const double weight = workspace.weights[static_cast<std::size_t>(first + j)] / weights.sum;
         if (weight == 0) continue;

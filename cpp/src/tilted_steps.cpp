@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::uint64_t kTilted = 3;      // the counter's last word, as in advance_populations.cpp
 constexpr Index kFresh = 32;              // steps
-constexpr double kShrunk = 0x1p-26;       // q: w and y have lost as much
+constexpr double kShrunk = 0x1p-13;       // q: the errors of w, y and q stay as they were
 constexpr double kGrown = 0x1p200;        // q: nothing has overflowed so far
 constexpr double kCancelled = 0x1p-20;    // of a squared norm: may be rounding
 constexpr double kAnnihilated = 0x1p-86;  // of a squared norm: what rounding leaves of a vector
@@ -130,10 +130,13 @@ bool TiltedSteps::annihilates(const Form& form, Index i, const double* vectors) 
 }
 
 Index TiltedSteps::choose(double target) const {
-  const Index last = odds_.size() - 1;
-  Index i = 0;
-  for (double cumulative = odds_[0]; cumulative <= target && i < last; cumulative += odds_[i]) ++i;
-  return i;
+  Index chosen = 0;  // rounding may leave the target beyond all odds
+  double cumulative = 0;
+  for (Index i = 0; i < odds_.size() && cumulative <= target; ++i) {
+    cumulative += odds_[i];
+    if (odds_[i] > 0) chosen = i;
+  }
+  return chosen;
 }
 
 template <class Form>

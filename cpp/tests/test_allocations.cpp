@@ -8,6 +8,7 @@
 #include "problems.hpp"
 #include "sgdstab/advance_frames.hpp"
 #include "sgdstab/advance_panels.hpp"
+#include "sgdstab/advance_populations.hpp"
 #include "sgdstab/advance_vectors.hpp"
 
 namespace {
@@ -89,6 +90,26 @@ TEST_CASE("advancing panels with evaluations allocates its workspace and nothing
     return allocations - before;
   };
   CHECK(allocations_of(1) == allocations_of(50));
+}
+
+TEST_CASE("advancing populations allocates its workspace and nothing else") {
+  const Problem problem(37);
+  const GramForm form{problem.gram_form(0.9)};
+  const RowMatrix diagonal = problem.gram.diagonal().transpose();
+  const Gauge gauge{problem.gram.data(), nullptr, nullptr, diagonal.data()};
+  for (const Gauge* its : {static_cast<const Gauge*>(nullptr), &gauge}) {
+    const auto allocations_of = [&](Index n_batches) {
+      RowMatrix walkers = RowMatrix::Ones(16, 37 + 2), sums(5, 2 * n_batches);
+      walkers.rightCols(2).setZero();
+      const auto before = allocations;
+      advance_populations(
+          form, {{1, 2}, 0, 0, n_batches, 50}, {2, 1, 0, 64, false, 0.9, its}, {1, nullptr, diagonal.data()},
+          walkers.data(), 2, 8,
+          {sums.row(0).data(), sums.row(1).data(), sums.row(2).data(), sums.row(3).data(), sums.row(4).data()}, 1);
+      return allocations - before;
+    };
+    CHECK(allocations_of(1) == allocations_of(50));
+  }
 }
 
 TEST_CASE("advancing frames allocates its workspace and nothing else") {

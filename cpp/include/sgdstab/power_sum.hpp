@@ -15,7 +15,8 @@ class PowerSum {
   explicit PowerSum(double power)
       : power_(power),
         few_terms_(std::abs(power) <= kLargestInSeries),
-        polynomial_(power >= 0 && power < kTerms && power == std::floor(power)) {
+        polynomial_(power >= 1 && power < kTerms && power == std::floor(power)),
+        last_(polynomial_ ? static_cast<int>(power) - 1 : kTerms - 1) {
     for (int k = 0; k < kTerms; ++k) ratios_[k] = (power - k) / (k + 1);
   }
 
@@ -44,12 +45,13 @@ class PowerSum {
   // (1 + x)^a - 1 = a x (1 + (a - 1)/2 x (1 + (a - 2)/3 x (..))), which ends if a is a natural number.
   Lanes series(const Lanes& x) const {
     Lanes value = Lanes::Ones();
-    for (int k = kTerms - 1; k > 0; --k) value = 1 + ratios_[k] * x * value;
+    for (int k = last_; k > 0; --k) value = 1 + ratios_[k] * x * value;
     return ratios_[0] * x * value;
   }
 
   double power_, ratios_[kTerms];
   bool few_terms_, polynomial_;
+  int last_;
   Lanes sum_ = Lanes::Zero();
 };
 
