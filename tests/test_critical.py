@@ -460,9 +460,8 @@ def test_critical_learning_rates_come_in_their_order(n, rank, log10_scale, seed)
         (True, TypeError, "criterion must be one of .* or a number, not True"),
         (2j, TypeError, "criterion must be one of .* or a number, not 2j"),
         (np.nan, ValueError, "criterion must be a number, not nan"),
-        (3, NotImplementedError, "criterion=3 is not implemented"),
-        (1.0, NotImplementedError, "criterion=1.0 is not implemented"),
-        (-np.inf, NotImplementedError, "criterion=-inf is not implemented"),
+        (0, ValueError, r"criterion must be a finite order other than 0, not 0: Lambda\(0\) is always 0"),
+        (-np.inf, ValueError, "criterion must be a finite order other than 0, not -inf"),
     ],
 )
 def test_bad_criteria(criterion, error, message):

@@ -18,10 +18,7 @@ PAGES = [(ROOT / page).read_text() for page in ("README.md", "docs/learning_rate
 README = PAGES[0]
 # All but the one that makes the figure of the page, which takes a minute.
 BLOCKS = [
-    block
-    for page in PAGES
-    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    if "savefig" not in block
+    block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "savefig" not in block
 ]
 MODULES = [module.name for module in pkgutil.iter_modules(sgdstab_fast.__path__) if not module.name.startswith("_c")]
 

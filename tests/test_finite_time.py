@@ -1,5 +1,6 @@
 """Finite-time exponents against all products of n steps, exact counts for long ones, and bounds."""
 
+import itertools
 import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -174,9 +175,9 @@ def test_bounds_need_no_simulation():
 def test_products_that_are_annihilated_are_below_any_threshold():
     # K = 1 at eta = 1: a product is 0 once every example has been drawn.
     system = sf.LinearizedSGD(np.eye(3), 1.0)
-    expected = sum((-1) ** k * math.comb(3, k) * (1 - k / 3) ** 6 for k in range(3))
-    for threshold in (-5.0, -math.inf, 0.0):
-        result = finite_time_probability(system, 6, threshold, rng=1)
+    for n, threshold, method in itertools.product((3, 6), (-5.0, -math.inf, 0.0), ("auto", "tilted")):
+        expected = sum((-1) ** k * math.comb(3, k) * (1 - k / 3) ** n for k in range(3))
+        result = finite_time_probability(system, n, threshold, method=method, rng=1)
         assert_within(result.probability, result.standard_error, expected)
 
 

@@ -172,7 +172,7 @@ def joint_exponent(first, second, learning_rate, order):
         return math.log(share * math.exp(one.exponent) + (1 - share) * math.exp(other.exponent))
 
     found = minimize_scalar(value, bounds=(0, 1), method="bounded", options={"xatol": 1e-5})
-    return found.fun, found.x
+    return min(found.fun, value(0), value(1)), found.x
 
 
 # Down to p = -1 one block decides; at p = -3 paths on which both shrink alike do.

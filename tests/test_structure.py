@@ -12,8 +12,8 @@ CORE = [*ROOT.glob("cpp/include/**/*.hpp"), *ROOT.glob("cpp/src/*.cpp")]
 # Lowest first; a core file may include what stands before it.
 LAYERS = [
     "types", "inner_product", "product", "panel", "log_sum", "power_sum", "stream", "parallel", "definiteness", "frame",
-    "system", "vector_steps", "tilted_steps", "growth", "frame_growth", "advance_vectors", "advance_panels", "advance_populations",
-    "advance_frames",
+    "system", "vector_steps", "tilted_steps", "growth", "frame_growth", "advance_vectors", "advance_panels",
+    "advance_populations", "advance_frames",
 ]  # fmt: skip
 
 

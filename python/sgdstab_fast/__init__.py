@@ -4,6 +4,7 @@ from sgdstab_fast._build import __version__, build_info
 from sgdstab_fast.critical import critical_learning_rate
 from sgdstab_fast.example import Example, load_example
 from sgdstab_fast.exponent import lyapunov_exponent
+from sgdstab_fast.finite_time import FiniteTimeProbability, finite_time_probability
 from sgdstab_fast.gradient_descent import gd_exponent
 from sgdstab_fast.mean_square import mean_square_exponent
 from sgdstab_fast.moment_results import MomentExponents
@@ -29,6 +30,7 @@ __all__ = [
     "CriticalLearningRate",
     "Edges",
     "Example",
+    "FiniteTimeProbability",
     "LinearizedSGD",
     "LyapunovExponent",
     "LyapunovSpectrum",
@@ -40,6 +42,7 @@ __all__ = [
     "__version__",
     "build_info",
     "critical_learning_rate",
+    "finite_time_probability",
     "gd_exponent",
     "load_example",
     "lyapunov_exponent",

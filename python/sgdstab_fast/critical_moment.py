@@ -30,6 +30,7 @@ _EXACT = 1e-12  # relative, of bounds that agree and of zeros of what is compute
 _COARSE_SHARE = 1 / 32  # of the budget, for a step of the search
 _COARSE_TOLERANCE = 0.05  # relative to Lambda
 _MOST_SECANTS, _MOST_PAIRS = 20, 3
+_LEAST_STEPS = 64  # of a population, for an evaluation
 _SURE = 3.0  # standard errors
 _APART = 4.0  # half the distance of a pair, in errors of the zero
 _NARROWEST = 1e-4  # relative, of a pair
@@ -54,7 +55,7 @@ class _Function:
             self.how.budget,
             rtol=0.0 if tolerance > 0 else _COARSE_TOLERANCE,
             atol=tolerance * abs(self.order),
-            max_steps=max(share, 64 * self.how.n_chains),
+            max_steps=max(share, _LEAST_STEPS * self.how.n_chains),
         )
         progress = after(self.report, self.n_steps, self.how.budget.max_steps)
         its = replace(self.how, budget=budget, progress=progress)
@@ -76,6 +77,11 @@ class _Function:
 
 def critical_moment(system: LinearizedSGD, order: float, how: How) -> CriticalLearningRate:
     """Return the learning rate at which Lambda(p) changes sign; p is not 0."""
+    if how.budget.max_steps < _LEAST_STEPS * how.n_chains:
+        raise ValueError(
+            f"max_steps must be at least {_LEAST_STEPS} n_chains ({_LEAST_STEPS * how.n_chains}), not "
+            f"{how.budget.max_steps!r}"
+        )
     with reporter(how.progress, how.budget.max_steps, "critical learning rate") as report:
         function = _Function(system, order, how, report)
         low, high = _bounds(system, order, function)
@@ -90,13 +96,15 @@ def critical_moment(system: LinearizedSGD, order: float, how: How) -> CriticalLe
 def _bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[float, float]:
     blocks = blocks_of(system)
     families = [family_of(block.system) for block in blocks]
-    bounds = [bounds_of_zero(block.system, family) for block, family in zip(blocks, families, strict=True)]
-    low, high = min(low for low, _ in bounds), min(high for _, high in bounds)
+    high = min(bounds_of_zero(block.system, family)[1] for block, family in zip(blocks, families, strict=True))
+    least = 2 / float(system.diagonal.max())
+    thresholds = [family.threshold()[0] for family in families if family is not None]
+    mean_square = max(least, min(thresholds)) if len(thresholds) == len(blocks) else None
+    if (system.diagonal[system.diagonal > 0] == system.diagonal.max()).all() and order < 0:
+        return least, least  # reflections
     if order > 2:
-        # Moments of higher order are less stable than the mean square.
-        known = [family.threshold()[0] for family in families if family is not None]
-        least = 2 / float(system.diagonal.max())
-        return least, max(least, min([high, *known]) * (1 + _EXACT))
+        return least, max(least, high if mean_square is None else mean_square)
+    low = least if mean_square is None else mean_square
     if order < 0:
         before, low = low, low
         while not function(high, max_steps=int(_COARSE_SHARE * function.how.budget.max_steps)).exponent > 0:
@@ -117,6 +125,9 @@ def _secants(function: _Function, low: float, high: float) -> tuple[float, float
     value, last = high if f_high == 0 else low, 0
     slope = (f_high - f_low) / (high - low)
     for _ in range(200 if not function.simulated else _MOST_SECANTS):
+        if f_high == 0 or f_low == 0:
+            value = high if f_high == 0 else low
+            break
         if not (f_low < 0 < f_high and math.isfinite(f_low) and math.isfinite(f_high)):
             value = (low + high) / 2
         else:
@@ -148,7 +159,7 @@ def _pairs(function: _Function, value: float, slope: float, bounds: tuple[float,
         goal = tolerance if last or width <= _APART * tolerance else max(tolerance, width / _APART / 4)
         left, right = max(value - width, value / 2), value + width
         steps = int(function.left / (2 if last else 8))
-        if steps < 64 * function.how.n_chains:
+        if steps < _LEAST_STEPS * function.how.n_chains:
             break
         ends = [function(rate, goal * slope / 1.5 if slope > 0 else 0.0, steps) for rate in (left, right)]
         rise = ends[1].exponent - ends[0].exponent

@@ -73,6 +73,18 @@ class ExactMoments:
                 return ExactMoment(tensors.exponent, tensors.error, "symmetric tensors")
         return None
 
+    def with_slope(self, order: float) -> tuple[float, float]:
+        """Return Lambda(p) and Lambda'(p), where all orders are known `everywhere`."""
+        if self._system.dimension == 1:
+            logs = self._system.log_determinants
+            powers = np.exp(order * logs - float((order * logs).max()))
+            value = mean_of_powers(logs, order)[0] if order else 0.0
+            return value, float((powers * logs).sum() / powers.sum())
+        if self._reflects or self._plane is None:
+            return 0.0, 0.0
+        found = self._plane.exponent(order)
+        return found.exponent, found.derivative
+
     @cached_property
     def mean_square(self) -> MeanSquareExponent:
         """Lambda(2)."""

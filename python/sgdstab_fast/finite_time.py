@@ -175,7 +175,7 @@ def finite_time_probability(
         Nats per step; may be infinite. Products that are 0 count as below any threshold, -inf included.
     method : {"auto", "direct", "tilted"}, optional
         Whether walkers are counted or weighted; by default the latter where a pilot finds the event or its complement
-        rare, below 1%.
+        rare, below 1%. Where no order brings more walkers to the event they are counted in any case.
     rtol : float, optional
         Tolerance for the standard error, relative to the smaller of the probability and its complement.
     max_steps : int, optional
@@ -392,8 +392,7 @@ class _Simulation:
         if self._how.method == "direct" or self._goal == -math.inf:
             return self._rounds(0.0, "below", size, n_walkers, tilted=False)
         order, tail = self._order(int(_PILOT_SHARE * n_walkers))
-        tilted = order != 0 or self._how.method == "tilted"
-        outcome = self._rounds(order, tail, size, n_walkers, tilted=tilted)
+        outcome = self._rounds(order, tail, size, n_walkers, tilted=order != 0)
         if outcome.stopped_by == "counting":
             outcome = self._rounds(0.0, "below", size, n_walkers, tilted=False)
         return outcome

@@ -37,6 +37,8 @@ _NEGLIGIBLE = 1e-6  # posterior weight
 _EPS = float(np.finfo(float).eps)
 _EXACT = 1e-14  # relative error of values without one
 _SLACK = 1e-12  # relative, at the ends of a range
+_MARGIN = 1e-3  # of the farthest constraint, so that nothing dips between them
+_DIP = 1e-7  # of Lambda'' below 0, relative to its maximum, that is let be
 _CONSTRAINTS, _CHECKS = 500, 4000  # points at which Lambda'' >= 0 is asked for, and ensured
 _ADVICE = "give orders on both sides of 0, such as numpy.linspace(-1, 1, 9)"
 
@@ -79,10 +81,11 @@ class MomentCurve:
         largest = float(np.abs(values).max()) or 1.0
         errors = np.maximum(errors, np.maximum(_EXACT * np.abs(values), _EPS * largest))
         coefficients, deviations = _posterior(p, values, errors, orders_range)
-        coefficients = _convex(coefficients, deviations, orders_range)
         residuals = (_derivative(coefficients, p, 0, orders_range) - values) / errors
         # Errors that are too small to be true, or a series that is too short, show in the residuals.
         deviations = deviations * max(1.0, float(np.sqrt(np.mean(residuals**2))))
+        coefficients = _convex(coefficients, deviations, orders_range)
+        residuals = (_derivative(coefficients, p, 0, orders_range) - values) / errors
         return cls(orders_range, coefficients, deviations, p.size, float(np.abs(residuals).max()))
 
     @property
@@ -303,13 +306,17 @@ def _convex(coefficients: FloatArray, deviations: FloatArray, orders_range: tupl
     sizes = np.linalg.norm(rows, axis=1)
     bounds = -(constraints @ coefficients) / sizes
     unit = float(bounds.max())
+    bounds += _MARGIN * max(unit, 0.0)
     if unit > 0:
         system = np.vstack([(rows / sizes[:, None]).T, bounds / unit])
         goal = np.append(np.zeros(coefficients.size), 1.0)
         rest = system @ nnls(system, goal, maxiter=30 * _CONSTRAINTS)[0] - goal
         coefficients = coefficients - unit * deviations @ (rest[:-1] / rest[-1])
     # Between the points, and for rounding: e p^2 adds 2 e to Lambda''.
-    lift = max(0.0, -float(second_derivatives(coefficients, _CHECKS).min())) / 2
+    checked = second_derivatives(coefficients, _CHECKS)
+    lift = max(0.0, -float(checked.min())) / 2
+    if lift <= _DIP * float(np.abs(checked).max()):
+        return coefficients
     lifted = coefficients.copy()
     lifted[:2] += lift * (low + high) / 2, lift * (high - low) / 2
     return lifted

@@ -7,12 +7,8 @@ Where K falls into blocks, a block with the share s of the examples stands still
 
     Lambda_b = log(1 - s + s exp Lambda(p) of the block alone),
 
-and for p > 0, where the norm goes with the largest of the blocks' norms N_b, Lambda(p) is the largest. For p < 0 blocks
-do not decide one by one: by large deviations max_b N_b^p counts paths on which all are small, and
-
-    Lambda(p) = min_theta lim (1/n) log E prod_b N_b^(p theta_b),    theta_b >= 0, sum_b theta_b = 1,
-
-which has a closed form where all blocks have dimension 1; elsewhere displacements of the whole are simulated.
+and for p > 0, where the norm goes with the largest of the blocks' norms, Lambda(p) is the largest. Negative orders
+involve all blocks at once (`sgdstab_fast.joint_moments`).
 """
 
 from __future__ import annotations
@@ -29,10 +25,12 @@ from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.blocks import Block, blocks_of, leading
 from sgdstab_fast.exact_moments import ExactMoments
-from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics, no_metrics
+from sgdstab_fast.joint_moments import Curve, joint_exponent
+from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics
+from sgdstab_fast.moment_curve import MomentCurve
 from sgdstab_fast.moment_results import MomentExponents
 from sgdstab_fast.one_block import BLOCK_STREAMS, How
-from sgdstab_fast.population import MomentMetrics, simulate_moment
+from sgdstab_fast.population import LEAST_SIZE, MomentMetrics, simulate_moment
 from sgdstab_fast.results import provenance, warn
 from sgdstab_fast.rounds import Budget, ProgressOption, after, reporter
 from sgdstab_fast.systems import LinearizedSGD, require_system
@@ -41,6 +39,7 @@ METHODS = ("auto", "population")
 _LEAST_CHAINS = 8
 _LARGEST_LOGARITHM = 400.0  # of what one step may multiply a weight by
 _ANNIHILATION = -30.0  # log of what rounding leaves of a vector
+_SHARES = (1.0, 0.75, 0.5, 0.25)  # of a negative order, at which the curve of a block is known
 _NODES = 41  # of the whole curve, where that is cheap
 _LARGEST_ORDER = 64.0  # to which the curve is followed for the tail index
 _EXACT = 2**31  # degrees of freedom
@@ -99,7 +98,7 @@ def moment_exponent(
     p : float or array_like
         Orders, of either sign.
     method : {"auto", "population"}, optional
-        ``"population"`` simulates what could be computed too, all but p = 0: for comparison.
+        ``"population"`` simulates what could be computed too, but for p = 0 and one dimension: for comparison.
     rtol, atol : float, optional
         Tolerances for the standard error: relative to abs(Lambda(p)) or abs(p Lambda(2) / 2), whichever is larger, and
         absolute in nats per step.
@@ -149,6 +148,9 @@ def moment_exponent(
     budget = Budget.validated(rtol, atol, max_steps)
     how = How.validated("population", budget, n_chains, rng, n_threads, progress, executor, least_chains=_LEAST_CHAINS)
     size = None if population is None else validation.integer(population, "population", low=2, high=2**20)
+    walkers = how.n_chains * (LEAST_SIZE if size is None else size)
+    if budget.max_steps < walkers:
+        raise ValueError(f"max_steps must be at least n_chains * population ({walkers}), not {budget.max_steps!r}")
     family = MomentFamily(system, computed=method == "auto")
     with reporter(how.progress, budget.max_steps * orders.size, "moments") as report:
         found = [
@@ -319,14 +321,59 @@ class MomentFamily:
         return _idle(block.share, bound) + 1e-12
 
     def _jointly(self, order: float, how: How, size: int | None) -> OrderMoment:
-        """Return Lambda(p) of several blocks at a negative order."""
-        if all(block.system.dimension == 1 for block in self._blocks):
-            logs = [block.system.log_determinants for block in self._blocks]
-            exponent = _joint_exponent(order, logs, np.array([block.share for block in self._blocks]))
-            reason = "products of steps annihilate every displacement" if math.isinf(exponent) else ""
-            return OrderMoment(exponent, "closed form", numerical_error=1e-13 * abs(exponent), reason=reason)
-        metrics = Metrics(no_metrics(self._system).matrices, self._system.diagonal[None], None)
-        return self._simulated(self._system, order, metrics, how, size, len(self._blocks), None)
+        """Return Lambda(p) of several blocks at a negative order, from the curves of each from p to 0."""
+        curves: list[Curve] = []
+        shares: list[float] = []
+        errors: list[float] = []
+        simulated: list[OrderMoment] = []
+        for index, (block, exact) in enumerate(zip(self._blocks, self._exact, strict=True)):
+            if exact.everywhere and (self._computed or block.system.dimension == 1):
+                at_order = exact.at(order)
+                if at_order is None or math.isinf(at_order.exponent):
+                    continue  # annihilated sooner or later: the others are the norm
+                curves.append(exact.with_slope)
+                errors.append(at_order.error)
+            else:
+                curve, moments = self._curve(index, order, how, size)
+                curves.append(_with_slope(curve))
+                errors.append(max(moment.error for moment in moments))
+                simulated += moments
+            shares.append(block.share)
+        if not curves:
+            return OrderMoment(math.inf, "closed form", reason="products of steps annihilate every displacement")
+        exponent, weights = joint_exponent(order, curves, shares)
+        error = float(np.linalg.norm(weights * np.array(errors)))
+        if not any(moment.n_steps for moment in simulated):
+            return OrderMoment(exponent, "closed form", numerical_error=max(error, 1e-13 * abs(exponent)))
+        return replace(
+            max(simulated, key=lambda moment: (not moment.within_tolerance, moment.error)),
+            exponent=exponent,
+            method="population",
+            standard_error=error,
+            n_steps=sum(moment.n_steps for moment in simulated),
+            mixed=all(moment.mixed for moment in simulated),
+        )
+
+    def _curve(self, index: int, order: float, how: How, size: int | None) -> tuple[MomentCurve, list[OrderMoment]]:
+        """Return Lambda of one block, in steps of its own, from p to 0, and what it is made of."""
+        block, exact = self._blocks[index], self._exact[index]
+        parts = [share * order for share in _SHARES]
+        its = replace(how, budget=replace(how.budget, max_steps=how.budget.max_steps // len(parts)))
+        found = []
+        for part in parts:
+            computed = exact.at(part) if self._computed else None
+            if computed is None:
+                found.append(
+                    self._simulated(block.system, part, self._metrics[index].at(part), its, size, index, exact)
+                )
+            else:
+                found.append(OrderMoment(computed.exponent, computed.method, numerical_error=computed.error))
+        values = [*(each.exponent for each in found), 0.0, _value(exact, 2.0)]
+        return MomentCurve.fit([*parts, 0.0, 2.0], values, [*(each.error for each in found), 0.0, 0.0]), found
+
+
+def _with_slope(curve: MomentCurve) -> Curve:
+    return lambda order: (float(curve.value(order)), float(curve.derivative(order)))
 
 
 def _value(exact: ExactMoments, order: float) -> float:
@@ -339,41 +386,6 @@ def _idle(share: float, exponent: float) -> float:
     if share == 1 or exponent == math.inf:
         return exponent
     return math.log1p(share * math.expm1(exponent))
-
-
-def _joint_exponent(order: float, logs: list[FloatArray], shares: FloatArray) -> float:
-    """Return min_theta log E prod_b N_b^(p theta_b) over blocks of dimension 1, with `logs` of their examples' factors.
-
-    The derivative with respect to theta_b, share_b mean_i(a_i exp(theta_b a_i)) with a_i = p logs_i, increases: where
-    theta_b > 0 all are equal, to the mu at which the theta_b add up to 1.
-    """
-    alive = [b for b, each in enumerate(logs) if np.isfinite(each).all()]
-    if not alive:
-        return math.inf
-    powers = [order * logs[b] for b in alive]
-    sizes = np.array([each.size for each in powers])
-    first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    a, weights = np.concatenate(powers), np.repeat(shares[alive] / sizes, sizes)
-
-    def derivative(theta: FloatArray) -> FloatArray:
-        return np.asarray(np.add.reduceat(weights * a * np.exp(np.repeat(theta, sizes) * a), first))
-
-    def thetas(mu: float) -> FloatArray:
-        low, high = np.zeros(len(alive)), np.ones(len(alive))
-        for _ in range(60):
-            middle = (low + high) / 2
-            below = derivative(middle) < mu
-            low, high = np.where(below, middle, low), np.where(below, high, middle)
-        return high
-
-    least, most = float(derivative(np.zeros(len(alive))).min()), float(derivative(np.ones(len(alive))).max())
-    for _ in range(100):
-        mu = (least + most) / 2
-        least, most = (mu, most) if thetas(mu).sum() < 1 else (least, mu)
-    theta = thetas(most)
-    theta /= theta.sum()
-    changes = np.expm1(np.repeat(theta, sizes) * a)
-    return math.log1p(float((weights * changes).sum()))
 
 
 def _refuse_overflow(system: LinearizedSGD, orders: FloatArray, *, scalar: bool) -> None:

@@ -58,8 +58,9 @@ _RARE = 1e-3  # the same at negative orders, where rare shrinking steps count
 _LEAST_LENGTH = 30  # of a run, times N, at the default size
 _START_UP = 8  # at least one batch in so many is cut off
 _SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
-_TILTED_SIZE, _PLAIN_SIZE = 128, 16  # walkers of a population, by default
+_TILTED_SIZE, LEAST_SIZE = 128, 16  # walkers of a population, by default
 _COMPANION_SIZE = 16
+_ROUNDING = 256 * float(np.finfo(float).eps)  # of sums over walkers
 _NOISE = 0.1  # of starts next to gradients
 _DISAGREE = 5.0  # standard errors: what metrics say apart from each other
 _LEAST_BATCHES, _MOST_BATCHES = 32, 4096  # of a population
@@ -133,7 +134,7 @@ def simulate_moment(
     if size is None:
         # Long runs of few walkers rather than short ones of many.
         longest = how.budget.max_steps // (how.n_chains * _LEAST_LENGTH * system.n_examples)
-        size = int(np.clip(longest, _PLAIN_SIZE, _TILTED_SIZE)) if tilted else _PLAIN_SIZE
+        size = int(np.clip(longest, LEAST_SIZE, _TILTED_SIZE)) if tilted else LEAST_SIZE
     chains = _chains(system, order, metrics, how, size, tilted, first_chain)
     if tilted:
         companion_kernel = population_kernel(system, order, metrics, tilted=True, n_passive=1)
@@ -273,7 +274,7 @@ def _chains(
         n_walkers=size,
         spacing=steps,
         n_examples=system.n_examples,
-        rounding=float(np.finfo(float).eps) * min(1.0, system.learning_rate * float(system.diagonal.mean())),
+        rounding=_ROUNDING * min(1.0, system.learning_rate * float(system.diagonal.mean())),
         companions=companions if n_companions > 0 else None,
     )
 
@@ -306,8 +307,7 @@ def estimate_moment(chains: Chains) -> Moment:
     apart = series[chosen][:, start_up:].mean(axis=1) - means[chosen][:, None]
     distances = np.abs(apart.mean(axis=0))
     known = apart.std(axis=0, ddof=1) / math.sqrt(len(apart))
-    rounding = 100 * max(chains.rounding, float(np.finfo(float).eps))
-    disagreement = float(distances[distances > _DISAGREE * known + rounding].max(initial=0.0))
+    disagreement = float(distances[distances > _DISAGREE * known + chains.rounding].max(initial=0.0))
     unsettled = math.hypot(unsettled, disagreement)
     found = anchored_means(
         series[chosen][:, start_up:], chains.steps_per_batch, mixing, chains.n_examples, chains.rounding
