@@ -4,10 +4,10 @@ from sgdstab_fast._build import __version__, build_info
 from sgdstab_fast.critical import critical_learning_rate
 from sgdstab_fast.example import Example, load_example
 from sgdstab_fast.exponent import lyapunov_exponent
-from sgdstab_fast.finite_time import FiniteTimeProbability, finite_time_probability
+from sgdstab_fast.finite_time import finite_time_probability
 from sgdstab_fast.gradient_descent import gd_exponent
 from sgdstab_fast.mean_square import mean_square_exponent
-from sgdstab_fast.moment_results import MomentExponents
+from sgdstab_fast.moment_results import FiniteTimeProbability, MomentExponents
 from sgdstab_fast.moments import moment_exponent
 from sgdstab_fast.results import (
     AccuracyWarning,

@@ -1,4 +1,4 @@
-"""What `moment_exponent` returns."""
+"""What `moment_exponent` and `finite_time_probability` return."""
 
 from __future__ import annotations
 
@@ -242,3 +242,85 @@ class MomentExponents:
         if self.p.size != 1:
             raise ValueError(f"there are {self.p.size} orders: use exponents and standard_errors")
         return 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class FiniteTimeProbability:
+    """P(lambda_n < threshold), as `finite_time_probability` returns it."""
+
+    probability: float
+    """P(lambda_n < threshold)."""
+    complement: float
+    """P(lambda_n >= threshold), as accurate where that is the small one."""
+    log_probability: float
+    """Its logarithm, also where `probability` underflows."""
+    log_complement: float
+    """The logarithm of `complement`."""
+    standard_error: float
+    """Of both probabilities; 0 where they are known exactly, and where no walker met the event."""
+    relative_error: float
+    """`standard_error` over the probability of the event that was estimated; infinite where no walker met it."""
+    n: int
+    """Steps."""
+    threshold: float
+    """What lambda_n is compared with, nats per step."""
+    tail: str
+    """The event that was estimated, the rarer one: ``"below"`` or ``"above"`` the threshold."""
+    order: float
+    """p, by which walkers were weighted; 0 for those that were counted."""
+    method: str
+    """``"direct"``, ``"tilted"`` or ``"closed form"``."""
+    log_bound: float
+    """Of the event that was estimated: log of Markov's bound, up to the error of a mean; NaN if not tilted."""
+    n_hits: int
+    """Walkers that met it."""
+    n_steps: int
+    """Steps of all walkers together, pilots included."""
+    n_chains: int
+    """Independent populations."""
+    population: int
+    """Walkers of each."""
+    converged: bool
+    """Whether `rtol` was met."""
+    stopped_by: str
+    """``"rtol"``, ``"max_steps"``, ``"unreachable"`` where bounds say that no product meets the event, or ``"closed
+    form"``."""
+    provenance: Mapping[str, Any] = field(repr=False)
+    """Seed entropy, SIMD level, versions, method."""
+
+    def __repr__(self) -> str:
+        return (
+            f"FiniteTimeProbability(probability={self.probability:.6g}, standard_error={self.standard_error:.2g}, "
+            f"log_probability={self.log_probability:.6g}, n={self.n}, threshold={self.threshold:.6g}, "
+            f"method={self.method!r}, order={self.order:.4g}, stopped_by={self.stopped_by!r}, n_steps={self.n_steps})"
+        )
+
+    @property
+    def effective_sample_size(self) -> float:
+        """Independent meetings of the event, were they counted, that would give the same relative error."""
+        return math.inf if self.relative_error == 0 else self.relative_error**-2
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the (low, high) that hold P(lambda_n < threshold) with probability `level`.
+
+        Of counts, Wilson's interval, or Clopper and Pearson's if none or all met the event; else Student's t on the
+        logarithm. Where no weighted walker met it, from 0 to Markov's bound.
+        """
+        level = validation.probability(level, "level")
+        if self.method == "closed form":
+            return self.probability, self.probability
+        if self.method == "direct":
+            from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+            n_walkers = self.n_chains * self.population
+            counted = binomtest(self.n_hits, n_walkers).proportion_ci(
+                level, method="wilson" if 0 < self.n_hits < n_walkers else "exact"
+            )
+            low, high = float(counted.low), float(counted.high)
+        elif self.n_hits == 0:
+            low, high = 0.0, math.exp(min(self.log_bound, 0.0))
+        else:
+            log_tail = self.log_probability if self.tail == "below" else self.log_complement
+            half_width = student_quantile(level, self.n_chains - 1) * self.relative_error
+            low, high = math.exp(log_tail - half_width), math.exp(min(log_tail + half_width, 0.0))
+        return (low, high) if self.tail == "below" else (1 - high, 1 - low)

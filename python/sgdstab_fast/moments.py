@@ -135,9 +135,9 @@ def moment_exponent(
     --------
     >>> import sgdstab_fast as sf
     >>> system = sf.LinearizedSGD([[1, -0.5], [-0.5, 1]], 0.5)
-    >>> moments = sf.moment_exponent(system, [-1, 1, 2])
-    >>> print(moments.exponents.round(9))
-    [ 0.138856489 -0.133531393 -0.259553968]
+    >>> moments = sf.moment_exponent(system, [-1, 1, 4])
+    >>> print(moments.exponents.round(6))
+    [ 0.138856 -0.133531 -0.474139]
     >>> round(moments.rate_function(-0.12), 9)
     0.019627212
     """

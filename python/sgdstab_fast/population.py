@@ -217,8 +217,8 @@ def _with_starts_at_examples(system: LinearizedSGD, order: float, vectors: Float
     """Put half of the walkers of every population next to the gradients of examples.
 
     There steps on an example repeat themselves, and moments far from p = 2 may be carried by other examples than the
-    second moment is, which walkers hardly reach from one another. A quarter starts at those whose steps weigh most, a
-    quarter at examples in turn.
+    second moment is, which walkers hardly reach from one another; at negative orders only where repeated steps on one
+    example outweigh their probability. A quarter starts at those whose steps weigh most, a quarter at examples in turn.
     """
     n_populations, size, dimension = vectors.shape
     strongest = np.argsort(-order * system.log_determinants, kind="stable")
@@ -251,7 +251,8 @@ def _chains(
     key = how.seed.key
     vectors = initial_vectors(system, metrics, key, how.n_chains * size, 1, first_chain * size)[:, 0]
     vectors = vectors.reshape(how.n_chains, size, system.dimension)
-    if tilted:
+    sticks = order > 0 or float((order * system.log_determinants).max()) > math.log(system.n_examples)
+    if tilted and sticks:
         vectors = _with_starts_at_examples(system, order, vectors)
     together = _COMPANION_SIZE if tilted else 1
     pairs = initial_vectors(system, metrics, key, n_companions * together, 2, first_chain + COMPANION_STREAMS)
