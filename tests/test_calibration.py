@@ -41,6 +41,40 @@ def test_intervals_cover_when_a_tolerance_stops_the_run(gram, learning_rate, tru
     assert 0.92 <= held / 400 <= 0.98
 
 
+def moments_covered(system, order, truth, max_steps, n_seeds=400):
+    """How often the interval of a simulated moment holds the computed one."""
+    held = 0
+    for seed in range(1000, 1000 + n_seeds):
+        found = sf.moment_exponent(system, order, method="population", rtol=0, max_steps=max_steps, rng=seed)
+        low, high = found.confidence_interval(0.95)
+        held += float(low[0]) <= truth <= float(high[0])
+    return held / n_seeds
+
+
+@pytest.mark.parametrize(("order", "max_steps"), [(1, 100_000), (3, 50_000)])
+def test_t1_moment_intervals_cover(order, max_steps):
+    system = sf.LinearizedSGD(T1, 0.5)
+    truth = sf.moment_exponent(system, order).exponent
+    assert 0.92 <= moments_covered(system, order, truth, max_steps) <= 0.98
+
+
+IRIS_16 = REAL_GRAMS["iris_trained_40"][:16, :16]
+
+
+# By symmetric tensors at p = 4; steps that grow up to fourfold.
+@pytest.mark.calibrate
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize(
+    ("gram", "learning_rate"),
+    [(K4, 0.425), (K4, 0.8), *((IRIS_16, size / IRIS_16.diagonal().max()) for size in (2.5, 3.5, 5.0))],
+    ids=["k4-0.425", "k4-0.8", "iris-2.5", "iris-3.5", "iris-5"],
+)
+def test_fourth_moment_intervals_cover(gram, learning_rate):
+    system = sf.LinearizedSGD(gram, learning_rate)
+    truth = sf.moment_exponent(system, 4).exponent
+    assert 0.92 <= moments_covered(system, 4, truth, 400_000) <= 0.98
+
+
 @pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 def test_t1_spectrum_intervals_cover():
     held = 0

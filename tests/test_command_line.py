@@ -214,6 +214,31 @@ def test_critical_prints_all_three(directory, capsys):
     assert [path.name for path in directory.iterdir() if path.suffix not in (".npy", ".npz")] == []
 
 
+def test_moments_print_a_table_and_what_follows_from_the_curve(directory, capsys):
+    np.save("t1.npy", T1)
+    arguments = ["moments", "t1.npy", "--learning-rate", "0.5", "--p", "-2:4:7", "--output", "m.png", "--csv", "m.csv"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    for value in ("0.281629", "-0.1335314", "-0.4741392", "-0.1364810610", "0.0052622164", "transfer operator"):
+        assert value in out
+    assert Path("m.png").read_bytes()[1:4] == b"PNG"
+    assert Path("m.csv").read_text().splitlines()[0].startswith("p,exponent,standard_error,low,high")
+
+
+def test_moments_at_one_order(directory, capsys):
+    assert main(["moments", "k4.npy", "--learning-rate", "0.3", "--p", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "-0.1437103" in out
+    assert "mean square" in out
+
+
+def test_critical_prints_the_moments_asked_for(directory, capsys):
+    assert main(["critical", "k4.npy", "--p", "4,-.5", "--seed", "1", "--rtol", "1e-3", "--max-steps", "1e7"]) == 0
+    out = capsys.readouterr().out
+    assert "0.417036575" in out
+    assert "zero of Lambda(-0.5)" in " ".join(out.split())
+
+
 def test_critical_of_reflections_and_of_a_short_run(directory, capsys):
     np.save("t1.npy", T1)
     assert main(["critical", "t1.npy"]) == 0
@@ -260,6 +285,12 @@ RATES = ["--learning-rates", "0.1:0.5:4"]
         (["sweep", "zero.npy", *RATES], "gram must not be zero"),
         (["critical", "missing.npy"], "missing.npy: no such file"),
         (["critical", "two.npz"], "choose one with --key"),
+        (["moments", "k4.npy"], "--learning-rate is required"),
+        (["moments", "k4.npy", "--learning-rate", "1", "--p", "1:2"], "--p must look like"),
+        (["moments", "k4.npy", "--learning-rate", "1", "--p", "x"], "--p must look like"),
+        (["moments", "k4.npy", "--learning-rate", "1", "--p", "nan"], "p"),
+        (["moments", "k4.npy", "--learning-rate", "1", "--p", "1", "--output", "m.xyz"], "--output must end in"),
+        (["critical", "k4.npy", "--p", "0"], "criterion must be a finite order"),
         (["critical", "k4.npy", "--max-steps", "0"], "--max-steps must be"),
         (["critical", "k4.npy", "--rtol", "-1"], "--rtol must be"),
         (["critical", "k4.npy", "--threads", "0"], "n_threads must be"),
