@@ -23,9 +23,10 @@ from sgdstab_fast import __version__, validation
 from sgdstab_fast.critical import critical_learning_rate
 from sgdstab_fast.example import load_example
 from sgdstab_fast.map_report import print_critical, print_map, print_moments, save_csv, save_plot
+from sgdstab_fast.moment_results import MomentExponents
 from sgdstab_fast.moments import moment_exponent
 from sgdstab_fast.report import EXIT_STATUS, make_report, print_report, report_json, save_plots
-from sgdstab_fast.results import AccuracyWarning
+from sgdstab_fast.results import AccuracyWarning, StabilityMap
 from sgdstab_fast.rounds import Progress, reporter
 from sgdstab_fast.sweep import sweep
 from sgdstab_fast.systems import LinearizedSGD
@@ -201,21 +202,13 @@ def _report(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     rates = validation.increasing(_learning_rates(options.learning_rates), "--learning-rates")
     common = _common(options)
-    _require_writable(options.output, "--output", _PLOTS)
-    if options.csv is not None:
-        _require_writable(options.csv, "--csv", (".csv",))
+    _require_outputs(options)
     name, gram = _gram(options)
     console = Console()
     with _notes(console), _bar("sweep") as progress:
         found = sweep(gram, rates, progress=progress, **common)
     print_map(name, found, console)
-    sys.stdout.flush()
-    save_plot(found, options.output)
-    print(f"plot: {options.output}")
-    if options.csv is not None:
-        save_csv(found.to_dict(), options.csv)
-        print(f"numbers: {options.csv}")
-    return 0
+    return _save(found, options)
 
 
 def _critical(options: argparse.Namespace) -> int:
@@ -234,14 +227,24 @@ def _moments(options: argparse.Namespace) -> int:
     learning_rate = _learning_rate(options)
     orders = _orders(options.p)
     common = _common(options)
-    _require_writable(options.output, "--output", _PLOTS)
-    if options.csv is not None:
-        _require_writable(options.csv, "--csv", (".csv",))
+    _require_outputs(options)
     name, gram = _gram(options)
     console = Console()
     with _notes(console), _bar("moments") as progress:
         found = moment_exponent(LinearizedSGD(gram, learning_rate), orders, progress=progress, **common)
     print_moments(name, found, console)
+    return _save(found, options)
+
+
+def _require_outputs(options: argparse.Namespace) -> None:
+    """Find out before the work that a plot or a table cannot be written."""
+    _require_writable(options.output, "--output", _PLOTS)
+    if options.csv is not None:
+        _require_writable(options.csv, "--csv", (".csv",))
+
+
+def _save(found: StabilityMap | MomentExponents, options: argparse.Namespace) -> int:
+    """Write the plot, and the numbers if asked for; return the exit status."""
     sys.stdout.flush()
     save_plot(found, options.output)
     print(f"plot: {options.output}")
