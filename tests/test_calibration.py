@@ -72,7 +72,11 @@ IRIS_16 = REAL_GRAMS["iris_trained_40"][:16, :16]
 def test_fourth_moment_intervals_cover(gram, learning_rate):
     system = sf.LinearizedSGD(gram, learning_rate)
     truth = sf.moment_exponent(system, 4).exponent
-    assert 0.92 <= moments_covered(system, 4, truth, 400_000) <= 0.98
+    covered = moments_covered(system, 4, truth, 400_000)
+    assert covered >= 0.92
+    # Before populations are seen to mix, intervals allow for what that may cost.
+    short = sf.moment_exponent(system, 4, method="population", rtol=0, max_steps=400_000, rng=1000)
+    assert covered <= 0.98 or not short.mixed.all()
 
 
 @pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")

@@ -142,6 +142,7 @@ double separate(const Population& population, Index n_vectors) {
   const Index d = population.dimension;
   double sum = 0;
   for (Index j = 0; j < population.size; ++j) {
+    if (!std::isfinite(population.log_weight(j))) continue;  // annihilated
     const VectorView first(population.walker(j), d);
     VectorView passive(population.walker(j) + n_vectors * d, d);
     const double length = std::sqrt(inner_product(first.data(), first.data(), d));

@@ -50,6 +50,7 @@ TiltedSteps::TiltedSteps(const RowForm& form, const Gauge& gauge, double order, 
       factors_(form.n_examples()),
       odds_(form.n_examples()),
       image_(form.dimension()),
+      next_(form.dimension()),
       q_(1) {}
 
 template <class Form>
@@ -86,9 +87,10 @@ double TiltedSteps::weigh(const Form& form, const double* vectors) {
   if (factors_.minCoeff() < kCancelled) {
     for (Index i = 0; i < n; ++i) {
       if (factors_[i] < kCancelled) {
-        const bool annihilated = annihilates(form, i, vectors);
+        factors_[i] = squared_norm_after(form, i, vectors) / q_;
+        const bool annihilated = !(factors_[i] > kAnnihilated);
         if (annihilated && power_ < 0) return std::numeric_limits<double>::infinity();
-        factors_[i] = annihilated ? 0.0 : std::max(factors_[i], kAnnihilated);
+        if (annihilated) factors_[i] = 0.0;
       }
     }
   }
@@ -115,18 +117,20 @@ void TiltedSteps::raise() {
 }
 
 template <class Form>
-bool TiltedSteps::annihilates(const Form& form, Index i, const double* vectors) const {
+double TiltedSteps::squared_norm_after(const Form& form, Index i, const double* vectors) {
+  constexpr bool kGram = std::is_same_v<Form, GramForm>;
   const Index n = form.n_examples(), d = form.dimension();
-  double before = 0, after = 0;
+  // In gram form the norm of K has the rows of K for its metric; in factor form it is Euclidean.
+  const double* metric = gauge_.metric != nullptr ? gauge_.metric : kGram ? gauge_.gram : nullptr;
+  double norm = 0;
   for (Index l = 0; l < n_vectors_; ++l) {
     const double step = form.learning_rate * w_[l * n + i];
+    for (Index j = 0; j < d; ++j) next_[j] = vectors[l * d + j] - step * direction(form, i, j);
     for (Index j = 0; j < d; ++j) {
-      const double v = vectors[l * d + j], next = v - step * direction(form, i, j);
-      before += v * v;
-      after += next * next;
+      norm += next_[j] * (metric == nullptr ? next_[j] : inner_product(metric + j * d, next_.data(), d));
     }
   }
-  return after < kAnnihilated * before;
+  return norm;
 }
 
 Index TiltedSteps::choose(double target) const {

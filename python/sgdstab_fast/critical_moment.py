@@ -7,8 +7,8 @@ Lambda(p) / p does not decrease in p and is lambda at p = 0. So with eta(p) the 
     eta_as          <=  eta(p)                                p < 0, where moments that grow mean vectors that shrink.
 
 Where Lambda(p) is computed at every learning rate, that is all. Where it is simulated, secants close in on the zero
-until noise hides the sign, and a last pair of learning rates around it, with the same streams, has the zero between
-them: its error is that of Lambda over the slope.
+until noise hides the sign. Then three learning rates at a time, with the same streams, have the zero between them: it
+is that of a parabola, and its error that of Lambda over the slope, with what the parabola moves.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from sgdstab_fast._native import FloatArray
 from sgdstab_fast.blocks import blocks_of
 from sgdstab_fast.bounds import bounds_of_zero
 from sgdstab_fast.moments import MomentFamily, OrderMoment
@@ -29,11 +32,12 @@ from sgdstab_fast.systems import LinearizedSGD
 _EXACT = 1e-12  # relative, of bounds that agree and of zeros of what is computed
 _COARSE_SHARE = 1 / 32  # of the budget, for a step of the search
 _COARSE_TOLERANCE = 0.05  # relative to Lambda
-_MOST_SECANTS, _MOST_PAIRS = 20, 3
+_MOST_SECANTS, _MOST_TRIPLES = 20, 6
 _LEAST_STEPS = 64  # of a population, for an evaluation
 _SURE = 3.0  # standard errors
-_APART = 4.0  # half the distance of a pair, in errors of the zero
-_NARROWEST = 1e-4  # relative, of a pair
+_APART = 4.0  # distance of learning rates, in errors of the zero
+_WIDEST, _NARROWEST = 0.02, 1e-4  # the same, relative
+_SPARE = 1.5  # by which Lambda is better known than the tolerance asks for
 _FARTHEST = 2.0**20  # times the lower bound
 
 
@@ -90,7 +94,7 @@ def critical_moment(system: LinearizedSGD, order: float, how: How) -> CriticalLe
         value, slope, bracket = _secants(function, low, high)
         if not function.simulated:
             return _result(function, value, 0.0, bracket, met=True)
-        return _pairs(function, value, slope, (low, high))
+        return _triples(function, value, slope, (low, high))
 
 
 def _bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[float, float]:
@@ -106,10 +110,10 @@ def _bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[f
         return least, max(least, high if mean_square is None else mean_square)
     low = least if mean_square is None else mean_square
     if order < 0:
-        before, low = low, low
-        while not function(high, max_steps=int(_COARSE_SHARE * function.how.budget.max_steps)).exponent > 0:
-            before, high = high, 1.25 * high
-            if high > _FARTHEST * low:
+        before, share = low, int(_COARSE_SHARE * function.how.budget.max_steps)
+        while not ((found := function(high, max_steps=share)).exponent > _SURE * found.error):
+            before, high = high, 2 * high
+            if high > _FARTHEST * low or (function.simulated and function.left < share):
                 raise ValueError(
                     f"Lambda({order:g}) does not change sign up to a learning rate of {high:g}: none is critical"
                 )
@@ -147,43 +151,68 @@ def _secants(function: _Function, low: float, high: float) -> tuple[float, float
     return value, slope, (low, high)
 
 
-def _pairs(function: _Function, value: float, slope: float, bounds: tuple[float, float]) -> CriticalLearningRate:
-    """Estimate the zero from pairs of learning rates that close in on it."""
+def _triples(function: _Function, value: float, slope: float, bounds: tuple[float, float]) -> CriticalLearningRate:
+    """Estimate the zero from three learning rates at a time that close in on it."""
     budget = function.how.budget
-    error, met = math.inf, False
-    width = _SURE * _COARSE_TOLERANCE * value / 8
-    degrees_of_freedom = 1
-    for pair in range(_MOST_PAIRS):
+    error, met, degrees_of_freedom = math.inf, False, 1
+    width = _WIDEST * value
+    for triple in range(_MOST_TRIPLES):
         tolerance = max(budget.rtol * value, budget.atol)
-        last = pair == _MOST_PAIRS - 1
-        goal = tolerance if last or width <= _APART * tolerance else max(tolerance, width / _APART / 4)
-        left, right = max(value - width, value / 2), value + width
-        steps = int(function.left / (2 if last else 8))
+        last = triple == _MOST_TRIPLES - 1
+        steps = int(function.left / (3 if last else 12))
         if steps < _LEAST_STEPS * function.how.n_chains:
             break
-        ends = [function(rate, goal * slope / 1.5 if slope > 0 else 0.0, steps) for rate in (left, right)]
-        rise = ends[1].exponent - ends[0].exponent
-        if not (math.isfinite(rise) and rise > 0):
-            width *= 2
+        middle = min(max(value, bounds[0]), bounds[1])
+        rates = np.array([max(middle - width, middle / 2), middle, middle + width])
+        goal = max(tolerance / _SPARE, 0 if last else width / (4 * _APART))
+        found = [function(rate, goal * slope if slope > 0 else 0.0, steps) for rate in rates.tolist()]
+        heights = np.array([each.exponent for each in found])
+        if not (np.isfinite(heights).all() and heights[2] > heights[0]):
+            width = min(2 * width, value / 2)
             continue
-        slope = rise / (right - left)
-        value = left - ends[0].exponent / slope
-        # The line between them is off by the curvature: about slope / eta.
-        error = math.hypot(max(end.error for end in ends) / slope, width**2 / (2 * value))
-        degrees_of_freedom = min(end.degrees_of_freedom for end in ends)
-        met = error <= tolerance
+        zero, slope, bend = _zero(rates, heights)
+        sampled = max(each.error for each in found) / slope
+        value, error = zero, math.hypot(sampled, bend)
+        degrees_of_freedom = min(each.degrees_of_freedom for each in found)
+        inside = rates[0] - 2 * sampled <= zero <= rates[2] + 2 * sampled
+        met = inside and error <= tolerance and bounds[0] - 2 * error <= zero <= bounds[1] + 2 * error
         if met:
             break
-        width = max(_APART * error, _NARROWEST * value, _APART * tolerance)
-    result = _result(function, value, error, bounds, met=met)
+        if inside:
+            width = max(min(width / 2, _APART * error), _NARROWEST * value)
+        else:
+            error = math.inf
+            value = min(max(value, rates[0] - 4 * width), rates[2] + 4 * width)
+    result = _result(function, min(max(value, bounds[0]), bounds[1]), error, bounds, met=met)
     if budget.has_tolerance and not met:
         warn(
-            f"max_steps={budget.max_steps} ended the search at {value:.6g} +- {error:.1g}, short of "
+            f"max_steps={budget.max_steps} ended the search at {result.value:.6g} +- {error:.1g}, short of "
             f"rtol={budget.rtol:g} and atol={budget.atol:g}"
         )
     return replace(
         result, derivative=function.order * slope, degrees_of_freedom=max(degrees_of_freedom, 1), converged=met
     )
+
+
+def _zero(rates: FloatArray, heights: FloatArray) -> tuple[float, float, float]:
+    """Return the zero of a parabola through three points, its slope there, and how far lines have it."""
+    left = heights[1] > 0
+    low, high = (0, 1) if left else (1, 2)
+    straight = float(heights[high] - heights[low]) / float(rates[high] - rates[low])
+    if not straight > 0:
+        low, high = 0, 2
+        straight = float(heights[2] - heights[0]) / float(rates[2] - rates[0])
+    on_line = float(rates[low]) - float(heights[low]) / straight
+    first = float(heights[1] - heights[0]) / float(rates[1] - rates[0])
+    second = (float(heights[2] - heights[1]) / float(rates[2] - rates[1]) - first) / float(rates[2] - rates[0])
+    zero = on_line
+    for _ in range(50):  # Newton's iteration on Newton's form
+        x0, x1 = zero - float(rates[0]), zero - float(rates[1])
+        slope = first + second * (x0 + x1)
+        if not slope > 0.1 * straight:
+            return on_line, straight, abs(float(rates[high] - rates[low]))
+        zero -= (float(heights[0]) + x0 * (first + second * x1)) / slope
+    return zero, slope, abs(zero - on_line)
 
 
 def _result(

@@ -18,6 +18,7 @@ and lambda_n >= 0 for n < d.
 from __future__ import annotations
 
 import math
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from sgdstab_fast.systems import LinearizedSGD, require_system
 
 METHODS = ("auto", "direct", "tilted")
 _SIZE = 128  # walkers of a population, by default
+_LARGEST_POPULATION = 2**23  # of its matrices' entries, by default
 
 
 def finite_time_probability(
@@ -47,7 +49,7 @@ def finite_time_probability(
     rng: Any = None,
     n_threads: int | None = None,
     progress: ProgressOption = None,
-    executor: Any = None,
+    executor: Executor | None = None,
 ) -> FiniteTimeProbability:
     """Estimate the probability that the finite-time Lyapunov exponent over n steps is below a threshold.
 
@@ -113,7 +115,7 @@ def finite_time_probability(
     n_walkers = budget.max_steps // n
     kept = n_walkers - int(PILOT_SHARE * n_walkers)  # the rest is for pilots
     if population is None:
-        population = min(_SIZE, max(2, kept // how.n_chains))
+        population = min(_SIZE, max(2, kept // how.n_chains), max(2, _LARGEST_POPULATION // system.dimension**2))
     else:
         population = validation.integer(population, "population", low=2, high=2**20)
     known = _known(system, n, threshold)
@@ -156,5 +158,6 @@ def _known(system: LinearizedSGD, n: int, threshold: float) -> float | None:
     if threshold > high + slack:
         return 1.0
     if d == 1 and threshold == -math.inf:
-        return float(-np.expm1(n * np.log1p(-np.isneginf(determinants).mean())))
+        with np.errstate(divide="ignore"):
+            return float(-np.expm1(n * np.log1p(-np.isneginf(determinants).mean())))
     return None

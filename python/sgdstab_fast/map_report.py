@@ -89,7 +89,7 @@ def print_moments(name: str, found: MomentExponents, console: Console) -> None:
         table.add_row(
             f"{order:g}",
             f"{exponent:.7g}",
-            f"{error:.1g}" if error > 0 else "exact",
+            "" if not math.isfinite(exponent) else f"{error:.1g}" if error > 0 else "exact",
             f"{stable:.7g}" if order else "",
             reason or method,
             style="green" if stable < 0 else "red" if stable > 0 else "",

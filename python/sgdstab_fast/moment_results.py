@@ -16,6 +16,8 @@ from sgdstab_fast._native import FloatArray
 from sgdstab_fast.moment_curve import MomentCurve
 from sgdstab_fast.statistics import student_quantile
 
+_SURE = 4.0  # standard errors
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MomentExponents:
@@ -116,7 +118,7 @@ class MomentExponents:
     @property
     def has_curve(self) -> bool:
         """Whether orders suffice for a curve, its slope and curvature at 0."""
-        finite = np.isfinite(self.known[1]) & (self.known[0] != 0)
+        finite = np.isfinite(self.known[1]) & np.isfinite(self.known[2]) & (self.known[0] != 0)
         return int(finite.sum()) >= 2 and not np.isneginf(self.known[1]).any()
 
     @property
@@ -190,15 +192,16 @@ class MomentExponents:
         """
         if self.largest_amplification <= 1:
             return math.inf
+        slope, error = self.derivative_at_zero, self.derivative_at_zero_standard_error
         zero = self.curve.zero()
         if zero is not None:
             return zero
-        low, high = self.trusted_orders
-        if high > 0 and float(self.curve.value(high)) < 0:
-            raise ValueError(f"the tail index is beyond {high:g}, the largest order: give larger orders")
-        if low == 0 or high == 0 or self.derivative_at_zero >= 0:
+        if slope > _SURE * error:
             return 0.0
-        raise ValueError("the tail index is too close to 0 for the orders given")
+        high = self.trusted_orders[1]
+        if slope < 0 and (high == 0 or float(self.curve.value(high)) < 0):
+            raise ValueError(f"the tail index is beyond {high:g}, the largest order: give larger orders")
+        raise ValueError(f"lambda = {slope:.3g} +- {error:.1g} is too close to 0 to tell a tail index: raise max_steps")
 
     @property
     def tail_index_standard_error(self) -> float:

@@ -1,7 +1,7 @@
 """Moment Lyapunov exponents Lambda(p) = lim (1/n) log E ||A_{i_n} .. A_{i_1}||^p at any real order p.
 
 Every order goes the cheapest way that gives it: computed (`sgdstab_fast.exact_moments`), or else simulated by
-populations (`sgdstab_fast.population`), whose streams all orders share.
+populations (`sgdstab_fast.population`), each with streams of its own.
 
 Where K falls into blocks, a block with the share s of the examples stands still in the other steps, so that it adds
 
@@ -100,8 +100,8 @@ def moment_exponent(
     method : {"auto", "population"}, optional
         ``"population"`` simulates what could be computed too, but for p = 0 and one dimension: for comparison.
     rtol, atol : float, optional
-        Tolerances for the standard error: relative to abs(Lambda(p)) or abs(p Lambda(2) / 2), whichever is larger, and
-        absolute in nats per step.
+        Tolerances for the standard error: relative to abs(Lambda(p)) or min(abs(p), 2) abs(Lambda(2)) / 2, whichever is
+        larger, and absolute in nats per step.
     max_steps : int, optional
         Steps of all walkers together, for each order.
     n_chains : int, optional
@@ -109,7 +109,7 @@ def moment_exponent(
     population : int, optional
         Walkers of a population, at least 2; by default 128, or 16 where weights hardly spread.
     rng, n_threads, progress, executor
-        As for `lyapunov_exponent`. All orders share their streams.
+        As for `lyapunov_exponent`. Every order has streams of its own, whatever the others are.
 
     Returns
     -------
@@ -202,12 +202,15 @@ class MomentFamily:
             return OrderMoment(0.0, "closed form")
         if order < 0 and len(self._blocks) > 1:
             return self._jointly(order, how, size)
-        found: list[OrderMoment] = []
-        bounds = [self._upper_bound(index, order) for index in range(len(self._blocks))]
-        for index in np.argsort(bounds)[::-1].tolist():
-            # Of several blocks, those that cannot be the largest are left out.
-            if len(bounds) == 1 or all(bounds[index] > each.exponent - 6 * each.error for each in found):
-                found.append(self._of_block(index, order, how, size))
+        computed = [self._known_of_block(index, order) for index in range(len(self._blocks))]
+        found = [each for each in computed if each is not None]
+        # Of several blocks, those that cannot be the largest are left out.
+        least = max((each.exponent - each.error for each in found), default=-math.inf)
+        bounds = {index: self._upper_bound(index, order) for index, each in enumerate(computed) if each is None}
+        contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
+        share = max(how.budget.max_steps // max(len(contenders), 1), how.n_chains * (size or LEAST_SIZE))
+        its = replace(how, budget=replace(how.budget, max_steps=share))
+        found += [self._simulated_block(index, order, its, size) for index in contenders]
         if len(found) == 1:
             return found[0]
         leader, error = leading(np.array([e.exponent for e in found]), np.array([e.standard_error for e in found]))
@@ -221,7 +224,11 @@ class MomentFamily:
 
     def known(self, orders: FloatArray, found: list[OrderMoment]) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return orders, values and errors of what is known of Lambda, ascending, and the whole curve where cheap."""
-        values = {order: (each.exponent, each.error) for order, each in zip(orders.tolist(), found, strict=True)}
+        values = {
+            order: (each.exponent, each.error)
+            for order, each in zip(orders.tolist(), found, strict=True)
+            if not math.isnan(each.exponent) and math.isfinite(each.error)
+        }
         values[0.0] = 0.0, 0.0
         if self._computed and len(self._blocks) == 1 and self._exact[0].everywhere:
             exact, low, high = self._exact[0], min(-1.0, *values), max(2.0, *values)
@@ -235,25 +242,29 @@ class MomentFamily:
                     values.setdefault(node, (at_node.exponent, at_node.error))
         elif self._computed and self._system.dimension <= LARGEST_DIMENSION and 2.0 not in values:
             mean_square = self.mean_square
-            if math.isfinite(mean_square.exponent):
+            if mean_square is not None and math.isfinite(mean_square.exponent):
                 values[2.0] = mean_square.exponent, mean_square.error
         order = np.array(sorted(values))
         return order, np.array([values[each][0] for each in order]), np.array([values[each][1] for each in order])
 
     @property
-    def mean_square(self) -> OrderMoment:
-        """Lambda(2), computed."""
+    def mean_square(self) -> OrderMoment | None:
+        """Lambda(2), computed; None if it was not found for every block."""
         each = [self._whole(block, exact.at(2.0)) for block, exact in zip(self._blocks, self._exact, strict=True)]
-        return max((one for one in each if one is not None), key=lambda one: one.exponent)
+        known = [one for one in each if one is not None]
+        return max(known, key=lambda one: one.exponent) if len(known) == len(each) else None
 
-    def _of_block(self, index: int, order: float, how: How, size: int | None) -> OrderMoment:
+    def _known_of_block(self, index: int, order: float) -> OrderMoment | None:
+        """Return a block's part in steps of the whole, if it is computed."""
         block, exact = self._blocks[index], self._exact[index]
         if self._computed or block.system.dimension == 1:
-            whole = self._whole(block, exact.at(order))
-            if whole is not None:
-                return whole
-        metrics = self._metrics[index].at(order)
-        found = self._simulated(block.system, order, metrics, how, size, index, exact)
+            return self._whole(block, exact.at(order))
+        return None
+
+    def _simulated_block(self, index: int, order: float, how: How, size: int | None) -> OrderMoment:
+        """Return a block's part in steps of the whole, simulated."""
+        block, metrics = self._blocks[index], self._metrics[index].at(order)
+        found = self._simulated(block.system, order, metrics, how, size, index, self._exact[index])
         if block.share == 1 or not math.isfinite(found.exponent):
             return found
         value = _idle(block.share, found.exponent)
@@ -282,10 +293,10 @@ class MomentFamily:
         how: How,
         size: int | None,
         index: int,
-        exact: ExactMoments | None,
+        exact: ExactMoments,
     ) -> OrderMoment:
-        mean_square = exact.at(2.0) if exact is not None else None
-        scale = abs(order * mean_square.exponent / 2) if mean_square is not None else 0.0
+        mean_square = exact.at(2.0)
+        scale = min(abs(order), 2) * abs(mean_square.exponent) / 2 if mean_square is not None else 0.0
         done, moment = simulate_moment(system, order, metrics, how, size, index * BLOCK_STREAMS, scale)
         estimate = moment.estimate
         exponent = float(estimate.mean[0])
@@ -336,7 +347,8 @@ class MomentFamily:
             else:
                 curve, moments = self._curve(index, order, how, size)
                 curves.append(_with_slope(curve))
-                errors.append(max(moment.error for moment in moments))
+                nodes = np.array([part * order for part in np.linspace(0, 1, 33)])
+                errors.append(float(curve.value_standard_error(nodes).max()))
                 simulated += moments
             shares.append(block.share)
         if not curves:
@@ -358,7 +370,8 @@ class MomentFamily:
         """Return Lambda of one block, in steps of its own, from p to 0, and what it is made of."""
         block, exact = self._blocks[index], self._exact[index]
         parts = [share * order for share in _SHARES]
-        its = replace(how, budget=replace(how.budget, max_steps=how.budget.max_steps // len(parts)))
+        share = how.budget.max_steps // (len(parts) * len(self._blocks))
+        its = replace(how, budget=replace(how.budget, max_steps=max(share, how.n_chains * (size or LEAST_SIZE))))
         found = []
         for part in parts:
             computed = exact.at(part) if self._computed else None
@@ -368,8 +381,10 @@ class MomentFamily:
                 )
             else:
                 found.append(OrderMoment(computed.exponent, computed.method, numerical_error=computed.error))
-        values = [*(each.exponent for each in found), 0.0, _value(exact, 2.0)]
-        return MomentCurve.fit([*parts, 0.0, 2.0], values, [*(each.error for each in found), 0.0, 0.0]), found
+        kept = [(part, each.exponent, each.error) for part, each in zip(parts, found, strict=True)]
+        kept = [point for point in kept if not any(map(math.isnan, point))]
+        nodes = np.array([*kept, (0.0, 0.0, 0.0), (2.0, _value(exact, 2.0), 0.0)])
+        return MomentCurve.fit(*nodes.T), found
 
 
 def _with_slope(curve: MomentCurve) -> Curve:

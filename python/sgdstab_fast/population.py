@@ -48,6 +48,7 @@ from sgdstab_fast.one_block import (
 )
 from sgdstab_fast.rounds import Chains, Kernel, Run, grid_of_looks, overflow_safe_steps, run
 from sgdstab_fast.statistics import Estimate, unknown
+from sgdstab_fast.streams import seed_at
 from sgdstab_fast.systems import LinearizedSGD
 
 _METRIC_TOLERANCE = 1e-4
@@ -56,7 +57,7 @@ _LEAST_SHARE = 0.5  # of effective walkers
 _PROBES = 64  # vectors that show how a step spreads weights
 _SPREAD = 0.1  # relative variance of weights over N plain steps, beyond which tilted ones are worth their time
 _RARE = 1e-3  # the same at negative orders, where rare shrinking steps count
-_LEAST_LENGTH = 30  # of a run, times N, at the default size
+_LEAST_LENGTH = 12  # of a run, times N, at the default size
 _START_UP = 8  # at least one batch in so many is cut off
 _SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
 _TILTED_SIZE, LEAST_SIZE = 128, 16  # walkers of a population, by default
@@ -124,8 +125,10 @@ def simulate_moment(
 ) -> tuple[Run, Moment]:
     """Estimate Lambda(p) at one order p, with populations of `size` walkers.
 
-    A relative tolerance is relative to abs(Lambda(p)) or `scale`, whichever is larger.
+    A relative tolerance is relative to abs(Lambda(p)) or `scale`, whichever is larger. Every order has streams of its
+    own.
     """
+    how = replace(how, seed=seed_at(how.seed, order))
 
     def estimate(some: Chains) -> Estimate:
         found = estimate_moment(some).estimate
@@ -218,8 +221,9 @@ def _with_starts_at_examples(system: LinearizedSGD, order: float, vectors: Float
     """Put half of the walkers of every population next to the gradients of examples.
 
     There steps on an example repeat themselves, and moments far from p = 2 may be carried by other examples than the
-    second moment is, which walkers hardly reach from one another; at negative orders only where repeated steps on one
-    example outweigh their probability. A quarter starts at those whose steps weigh most, a quarter at examples in turn.
+    second moment is, which walkers hardly reach from one another. A quarter starts at those whose steps weigh most, a
+    quarter at examples in turn. Not at negative orders: what a step shrinks again and again is exceptional, and its
+    moments are not those of the product's norm.
     """
     n_populations, size, dimension = vectors.shape
     strongest = np.argsort(-order * system.log_determinants, kind="stable")
@@ -252,8 +256,7 @@ def _chains(
     key = how.seed.key
     vectors = initial_vectors(system, metrics, key, how.n_chains * size, 1, first_chain * size)[:, 0]
     vectors = vectors.reshape(how.n_chains, size, system.dimension)
-    sticks = order > 0 or float((order * system.log_determinants).max()) > math.log(system.n_examples)
-    if tilted and sticks:
+    if tilted and order > 0:
         vectors = _with_starts_at_examples(system, order, vectors)
     together = _COMPANION_SIZE if tilted else 1
     pairs = initial_vectors(system, metrics, key, n_companions * together, 2, first_chain + COMPANION_STREAMS)
@@ -276,7 +279,7 @@ def _chains(
         n_walkers=size,
         spacing=steps,
         n_examples=system.n_examples,
-        rounding=_ROUNDING * min(1.0, system.learning_rate * float(system.diagonal.mean())),
+        rounding=_ROUNDING * min(1.0, abs(order)) * min(1.0, system.learning_rate * float(system.diagonal.mean())),
         companions=companions if n_companions > 0 else None,
     )
 
@@ -284,11 +287,13 @@ def _chains(
 def estimate_moment(chains: Chains) -> Moment:
     """Estimate Lambda(p) from populations."""
     log_growth, effective, norms, excess, _ = chains.records
-    if chains.n_batches == 0 or np.isnan(log_growth).any():
+    lost = np.isnan(log_growth).any() or not np.isfinite(norms).all()
+    # A step annihilates all that it is taken on; at a negative order that is infinite growth.
+    annihilated = np.isinf(log_growth).any() or np.isposinf(excess).any()
+    if chains.n_batches == 0 or (not annihilated and (lost or not np.isfinite(excess).all())):
         return Moment(unknown(1), math.nan, math.nan)
-    if np.isinf(log_growth).any():
-        # Everything is annihilated sooner or later; at a negative order that is infinite growth.
-        limit = math.inf if np.isposinf(log_growth).any() else -math.inf
+    if annihilated:
+        limit = -math.inf if np.isneginf(log_growth).any() else math.inf
         found = replace(unknown(1), mean=np.array([limit]), standard_error=np.zeros(1), bias_allowance=0.0, mixed=True)
         return Moment(found, 0.0, math.nan)
     mixing = _mixing(chains)
@@ -301,6 +306,8 @@ def estimate_moment(chains: Chains) -> Moment:
     series = [_weighted_growth(log_growth, norms, excess, window, start_up) for window in windows]
     means = [_combined_means(each, start_up) for each in series]
     errors = np.array([mean.std(ddof=1) for mean in means])
+    if not np.isfinite(errors).all():
+        return Moment(unknown(1), math.nan, math.nan)
     chosen = int(np.flatnonzero(errors <= _COSTLY * errors.min())[-1])
     other = means[chosen - 1] if chosen > 0 else means[min(1, len(means) - 1)]
     unsettled = abs(float((means[chosen] - other).mean()))

@@ -57,6 +57,13 @@ def seed_of(provenance: Mapping[str, Any]) -> Seed:
     return Seed(tuple(provenance["stream_key"]), provenance["seed_entropy"], tuple(provenance["spawn_key"]))
 
 
+def seed_at(seed: Seed, order: float) -> Seed:
+    """Return the seed for an order of moments: errors at different orders are independent."""
+    sequence = np.random.SeedSequence(list(seed.key), spawn_key=tuple(np.array([order]).view(np.uint32).tolist()))
+    high, low = (int(word) for word in sequence.generate_state(2, np.uint64))
+    return Seed((high, low), seed.entropy, seed.spawn_key)
+
+
 def normals(key: StreamKey, n_chains: int, shape: tuple[int, ...], first_chain: int = 0) -> FloatArray:
     """Return standard normal numbers, shape (n_chains, *shape); chain c's depend on key and c alone."""
     numbers = np.empty((n_chains, *shape))

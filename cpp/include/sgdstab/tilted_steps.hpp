@@ -50,8 +50,9 @@ class TiltedSteps {
   template <class Form>
   double weigh(const Form& form, const double* vectors);
   void raise();
+  // |A_i v|_M^2, from A_i v itself.
   template <class Form>
-  bool annihilates(const Form& form, Index i, const double* vectors) const;
+  double squared_norm_after(const Form& form, Index i, const double* vectors);
   Index choose(double target) const;
 
   Gauge gauge_;
@@ -59,7 +60,7 @@ class TiltedSteps {
   Index n_vectors_, n_all_;
   Eigen::ArrayXd w_, y_;           // of all vectors, of those that count: x n_examples
   Eigen::ArrayXd factors_, odds_;  // 1 + x_i, and to the power p/2
-  Eigen::VectorXd image_;          // M s
+  Eigen::VectorXd image_, next_;   // M s, A_i v
   double q_;
 };
 
