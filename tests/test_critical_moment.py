@@ -12,8 +12,9 @@ from scipy.stats import chi2
 from test_critical import K4_ALMOST_SURE, K4_THRESHOLD
 from test_moments import PLANE
 
-# eta(1) and its standard error, of a search with a seed of its own.
+# eta(p) and its standard error, of searches with seeds of their own.
 K4_FIRST_MOMENT = (0.423014548, 4.5e-6)
+K4_THIRD_MOMENT = (0.418606, 5e-6)
 
 # Runs that check a value end where they end.
 SHORT = pytest.mark.filterwarnings("ignore:max_steps=1000000:sgdstab_fast.AccuracyWarning")
@@ -160,12 +161,20 @@ def test_blocks_have_the_smallest_of_theirs():
     )
 
 
-def test_errors_cover_over_twenty_seeds():
-    results = [critical(K4, 1, rng=seed, max_steps=1_000_000, n_chains=16) for seed in range(20)]
-    squares = [((r.value - K4_FIRST_MOMENT[0]) / np.hypot(r.standard_error, K4_FIRST_MOMENT[1])) ** 2 for r in results]
+@pytest.mark.parametrize(("order", "known"), [(1, K4_FIRST_MOMENT), (3, K4_THIRD_MOMENT)])
+def test_errors_cover_over_twenty_seeds(order, known):
+    results = [critical(K4, order, rng=seed, max_steps=1_000_000, n_chains=16) for seed in range(20)]
+    squares = [((r.value - known[0]) / np.hypot(r.standard_error, known[1])) ** 2 for r in results]
     # The sum of 20 squares of standard normal errors is beyond this with a probability of 1e-4.
     assert sum(squares) < chi2.isf(1e-4, 20)
     assert all(r.converged and r.standard_error <= 1e-3 * r.value for r in results)
+
+
+@pytest.mark.parametrize("coupling", [0.1, 0.01])
+def test_a_zero_lies_within_its_bounds(coupling):
+    gram = np.array([[4, coupling, coupling], [coupling, coupling, coupling / 10], [coupling, coupling / 10, 0.02]])
+    result = critical(gram, -1, max_steps=1_000_000, rng=0)
+    assert result.bounds[0] <= result.value <= result.bounds[1]
 
 
 # Running and reporting.

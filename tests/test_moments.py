@@ -12,7 +12,7 @@ from conftest import K4, REAL_GRAMS, T1, T1_EXPONENT, assert_within, budget, ran
 from scipy.linalg import block_diag
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import logsumexp
-from scipy.stats import binom
+from scipy.stats import binom, chi2
 from sgdstab_fast.exact_moments import ExactMoments
 from test_projective_line import T1_EXPONENTS, T1_VARIANCE
 from test_symmetric_tensors import brute_force, factor_of
@@ -258,6 +258,45 @@ def test_laws_of_a_convex_function(n, rank):
 
 
 # Running, stopping and reporting.
+
+
+def test_fourth_moments_carried_by_other_examples_than_the_second():
+    # Two uncorrelated examples: one leads at p = 2, with its friends the other one at p = 4.
+    gram = REAL_GRAMS["digits_trained_128"]
+    largest = np.argsort(gram.diagonal())[-40:]
+    gram = gram[np.ix_(largest, largest)]
+    exact = moments(gram, 1.558, 4).exponent
+    for seed in (1, 2):
+        result = simulated(gram, 1.558, 4, n_steps=1_000_000, rng=seed)
+        assert_within(result.exponent, result.standard_error, exact)
+        assert result.standard_error < 2e-3 * exact
+
+
+@pytest.mark.parametrize("order", [-2, -3])
+def test_negative_moments_are_those_of_the_norm_of_the_product(order):
+    # A vector along a gradient would do worse than the product's norm.
+    gram = np.array([[2.5, 0.9], [0.9, 0.4]])
+    exact = moments(gram, 0.7, order)
+    assert exact.methods == ("transfer operator",)
+    result = simulated(gram, 0.7, order)
+    assert_within(result.exponent, result.standard_error, exact.exponent)
+
+
+def test_the_slope_of_many_orders_is_as_good_as_it_says():
+    system = sf.LinearizedSGD(K4, 0.425)
+    squares = []
+    for seed in range(12):
+        found = sf.moment_exponent(system, np.linspace(-1, 1, 25), rtol=0, max_steps=50_000, rng=seed)
+        squares.append(((found.derivative_at_zero + 0.0020511387) / found.derivative_at_zero_standard_error) ** 2)
+    # Of twelve standard normal errors, with a probability of 1e-4 each.
+    assert sum(squares) < chi2.isf(1e-4, 12)
+
+
+def test_blocks_share_the_budget():
+    system = sf.LinearizedSGD(np.kron(np.eye(6), K4), 0.4)
+    for order in (1, -1):
+        found = sf.moment_exponent(system, order, rtol=0, max_steps=1_000_000, rng=1)
+        assert found.n_steps <= 1_000_000
 
 
 def test_same_bits_whatever_the_threads_and_the_sequence_of_orders():

@@ -111,12 +111,17 @@ def start_up_batches(mixing: Mixing, n_batches: int, steps_per_batch: int) -> in
 
 
 def anchored_means(
-    growth: FloatArray, steps_per_batch: int, mixing: Mixing, n_examples: int, rounding: float
+    growth: FloatArray,
+    steps_per_batch: int,
+    mixing: Mixing,
+    n_examples: int,
+    rounding: float,
+    spread: float | None = None,
 ) -> Estimate:
     """Estimate an exponent from anchored growth per batch, of shape (n_chains, n_batches, n_metrics).
 
     `growth` is the mean over a batch's evaluations, each a mean over n_examples; `rounding` is what rounding does to
-    it.
+    it; `spread` what chains that do not mix at all may be off by, that of all samples by default.
     """
     n_chains, n_batches, _ = growth.shape
     if n_batches == 0:
@@ -150,7 +155,7 @@ def anchored_means(
         # No more than the spread of all that the chains have seen, and less if what drifts is seen to relax.
         n_steps = series.shape[1] * steps_per_batch
         extrapolated = mixing.bias(math.hypot(difference, difference_error), n_steps) if mixing.separated else math.inf
-        seen = float(series.std()) if n_chains >= _FEW_CHAINS else math.inf
+        seen = (float(series.std()) if spread is None else spread) if n_chains >= _FEW_CHAINS else math.inf
         bias_allowance = max(bias_allowance, min(extrapolated, seen))
     errors = np.array([math.hypot(max(standard_error, rounding), bias_allowance)])
     return Estimate(

@@ -57,7 +57,7 @@ _LEAST_SHARE = 0.5  # of effective walkers
 _PROBES = 64  # vectors that show how a step spreads weights
 _SPREAD = 0.1  # relative variance of weights over N plain steps, beyond which tilted ones are worth their time
 _RARE = 1e-3  # the same at negative orders, where rare shrinking steps count
-_LEAST_LENGTH = 12  # of a run, times N, at the default size
+_LEAST_LENGTH, _LEAST_STEPS = 12, 200  # of a run, times N and in all, at the default size
 _START_UP = 8  # at least one batch in so many is cut off
 _SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
 _TILTED_SIZE, LEAST_SIZE = 128, 16  # walkers of a population, by default
@@ -137,7 +137,7 @@ def simulate_moment(
     tilted = spread_of_weights(system, order, metrics, how) * system.n_examples > (_SPREAD if order > 0 else _RARE)
     if size is None:
         # Long runs of few walkers rather than short ones of many.
-        longest = how.budget.max_steps // (how.n_chains * _LEAST_LENGTH * system.n_examples)
+        longest = how.budget.max_steps // (how.n_chains * max(_LEAST_LENGTH * system.n_examples, _LEAST_STEPS))
         size = int(np.clip(longest, LEAST_SIZE, _TILTED_SIZE)) if tilted else LEAST_SIZE
     chains = _chains(system, order, metrics, how, size, tilted, first_chain)
     if tilted:
@@ -312,14 +312,17 @@ def estimate_moment(chains: Chains) -> Moment:
     other = means[chosen - 1] if chosen > 0 else means[min(1, len(means) - 1)]
     unsettled = abs(float((means[chosen] - other).mean()))
     bias = float((means[0] - (means[chosen] if chosen > 0 else other)).mean())
-    # In the stationary law all metrics have the same mean: where they do not, something has not been seen.
+    # In the stationary law all metrics have the same mean: where they do not, something has not been seen, and the
+    # combination may be off by as many standard errors as they are.
     apart = series[chosen][:, start_up:].mean(axis=1) - means[chosen][:, None]
-    distances = np.abs(apart.mean(axis=0))
-    known = apart.std(axis=0, ddof=1) / math.sqrt(len(apart))
-    disagreement = float(distances[distances > _DISAGREE * known + chains.rounding].max(initial=0.0))
-    unsettled = math.hypot(unsettled, disagreement)
+    noise = apart.std(axis=0, ddof=1) / math.sqrt(len(apart)) + chains.rounding
+    disagreement = float(np.abs(apart.mean(axis=0) / noise).max())
+    disagreement = disagreement if disagreement > _DISAGREE else 0.0
+    unsettled = math.hypot(unsettled, disagreement * float(errors[chosen]) / math.sqrt(len(apart)))
+    # Walkers that never mix have values of their own, and populations are means over them.
+    spread = math.sqrt(chains.n_walkers) * float(errors[chosen])
     found = anchored_means(
-        series[chosen][:, start_up:], chains.steps_per_batch, mixing, chains.n_examples, chains.rounding
+        series[chosen][:, start_up:], chains.steps_per_batch, mixing, chains.n_examples, chains.rounding, spread
     )
     growth = 1 + float(found.mean[0])
     if not growth > 0:
