@@ -288,7 +288,7 @@ RATES = ["--learning-rates", "0.1:0.5:4"]
         (["moments", "k4.npy"], "--learning-rate is required"),
         (["moments", "k4.npy", "--learning-rate", "1", "--p", "1:2"], "--p must look like"),
         (["moments", "k4.npy", "--learning-rate", "1", "--p", "x"], "--p must look like"),
-        (["moments", "k4.npy", "--learning-rate", "1", "--p", "nan"], "p"),
+        (["moments", "k4.npy", "--learning-rate", "1", "--p", "nan"], "--p[0] must be a number"),
         (["moments", "k4.npy", "--learning-rate", "1", "--p", "1", "--output", "m.xyz"], "--output must end in"),
         (["critical", "k4.npy", "--p", "0"], "criterion must be a finite order"),
         (["critical", "k4.npy", "--max-steps", "0"], "--max-steps must be"),

@@ -257,14 +257,16 @@ def _save(found: StabilityMap | MomentExponents, options: argparse.Namespace) ->
 def _orders(text: str) -> list[float]:
     """Read LOW:HIGH:COUNT or a list of numbers."""
     try:
-        if ":" not in text:
-            return [float(part) for part in text.split(",")]
-        low, high, count = text.split(":")
-        if not 1 <= int(count) <= _MOST_RATES:
-            raise ValueError
-        return list(np.linspace(float(low), float(high), int(count)).tolist())
+        if ":" in text:
+            low, high, count = text.split(":")
+            if not 1 <= int(count) <= _MOST_RATES:
+                raise ValueError
+            found = np.linspace(float(low), float(high), int(count)).tolist()
+        else:
+            found = [float(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"--p must look like -2:4:25 or -1,1,3, at most {_MOST_RATES} of them, not {text!r}") from None
+    return list(validation.orders(found, "--p").tolist())
 
 
 def _learning_rates(text: str) -> list[float]:

@@ -1,10 +1,10 @@
 """Critical learning rates: how large a learning rate may be.
 
 In mean square and for full batches they have closed forms; other moments are in `sgdstab_fast.critical_moment`. The
-almost-sure one is the first zero of lambda(eta), which
-lies between bounds that need no simulation (`sgdstab_fast.bounds`). Where they do not agree, panels of 16 learning
-rates, which share their streams, close in on it: between neighbours its error is that of lambda over the slope, and the
-next panel, with streams of its own, spans what is left. The error bar is that of the last one alone.
+almost-sure one is the first zero of lambda(eta), which lies between bounds that need no simulation
+(`sgdstab_fast.bounds`). Where they do not agree, panels of 16 learning rates, which share their streams, close in on
+it: between neighbours its error is that of lambda over the slope, and the next panel, with streams of its own, spans
+what is left. The error bar is that of the last one alone.
 
 Where K falls into blocks, lambda is the largest of theirs, and the first zero the smallest.
 """
