@@ -68,6 +68,7 @@ def test_two_examples_at_positive_orders(order):
 
 
 @SHORT
+@pytest.mark.filterwarnings("ignore:populations were not seen to forget:sgdstab_fast.AccuracyWarning")
 def test_two_examples_at_a_negative_order():
     # No cone of directions: what is not computed is simulated.
     result = critical(PLANE, -1)

@@ -292,6 +292,25 @@ def test_the_slope_of_many_orders_is_as_good_as_it_says():
     assert sum(squares) < chi2.isf(1e-4, 12)
 
 
+def test_runs_that_a_tolerance_stops_early_are_as_good_as_they_say():
+    # Several directions compete at high orders, and walkers change between them only now and then.
+    features = np.random.default_rng(0).standard_normal((5, 20))
+    system = sf.LinearizedSGD(features @ features.T / 20, 1.5)
+    exact = sf.moment_exponent(system, 8).exponent
+    found = [sf.moment_exponent(system, 8, method="population", rtol=5e-3, rng=seed) for seed in range(12)]
+    squares = [((each.exponent - exact) / each.standard_error) ** 2 for each in found]
+    assert sum(squares) < chi2.isf(1e-4, 12)
+
+
+# By exact sums over the multinomial numbers of steps.
+@pytest.mark.parametrize(
+    ("diagonal", "order", "expected"),
+    [([1, 0.5, 1.7], -30, 8.322), ([1, 0.5, 1.7], -50, 13.94), ([1, 0.5, 1.7], -100, 28.0), ([1, 3], -100, -0.6931)],
+)
+def test_uncoupled_examples_at_very_negative_orders(diagonal, order, expected):
+    assert moments(np.diag(diagonal), 0.8, order).exponent == pytest.approx(expected, rel=2e-4)
+
+
 def test_blocks_share_the_budget():
     system = sf.LinearizedSGD(np.kron(np.eye(6), K4), 0.4)
     for order in (1, -1):

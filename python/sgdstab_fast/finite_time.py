@@ -136,7 +136,7 @@ def finite_time_probability(
         event = "lambda_n < threshold" if result.tail == "below" else "lambda_n >= threshold"
         low, high = result.confidence_interval()
         bound = math.exp(result.log_bound) if result.method == "tilted" else high if result.tail == "below" else 1 - low
-        warn(f"no walker met the event {event}: its probability is at most {bound:.2g}, with confidence 0.95")
+        warn(f"no walker met the event {event}: its probability is at most {min(bound, 1):.2g}, with confidence 0.95")
     elif how.budget.has_tolerance and not result.converged:
         warn(
             f"max_steps={budget.max_steps} ended the run at a relative error of {result.relative_error:.2g}, short of "

@@ -22,7 +22,7 @@ from sgdstab_fast._native import FloatArray
 
 Curve: TypeAlias = Callable[[float], tuple[float, float]]
 """Lambda_b and its slope, at an order."""
-_TOLERANCE = 1e-14
+_TOLERANCE, _SMALL = 1e-14, 1e-12
 
 
 def joint_exponent(order: float, curves: Sequence[Curve], shares: Sequence[float]) -> tuple[float, FloatArray]:
@@ -48,7 +48,12 @@ def joint_exponent(order: float, curves: Sequence[Curve], shares: Sequence[float
         return sum(theta(b, mu) for b in range(len(curves))) - 1
 
     least, most = min(at_zero), max(at_one)
-    mu = most if left_over(most) <= 0 else float(brentq(left_over, least, most, xtol=_TOLERANCE * max(abs(most), 1.0)))
+    mu = most
+    if left_over(most) > 0:
+        # Slopes are exponentials: mu to a relative accuracy.
+        ends = math.asinh(least / _SMALL), math.asinh(most / _SMALL)
+        root = float(brentq(lambda t: left_over(_SMALL * math.sinh(t)), *ends, xtol=_TOLERANCE, rtol=1e-15))
+        mu = _SMALL * math.sinh(root)
     thetas = np.array([theta(b, mu) for b in range(len(curves))])
     # Where a term is affine, one mu belongs to a whole range of theta_b.
     thetas = thetas / thetas.sum() if thetas.sum() > 0 else np.eye(len(curves))[int(np.argmin(at_zero))]

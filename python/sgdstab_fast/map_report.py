@@ -69,7 +69,7 @@ def print_critical(name: str, found: list[CriticalLearningRate], console: Consol
         low, high = each.confidence_interval(0.95)
         exact = each.standard_error == 0
         table.add_row(
-            str(each.criterion),
+            each.criterion if isinstance(each.criterion, str) else f"p = {each.criterion:g}",
             f"{each.value:.12g}" if exact else with_error(each.value, each.standard_error),
             "exact" if exact else f"[{low:.8g}, {high:.8g}]",
             _MEANING.get(str(each.criterion), each.reason) if math.isfinite(each.value) else each.reason,
@@ -82,8 +82,8 @@ def print_moments(name: str, found: MomentExponents, console: Console) -> None:
     table = Table(title=escape(name), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("p", "Lambda(p)", "±", "Lambda(p)/p", "how"):
         table.add_column(heading, justify="left" if heading == "how" else "right", no_wrap=True)
-    for order, exponent, error, method, reason in zip(
-        found.p, found.exponents, found.standard_errors, found.methods, found.reasons, strict=True
+    for order, exponent, error, method in zip(
+        found.p, found.exponents, found.standard_errors, found.methods, strict=True
     ):
         stable = exponent / order if order else math.nan
         table.add_row(
@@ -91,10 +91,13 @@ def print_moments(name: str, found: MomentExponents, console: Console) -> None:
             f"{exponent:.7g}",
             "" if not math.isfinite(exponent) else f"{error:.1g}" if error > 0 else "exact",
             f"{stable:.7g}" if order else "",
-            reason or method,
+            method,
             style="green" if stable < 0 else "red" if stable > 0 else "",
         )
     console.print(table)
+    for reason in sorted(set(found.reasons) - {""}):
+        orders = ", ".join(f"{order:g}" for order, its in zip(found.p, found.reasons, strict=True) if its == reason)
+        console.print(f"[yellow]infinite[/] at p = {orders}: {reason}", highlight=False)
     for label, value in _from_curve(found):
         console.print(f"[bold]{label:<15}[/]{value}", highlight=False)
 

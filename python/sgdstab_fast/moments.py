@@ -1,4 +1,4 @@
-"""Moment Lyapunov exponents Lambda(p) = lim (1/n) log E ||A_{i_n} .. A_{i_1}||^p at any real order p.
+"""Moment Lyapunov exponents Lambda(p) = lim (1/n) log E |A_{i_n} .. A_{i_1} v|^p at any real order p.
 
 Every order goes the cheapest way that gives it: computed (`sgdstab_fast.exact_moments`), or else simulated by
 populations (`sgdstab_fast.population`), each with streams of its own.
@@ -38,7 +38,7 @@ from sgdstab_fast.systems import LinearizedSGD, require_system
 METHODS = ("auto", "population")
 _LEAST_CHAINS = 8
 _LARGEST_LOGARITHM = 400.0  # of what one step may multiply a weight by
-_ANNIHILATION = -30.0  # log of what rounding leaves of a vector
+_ANNIHILATION = 30.0  # minus the log of what rounding leaves of a vector
 _SHARES = (1.0, 0.75, 0.5, 0.25)  # of a negative order, at which the curve of a block is known
 _NODES = 41  # of the whole curve, where that is cheap
 _LARGEST_ORDER = 64.0  # to which the curve is followed for the tail index
@@ -88,8 +88,8 @@ def moment_exponent(
     """Find moment Lyapunov exponents Lambda(p) = lim (1/n) log E |A_{i_n} .. A_{i_1} v|^p.
 
     Lambda is convex with Lambda(0) = 0 and Lambda'(0) = lambda; p-th moments of displacements die out if
-    Lambda(p) < 0. Orders that can be computed are: 0, 2, even orders of not too many examples, and all of two examples.
-    Others are simulated by populations of weighted walkers, from anchored growth, with error bars.
+    Lambda(p) < 0. Orders that can be computed are: 0, 2, even orders of not too many examples, and most of two
+    examples. Others are simulated by populations of weighted walkers, from anchored growth, with error bars.
 
     Parameters
     ----------
@@ -114,7 +114,8 @@ def moment_exponent(
     Returns
     -------
     MomentExponents
-        Nats per step, not divided by p. For p < 0, inf where products of steps annihilate every displacement. Its
+        Nats per step, not divided by p. For p < 0, inf where products of steps annihilate every displacement; far below
+        0 the moments of a displacement, which populations follow, may be larger than those of the operator norm. Its
         `rate_function`, `tail_index`, `clt_variance` and `plot` tell what follows for the finite-time exponent.
 
     Raises
@@ -230,6 +231,8 @@ class MomentFamily:
             if not math.isnan(each.exponent) and math.isfinite(each.error)
         }
         values[0.0] = 0.0, 0.0
+        if all(block.system.dimension == 1 and _annihilates(block.system) for block in self._blocks):
+            return np.zeros(1), np.zeros(1), np.zeros(1)  # lambda is -inf, and Lambda jumps at p = 0
         if self._computed and len(self._blocks) == 1 and self._exact[0].everywhere:
             exact, low, high = self._exact[0], min(-1.0, *values), max(2.0, *values)
             grows = float(self._system.log_determinants.max()) > 0
@@ -396,6 +399,10 @@ def _value(exact: ExactMoments, order: float) -> float:
     return math.inf if found is None else found.exponent
 
 
+def _annihilates(system: LinearizedSGD) -> bool:
+    return bool(np.isneginf(system.log_determinants).any())
+
+
 def _idle(share: float, exponent: float) -> float:
     """Return log(1 - share + share exp(exponent))."""
     if share == 1 or exponent == math.inf:
@@ -405,9 +412,11 @@ def _idle(share: float, exponent: float) -> float:
 
 def _refuse_overflow(system: LinearizedSGD, orders: FloatArray, *, scalar: bool) -> None:
     """Refuse orders at which one step multiplies weights by what floating point does not hold."""
-    logs = np.maximum(system.log_determinants, _ANNIHILATION)
+    singular = np.isneginf(system.log_determinants)
+    logs = np.abs(np.where(singular, 0.0, system.log_determinants))
     for index, order in enumerate(orders.tolist()):
-        log_weight = float(np.maximum(order * logs, 0).max())
+        # What rounding leaves of a vector counts at negative orders only.
+        log_weight = abs(order) * max(float(logs.max()), _ANNIHILATION if order < 0 and singular.any() else 0.0)
         if log_weight > _LARGEST_LOGARITHM:
             name = "p" if scalar else f"p[{index}]"
             raise ValueError(

@@ -192,7 +192,7 @@ def _moment_exponents(result: MomentExponents, ax: Axes) -> None:
     ax.axhline(0, color="0.35", lw=0.8)
     finite = np.isfinite(result.exponents)
     orders = result.p[finite]
-    low, high = (bound[finite] for bound in result.confidence_interval(0.95))
+    half = [np.abs(bound - result.exponents)[finite] for bound in result.confidence_interval(0.95)]
     if result.has_curve:
         grid = np.linspace(*result.trusted_orders, 400)
         values, errors = result.curve.value(grid), 1.96 * result.curve.value_standard_error(grid)
@@ -200,17 +200,18 @@ def _moment_exponents(result: MomentExponents, ax: Axes) -> None:
         ax.plot(grid, values, color=_ESTIMATE, lw=1.8, label="Λ(p)")
         slope = result.derivative_at_zero
         ax.plot(grid, slope * grid, color="0.45", lw=1.1, ls=":", label=f"p λ,  λ = {slope:.4g}")
-        span = np.ptp(values)
-        ax.set_ylim(min(values.min(), 0) - 0.06 * span, max(values.max(), 0) + 0.06 * span)
+        low, high = min(values.min(), 0), max(values.max(), 0)
+        if low < high:
+            ax.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
         zero = result.curve.zero()
         if zero is not None:
             ax.plot(zero, 0, "D", color=_EDGE, ms=5, label=f"tail index {zero:.4g}")
-    middle, half = result.exponents[finite], [result.exponents[finite] - low, high - result.exponents[finite]]
+    middle = result.exponents[finite]
     simulated = result.standard_errors[finite] > 0
     for chosen, marker in ((simulated, "o"), (~simulated, "s")):
         if chosen.any():
             label = "simulated, 95%" if marker == "o" else "computed"
-            bars = [np.maximum(side[chosen], 0) for side in half]
+            bars = [side[chosen] for side in half]
             ax.errorbar(
                 orders[chosen], middle[chosen], yerr=bars, fmt=marker, ms=3.5, capsize=2, color=_ESTIMATE, label=label
             )
@@ -218,13 +219,15 @@ def _moment_exponents(result: MomentExponents, ax: Axes) -> None:
     ax.set_ylabel("nats per step")
     ax.set_title("Moment Lyapunov exponents: below 0, moments die out", fontsize=10)
     ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
-    ax.legend(fontsize=8, frameon=False)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=8, frameon=False)
 
 
 def _rate_function(result: MomentExponents, ax: Axes) -> None:
     ax.set_title("Rate function: P(λₙ near x) ≈ exp(-n I(x))", fontsize=10)
     if not result.has_curve or not np.ptp(result.trusted_exponents) > 0:
-        ax.text(0.5, 0.5, "too few orders", ha="center", va="center", transform=ax.transAxes)
+        why = "too few orders" if not result.has_curve else "Λ is a straight line: λₙ does not vary"
+        ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes)
         ax.set_axis_off()
         return
     x = np.linspace(*result.trusted_exponents, 400)

@@ -58,6 +58,7 @@ _PROBES = 64  # vectors that show how a step spreads weights
 _SPREAD = 0.1  # relative variance of weights over N plain steps, beyond which tilted ones are worth their time
 _RARE = 1e-3  # the same at negative orders, where rare shrinking steps count
 _LEAST_LENGTH, _LEAST_STEPS = 12, 200  # of a run, times N and in all, at the default size
+_SETTLING, _LEAST_SETTLING = 100, (400, 2000)  # steps before a tolerance may stop a run: times N, and between
 _START_UP = 8  # at least one batch in so many is cut off
 _SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
 _TILTED_SIZE, LEAST_SIZE = 128, 16  # walkers of a population, by default
@@ -130,9 +131,14 @@ def simulate_moment(
     """
     how = replace(how, seed=seed_at(how.seed, order))
 
+    least_steps = int(np.clip(_SETTLING * system.n_examples, *_LEAST_SETTLING))
+
     def estimate(some: Chains) -> Estimate:
         found = estimate_moment(some).estimate
-        return replace(found, scales=np.maximum(np.abs(found.mean), scale))
+        found = replace(found, scales=np.maximum(np.abs(found.mean), scale))
+        if some.n_batches * some.steps_per_batch < least_steps:
+            found = replace(found, bias_allowance=None, top_drift=math.inf)  # not to be stopped by a tolerance
+        return found
 
     tilted = spread_of_weights(system, order, metrics, how) * system.n_examples > (_SPREAD if order > 0 else _RARE)
     if size is None:

@@ -104,7 +104,7 @@ def orders(value: Any, name: str) -> FloatArray:
     found = np.array([real_number(order, name if scalar else f"{name}[{i}]") for i, order in enumerate(given)])
     for index in np.flatnonzero(np.isinf(found))[:1]:
         raise ValueError(f"{name if scalar else f'{name}[{index}]'} must be finite, not {given[index]!r}")
-    return found
+    return found + 0.0  # no -0
 
 
 def thread_count(value: Any) -> int:
