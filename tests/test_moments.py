@@ -308,7 +308,7 @@ def test_runs_that_a_tolerance_stops_early_are_as_good_as_they_say():
     [([1, 0.5, 1.7], -30, 8.322), ([1, 0.5, 1.7], -50, 13.94), ([1, 0.5, 1.7], -100, 28.0), ([1, 3], -100, -0.6931)],
 )
 def test_uncoupled_examples_at_very_negative_orders(diagonal, order, expected):
-    assert moments(np.diag(diagonal), 0.8, order).exponent == pytest.approx(expected, rel=2e-4)
+    assert moments(np.diag(diagonal), 0.8, order).exponent == pytest.approx(expected, rel=5e-4)
 
 
 def test_blocks_share_the_budget():
