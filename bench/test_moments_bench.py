@@ -99,9 +99,18 @@ def test_time_of_symmetric_tensors(learning_rate):
     print(f"\n  irises at {learning_rate}, p = 4 by tensors of dimension 123410: {elapsed:.2f} s")
 
 
-def test_time_of_a_rare_event():
-    system = sf.LinearizedSGD([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], 0.5)
+@pytest.mark.parametrize(
+    ("gram", "learning_rate", "n", "threshold"),
+    [
+        ([[1, -0.5], [-0.5, 1]], 0.5, 90, -0.165),
+        ([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], 0.5, 350, 0.0),
+    ],
+)
+def test_time_of_a_rare_event(gram, learning_rate, n, threshold):
     start = time.perf_counter()
-    found = sf.finite_time_probability(system, 1000, rtol=0.1, rng=1)
+    found = sf.finite_time_probability(sf.LinearizedSGD(gram, learning_rate), n, threshold, rtol=0.1, rng=1)
     elapsed = time.perf_counter() - start
-    print(f"\n  {found}: {elapsed:.1f} s   (goal: 30)")
+    print(
+        f"\n  P(lambda_{n} < {threshold:g}) = {found.probability:.3g} +- {found.relative_error:.1%}   (goal: 10%) in "
+        f"{elapsed:.1f} s   (goal: 30)"
+    )
