@@ -52,14 +52,13 @@ class _Function:
     n_steps: int = 0
     simulated: bool = False
 
-    def __call__(self, learning_rate: float, tolerance: float = 0.0, max_steps: int | None = None) -> OrderMoment:
+    def __call__(self, learning_rate: float, max_steps: int, tolerance: float = 0.0) -> OrderMoment:
         """Return Lambda(p) / p, simulated until its error is below tolerance."""
-        share = self.how.budget.max_steps if max_steps is None else max_steps
         budget = replace(
             self.how.budget,
             rtol=0.0 if tolerance > 0 else _COARSE_TOLERANCE,
             atol=tolerance * abs(self.order),
-            max_steps=max(share, _LEAST_STEPS * self.how.n_chains),
+            max_steps=max(max_steps, _LEAST_STEPS * self.how.n_chains),
         )
         progress = after(self.report, self.n_steps, self.how.budget.max_steps)
         its = replace(self.how, budget=budget, progress=progress)
@@ -111,7 +110,7 @@ def _bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[f
     low = least if mean_square is None else mean_square
     if order < 0:
         before, share = low, int(_COARSE_SHARE * function.how.budget.max_steps)
-        while not ((found := function(high, max_steps=share)).exponent > _SURE * found.error):
+        while not ((found := function(high, share)).exponent > _SURE * found.error):
             before, high = high, 2 * high
             if high > _FARTHEST * low or (function.simulated and function.left < share):
                 raise ValueError(
@@ -124,7 +123,7 @@ def _bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[f
 def _secants(function: _Function, low: float, high: float) -> tuple[float, float, tuple[float, float]]:
     """Return zero, slope and bracket, as closely as single evaluations tell: the Illinois method on a bracket."""
     share = int(_COARSE_SHARE * function.how.budget.max_steps)
-    at_low, at_high = function(low, max_steps=share), function(high, max_steps=share)
+    at_low, at_high = function(low, share), function(high, share)
     f_low, f_high = min(at_low.exponent, 0.0), max(at_high.exponent, 0.0)
     value, last = high if f_high == 0 else low, 0
     slope = (f_high - f_low) / (high - low)
@@ -138,7 +137,7 @@ def _secants(function: _Function, low: float, high: float) -> tuple[float, float
             value = (low * f_high - high * f_low) / (f_high - f_low)
         if not low < value < high or high - low < _EXACT * high:
             break
-        found = function(value, max_steps=share)
+        found = function(value, share)
         slope = (found.exponent - f_low) / (value - low) if f_low < 0 else slope
         if abs(found.exponent) <= _SURE * found.error:
             break
@@ -165,7 +164,7 @@ def _triples(function: _Function, value: float, slope: float, bounds: tuple[floa
         middle = min(max(value, bounds[0]), bounds[1])
         rates = np.array([max(middle - width, middle / 2), middle, middle + width])
         goal = max(tolerance / _SPARE, 0 if last else width / (4 * _APART))
-        found = [function(rate, goal * slope if slope > 0 else 0.0, steps) for rate in rates.tolist()]
+        found = [function(rate, steps, goal * slope if slope > 0 else 0.0) for rate in rates.tolist()]
         heights = np.array([each.exponent for each in found])
         if not (np.isfinite(heights).all() and heights[2] > heights[0]):
             width = min(2 * width, value / 2)
@@ -189,9 +188,7 @@ def _triples(function: _Function, value: float, slope: float, bounds: tuple[floa
             f"max_steps={budget.max_steps} ended the search at {result.value:.6g} +- {error:.1g}, short of "
             f"rtol={budget.rtol:g} and atol={budget.atol:g}"
         )
-    return replace(
-        result, derivative=function.order * slope, degrees_of_freedom=max(degrees_of_freedom, 1), converged=met
-    )
+    return replace(result, derivative=function.order * slope, degrees_of_freedom=degrees_of_freedom)
 
 
 def _zero(rates: FloatArray, heights: FloatArray) -> tuple[float, float, float]:

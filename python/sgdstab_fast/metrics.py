@@ -80,11 +80,16 @@ def growth_metrics(system: LinearizedSGD, mean_square: MeanSquareExponent | None
 
 def intermittency_metrics(system: LinearizedSGD, tolerance: float) -> list[tuple[FloatArray, FloatArray]]:
     """Return the metrics, and their squared norms, that hold rare steps down; none where no step grows."""
-    amplification = np.maximum(1.0, (1 - system.learning_rate * system.diagonal) ** 2)
+    amplification = largest_growth(system)
     return [
         metric_with_norms(system, mean_square_metric(system, amplification**-theta, tolerance=tolerance)[0])
         for theta in (_INTERMITTENCY if amplification.max() > 1 else ())
     ]
+
+
+def largest_growth(system: LinearizedSGD) -> FloatArray:
+    """Return max(1, (1 - eta K_ii)^2), by which steps may multiply squared norms, shape (N,)."""
+    return np.asarray(np.maximum(1.0, (1 - system.learning_rate * system.diagonal) ** 2))
 
 
 def metric_with_norms(system: LinearizedSGD, metric: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -24,7 +24,7 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.blocks import Block, blocks_of, leading
-from sgdstab_fast.exact_moments import ExactMoments
+from sgdstab_fast.exact_moments import ExactMoment, ExactMoments
 from sgdstab_fast.joint_moments import Curve, joint_exponent
 from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics
 from sgdstab_fast.moment_curve import MomentCurve
@@ -279,7 +279,7 @@ class MomentFamily:
             population_bias=slope * found.population_bias,
         )
 
-    def _whole(self, block: Block, moment: Any) -> OrderMoment | None:
+    def _whole(self, block: Block, moment: ExactMoment | None) -> OrderMoment | None:
         """Return what a block's moment, computed, is in steps of the whole."""
         if moment is None:
             return None

@@ -37,7 +37,14 @@ import numpy as np
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.control_variates import anchored_means, combined, start_up_batches
 from sgdstab_fast.mean_square import mean_square_metric
-from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics, initial_vectors, metric_with_norms, no_metrics
+from sgdstab_fast.metrics import (
+    LARGEST_DIMENSION,
+    Metrics,
+    initial_vectors,
+    largest_growth,
+    metric_with_norms,
+    no_metrics,
+)
 from sgdstab_fast.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
 from sgdstab_fast.one_block import (
     COMPANION_STREAMS,
@@ -97,7 +104,7 @@ class MomentMetrics:
         system = self._system
         if system.dimension > LARGEST_DIMENSION:
             return Metrics(no_metrics(system).matrices, system.diagonal[None], None)
-        amplification = np.maximum(1.0, (1 - system.learning_rate * system.diagonal) ** 2)
+        amplification = largest_growth(system)
         thetas = [0.0]
         if amplification.max() > 1:
             # theta = 1 - p/2 weighs a step by growth^(p-2); its neighbours on a grid that orders share do as well.
@@ -130,12 +137,13 @@ def simulate_moment(
     own.
     """
     how = replace(how, seed=seed_at(how.seed, order))
-
     least_steps = int(np.clip(_SETTLING * system.n_examples, *_LEAST_SETTLING))
+    moment = Moment(unknown(1), math.nan, math.nan)
 
     def estimate(some: Chains) -> Estimate:
-        found = estimate_moment(some).estimate
-        found = replace(found, scales=np.maximum(np.abs(found.mean), scale))
+        nonlocal moment  # that of the last look
+        moment = estimate_moment(some)
+        found = replace(moment.estimate, scales=np.maximum(np.abs(moment.estimate.mean), scale))
         if some.n_batches * some.steps_per_batch < least_steps:
             found = replace(found, bias_allowance=None, top_drift=math.inf)  # not to be stopped by a tolerance
         return found
@@ -161,7 +169,7 @@ def simulate_moment(
         executor=how.executor,
         label="moments",
     )
-    return done, estimate_moment(done.chains)
+    return done, moment
 
 
 def spread_of_weights(system: LinearizedSGD, order: float, metrics: Metrics, how: How) -> float:
@@ -309,8 +317,9 @@ def estimate_moment(chains: Chains) -> Moment:
     windows = [0]
     while 2 * windows[-1] + 1 <= _LONGEST_WINDOW * (chains.n_batches - start_up):
         windows.append(max(1, 2 * windows[-1]))
-    series = [_weighted_growth(log_growth, norms, excess, window, start_up) for window in windows]
-    means = [_combined_means(each, start_up) for each in series]
+    series, means = zip(
+        *(_weighted_growth(log_growth, norms, excess, window, start_up) for window in windows), strict=True
+    )
     errors = np.array([mean.std(ddof=1) for mean in means])
     if not np.isfinite(errors).all():
         return Moment(unknown(1), math.nan, math.nan)
@@ -364,10 +373,12 @@ def _mixing(chains: Chains) -> Mixing:
 
 def _weighted_growth(
     log_growth: FloatArray, norms: FloatArray, excess: FloatArray, window: int, start_up: int
-) -> FloatArray:
+) -> tuple[FloatArray, FloatArray]:
     """Return what has the mean exp Lambda(p) - 1 in every metric, of shape (n_chains, n_batches, n_metrics).
 
-    That is the ratio sum G E / sum G X, linear in what each population and batch contributes, about one value for all
+    Also what populations say on average, metrics combined, of shape (n_chains,).
+
+    It is the ratio sum G E / sum G X, linear in what each population and batch contributes, about one value for all
     metrics, the best known: what is left of second order does not cancel when metrics are combined.
     """
     n_batches = log_growth.shape[1]
@@ -380,10 +391,6 @@ def _weighted_growth(
     ratio: Any = numerator[:, start_up:].mean(axis=(0, 1)) / scale
     for _ in range(2):
         series = ratio + (numerator - ratio * denominator) / scale
-        ratio = float(_combined_means(series, start_up).mean())
-    return np.asarray(series)
-
-
-def _combined_means(series: FloatArray, start_up: int) -> FloatArray:
-    """Return what populations say on average, metrics combined."""
-    return np.asarray(combined(series[:, start_up:], _PIECES).mean(axis=1))
+        means = combined(series[:, start_up:], _PIECES).mean(axis=1)
+        ratio = float(means.mean())
+    return np.asarray(series), np.asarray(means)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._native import FloatArray, core
 from sgdstab_fast.mean_square import mean_square_metric
-from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics, no_metrics
+from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics, largest_growth, no_metrics
 from sgdstab_fast.moment_results import FiniteTimeProbability
 from sgdstab_fast.one_block import How
 from sgdstab_fast.population import population_kernel
@@ -66,7 +66,7 @@ def _gauge(system: LinearizedSGD) -> Metrics:
     """Return the metric to tilt steps in; none where it would be costly, for the Euclidean norm."""
     if system.dimension > LARGEST_DIMENSION:
         return no_metrics(system)
-    amplification = np.maximum(1.0, (1 - system.learning_rate * system.diagonal) ** 2)
+    amplification = largest_growth(system)
     weights = 1 / amplification if amplification.max() > 1 else None  # rare steps held down
     metric, _ = mean_square_metric(system, weights, tolerance=_METRIC_TOLERANCE)
     metric = metric / np.trace(metric) + _IDENTITY / system.dimension * np.eye(system.dimension)
