@@ -51,14 +51,15 @@ void with_form(const std::string& coordinates, const InputArray& rows, double le
 auto bound_advance_vectors(const InputArray& rows, const std::string& coordinates, double learning_rate,
                            const InputArray& metrics, const InputArray& diagonals, InputArray vectors, StreamKey key,
                            std::uint64_t first_chain, std::uint64_t first_step, Index n_batches, Index steps_per_batch,
-                           Index renormalise_every, Index spacing, bool careful, int n_threads) {
+                           Index renormalise_every, Index spacing, bool careful, bool record, int n_threads) {
   require(rows.ndim() == 2 && vectors.ndim() == 3 && vectors.shape(2) == rows.shape(1), "shapes do not agree");
   const Index n_chains = vectors.shape(0), k = vectors.shape(1), n_metrics = diagonals.shape(0);
   require(diagonals.ndim() == 2 && diagonals.shape(1) == rows.shape(0), "shapes do not agree");
   require(metrics.size() == std::max<Index>(n_metrics - 1, 0) * rows.shape(1) * rows.shape(1), "shapes do not agree");
   require(n_batches >= 0 && steps_per_batch > 0 && renormalise_every > 0 && spacing > 0, "counts must be positive");
   InputArray log_growth({n_chains, n_batches, k}), growth({n_chains, n_batches, n_metrics});
-  const VectorSums sums{log_growth.mutable_data(), growth.mutable_data()};
+  InputArray directions({n_chains, n_batches, record ? rows.shape(1) : 0});
+  const VectorSums sums{log_growth.mutable_data(), growth.mutable_data(), record ? directions.mutable_data() : nullptr};
   const Metrics all{n_metrics, metrics.data(), diagonals.data()};
   double* vectors_data = vectors.mutable_data();
   {
@@ -69,7 +70,7 @@ auto bound_advance_vectors(const InputArray& rows, const std::string& coordinate
                       {renormalise_every, careful, spacing}, all, vectors_data, n_chains, k, sums, n_threads);
     });
   }
-  return std::make_tuple(std::move(vectors), std::move(log_growth), std::move(growth));
+  return std::make_tuple(std::move(vectors), std::move(log_growth), std::move(growth), std::move(directions));
 }
 
 auto bound_advance_panels(const InputArray& rows, const std::string& coordinates, const InputArray& learning_rates,
@@ -215,12 +216,13 @@ PYBIND11_MODULE(SGDSTAB_MODULE, module) {
              py::kw_only(), py::arg("key"), py::arg("chain"), py::arg("first_step"), py::arg("n_steps"),
              py::arg("n_examples"));
   module.def("advance_vectors", &bound_advance_vectors,
-             "Advances chains of k vectors each, (n_chains, k, dimension), in place: (vectors, log_growth, growth).",
+             "Advances chains of k vectors each, (n_chains, k, dimension), in place: (vectors, log_growth, growth, "
+             "directions).",
              py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
              py::arg("metrics").noconvert(), py::arg("diagonals").noconvert(), py::arg("vectors").noconvert(),
              py::arg("key"), py::arg("first_chain"), py::arg("first_step"), py::arg("n_batches"),
              py::arg("steps_per_batch"), py::arg("renormalise_every"), py::arg("spacing"), py::arg("careful"),
-             py::arg("n_threads"));
+             py::arg("record"), py::arg("n_threads"));
   module.def("advance_panels", &bound_advance_panels,
              "Advances chains of k vectors for every learning rate, (n_chains, n_panels, k, dimension, n_lanes), in "
              "place: (panels, log_growth, growth).",

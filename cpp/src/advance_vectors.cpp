@@ -101,6 +101,10 @@ void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& 
               {sums.growth + (first * steps.n_batches + batch) * metrics.count, steps.n_batches * metrics.count, 1});
         }
       }
+      const Index d = form.dimension();
+      for (Index chain = first; sums.directions != nullptr && chain < last; ++chain) {
+        std::copy_n(vectors + chain * k * d, d, sums.directions + (chain * steps.n_batches + batch) * d);
+      }
     }
   });
 }

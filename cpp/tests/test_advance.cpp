@@ -37,14 +37,19 @@ template <class Form>
 void check_vectors(const Problem& problem, const Form& form, bool factor, bool careful) {
   const Index n_chains = 6, dimension = form.dimension();
   const RowMatrix start = normal(n_chains, dimension, 3);
-  RowMatrix vectors = start, log_growth(n_chains, 3);
+  RowMatrix vectors = start, log_growth(n_chains, 3), directions(n_chains, 3 * dimension);
   advance_vectors(form, {kKey, 5, 0, 3, 21}, {10, careful, 1}, Metrics{}, vectors.data(), n_chains, 1,
-                  {log_growth.data(), nullptr}, 2);
+                  {log_growth.data(), nullptr, directions.data()}, 2);
   for (Index chain = 0; chain < n_chains; ++chain) {
     const auto drawn = examples(5 + static_cast<std::uint64_t>(chain), 63, form.n_examples());
     const RowMatrix end = plain_product(problem, factor, drawn, start.row(chain).transpose());
     CHECK(log_growth.row(chain).sum() == doctest::Approx(std::log(end.norm())).epsilon(1e-12));
     CHECK((vectors.row(chain).transpose() - end / end.norm()).norm() < 1e-12);
+    // Recorded after every batch.
+    const RowMatrix first =
+        plain_product(problem, factor, {drawn.begin(), drawn.begin() + 21}, start.row(chain).transpose());
+    CHECK((directions.row(chain).head(dimension).transpose() - first / first.norm()).norm() < 1e-12);
+    CHECK((directions.row(chain).tail(dimension) - vectors.row(chain)).norm() == 0);
   }
 }
 

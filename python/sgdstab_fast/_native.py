@@ -55,9 +55,14 @@ class Core(Protocol):
         renormalise_every: int,
         spacing: int,
         careful: bool,
+        record: bool,
         n_threads: int,
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Advance chains of k vectors each, (n_chains, k, dimension), in place: (vectors, log_growth, growth)."""
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Advance chains of k vectors each, (n_chains, k, dimension), in place.
+
+        Returns (vectors, log_growth, growth, directions): the last, of shape (n_chains, n_batches, dimension), are the
+        first vector of each chain after each batch, or of shape (n_chains, n_batches, 0) unless recorded.
+        """
 
     def advance_panels(
         self,

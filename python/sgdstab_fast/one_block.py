@@ -137,7 +137,7 @@ def simulate(
 
 def estimate(chains: Chains) -> Estimate:
     """Estimate lambda from chains: from anchored growth if they have recorded it, else from their own."""
-    log_growth, growth = chains.records
+    log_growth, growth, _ = chains.records
     if growth.shape[2] == 0:
         return batch_means(log_growth, chains.steps_per_batch)
     mixing = Mixing(math.nan, 0.0, 0)
@@ -167,14 +167,16 @@ def vectors_kernel(system: LinearizedSGD, metrics: Metrics) -> Kernel:
             "renormalise_every": min(overflow_safe_steps(system.log_determinants), MOST_BETWEEN_NORMALISATIONS),
             "spacing": 1,
             "careful": is_nearly_singular(system.log_determinants),
+            "record": False,
         },
         seconds_per_step=1e-8 + 1.3e-10 * system.dimension,  # measured, on one thread
         chains_per_item=_VECTORS_PER_EVALUATION if metrics.size > 0 else _VECTORS_PER_ITEM,
     )
 
 
-def _no_records(n_chains: int, k: int, n_metrics: int) -> tuple[FloatArray, FloatArray]:
-    return np.empty((n_chains, 0, k)), np.empty((n_chains, 0, n_metrics))
+def no_records(n_chains: int, k: int, n_metrics: int, recorded: int = 0) -> tuple[FloatArray, ...]:
+    """Return the records of log growth, anchored growth and directions before any batch."""
+    return np.empty((n_chains, 0, k)), np.empty((n_chains, 0, n_metrics)), np.empty((n_chains, 0, recorded))
 
 
 def _averaged_chains(system: LinearizedSGD, how: How, first_chain: int) -> Chains:
@@ -184,7 +186,7 @@ def _averaged_chains(system: LinearizedSGD, how: How, first_chain: int) -> Chain
         key=how.seed.key,
         states=np.ascontiguousarray(states.transpose(0, 2, 1)),
         steps_per_batch=min(max(_STEPS_PER_BATCH, most // _MAX_BATCHES), max(1, most // 16)),
-        records=_no_records(how.n_chains, 1, 0),
+        records=no_records(how.n_chains, 1, 0),
         first_chain=first_chain,
     )
 
@@ -202,7 +204,7 @@ def _anchored_chains(system: LinearizedSGD, how: How, metrics: Metrics, kernel: 
             key=how.seed.key,
             states=initial_vectors(system, metrics, how.seed.key, n_chains, k, first),
             steps_per_batch=steps_per_batch,
-            records=_no_records(n_chains, k, n_metrics),
+            records=no_records(n_chains, k, n_metrics),
             first_chain=first,
         )
 
@@ -234,7 +236,7 @@ def _spacing(system: LinearizedSGD, how: How, metrics: Metrics, kernel: Kernel, 
         key=how.seed.key,
         states=initial_vectors(system, metrics, how.seed.key, _PILOT_CHAINS, 1, first),
         steps_per_batch=shortest,
-        records=_no_records(_PILOT_CHAINS, 1, metrics.size),
+        records=no_records(_PILOT_CHAINS, 1, metrics.size),
         first_chain=first,
     )
     by = replace(kernel, arguments={**kernel.arguments, "spacing": shortest})

@@ -51,6 +51,7 @@ from sgdstab_fast.one_block import (
     MOST_BETWEEN_NORMALISATIONS,
     How,
     is_nearly_singular,
+    no_records,
     vectors_kernel,
 )
 from sgdstab_fast.rounds import Chains, Kernel, Run, grid_of_looks, overflow_safe_steps, run
@@ -278,9 +279,7 @@ def _chains(
         key=key,
         states=walkers_from(pairs.reshape(n_companions, together, 2 * system.dimension)) if tilted else pairs,
         steps_per_batch=steps,
-        records=_empty_records(n_companions, 0)
-        if tilted
-        else (np.empty((n_companions, 0, 2)), np.empty((n_companions, 0, 0))),
+        records=_empty_records(n_companions, 0) if tilted else no_records(n_companions, 2, 0),
         first_chain=first_chain + COMPANION_STREAMS,
         n_walkers=together,
     )
@@ -357,13 +356,14 @@ def _mixing(chains: Chains) -> Mixing:
     companions = chains.companions
     if companions is None:
         return Mixing(math.nan, 0.0, 0)
-    if len(companions.records) == 2:
+    weighted = companions.n_walkers > 1
+    if not weighted:
         log_growth = companions.records[0]
     else:
         separation = companions.records[-1]
         log_growth = np.stack([separation, np.zeros(separation.shape)], axis=2)
     mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(companions.n_batches))
-    if len(companions.records) > 2 and not mixing.separated:
+    if weighted and not mixing.separated:
         # At negative orders the vectors that carry moments are those that others move away from; what populations
         # forget they then forget through selection. Allow for a relaxation time of half the run.
         n_steps = chains.n_batches * chains.steps_per_batch

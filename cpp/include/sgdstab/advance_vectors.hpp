@@ -21,6 +21,8 @@ struct VectorOptions {
 struct VectorSums {
   double* log_growth;  // (n_chains x n_batches x k): log(norm after / norm before); -inf once a vector is 0
   double* growth;      // (n_chains x n_batches x metrics.count): anchored growth summed over the batch's evaluations
+  // (n_chains x n_batches x dimension): the first vector at the end of each batch, where it is wanted.
+  double* directions = nullptr;
 };
 
 // Advances `vectors` (n_chains x k x dimension), k of each chain sharing its stream, and leaves them orthonormal. Of
