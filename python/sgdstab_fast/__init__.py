@@ -1,14 +1,19 @@
 """Can SGD settle at this minimum? Lyapunov exponents of stochastic gradient descent, with honest error bars."""
 
 from sgdstab_fast._build import __version__, build_info
+from sgdstab_fast.coupling import HolderContraction
 from sgdstab_fast.critical import critical_learning_rate
 from sgdstab_fast.example import Example, load_example
 from sgdstab_fast.exponent import lyapunov_exponent
 from sgdstab_fast.finite_time import finite_time_probability
+from sgdstab_fast.finite_time_distribution import FiniteTimeDistribution
 from sgdstab_fast.gradient_descent import gd_exponent
 from sgdstab_fast.mean_square import mean_square_exponent
 from sgdstab_fast.moment_results import FiniteTimeProbability, MomentExponents
 from sgdstab_fast.moments import moment_exponent
+from sgdstab_fast.projective import projective_chain
+from sgdstab_fast.projective_results import ProjectiveChain
+from sgdstab_fast.regularity import Regularity, regularity
 from sgdstab_fast.results import (
     AccuracyWarning,
     CriticalLearningRate,
@@ -30,13 +35,17 @@ __all__ = [
     "CriticalLearningRate",
     "Edges",
     "Example",
+    "FiniteTimeDistribution",
     "FiniteTimeProbability",
+    "HolderContraction",
     "LinearizedSGD",
     "LyapunovExponent",
     "LyapunovSpectrum",
     "MeanSquareExponent",
     "MomentExponents",
     "Progress",
+    "ProjectiveChain",
+    "Regularity",
     "Stability",
     "StabilityMap",
     "__version__",
@@ -49,6 +58,8 @@ __all__ = [
     "lyapunov_spectrum",
     "mean_square_exponent",
     "moment_exponent",
+    "projective_chain",
+    "regularity",
     "stability",
     "sweep",
 ]

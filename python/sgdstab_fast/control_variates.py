@@ -49,24 +49,53 @@ def fit(samples: FloatArray) -> FloatArray:
 
     All columns, of shape (n_samples, n_metrics), have the same mean.
     """
-    n, n_metrics = samples.shape
+    base, controls = _controls(samples)
+    weights = np.insert(_slopes(controls, samples[:, [base]], float(np.abs(samples).max()))[:, 0], base, 1.0)
+    weights[base] -= weights.sum() - 1
+    return weights
+
+
+def _controls(samples: FloatArray) -> tuple[int, FloatArray]:
+    """Return the column of least variance, and its differences from all others, whose mean is 0."""
     base = int(samples.var(axis=0).argmin())
-    weights = np.zeros(n_metrics)
-    weights[base] = 1.0
-    others = np.delete(np.arange(n_metrics), base)
-    controls = samples[:, [base]] - samples[:, others]
+    return base, samples[:, [base]] - np.delete(samples, base, axis=1)
+
+
+def _slopes(controls: FloatArray, responses: FloatArray, size: float) -> FloatArray:
+    """Return the regression of responses, (n, n_responses), on controls, (n, n_controls), from samples of a size."""
     centred = controls - controls.mean(axis=0)
     # Each difference in units of its own spread; one that does not vary beyond rounding says nothing.
     spread = centred.std(axis=0)
-    known = spread > _ROUNDING * np.abs(samples).max()
+    known = spread > _ROUNDING * size
     left, singular, right = np.linalg.svd(centred[:, known] / spread[known], full_matrices=False)
     rank = int((singular > _COLLINEAR * singular.max(initial=0.0)).sum())
-    rank = min(rank, max(n // _LEAST_SAMPLES_PER_WEIGHT - 1, 0))
-    response = samples[:, base] - samples[:, base].mean()
-    slopes = right[:rank].T @ (left[:, :rank].T @ response / singular[:rank])
-    weights[others[known]] = slopes / spread[known]
-    weights[base] -= weights.sum() - 1
-    return weights
+    rank = min(rank, max(len(controls) // _LEAST_SAMPLES_PER_WEIGHT - 1, 0))
+    along = left[:, :rank].T @ (responses - responses.mean(axis=0)) / singular[:rank, None]
+    slopes = np.zeros((controls.shape[1], responses.shape[1]))
+    slopes[known] = right[:rank].T @ along / spread[known, None]
+    return slopes
+
+
+def adjusted(responses: FloatArray, growth: FloatArray) -> FloatArray:
+    """Return the means of chains, (n_chains, n_responses), less what differences between metrics explain of them.
+
+    `responses` and `growth`, of shapes (n_chains, n_pieces, n_responses) and (n_chains, n_pieces, n_metrics), are means
+    over pieces of chains. The slopes for a fold of chains are fitted to the others, as in `combined`: a sum of
+    responses that is one of the metrics is adjusted to their combination.
+    """
+    n_chains, _, n_metrics = growth.shape
+    n_folds = min(_FOLDS, n_chains)
+    fold = np.arange(n_chains) % n_folds
+    size = float(np.abs(growth).max())
+    result = responses.mean(axis=1)
+    for f in range(n_folds):
+        others, its = fold != f, fold == f
+        samples = growth[others].reshape(-1, n_metrics)
+        base, controls = _controls(samples)
+        slopes = _slopes(controls, responses[others].reshape(len(samples), -1), size)
+        means = growth[its].mean(axis=1)
+        result[its] -= (means[:, [base]] - np.delete(means, base, axis=1)) @ slopes
+    return np.asarray(result)
 
 
 def combined(growth: FloatArray, n_pieces: int) -> FloatArray:

@@ -133,6 +133,7 @@ def print_report(report: Report, console: Console) -> None:
     meaning = _NEITHER if found.verdict == "undecided" and exponent.stopped_by == "atol" else _MEANING[found.verdict]
     table.add_row("verdict", f"[{style}]{found.verdict.upper()}[/]   {meaning}")
     table.add_row("certificate", f"{found.certificate}{'   (exact)' if found.confidence == 1 else ''}")
+    table.add_row("Theorem B", escape(found.theorem_b.removeprefix("by Theorem B, ").replace(" by Theorem B", "", 1)))
     console.print(table)
     for warning in report.warnings:
         console.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
@@ -175,6 +176,8 @@ def report_json(report: Report) -> str:
         "rank": report.system.dimension,
         "learning_rate": report.system.learning_rate,
         "batch_size": report.system.batch_size,
+        "regular": found.regularity.regular,
+        "theorem_b": found.theorem_b,
         "growing_examples": found.growing_examples.tolist(),
         "gd": {"exponent": found.gd, "threshold": report.gd_threshold},
         "mean_square": {

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._build import __version__
 from sgdstab_fast._native import FloatArray, core
+from sgdstab_fast.regularity import Regularity
 from sgdstab_fast.rounds import Chains
 from sgdstab_fast.statistics import student_quantile
 from sgdstab_fast.streams import Seed
@@ -252,6 +253,8 @@ class Stability:
     """The mean-square exponent Lambda(2); below 0, SGD converges in mean square too."""
     gd: float
     """The exponent mu of full-batch gradient descent."""
+    regularity: Regularity = field(repr=False)
+    """Whether the minimum is regular, so that theorem B speaks about it."""
     growing_examples: NDArray[np.intp] = field(repr=False)
     """The examples with learning_rate * K_ii > 2, on which a step makes some displacements grow."""
     seconds: float
@@ -268,6 +271,11 @@ class Stability:
     def mean_square_stable(self) -> bool:
         """Whether Lambda(2) < 0."""
         return self.mean_square.stable
+
+    @property
+    def theorem_b(self) -> str:
+        """What theorem B of Chemnitz & Engel concludes from the sign of lambda; undecided where x* is not regular."""
+        return self.regularity.theorem_b({"stable": -1, "unstable": 1}.get(self.verdict, 0))
 
     @property
     def gd_stable(self) -> bool:

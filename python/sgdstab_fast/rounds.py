@@ -246,7 +246,7 @@ def run(
         def advance(some: Chains, by: Kernel, n_batches: int) -> Iterator[Chains]:
             seconds = by.seconds_per_step * some.n_streams * some.steps_per_batch / n_threads
             # With an executor every piece sends K along: one piece a look.
-            for size in _pieces(n_batches, seconds if executor is None else 0.0):
+            for size in pieces(n_batches, seconds if executor is None else 0.0):
                 some = some.advance(by, size, n_threads, executor)
                 yield some
 
@@ -333,7 +333,7 @@ def _grid(limit: int, growth: float = _GROWTH) -> Iterator[int]:
         look *= growth
 
 
-def _pieces(n_batches: int, seconds_per_batch: float) -> Iterator[int]:
+def pieces(n_batches: int, seconds_per_batch: float) -> Iterator[int]:
     """Cut n_batches into pieces of about a tenth of a second, by a cost model rather than a clock."""
     size = max(1, int(_PIECE_SECONDS / seconds_per_batch) if seconds_per_batch else n_batches)
     for start in range(0, n_batches, size):

@@ -250,6 +250,15 @@ class LinearizedSGD:
         system._set_up(gram, "gram", slowest, diagonal, self._learning_rate)
         return system
 
+    def isometric(self) -> LinearizedSGD:
+        """Return the same system in factor coordinates, in which lengths are those of parameter space."""
+        if self._coordinates == "factor":
+            return self
+        system = LinearizedSGD.__new__(LinearizedSGD)
+        gradients = np.ascontiguousarray(self.gradients())
+        system._set_up(gradients, "factor", self._slowest @ gradients, self._diagonal, self._learning_rate)
+        return system
+
     def gradients(self) -> FloatArray:
         """Return F with K = F F^T, shape (N, dimension): row i is the gradient of example i, up to a rotation."""
         return self._rows if self._coordinates == "factor" else np.asarray(np.linalg.cholesky(self._rows))

@@ -21,6 +21,7 @@ from sgdstab_fast import validation
 from sgdstab_fast.exponent import estimate_exponent
 from sgdstab_fast.gradient_descent import gd_exponent
 from sgdstab_fast.mean_square import mean_square_exponent
+from sgdstab_fast.regularity import regularity
 from sgdstab_fast.results import LyapunovExponent, MeanSquareExponent, Stability
 from sgdstab_fast.rounds import Budget, ProgressOption
 from sgdstab_fast.systems import LinearizedSGD, require_system
@@ -64,8 +65,8 @@ def stability(
     -------
     Stability
         The verdict (``"stable"``: lambda < 0, ``"unstable"``: lambda > 0, or ``"undecided"``), its certificate, lambda
-        with its interval, Lambda(2), the exponent of full-batch gradient descent, and the examples on which a step is
-        longer than 2.
+        with its interval, Lambda(2), the exponent of full-batch gradient descent, whether the minimum is regular and so
+        what theorem B concludes (`Stability.theorem_b`), and the examples on which a step is longer than 2.
 
     Raises
     ------
@@ -116,6 +117,7 @@ def stability(
         lyapunov=lyapunov,
         mean_square=mean_square,
         gd=gd_exponent(system),
+        regularity=regularity(system),
         growing_examples=np.flatnonzero(step > 2 * (1 + _ROUNDING)),
         seconds=time.perf_counter() - start,
     )

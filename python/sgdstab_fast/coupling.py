@@ -1,0 +1,255 @@
+"""Coupling: two directions under the same steps, and how fast they come together.
+
+Steps Phi contract the distance d of directions, the sine of the angle in parameter space, when they bring s and s'
+together more often than not. Le Page's gap is the statement that for some alpha in (0, 1] and n
+
+    E (d(Phi s, Phi s') / d(s, s'))^alpha < 1    for all s, s'
+
+(Chemnitz & Engel 2025, lemma 3.10), at a rate that tends to alpha (lambda_2 - lambda_1) as alpha -> 0. With s and q
+orthonormal, s' = cos(t) s + sin(t) q, and the triangular factor R of Phi [s, q],
+
+    d(Phi s, Phi s') / d(s, s') = R_22 / |Phi s'|    ->  R_22 / R_11    as t -> 0,
+
+both of which are products over steps and lose no digits however close the two come.
+
+The distance of the law of s_n from the stationary one, in Wasserstein's sense, is at most the mean distance of s_n from
+a stationary chain under the same steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sgdstab_fast import validation
+from sgdstab_fast._native import FloatArray, StreamKey, core
+from sgdstab_fast.directions import from_parameter_space, to_parameter_space
+from sgdstab_fast.projective_results import Follow, Measured
+from sgdstab_fast.streams import normals
+from sgdstab_fast.systems import LinearizedSGD
+
+_SHARE = 0.25  # of the distance of independent directions
+_STARTS, _FEWEST_STARTS, _FEWEST_CHAINS = 18, 9, 8
+_MOST_STEPS = 1e8
+_GROUPS = 8  # of chains, left out in turn
+_START_STREAMS = 2**35
+_LONGEST = 20.0  # relaxation times
+_RARE = 30.0  # effective pairs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class HolderContraction:
+    """E (d(Phi s, Phi s') / d(s, s'))^alpha over n steps, as `ProjectiveChain.holder_contraction` returns it.
+
+    Arrays have the shape (n_alpha,).
+    """
+
+    alpha: FloatArray
+    """Hoelder exponents."""
+    n: int
+    """Steps."""
+    near: FloatArray
+    """The mean over infinitely close pairs."""
+    near_standard_errors: FloatArray
+    """Of `near`."""
+    far: FloatArray
+    """The mean over independent pairs."""
+    far_standard_errors: FloatArray
+    """Of `far`."""
+    effective_pairs: FloatArray
+    """(sum W)^2 / sum W^2 of what the means are over, the smaller of both kinds: where it is small, rare pairs that
+    separate carry the mean, and errors are not to be relied on."""
+    n_pairs: int
+    """Pairs of either kind."""
+
+    def __repr__(self) -> str:
+        shown = [
+            f"rate({alpha:g})={rate:.6g} ± {error:.1g}"
+            for alpha, rate, error in zip(self.alpha[:4], self.rates[:4], self.standard_errors[:4], strict=True)
+        ]
+        more = f", … {len(self.alpha) - 4} more" if len(self.alpha) > 4 else ""
+        return f"HolderContraction(n={self.n}, {', '.join(shown)}{more}, best_alpha={self.best_alpha:g})"
+
+    @property
+    def worst(self) -> FloatArray:
+        """The larger of `near` and `far`."""
+        return np.maximum(self.near, self.far)
+
+    @property
+    def rates(self) -> FloatArray:
+        """Log of the mean over near pairs, per step: nats, -inf where pairs meet. Below 0 where distances contract.
+
+        Near pairs are those that tell: whatever is far apart comes near, and prefactors of far pairs fade only as 1/n.
+        """
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.near) / self.n)
+
+    @property
+    def standard_errors(self) -> FloatArray:
+        """Of `rates`."""
+        return np.divide(
+            self.near_standard_errors, self.near * self.n, out=np.zeros_like(self.near), where=self.near > 0
+        )
+
+    @property
+    def far_rates(self) -> FloatArray:
+        """Log of the mean over far pairs, per step."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.far) / self.n)
+
+    @property
+    def far_rate_standard_errors(self) -> FloatArray:
+        """Of `far_rates`."""
+        return np.divide(self.far_standard_errors, self.far * self.n, out=np.zeros_like(self.far), where=self.far > 0)
+
+    @property
+    def best_alpha(self) -> float:
+        """Of those given, the alpha at which distances contract fastest."""
+        return float(self.alpha[int(np.argmin(self.worst))])
+
+    @property
+    def gap(self) -> float:
+        """1 - exp(rate) at `best_alpha`: 1 if everything is forgotten in n steps, 0 or below if nothing contracts."""
+        return 1 - math.pow(float(self.worst.min()), 1 / self.n)
+
+
+def holder_contraction(follow: Follow, alpha: ArrayLike, n: Any, n_pairs: Any) -> HolderContraction:
+    """Do what `ProjectiveChain.holder_contraction` says."""
+    orders = validation.orders(alpha, "alpha")
+    for order in orders[(orders <= 0) | (orders > 1)]:
+        raise ValueError(f"alpha must lie in (0, 1], not {float(order)!r}")
+    n, n_pairs = validation.integer(n, "n"), validation.integer(n_pairs, "n_pairs")
+    n_windows = math.ceil(n_pairs / follow.chains.n_chains)
+    if follow.system.dimension == 1:
+        near = far = np.full((follow.chains.n_chains, n_windows), -math.inf)
+    else:
+        near, far = _log_ratios(follow, n, n_windows)
+    near_mean, near_error, near_size = _means_of_powers(near, orders)
+    far_mean, far_error, far_size = _means_of_powers(far, orders)
+    return HolderContraction(
+        alpha=orders,
+        n=n,
+        near=near_mean,
+        near_standard_errors=near_error,
+        far=far_mean,
+        far_standard_errors=far_error,
+        effective_pairs=np.minimum(near_size, far_size),
+        n_pairs=near.size,
+    )
+
+
+def _log_ratios(follow: Follow, n: int, n_windows: int) -> tuple[FloatArray, FloatArray]:
+    """Return log d(Phi s, Phi s') / d(s, s') of near and far pairs, shape (n_chains, n_windows) each.
+
+    Windows follow one another along chains, in coordinates in which lengths are those of parameter space. Far partners
+    come from the next chain, at the time.
+    """
+    system = follow.system.isometric()
+    frames = _orthonormal(to_parameter_space(follow.system, follow.chains.states))
+    ours = replace(follow, system=system)
+    path = ours.path(frames, n_windows, n)
+    near = path.log_growth[:, :, 1] - path.log_growth[:, :, 0]
+    starts = np.concatenate([frames[:, :1], path.directions[:, :-1]], axis=1)
+    partners = np.roll(starts, 1, axis=0)
+    far = np.empty(near.shape)
+    for window in range(n_windows):
+        other = partners[:, window]
+        pairs = _orthonormal(np.stack([starts[:, window], other], axis=1))
+        together = ours.path(pairs, 1, n, first_batch=window).log_growth[:, 0, 1]
+        alone = ours.path(other[:, None], 1, n, first_batch=window).log_growth[:, 0, 0]
+        far[:, window] = together - alone
+    if system.dimension == 2:
+        # A step that is singular brings all directions together.
+        singular = np.isneginf(system.log_determinants)
+        for chain in np.arange(len(near)) if singular.any() else ():
+            examples = core.examples(
+                key=follow.key,
+                chain=follow.chains.first_chain + int(chain),
+                first_step=follow.first_step,
+                n_steps=n * n_windows,
+                n_examples=system.n_examples,
+            )
+            met = singular[examples].reshape(n_windows, n).any(axis=1)
+            near[chain, met] = far[chain, met] = -math.inf
+    return near, far
+
+
+def _orthonormal(pairs: FloatArray) -> FloatArray:
+    """Return pairs of vectors, (n_chains, 2, dimension), made orthonormal."""
+    return np.asarray(np.linalg.qr(pairs.transpose(0, 2, 1))[0].transpose(0, 2, 1))
+
+
+def _means_of_powers(log_ratios: FloatArray, orders: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the means of exp(alpha log_ratios), their errors from the means of chains, and effective numbers."""
+    means, errors, sizes = [], [], []
+    for order in orders:
+        powers = np.exp(order * log_ratios)
+        of_chains = powers.mean(axis=1)
+        means.append(of_chains.mean())
+        errors.append(of_chains.std(ddof=1) / math.sqrt(len(of_chains)))
+        total = float((powers**2).sum())
+        sizes.append(float(powers.sum()) ** 2 / total if total > 0 else math.inf)
+    return np.array(means), np.array(errors), np.array(sizes)
+
+
+def mixing_time(follow: Follow, contraction_rate: float) -> Measured:
+    """Return the steps after which the worst of many starts is forgotten."""
+    if follow.system.dimension == 1:
+        return Measured(0.0, 0.0)
+    if not contraction_rate < 0:
+        return Measured(math.inf, 0.0)
+    system, spacing = follow.system, follow.resolution
+    relaxation = spacing if math.isinf(contraction_rate) else 1 / -contraction_rate
+    longest = math.ceil(_LONGEST * relaxation)
+    affordable = int(_MOST_STEPS / longest)
+    n_chains = min(max(affordable // _STARTS, _FEWEST_CHAINS), follow.chains.n_chains)
+    n_starts = min(max(affordable // n_chains, _FEWEST_STARTS), _STARTS)
+    n_batches = int(np.clip(math.ceil(longest / spacing), 8, 1024))
+    spacing = max(spacing, math.ceil(longest / n_batches))
+    ours = replace(follow, chains=replace(follow.chains, states=follow.chains.states[:n_chains]))
+    stationary = to_parameter_space(system, ours.directions(n_batches, spacing))
+    unrelated = _distance(stationary, np.roll(stationary, 1, axis=0)).mean()
+    distances = []
+    for start in _starts(system, follow.key, n_starts):
+        vectors = np.repeat(start[None, None], n_chains, axis=0)
+        path = to_parameter_space(system, ours.path(vectors, n_batches, spacing).directions)
+        distances.append(_distance(stationary, path))
+    # (n_starts, n_chains, n_batches); a start that a singular step annihilates has no direction any more.
+    worst = np.ma.masked_invalid(distances)
+    found = _crossing(worst.mean(axis=1).max(axis=0), _SHARE * unrelated, spacing)
+    groups = np.arange(n_chains) % _GROUPS
+    without = np.array(
+        [_crossing(worst[:, groups != g].mean(axis=1).max(axis=0), _SHARE * unrelated, spacing) for g in range(_GROUPS)]
+    )
+    if not np.isfinite(without).all() or not math.isfinite(found):
+        return Measured(math.inf, 0.0)
+    return Measured(found, math.sqrt((_GROUPS - 1) * float(without.var())))
+
+
+def _crossing(distances: FloatArray, level: float, spacing: int) -> float:
+    """Return the steps after which distances, every `spacing` steps from `spacing` on, stay at or below the level."""
+    above = np.flatnonzero(distances > level)
+    first = int(above[-1]) + 1 if above.size else 0
+    return float(spacing * (first + 1)) if first < len(distances) else math.inf
+
+
+def _distance(s: FloatArray, other: FloatArray) -> FloatArray:
+    """Return the sine of the angle between unit vectors, accurate when it is small."""
+    along = np.einsum("...d,...d->...", s, other)
+    nearest = s - np.where(along < 0, -1.0, 1.0)[..., None] * other
+    half = np.einsum("...d,...d->...", nearest, nearest) / 2  # 1 - cos
+    return np.asarray(np.sqrt(np.clip(half * (2 - half), 0.0, 1.0)))
+
+
+def _starts(system: LinearizedSGD, key: StreamKey, n: int) -> list[FloatArray]:
+    """Return starts in the coordinates of the system: eigenvectors of K, gradients of the largest, and random ones."""
+    gradients, d, third = system.gradients(), system.dimension, n // 3
+    directions = np.linalg.svd(gradients, full_matrices=False)[2]
+    ends = np.unique(np.r_[: min((third + 1) // 2, d), max(d - third // 2, 0) : d])
+    largest = gradients[np.argsort(-system.diagonal, kind="stable")[:third]]
+    random = normals(key, third, (d,), _START_STREAMS)
+    return list(from_parameter_space(system, np.concatenate([directions[ends], largest, random])))

@@ -1,0 +1,158 @@
+"""Directions: what the next step does to a displacement, example by example, and how long directions are remembered.
+
+With w_i = K_i . v (gram coordinates) or f_i . v (factor coordinates) and a metric M, the step on example i multiplies
+the squared norm by 1 + x_i, as in anchored growth (design.md, "Anchored growth"):
+
+    x_i = (eta^2 w_i^2 M_ii - 2 eta w_i y_i) / q,    y = M v or F M v,    q = v . M v,
+
+and l_i = (1/2) log(1 + x_i) is its log growth. Under the stationary (Furstenberg) measure nu the mean of l_i over all
+i is lambda in every metric; the mean of each l_i / N is that example's part in lambda, in the metric chosen.
+
+Directions s are remembered through their projectors s s^T, on which the sign of s has no part. Their autocorrelation,
+
+    rho(n) = (E (s_0 . s_n)^2 - b) / (1 - b),    b = E (s . s')^2 for independent s, s',
+
+belongs to all functions s . B s at once, and tau = sum_n rho(n) over all n, of both signs, is the steps that are worth
+one independent direction.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from sgdstab_fast._native import FloatArray
+from sgdstab_fast.decomposition import spectral_decomposition
+from sgdstab_fast.systems import LinearizedSGD
+
+_CANCELLING = 1 - 2.0**-16  # a step that leaves less of a squared norm: 1 + x has lost digits
+_WINDOW = 5.0  # autocorrelation times over which autocorrelations are summed
+_LONGEST_SEGMENT = 512  # batches whose inner products are formed together
+_PARTNERS = 8  # other chains that each is compared with
+_GROUPS = 16  # of chains, left out in turn
+_NEGLIGIBLE = 1e-13  # of 1 - b: directions do not vary beyond rounding
+
+
+class Growth(NamedTuple):
+    """What steps do to n vectors, in a metric."""
+
+    log_growth: FloatArray
+    """l_i, shape (n, N)."""
+    squared_norms: FloatArray
+    """q, shape (n,)."""
+
+
+def growth_by_example(system: LinearizedSGD, vectors: FloatArray, metric: FloatArray | None = None) -> Growth:
+    """Return the log growth of the next step on each example, in a metric or else in parameter-space norm.
+
+    `vectors` has the shape (n, dimension), in the coordinates of the system.
+    """
+    rows, eta = system.rows, system.learning_rate
+    gram = system.coordinates == "gram"
+    w = vectors @ rows.T
+    if metric is None:
+        y, images, diagonal = w, w if gram else vectors, system.diagonal
+    else:
+        images = vectors @ metric
+        y = images if gram else images @ rows.T
+        diagonal = metric.diagonal() if gram else np.einsum("ij,ij->i", rows @ metric, rows)
+    norms = np.einsum("nj,nj->n", vectors, images)
+    steps = eta * w
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x = steps * (diagonal * steps - 2 * y) / norms[:, None]
+    for n, i in np.argwhere(x < -_CANCELLING):
+        # |A_i v|_M^2 from A_i v itself.
+        direction = np.eye(1, system.dimension, i)[0] if gram else rows[i]
+        image = (rows[i] if gram else direction) if metric is None else direction @ metric
+        after = float((vectors[n] - steps[n, i] * direction) @ (images[n] - steps[n, i] * image))
+        x[n, i] = max(after, 0.0) / norms[n] - 1
+    with np.errstate(divide="ignore"):
+        return Growth(np.log1p(x) / 2, norms)
+
+
+def to_parameter_space(system: LinearizedSGD, vectors: FloatArray) -> FloatArray:
+    """Return unit vectors in coordinates that are isometric to parameter space, s = F^T a; same shape."""
+    s = vectors @ system.gradients() if system.coordinates == "gram" else vectors
+    with np.errstate(invalid="ignore"):
+        return np.asarray(s / np.linalg.norm(s, axis=-1, keepdims=True))
+
+
+def parameter_space_norm(system: LinearizedSGD, vectors: FloatArray) -> FloatArray:
+    """Return the lengths of displacements, sqrt(a . K a) or sqrt(s . s), shape (n,) of vectors (n, dimension)."""
+    images = vectors @ system.rows if system.coordinates == "gram" else vectors
+    return np.asarray(np.sqrt(np.maximum(np.einsum("nj,nj->n", vectors, images), 0.0)))
+
+
+def from_parameter_space(system: LinearizedSGD, vectors: FloatArray) -> FloatArray:
+    """Return vectors in the coordinates of the system, from those isometric to parameter space; same shape."""
+    if system.coordinates == "factor":
+        return vectors
+    from scipy.linalg import solve_triangular  # type: ignore[import-untyped]
+
+    flat = vectors.reshape(-1, system.dimension)
+    return np.asarray(solve_triangular(system.gradients(), flat.T, trans="T", lower=True).T.reshape(vectors.shape))
+
+
+def shares_root(system: LinearizedSGD) -> FloatArray:
+    """Return R, shape (dimension, N): the squares of R^T v are each example's share of the squared length of v.
+
+    The gradients g_i of the examples are not orthogonal; the nearest orthonormal vectors to them are the columns of
+    G K^(-1/2) (P.-O. Lowdin, "On the non-orthogonality problem", J. Chem. Phys. 18, 1950), in which the displacement
+    w = G a has the components K^(1/2) a. Their squares are not negative and sum to the squared length of w.
+    """
+    vectors, eigenvalues, directions = spectral_decomposition(system)
+    if directions is None:
+        return np.asarray(vectors * np.sqrt(eigenvalues) @ vectors.T)
+    return np.asarray(directions @ vectors.T)
+
+
+class Memory(NamedTuple):
+    """How long directions are remembered."""
+
+    time: float
+    """tau, in steps."""
+    standard_error: float
+    """Of tau."""
+    resolved: bool
+    """Whether the directions given were long enough to sum over."""
+
+
+def memory(directions: FloatArray, spacing: int) -> Memory:
+    """Estimate tau from directions every `spacing` steps, unit vectors (n_chains, n, dimension) in parameter space."""
+    n_chains, n, _ = directions.shape
+    length = min(n, _LONGEST_SEGMENT)
+    n_lags = max(length // 2, 1)
+    products = np.zeros((n_chains, n_lags))
+    for start in range(0, n - length + 1, length):
+        segment = directions[:, start : start + length]
+        squares = np.matmul(segment, segment.transpose(0, 2, 1)) ** 2
+        for lag in range(n_lags):
+            products[:, lag] += squares.diagonal(lag, axis1=1, axis2=2).mean(axis=1)
+    products /= n // length
+    partners = range(1, min(_PARTNERS, n_chains - 1) + 1)
+    unrelated = np.mean(
+        [(np.einsum("cbd,cbd->cb", directions, np.roll(directions, r, axis=0)) ** 2).mean(axis=1) for r in partners],
+        axis=0,
+    )
+    time, resolved = _summed(products.mean(axis=0), float(unrelated.mean()), spacing)
+    groups = np.arange(n_chains) % min(_GROUPS, n_chains)
+    without = np.array(
+        [
+            _summed(products[groups != g].mean(axis=0), float(unrelated[groups != g].mean()), spacing)[0]
+            for g in range(groups.max() + 1)
+        ]
+    )
+    return Memory(time, math.sqrt((len(without) - 1) * float(without.var())), resolved)
+
+
+def _summed(products: FloatArray, unrelated: float, spacing: int) -> tuple[float, bool]:
+    """Sum rho over a window of five times the sum (A. D. Sokal, 1997); return tau and whether the window was found."""
+    if not 1 - unrelated > _NEGLIGIBLE:
+        return float(spacing), True
+    rho = (products - unrelated) / (1 - unrelated)
+    times = spacing * (2 * np.cumsum(rho) - 1)  # rho(0) = 1 counts once
+    enough = spacing * np.arange(len(rho)) >= _WINDOW * times
+    window = int(enough.argmax()) if enough.any() else len(rho) - 1
+    return max(float(times[window]), 0.0), bool(enough.any())

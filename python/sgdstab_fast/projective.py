@@ -1,0 +1,487 @@
+"""The projective chain: directions of displacements under SGD, their stationary measure, and how fast they reach it.
+
+The direction s = v / |v|, up to its sign, of a displacement v under SGD is a Markov chain on projective space. Where
+the steps contract and are strongly irreducible it has one stationary measure nu (Furstenberg), is drawn to it at a
+geometric rate, and log |A_{i_n} .. A_{i_1} s| obeys a central limit theorem (Le Page; Chemnitz & Engel 2025, lemma
+3.10 and corollary 3.11). Under nu,
+
+    lambda = (1/N) sum_i E log |A_i s|                                                        (Furstenberg's formula)
+    lambda_2 - lambda_1 = the rate at which two directions under the same steps approach each other
+    sigma^2 = lim (1/n) Var log |A_{i_n} .. A_{i_1} s|
+
+Chains of two vectors each are recorded every so many steps (`sgdstab_fast.one_block` chooses metrics and starts); what
+the next step does to the directions recorded is known for all N examples (`sgdstab_fast.directions`). Differences
+between metrics are control variates for the parts of examples in lambda and for their shares as well as for lambda
+(`sgdstab_fast.control_variates`).
+
+*Variance.* With weights c_m, of sum 1, of the metrics, X = log of prod_m |v|_m^c_m grows by l_i = sum_m c_m l_i^m in a
+step, by g(s) = (1/N) sum_i l_i on average, and
+
+    sigma^2 = E (1/N) sum_i l_i^2 - lambda^2 + 2 sum_{k >= 1} Cov(X_1 - X_0, g(s_k)).
+
+Where g hardly varies, neither do the covariances. Summed over the steps of a batch, they are those of its growth with g
+at the ends of that batch and of later ones: nothing is lost by recording every so many steps only.
+
+*Blocks.* Where K falls into blocks that do not feel each other, directions end up in the block that grows fastest: the
+chain of the whole system, started there.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sgdstab_fast._native import FloatArray, core
+from sgdstab_fast.blocks import Block, blocks_of
+from sgdstab_fast.components import components
+from sgdstab_fast.control_variates import adjusted, anchored_means, fit
+from sgdstab_fast.directions import growth_by_example, memory, shares_root, to_parameter_space
+from sgdstab_fast.exponent import lyapunov_exponent
+from sgdstab_fast.metrics import Metrics, growth_metrics, initial_vectors, no_metrics
+from sgdstab_fast.mixing import first_resolved
+from sgdstab_fast.one_block import MOST_BETWEEN_NORMALISATIONS, How, no_records
+from sgdstab_fast.projective_results import Follow, Measured, ProjectiveChain, recording_kernel
+from sgdstab_fast.regularity import Regularity, regularity
+from sgdstab_fast.results import AccuracyWarning, provenance, warn
+from sgdstab_fast.rounds import Budget, Chains, ProgressOption, Run, grid_of_looks, run
+from sgdstab_fast.simulated import common_attributes, warn_of_trouble
+from sgdstab_fast.statistics import SETTLED_LIMIT, Estimate, batch_means, drift, unknown
+from sgdstab_fast.streams import normals
+from sgdstab_fast.systems import LinearizedSGD, require_system
+
+_ONE_DIRECTION = "there is only one direction"
+_PIECES = 4  # of a chain, to fit slopes to
+_PILOT_BATCHES, _MEMORY_BATCHES = 129, 513
+_PILOT_STREAMS = 2**33
+_RELAXATIONS = 3.0  # relaxation times over which covariances are summed
+_BLOCK_RELAXATIONS, _MOST_BLOCKS = 10.0, 16  # of batch means: length, and number a chain
+_COLLAPSE = 8.0  # logarithm of the angle that two vectors may lose between orthonormalisations
+_MOST_RECORDED, _MOST_EVALUATED = 2**24, 2**16  # numbers and directions
+_WORK = 2**22  # numbers looked at together
+_PILOT_SHARE = 1 / 8
+_RANDOM_SHARE = 0.1  # of the second vector
+
+
+def projective_chain(
+    system: LinearizedSGD,
+    *,
+    rtol: float = 0.02,
+    atol: float = 0.0,
+    max_steps: int = 10_000_000,
+    n_chains: int = 32,
+    rng: Any = None,
+    n_threads: int | None = None,
+    progress: ProgressOption = None,
+    executor: Executor | None = None,
+) -> ProjectiveChain:
+    """Follow the directions of displacements under SGD: which examples drive them, how they mix, how growth varies.
+
+    Parameters
+    ----------
+    system : LinearizedSGD
+        What a step does.
+    rtol, atol : float, optional
+        Tolerances for the standard errors of lambda and of the contraction rate lambda_2 - lambda_1: relative to the
+        larger of both in size for the former and to itself for the latter, and absolute in nats per step.
+    max_steps : int, optional
+        Steps of all chains together, rounded to whole batches. A step moves two displacements.
+    n_chains : int, optional
+        Independent chains, at least 8.
+    rng, n_threads, progress, executor
+        As for `lyapunov_exponent`.
+
+    Returns
+    -------
+    ProjectiveChain
+        Estimates with errors; its methods draw stationary directions and simulate what else is asked for.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range.
+
+    Warns
+    -----
+    AccuracyWarning
+        If directions do not mix, saying why: K falls into blocks, steps are reflections, or there is but one
+        direction. If no tolerance was met within `max_steps`, or chains were not seen to mix.
+
+    References
+    ----------
+    Chemnitz & Engel 2025, lemma 3.10 and corollary 3.11. E. Le Page, "Theoremes limites pour les produits de matrices
+    aleatoires", Lecture Notes in Mathematics 928, 1982.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> system = sf.LinearizedSGD([[9, 1, 1], [1, 1, 0.5], [1, 0.5, 1]], 0.25)
+    >>> chain = sf.projective_chain(system, rng=1)
+    >>> int(chain.participation.argmax()), int(chain.exponent_by_example.argmax())
+    (0, 0)
+    >>> abs(chain.exponent_by_example.sum() - chain.exponent) < 1e-14
+    True
+    >>> chain.sample(1000).shape
+    (1000, 3)
+    """
+    require_system(system)
+    budget = Budget.validated(rtol, atol, max_steps)
+    how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=8)
+    budget.steps_per_chain(how.n_chains)
+    regular = regularity(system)
+    if system.dimension == 1:
+        warn(f"the chain does not mix: {_ONE_DIRECTION}")
+        return _single_direction(system, how, regular)
+    start = _start(system, how)
+    pilot = _pilot(system, how, start)
+    longest = max(1, budget.max_steps // (16 * how.n_chains))
+    recorded = math.ceil(budget.max_steps * max(system.dimension / _MOST_RECORDED, 1 / _MOST_EVALUATED))
+    spacing = min(max(pilot.spacing, system.n_examples // 4, recorded), longest)
+    chains = Chains(
+        key=how.seed.key,
+        states=start.vectors(how, 0),
+        steps_per_batch=spacing,
+        records=no_records(how.n_chains, 2, start.metrics.size, system.dimension),
+        spacing=spacing,
+        n_examples=system.n_examples,
+        rounding=float(np.finfo(float).eps) * min(1.0, system.learning_rate * float(system.diagonal.mean())),
+        pilot_steps=pilot.n_steps,
+    )
+    kernel = recording_kernel(system, start.metrics, spacing, pilot.orthonormalise_every)
+    done = run(
+        chains,
+        kernel,
+        lambda chains: _estimate(system, chains),
+        budget,
+        n_threads=how.n_threads,
+        progress=progress,
+        executor=executor,
+    )
+    return _described(system, how, start, pilot, regular, done)
+
+
+class _Start(NamedTuple):
+    """Where chains start: metrics and vectors of the whole system, or of the block of K that grows fastest."""
+
+    system: LinearizedSGD
+    """The whole, or the block."""
+    metrics: Metrics
+    """In the coordinates of the whole."""
+    own_metrics: Metrics
+    """In the coordinates of `system`."""
+    embedding: FloatArray | None
+    """P, shape (dimension of the block, dimension): v P is a vector of the whole. None if they are the same."""
+    reason: str
+    """Why directions do not mix; empty if they do."""
+
+    def vectors(self, how: How, first_chain: int) -> FloatArray:
+        """Return two vectors for each chain, shape (n_chains, 2, dimension)."""
+        key, n_chains = how.seed.key, how.n_chains
+        if self.embedding is None:
+            vectors = initial_vectors(self.system, self.metrics, key, n_chains, 2, first_chain)
+            # At small learning rates the two slowest directions are where two vectors stay.
+            slow = self.system.slow_directions(2)[:, -1]
+            scale = np.linalg.norm(vectors[:, 1], axis=1, keepdims=True)
+            vectors[:, 1] = slow + _RANDOM_SHARE * vectors[:, 1] / scale
+            return vectors
+        first = initial_vectors(self.system, self.own_metrics, key, n_chains, 1, first_chain) @ self.embedding
+        second = normals(key, n_chains, (2, self.embedding.shape[1]), first_chain)[:, 1:]
+        return np.ascontiguousarray(np.concatenate([first, second], axis=1))
+
+
+def _start(system: LinearizedSGD, how: How) -> _Start:
+    """Return where to start; look for the block that grows fastest if K falls into several."""
+    blocks = blocks_of(system)
+    if len(blocks) == 1 and blocks[0].share == 1:
+        metrics = growth_metrics(system)
+        return _Start(system, metrics, metrics, None, "")
+    examples = components(system)
+    fastest = _fastest(blocks, how)
+    block, its = blocks[fastest], examples[blocks[fastest].index]
+    if system.coordinates == "gram":
+        embedding = np.eye(system.dimension)[its]
+    else:
+        embedding = np.asarray(np.linalg.lstsq(block.system.rows, system.rows[its], rcond=None)[0])
+    own = growth_metrics(block.system) if block.system.dimension > 1 else no_metrics(block.system)
+    diagonals = np.zeros((max(own.size, 1), system.n_examples))
+    diagonals[0] = system.diagonal
+    diagonals[1:, its] = own.diagonals[1:]
+    matrices = embedding.T @ own.matrices @ embedding
+    reason = (
+        f"K falls into {len(blocks)} components, and what follows is of the one that grows fastest, that of example "
+        f"{its[0]}"
+        if len(blocks) > 1
+        else ""
+    )
+    return _Start(block.system, Metrics(matrices, diagonals, None), own, embedding, reason)
+
+
+def _fastest(blocks: list[Block], how: How) -> int:
+    """Return the number of the block with the largest exponent."""
+    if len(blocks) == 1:
+        return 0
+    exponents = []
+    seed = np.random.SeedSequence(how.seed.entropy, spawn_key=how.seed.spawn_key)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AccuracyWarning)
+        for block in blocks:
+            found = lyapunov_exponent(
+                block.system,
+                max_steps=max(how.budget.max_steps // (4 * len(blocks)), how.n_chains),
+                n_chains=how.n_chains,
+                rng=seed,
+                n_threads=how.n_threads,
+                executor=how.executor,
+            )
+            exponents.append(block.share * found.exponent)
+    return int(np.argmax(exponents))
+
+
+class _Pilot(NamedTuple):
+    """What a short run says about how fast directions move."""
+
+    spacing: int
+    """Steps that resolve the autocorrelation of directions."""
+    orthonormalise_every: int
+    """Steps after which two vectors still span a plane."""
+    resolved: bool
+    """Whether that was reached."""
+    n_steps: int
+
+
+def _pilot(system: LinearizedSGD, how: How, start: _Start) -> _Pilot:
+    """Double the spacing until the window of autocorrelations is long enough, or a part of the budget is spent."""
+    vectors = start.vectors(how, _PILOT_STREAMS)
+    n_steps, spacing, first_step = 0, 1, 0
+    while True:
+        vectors, log_growth, _, directions = core.advance_vectors(
+            **recording_kernel(system, no_metrics(system), spacing, spacing).arguments,
+            vectors=vectors,
+            key=how.seed.key,
+            first_chain=_PILOT_STREAMS,
+            first_step=first_step,
+            n_batches=_PILOT_BATCHES,
+            steps_per_batch=spacing,
+            n_threads=how.n_threads,
+        )
+        first_step += _PILOT_BATCHES * spacing
+        n_steps += how.n_chains * _PILOT_BATCHES * spacing
+        gap = max(float(np.mean(log_growth[:, 1:, 0] - log_growth[:, 1:, 1])), 0.0) / spacing
+        resolved = memory(to_parameter_space(system, directions), spacing).resolved
+        if resolved or 3 * n_steps > _PILOT_SHARE * how.budget.max_steps:
+            break
+        spacing *= 2
+    collapse = _COLLAPSE / gap if gap > 0 else math.inf
+    return _Pilot(spacing, int(np.clip(collapse, 1, MOST_BETWEEN_NORMALISATIONS)), resolved, n_steps)
+
+
+def _estimate(system: LinearizedSGD, chains: Chains) -> Estimate:
+    """Estimate lambda and lambda_2 - lambda_1."""
+    log_growth, growth, _ = chains.records
+    if chains.n_batches == 0:
+        return unknown(2)
+    mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(chains.n_batches))
+    found = anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
+    exponent, error = float(found.mean[0]), float(found.standard_error[0])
+    unsettled = 0.0 if mixing.resolved else math.inf
+    if system.dimension == 2:
+        # lambda_1 + lambda_2 is known.
+        rate = system.sum_of_exponents - 2 * exponent
+        rate_error = 2 * error if math.isfinite(rate) else 0.0
+    else:
+        with np.errstate(invalid="ignore"):
+            differences = log_growth[:, :, 1:] - log_growth[:, :, :1]
+        approach = batch_means(differences, chains.steps_per_batch)
+        rate, rate_error = float(approach.mean[0]), float(approach.standard_error[0])
+        # The second vector has to find its own direction first.
+        if abs(approach.top_drift) > SETTLED_LIMIT:
+            change = float(drift(differences[:, approach.start_up :])[0][0]) / chains.steps_per_batch
+            rate_error, unsettled = math.hypot(rate_error, change), max(unsettled, abs(approach.top_drift))
+    largest = max(abs(exponent), abs(rate) if math.isfinite(rate) else 0.0)
+    return replace(
+        found,
+        mean=np.array([exponent, rate]),
+        standard_error=np.array([error, rate_error]),
+        effective_sample_size=np.repeat(found.effective_sample_size, 2),
+        scales=np.array([largest, abs(rate)]),
+        top_drift=unsettled,
+        bias_allowance=None,
+    )
+
+
+class _Path(NamedTuple):
+    """Chains after their start-up, of n_batches batches each."""
+
+    growth_by_example: FloatArray
+    """Means over pieces of l_i / N in parameter-space norm, shape (n_chains, n_pieces, N)."""
+    growth: FloatArray
+    """Means over pieces of g in all metrics, shape (n_chains, n_pieces, n_metrics)."""
+    shares: FloatArray
+    """Means over chains of the examples' shares, shape (n_chains, N)."""
+    steps: FloatArray
+    """Growth over each batch, in the combination of metrics, shape (n_chains, n_batches)."""
+    expected: FloatArray
+    """g of that combination at the end of each batch, of the same shape."""
+    squares: FloatArray
+    """The mean squared growth of the next step, over examples and batches, shape (n_chains,)."""
+
+
+def _path(system: LinearizedSGD, metrics: Metrics, chains: Chains, start_up: int) -> _Path:
+    """Look at all directions recorded after the start-up."""
+    n_chains, n_batches, d = chains.records[2].shape
+    # The first batch kept only shows where the next one starts.
+    n_pieces = min(_PIECES, n_batches - start_up - 1)
+    first = start_up + (n_batches - start_up - 1) % n_pieces
+    log_growth, growth, directions = (record[:, first:] for record in chains.records)
+    n_batches -= first
+    pieces = (n_pieces, (n_batches - 1) // n_pieces)
+    growth = growth[:, 1:].reshape(n_chains, *pieces, metrics.size).mean(axis=2)
+    weights = fit(growth.reshape(-1, metrics.size))
+    root = shares_root(system)
+    by_example = np.empty((n_chains, n_pieces, system.n_examples))
+    shares, squares = np.empty((n_chains, system.n_examples)), np.empty(n_chains)
+    heights, expected = np.empty((n_chains, n_batches)), np.empty((n_chains, n_batches))
+    together = max(1, _WORK // (n_batches * max(system.n_examples, d)))
+    for c in range(0, n_chains, together):
+        its = slice(c, min(c + together, n_chains))
+        shape = (its.stop - c, n_batches)
+        vectors = directions[its].reshape(-1, d)
+        combination = np.zeros((len(vectors), system.n_examples))
+        height = np.zeros(len(vectors))
+        for metric, weight in zip([None, *metrics.matrices], weights, strict=True):
+            found = growth_by_example(system, vectors, metric)
+            combination += weight * found.log_growth
+            height += weight / 2 * np.log(found.squared_norms)
+            if metric is None:
+                its_growth = found.log_growth.reshape(*shape, -1)[:, 1:] / system.n_examples
+                by_example[its] = its_growth.reshape(shape[0], *pieces, -1).mean(axis=2)
+        parts = (vectors @ root) ** 2
+        shares[its] = (parts / parts.sum(axis=1, keepdims=True)).reshape(*shape, -1).mean(axis=1)
+        squares[its] = (combination**2).mean(axis=1).reshape(shape).mean(axis=1)
+        heights[its], expected[its] = height.reshape(shape), combination.mean(axis=1).reshape(shape)
+    steps = log_growth[:, 1:, 0] + np.diff(heights, axis=1)
+    return _Path(by_example, growth, shares, steps, expected[:, 1:], squares)
+
+
+def _from_autocovariances(path: _Path, spacing: int, exponent: float, gap: float) -> Measured:
+    """sigma^2 from the variance of a step and its covariances with what is expected of later ones."""
+    n_batches = path.steps.shape[1]
+    deviation, expected = path.steps - spacing * exponent, path.expected - exponent
+    window = min(math.ceil(_RELAXATIONS / (gap * spacing)) if gap > 0 else n_batches, n_batches // 4)
+    covariances = [(deviation[:, : n_batches - lag] * expected[:, lag:]).mean(axis=1) for lag in range(window + 1)]
+    return _mean_of_chains(path.squares - exponent**2 + 2 * np.sum(covariances, axis=0))
+
+
+def _from_batch_means(path: _Path, spacing: int, gap: float) -> Measured:
+    """sigma^2 from the variance of the growth over long blocks."""
+    n_chains, n_batches = path.steps.shape
+    relaxations = gap * n_batches * spacing
+    n_blocks = int(np.clip(relaxations / _BLOCK_RELAXATIONS, 1, min(_MOST_BLOCKS, n_batches)))
+    length = n_batches // n_blocks
+    blocks = path.steps[:, n_batches - n_blocks * length :].reshape(n_chains * n_blocks, length).sum(axis=1)
+    squares = (blocks - blocks.mean()) ** 2 / (length * spacing)
+    n = len(squares)
+    return Measured(float(squares.sum() / (n - 1)), float(squares.std(ddof=1)) / math.sqrt(n))
+
+
+def _mean_of_chains(values: FloatArray) -> Measured:
+    return Measured(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)))
+
+
+def _described(
+    system: LinearizedSGD, how: How, start: _Start, pilot: _Pilot, regular: Regularity, done: Run
+) -> ProjectiveChain:
+    """Make the result, and warn of what it flags."""
+    chains, found = done.chains, done.estimate
+    reason = start.reason or ("" if regular.contracting else "steps are reflections, which bring no directions closer")
+    if reason:
+        warn(f"the chain does not mix: {reason}")
+    else:
+        warn_of_trouble(how.budget, done)
+    run_provenance = provenance(how.seed, "anchored", system.fingerprint)
+    common = common_attributes(done, system, run_provenance)
+    rate, rate_error = float(found.mean[1]), float(found.standard_error[1])
+    follow = Follow(system, how.seed.key, chains, pilot.spacing, pilot.orthonormalise_every, how.n_threads)
+    if pilot.resolved:
+        directions, every = follow.directions(_MEMORY_BATCHES, pilot.spacing), pilot.spacing
+    else:
+        directions, every = chains.records[2][:, found.start_up :], chains.spacing
+    remembered = memory(to_parameter_space(system, directions), every)
+    path = _path(system, start.metrics, chains, found.start_up)
+    parts = adjusted(path.growth_by_example, path.growth)
+    exponent_by_example = parts.mean(axis=0)
+    exponent = float(exponent_by_example.sum())
+    gap = -rate if rate < 0 else 0.0
+    by_route = {
+        "autocovariances": _from_autocovariances(path, chains.spacing, exponent, gap),
+        "batch means": _from_batch_means(path, chains.spacing, gap),
+    }
+    root_n = math.sqrt(chains.n_chains)
+    return ProjectiveChain(
+        exponent=exponent,
+        standard_error=float(found.standard_error[0]),
+        effective_sample_size=float(found.effective_sample_size[0]),
+        exponent_by_example=exponent_by_example,
+        exponent_by_example_standard_error=parts.std(axis=0, ddof=1) / root_n,
+        participation=path.shares.mean(axis=0),
+        participation_standard_error=path.shares.std(axis=0, ddof=1) / root_n,
+        contraction_rate=rate,
+        contraction_rate_standard_error=rate_error,
+        autocorrelation_time=remembered.time,
+        autocorrelation_time_standard_error=remembered.standard_error,
+        variances=by_route,
+        mixed=found.mixed and not reason,
+        reason=reason,
+        regularity=regular,
+        follow=follow,
+        **common,
+    )
+
+
+def _single_direction(system: LinearizedSGD, how: How, regular: Regularity) -> ProjectiveChain:
+    """Describe the one direction there is in one dimension, where steps are numbers."""
+    logs, n = system.log_determinants, system.n_examples
+    singular = np.isneginf(logs)
+    variance = float(logs.var()) if not singular.any() else 0.0 if singular.all() else math.inf
+    chains = Chains(
+        key=how.seed.key,
+        states=np.ones((how.n_chains, 1, 1)),
+        steps_per_batch=1,
+        records=no_records(how.n_chains, 1, 0, 1),
+    )
+    lengths = np.abs(shares_root(system)[0]) ** 2
+    exact = Measured(variance, 0.0)
+    return ProjectiveChain(
+        exponent=float(logs.mean()),
+        standard_error=0.0,
+        effective_sample_size=math.inf,
+        exponent_by_example=logs / n,
+        exponent_by_example_standard_error=np.zeros(n),
+        participation=lengths / lengths.sum(),
+        participation_standard_error=np.zeros(n),
+        contraction_rate=-math.inf,
+        contraction_rate_standard_error=0.0,
+        autocorrelation_time=1.0,
+        autocorrelation_time_standard_error=0.0,
+        variances={"autocovariances": exact, "batch means": exact},
+        mixed=True,
+        reason=_ONE_DIRECTION,
+        regularity=regular,
+        follow=Follow(system, how.seed.key, chains, 1, 1, how.n_threads),
+        degrees_of_freedom=2**31,
+        n_steps=0,
+        n_chains=0,
+        steps_per_batch=0,
+        start_up_steps=0,
+        chain_disagreement=1.0,
+        converged=True,
+        stopped_by="closed form",
+        drifts=False,
+        steps_per_epoch=n / system.batch_size,
+        provenance=provenance(how.seed, "closed form", system.fingerprint),
+        chains=None,
+    )

@@ -1,0 +1,157 @@
+"""Plots of what starts from stationary directions, on matplotlib axes that the caller may supply."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sgdstab_fast._native import FloatArray
+from sgdstab_fast.plots import _EDGE, _ESTIMATE, _axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from sgdstab_fast.finite_time_distribution import FiniteTimeDistribution
+    from sgdstab_fast.projective_results import ProjectiveChain
+
+_NAMED, _BARS = 4, 10  # examples
+_MOST_ATOMS, _PER_ATOM = 200, 10  # and samples to each, on average
+_FEWEST_BINS, _MOST_BINS = 10, 80
+_OUTLIERS = 10.0  # interquartile ranges from the median
+_FARTHEST = 2.0  # how far off 0 may be to be shown, in reaches of the sample
+_DEEPEST = 1e-12  # of the largest density
+_HEADROOM = 0.3  # for the legend, of the height
+
+
+def finite_time_distribution(result: FiniteTimeDistribution, ax: Axes | None = None) -> Axes:
+    """Plot the density of lambda_n on a logarithmic scale: of the sample, normal, and of large deviations."""
+    ax = _axes(ax)
+    sample = result.exponents[np.isfinite(result.exponents)]
+    lost = 1 - sample.size / result.exponents.size
+    if not sample.size or not np.ptp(sample) > 0:
+        ax.text(0.5, 0.5, f"λₙ = {result.exponents[-1]:.6g}", ha="center", va="center", transform=ax.transAxes)
+        ax.set_axis_off()
+        return ax
+    edges = _edges(sample)
+    counts = np.histogram(sample, edges)[0]
+    density = counts / (result.exponents.size * np.diff(edges))
+    low, high = _limits(edges)
+    floor = density[counts > 0].min() / 3
+    ax.stairs(density, edges, fill=True, color=_ESTIMATE, alpha=0.3, label="sample")
+    spread = np.sqrt(result.clt_variance / result.n)
+    if spread > 0 and np.isfinite(result.exponent):
+        x = np.linspace(low, high, 600)
+        normal = np.exp(-(((x - result.exponent) / spread) ** 2) / 2) / (np.sqrt(2 * np.pi) * spread)
+        ax.plot(x, normal, color="0.45", lw=1.1, ls=":", label="normal")
+    if result.moments is not None and result.moments.has_curve:
+        first, last = (min(max(end, low), high) for end in result.moments.trusted_exponents)
+        x = np.linspace(first, last, 600)
+        deviations = result.large_deviations_density(x) if first < last else np.full(x.size, np.inf)
+        if np.isfinite(deviations).all():
+            ax.plot(x, deviations, color=_ESTIMATE, lw=1.8, label="large deviations")
+            if first <= 0 <= last:
+                floor = min(floor, max(deviations[np.abs(x).argmin()] / 3, _DEEPEST * deviations.max()))
+    if np.isfinite(result.exponent):
+        ax.axvline(result.exponent, color="0.45", lw=0.8, label=f"λ = {result.exponent:.4g}")
+    if low <= 0 <= high:
+        growth = f"{result.probability_of_growth:.3g} ± {result.probability_of_growth_standard_error:.1g}"
+        ax.axvline(0, color=_EDGE, lw=1, ls="--", label=f"P(λₙ ≥ 0) = {growth}")
+    if lost:
+        ax.plot([], [], " ", label=f"P(λₙ = -∞) = {lost:.3g}")
+    ax.set_yscale("log")
+    ax.set_ylim(floor, density.max() * (density.max() / floor) ** (_HEADROOM / (1 - _HEADROOM)))
+    ax.set_xlim(low, high)
+    ax.set_xlabel("exponent over n steps, λₙ (nats per step)")
+    ax.set_ylabel("density")
+    ax.set_title(f"Finite-time exponents over n = {result.n} steps", fontsize=10)
+    ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3), useMathText=True)
+    ax.legend(fontsize=8, edgecolor="none", framealpha=0.9, ncols=2, loc="upper center")
+    return ax
+
+
+def projective_chain(result: ProjectiveChain, ax: Any = None) -> Any:
+    """Plot the parts of examples in lambda against their shares of the direction, and the largest shares."""
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = tuple(pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")[1])
+    if not isinstance(ax, (tuple, list, np.ndarray)):
+        return _parts(result, ax)
+    left, right = ax
+    return _parts(result, left), _shares(result, right)
+
+
+def _parts(result: ProjectiveChain, ax: Axes) -> Axes:
+    system = result.follow.system
+    parts, errors = result.exponent_by_example, 1.96 * result.exponent_by_example_standard_error
+    finite = np.isfinite(parts) & np.isfinite(result.participation)
+    growing = system.learning_rate * system.diagonal > 2
+    ax.axhline(0, color="0.35", lw=0.8)
+    for chosen, color, label in (
+        (finite & growing, _EDGE, "ηK$_{ii}$ > 2: its steps can grow"),
+        (finite & ~growing, _ESTIMATE, "ηK$_{ii}$ ≤ 2"),
+    ):
+        if chosen.any():
+            style: dict[str, Any] = {"fmt": "o", "ms": 4, "lw": 0.8, "color": color, "label": label}
+            ax.errorbar(result.participation[chosen], parts[chosen], yerr=errors[chosen], **style)
+    shown = np.flatnonzero(finite)
+    named = shown[np.argsort(-result.participation[shown], kind="stable")[:_NAMED]]
+    for example in named:
+        where = (result.participation[example], parts[example])
+        ax.annotate(str(example), where, (5, 3), textcoords="offset points", fontsize=8)
+    shares = result.participation[finite & (result.participation > 0)]
+    if shares.size and shares.max() > 30 * np.median(shares):
+        ax.set_xscale("log")
+        ax.set_xlim(left=max(float(np.quantile(shares, 0.02)) / 2, 1e-12))
+    sizes = np.abs(parts[finite & (parts != 0)])
+    if sizes.size and sizes.max() > 300 * np.quantile(sizes, 0.25):
+        ax.set_yscale("symlog", linthresh=float(np.quantile(sizes, 0.25)))
+    else:
+        ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
+    ax.margins(x=0.08, y=0.1)
+    ax.set_xlabel("share of the direction")
+    ax.set_ylabel("part in λ (nats per step)")
+    ax.set_title(f"Examples, by number: parts that sum to λ = {result.exponent:.4g}", fontsize=10)
+    ax.legend(fontsize=8, frameon=False)
+    return ax
+
+
+def _shares(result: ProjectiveChain, ax: Axes) -> Axes:
+    shares = result.participation
+    largest = np.argsort(-shares, kind="stable")[:_BARS][::-1]
+    system = result.follow.system
+    growing = system.learning_rate * system.diagonal[largest] > 2
+    colors = [_EDGE if grows else _ESTIMATE for grows in growing]
+    errors = 1.96 * result.participation_standard_error[largest]
+    ax.barh(range(len(largest)), shares[largest], xerr=errors, color=colors, alpha=0.7, error_kw={"lw": 0.8})
+    ax.set_yticks(range(len(largest)), [str(example) for example in largest], fontsize=8)
+    ax.set_ylabel("example")
+    ax.set_xlim(left=0)
+    ax.set_xlabel("share of the direction")
+    rest = 1 - float(shares[largest].sum())
+    others = f", {rest:.0%} in the {shares.size - len(largest)} others" if shares.size > len(largest) else ""
+    ax.set_title(f"Largest shares{others}", fontsize=10)
+    return ax
+
+
+def _edges(ascending: FloatArray) -> FloatArray:
+    """Return edges of bins: half way between the points of a lattice, or equally wide."""
+    width = ascending[-1] - ascending[0]
+    atoms = ascending[np.diff(ascending, prepend=-np.inf) > 1e-9 * width]  # the same, to rounding
+    if atoms.size <= min(_MOST_ATOMS, ascending.size / _PER_ATOM):
+        between = (atoms[1:] + atoms[:-1]) / 2
+        return np.concatenate([[2 * atoms[0] - between[0]], between, [2 * atoms[-1] - between[-1]]])
+    lower, middle, upper = np.quantile(ascending, [0.25, 0.5, 0.75])
+    reach = _OUTLIERS * (upper - lower) or width
+    n_bins = int(np.clip(2 * np.cbrt(ascending.size), _FEWEST_BINS, _MOST_BINS))
+    return np.linspace(max(ascending[0], middle - reach), min(ascending[-1], middle + reach), n_bins + 1)
+
+
+def _limits(edges: FloatArray) -> tuple[float, float]:
+    """Return the ends of the axis, 0 between them if it is not too far off."""
+    low, high = float(edges[0]), float(edges[-1])
+    middle, margin = (low + high) / 2, 0.05 * (high - low)
+    if abs(middle) < _FARTHEST * (high - low) / 2:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return low - margin, high + margin

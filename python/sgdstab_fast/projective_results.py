@@ -1,0 +1,343 @@
+"""What `projective_chain` returns, and what it can still be asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sgdstab_fast import validation
+from sgdstab_fast._native import FloatArray, StreamKey, core
+from sgdstab_fast.directions import parameter_space_norm
+from sgdstab_fast.metrics import Metrics, no_metrics
+from sgdstab_fast.one_block import vectors_kernel
+from sgdstab_fast.regularity import Regularity
+from sgdstab_fast.results import _Estimate
+from sgdstab_fast.rounds import Chains, Kernel, pieces
+from sgdstab_fast.statistics import student_quantile
+from sgdstab_fast.systems import LinearizedSGD
+
+if TYPE_CHECKING:
+    from sgdstab_fast.coupling import HolderContraction
+    from sgdstab_fast.finite_time_distribution import FiniteTimeDistribution
+    from sgdstab_fast.moment_results import MomentExponents
+
+
+_MOMENT_STEPS = 500_000  # for each order
+
+
+class Measured(NamedTuple):
+    """A number with its error."""
+
+    value: float
+    standard_error: float
+
+
+def recording_kernel(system: LinearizedSGD, metrics: Metrics, spacing: int, orthonormalise_every: int) -> Kernel:
+    """Return the kernel that records the direction, and growth in the metrics, after every batch of `spacing` steps."""
+    kernel = vectors_kernel(system, metrics)
+    every = min(kernel.arguments["renormalise_every"], orthonormalise_every)
+    arguments = {**kernel.arguments, "spacing": spacing, "renormalise_every": every, "record": True}
+    seconds = 2 * kernel.seconds_per_step + metrics.seconds_per_evaluation / spacing
+    return replace(kernel, arguments=arguments, seconds_per_step=seconds)
+
+
+class Path(NamedTuple):
+    """What chains do over batches of steps."""
+
+    log_growth: FloatArray
+    """Of the vectors, shape (n_chains, n_batches, k)."""
+    directions: FloatArray
+    """The first vectors after every batch, shape (n_chains, n_batches, dimension)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Follow:
+    """Chains at the end of a run, which go on from there; calling twice gives the same."""
+
+    system: LinearizedSGD
+    key: StreamKey
+    chains: Chains
+    resolution: int
+    """Steps that resolve how directions move."""
+    orthonormalise_every: int
+    """Steps after which two vectors still span a plane."""
+    n_threads: int
+
+    @property
+    def first_step(self) -> int:
+        """The step at which it goes on."""
+        return self.chains.n_batches * self.chains.steps_per_batch
+
+    def directions(self, n_batches: int, spacing: int) -> FloatArray:
+        """Return directions every `spacing` steps, shape (n_chains, n_batches, dimension)."""
+        return self.path(self.chains.states[:, :1], n_batches, spacing).directions
+
+    def path(self, vectors: FloatArray, n_batches: int, spacing: int, *, first_batch: int = 0) -> Path:
+        """Take n_batches batches of `spacing` steps from the vectors given, shape (n_chains, k, dimension)."""
+        kernel = recording_kernel(self.system, no_metrics(self.system), spacing, self.orthonormalise_every)
+        vectors = np.array(vectors, order="C")
+        parts, done = [], first_batch
+        for size in pieces(n_batches, kernel.seconds_per_step * len(vectors) * spacing / self.n_threads):
+            vectors, log_growth, _, directions = core.advance_vectors(
+                **kernel.arguments,
+                vectors=vectors,
+                key=self.key,
+                first_chain=self.chains.first_chain,
+                first_step=self.first_step + done * spacing,
+                n_batches=size,
+                steps_per_batch=spacing,
+                n_threads=self.n_threads,
+            )
+            parts.append((log_growth, directions))
+            done += size
+        return Path(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ProjectiveChain(_Estimate):
+    """The chain of directions of displacements under SGD, as `projective_chain` returns it; nats per step.
+
+    Methods that simulate go on from where the run ended; calling one twice gives the same.
+    """
+
+    exponent: float
+    """lambda, by Furstenberg's formula: the sum of `exponent_by_example`."""
+    standard_error: float
+    """Of `exponent`."""
+    effective_sample_size: float
+    """Independent batches that would give the same standard error."""
+    exponent_by_example: FloatArray
+    """Mean log growth, in parameter-space norm, of a step on example i, over N; shape (N,). Positive for the examples
+    that make displacements grow."""
+    exponent_by_example_standard_error: FloatArray
+    """Shape (N,)."""
+    participation: FloatArray
+    """Mean share of each example in the squared length of the direction in parameter space, shape (N,), of sum 1."""
+    participation_standard_error: FloatArray
+    """Shape (N,)."""
+    contraction_rate: float
+    """lambda_2 - lambda_1, at which directions approach each other; -inf where the second exponent is."""
+    contraction_rate_standard_error: float
+    """Of `contraction_rate`."""
+    autocorrelation_time: float
+    """tau, in steps: sum over n, of both signs, of the autocorrelation of s s^T."""
+    autocorrelation_time_standard_error: float
+    """Of `autocorrelation_time`."""
+    variances: Mapping[str, Measured] = field(repr=False)
+    mixed: bool
+    """Whether chains were seen to forget their starts."""
+    reason: str
+    """Why directions do not mix; empty if they do."""
+    regularity: Regularity = field(repr=False)
+    """What definition 2.2 says of the system."""
+    follow: Follow = field(repr=False, compare=False)
+    """How to go on from where the run ended."""
+
+    def __repr__(self) -> str:
+        return (
+            f"ProjectiveChain(exponent={self.exponent:.6g} ± {self.standard_error:.1g}, "
+            f"contraction_rate={self.contraction_rate:.6g} ± {self.contraction_rate_standard_error:.1g}, "
+            f"autocorrelation_time={self.autocorrelation_time:.4g}, clt_variance={self.clt_variance:.4g}, "
+            f"mixed={self.mixed}, n_steps={self.n_steps})"
+        )
+
+    @property
+    def per_epoch(self) -> float:
+        """Lambda per epoch."""
+        return self.exponent * self.steps_per_epoch
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the (low, high) that hold lambda with probability `level`."""
+        quantile = student_quantile(validation.probability(level, "level"), self.degrees_of_freedom)
+        half_width = quantile * self.standard_error if self.standard_error > 0 else 0.0
+        return self.exponent - half_width, self.exponent + half_width
+
+    @property
+    def clt_variance(self) -> float:
+        """sigma^2: sqrt(n) (lambda_n - lambda) tends to N(0, sigma^2)."""
+        return self.variances["autocovariances"].value
+
+    @property
+    def clt_variance_standard_error(self) -> float:
+        """Of `clt_variance`."""
+        return self.variances["autocovariances"].standard_error
+
+    def clt_variance_by(self, route: str) -> Measured:
+        """Return sigma^2 and its standard error by one of three routes, which should agree.
+
+        Parameters
+        ----------
+        route : {"autocovariances", "batch means", "moments"}
+            The variance of a step plus its covariances with what is expected of later ones, which is `clt_variance`;
+            the variance of the growth over long blocks; or Lambda''(0), from `moments`.
+
+        Returns
+        -------
+        Measured
+            A pair (value, standard_error).
+
+        Raises
+        ------
+        ValueError
+            If there is no such route, or `moments` do not tell.
+        """
+        validation.choice(route, "route", ("autocovariances", "batch means", "moments"))
+        if route == "moments":
+            return Measured(self.moments.clt_variance, self.moments.clt_variance_standard_error)
+        return self.variances[route]
+
+    @cached_property
+    def moments(self) -> MomentExponents:
+        """Lambda(p) at nine orders from -1 to 1, found when first asked for."""
+        from sgdstab_fast.moments import moment_exponent
+
+        return moment_exponent(
+            self.follow.system,
+            np.linspace(-1, 1, 9),
+            rtol=0,
+            max_steps=_MOMENT_STEPS,
+            rng=list(self.follow.key),
+            n_threads=self.follow.n_threads,
+        )
+
+    def sample(self, n: int) -> FloatArray:
+        """Draw stationary directions, `autocorrelation_time` steps apart along chains.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+
+        Returns
+        -------
+        array, shape (n, dimension)
+            Vectors in the coordinates of the system, a of a gram matrix and s of a factor, of unit length in parameter
+            space, a . K a = 1 or s . s = 1. Neighbours are of different chains.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If n is not a positive integer.
+        """
+        n = validation.integer(n, "n")
+        system, n_chains = self.follow.system, self.follow.chains.n_chains
+        directions = self.follow.directions(math.ceil(n / n_chains), math.ceil(max(self.autocorrelation_time, 1)))
+        vectors = directions.transpose(1, 0, 2).reshape(-1, system.dimension)[:n]
+        return vectors / parameter_space_norm(system, vectors)[:, None]
+
+    @cached_property
+    def _mixing(self) -> Measured:
+        from sgdstab_fast.coupling import mixing_time
+
+        return mixing_time(self.follow, self.contraction_rate)
+
+    @property
+    def mixing_time(self) -> float:
+        """Steps to cut off at the start, found when first asked for; infinite if directions do not mix.
+
+        From the worst of many starts the distance (sine of the angle) to a stationary chain under the same steps is
+        then, on average, a quarter of that between independent stationary chains.
+        """
+        return self._mixing.value
+
+    @property
+    def mixing_time_standard_error(self) -> float:
+        """Of `mixing_time`."""
+        return self._mixing.standard_error
+
+    def holder_contraction(self, alpha: ArrayLike, n: int, *, n_pairs: int = 16384) -> HolderContraction:
+        """Measure E (d(Phi s, Phi s') / d(s, s'))^alpha over n steps Phi: Le Page's gap (lemma 3.10).
+
+        d is the sine of the angle in parameter space. Near pairs are infinitely close, s stationary and s' off in the
+        direction that contracts least; far ones are independent.
+
+        Parameters
+        ----------
+        alpha : float or array_like
+            Hoelder exponents, in (0, 1].
+        n : int
+            Steps.
+        n_pairs : int, optional
+            Pairs of either kind, rounded up to a multiple of the number of chains.
+
+        Returns
+        -------
+        HolderContraction
+            Means of both kinds of pairs, with errors, and their rates per step.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is out of range.
+
+        Examples
+        --------
+        >>> import numpy as np, sgdstab_fast as sf
+        >>> chain = sf.projective_chain(sf.LinearizedSGD([[1, -0.5], [-0.5, 1]], 0.5), rng=1)
+        >>> contraction = chain.holder_contraction([0.01, 0.5, 1], 20)
+        >>> bool(abs(contraction.rates[0] / 0.01 - chain.contraction_rate) < 0.02)
+        True
+        """
+        from sgdstab_fast.coupling import holder_contraction
+
+        return holder_contraction(self.follow, alpha, n, n_pairs)
+
+    def finite_time_distribution(
+        self, n: int, *, n_samples: int = 16384, moments: MomentExponents | None = None
+    ) -> FiniteTimeDistribution:
+        """Simulate exponents over n steps, lambda_n = (1/n) log |A_{i_n} .. A_{i_1} s|, from stationary directions.
+
+        Parameters
+        ----------
+        n : int
+            Steps.
+        n_samples : int, optional
+            How many, rounded up to a multiple of the number of chains; successive ones along a chain.
+        moments : MomentExponents, optional
+            For the large-deviation approximation; `moments` by default, when first asked for.
+
+        Returns
+        -------
+        FiniteTimeDistribution
+            The sample, its normal and large-deviation approximations, and its Kolmogorov distance from the former.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is out of range.
+        """
+        from sgdstab_fast.finite_time_distribution import distribution_of
+
+        n, n_samples = validation.integer(n, "n"), validation.integer(n_samples, "n_samples")
+        follow = self.follow
+        start = follow.chains.states[:, :1]
+        path = follow.path(start, math.ceil(n_samples / follow.chains.n_chains), n)
+        directions = np.concatenate([start / np.linalg.norm(start, axis=2, keepdims=True), path.directions], axis=1)
+        shape = directions.shape
+        with np.errstate(divide="ignore"):
+            norms = np.log(parameter_space_norm(follow.system, directions.reshape(-1, shape[2])).reshape(shape[:2]))
+        exponents = (path.log_growth[:, :, 0] + np.diff(norms, axis=1)) / n
+        return distribution_of(exponents, n, self.exponent, self.clt_variance, lambda: moments or self.moments)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Plot which examples make displacements grow, and which directions they take.
+
+        Parameters
+        ----------
+        ax : pair of matplotlib.axes.Axes, or one, optional
+            Where to plot; with one, the parts of examples in lambda alone.
+
+        Returns
+        -------
+        tuple of matplotlib.axes.Axes, or Axes
+            What was plotted on.
+        """
+        from sgdstab_fast import projective_plots
+
+        return projective_plots.projective_chain(self, ax)
