@@ -22,9 +22,11 @@ from rich.markup import escape
 from sgdstab_fast import __version__, validation
 from sgdstab_fast.critical import critical_learning_rate
 from sgdstab_fast.example import load_example
-from sgdstab_fast.map_report import print_critical, print_map, print_moments, save_csv, save_plot
+from sgdstab_fast.map_report import print_chain, print_critical, print_map, print_moments, save_csv, save_plot
 from sgdstab_fast.moment_results import MomentExponents
 from sgdstab_fast.moments import moment_exponent
+from sgdstab_fast.projective import projective_chain
+from sgdstab_fast.projective_results import ProjectiveChain
 from sgdstab_fast.report import EXIT_STATUS, make_report, print_report, report_json, save_plots
 from sgdstab_fast.results import AccuracyWarning, StabilityMap
 from sgdstab_fast.rounds import Progress, reporter
@@ -104,6 +106,20 @@ def parser() -> argparse.ArgumentParser:
     )
     moments.add_argument("--csv", type=Path, metavar="PATH", help="the numbers, a row for each order")
     moments.set_defaults(run=_moments)
+    chain = commands.add_parser(
+        "chain",
+        help="which examples drive displacements, and how directions mix",
+        description="Follow the directions of displacements under SGD: the examples that make them grow, how fast they "
+        "forget where they started, and how much the growth of runs varies.",
+        epilog="Exit status: 0, or 2 for bad input.",
+    )
+    _add_common(chain, rtol=0.02, max_steps=1e7)
+    chain.add_argument("--learning-rate", type=float, metavar="ETA", help="step size; required with GRAM")
+    chain.add_argument(
+        "--output", type=Path, default=Path("chain.png"), metavar="PATH", help="the plot (default: chain.png)"
+    )
+    chain.add_argument("--csv", type=Path, metavar="PATH", help="the numbers, a row for each example")
+    chain.set_defaults(run=_chain)
     return top
 
 
@@ -236,6 +252,18 @@ def _moments(options: argparse.Namespace) -> int:
     return _save(found, options)
 
 
+def _chain(options: argparse.Namespace) -> int:
+    learning_rate = _learning_rate(options)
+    common = _common(options)
+    _require_outputs(options)
+    name, gram = _gram(options)
+    console = Console()
+    with _notes(console), _bar("chain") as progress:
+        found = projective_chain(LinearizedSGD(gram, learning_rate), progress=progress, **common)
+    print_chain(name, found, console)
+    return _save(found, options)
+
+
 def _require_outputs(options: argparse.Namespace) -> None:
     """Find out before the work that a plot or a table cannot be written."""
     _require_writable(options.output, "--output", _PLOTS)
@@ -243,7 +271,7 @@ def _require_outputs(options: argparse.Namespace) -> None:
         _require_writable(options.csv, "--csv", (".csv",))
 
 
-def _save(found: StabilityMap | MomentExponents, options: argparse.Namespace) -> int:
+def _save(found: StabilityMap | MomentExponents | ProjectiveChain, options: argparse.Namespace) -> int:
     """Write the plot, and the numbers if asked for; return the exit status."""
     sys.stdout.flush()
     save_plot(found, options.output)

@@ -29,12 +29,13 @@ from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey, core
 from sgdstab_fast.directions import from_parameter_space, to_parameter_space
 from sgdstab_fast.projective_results import Follow, Measured
+from sgdstab_fast.results import warn
 from sgdstab_fast.streams import normals
 from sgdstab_fast.systems import LinearizedSGD
 
 _SHARE = 0.25  # of the distance of independent directions
 _STARTS, _FEWEST_STARTS, _FEWEST_CHAINS = 18, 9, 8
-_MOST_STEPS = 1e8
+_MOST_STEPS = 2e8
 _GROUPS = 8  # of chains, left out in turn
 _START_STREAMS = 2**35
 _LONGEST = 20.0  # relaxation times
@@ -204,7 +205,7 @@ def mixing_time(follow: Follow, contraction_rate: float) -> Measured:
         return Measured(math.inf, 0.0)
     system, spacing = follow.system, follow.resolution
     relaxation = spacing if math.isinf(contraction_rate) else 1 / -contraction_rate
-    longest = math.ceil(_LONGEST * relaxation)
+    longest = math.ceil(min(_LONGEST * relaxation, _MOST_STEPS / (_FEWEST_STARTS * _FEWEST_CHAINS)))
     affordable = int(_MOST_STEPS / longest)
     n_chains = min(max(affordable // _STARTS, _FEWEST_CHAINS), follow.chains.n_chains)
     n_starts = min(max(affordable // n_chains, _FEWEST_STARTS), _STARTS)
@@ -226,6 +227,7 @@ def mixing_time(follow: Follow, contraction_rate: float) -> Measured:
         [_crossing(worst[:, groups != g].mean(axis=1).max(axis=0), _SHARE * unrelated, spacing) for g in range(_GROUPS)]
     )
     if not np.isfinite(without).all() or not math.isfinite(found):
+        warn(f"the worst of {n_starts} starts was not forgotten within {n_batches * spacing} steps")
         return Measured(math.inf, 0.0)
     return Measured(found, math.sqrt((_GROUPS - 1) * float(without.var())))
 

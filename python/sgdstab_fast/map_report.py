@@ -1,4 +1,4 @@
-"""What the commands ``sweep``, ``critical`` and ``moments`` print and write."""
+"""What the commands ``sweep``, ``critical``, ``moments`` and ``chain`` print and write."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from sgdstab_fast.moment_results import MomentExponents
+from sgdstab_fast.projective_results import ProjectiveChain
 from sgdstab_fast.report import with_error
 from sgdstab_fast.results import CriticalLearningRate, StabilityMap
 
-_SHOWN = 12  # learning rates
+_SHOWN, _SHOWN_EXAMPLES = 12, 10  # learning rates, examples
 _MEANING = {
     "gd": "below it mu < 0",
     "mean-square": "below it Lambda(2) < 0",
@@ -125,12 +126,50 @@ def _from_curve(found: MomentExponents) -> list[tuple[str, str]]:
     return rows
 
 
-def save_plot(found: StabilityMap | MomentExponents, path: Path) -> None:
-    """Write the plot of a map or of moments."""
+def print_chain(name: str, found: ProjectiveChain, console: Console) -> None:
+    """Print the examples with the largest shares of directions, and how directions move."""
+    table = Table(title=escape(name), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("example", "share of the direction", "part in lambda", "learning rate * K_ii"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    system = found.follow.system
+    largest = np.argsort(-found.participation, kind="stable")[:_SHOWN_EXAMPLES]
+    for i in largest:
+        part = found.exponent_by_example[i]
+        table.add_row(
+            str(i),
+            with_error(found.participation[i], found.participation_standard_error[i]),
+            with_error(part, found.exponent_by_example_standard_error[i]),
+            f"{system.learning_rate * system.diagonal[i]:.4g}",
+            style="red" if part > 0 else "green" if part < 0 else "",
+        )
+    console.print(table)
+    rows = [
+        ("lambda", with_error(found.exponent, found.standard_error) + "   (the sum of all parts)"),
+        (
+            "contraction",
+            with_error(found.contraction_rate, found.contraction_rate_standard_error) + "   (lambda_2 - lambda_1)",
+        ),
+        (
+            "memory",
+            with_error(found.autocorrelation_time, found.autocorrelation_time_standard_error)
+            + " steps are worth one independent direction",
+        ),
+        (
+            "CLT variance",
+            with_error(found.clt_variance, found.clt_variance_standard_error) + "   (of the growth, per step)",
+        ),
+        ("steps", f"{found.n_steps:.3g}"),
+    ]
+    for label, value in rows:
+        console.print(f"[bold]{label:<15}[/]{value}", highlight=False)
+
+
+def save_plot(found: StabilityMap | MomentExponents | ProjectiveChain, path: Path) -> None:
+    """Write the plot of a map, of moments or of a chain."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    several = isinstance(found, MomentExponents)
+    several = not isinstance(found, StabilityMap)
     figure = Figure(figsize=(10, 4.2) if several else (7.5, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     found.plot(figure.subplots(1, 2) if several else figure.subplots())

@@ -49,12 +49,14 @@ from sgdstab_fast.projective_results import Follow, Measured, ProjectiveChain, r
 from sgdstab_fast.regularity import Regularity, regularity
 from sgdstab_fast.results import AccuracyWarning, provenance, warn
 from sgdstab_fast.rounds import Budget, Chains, ProgressOption, Run, grid_of_looks, run
-from sgdstab_fast.simulated import common_attributes, warn_of_trouble
+from sgdstab_fast.simulated import common_attributes
 from sgdstab_fast.statistics import SETTLED_LIMIT, Estimate, batch_means, drift, unknown
 from sgdstab_fast.streams import normals
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
 _ONE_DIRECTION = "there is only one direction"
+_REFLECTIONS = "steps are reflections, which bring no directions closer"
+_ANNIHILATION = "products of steps annihilate every displacement, and no direction is left"
 _PIECES = 4  # of a chain, to fit slopes to
 _PILOT_BATCHES, _MEMORY_BATCHES = 129, 513
 _PILOT_STREAMS = 2**33
@@ -177,6 +179,8 @@ class _Start(NamedTuple):
     """P, shape (dimension of the block, dimension): v P is a vector of the whole. None if they are the same."""
     reason: str
     """Why directions do not mix; empty if they do."""
+    rates: FloatArray | None
+    """All exponents, where K is diagonal."""
 
     def vectors(self, how: How, first_chain: int) -> FloatArray:
         """Return two vectors for each chain, shape (n_chains, 2, dimension)."""
@@ -198,7 +202,7 @@ def _start(system: LinearizedSGD, how: How) -> _Start:
     blocks = blocks_of(system)
     if len(blocks) == 1 and blocks[0].share == 1:
         metrics = growth_metrics(system)
-        return _Start(system, metrics, metrics, None, "")
+        return _Start(system, metrics, metrics, None, "", None)
     examples = components(system)
     fastest = _fastest(blocks, how)
     block, its = blocks[fastest], examples[blocks[fastest].index]
@@ -217,7 +221,10 @@ def _start(system: LinearizedSGD, how: How) -> _Start:
         if len(blocks) > 1
         else ""
     )
-    return _Start(block.system, Metrics(matrices, diagonals, None), own, embedding, reason)
+    rates = None
+    if len(blocks) > 1 and len(blocks) == system.dimension:
+        rates = np.array([block.share * block.system.sum_of_exponents for block in blocks])
+    return _Start(block.system, Metrics(matrices, diagonals, None), own, embedding, reason, rates)
 
 
 def _fastest(blocks: list[Block], how: How) -> int:
@@ -270,7 +277,8 @@ def _pilot(system: LinearizedSGD, how: How, start: _Start) -> _Pilot:
         )
         first_step += _PILOT_BATCHES * spacing
         n_steps += how.n_chains * _PILOT_BATCHES * spacing
-        gap = max(float(np.mean(log_growth[:, 1:, 0] - log_growth[:, 1:, 1])), 0.0) / spacing
+        with np.errstate(invalid="ignore"):
+            gap = float(np.mean(log_growth[:, 1:, 0] - log_growth[:, 1:, 1])) / spacing
         resolved = memory(to_parameter_space(system, directions), spacing).resolved
         if resolved or 3 * n_steps > _PILOT_SHARE * how.budget.max_steps:
             break
@@ -284,11 +292,14 @@ def _estimate(system: LinearizedSGD, chains: Chains) -> Estimate:
     log_growth, growth, _ = chains.records
     if chains.n_batches == 0:
         return unknown(2)
-    mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(chains.n_batches))
+    with np.errstate(invalid="ignore"):
+        mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(chains.n_batches))
     found = anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
     exponent, error = float(found.mean[0]), float(found.standard_error[0])
     unsettled = 0.0 if mixing.resolved else math.inf
-    if system.dimension == 2:
+    if exponent == -math.inf:  # all is annihilated
+        rate, rate_error, unsettled = -math.inf, 0.0, 0.0
+    elif system.dimension == 2:
         # lambda_1 + lambda_2 is known.
         rate = system.sum_of_exponents - 2 * exponent
         rate_error = 2 * error if math.isfinite(rate) else 0.0
@@ -397,20 +408,32 @@ def _described(
 ) -> ProjectiveChain:
     """Make the result, and warn of what it flags."""
     chains, found = done.chains, done.estimate
-    reason = start.reason or ("" if regular.contracting else "steps are reflections, which bring no directions closer")
+    annihilated = float(found.mean[0]) == -math.inf
+    if annihilated:
+        chains = replace(chains, states=start.vectors(how, 0))
+    follow = Follow(system, how.seed.key, chains, pilot.spacing, pilot.orthonormalise_every, how.n_threads)
+    reason = _ANNIHILATION if annihilated else start.reason or ("" if regular.contracting else _REFLECTIONS)
     if reason:
         warn(f"the chain does not mix: {reason}")
     else:
-        warn_of_trouble(how.budget, done)
-    run_provenance = provenance(how.seed, "anchored", system.fingerprint)
-    common = common_attributes(done, system, run_provenance)
+        _warn_of_trouble(how.budget, done)
+    common = {
+        **common_attributes(done, system, provenance(how.seed, "anchored", system.fingerprint)),
+        "regularity": regular,
+        "follow": follow,
+        "reason": reason,
+    }
+    if annihilated:
+        return _without_direction(system, common)
     rate, rate_error = float(found.mean[1]), float(found.standard_error[1])
-    follow = Follow(system, how.seed.key, chains, pilot.spacing, pilot.orthonormalise_every, how.n_threads)
+    if start.rates is not None:
+        rate, rate_error = float(np.diff(np.sort(start.rates)[:-3:-1])[0]), 0.0
     if pilot.resolved:
         directions, every = follow.directions(_MEMORY_BATCHES, pilot.spacing), pilot.spacing
     else:
         directions, every = chains.records[2][:, found.start_up :], chains.spacing
     remembered = memory(to_parameter_space(system, directions), every)
+    memory_error = remembered.standard_error if remembered.resolved else math.inf
     path = _path(system, start.metrics, chains, found.start_up)
     parts = adjusted(path.growth_by_example, path.growth)
     exponent_by_example = parts.mean(axis=0)
@@ -432,12 +455,48 @@ def _described(
         contraction_rate=rate,
         contraction_rate_standard_error=rate_error,
         autocorrelation_time=remembered.time,
-        autocorrelation_time_standard_error=remembered.standard_error,
+        autocorrelation_time_standard_error=memory_error,
         variances=by_route,
         mixed=found.mixed and not reason,
-        reason=reason,
-        regularity=regular,
-        follow=follow,
+        **common,
+    )
+
+
+def _warn_of_trouble(budget: Budget, done: Run) -> None:
+    """Warn, once for each, of what the result's attributes flag."""
+    found, chains = done.estimate, done.chains
+    if not np.isfinite(found.mean[0]):
+        warn("the run overflowed: lambda is unknown")
+    elif not found.mixed:
+        warn(
+            f"the two largest exponents are too close for chains of {chains.n_batches * chains.steps_per_batch} steps "
+            "to mix: raise max_steps"
+        )
+    elif budget.has_tolerance and done.stopped_by == "max_steps":
+        (exponent, rate), (error, rate_error) = found.mean, found.standard_error
+        warn(
+            f"max_steps={budget.max_steps} ended the run at lambda = {exponent:.4g} +- {error:.1g} and a contraction "
+            f"rate of {rate:.4g} +- {rate_error:.1g}, short of rtol={budget.rtol:g} and atol={budget.atol:g}"
+        )
+
+
+def _without_direction(system: LinearizedSGD, common: dict[str, Any]) -> ProjectiveChain:
+    """Say that products of steps annihilate every displacement."""
+    n = system.n_examples
+    return ProjectiveChain(
+        exponent=-math.inf,
+        standard_error=0.0,
+        effective_sample_size=math.inf,
+        exponent_by_example=np.full(n, -math.inf),
+        exponent_by_example_standard_error=np.zeros(n),
+        participation=np.zeros(n),
+        participation_standard_error=np.zeros(n),
+        contraction_rate=-math.inf,
+        contraction_rate_standard_error=0.0,
+        autocorrelation_time=1.0,
+        autocorrelation_time_standard_error=0.0,
+        variances={"autocovariances": Measured(0.0, 0.0), "batch means": Measured(0.0, 0.0)},
+        mixed=False,
         **common,
     )
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey, core
@@ -128,7 +128,7 @@ class ProjectiveChain(_Estimate):
     autocorrelation_time: float
     """tau, in steps: sum over n, of both signs, of the autocorrelation of s s^T."""
     autocorrelation_time_standard_error: float
-    """Of `autocorrelation_time`."""
+    """Of `autocorrelation_time`; infinite where chains were too short to sum over, and it is a lower bound."""
     variances: Mapping[str, Measured] = field(repr=False)
     mixed: bool
     """Whether chains were seen to forget their starts."""
@@ -223,10 +223,14 @@ class ProjectiveChain(_Estimate):
         Raises
         ------
         ValueError, TypeError
-            If n is not a positive integer.
+            If n is not a positive integer, or products of steps annihilate every displacement.
         """
         n = validation.integer(n, "n")
+        if self.exponent == -math.inf and self.follow.system.dimension > 1:
+            raise ValueError(f"there is nothing to sample: {self.reason}")
         system, n_chains = self.follow.system, self.follow.chains.n_chains
+        if system.dimension == 1:
+            return np.full((n, 1), 1 / parameter_space_norm(system, np.ones((1, 1)))[0])
         directions = self.follow.directions(math.ceil(n / n_chains), math.ceil(max(self.autocorrelation_time, 1)))
         vectors = directions.transpose(1, 0, 2).reshape(-1, system.dimension)[:n]
         return vectors / parameter_space_norm(system, vectors)[:, None]
@@ -235,6 +239,8 @@ class ProjectiveChain(_Estimate):
     def _mixing(self) -> Measured:
         from sgdstab_fast.coupling import mixing_time
 
+        if self.reason and self.follow.system.dimension > 1:
+            return Measured(math.inf, 0.0)
         return mixing_time(self.follow, self.contraction_rate)
 
     @property
@@ -320,10 +326,21 @@ class ProjectiveChain(_Estimate):
         path = follow.path(start, math.ceil(n_samples / follow.chains.n_chains), n)
         directions = np.concatenate([start / np.linalg.norm(start, axis=2, keepdims=True), path.directions], axis=1)
         shape = directions.shape
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             norms = np.log(parameter_space_norm(follow.system, directions.reshape(-1, shape[2])).reshape(shape[:2]))
-        exponents = (path.log_growth[:, :, 0] + np.diff(norms, axis=1)) / n
+            exponents = (path.log_growth[:, :, 0] + np.diff(norms, axis=1)) / n
+        exponents[np.isneginf(path.log_growth[:, :, 0])] = -math.inf
         return distribution_of(exponents, n, self.exponent, self.clt_variance, lambda: moments or self.moments)
+
+    def to_dict(self) -> dict[str, NDArray[Any]]:
+        """Return columns of equal length, a row for every example, as data frames take them."""
+        return {
+            "example": np.arange(self.participation.size),
+            "participation": self.participation,
+            "participation_standard_error": self.participation_standard_error,
+            "exponent": self.exponent_by_example,
+            "exponent_standard_error": self.exponent_by_example_standard_error,
+        }
 
     def plot(self, ax: Any = None) -> Any:
         """Plot which examples make displacements grow, and which directions they take.
