@@ -14,7 +14,10 @@ from conftest import K4
 from sgdstab_fast.__main__ import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = [(ROOT / page).read_text() for page in ("README.md", "docs/learning_rates.md", "docs/moments.md", "docs/projective_chain.md")]
+PAGES = [
+    (ROOT / page).read_text()
+    for page in ("README.md", "docs/learning_rates.md", "docs/moments.md", "docs/projective_chain.md")
+]
 README = PAGES[0]
 # All but the one that makes the figure of the page, which takes a minute.
 BLOCKS = [

@@ -3,11 +3,13 @@
 from sgdstab_fast._build import __version__, build_info
 from sgdstab_fast.coupling import HolderContraction
 from sgdstab_fast.critical import critical_learning_rate
+from sgdstab_fast.eigenfunction import Eigenfunction, eigenfunction
 from sgdstab_fast.example import Example, load_example
 from sgdstab_fast.exponent import lyapunov_exponent
 from sgdstab_fast.finite_time import finite_time_probability
 from sgdstab_fast.finite_time_distribution import FiniteTimeDistribution
 from sgdstab_fast.gradient_descent import gd_exponent
+from sgdstab_fast.lyapunov_function import LyapunovFunction, lyapunov_function
 from sgdstab_fast.mean_square import mean_square_exponent
 from sgdstab_fast.moment_results import FiniteTimeProbability, MomentExponents
 from sgdstab_fast.moments import moment_exponent
@@ -34,12 +36,14 @@ __all__ = [
     "AccuracyWarning",
     "CriticalLearningRate",
     "Edges",
+    "Eigenfunction",
     "Example",
     "FiniteTimeDistribution",
     "FiniteTimeProbability",
     "HolderContraction",
     "LinearizedSGD",
     "LyapunovExponent",
+    "LyapunovFunction",
     "LyapunovSpectrum",
     "MeanSquareExponent",
     "MomentExponents",
@@ -51,10 +55,12 @@ __all__ = [
     "__version__",
     "build_info",
     "critical_learning_rate",
+    "eigenfunction",
     "finite_time_probability",
     "gd_exponent",
     "load_example",
     "lyapunov_exponent",
+    "lyapunov_function",
     "lyapunov_spectrum",
     "mean_square_exponent",
     "moment_exponent",

@@ -19,6 +19,7 @@ one independent direction.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -44,32 +45,35 @@ class Growth(NamedTuple):
     """q, shape (n,)."""
 
 
-def growth_by_example(system: LinearizedSGD, vectors: FloatArray, metric: FloatArray | None = None) -> Growth:
-    """Return the log growth of the next step on each example, in a metric or else in parameter-space norm.
+def growth_by_example(
+    system: LinearizedSGD, vectors: FloatArray, metrics: Iterable[FloatArray | None]
+) -> Iterator[Growth]:
+    """Yield the log growth of the next step on each example, in metrics; None for the norm of parameter space.
 
     `vectors` has the shape (n, dimension), in the coordinates of the system.
     """
     rows, eta = system.rows, system.learning_rate
     gram = system.coordinates == "gram"
     w = vectors @ rows.T
-    if metric is None:
-        y, images, diagonal = w, w if gram else vectors, system.diagonal
-    else:
-        images = vectors @ metric
-        y = images if gram else images @ rows.T
-        diagonal = metric.diagonal() if gram else np.einsum("ij,ij->i", rows @ metric, rows)
-    norms = np.einsum("nj,nj->n", vectors, images)
     steps = eta * w
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x = steps * (diagonal * steps - 2 * y) / norms[:, None]
-    for n, i in np.argwhere(x < -_CANCELLING):
-        # |A_i v|_M^2 from A_i v itself.
-        direction = np.eye(1, system.dimension, i)[0] if gram else rows[i]
-        image = (rows[i] if gram else direction) if metric is None else direction @ metric
-        after = float((vectors[n] - steps[n, i] * direction) @ (images[n] - steps[n, i] * image))
-        x[n, i] = max(after, 0.0) / norms[n] - 1
-    with np.errstate(divide="ignore"):
-        return Growth(np.log1p(x) / 2, norms)
+    for metric in metrics:
+        if metric is None:
+            y, images, diagonal = w, w if gram else vectors, system.diagonal
+        else:
+            images = vectors @ metric
+            y = images if gram else images @ rows.T
+            diagonal = metric.diagonal() if gram else np.einsum("ij,ij->i", rows @ metric, rows)
+        norms = np.einsum("nj,nj->n", vectors, images)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            x = steps * (diagonal * steps - 2 * y) / norms[:, None]
+        for n, i in np.argwhere(x < -_CANCELLING):
+            # |A_i v|_M^2 from A_i v itself.
+            direction = np.eye(1, system.dimension, i)[0] if gram else rows[i]
+            image = (rows[i] if gram else direction) if metric is None else direction @ metric
+            after = float((vectors[n] - steps[n, i] * direction) @ (images[n] - steps[n, i] * image))
+            x[n, i] = max(after, 0.0) / norms[n] - 1
+        with np.errstate(divide="ignore"):
+            yield Growth(np.log1p(x) / 2, norms)
 
 
 def to_parameter_space(system: LinearizedSGD, vectors: FloatArray) -> FloatArray:

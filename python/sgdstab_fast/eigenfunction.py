@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -40,11 +40,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sgdstab_fast import validation
-from sgdstab_fast._native import FloatArray, core
+from sgdstab_fast._native import FloatArray
+from sgdstab_fast.directions import growth_by_example, parameter_space_norm, to_parameter_space
 from sgdstab_fast.exact_moments import mean_of_powers
+from sgdstab_fast.leading_block import LeadingBlock, leading_block
 from sgdstab_fast.mean_square import mean_square_metric
-from sgdstab_fast.metrics import growth_metrics, initial_vectors, largest_growth, no_metrics
-from sgdstab_fast.one_block import vectors_kernel
+from sgdstab_fast.metrics import largest_growth
+from sgdstab_fast.projective import projective_chain
 from sgdstab_fast.results import provenance, warn
 from sgdstab_fast.streams import Seed, seed_from
 from sgdstab_fast.systems import LinearizedSGD, require_system
@@ -56,7 +58,6 @@ _RANDOM_WORDS, _REPEATS = (0.125, 0.5, 2.0), 3  # lengths in epochs
 _WORD_FLOOR = 1e-5
 _TOLERANCE = 1e-4  # of metrics: they may be far off
 _ANNIHILATED = 1e-14  # what rounding leaves of a vector
-_CANCELLING = 1e-6
 _ITERATIONS, _SMALLEST_SHARE, _PROGRESS = 8, 1e-3, 0.98
 _RIDGE = 1e-6
 _COLLINEAR, _FINELY_COLLINEAR = 1e-5, 1e-8
@@ -66,40 +67,28 @@ _FEWEST, _FRESH = 64, 1024  # directions
 _REFLECTION = 1e-14  # of abs(1 - eta K_ii) from 1
 _LARGEST_LOGARITHM = 700.0
 _LARGE_RESIDUAL = 0.05
-_CHAINS, _EPOCHS, _START_UP = 512, 5, 6  # a batch; batches
+_CHAIN_STEPS = 2_000_000  # before directions are drawn
 
 
 @dataclass(frozen=True, eq=False)
 class Norms:
     """Norms on isometric coordinates, and how steps change them."""
 
-    gradients: FloatArray
-    """F, shape (N, r)."""
-    learning_rate: float
+    system: LinearizedSGD
+    """In those coordinates."""
     metrics: FloatArray
     """M_m, shape (m, r, r)."""
 
     def logarithms(self, s: FloatArray) -> FloatArray:
         """Return log|s|_m for vectors (n, r), shape (n, m)."""
         squares = [np.einsum("ni,ni->n", s @ metric, s) for metric in self.metrics]
-        return np.asarray(0.5 * np.log(np.stack(squares, axis=1)))
+        with np.errstate(divide="ignore"):
+            return np.asarray(0.5 * np.log(np.stack(squares, axis=1)))
 
     def growths(self, s: FloatArray) -> FloatArray:
         """Return log(|A_i s|_m / |s|_m) for vectors (n, r), shape (n, N, m)."""
-        f, eta = self.gradients, self.learning_rate
-        w = s @ f.T
-        result = np.empty((*w.shape, len(self.metrics)))
-        for m, metric in enumerate(self.metrics):
-            y = s @ metric
-            images = f @ metric
-            q = np.einsum("ni,ni->n", y, s)[:, None]
-            factor = 1 + eta * w * (eta * w * np.einsum("ni,ni->n", images, f) - 2 * (y @ f.T)) / q
-            for k, i in np.argwhere(factor < _CANCELLING):  # from A_i s itself
-                image = s[k] - eta * w[k, i] * f[i]
-                factor[k, i] = max(float(image @ metric @ image) / float(q[k, 0]), _ANNIHILATED**2)
-            result[:, :, m] = np.log(factor)
-        result *= 0.5
-        return result
+        each = growth_by_example(self.system, s, self.metrics)
+        return np.maximum(np.stack([growth.log_growth for growth in each], axis=2), math.log(_ANNIHILATED))
 
     def mean_growths(self, s: FloatArray, exponents: FloatArray, order: float) -> tuple[FloatArray, FloatArray]:
         """Return what `weighted_mean_growth` does, of vectors (n, r)."""
@@ -112,8 +101,63 @@ class Norms:
 
     def _parts(self, s: FloatArray) -> list[FloatArray]:
         """Cut vectors into parts whose growths fit into the cache."""
-        n_at_once = max(1, _AT_ONCE // (len(self.gradients) * len(self.metrics)))
+        n_at_once = max(1, _AT_ONCE // (self.system.n_examples * len(self.metrics)))
         return [s[first : first + n_at_once] for first in range(0, len(s), n_at_once)]
+
+
+@dataclass(frozen=True, eq=False)
+class NormProduct:
+    """prod_m |y|_m^c_m for vectors y in the coordinates of a system, or for their part in one of its blocks."""
+
+    system: LinearizedSGD
+    norms: Norms
+    """|.|_m, of the system or of the block."""
+    exponents: FloatArray
+    """c, shape (m,), of sum 1."""
+    block: LeadingBlock | None = None
+
+    def logarithms(self, vectors: ArrayLike) -> tuple[FloatArray, FloatArray, bool]:
+        """Return the logarithms of products, -inf without a part in the block, and of lengths; whether it was one."""
+        y, sizes, single = _checked(self.system, vectors)
+        s = self._isometric(y)
+        with np.errstate(invalid="ignore"):
+            products = self.norms.logarithms(s) @ self.exponents
+        lengths = np.log(parameter_space_norm(self.system, y))
+        return np.where(s.any(axis=1), products, -math.inf) + sizes, lengths + sizes, single
+
+    def log_mean_growth(self, vectors: ArrayLike, order: float) -> tuple[FloatArray, bool]:
+        """Return the log of the mean of what the next step multiplies the product^order by; 0 without a part."""
+        y, _, single = _checked(self.system, vectors)
+        s = self._isometric(y)
+        there = s.any(axis=1)
+        result = np.zeros(len(s))
+        if there.any():
+            result[there] = order * self.norms.mean_growths(s[there], self.exponents, order)[0]
+        return (result if self.block is None else log_mixture(result, self.block.share)), single
+
+    def _isometric(self, vectors: FloatArray) -> FloatArray:
+        if self.block is None:
+            return vectors @ self.system.gradients() if self.system.coordinates == "gram" else vectors
+        part = vectors @ self.block.embedding.T
+        return part @ self.block.system.gradients() if self.system.coordinates == "gram" else part
+
+
+def log_mixture(logarithms: Any, share: float) -> Any:
+    """Return log(1 - share + share exp(x)): the mean over steps, of which all but a share do nothing."""
+    return np.log1p(share * np.expm1(logarithms))
+
+
+def _checked(system: LinearizedSGD, vectors: ArrayLike) -> tuple[FloatArray, FloatArray, bool]:
+    """Return vectors, (n, dimension), whose largest entry is 1, logs of those entries, and whether one was given."""
+    given = np.asarray(vectors)
+    single = given.ndim == 1
+    array, _ = validation.matrix(given[None] if single else given, "vectors")
+    if array.shape[1] != system.dimension:
+        raise ValueError(f"vectors must have {system.dimension} components, not the shape {np.shape(vectors)}")
+    sizes = np.abs(array).max(axis=1)
+    for row in np.flatnonzero(sizes == 0)[:1]:
+        raise ValueError(f"vectors must not be zero, but row {int(row)} is")
+    return array / sizes[:, None], np.log(sizes), single
 
 
 def norms_of(system: LinearizedSGD) -> Norms:
@@ -140,7 +184,7 @@ def norms_of(system: LinearizedSGD) -> Norms:
     assert main is not None
     for word in _words(system):
         metrics.append(_before(word, main, f, eta))
-    return Norms(f, eta, np.array([metric / np.trace(metric) for metric in metrics]))
+    return Norms(system.isometric(), np.array([metric / np.trace(metric) for metric in metrics]))
 
 
 def _words(system: LinearizedSGD) -> Iterator[tuple[int, ...]]:
@@ -270,12 +314,8 @@ class Eigenfunction:
     """The largest abs(P psi / (gamma psi) - 1) on those."""
     n_directions: int
     """Stationary directions that psi was fitted to; 0 where it is known."""
-    system: LinearizedSGD = field(repr=False)
-    """Whose eigenfunction it is."""
-    norms: Norms | None = field(repr=False)
-    """|.|_m; None where psi is 1."""
-    exponents: FloatArray = field(repr=False)
-    """c, shape (m,)."""
+    norm: NormProduct = field(repr=False)
+    """prod_m |y|_m^c_m, whose power of order -p is V."""
     log_scale: float = field(repr=False, default=0.0)
     """What is subtracted from the logarithm, so that psi is 1 in the mean."""
     provenance: Mapping[str, Any] = field(repr=False)
@@ -288,43 +328,17 @@ class Eigenfunction:
             f"residual={self.residual:.2g}, n_directions={self.n_directions})"
         )
 
-    def __call__(self, directions: ArrayLike) -> Any:
+    def __call__(self, vectors: ArrayLike) -> Any:
         """Return psi of vectors in the system's coordinates, of shape (dimension,) or (n, dimension), of any length."""
-        s, single = isometric(self.system, directions)
-        values = np.exp(self._log_psi(s))
+        products, lengths, single = self.norm.logarithms(vectors)
+        values = np.ones(len(products)) if self.p == 0 else np.exp(-self.p * (products - lengths) - self.log_scale)
         return float(values[0]) if single else values
 
-    def residual_on(self, directions: ArrayLike) -> Any:
+    def residual_on(self, vectors: ArrayLike) -> Any:
         """Return P psi / (gamma psi) - 1 on vectors in the system's coordinates."""
-        s, single = isometric(self.system, directions)
-        ratios = np.exp(self._log_ratio(s) - self.log_value) - 1
-        return float(ratios[0]) if single else ratios
-
-    def _log_psi(self, s: FloatArray) -> FloatArray:
-        if self.norms is None:
-            return np.zeros(len(s))
-        relative = self.norms.logarithms(s) - np.log(np.linalg.norm(s, axis=1))[:, None]
-        return np.asarray(-self.p * (relative @ self.exponents) - self.log_scale)
-
-    def _log_ratio(self, s: FloatArray) -> FloatArray:
-        if self.norms is None:
-            return np.full(len(s), self.log_value)
-        return -self.p * self.norms.mean_growths(s, self.exponents, -self.p)[0]
-
-
-def isometric(system: LinearizedSGD, vectors: ArrayLike) -> tuple[FloatArray, bool]:
-    """Return vectors in the system's coordinates as isometric ones, (n, dimension), and whether it was one alone."""
-    given = np.asarray(vectors)
-    single = given.ndim == 1
-    if single:
-        given = given[None]
-    array, _ = validation.matrix(given, "directions")
-    if array.shape[1] != system.dimension:
-        raise ValueError(f"directions must have {system.dimension} components, not the shape {np.shape(vectors)}")
-    if not array.any(axis=1).all():
-        raise ValueError(f"directions must not be zero, but row {int((~array.any(axis=1)).argmax())} is")
-    array = array / np.abs(array).max(axis=1)[:, None]
-    return (array @ system.gradients() if system.coordinates == "gram" else array), single
+        logs, single = self.norm.log_mean_growth(vectors, -self.p)
+        residuals = np.expm1(logs - self.log_value)
+        return float(residuals[0]) if single else residuals
 
 
 def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, rng: Any = None) -> Eigenfunction:
@@ -336,7 +350,8 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     Parameters
     ----------
     system : LinearizedSGD
-        What a step does; its K must not fall into blocks.
+        What a step does. Where K falls into blocks, psi is that of the block that grows fastest, of the parts of
+        vectors in it.
     p : float
         The order: psi is that of moments of order -p. The closer to 0, the closer psi is to 1.
     n_directions : int, optional
@@ -357,7 +372,7 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     Warns
     -----
     AccuracyWarning
-        If the residual is above 5%.
+        If the residual is above 5%, or K falls into blocks.
 
     References
     ----------
@@ -390,11 +405,14 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
             residual=0.0,
             largest_residual=0.0,
             n_directions=0,
-            system=system,
-            norms=None,
-            exponents=np.empty(0),
+            norm=NormProduct(system, Norms(system.isometric(), np.eye(system.dimension)[None]), np.ones(1)),
             provenance=provenance(seed, "closed form", system.fingerprint),
         )
+    block = leading_block(system, seed)
+    if block is not None:
+        if block.reason:
+            warn(block.reason)
+        return _of_block(eigenfunction(block.system, p, n_directions=n_directions, rng=rng), system, block)
     norms = norms_of(system)
     n = min(n_directions, max(_FEWEST, _MOST_GROWTHS // (system.n_examples * len(norms.metrics))))
     result = fit_eigenfunction(system, p, stationary_directions(system, n + _FRESH, seed), norms, seed)
@@ -404,6 +422,22 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
             "closer to p = 0 it is smoother"
         )
     return result
+
+
+def _of_block(part: Eigenfunction, system: LinearizedSGD, block: LeadingBlock) -> Eigenfunction:
+    """Return the eigenfunction of the whole that is that of a block: in all other steps nothing happens."""
+    log_value = float(log_mixture(part.log_value, block.share))
+    value = math.exp(log_value)
+    return replace(
+        part,
+        value=value,
+        log_value=log_value,
+        value_standard_error=block.share * part.value_standard_error,
+        residual=block.share * part.residual,
+        largest_residual=block.share * part.value / value * part.largest_residual,
+        norm=replace(part.norm, system=system, block=block),
+        provenance={**part.provenance, "system": system.fingerprint},
+    )
 
 
 def _known_logarithm(system: LinearizedSGD, p: float) -> float | None:
@@ -439,9 +473,7 @@ def fit_eigenfunction(
         residual=value * math.sqrt(float(((relative * psi) ** 2).mean() / (psi**2).mean())),
         largest_residual=float(np.abs(relative).max()),
         n_directions=len(fitted),
-        system=system,
-        norms=norms,
-        exponents=exponents,
+        norm=NormProduct(system, norms, exponents),
         log_scale=log_scale,
         provenance=provenance(seed, "norm products", system.fingerprint),
     )
@@ -449,19 +481,8 @@ def fit_eigenfunction(
 
 def stationary_directions(system: LinearizedSGD, n: int, seed: Seed) -> FloatArray:
     """Return n stationary directions in isometric coordinates, of unit length."""
-    n_batches = math.ceil(n / _CHAINS) + _START_UP
-    vectors = initial_vectors(system, growth_metrics(system), seed.key, _CHAINS, 1)
-    kernel = vectors_kernel(system, no_metrics(system))
-    recorded = core.advance_vectors(
-        **{**kernel.arguments, "record": True},
-        vectors=vectors,
-        key=seed.key,
-        first_chain=0,
-        first_step=0,
-        n_batches=n_batches,
-        steps_per_batch=_EPOCHS * system.n_examples,
-        n_threads=validation.thread_count(None),
-    )[3]
-    s = recorded[:, _START_UP:].transpose(1, 0, 2).reshape(-1, system.dimension)[:n]
-    s = s @ system.gradients() if system.coordinates == "gram" else s
-    return np.asarray(s / np.linalg.norm(s, axis=1)[:, None])
+    if system.dimension == 1:
+        return np.ones((n, 1))
+    rng = np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
+    chain = projective_chain(system, rtol=0, max_steps=_CHAIN_STEPS, rng=rng)
+    return to_parameter_space(system, chain.sample(n))

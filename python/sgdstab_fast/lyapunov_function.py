@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,9 @@ from numpy.typing import ArrayLike
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.control_variates import fit
-from sgdstab_fast.eigenfunction import Norms, isometric, norms_of, stationary_directions
+from sgdstab_fast.eigenfunction import NormProduct, Norms, norms_of, stationary_directions
 from sgdstab_fast.exponent import lyapunov_exponent
+from sgdstab_fast.leading_block import LeadingBlock, leading_block
 from sgdstab_fast.results import provenance, warn
 from sgdstab_fast.streams import seed_from
 from sgdstab_fast.systems import LinearizedSGD, require_system
@@ -69,12 +70,8 @@ class LyapunovFunction:
     """lambda, from the same stationary directions."""
     n_directions: int
     """Directions that V was fitted to."""
-    system: LinearizedSGD = field(repr=False)
-    """For whose steps it falls."""
-    norms: Norms = field(repr=False)
-    """|.|_m."""
-    exponents: FloatArray = field(repr=False)
-    """c, shape (m,)."""
+    norm: NormProduct = field(repr=False)
+    """prod_m |y|_m^c_m, whose power of order -p is V."""
     log_scale: float = field(repr=False)
     """What is subtracted from the logarithm, so that psi is 1 in the mean over stationary directions."""
     provenance: Mapping[str, Any] = field(repr=False)
@@ -85,17 +82,15 @@ class LyapunovFunction:
 
     def __call__(self, vectors: ArrayLike) -> Any:
         """Return V of vectors in the system's coordinates, of shape (dimension,) or (n, dimension)."""
-        s, single = isometric(self.system, vectors)
-        sizes = np.abs(np.atleast_2d(np.asarray(vectors, dtype=float))).max(axis=1)
+        products, _, single = self.norm.logarithms(vectors)
         with np.errstate(over="ignore"):
-            values = np.exp(-self.p * (self.norms.logarithms(s) @ self.exponents + np.log(sizes)) - self.log_scale)
+            values = np.exp(-self.p * products - self.log_scale)
         return float(values[0]) if single else values
 
     def ratio(self, vectors: ArrayLike) -> Any:
         """Return E V(A y) / V(y), the mean over all N steps, of vectors in the system's coordinates."""
-        s, single = isometric(self.system, vectors)
-        values = np.exp(-self.p * self.norms.mean_growths(s, self.exponents, -self.p)[0])
-        return float(values[0]) if single else values
+        logs, single = self.norm.log_mean_growth(vectors, -self.p)
+        return float(np.exp(logs[0])) if single else np.exp(logs)
 
 
 def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any = None) -> LyapunovFunction:
@@ -104,7 +99,8 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     Parameters
     ----------
     system : LinearizedSGD
-        What a step does; its K must not fall into blocks.
+        What a step does. Where K falls into blocks, V is that of the block that grows fastest, of the parts of vectors
+        in it, and infinite where there is none.
     p : float, optional
         The order, > 0; by default one at which the largest ratio E V(A y) / V(y) is clearly below 1.
     rng : optional
@@ -123,7 +119,7 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     Warns
     -----
     AccuracyWarning
-        If the ratio is not below 1 on all directions tried, or a step annihilates a direction.
+        If the ratio is not below 1 on all directions tried, a step annihilates a direction, or K falls into blocks.
 
     References
     ----------
@@ -143,7 +139,13 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     require_system(system)
     if p is not None:
         p = validation.positive_number(p, "p")
-    seed, norms = seed_from(rng), norms_of(system)
+    seed = seed_from(rng)
+    block = leading_block(system, seed)
+    if block is not None:
+        if block.reason:
+            warn(block.reason)
+        return _of_block(lyapunov_function(block.system, p=p, rng=rng), system, block)
+    norms = norms_of(system)
     stationary = stationary_directions(system, _STATIONARY + _FRESH, seed)
     generator = np.random.default_rng(list(seed.key))
     directions = _Directions(norms, stationary[:_STATIONARY], generator)
@@ -168,9 +170,7 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
         largest_stationary_ratio=float(ratios[0].max()),
         exponent=exponent,
         n_directions=len(directions.vectors),
-        system=system,
-        norms=norms,
-        exponents=exponents,
+        norm=NormProduct(system, norms, exponents),
         log_scale=float(logs.max()) + math.log(float(np.exp(logs - logs.max()).mean())),
         provenance=provenance(seed, "norm products", system.fingerprint),
     )
@@ -189,14 +189,28 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     return result
 
 
+def _of_block(part: LyapunovFunction, system: LinearizedSGD, block: LeadingBlock) -> LyapunovFunction:
+    """Return the function of the whole that is that of a block: in all other steps nothing happens."""
+    share = block.share
+    return replace(
+        part,
+        rate=1 - share + share * part.rate,
+        largest_ratio=1 - share + share * part.largest_ratio,
+        largest_stationary_ratio=1 - share + share * part.largest_stationary_ratio,
+        exponent=share * part.exponent,
+        norm=replace(part.norm, system=system, block=block),
+        provenance={**part.provenance, "system": system.fingerprint},
+    )
+
+
 class _Directions:
     """Stationary directions, broad ones, and fits to both."""
 
     def __init__(self, norms: Norms, stationary: FloatArray, rng: np.random.Generator) -> None:
         self._norms, self._stationary, self._rng = norms, stationary, rng
-        eigenvalues, axes = np.linalg.eigh(norms.gradients.T @ norms.gradients)
+        eigenvalues, axes = np.linalg.eigh(norms.system.rows.T @ norms.system.rows)
         self._rates, self._axes = np.maximum(eigenvalues / eigenvalues[-1], np.finfo(float).eps), axes.T
-        self._duals = np.linalg.pinv(norms.gradients).T[norms.gradients.any(axis=1)]
+        self._duals = np.linalg.pinv(norms.system.rows).T[norms.system.rows.any(axis=1)]
         self._none = np.zeros(len(norms.metrics))
         self.vectors = np.concatenate([stationary, self.broad()])
         self._means = norms.mean_growths(self.vectors, self._none, 0.0)[1]
@@ -217,7 +231,7 @@ class _Directions:
 
     def broad(self) -> FloatArray:
         """Return directions all over: of every scale of K, mixtures, and what a few steps make of them."""
-        f, eta, rng = self._norms.gradients, self._norms.learning_rate, self._rng
+        f, eta, rng = self._norms.system.rows, self._norms.system.learning_rate, self._rng
         n, d, k = len(f), len(self._axes), _BROAD // 8
         # Eigenvectors of K, gradients, and what is orthogonal to all gradients but one
         some = [rng.permutation(known)[: 2 * k] for known in (self._axes, f[f.any(axis=1)], self._duals)]

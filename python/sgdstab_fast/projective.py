@@ -29,7 +29,6 @@ chain of the whole system, started there.
 from __future__ import annotations
 
 import math
-import warnings
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -37,17 +36,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgdstab_fast._native import FloatArray, core
-from sgdstab_fast.blocks import Block, blocks_of
-from sgdstab_fast.components import components
 from sgdstab_fast.control_variates import adjusted, anchored_means, fit
 from sgdstab_fast.directions import growth_by_example, memory, shares_root, to_parameter_space
-from sgdstab_fast.exponent import lyapunov_exponent
+from sgdstab_fast.leading_block import LeadingBlock, leading_block
 from sgdstab_fast.metrics import Metrics, growth_metrics, initial_vectors, no_metrics
 from sgdstab_fast.mixing import first_resolved
 from sgdstab_fast.one_block import MOST_BETWEEN_NORMALISATIONS, How, no_records
 from sgdstab_fast.projective_results import Follow, Measured, ProjectiveChain, recording_kernel
 from sgdstab_fast.regularity import Regularity, regularity
-from sgdstab_fast.results import AccuracyWarning, provenance, warn
+from sgdstab_fast.results import provenance, warn
 from sgdstab_fast.rounds import Budget, Chains, ProgressOption, Run, grid_of_looks, run
 from sgdstab_fast.simulated import common_attributes
 from sgdstab_fast.statistics import SETTLED_LIMIT, Estimate, batch_means, drift, unknown
@@ -167,85 +164,45 @@ def projective_chain(
 
 
 class _Start(NamedTuple):
-    """Where chains start: metrics and vectors of the whole system, or of the block of K that grows fastest."""
+    """Where chains start: metrics and vectors, of the block of K that grows fastest if there are several."""
 
     system: LinearizedSGD
     """The whole, or the block."""
-    metrics: Metrics
-    """In the coordinates of the whole."""
     own_metrics: Metrics
     """In the coordinates of `system`."""
-    embedding: FloatArray | None
-    """P, shape (dimension of the block, dimension): v P is a vector of the whole. None if they are the same."""
-    reason: str
-    """Why directions do not mix; empty if they do."""
-    rates: FloatArray | None
-    """All exponents, where K is diagonal."""
+    metrics: Metrics
+    """In the coordinates of the whole."""
+    block: LeadingBlock | None
+    """The block, if K falls into blocks."""
 
     def vectors(self, how: How, first_chain: int) -> FloatArray:
         """Return two vectors for each chain, shape (n_chains, 2, dimension)."""
         key, n_chains = how.seed.key, how.n_chains
-        if self.embedding is None:
+        if self.block is None:
             vectors = initial_vectors(self.system, self.metrics, key, n_chains, 2, first_chain)
             # At small learning rates the two slowest directions are where two vectors stay.
             slow = self.system.slow_directions(2)[:, -1]
             scale = np.linalg.norm(vectors[:, 1], axis=1, keepdims=True)
             vectors[:, 1] = slow + _RANDOM_SHARE * vectors[:, 1] / scale
             return vectors
-        first = initial_vectors(self.system, self.own_metrics, key, n_chains, 1, first_chain) @ self.embedding
-        second = normals(key, n_chains, (2, self.embedding.shape[1]), first_chain)[:, 1:]
+        embedding = self.block.embedding
+        first = initial_vectors(self.system, self.own_metrics, key, n_chains, 1, first_chain) @ embedding
+        second = normals(key, n_chains, (2, embedding.shape[1]), first_chain)[:, 1:]
         return np.ascontiguousarray(np.concatenate([first, second], axis=1))
 
 
 def _start(system: LinearizedSGD, how: How) -> _Start:
-    """Return where to start; look for the block that grows fastest if K falls into several."""
-    blocks = blocks_of(system)
-    if len(blocks) == 1 and blocks[0].share == 1:
+    """Return where to start."""
+    block = leading_block(system, how.seed, how.n_threads, how.executor)
+    if block is None:
         metrics = growth_metrics(system)
-        return _Start(system, metrics, metrics, None, "", None)
-    examples = components(system)
-    fastest = _fastest(blocks, how)
-    block, its = blocks[fastest], examples[blocks[fastest].index]
-    if system.coordinates == "gram":
-        embedding = np.eye(system.dimension)[its]
-    else:
-        embedding = np.asarray(np.linalg.lstsq(block.system.rows, system.rows[its], rcond=None)[0])
+        return _Start(system, metrics, metrics, None)
     own = growth_metrics(block.system) if block.system.dimension > 1 else no_metrics(block.system)
     diagonals = np.zeros((max(own.size, 1), system.n_examples))
     diagonals[0] = system.diagonal
-    diagonals[1:, its] = own.diagonals[1:]
-    matrices = embedding.T @ own.matrices @ embedding
-    reason = (
-        f"K falls into {len(blocks)} components, and what follows is of the one that grows fastest, that of example "
-        f"{its[0]}"
-        if len(blocks) > 1
-        else ""
-    )
-    rates = None
-    if len(blocks) > 1 and len(blocks) == system.dimension:
-        rates = np.array([block.share * block.system.sum_of_exponents for block in blocks])
-    return _Start(block.system, Metrics(matrices, diagonals, None), own, embedding, reason, rates)
-
-
-def _fastest(blocks: list[Block], how: How) -> int:
-    """Return the number of the block with the largest exponent."""
-    if len(blocks) == 1:
-        return 0
-    exponents = []
-    seed = np.random.SeedSequence(how.seed.entropy, spawn_key=how.seed.spawn_key)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AccuracyWarning)
-        for block in blocks:
-            found = lyapunov_exponent(
-                block.system,
-                max_steps=max(how.budget.max_steps // (4 * len(blocks)), how.n_chains),
-                n_chains=how.n_chains,
-                rng=seed,
-                n_threads=how.n_threads,
-                executor=how.executor,
-            )
-            exponents.append(block.share * found.exponent)
-    return int(np.argmax(exponents))
+    diagonals[1:, block.examples] = own.diagonals[1:]
+    matrices = block.embedding.T @ own.matrices @ block.embedding
+    return _Start(block.system, own, Metrics(matrices, diagonals, None), block)
 
 
 class _Pilot(NamedTuple):
@@ -363,8 +320,8 @@ def _path(system: LinearizedSGD, metrics: Metrics, chains: Chains, start_up: int
         vectors = directions[its].reshape(-1, d)
         combination = np.zeros((len(vectors), system.n_examples))
         height = np.zeros(len(vectors))
-        for metric, weight in zip([None, *metrics.matrices], weights, strict=True):
-            found = growth_by_example(system, vectors, metric)
+        every = [None, *metrics.matrices]
+        for metric, weight, found in zip(every, weights, growth_by_example(system, vectors, every), strict=True):
             combination += weight * found.log_growth
             height += weight / 2 * np.log(found.squared_norms)
             if metric is None:
@@ -412,7 +369,8 @@ def _described(
     if annihilated:
         chains = replace(chains, states=start.vectors(how, 0))
     follow = Follow(system, how.seed.key, chains, pilot.spacing, pilot.orthonormalise_every, how.n_threads)
-    reason = _ANNIHILATION if annihilated else start.reason or ("" if regular.contracting else _REFLECTIONS)
+    reason = start.block.reason if start.block is not None else ""
+    reason = _ANNIHILATION if annihilated else reason or ("" if regular.contracting else _REFLECTIONS)
     if reason:
         warn(f"the chain does not mix: {reason}")
     else:
@@ -426,8 +384,8 @@ def _described(
     if annihilated:
         return _without_direction(system, common)
     rate, rate_error = float(found.mean[1]), float(found.standard_error[1])
-    if start.rates is not None:
-        rate, rate_error = float(np.diff(np.sort(start.rates)[:-3:-1])[0]), 0.0
+    if start.block is not None and start.block.exponents is not None:
+        rate, rate_error = float(np.diff(np.sort(start.block.exponents)[:-3:-1])[0]), 0.0
     if pilot.resolved:
         directions, every = follow.directions(_MEMORY_BATCHES, pilot.spacing), pilot.spacing
     else:
