@@ -14,14 +14,13 @@ from conftest import K4
 from sgdstab_fast.__main__ import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    (ROOT / page).read_text()
-    for page in ("README.md", "docs/learning_rates.md", "docs/moments.md", "docs/projective_chain.md")
-]
+GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("learning_rates", "moments", "projective_chain")]
+PAGES = [page.read_text() for page in (ROOT / "README.md", *GUIDES)]
 README = PAGES[0]
-# All but the one that makes the figure of the page, which takes a minute.
-BLOCKS = [
-    block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "savefig" not in block
+# All blocks but the one that makes the figure of its page, which takes a minute.
+CODE = [
+    "\n".join(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "savefig" not in block)
+    for page in PAGES
 ]
 MODULES = [module.name for module in pkgutil.iter_modules(sgdstab_fast.__path__) if not module.name.startswith("_c")]
 
@@ -32,11 +31,11 @@ def test_docstring_examples(name):
     assert doctest.testmod(module).failed == 0
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_python_of_the_pages(block, tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", CODE, ids=["README", *(page.stem for page in GUIDES)])
+def test_python_of_the_pages(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("gram.npy", K4)
-    exec(compile(block, "documentation", "exec"), {})
+    exec(compile(code, "documentation", "exec"), {})
 
 
 @pytest.mark.parametrize("line", re.findall(r"^sgdstab .*", README, re.MULTILINE))

@@ -76,9 +76,14 @@ def growth_by_example(
             yield Growth(np.log1p(x) / 2, norms)
 
 
+def isometric(system: LinearizedSGD, vectors: FloatArray) -> FloatArray:
+    """Return vectors in coordinates that are isometric to parameter space, s = F^T a; same shape."""
+    return vectors @ system.gradients() if system.coordinates == "gram" else vectors
+
+
 def to_parameter_space(system: LinearizedSGD, vectors: FloatArray) -> FloatArray:
-    """Return unit vectors in coordinates that are isometric to parameter space, s = F^T a; same shape."""
-    s = vectors @ system.gradients() if system.coordinates == "gram" else vectors
+    """Return unit vectors in isometric coordinates; same shape."""
+    s = isometric(system, vectors)
     with np.errstate(invalid="ignore"):
         return np.asarray(s / np.linalg.norm(s, axis=-1, keepdims=True))
 

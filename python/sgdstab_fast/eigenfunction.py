@@ -41,7 +41,7 @@ from numpy.typing import ArrayLike
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.directions import growth_by_example, parameter_space_norm, to_parameter_space
+from sgdstab_fast.directions import growth_by_example, isometric, parameter_space_norm, to_parameter_space
 from sgdstab_fast.exact_moments import mean_of_powers
 from sgdstab_fast.leading_block import LeadingBlock, leading_block
 from sgdstab_fast.mean_square import mean_square_metric
@@ -137,9 +137,8 @@ class NormProduct:
 
     def _isometric(self, vectors: FloatArray) -> FloatArray:
         if self.block is None:
-            return vectors @ self.system.gradients() if self.system.coordinates == "gram" else vectors
-        part = vectors @ self.block.embedding.T
-        return part @ self.block.system.gradients() if self.system.coordinates == "gram" else part
+            return isometric(self.system, vectors)
+        return isometric(self.block.system, vectors @ self.block.embedding.T)
 
 
 def log_mixture(logarithms: Any, share: float) -> Any:

@@ -122,7 +122,7 @@ def projective_chain(
     >>> chain = sf.projective_chain(system, rng=1)
     >>> int(chain.participation.argmax()), int(chain.exponent_by_example.argmax())
     (0, 0)
-    >>> abs(chain.exponent_by_example.sum() - chain.exponent) < 1e-14
+    >>> bool(abs(chain.exponent_by_example.sum() - chain.exponent) < 1e-14)
     True
     >>> chain.sample(1000).shape
     (1000, 3)
