@@ -36,10 +36,11 @@ from sgdstab_fast.systems import LinearizedSGD
 _SHARE = 0.25  # of the distance of independent directions
 _STARTS, _FEWEST_STARTS, _FEWEST_CHAINS = 18, 9, 8
 _MOST_STEPS = 2e8
+_STAGES, _FORGOTTEN = 16, 0.25  # in which starts are followed, until they are well below that share
 _GROUPS = 8  # of chains, left out in turn
 _START_STREAMS = 2**35
 _LONGEST = 20.0  # relaxation times
-_RARE = 30.0  # effective pairs
+_SAME = 1e-12  # a distance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -126,11 +127,11 @@ def holder_contraction(follow: Follow, alpha: ArrayLike, n: Any, n_pairs: Any) -
     n, n_pairs = validation.integer(n, "n"), validation.integer(n_pairs, "n_pairs")
     n_windows = math.ceil(n_pairs / follow.chains.n_chains)
     if follow.system.dimension == 1:
-        near = far = np.full((follow.chains.n_chains, n_windows), -math.inf)
+        near = far = np.full((2 * (follow.chains.n_chains // 2), n_windows), -math.inf)
     else:
         near, far = _log_ratios(follow, n, n_windows)
     near_mean, near_error, near_size = _means_of_powers(near, orders)
-    far_mean, far_error, far_size = _means_of_powers(far, orders)
+    far_mean, far_error, far_size = _means_of_powers(far.reshape(len(far) // 2, -1), orders)
     return HolderContraction(
         alpha=orders,
         n=n,
@@ -147,36 +148,49 @@ def _log_ratios(follow: Follow, n: int, n_windows: int) -> tuple[FloatArray, Flo
     """Return log d(Phi s, Phi s') / d(s, s') of near and far pairs, shape (n_chains, n_windows) each.
 
     Windows follow one another along chains, in coordinates in which lengths are those of parameter space. Far partners
-    come from the next chain, at the time.
+    are the directions of two chains at the time; of an odd number of chains the last has none.
     """
     system = follow.system.isometric()
     frames = _orthonormal(to_parameter_space(follow.system, follow.chains.states))
     ours = replace(follow, system=system)
     path = ours.path(frames, n_windows, n)
-    near = path.log_growth[:, :, 1] - path.log_growth[:, :, 0]
     starts = np.concatenate([frames[:, :1], path.directions[:, :-1]], axis=1)
-    partners = np.roll(starts, 1, axis=0)
-    far = np.empty(near.shape)
+    n_far = len(starts) - len(starts) % 2
+    partners = starts[np.arange(n_far) ^ 1]  # chains in pairs, which are independent of one another
+    far, apart = np.empty((n_far, n_windows)), np.ones((n_far, n_windows), bool)
+    ours = replace(ours, chains=replace(ours.chains, states=ours.chains.states[:n_far]))
     for window in range(n_windows):
         other = partners[:, window]
-        pairs = _orthonormal(np.stack([starts[:, window], other], axis=1))
+        apart[:, window] = _distance(starts[:n_far, window], other) > _SAME
+        pairs = _orthonormal(np.stack([starts[:n_far, window], other], axis=1))
         together = ours.path(pairs, 1, n, first_batch=window).log_growth[:, 0, 1]
         alone = ours.path(other[:, None], 1, n, first_batch=window).log_growth[:, 0, 0]
-        far[:, window] = together - alone
-    if system.dimension == 2:
-        # A step that is singular brings all directions together.
-        singular = np.isneginf(system.log_determinants)
-        for chain in np.arange(len(near)) if singular.any() else ():
-            examples = core.examples(
-                key=follow.key,
-                chain=follow.chains.first_chain + int(chain),
-                first_step=follow.first_step,
-                n_steps=n * n_windows,
-                n_examples=system.n_examples,
-            )
-            met = singular[examples].reshape(n_windows, n).any(axis=1)
-            near[chain, met] = far[chain, met] = -math.inf
-    return near, far
+        far[:, window] = _difference(together, alone)
+    near = _difference(path.log_growth[:, :, 1], path.log_growth[:, :, 0])
+    if system.dimension > 2:
+        return near, np.where(apart, far, near[:n_far])  # where there is one direction only, no pair is far
+    # In the plane R_11 R_22 is the determinant; a singular step brings all directions together.
+    determinants = np.array([_log_determinants(follow, chain, n, n_windows) for chain in range(len(starts))])
+    far[np.isneginf(determinants[:n_far])] = -math.inf
+    return _difference(determinants, 2 * path.log_growth[:, :, 0]), far
+
+
+def _difference(logarithms: FloatArray, others: FloatArray) -> FloatArray:
+    """Return log(x / y), -inf where x = 0 whatever y."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isneginf(logarithms), -math.inf, logarithms - others)
+
+
+def _log_determinants(follow: Follow, chain: int, n: int, n_windows: int) -> FloatArray:
+    """Return log abs det of the steps that a chain takes in each window, shape (n_windows,)."""
+    examples = core.examples(
+        key=follow.key,
+        chain=follow.chains.first_chain + chain,
+        first_step=follow.first_step,
+        n_steps=n * n_windows,
+        n_examples=follow.system.n_examples,
+    )
+    return np.asarray(follow.system.log_determinants[examples].reshape(n_windows, n).sum(axis=1))
 
 
 def _orthonormal(pairs: FloatArray) -> FloatArray:
@@ -212,24 +226,34 @@ def mixing_time(follow: Follow, contraction_rate: float) -> Measured:
     n_batches = int(np.clip(math.ceil(longest / spacing), 8, 1024))
     spacing = max(spacing, math.ceil(longest / n_batches))
     ours = replace(follow, chains=replace(follow.chains, states=follow.chains.states[:n_chains]))
-    stationary = to_parameter_space(system, ours.directions(n_batches, spacing))
-    unrelated = _distance(stationary, np.roll(stationary, 1, axis=0)).mean()
-    distances = []
-    for start in _starts(system, follow.key, n_starts):
-        vectors = np.repeat(start[None, None], n_chains, axis=0)
-        path = to_parameter_space(system, ours.path(vectors, n_batches, spacing).directions)
-        distances.append(_distance(stationary, path))
+    starts = [np.repeat(start[None, None], n_chains, axis=0) for start in _starts(system, follow.key, n_starts)]
+    states = [ours.chains.states[:, :1], *starts]
+    stages: list[Any] = []
+    unrelated: list[float] = []
+    done, stage = 0, math.ceil(n_batches / _STAGES)
+    while done < n_batches and not (stages and _mean_of_worst(stages[-1]).max() < _FORGOTTEN * _SHARE * unrelated[-1]):
+        size = min(stage, n_batches - done)
+        paths = [ours.path(state, size, spacing, first_batch=done).directions for state in states]
+        states = [path[:, -1:] for path in paths]
+        stationary, *others = (to_parameter_space(system, path) for path in paths)
+        stages.append(np.ma.masked_invalid([_distance(stationary, path) for path in others]))
+        unrelated.append(float(_distance(stationary, np.roll(stationary, 1, axis=0)).mean()))
+        done += size
     # (n_starts, n_chains, n_batches); a start that a singular step annihilates has no direction any more.
-    worst = np.ma.masked_invalid(distances)
-    found = _crossing(worst.mean(axis=1).max(axis=0), _SHARE * unrelated, spacing)
+    worst = np.ma.masked_invalid(np.concatenate([stage.filled(np.nan) for stage in stages], axis=2))
+    level = _SHARE * float(np.mean(unrelated))
+    found = _crossing(_mean_of_worst(worst), level, spacing)
     groups = np.arange(n_chains) % _GROUPS
-    without = np.array(
-        [_crossing(worst[:, groups != g].mean(axis=1).max(axis=0), _SHARE * unrelated, spacing) for g in range(_GROUPS)]
-    )
+    without = np.array([_crossing(_mean_of_worst(worst[:, groups != g]), level, spacing) for g in range(_GROUPS)])
     if not np.isfinite(without).all() or not math.isfinite(found):
-        warn(f"the worst of {n_starts} starts was not forgotten within {n_batches * spacing} steps")
+        warn(f"the worst of {n_starts} starts was not forgotten within {done * spacing} steps")
         return Measured(math.inf, 0.0)
     return Measured(found, math.sqrt((_GROUPS - 1) * float(without.var())))
+
+
+def _mean_of_worst(distances: Any) -> Any:
+    """Return the mean over chains of distances (n_starts, n_chains, n_batches), of the worst start: (n_batches,)."""
+    return distances.mean(axis=1).max(axis=0)
 
 
 def _crossing(distances: FloatArray, level: float, spacing: int) -> float:

@@ -290,4 +290,5 @@ def joined(found: list[Estimate]) -> Estimate:
         bias_allowance=max(allowances) if len(allowances) == len(found) else None,
         mixed=all(each.mixed for each in found),
         scales=scales(mean),
+        is_curve=True,
     )

@@ -11,7 +11,7 @@ geometric rate, and log |A_{i_n} .. A_{i_1} s| obeys a central limit theorem (Le
 
 Chains of two vectors each are recorded every so many steps (`sgdstab_fast.one_block` chooses metrics and starts); what
 the next step does to the directions recorded is known for all N examples (`sgdstab_fast.directions`). Differences
-between metrics are control variates for the parts of examples in lambda and for their shares as well as for lambda
+between metrics are control variates for the parts of examples in lambda as well as for lambda
 (`sgdstab_fast.control_variates`).
 
 *Variance.* With weights c_m, of sum 1, of the metrics, X = log of prod_m |v|_m^c_m grows by l_i = sum_m c_m l_i^m in a
@@ -55,13 +55,18 @@ _ONE_DIRECTION = "there is only one direction"
 _REFLECTIONS = "steps are reflections, which bring no directions closer"
 _ANNIHILATION = "products of steps annihilate every displacement, and no direction is left"
 _PIECES = 4  # of a chain, to fit slopes to
-_PILOT_BATCHES, _MEMORY_BATCHES = 129, 513
+_LEAST_STEPS = 256  # of a chain
+_PILOT_BATCHES, _MEMORY_BATCHES = 129, 2048
+_MEMORY_RELAXATIONS, _FINER = 3.0, 4  # autocorrelations are summed over, and how much finer than in the pilot
 _PILOT_STREAMS = 2**33
 _RELAXATIONS = 3.0  # relaxation times over which covariances are summed
 _BLOCK_RELAXATIONS, _MOST_BLOCKS = 10.0, 16  # of batch means: length, and number a chain
 _COLLAPSE = 8.0  # logarithm of the angle that two vectors may lose between orthonormalisations
-_MOST_RECORDED, _MOST_EVALUATED = 2**24, 2**16  # numbers and directions
-_WORK = 2**22  # numbers looked at together
+_MOST_RECORDED = 2**24  # numbers
+# Multiply-adds for all directions recorded; what a logarithm is worth, and what there is to do for each direction.
+_MOST_WORK, _LOGARITHM, _CALLS = 2e9, 50, 200
+_FINENESS = 8  # directions recorded in an autocorrelation time
+_WORK = 2**16  # numbers looked at together
 _PILOT_SHARE = 1 / 8
 _RANDOM_SHARE = 0.1  # of the second vector
 
@@ -130,7 +135,10 @@ def projective_chain(
     require_system(system)
     budget = Budget.validated(rtol, atol, max_steps)
     how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=8)
-    budget.steps_per_chain(how.n_chains)
+    if budget.max_steps < _LEAST_STEPS * how.n_chains:
+        raise ValueError(
+            f"max_steps must be at least {_LEAST_STEPS} * n_chains ({_LEAST_STEPS * how.n_chains}), not {max_steps!r}"
+        )
     regular = regularity(system)
     if system.dimension == 1:
         warn(f"the chain does not mix: {_ONE_DIRECTION}")
@@ -138,8 +146,9 @@ def projective_chain(
     start = _start(system, how)
     pilot = _pilot(system, how, start)
     longest = max(1, budget.max_steps // (16 * how.n_chains))
-    recorded = math.ceil(budget.max_steps * max(system.dimension / _MOST_RECORDED, 1 / _MOST_EVALUATED))
-    spacing = min(max(pilot.spacing, system.n_examples // 4, recorded), longest)
+    work = system.n_examples * (system.dimension + _LOGARITHM) + _CALLS
+    recorded = math.ceil(budget.max_steps * max(system.dimension / _MOST_RECORDED, work / _MOST_WORK))
+    spacing = min(max(pilot.spacing, system.n_examples // 4, recorded, int(pilot.memory / _FINENESS)), longest)
     chains = Chains(
         key=how.seed.key,
         states=start.vectors(how, 0),
@@ -214,6 +223,8 @@ class _Pilot(NamedTuple):
     """Steps after which two vectors still span a plane."""
     resolved: bool
     """Whether that was reached."""
+    memory: float
+    """The autocorrelation time, as far as it was."""
     n_steps: int
 
 
@@ -236,12 +247,13 @@ def _pilot(system: LinearizedSGD, how: How, start: _Start) -> _Pilot:
         n_steps += how.n_chains * _PILOT_BATCHES * spacing
         with np.errstate(invalid="ignore"):
             gap = float(np.mean(log_growth[:, 1:, 0] - log_growth[:, 1:, 1])) / spacing
-        resolved = memory(to_parameter_space(system, directions), spacing).resolved
-        if resolved or 3 * n_steps > _PILOT_SHARE * how.budget.max_steps:
+        found = memory(to_parameter_space(system, directions), spacing)
+        if found.resolved or 3 * n_steps > _PILOT_SHARE * how.budget.max_steps:
             break
         spacing *= 2
     collapse = _COLLAPSE / gap if gap > 0 else math.inf
-    return _Pilot(spacing, int(np.clip(collapse, 1, MOST_BETWEEN_NORMALISATIONS)), resolved, n_steps)
+    every = int(np.clip(collapse, 1, MOST_BETWEEN_NORMALISATIONS))
+    return _Pilot(spacing, every, found.resolved, found.time, n_steps)
 
 
 def _estimate(system: LinearizedSGD, chains: Chains) -> Estimate:
@@ -307,32 +319,39 @@ def _path(system: LinearizedSGD, metrics: Metrics, chains: Chains, start_up: int
     log_growth, growth, directions = (record[:, first:] for record in chains.records)
     n_batches -= first
     pieces = (n_pieces, (n_batches - 1) // n_pieces)
+    record_of_growth = growth
     growth = growth[:, 1:].reshape(n_chains, *pieces, metrics.size).mean(axis=2)
     weights = fit(growth.reshape(-1, metrics.size))
-    root = shares_root(system)
+    expected = record_of_growth @ weights
+    root, every = shares_root(system), [None, *metrics.matrices]
     by_example = np.empty((n_chains, n_pieces, system.n_examples))
-    shares, squares = np.empty((n_chains, system.n_examples)), np.empty(n_chains)
-    heights, expected = np.empty((n_chains, n_batches)), np.empty((n_chains, n_batches))
-    together = max(1, _WORK // (n_batches * max(system.n_examples, d)))
-    for c in range(0, n_chains, together):
-        its = slice(c, min(c + together, n_chains))
-        shape = (its.stop - c, n_batches)
-        vectors = directions[its].reshape(-1, d)
-        combination = np.zeros((len(vectors), system.n_examples))
-        height = np.zeros(len(vectors))
-        every = [None, *metrics.matrices]
-        for metric, weight, found in zip(every, weights, growth_by_example(system, vectors, every), strict=True):
-            combination += weight * found.log_growth
-            height += weight / 2 * np.log(found.squared_norms)
-            if metric is None:
-                its_growth = found.log_growth.reshape(*shape, -1)[:, 1:] / system.n_examples
-                by_example[its] = its_growth.reshape(shape[0], *pieces, -1).mean(axis=2)
-        parts = (vectors @ root) ** 2
-        shares[its] = (parts / parts.sum(axis=1, keepdims=True)).reshape(*shape, -1).mean(axis=1)
-        squares[its] = (combination**2).mean(axis=1).reshape(shape).mean(axis=1)
-        heights[its], expected[its] = height.reshape(shape), combination.mean(axis=1).reshape(shape)
-    steps = log_growth[:, 1:, 0] + np.diff(heights, axis=1)
-    return _Path(by_example, growth, shares, steps, expected[:, 1:], squares)
+    shares, squares = np.zeros((n_chains, system.n_examples)), np.zeros(n_chains)
+    heights = np.zeros((n_chains, n_batches))
+    together = max(1, _WORK // max(system.n_examples, d))
+    ends = [0, *(1 + pieces[1] * np.arange(1, n_pieces + 1))]
+    for chain, piece in np.ndindex(n_chains, n_pieces):
+        total = np.zeros(system.n_examples)
+        for first in range(ends[piece], ends[piece + 1], together):
+            its = slice(first, min(first + together, ends[piece + 1]))
+            vectors = directions[chain, its]
+            combination = np.zeros((len(vectors), system.n_examples))
+            for metric, weight, found in zip(every, weights, growth_by_example(system, vectors, every), strict=True):
+                combination += weight * found.log_growth
+                heights[chain, its] += weight / 2 * np.log(found.squared_norms)
+                if metric is None:
+                    total += found.log_growth[1 if first == 0 else 0 :].sum(axis=0)
+            squares[chain] += np.einsum("ni,ni->", combination, combination)
+            parts = (vectors @ root) ** 2
+            shares[chain] += (1 / parts.sum(axis=1)) @ parts
+        by_example[chain, piece] = total / (pieces[1] * system.n_examples)
+    return _Path(
+        by_example,
+        growth,
+        shares / n_batches,
+        log_growth[:, 1:, 0] + np.diff(heights, axis=1),
+        expected[:, 1:],
+        squares / (n_batches * system.n_examples),
+    )
 
 
 def _from_autocovariances(path: _Path, spacing: int, exponent: float, gap: float) -> Measured:
@@ -340,8 +359,12 @@ def _from_autocovariances(path: _Path, spacing: int, exponent: float, gap: float
     n_batches = path.steps.shape[1]
     deviation, expected = path.steps - spacing * exponent, path.expected - exponent
     window = min(math.ceil(_RELAXATIONS / (gap * spacing)) if gap > 0 else n_batches, n_batches // 4)
-    covariances = [(deviation[:, : n_batches - lag] * expected[:, lag:]).mean(axis=1) for lag in range(window + 1)]
-    return _mean_of_chains(path.squares - exponent**2 + 2 * np.sum(covariances, axis=0))
+    # Of the growth of each batch with what is expected at its end and at the ends of the next ones.
+    sums = np.concatenate([np.zeros((len(expected), 1)), np.cumsum(expected, axis=1)], axis=1)
+    following = sums[:, window + 1 :] - sums[:, : n_batches - window]
+    covariances = (deviation[:, : n_batches - window] * following).mean(axis=1)
+    found = _mean_of_chains(path.squares - exponent**2 + 2 * covariances)
+    return found._replace(value=max(found.value, 0.0))
 
 
 def _from_batch_means(path: _Path, spacing: int, gap: float) -> Measured:
@@ -386,17 +409,21 @@ def _described(
     rate, rate_error = float(found.mean[1]), float(found.standard_error[1])
     if start.block is not None and start.block.exponents is not None:
         rate, rate_error = float(np.diff(np.sort(start.block.exponents)[:-3:-1])[0]), 0.0
+    gap = -rate if -math.inf < rate < 0 else 0.0
+    longest = math.ceil(_MEMORY_RELAXATIONS / gap) if gap > 0 else 0
     if pilot.resolved:
-        directions, every = follow.directions(_MEMORY_BATCHES, pilot.spacing), pilot.spacing
+        every = max(1, pilot.spacing // _FINER)
+        directions = follow.directions(_MEMORY_BATCHES, every)
     else:
         directions, every = chains.records[2][:, found.start_up :], chains.spacing
-    remembered = memory(to_parameter_space(system, directions), every)
+    remembered = memory(to_parameter_space(system, directions), every, longest)
     memory_error = remembered.standard_error if remembered.resolved else math.inf
     path = _path(system, start.metrics, chains, found.start_up)
     parts = adjusted(path.growth_by_example, path.growth)
     exponent_by_example = parts.mean(axis=0)
     exponent = float(exponent_by_example.sum())
-    gap = -rate if rate < 0 else 0.0
+    if system.dimension == 2 and math.isfinite(rate):
+        rate = system.sum_of_exponents - 2 * exponent
     by_route = {
         "autocovariances": _from_autocovariances(path, chains.spacing, exponent, gap),
         "batch means": _from_batch_means(path, chains.spacing, gap),
@@ -485,7 +512,7 @@ def _single_direction(system: LinearizedSGD, how: How, regular: Regularity) -> P
         autocorrelation_time=1.0,
         autocorrelation_time_standard_error=0.0,
         variances={"autocovariances": exact, "batch means": exact},
-        mixed=True,
+        mixed=False,
         reason=_ONE_DIRECTION,
         regularity=regular,
         follow=Follow(system, how.seed.key, chains, 1, 1, how.n_threads),

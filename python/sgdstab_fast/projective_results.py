@@ -15,6 +15,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey, core
 from sgdstab_fast.directions import parameter_space_norm
 from sgdstab_fast.metrics import Metrics, no_metrics
+from sgdstab_fast.moment_results import MomentExponents
 from sgdstab_fast.one_block import vectors_kernel
 from sgdstab_fast.regularity import Regularity
 from sgdstab_fast.results import _Estimate
@@ -25,7 +26,6 @@ from sgdstab_fast.systems import LinearizedSGD
 if TYPE_CHECKING:
     from sgdstab_fast.coupling import HolderContraction
     from sgdstab_fast.finite_time_distribution import FiniteTimeDistribution
-    from sgdstab_fast.moment_results import MomentExponents
 
 
 _MOMENT_STEPS = 500_000  # for each order
@@ -160,13 +160,20 @@ class ProjectiveChain(_Estimate):
 
     @property
     def clt_variance(self) -> float:
-        """sigma^2: sqrt(n) (lambda_n - lambda) tends to N(0, sigma^2)."""
-        return self.variances["autocovariances"].value
+        """sigma^2: sqrt(n) (lambda_n - lambda) tends to N(0, sigma^2).
+
+        Of the routes through the chain, the one with the smaller error.
+        """
+        return self._variance.value
 
     @property
     def clt_variance_standard_error(self) -> float:
         """Of `clt_variance`."""
-        return self.variances["autocovariances"].standard_error
+        return self._variance.standard_error
+
+    @property
+    def _variance(self) -> Measured:
+        return min(self.variances.values(), key=lambda found: found.standard_error)
 
     def clt_variance_by(self, route: str) -> Measured:
         """Return sigma^2 and its standard error by one of three routes, which should agree.
@@ -174,8 +181,8 @@ class ProjectiveChain(_Estimate):
         Parameters
         ----------
         route : {"autocovariances", "batch means", "moments"}
-            The variance of a step plus its covariances with what is expected of later ones, which is `clt_variance`;
-            the variance of the growth over long blocks; or Lambda''(0), from `moments`.
+            The variance of a step plus its covariances with what is expected of later ones; the variance of the growth
+            over long blocks; or Lambda''(0), from `moments`.
 
         Returns
         -------
@@ -321,6 +328,8 @@ class ProjectiveChain(_Estimate):
         from sgdstab_fast.finite_time_distribution import distribution_of
 
         n, n_samples = validation.integer(n, "n"), validation.integer(n_samples, "n_samples")
+        if moments is not None and not isinstance(moments, MomentExponents):
+            raise TypeError(f"moments must be MomentExponents, not {type(moments).__name__}")
         follow = self.follow
         start = follow.chains.states[:, :1]
         path = follow.path(start, math.ceil(n_samples / follow.chains.n_chains), n)

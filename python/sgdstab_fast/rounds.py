@@ -297,7 +297,7 @@ def known_sign(done: Run, confidence: float) -> int:
 
 def _report(report: Callable[[Progress], object], done: Run, budget: Budget) -> None:
     mean, error = float(done.estimate.mean[0]), float(done.estimate.standard_error[0])
-    if done.estimate.scales is not None:  # of a curve
+    if done.estimate.is_curve:
         mean = error = math.nan
     report(Progress(done.chains.n_steps, budget.max_steps, mean, error))
 

@@ -74,6 +74,8 @@ class Estimate:
     """Whether chains were seen to forget their starts; True where that was not looked at."""
     gap: float = math.nan
     """lambda_1 - lambda_2 as far as it was measured."""
+    is_curve: bool = False
+    """Whether the exponents are those of many learning rates, none of them more important than others."""
     scales: FloatArray | None = None
     """What a relative tolerance is relative to, shape (k,); the largest finite mean if None."""
 
