@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey, core
 from sgdstab_fast.directions import from_parameter_space, to_parameter_space
-from sgdstab_fast.projective_results import Follow, Measured
+from sgdstab_fast.follow import Follow, Measured, relaxation_rate
 from sgdstab_fast.results import warn
 from sgdstab_fast.streams import normals
 from sgdstab_fast.systems import LinearizedSGD
@@ -119,7 +119,7 @@ class HolderContraction:
         return 1 - math.pow(float(self.worst.min()), 1 / self.n)
 
 
-def holder_contraction(follow: Follow, alpha: ArrayLike, n: Any, n_pairs: Any) -> HolderContraction:
+def holder_contraction(follow: Follow, alpha: ArrayLike, n: int, n_pairs: int) -> HolderContraction:
     """Do what `ProjectiveChain.holder_contraction` says."""
     orders = validation.orders(alpha, "alpha")
     for order in orders[(orders <= 0) | (orders > 1)]:
@@ -183,14 +183,17 @@ def _difference(logarithms: FloatArray, others: FloatArray) -> FloatArray:
 
 def _log_determinants(follow: Follow, chain: int, n: int, n_windows: int) -> FloatArray:
     """Return log abs det of the steps that a chain takes in each window, shape (n_windows,)."""
-    examples = core.examples(
-        key=follow.key,
-        chain=follow.chains.first_chain + chain,
-        first_step=follow.first_step,
-        n_steps=n * n_windows,
-        n_examples=follow.system.n_examples,
-    )
-    return np.asarray(follow.system.log_determinants[examples].reshape(n_windows, n).sum(axis=1))
+    found = np.empty(n_windows)
+    for window in range(n_windows):
+        examples = core.examples(
+            key=follow.key,
+            chain=follow.chains.first_chain + chain,
+            first_step=follow.first_step + window * n,
+            n_steps=n,
+            n_examples=follow.system.n_examples,
+        )
+        found[window] = follow.system.log_determinants[examples].sum()
+    return found
 
 
 def _orthonormal(pairs: FloatArray) -> FloatArray:
@@ -218,7 +221,7 @@ def mixing_time(follow: Follow, contraction_rate: float) -> Measured:
     if not contraction_rate < 0:
         return Measured(math.inf, 0.0)
     system, spacing = follow.system, follow.resolution
-    relaxation = spacing if math.isinf(contraction_rate) else 1 / -contraction_rate
+    relaxation = 1 / relaxation_rate(system, contraction_rate)
     longest = math.ceil(min(_LONGEST * relaxation, _MOST_STEPS / (_FEWEST_STARTS * _FEWEST_CHAINS)))
     affordable = int(_MOST_STEPS / longest)
     n_chains = min(max(affordable // _STARTS, _FEWEST_CHAINS), follow.chains.n_chains)
@@ -233,10 +236,15 @@ def mixing_time(follow: Follow, contraction_rate: float) -> Measured:
     done, stage = 0, math.ceil(n_batches / _STAGES)
     while done < n_batches and not (stages and _mean_of_worst(stages[-1]).max() < _FORGOTTEN * _SHARE * unrelated[-1]):
         size = min(stage, n_batches - done)
-        paths = [ours.path(state, size, spacing, first_batch=done).directions for state in states]
-        states = [path[:, -1:] for path in paths]
-        stationary, *others = (to_parameter_space(system, path) for path in paths)
-        stages.append(np.ma.masked_invalid([_distance(stationary, path) for path in others]))
+        distances: list[FloatArray] = []
+        for i, state in enumerate(states):
+            path = ours.path(state, size, spacing, first_batch=done).directions
+            states[i] = path[:, -1:].copy()
+            if i == 0:
+                stationary = to_parameter_space(system, path)
+            else:
+                distances.append(_distance(stationary, to_parameter_space(system, path)))
+        stages.append(np.ma.masked_invalid(distances))
         unrelated.append(float(_distance(stationary, np.roll(stationary, 1, axis=0)).mean()))
         done += size
     # (n_starts, n_chains, n_batches); a start that a singular step annihilates has no direction any more.

@@ -67,7 +67,7 @@ def growth_by_example(
         norms = np.einsum("nj,nj->n", vectors, images)
         with np.errstate(invalid="ignore", divide="ignore"):
             x = steps * (diagonal * steps - 2 * y) / norms[:, None]
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             log_growth = np.log1p(x) / 2
         n, i = np.nonzero(x < -_CANCELLING) if x.min(initial=0.0) < -_CANCELLING else _NONE
         if n.size:
@@ -177,4 +177,4 @@ def _summed(products: FloatArray, unrelated: float, spacing: int, least_window: 
     enough = spacing * np.arange(len(rho)) >= _WINDOW * times
     window = int(enough.argmax()) if enough.any() else len(rho) - 1
     window = max(window, min(math.ceil(least_window / spacing), len(rho) - 1))
-    return max(float(times[window]), 0.0), bool(enough.any())
+    return max(float(times[window]), 0.0), bool(enough.any()) and least_window <= spacing * (len(rho) - 1)

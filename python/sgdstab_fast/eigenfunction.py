@@ -66,6 +66,7 @@ _MOST_GROWTHS, _AT_ONCE = 2**24, 2**20
 _FEWEST, _FRESH = 64, 1024  # directions
 _REFLECTION = 1e-14  # of abs(1 - eta K_ii) from 1
 _LARGEST_LOGARITHM = 700.0
+_LARGEST_DIMENSION = 1024  # dozens of metrics are held
 _LARGE_RESIDUAL = 0.05
 _CHAIN_STEPS = 2_000_000  # before directions are drawn
 
@@ -143,7 +144,18 @@ class NormProduct:
 
 def log_mixture(logarithms: Any, share: float) -> Any:
     """Return log(1 - share + share exp(x)): the mean over steps, of which all but a share do nothing."""
-    return np.log1p(share * np.expm1(logarithms))
+    large = np.asarray(logarithms) > 1
+    mixed = np.where(
+        large,
+        np.logaddexp(math.log1p(-share), math.log(share) + logarithms),
+        np.log1p(share * np.expm1(np.where(large, 0.0, logarithms))),
+    )
+    return mixed[()]
+
+
+def exponential(logarithm: float) -> float:
+    """Return exp(x), infinite beyond floating point."""
+    return math.exp(logarithm) if logarithm < _LARGEST_LOGARITHM else math.inf
 
 
 def _checked(system: LinearizedSGD, vectors: ArrayLike) -> tuple[FloatArray, FloatArray, bool]:
@@ -161,8 +173,9 @@ def _checked(system: LinearizedSGD, vectors: ArrayLike) -> tuple[FloatArray, Flo
 
 def norms_of(system: LinearizedSGD) -> Norms:
     """Return the norms that eigenfunctions are made of."""
-    f, eta = system.gradients(), system.learning_rate
-    d = system.dimension
+    f, eta, d = system.gradients(), system.learning_rate, system.dimension
+    if d > _LARGEST_DIMENSION:
+        raise ValueError(f"system must have a dimension of at most {_LARGEST_DIMENSION} here, not {d}")
     eigenvalues, vectors = np.linalg.eigh(f.T @ f)
     rates = np.maximum(eigenvalues / eigenvalues[-1], 0)
     metrics = [np.eye(d), *((vectors * function) @ vectors.T for function in (rates + 1e-3, rates**2 + 1e-3))]
@@ -207,9 +220,9 @@ def _before(word: tuple[int, ...], root: FloatArray, f: FloatArray, eta: float) 
     """Return A_w^T L L^T A_w, of trace one, with a floor; the last step of the word is the first to be taken."""
     for i in word:
         root = root - np.outer(eta * f[i], f[i] @ root)
-        root /= np.abs(root).max()
+        root /= np.abs(root).max() or 1.0
     metric = root @ root.T
-    return np.asarray(metric / np.trace(metric) + _WORD_FLOOR / len(metric) * np.eye(len(metric)))
+    return np.asarray(metric / (np.trace(metric) or 1.0) + _WORD_FLOOR / len(metric) * np.eye(len(metric)))
 
 
 def weighted_mean_growth(growths: FloatArray, exponents: FloatArray, order: float) -> tuple[FloatArray, FloatArray]:
@@ -328,7 +341,10 @@ class Eigenfunction:
         )
 
     def __call__(self, vectors: ArrayLike) -> Any:
-        """Return psi of vectors in the system's coordinates, of shape (dimension,) or (n, dimension), of any length."""
+        """Return psi of vectors in the system's coordinates, of shape (dimension,) or (n, dimension), of any length.
+
+        Where K falls into blocks, infinite for p > 0, and 0 for p < 0, without a part in the block that grows fastest.
+        """
         products, lengths, single = self.norm.logarithms(vectors)
         values = np.ones(len(products)) if self.p == 0 else np.exp(-self.p * (products - lengths) - self.log_scale)
         return float(values[0]) if single else values
@@ -336,7 +352,8 @@ class Eigenfunction:
     def residual_on(self, vectors: ArrayLike) -> Any:
         """Return P psi / (gamma psi) - 1 on vectors in the system's coordinates."""
         logs, single = self.norm.log_mean_growth(vectors, -self.p)
-        residuals = np.expm1(logs - self.log_value)
+        with np.errstate(over="ignore"):
+            residuals = np.expm1(logs - self.log_value)
         return float(residuals[0]) if single else residuals
 
 
@@ -398,7 +415,7 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     if known is not None:
         return Eigenfunction(
             p=p,
-            value=math.exp(known) if known < _LARGEST_LOGARITHM else math.inf,
+            value=exponential(known),
             log_value=known,
             value_standard_error=0.0,
             residual=0.0,
@@ -426,14 +443,14 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
 def _of_block(part: Eigenfunction, system: LinearizedSGD, block: LeadingBlock) -> Eigenfunction:
     """Return the eigenfunction of the whole that is that of a block: in all other steps nothing happens."""
     log_value = float(log_mixture(part.log_value, block.share))
-    value = math.exp(log_value)
+    value = exponential(log_value)
     return replace(
         part,
         value=value,
         log_value=log_value,
         value_standard_error=block.share * part.value_standard_error,
         residual=block.share * part.residual,
-        largest_residual=block.share * part.value / value * part.largest_residual,
+        largest_residual=block.share * math.exp(part.log_value - log_value) * part.largest_residual,
         norm=replace(part.norm, system=system, block=block),
         provenance={**part.provenance, "system": system.fingerprint},
     )
@@ -455,27 +472,36 @@ def fit_eigenfunction(
     fitted, fresh = directions[:-_FRESH], directions[-_FRESH:]
     growths, logarithms = norms.growths(fitted), norms.logarithms(fitted)
     exponents = fitted_exponents(growths, -p)
-    log_value, error = galerkin_logarithm(growths, logarithms, exponents, -p)
+    with np.errstate(over="ignore", invalid="ignore"):
+        log_value, error = galerkin_logarithm(growths, logarithms, exponents, -p)
     if not (math.isfinite(log_value) and math.isfinite(error)):
         mean = float(-p * weighted_mean_growth(growths, exponents, -p)[0].mean())
         log_value, error = mean, abs(mean)
     log_ratio = -p * norms.mean_growths(fresh, exponents, -p)[0]
     log_psi = -p * ((norms.logarithms(fresh) - np.log(np.linalg.norm(fresh, axis=1))[:, None]) @ exponents)
     log_scale = float(log_psi.max()) + math.log(float(np.exp(log_psi - log_psi.max()).mean()))
-    psi, relative = np.exp(log_psi - log_scale), np.expm1(log_ratio - log_value)
-    value = math.exp(log_value)
+    with np.errstate(over="ignore"):
+        psi, relative = np.exp(log_psi - log_scale), np.expm1(log_ratio - log_value)
+    value = exponential(log_value)
     return Eigenfunction(
         p=p,
         value=value,
         log_value=log_value,
         value_standard_error=value * error,
-        residual=value * math.sqrt(float(((relative * psi) ** 2).mean() / (psi**2).mean())),
+        residual=_residual(value, relative, psi),
         largest_residual=float(np.abs(relative).max()),
         n_directions=len(fitted),
         norm=NormProduct(system, norms, exponents),
         log_scale=log_scale,
         provenance=provenance(seed, "norm products", system.fingerprint),
     )
+
+
+def _residual(value: float, relative: FloatArray, psi: FloatArray) -> float:
+    """Return |P psi - gamma psi| / |psi| in L2, infinite beyond floating point."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = value * math.sqrt(float(((relative * psi) ** 2).mean() / (psi**2).mean()))
+    return found if math.isfinite(found) else math.inf
 
 
 def stationary_directions(system: LinearizedSGD, n: int, seed: Seed) -> FloatArray:

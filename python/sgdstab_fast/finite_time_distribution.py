@@ -108,7 +108,8 @@ class FiniteTimeDistribution:
         """0.87 / sqrt(M): the mean distance of M independent samples of the normal approximation itself.
 
         Distances of that size are noise: 1.6 times that is exceeded by chance in 5% of all cases, 1.9 times that in 1%,
-        2.6 times that in 0.01%. Larger ones are biased upwards by a part of it, 0.2 to 0.5 where that was measured.
+        2.6 times that in 0.01%, if windows of a chain are independent. Larger ones are biased upwards by a part of it,
+        0.2 to 0.5 where that was measured.
         """
         return _RESOLUTION / math.sqrt(self.exponents.size)
 
@@ -186,12 +187,16 @@ class FiniteTimeDistribution:
         return curve
 
 
+def _no_moments() -> None:
+    return None
+
+
 def distribution_of(
     exponents: ArrayLike,
     n: int,
     exponent: float,
     clt_variance: float,
-    source: Callable[[], MomentExponents | None] = lambda: None,
+    source: Callable[[], MomentExponents | None] = _no_moments,
 ) -> FiniteTimeDistribution:
     """Return the distribution that a sample of finite-time exponents has, beside its approximations.
 

@@ -77,7 +77,7 @@ def _fastest(blocks: list[Block], seed: Seed, n_threads: int | None, executor: E
                 block.system,
                 max_steps=max(_MAX_STEPS // len(blocks), _N_CHAINS),
                 n_chains=_N_CHAINS,
-                rng=np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key),
+                rng=np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, block.index)),
                 n_threads=n_threads,
                 executor=executor,
             )

@@ -43,6 +43,7 @@ _STATIONARY, _FRESH, _BROAD = 1024, 1024, 512  # directions
 _SHAPES = (-0.5, 0.0, 0.25, 0.5, 1.0)  # powers of K that broad directions have as covariances
 _SMALL = 8.0  # minus the log of the smallest admixture
 _ANNIHILATED = 1e-3  # where a step leaves no more than that, V is next to infinite
+_STEPS_BETWEEN = 8  # rescalings
 _SHARE = 0.05  # weight of broad directions
 _LEAST = 0.7  # of the mean, wanted everywhere
 _FITS, _GAIN = 60, 1.6
@@ -61,7 +62,8 @@ class LyapunovFunction:
     p: float
     """The order, > 0."""
     rate: float
-    """gamma < 1: exp of the mean of log(E V(A y) / V(y)) over stationary directions."""
+    """gamma < 1: exp of the mean of log(E V(A y) / V(y)) over stationary directions, of the leading block if K has several
+    (in the other steps the ratio is 1)."""
     largest_ratio: float
     """The largest E V(A y) / V(y) over stationary and broad directions that V was not fitted to."""
     largest_stationary_ratio: float
@@ -224,7 +226,12 @@ class _Directions:
             growth = means @ fit(means)
             exponent, error = float(growth.mean()), float(growth.std()) / math.sqrt(len(growth))
         if abs(exponent) < _UNCLEAR * error:
-            exponent = lyapunov_exponent(system, sign_confidence=0.999, max_steps=_MOST_STEPS, rng=self._rng).exponent
+            known = lyapunov_exponent(system, sign_confidence=0.999, max_steps=_MOST_STEPS, rng=self._rng)
+            if known.sign == 0:
+                raise ValueError(
+                    f"the sign of the exponent lambda is not known: {known.exponent:.3g} +- {known.standard_error:.1g}"
+                )
+            exponent = known.exponent
         if not exponent > _ROUNDING:
             raise ValueError(f"the exponent lambda must be positive for V to fall, but is {exponent:.6g}")
         return exponent
@@ -245,9 +252,13 @@ class _Directions:
         for step in range(n):
             drawn = f[rng.integers(n, size=len(vectors))]
             vectors = vectors - eta * np.einsum("ni,ni->n", drawn, vectors)[:, None] * drawn
-            if step in (0, n // 4, n - 1):
+            if step % _STEPS_BETWEEN == 0 or step in (n // 4, n - 1):
+                vectors = vectors[np.linalg.norm(vectors, axis=1) > 0]
                 vectors = _normalised(vectors)
+            if step in (0, n // 4, n - 1):
                 result.append(vectors)
+            if not len(vectors):
+                break
         found = np.concatenate(result)
         # |A_i s|^2 = 1 - eta (2 - eta K_ii) (f_i . s)^2
         left = 1 - eta * (2 - eta * np.einsum("ni,ni->n", f, f)) * (found @ f.T) ** 2

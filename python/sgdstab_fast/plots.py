@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from sgdstab_fast.moment_results import MomentExponents
     from sgdstab_fast.results import LyapunovExponent, LyapunovSpectrum, Stability, StabilityMap
 
-_ESTIMATE = "#1f5a94"
-_EDGE = "#b5452c"
+ESTIMATE = "#1f5a94"
+EDGE = "#b5452c"
 _STABLE = "#3c8d5a"
-_BATCHES = (_ESTIMATE, "#8a4f9e", "#c07a1b", "#2f8f83", "#7a7a2e")
+_BATCHES = (ESTIMATE, "#8a4f9e", "#c07a1b", "#2f8f83", "#7a7a2e")
 
 
 def convergence(result: LyapunovExponent, ax: Axes | None = None) -> Axes:
     """Plot the running estimate of the exponent, with its 95% interval, against the steps of all chains."""
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     if result.chains is None:
         return _known_exactly(result.exponent, ax)
     n_batches = result.chains.n_batches
@@ -31,15 +31,15 @@ def convergence(result: LyapunovExponent, ax: Axes | None = None) -> Axes:
     mean = result.time_share * np.array([at_look.mean[0] for at_look in running])
     half_width = result.time_share * 1.96 * np.array([at_look.standard_error[0] for at_look in running])
     n_steps = counts * result.chains.steps_per_batch * result.n_chains
-    ax.fill_between(n_steps, mean - half_width, mean + half_width, color=_ESTIMATE, alpha=0.2, lw=0)
-    ax.plot(n_steps, mean, color=_ESTIMATE, lw=1.8)
+    ax.fill_between(n_steps, mean - half_width, mean + half_width, color=ESTIMATE, alpha=0.2, lw=0)
+    ax.plot(n_steps, mean, color=ESTIMATE, lw=1.8)
     finite = np.isfinite(mean)
     if finite.any():
         # The first looks may be far off: show what happens around the final estimate.
         spread = 1.3 * np.max((np.abs(mean - mean[-1]) + half_width)[finite][len(counts) // 4 :], initial=1e-300)
         low, high = mean[-1] - spread, mean[-1] + spread
         if low <= 0 <= high or min(abs(low), abs(high)) < 0.5 * spread:
-            ax.axhline(0, color=_EDGE, lw=1, ls="--")
+            ax.axhline(0, color=EDGE, lw=1, ls="--")
         if np.isfinite(low) and low < high:
             ax.set_ylim(low, high)
     ax.set_xscale("log")
@@ -59,19 +59,19 @@ def _known_exactly(exponent: float, ax: Axes) -> Axes:
 
 def stability(result: Stability, ax: Axes | None = None) -> Axes:
     """Plot mu, lambda with its 99% interval and Lambda(2)/2, which is not below lambda, beside the edge at 0."""
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     low, high = result.lyapunov.confidence_interval(0.99)
     rows = [
         ("full batches, μ", result.gd, (0.0, 0.0)),
         ("SGD, λ", result.lyapunov.exponent, (result.lyapunov.exponent - low, high - result.lyapunov.exponent)),
         ("SGD in mean square, Λ(2)/2", result.mean_square.exponent / 2, (0.0, 0.0)),
     ]
-    ax.axvline(0, color=_EDGE, lw=1, ls="--")
+    ax.axvline(0, color=EDGE, lw=1, ls="--")
     for height, (_, value, (below, above)) in enumerate(rows[::-1]):
         if not np.isfinite(value):
-            ax.text(0.02, height, "-∞", transform=ax.get_yaxis_transform(), va="center", color=_ESTIMATE)
+            ax.text(0.02, height, "-∞", transform=ax.get_yaxis_transform(), va="center", color=ESTIMATE)
             continue
-        color = _EDGE if value > 0 else _ESTIMATE
+        color = EDGE if value > 0 else ESTIMATE
         ax.errorbar(value, height, xerr=[[max(below, 0)], [max(above, 0)]], fmt="o", color=color, capsize=4)
         ax.annotate(f"{value:.4g}", (value, height), (0, 8), textcoords="offset points", ha="center", fontsize=9)
     ax.set_yticks(range(len(rows)), [name for name, *_ in rows[::-1]])
@@ -85,15 +85,15 @@ def stability(result: Stability, ax: Axes | None = None) -> Axes:
 
 def spectrum(result: LyapunovSpectrum, ax: Axes | None = None) -> Axes:
     """Plot the exponents, with their 95% intervals, against their index."""
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     finite = np.isfinite(result.exponents)
     index = np.arange(1, result.exponents.size + 1)[finite]
     exponents = result.exponents[finite]
     half_width = 1.96 * result.standard_errors[finite]
     few = exponents.size <= 40
-    ax.axhline(0, color=_EDGE, lw=1, ls="--", label="edge of stability")
-    ax.fill_between(index, exponents - half_width, exponents + half_width, color=_ESTIMATE, alpha=0.25, lw=0)
-    ax.plot(index, exponents, color=_ESTIMATE, lw=1.2, marker="o", ms=4 if few else 2)
+    ax.axhline(0, color=EDGE, lw=1, ls="--", label="edge of stability")
+    ax.fill_between(index, exponents - half_width, exponents + half_width, color=ESTIMATE, alpha=0.25, lw=0)
+    ax.plot(index, exponents, color=ESTIMATE, lw=1.2, marker="o", ms=4 if few else 2)
     sizes = np.abs(exponents[exponents != 0])
     orders_of_magnitude = sizes.size > 0 and sizes.max() > 300 * sizes.min()
     if orders_of_magnitude:
@@ -110,7 +110,7 @@ def spectrum(result: LyapunovSpectrum, ax: Axes | None = None) -> Axes:
 
 def stability_map(result: StabilityMap, ax: Axes | None = None) -> Axes:
     """Plot lambda with its 95% interval, Lambda(2)/2 and mu over the learning rate, and the edges between them."""
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     rates = result.learning_rates
     low, high = result.confidence_interval(0.95)
     several = result.batch_sizes.size > 1
@@ -158,7 +158,7 @@ def _draw_edges(result: StabilityMap, ax: Axes) -> None:
     if np.isfinite(edges.almost_sure):
         ax.axvspan(first, min(edges.almost_sure, last), color=_STABLE, alpha=0.12, lw=0)
     for row, (value, name) in enumerate(sorted(within)):
-        ax.axvline(value, color=_EDGE, lw=1, ls="-" if name == "almost sure" else "--")
+        ax.axvline(value, color=EDGE, lw=1, ls="-" if name == "almost sure" else "--")
         error = edges.almost_sure_standard_error
         known = f"{value:.3g} ± {error:.1g}" if name == "almost sure" and error > 1e-3 * value else f"{value:.4g}"
         # Each on a line of its own, however close they are.
@@ -171,7 +171,7 @@ def _draw_edges(result: StabilityMap, ax: Axes) -> None:
             ha="center",
             va="bottom",
             fontsize=8,
-            color=_EDGE,
+            color=EDGE,
         )
 
 
@@ -196,8 +196,8 @@ def _moment_exponents(result: MomentExponents, ax: Axes) -> None:
     if result.has_curve:
         grid = np.linspace(*result.trusted_orders, 400)
         values, errors = result.curve.value(grid), 1.96 * result.curve.value_standard_error(grid)
-        ax.fill_between(grid, values - errors, values + errors, color=_ESTIMATE, alpha=0.2, lw=0)
-        ax.plot(grid, values, color=_ESTIMATE, lw=1.8, label="Λ(p)")
+        ax.fill_between(grid, values - errors, values + errors, color=ESTIMATE, alpha=0.2, lw=0)
+        ax.plot(grid, values, color=ESTIMATE, lw=1.8, label="Λ(p)")
         slope = result.derivative_at_zero
         ax.plot(grid, slope * grid, color="0.45", lw=1.1, ls=":", label=f"p λ,  λ = {slope:.4g}")
         low, high = min(values.min(), 0), max(values.max(), 0)
@@ -205,7 +205,7 @@ def _moment_exponents(result: MomentExponents, ax: Axes) -> None:
             ax.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
         zero = result.curve.zero()
         if zero is not None:
-            ax.plot(zero, 0, "D", color=_EDGE, ms=5, label=f"tail index {zero:.4g}")
+            ax.plot(zero, 0, "D", color=EDGE, ms=5, label=f"tail index {zero:.4g}")
     middle = result.exponents[finite]
     simulated = result.standard_errors[finite] > 0
     for chosen, marker in ((simulated, "o"), (~simulated, "s")):
@@ -213,7 +213,7 @@ def _moment_exponents(result: MomentExponents, ax: Axes) -> None:
             label = "simulated, 95%" if marker == "o" else "computed"
             bars = [side[chosen] for side in half]
             ax.errorbar(
-                orders[chosen], middle[chosen], yerr=bars, fmt=marker, ms=3.5, capsize=2, color=_ESTIMATE, label=label
+                orders[chosen], middle[chosen], yerr=bars, fmt=marker, ms=3.5, capsize=2, color=ESTIMATE, label=label
             )
     ax.set_xlabel("order p")
     ax.set_ylabel("nats per step")
@@ -232,8 +232,8 @@ def _rate_function(result: MomentExponents, ax: Axes) -> None:
         return
     x = np.linspace(*result.trusted_exponents, 400)
     rates, errors = result.rate_function(x), 1.96 * result.rate_function_standard_error(x)
-    ax.fill_between(x, np.maximum(rates - errors, 0), rates + errors, color=_ESTIMATE, alpha=0.2, lw=0)
-    ax.plot(x, rates, color=_ESTIMATE, lw=1.8)
+    ax.fill_between(x, np.maximum(rates - errors, 0), rates + errors, color=ESTIMATE, alpha=0.2, lw=0)
+    ax.plot(x, rates, color=ESTIMATE, lw=1.8)
     slope, variance = result.derivative_at_zero, result.clt_variance
     if variance > 0:
         ax.plot(x, (x - slope) ** 2 / (2 * variance), color="0.45", lw=1.1, ls=":", label="central limit theorem")
@@ -241,15 +241,16 @@ def _rate_function(result: MomentExponents, ax: Axes) -> None:
     ax.axvline(slope, color="0.45", lw=0.8, label=f"λ = {slope:.4g}")
     if x[0] <= 0 <= x[-1]:
         at_zero = result.rate_function(0.0)
-        ax.axvline(0, color=_EDGE, lw=1, ls="--")
-        ax.plot(0, at_zero, "D", color=_EDGE, ms=5, label=f"I(0) = {at_zero:.3g}")
+        ax.axvline(0, color=EDGE, lw=1, ls="--")
+        ax.plot(0, at_zero, "D", color=EDGE, ms=5, label=f"I(0) = {at_zero:.3g}")
     ax.set_xlabel("exponent over n steps, x (nats per step)")
     ax.set_ylabel("I(x) (nats per step)")
     ax.ticklabel_format(axis="both", style="sci", scilimits=(-3, 3), useMathText=True)
     ax.legend(fontsize=8, frameon=False)
 
 
-def _axes(ax: Axes | None) -> Axes:
+def axes_or_new(ax: Axes | None) -> Axes:
+    """Return the axes given, or new ones."""
     if ax is not None:
         return ax
     from matplotlib import pyplot

@@ -38,11 +38,12 @@ import numpy as np
 from sgdstab_fast._native import FloatArray, core
 from sgdstab_fast.control_variates import adjusted, anchored_means, fit
 from sgdstab_fast.directions import growth_by_example, memory, shares_root, to_parameter_space
+from sgdstab_fast.follow import Follow, Measured, recording_kernel, relaxation_rate
 from sgdstab_fast.leading_block import LeadingBlock, leading_block
 from sgdstab_fast.metrics import Metrics, growth_metrics, initial_vectors, no_metrics
-from sgdstab_fast.mixing import first_resolved
+from sgdstab_fast.mixing import Mixing, first_resolved
 from sgdstab_fast.one_block import MOST_BETWEEN_NORMALISATIONS, How, no_records
-from sgdstab_fast.projective_results import Follow, Measured, ProjectiveChain, recording_kernel
+from sgdstab_fast.projective_results import ProjectiveChain
 from sgdstab_fast.regularity import Regularity, regularity
 from sgdstab_fast.results import provenance, warn
 from sgdstab_fast.rounds import Budget, Chains, ProgressOption, Run, grid_of_looks, run
@@ -55,7 +56,7 @@ _ONE_DIRECTION = "there is only one direction"
 _REFLECTIONS = "steps are reflections, which bring no directions closer"
 _ANNIHILATION = "products of steps annihilate every displacement, and no direction is left"
 _PIECES = 4  # of a chain, to fit slopes to
-_LEAST_STEPS = 256  # of a chain
+_LEAST_STEPS, _LEAST_BATCHES = 256, 24  # of a chain
 _PILOT_BATCHES, _MEMORY_BATCHES = 129, 2048
 _MEMORY_RELAXATIONS, _FINER = 3.0, 4  # autocorrelations are summed over, and how much finer than in the pilot
 _PILOT_STREAMS = 2**33
@@ -93,7 +94,8 @@ def projective_chain(
         Tolerances for the standard errors of lambda and of the contraction rate lambda_2 - lambda_1: relative to the
         larger of both in size for the former and to itself for the latter, and absolute in nats per step.
     max_steps : int, optional
-        Steps of all chains together, rounded to whole batches. A step moves two displacements.
+        Steps of all chains together, rounded to whole batches. A step moves two displacements. A little more is taken
+        afterwards to measure the autocorrelation time.
     n_chains : int, optional
         Independent chains, at least 8.
     rng, n_threads, progress, executor
@@ -112,8 +114,9 @@ def projective_chain(
     Warns
     -----
     AccuracyWarning
-        If directions do not mix, saying why: K falls into blocks, steps are reflections, or there is but one
-        direction. If no tolerance was met within `max_steps`, or chains were not seen to mix.
+        If directions do not mix, saying why: K falls into blocks, steps are reflections, there is but one direction, or
+        products of steps annihilate everything. If no tolerance was met within `max_steps`, or chains were not seen to
+        mix.
 
     References
     ----------
@@ -145,15 +148,16 @@ def projective_chain(
         return _single_direction(system, how, regular)
     start = _start(system, how)
     pilot = _pilot(system, how, start)
-    longest = max(1, budget.max_steps // (16 * how.n_chains))
+    longest = max(1, (budget.max_steps - pilot.n_steps) // (_LEAST_BATCHES * how.n_chains))
     work = system.n_examples * (system.dimension + _LOGARITHM) + _CALLS
     recorded = math.ceil(budget.max_steps * max(system.dimension / _MOST_RECORDED, work / _MOST_WORK))
     spacing = min(max(pilot.spacing, system.n_examples // 4, recorded, int(pilot.memory / _FINENESS)), longest)
+    states = start.vectors(how, 0)
     chains = Chains(
         key=how.seed.key,
-        states=start.vectors(how, 0),
+        states=states,
         steps_per_batch=spacing,
-        records=no_records(how.n_chains, 2, start.metrics.size, system.dimension),
+        records=no_records(how.n_chains, states.shape[1], start.metrics.size, system.dimension),
         spacing=spacing,
         n_examples=system.n_examples,
         rounding=float(np.finfo(float).eps) * min(1.0, system.learning_rate * float(system.diagonal.mean())),
@@ -163,7 +167,7 @@ def projective_chain(
     done = run(
         chains,
         kernel,
-        lambda chains: _estimate(system, chains),
+        lambda chains: _estimate(system, start, chains),
         budget,
         n_threads=how.n_threads,
         progress=progress,
@@ -185,7 +189,10 @@ class _Start(NamedTuple):
     """The block, if K falls into blocks."""
 
     def vectors(self, how: How, first_chain: int) -> FloatArray:
-        """Return two vectors for each chain, shape (n_chains, 2, dimension)."""
+        """Return two vectors for each chain, and of a block three, two in it and one anywhere.
+
+        Shape (n_chains, k, dimension).
+        """
         key, n_chains = how.seed.key, how.n_chains
         if self.block is None:
             vectors = initial_vectors(self.system, self.metrics, key, n_chains, 2, first_chain)
@@ -194,10 +201,12 @@ class _Start(NamedTuple):
             scale = np.linalg.norm(vectors[:, 1], axis=1, keepdims=True)
             vectors[:, 1] = slow + _RANDOM_SHARE * vectors[:, 1] / scale
             return vectors
-        embedding = self.block.embedding
-        first = initial_vectors(self.system, self.own_metrics, key, n_chains, 1, first_chain) @ embedding
-        second = normals(key, n_chains, (2, embedding.shape[1]), first_chain)[:, 1:]
-        return np.ascontiguousarray(np.concatenate([first, second], axis=1))
+        embedding, k = self.block.embedding, min(self.system.dimension, 2)
+        own = initial_vectors(self.system, self.own_metrics, key, n_chains, k, first_chain) @ embedding
+        if k == len(embedding.T):
+            return np.ascontiguousarray(own)
+        other = normals(key, n_chains, (k + 1, embedding.shape[1]), first_chain)[:, k:]
+        return np.ascontiguousarray(np.concatenate([own, other], axis=1))
 
 
 def _start(system: LinearizedSGD, how: How) -> _Start:
@@ -256,14 +265,18 @@ def _pilot(system: LinearizedSGD, how: How, start: _Start) -> _Pilot:
     return _Pilot(spacing, every, found.resolved, found.time, n_steps)
 
 
-def _estimate(system: LinearizedSGD, chains: Chains) -> Estimate:
+def _estimate(system: LinearizedSGD, start: _Start, chains: Chains) -> Estimate:
     """Estimate lambda and lambda_2 - lambda_1."""
     log_growth, growth, _ = chains.records
+    steps = chains.steps_per_batch
     if chains.n_batches == 0:
         return unknown(2)
-    with np.errstate(invalid="ignore"):
-        mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(chains.n_batches))
-    found = anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
+    if start.system.dimension == 1:  # the one direction of a block
+        mixing = Mixing(math.inf, math.inf, chains.n_batches * steps)
+    else:
+        with np.errstate(invalid="ignore"):
+            mixing = first_resolved(log_growth[:, :, :2], steps, [*grid_of_looks(chains.n_batches), chains.n_batches])
+    found = anchored_means(growth, steps, mixing, chains.n_examples, chains.rounding)
     exponent, error = float(found.mean[0]), float(found.standard_error[0])
     unsettled = 0.0 if mixing.resolved else math.inf
     if exponent == -math.inf:  # all is annihilated
@@ -275,12 +288,13 @@ def _estimate(system: LinearizedSGD, chains: Chains) -> Estimate:
     else:
         with np.errstate(invalid="ignore"):
             differences = log_growth[:, :, 1:] - log_growth[:, :, :1]
-        approach = batch_means(differences, chains.steps_per_batch)
-        rate, rate_error = float(approach.mean[0]), float(approach.standard_error[0])
+        approach = batch_means(differences, steps)
+        nearest = int(approach.mean.argmax())
+        rate, rate_error = float(approach.mean[nearest]), float(approach.standard_error[nearest])
         # The second vector has to find its own direction first.
-        if abs(approach.top_drift) > SETTLED_LIMIT:
-            change = float(drift(differences[:, approach.start_up :])[0][0]) / chains.steps_per_batch
-            rate_error, unsettled = math.hypot(rate_error, change), max(unsettled, abs(approach.top_drift))
+        change, _, scaled = (part[nearest] for part in drift(differences[:, approach.start_up :]))
+        if abs(scaled) > SETTLED_LIMIT:
+            rate_error, unsettled = math.hypot(rate_error, float(change) / steps), max(unsettled, abs(float(scaled)))
     largest = max(abs(exponent), abs(rate) if math.isfinite(rate) else 0.0)
     return replace(
         found,
@@ -315,9 +329,9 @@ def _path(system: LinearizedSGD, metrics: Metrics, chains: Chains, start_up: int
     n_chains, n_batches, d = chains.records[2].shape
     # The first batch kept only shows where the next one starts.
     n_pieces = min(_PIECES, n_batches - start_up - 1)
-    first = start_up + (n_batches - start_up - 1) % n_pieces
-    log_growth, growth, directions = (record[:, first:] for record in chains.records)
-    n_batches -= first
+    kept = start_up + (n_batches - start_up - 1) % n_pieces
+    log_growth, growth, directions = (record[:, kept:] for record in chains.records)
+    n_batches -= kept
     pieces = (n_pieces, (n_batches - 1) // n_pieces)
     record_of_growth = growth
     growth = growth[:, 1:].reshape(n_chains, *pieces, metrics.size).mean(axis=2)
@@ -391,6 +405,9 @@ def _described(
     annihilated = float(found.mean[0]) == -math.inf
     if annihilated:
         chains = replace(chains, states=start.vectors(how, 0))
+    if chains.states.shape[1] > 2:  # the nearest to the first
+        growing = np.nansum(chains.records[0], axis=(0, 1))[1:]
+        chains = replace(chains, states=np.ascontiguousarray(chains.states[:, [0, 1 + int(growing.argmax())]]))
     follow = Follow(system, how.seed.key, chains, pilot.spacing, pilot.orthonormalise_every, how.n_threads)
     reason = start.block.reason if start.block is not None else ""
     reason = _ANNIHILATION if annihilated else reason or ("" if regular.contracting else _REFLECTIONS)
@@ -409,11 +426,12 @@ def _described(
     rate, rate_error = float(found.mean[1]), float(found.standard_error[1])
     if start.block is not None and start.block.exponents is not None:
         rate, rate_error = float(np.diff(np.sort(start.block.exponents)[:-3:-1])[0]), 0.0
-    gap = -rate if -math.inf < rate < 0 else 0.0
+    gap = relaxation_rate(system, rate)
     longest = math.ceil(_MEMORY_RELAXATIONS / gap) if gap > 0 else 0
     if pilot.resolved:
         every = max(1, pilot.spacing // _FINER)
-        directions = follow.directions(_MEMORY_BATCHES, every)
+        most = max(_PILOT_BATCHES, _MOST_RECORDED // (chains.n_chains * system.dimension))
+        directions = follow.directions(min(_MEMORY_BATCHES, most), every)
     else:
         directions, every = chains.records[2][:, found.start_up :], chains.spacing
     remembered = memory(to_parameter_space(system, directions), every, longest)
@@ -454,8 +472,8 @@ def _warn_of_trouble(budget: Budget, done: Run) -> None:
         warn("the run overflowed: lambda is unknown")
     elif not found.mixed:
         warn(
-            f"the two largest exponents are too close for chains of {chains.n_batches * chains.steps_per_batch} steps "
-            "to mix: raise max_steps"
+            f"chains of {chains.n_batches * chains.steps_per_batch} steps were not seen to mix, the two largest "
+            "exponents being too close: raise max_steps"
         )
     elif budget.has_tolerance and done.stopped_by == "max_steps":
         (exponent, rate), (error, rate_error) = found.mean, found.standard_error
@@ -490,7 +508,7 @@ def _single_direction(system: LinearizedSGD, how: How, regular: Regularity) -> P
     """Describe the one direction there is in one dimension, where steps are numbers."""
     logs, n = system.log_determinants, system.n_examples
     singular = np.isneginf(logs)
-    variance = float(logs.var()) if not singular.any() else 0.0 if singular.all() else math.inf
+    variance = 0.0 if singular.any() else float(logs.var())
     chains = Chains(
         key=how.seed.key,
         states=np.ones((how.n_chains, 1, 1)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.plots import _EDGE, _ESTIMATE, _axes
+from sgdstab_fast.plots import EDGE, ESTIMATE, axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ _HEADROOM = 0.3  # for the legend, of the height
 
 def finite_time_distribution(result: FiniteTimeDistribution, ax: Axes | None = None) -> Axes:
     """Plot the density of lambda_n on a logarithmic scale: of the sample, normal, and of large deviations."""
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     sample = result.exponents[np.isfinite(result.exponents)]
     lost = 1 - sample.size / result.exponents.size
     if not sample.size or not np.ptp(sample) > 0:
@@ -38,7 +38,7 @@ def finite_time_distribution(result: FiniteTimeDistribution, ax: Axes | None = N
     density = counts / (result.exponents.size * np.diff(edges))
     low, high = _limits(edges)
     floor = density[counts > 0].min() / 3
-    ax.stairs(density, edges, fill=True, color=_ESTIMATE, alpha=0.3, label="sample")
+    ax.stairs(density, edges, fill=True, color=ESTIMATE, alpha=0.3, label="sample")
     spread = np.sqrt(result.clt_variance / result.n)
     if spread > 0 and np.isfinite(result.exponent):
         x = np.linspace(low, high, 600)
@@ -49,14 +49,14 @@ def finite_time_distribution(result: FiniteTimeDistribution, ax: Axes | None = N
         x = np.linspace(first, last, 600)
         deviations = result.large_deviations_density(x) if first < last else np.full(x.size, np.inf)
         if np.isfinite(deviations).all():
-            ax.plot(x, deviations, color=_ESTIMATE, lw=1.8, label="large deviations")
+            ax.plot(x, deviations, color=ESTIMATE, lw=1.8, label="large deviations")
             if first <= 0 <= last:
                 floor = min(floor, max(deviations[np.abs(x).argmin()] / 3, _DEEPEST * deviations.max()))
     if np.isfinite(result.exponent):
         ax.axvline(result.exponent, color="0.45", lw=0.8, label=f"λ = {result.exponent:.4g}")
     if low <= 0 <= high:
         growth = f"{result.probability_of_growth:.3g} ± {result.probability_of_growth_standard_error:.1g}"
-        ax.axvline(0, color=_EDGE, lw=1, ls="--", label=f"P(λₙ ≥ 0) = {growth}")
+        ax.axvline(0, color=EDGE, lw=1, ls="--", label=f"P(λₙ ≥ 0) = {growth}")
     if lost:
         ax.plot([], [], " ", label=f"P(λₙ = -∞) = {lost:.3g}")
     ax.set_yscale("log")
@@ -89,8 +89,8 @@ def _parts(result: ProjectiveChain, ax: Axes) -> Axes:
     growing = system.learning_rate * system.diagonal > 2
     ax.axhline(0, color="0.35", lw=0.8)
     for chosen, color, label in (
-        (finite & growing, _EDGE, "ηK$_{ii}$ > 2: its steps can grow"),
-        (finite & ~growing, _ESTIMATE, "ηK$_{ii}$ ≤ 2"),
+        (finite & growing, EDGE, "ηK$_{ii}$ > 2: its steps can grow"),
+        (finite & ~growing, ESTIMATE, "ηK$_{ii}$ ≤ 2"),
     ):
         if chosen.any():
             style: dict[str, Any] = {"fmt": "o", "ms": 4, "lw": 0.8, "color": color, "label": label}
@@ -122,7 +122,7 @@ def _shares(result: ProjectiveChain, ax: Axes) -> Axes:
     largest = np.argsort(-shares, kind="stable")[:_BARS][::-1]
     system = result.follow.system
     growing = system.learning_rate * system.diagonal[largest] > 2
-    colors = [_EDGE if grows else _ESTIMATE for grows in growing]
+    colors = [EDGE if grows else ESTIMATE for grows in growing]
     errors = 1.96 * result.participation_standard_error[largest]
     ax.barh(range(len(largest)), shares[largest], xerr=errors, color=colors, alpha=0.7, error_kw={"lw": 0.8})
     ax.set_yticks(range(len(largest)), [str(example) for example in largest], fontsize=8)

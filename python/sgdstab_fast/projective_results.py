@@ -4,103 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._native import FloatArray, StreamKey, core
+from sgdstab_fast._native import FloatArray
+from sgdstab_fast.coupling import HolderContraction, holder_contraction, mixing_time
 from sgdstab_fast.directions import parameter_space_norm
-from sgdstab_fast.metrics import Metrics, no_metrics
+from sgdstab_fast.finite_time_distribution import FiniteTimeDistribution, distribution_of
+from sgdstab_fast.follow import Follow, Measured
 from sgdstab_fast.moment_results import MomentExponents
-from sgdstab_fast.one_block import vectors_kernel
+from sgdstab_fast.moments import moment_exponent
 from sgdstab_fast.regularity import Regularity
-from sgdstab_fast.results import _Estimate
-from sgdstab_fast.rounds import Chains, Kernel, pieces
+from sgdstab_fast.results import SimulatedEstimate
 from sgdstab_fast.statistics import student_quantile
-from sgdstab_fast.systems import LinearizedSGD
-
-if TYPE_CHECKING:
-    from sgdstab_fast.coupling import HolderContraction
-    from sgdstab_fast.finite_time_distribution import FiniteTimeDistribution
-
 
 _MOMENT_STEPS = 500_000  # for each order
 
 
-class Measured(NamedTuple):
-    """A number with its error."""
-
-    value: float
-    standard_error: float
-
-
-def recording_kernel(system: LinearizedSGD, metrics: Metrics, spacing: int, orthonormalise_every: int) -> Kernel:
-    """Return the kernel that records the direction, and growth in the metrics, after every batch of `spacing` steps."""
-    kernel = vectors_kernel(system, metrics)
-    every = min(kernel.arguments["renormalise_every"], orthonormalise_every)
-    arguments = {**kernel.arguments, "spacing": spacing, "renormalise_every": every, "record": True}
-    seconds = 2 * kernel.seconds_per_step + metrics.seconds_per_evaluation / spacing
-    return replace(kernel, arguments=arguments, seconds_per_step=seconds)
-
-
-class Path(NamedTuple):
-    """What chains do over batches of steps."""
-
-    log_growth: FloatArray
-    """Of the vectors, shape (n_chains, n_batches, k)."""
-    directions: FloatArray
-    """The first vectors after every batch, shape (n_chains, n_batches, dimension)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Follow:
-    """Chains at the end of a run, which go on from there; calling twice gives the same."""
-
-    system: LinearizedSGD
-    key: StreamKey
-    chains: Chains
-    resolution: int
-    """Steps that resolve how directions move."""
-    orthonormalise_every: int
-    """Steps after which two vectors still span a plane."""
-    n_threads: int
-
-    @property
-    def first_step(self) -> int:
-        """The step at which it goes on."""
-        return self.chains.n_batches * self.chains.steps_per_batch
-
-    def directions(self, n_batches: int, spacing: int) -> FloatArray:
-        """Return directions every `spacing` steps, shape (n_chains, n_batches, dimension)."""
-        return self.path(self.chains.states[:, :1], n_batches, spacing).directions
-
-    def path(self, vectors: FloatArray, n_batches: int, spacing: int, *, first_batch: int = 0) -> Path:
-        """Take n_batches batches of `spacing` steps from the vectors given, shape (n_chains, k, dimension)."""
-        kernel = recording_kernel(self.system, no_metrics(self.system), spacing, self.orthonormalise_every)
-        vectors = np.array(vectors, order="C")
-        parts, done = [], first_batch
-        for size in pieces(n_batches, kernel.seconds_per_step * len(vectors) * spacing / self.n_threads):
-            vectors, log_growth, _, directions = core.advance_vectors(
-                **kernel.arguments,
-                vectors=vectors,
-                key=self.key,
-                first_chain=self.chains.first_chain,
-                first_step=self.first_step + done * spacing,
-                n_batches=size,
-                steps_per_batch=spacing,
-                n_threads=self.n_threads,
-            )
-            parts.append((log_growth, directions))
-            done += size
-        return Path(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))
-
-
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ProjectiveChain(_Estimate):
+class ProjectiveChain(SimulatedEstimate):
     """The chain of directions of displacements under SGD, as `projective_chain` returns it; nats per step.
 
     Methods that simulate go on from where the run ended; calling one twice gives the same.
@@ -118,7 +45,8 @@ class ProjectiveChain(_Estimate):
     exponent_by_example_standard_error: FloatArray
     """Shape (N,)."""
     participation: FloatArray
-    """Mean share of each example in the squared length of the direction in parameter space, shape (N,), of sum 1."""
+    """Mean share of each example in the squared length of the direction in parameter space, shape (N,), of sum 1; 0
+    where no direction is left."""
     participation_standard_error: FloatArray
     """Shape (N,)."""
     contraction_rate: float
@@ -162,7 +90,7 @@ class ProjectiveChain(_Estimate):
     def clt_variance(self) -> float:
         """sigma^2: sqrt(n) (lambda_n - lambda) tends to N(0, sigma^2).
 
-        Of the routes through the chain, the one with the smaller error.
+        From autocovariances, or from batch means where those have less than half of its error.
         """
         return self._variance.value
 
@@ -173,7 +101,8 @@ class ProjectiveChain(_Estimate):
 
     @property
     def _variance(self) -> Measured:
-        return min(self.variances.values(), key=lambda found: found.standard_error)
+        anchored, blocks = self.variances["autocovariances"], self.variances["batch means"]
+        return blocks if blocks.standard_error < anchored.standard_error / 2 else anchored
 
     def clt_variance_by(self, route: str) -> Measured:
         """Return sigma^2 and its standard error by one of three routes, which should agree.
@@ -202,8 +131,6 @@ class ProjectiveChain(_Estimate):
     @cached_property
     def moments(self) -> MomentExponents:
         """Lambda(p) at nine orders from -1 to 1, found when first asked for."""
-        from sgdstab_fast.moments import moment_exponent
-
         return moment_exponent(
             self.follow.system,
             np.linspace(-1, 1, 9),
@@ -244,8 +171,6 @@ class ProjectiveChain(_Estimate):
 
     @cached_property
     def _mixing(self) -> Measured:
-        from sgdstab_fast.coupling import mixing_time
-
         if self.reason and self.follow.system.dimension > 1:
             return Measured(math.inf, 0.0)
         return mixing_time(self.follow, self.contraction_rate)
@@ -297,8 +222,6 @@ class ProjectiveChain(_Estimate):
         >>> bool(abs(contraction.rates[0] / 0.01 - chain.contraction_rate) < 0.02)
         True
         """
-        from sgdstab_fast.coupling import holder_contraction
-
         return holder_contraction(self.follow, alpha, n, n_pairs)
 
     def finite_time_distribution(
@@ -325,8 +248,6 @@ class ProjectiveChain(_Estimate):
         ValueError, TypeError
             If an argument is out of range.
         """
-        from sgdstab_fast.finite_time_distribution import distribution_of
-
         n, n_samples = validation.integer(n, "n"), validation.integer(n_samples, "n_samples")
         if moments is not None and not isinstance(moments, MomentExponents):
             raise TypeError(f"moments must be MomentExponents, not {type(moments).__name__}")
@@ -339,7 +260,7 @@ class ProjectiveChain(_Estimate):
             norms = np.log(parameter_space_norm(follow.system, directions.reshape(-1, shape[2])).reshape(shape[:2]))
             exponents = (path.log_growth[:, :, 0] + np.diff(norms, axis=1)) / n
         exponents[np.isneginf(path.log_growth[:, :, 0])] = -math.inf
-        return distribution_of(exponents, n, self.exponent, self.clt_variance, lambda: moments or self.moments)
+        return distribution_of(exponents, n, self.exponent, self.clt_variance, partial(_known_moments, moments, self))
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
         """Return columns of equal length, a row for every example, as data frames take them."""
@@ -367,3 +288,7 @@ class ProjectiveChain(_Estimate):
         from sgdstab_fast import projective_plots
 
         return projective_plots.projective_chain(self, ax)
+
+
+def _known_moments(given: MomentExponents | None, chain: ProjectiveChain) -> MomentExponents:
+    return chain.moments if given is None else given

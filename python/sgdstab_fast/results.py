@@ -38,7 +38,7 @@ def warn(message: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Estimate:
+class SimulatedEstimate:
     """What every simulated estimate says about how it came about."""
 
     degrees_of_freedom: int
@@ -64,11 +64,11 @@ class _Estimate:
     provenance: Mapping[str, Any] = field(repr=False)
     """Seed entropy, SIMD level, versions, method."""
     chains: Chains | None = field(repr=False, compare=False)
-    """The state at the end, from which ``resume`` goes on; None where nothing was simulated."""
+    """The state at the end, from which to go on; None where nothing was simulated."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LyapunovExponent(_Estimate):
+class LyapunovExponent(SimulatedEstimate):
     """The top Lyapunov exponent, as `lyapunov_exponent` returns it; nats per step."""
 
     exponent: float
@@ -115,7 +115,7 @@ class LyapunovExponent(_Estimate):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LyapunovSpectrum(_Estimate):
+class LyapunovSpectrum(SimulatedEstimate):
     """The k largest Lyapunov exponents, as `lyapunov_spectrum` returns them; nats per step."""
 
     exponents: FloatArray

@@ -158,6 +158,7 @@ class LinearizedSGD:
             )
         self._rows, self._coordinates, self._slowest, self._diagonal = rows, coordinates, slowest, diagonal
         self._log_determinants = log_abs_one_minus(step)
+        self._gradients: FloatArray | None = None
 
     @property
     def rows(self) -> FloatArray:
@@ -261,7 +262,11 @@ class LinearizedSGD:
 
     def gradients(self) -> FloatArray:
         """Return F with K = F F^T, shape (N, dimension): row i is the gradient of example i, up to a rotation."""
-        return self._rows if self._coordinates == "factor" else np.asarray(np.linalg.cholesky(self._rows))
+        if self._coordinates == "factor":
+            return self._rows
+        if self._gradients is None:
+            self._gradients = np.asarray(np.linalg.cholesky(self._rows))
+        return self._gradients
 
     def gram_eigenvalues(self) -> FloatArray:
         """Return the non-zero eigenvalues of K, largest first, shape (dimension,)."""
