@@ -204,7 +204,7 @@ def test_pairs_are_those_of_explicit_products(name):
         # Chains 2k and 2k + 1 are each other's partners.
         error = (far**alpha).reshape(16, -1).mean(axis=1).std(ddof=1) / math.sqrt(16)
         assert found.far_standard_errors[i] == pytest.approx(error, rel=1e-6)
-    np.testing.assert_allclose(found.rates, np.log(found.near) / n, rtol=1e-14)
+    np.testing.assert_allclose(found.rates, np.log(found.near) / n, rtol=1e-14, atol=1e-16)
     np.testing.assert_array_equal(found.worst, np.maximum(found.near, found.far))
 
 
@@ -357,3 +357,11 @@ def test_growth_near_annihilation_is_that_of_the_image():
     system = sf.LinearizedSGD([[1, 0], [0, 1]], 1.0)
     (found,) = growth_by_example(system, np.array([[1, 1e-9]]), [None])
     assert found.log_growth[0, 0] == pytest.approx(math.log(1e-9), rel=1e-6)
+
+
+def test_means_beyond_floating_point_have_rates():
+    # 2e4 steps contract by e^-1600.
+    found = sf.projective_chain(sf.LinearizedSGD(K4, 0.45), rng=1).holder_contraction([0.01, 1], 20_000, n_pairs=32)
+    assert found.near[1] == 0
+    assert np.isfinite(found.rates).all()
+    assert (found.rates < 0).all()

@@ -210,3 +210,10 @@ def test_functions_of_the_block_that_grows_fastest(rng):
     np.testing.assert_allclose(V.ratio(vectors), image / V(vectors))
     assert V([0, 0, 0, 0, 1, 1]) == math.inf
     assert V.ratio([0, 0, 0, 0, 1, 1]) == 1
+
+
+def test_lyapunov_functions_fall_on_normal_directions(rng):
+    # Next to f_2, which a step shrinks to a tenth, V falls only because such directions are looked for.
+    V = lyapunov_function(sf.LinearizedSGD(K4, 0.45), rng=0)
+    assert V.ratio(rng.standard_normal((100_000, 4))).max() < 1
+    assert V.largest_ratio < 1

@@ -375,3 +375,12 @@ def test_variances_are_not_negative():
 def test_moments_are_checked():
     with pytest.raises(TypeError, match="moments must be MomentExponents, not str"):
         chain_of(T1, 0.5).finite_time_distribution(4, n_samples=64, moments="x")
+
+
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+def test_moments_are_those_of_the_chain():
+    with pytest.raises(ValueError, match="K falls into components"):
+        chain_of(np.diag([1.0, 2, 3]), 0.5).clt_variance_by("moments")
+    other = sf.moment_exponent(sf.LinearizedSGD(T1, 0.4), [-1, 1])
+    with pytest.raises(ValueError, match="moments must be of this system"):
+        chain_of(T1, 0.5).finite_time_distribution(4, n_samples=64, moments=other)

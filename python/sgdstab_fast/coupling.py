@@ -54,14 +54,14 @@ class HolderContraction:
     """Hoelder exponents."""
     n: int
     """Steps."""
-    near: FloatArray
-    """The mean over infinitely close pairs."""
-    near_standard_errors: FloatArray
-    """Of `near`."""
-    far: FloatArray
-    """The mean over independent pairs."""
-    far_standard_errors: FloatArray
-    """Of `far`."""
+    log_near: FloatArray
+    """The logarithm of the mean over infinitely close pairs; -inf where all of them meet."""
+    near_relative_errors: FloatArray
+    """The standard error of that mean over it."""
+    log_far: FloatArray
+    """The logarithm of the mean over independent pairs."""
+    far_relative_errors: FloatArray
+    """The standard error of that mean over it."""
     effective_pairs: FloatArray
     """(sum W)^2 / sum W^2 of what the means are over, the smaller of both kinds: where it is small, rare pairs that
     separate carry the mean, and errors are not to be relied on."""
@@ -77,6 +77,26 @@ class HolderContraction:
         return f"HolderContraction(n={self.n}, {', '.join(shown)}{more}, best_alpha={self.best_alpha:g})"
 
     @property
+    def near(self) -> FloatArray:
+        """The mean over infinitely close pairs."""
+        return np.asarray(np.exp(self.log_near))
+
+    @property
+    def near_standard_errors(self) -> FloatArray:
+        """Of `near`."""
+        return self.near * self.near_relative_errors
+
+    @property
+    def far(self) -> FloatArray:
+        """The mean over independent pairs."""
+        return np.asarray(np.exp(self.log_far))
+
+    @property
+    def far_standard_errors(self) -> FloatArray:
+        """Of `far`."""
+        return self.far * self.far_relative_errors
+
+    @property
     def worst(self) -> FloatArray:
         """The larger of `near` and `far`."""
         return np.maximum(self.near, self.far)
@@ -86,37 +106,34 @@ class HolderContraction:
         """Log of the mean over near pairs, per step: nats, -inf where pairs meet. Below 0 where distances contract.
 
         Near pairs are those that tell: whatever is far apart comes near, and prefactors of far pairs fade only as 1/n.
+        Over alpha, and for alpha -> 0, they are the contraction rate.
         """
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(self.near) / self.n)
+        return self.log_near / self.n
 
     @property
     def standard_errors(self) -> FloatArray:
         """Of `rates`."""
-        return np.divide(
-            self.near_standard_errors, self.near * self.n, out=np.zeros_like(self.near), where=self.near > 0
-        )
+        return self.near_relative_errors / self.n
 
     @property
     def far_rates(self) -> FloatArray:
         """Log of the mean over far pairs, per step."""
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(self.far) / self.n)
+        return self.log_far / self.n
 
     @property
     def far_rate_standard_errors(self) -> FloatArray:
         """Of `far_rates`."""
-        return np.divide(self.far_standard_errors, self.far * self.n, out=np.zeros_like(self.far), where=self.far > 0)
+        return self.far_relative_errors / self.n
 
     @property
     def best_alpha(self) -> float:
         """Of those given, the alpha at which distances contract fastest."""
-        return float(self.alpha[int(np.argmin(self.worst))])
+        return float(self.alpha[int(np.argmin(np.maximum(self.log_near, self.log_far)))])
 
     @property
     def gap(self) -> float:
         """1 - exp(rate) at `best_alpha`: 1 if everything is forgotten in n steps, 0 or below if nothing contracts."""
-        return 1 - math.pow(float(self.worst.min()), 1 / self.n)
+        return -math.expm1(float(np.maximum(self.log_near, self.log_far).min()) / self.n)
 
 
 def holder_contraction(follow: Follow, alpha: ArrayLike, n: int, n_pairs: int) -> HolderContraction:
@@ -135,10 +152,10 @@ def holder_contraction(follow: Follow, alpha: ArrayLike, n: int, n_pairs: int) -
     return HolderContraction(
         alpha=orders,
         n=n,
-        near=near_mean,
-        near_standard_errors=near_error,
-        far=far_mean,
-        far_standard_errors=far_error,
+        log_near=near_mean,
+        near_relative_errors=near_error,
+        log_far=far_mean,
+        far_relative_errors=far_error,
         effective_pairs=np.minimum(near_size, far_size),
         n_pairs=near.size,
     )
@@ -202,16 +219,22 @@ def _orthonormal(pairs: FloatArray) -> FloatArray:
 
 
 def _means_of_powers(log_ratios: FloatArray, orders: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the means of exp(alpha log_ratios), their errors from the means of chains, and effective numbers."""
-    means, errors, sizes = [], [], []
+    """Return log means of exp(alpha log_ratios), relative errors from the means of chains, and effective numbers."""
+    logarithms, errors, sizes = [], [], []
+    largest = float(log_ratios.max())
     for order in orders:
-        powers = np.exp(order * log_ratios)
+        if largest == -math.inf:
+            logarithms.append(-math.inf)
+            errors.append(0.0)
+            sizes.append(math.inf)
+            continue
+        powers = np.exp(order * (log_ratios - largest))
         of_chains = powers.mean(axis=1)
-        means.append(of_chains.mean())
-        errors.append(of_chains.std(ddof=1) / math.sqrt(len(of_chains)))
-        total = float((powers**2).sum())
-        sizes.append(float(powers.sum()) ** 2 / total if total > 0 else math.inf)
-    return np.array(means), np.array(errors), np.array(sizes)
+        mean = float(of_chains.mean())
+        logarithms.append(order * largest + math.log(mean))
+        errors.append(float(of_chains.std(ddof=1)) / math.sqrt(len(of_chains)) / mean)
+        sizes.append(float(powers.sum()) ** 2 / float((powers**2).sum()))
+    return np.array(logarithms), np.array(errors), np.array(sizes)
 
 
 def mixing_time(follow: Follow, contraction_rate: float) -> Measured:

@@ -31,6 +31,7 @@ Galerkin's equations on V and its derivatives in c instead, whose error is of se
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -47,7 +48,7 @@ from sgdstab_fast.leading_block import LeadingBlock, leading_block
 from sgdstab_fast.mean_square import mean_square_metric
 from sgdstab_fast.metrics import largest_growth
 from sgdstab_fast.projective import projective_chain
-from sgdstab_fast.results import provenance, warn
+from sgdstab_fast.results import AccuracyWarning, provenance, warn
 from sgdstab_fast.streams import Seed, seed_from
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
@@ -63,7 +64,7 @@ _RIDGE = 1e-6
 _COLLINEAR, _FINELY_COLLINEAR = 1e-5, 1e-8
 _PARTS = 8
 _MOST_GROWTHS, _AT_ONCE = 2**24, 2**20
-_FEWEST, _FRESH = 64, 1024  # directions
+_FEWEST, _FRESH, _MOST_FRESH = 64, 1024, 16384  # directions
 _REFLECTION = 1e-14  # of abs(1 - eta K_ii) from 1
 _LARGEST_LOGARITHM = 700.0
 _LARGEST_DIMENSION = 1024  # dozens of metrics are held
@@ -431,7 +432,8 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
         return _of_block(eigenfunction(block.system, p, n_directions=n_directions, rng=rng), system, block)
     norms = norms_of(system)
     n = min(n_directions, max(_FEWEST, _MOST_GROWTHS // (system.n_examples * len(norms.metrics))))
-    result = fit_eigenfunction(system, p, stationary_directions(system, n + _FRESH, seed), norms, seed)
+    n_fresh = int(np.clip(_MOST_GROWTHS // (4 * system.n_examples * len(norms.metrics)), _FRESH, _MOST_FRESH))
+    result = fit_eigenfunction(system, p, stationary_directions(system, n + n_fresh, seed), n, norms, seed)
     if not result.residual <= _LARGE_RESIDUAL:
         warn(
             f"the eigenfunction of order {p:g} satisfies its equation to {result.residual:.2g} only; "
@@ -466,10 +468,10 @@ def _known_logarithm(system: LinearizedSGD, p: float) -> float | None:
 
 
 def fit_eigenfunction(
-    system: LinearizedSGD, p: float, directions: FloatArray, norms: Norms, seed: Seed
+    system: LinearizedSGD, p: float, directions: FloatArray, n_fitted: int, norms: Norms, seed: Seed
 ) -> Eigenfunction:
-    """Fit to all but the last of stationary directions in isometric coordinates, and measure on those."""
-    fitted, fresh = directions[:-_FRESH], directions[-_FRESH:]
+    """Fit to the first of stationary directions in isometric coordinates, and measure on the others."""
+    fitted, fresh = directions[:n_fitted], directions[n_fitted:]
     growths, logarithms = norms.growths(fitted), norms.logarithms(fitted)
     exponents = fitted_exponents(growths, -p)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -509,5 +511,9 @@ def stationary_directions(system: LinearizedSGD, n: int, seed: Seed) -> FloatArr
     if system.dimension == 1:
         return np.ones((n, 1))
     rng = np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
-    chain = projective_chain(system, rtol=0, max_steps=_CHAIN_STEPS, rng=rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AccuracyWarning)
+        chain = projective_chain(system, rtol=0, max_steps=_CHAIN_STEPS, rng=rng)
+    if not chain.mixed:
+        warn("the directions that it is fitted to may not be stationary: chains are too slow to mix")
     return to_parameter_space(system, chain.sample(n))

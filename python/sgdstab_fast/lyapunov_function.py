@@ -44,6 +44,8 @@ _SHAPES = (-0.5, 0.0, 0.25, 0.5, 1.0)  # powers of K that broad directions have 
 _SMALL = 8.0  # minus the log of the smallest admixture
 _ANNIHILATED = 1e-3  # where a step leaves no more than that, V is next to infinite
 _STEPS_BETWEEN = 8  # rescalings
+_CLIMBS, _CLIMBERS, _STRIDES = 4, 64, 40  # searches for the worst direction: how often, from how many, how long
+_MOST_TRIED = 2**20  # growths
 _SHARE = 0.05  # weight of broad directions
 _LEAST = 0.7  # of the mean, wanted everywhere
 _FITS, _GAIN = 60, 1.6
@@ -62,8 +64,8 @@ class LyapunovFunction:
     p: float
     """The order, > 0."""
     rate: float
-    """gamma < 1: exp of the mean of log(E V(A y) / V(y)) over stationary directions, of the leading block if K has several
-    (in the other steps the ratio is 1)."""
+    """gamma < 1: exp of the mean of log(E V(A y) / V(y)) over stationary directions; where K falls into blocks, that of
+    the leading one, mixed with 1 for all other steps."""
     largest_ratio: float
     """The largest E V(A y) / V(y) over stationary and broad directions that V was not fitted to."""
     largest_stationary_ratio: float
@@ -147,6 +149,8 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
         if block.reason:
             warn(block.reason)
         return _of_block(lyapunov_function(block.system, p=p, rng=rng), system, block)
+    if system.dimension == 1:
+        _require_positive(system.sum_of_exponents)
     norms = norms_of(system)
     stationary = stationary_directions(system, _STATIONARY + _FRESH, seed)
     generator = np.random.default_rng(list(seed.key))
@@ -158,9 +162,14 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     for attempt in range(_TRIES):
         order /= _SMALLER if attempt else 1
         exponents = directions.fitted_at(order, start)
-        ratios = [
-            np.exp(-order * norms.mean_growths(some, exponents, -order)[0]) for some in (fresh, directions.broad())
-        ]
+        for _ in range(_CLIMBS):
+            worst = directions.climbed(order, exponents)
+            if directions.least(order, exponents, worst) > 0:
+                break
+            directions.add(worst)
+            exponents = directions.fitted_at(order, start)
+        broad = np.concatenate([directions.broad(), directions.climbed(order, exponents)])
+        ratios = [np.exp(-order * norms.mean_growths(some, exponents, -order)[0]) for some in (fresh, broad)]
         rate, largest = math.exp(float(np.log(ratios[0]).mean())), float(max(some.max() for some in ratios))
         if p is not None or largest < 1 - _MARGIN * (1 - rate):
             break
@@ -205,6 +214,13 @@ def _of_block(part: LyapunovFunction, system: LinearizedSGD, block: LeadingBlock
     )
 
 
+def _require_positive(exponent: float) -> None:
+    """Refuse a lambda that is not positive."""
+    if not exponent > _ROUNDING:
+        value = f"{exponent:.6g}" if abs(exponent) > _ROUNDING else "0 to rounding"
+        raise ValueError(f"the exponent lambda must be positive for V to fall, but is {value}")
+
+
 class _Directions:
     """Stationary directions, broad ones, and fits to both."""
 
@@ -232,8 +248,7 @@ class _Directions:
                     f"the sign of the exponent lambda is not known: {known.exponent:.3g} +- {known.standard_error:.1g}"
                 )
             exponent = known.exponent
-        if not exponent > _ROUNDING:
-            raise ValueError(f"the exponent lambda must be positive for V to fall, but is {exponent:.6g}")
+        _require_positive(exponent)
         return exponent
 
     def broad(self) -> FloatArray:
@@ -260,9 +275,7 @@ class _Directions:
             if not len(vectors):
                 break
         found = np.concatenate(result)
-        # |A_i s|^2 = 1 - eta (2 - eta K_ii) (f_i . s)^2
-        left = 1 - eta * (2 - eta * np.einsum("ni,ni->n", f, f)) * (found @ f.T) ** 2
-        return np.asarray(found[left.min(axis=1) > _ANNIHILATED**2])
+        return self._regular(found, found[:0])
 
     def fitted(self) -> FloatArray:
         """Return c for p -> 0; adds the worst of further directions."""
@@ -275,6 +288,46 @@ class _Directions:
             self._means = np.concatenate([self._means, means[worst]])
             exponents = self._improved(self._means, np.zeros(len(self.vectors)))
         return exponents
+
+    def climbed(self, p: float, exponents: FloatArray) -> FloatArray:
+        """Return directions of small rho, by random steps downhill from the worst of many."""
+        many = np.concatenate([self.broad(), self._far_apart()])
+        rho = self._norms.mean_growths(many, exponents, -p)[0]
+        worst = np.argsort(rho)[:_CLIMBERS]
+        best, least = many[worst], rho[worst]
+        for size in np.geomspace(1.0, 1e-3, _STRIDES):
+            scales = size * np.exp(self._rng.uniform(-3, 0, (len(best), 1)))
+            trial = self._regular(_normalised(best + scales * _normalised(self._rng.standard_normal(best.shape))), best)
+            found = self._norms.mean_growths(trial, exponents, -p)[0]
+            better = found < least
+            best = np.where(better[:, None], trial, best)
+            least = np.where(better, found, least)
+        return np.asarray(best)
+
+    def least(self, p: float, exponents: FloatArray, directions: FloatArray) -> float:
+        """Return the least rho over some directions."""
+        return float(self._norms.mean_growths(directions, exponents, -p)[0].min())
+
+    def add(self, directions: FloatArray) -> None:
+        """Fit to these directions as well."""
+        self.vectors = np.concatenate([self.vectors, directions])
+        self._means = np.concatenate([self._means, self._norms.mean_growths(directions, self._none, 0.0)[1]])
+
+    def _far_apart(self) -> FloatArray:
+        """Return normal directions, of isometric and of gram coordinates."""
+        f, d = self._norms.system.rows, len(self._axes)
+        count = max(_MOST_TRIED // (len(f) * len(self._norms.metrics)), _BROAD)
+        normal = self._rng.standard_normal((count, d))
+        many = np.concatenate([normal, self._rng.standard_normal((count, len(f))) @ f])
+        return self._regular(_normalised(many), normal[:0])
+
+    def _regular(self, directions: FloatArray, otherwise: FloatArray) -> FloatArray:
+        """Return directions that no step annihilates; others are left out, or replaced if there is something to."""
+        # |A_i s|^2 = 1 - eta (2 - eta K_ii) (f_i . s)^2
+        f, eta = self._norms.system.rows, self._norms.system.learning_rate
+        left = 1 - eta * (2 - eta * np.einsum("ni,ni->n", f, f)) * (directions @ f.T) ** 2
+        regular = left.min(axis=1) > _ANNIHILATED**2
+        return np.where(regular[:, None], directions, otherwise) if len(otherwise) else directions[regular]
 
     def fitted_at(self, p: float, exponents: FloatArray) -> FloatArray:
         """Return c for an order p > 0, from that for p -> 0; adds the worst of further directions, too."""

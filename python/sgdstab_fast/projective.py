@@ -440,16 +440,19 @@ def _described(
     parts = adjusted(path.growth_by_example, path.growth)
     exponent_by_example = parts.mean(axis=0)
     exponent = float(exponent_by_example.sum())
-    if system.dimension == 2 and math.isfinite(rate):
-        rate = system.sum_of_exponents - 2 * exponent
+    root_n = math.sqrt(chains.n_chains)
+    error = max(float(found.standard_error[0]), float(parts.sum(axis=1).std(ddof=1)) / root_n)
+    if reason == _REFLECTIONS:
+        rate, rate_error = 0.0, 0.0
+    elif system.dimension == 2 and math.isfinite(rate):
+        rate, rate_error = system.sum_of_exponents - 2 * exponent, 2 * error
     by_route = {
         "autocovariances": _from_autocovariances(path, chains.spacing, exponent, gap),
         "batch means": _from_batch_means(path, chains.spacing, gap),
     }
-    root_n = math.sqrt(chains.n_chains)
     return ProjectiveChain(
         exponent=exponent,
-        standard_error=float(found.standard_error[0]),
+        standard_error=error,
         effective_sample_size=float(found.effective_sample_size[0]),
         exponent_by_example=exponent_by_example,
         exponent_by_example_standard_error=parts.std(axis=0, ddof=1) / root_n,

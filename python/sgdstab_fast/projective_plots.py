@@ -113,7 +113,8 @@ def _parts(result: ProjectiveChain, ax: Axes) -> Axes:
     ax.set_xlabel("share of the direction")
     ax.set_ylabel("part in λ (nats per step)")
     ax.set_title(f"Examples, by number: parts that sum to λ = {result.exponent:.4g}", fontsize=10)
-    ax.legend(fontsize=8, frameon=False)
+    if finite.any():
+        ax.legend(fontsize=8, frameon=False)
     return ax
 
 
