@@ -31,7 +31,7 @@ from sgdstab_fast.systems import LinearizedSGD
 _CANCELLING = 1 - 2.0**-16  # a step that leaves less of a squared norm: 1 + x has lost digits
 _NONE = (np.empty(0, np.intp), np.empty(0, np.intp))
 _WINDOW = 5.0  # autocorrelation times over which autocorrelations are summed
-_LONGEST_SEGMENT = 1024  # batches whose inner products are formed together
+LONGEST_SEGMENT = 1024  # batches whose inner products are formed together
 _COMPARED = 64  # chains that are compared with one another
 _GROUPS = 16  # of chains, left out in turn
 _NEGLIGIBLE = 1e-13  # of 1 - b: directions do not vary beyond rounding
@@ -136,10 +136,10 @@ class Memory(NamedTuple):
 def memory(directions: FloatArray, spacing: int, least_window: int = 0) -> Memory:
     """Estimate tau from directions every `spacing` steps, unit vectors (n_chains, n, dimension) in parameter space.
 
-    Autocorrelations are summed over five times tau, and over `least_window` steps where there are so many.
+    Autocorrelations are summed over five times tau, and over `least_window` steps as far as lags go.
     """
     n_chains, n, _ = directions.shape
-    length = min(n, _LONGEST_SEGMENT)
+    length = min(n, LONGEST_SEGMENT)
     n_lags = max(length // 2, 1)
     products = np.zeros((n_chains, n_lags))
     # Row i of the view are the products with what follows batch i, and zeros past the end.
@@ -177,4 +177,4 @@ def _summed(products: FloatArray, unrelated: float, spacing: int, least_window: 
     enough = spacing * np.arange(len(rho)) >= _WINDOW * times
     window = int(enough.argmax()) if enough.any() else len(rho) - 1
     window = max(window, min(math.ceil(least_window / spacing), len(rho) - 1))
-    return max(float(times[window]), 0.0), bool(enough.any()) and least_window <= spacing * (len(rho) - 1)
+    return max(float(times[window]), 0.0), bool(enough.any())

@@ -37,7 +37,7 @@ import numpy as np
 
 from sgdstab_fast._native import FloatArray, core
 from sgdstab_fast.control_variates import adjusted, anchored_means, fit
-from sgdstab_fast.directions import growth_by_example, memory, shares_root, to_parameter_space
+from sgdstab_fast.directions import LONGEST_SEGMENT, growth_by_example, memory, shares_root, to_parameter_space
 from sgdstab_fast.follow import Follow, Measured, recording_kernel, relaxation_rate
 from sgdstab_fast.leading_block import LeadingBlock, leading_block
 from sgdstab_fast.metrics import Metrics, growth_metrics, initial_vectors, no_metrics
@@ -429,7 +429,8 @@ def _described(
     gap = relaxation_rate(system, rate)
     longest = math.ceil(_MEMORY_RELAXATIONS / gap) if gap > 0 else 0
     if pilot.resolved:
-        every = max(1, pilot.spacing // _FINER)
+        # Fine enough for what is forgotten at once, and lags enough for what is not.
+        every = min(max(1, pilot.spacing // _FINER, math.ceil(2 * longest / LONGEST_SEGMENT)), pilot.spacing)
         most = max(_PILOT_BATCHES, _MOST_RECORDED // (chains.n_chains * system.dimension))
         directions = follow.directions(min(_MEMORY_BATCHES, most), every)
     else:

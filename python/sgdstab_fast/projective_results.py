@@ -57,7 +57,8 @@ class ProjectiveChain(SimulatedEstimate):
     autocorrelation_time: float
     """tau, in steps: sum over n, of both signs, of the autocorrelation of s s^T."""
     autocorrelation_time_standard_error: float
-    """Of `autocorrelation_time`; infinite where chains were too short to sum over, and it is a lower bound."""
+    """Of `autocorrelation_time`; infinite where chains were too short to sum over five of it, and it is a lower
+    bound."""
     variances: Mapping[str, Measured] = field(repr=False)
     mixed: bool
     """Whether chains were seen to forget their starts."""
