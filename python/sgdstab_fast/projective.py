@@ -59,6 +59,7 @@ _PIECES = 4  # of a chain, to fit slopes to
 _LEAST_STEPS, _LEAST_BATCHES = 256, 24  # of a chain
 _PILOT_BATCHES, _MEMORY_BATCHES = 129, 2048
 _MEMORY_RELAXATIONS, _FINER = 3.0, 4  # autocorrelations are summed over, and how much finer than in the pilot
+_WINDOW = 6.0  # autocorrelation times that lags have to cover
 _PILOT_STREAMS = 2**33
 _RELAXATIONS = 3.0  # relaxation times over which covariances are summed
 _BLOCK_RELAXATIONS, _MOST_BLOCKS = 10.0, 16  # of batch means: length, and number a chain
@@ -430,9 +431,12 @@ def _described(
     longest = math.ceil(_MEMORY_RELAXATIONS / gap) if gap > 0 else 0
     if pilot.resolved:
         # Fine enough for what is forgotten at once, and lags enough for what is not.
-        every = min(max(1, pilot.spacing // _FINER, math.ceil(2 * longest / LONGEST_SEGMENT)), pilot.spacing)
-        most = max(_PILOT_BATCHES, _MOST_RECORDED // (chains.n_chains * system.dimension))
-        directions = follow.directions(min(_MEMORY_BATCHES, most), every)
+        n_batches = _MOST_RECORDED // (2 * chains.n_chains * system.dimension)
+        n_batches = min(max(n_batches, 2 * _PILOT_BATCHES), _MEMORY_BATCHES)
+        n_lags = min(n_batches, LONGEST_SEGMENT) // 2
+        lasting = math.ceil(max(longest, _WINDOW * pilot.memory) / n_lags)
+        every = min(max(1, pilot.spacing // _FINER, lasting), pilot.spacing)
+        directions = follow.directions(n_batches, every)
     else:
         directions, every = chains.records[2][:, found.start_up :], chains.spacing
     remembered = memory(to_parameter_space(system, directions), every, longest)
