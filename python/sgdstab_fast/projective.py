@@ -57,6 +57,7 @@ _REFLECTIONS = "steps are reflections, which bring no directions closer"
 _ANNIHILATION = "products of steps annihilate every displacement, and no direction is left"
 _PIECES = 4  # of a chain, to fit slopes to
 _LEAST_STEPS, _LEAST_BATCHES = 256, 24  # of a chain
+_LEAST_RELAXATIONS = 60.0  # that a chain lasts before a tolerance stops it, for the sake of variances
 _PILOT_BATCHES, _MEMORY_BATCHES = 129, 2048
 _MEMORY_RELAXATIONS, _FINER = 3.0, 4  # autocorrelations are summed over, and how much finer than in the pilot
 _WINDOW = 6.0  # autocorrelation times that lags have to cover
@@ -279,7 +280,8 @@ def _estimate(system: LinearizedSGD, start: _Start, chains: Chains) -> Estimate:
             mixing = first_resolved(log_growth[:, :, :2], steps, [*grid_of_looks(chains.n_batches), chains.n_batches])
     found = anchored_means(growth, steps, mixing, chains.n_examples, chains.rounding)
     exponent, error = float(found.mean[0]), float(found.standard_error[0])
-    unsettled = 0.0 if mixing.resolved else math.inf
+    long_enough = mixing.resolved and mixing.gap * chains.n_batches * steps >= _LEAST_RELAXATIONS
+    unsettled = 0.0 if long_enough else math.inf
     if exponent == -math.inf:  # all is annihilated
         rate, rate_error, unsettled = -math.inf, 0.0, 0.0
     elif system.dimension == 2:
