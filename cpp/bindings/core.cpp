@@ -48,6 +48,73 @@ void with_form(const std::string& coordinates, const InputArray& rows, double le
   }
 }
 
+// How batches are drawn and what the optimiser remembers, as they arrive.
+struct SamplingArguments {
+  const std::string& sampling;
+  Index batch_size, n_units;
+  const InputArray& cumulative;
+  const IndexArray &offsets, &members;
+  const InputArray &free, &readout;
+  double log_determinant, feedback;
+
+  Law law(Index n_rows) const {
+    require(n_units > 0 && n_units < (Index{1} << 31) && batch_size > 0, "counts out of range");
+    require(cumulative.size() == 0 || cumulative.size() == n_units, "shapes do not agree");
+    require(offsets.size() == 0 || offsets.size() == n_units + 1, "shapes do not agree");
+    require(offsets.size() > 0 ? members.size() == n_rows : n_units == n_rows, "shapes do not agree");
+    return {named(),
+            n_units,
+            batch_size,
+            cumulative.size() > 0 ? cumulative.data() : nullptr,
+            offsets.size() > 0 ? offsets.data() : nullptr,
+            offsets.size() > 0 ? members.data() : nullptr};
+  }
+  Recurrence recurrence() const {
+    require(free.size() == readout.size() * readout.size() && readout.size() > 0, "shapes do not agree");
+    return {readout.size(), free.data(), readout.data(), log_determinant, feedback};
+  }
+
+ private:
+  Sampling named() const {
+    if (sampling == "iid") return Sampling::iid;
+    if (sampling == "with_replacement") return Sampling::with_replacement;
+    if (sampling == "epoch") return Sampling::epoch;
+    require(sampling == "cyclic", "sampling must be 'iid', 'with_replacement', 'epoch' or 'cyclic'");
+    return Sampling::cyclic;
+  }
+};
+
+// Vectors and what they leave behind.
+struct VectorRecords {
+  VectorRecords(Index n_chains, Index n_batches, Index k, Index columns, Index recorded)
+      : log_growth({n_chains, n_batches, k}),
+        growth({n_chains, n_batches, columns}),
+        directions({n_chains, n_batches, recorded}) {}
+
+  VectorSums sums() {
+    return {log_growth.mutable_data(), growth.mutable_data(),
+            directions.shape(2) > 0 ? directions.mutable_data() : nullptr};
+  }
+
+  InputArray log_growth, growth, directions;
+};
+
+// Frames and what they leave behind.
+struct FrameRecords {
+  FrameRecords(Index n_chains, Index n_batches, Index k, Index n_metrics, Index evaluated)
+      : log_growth({n_chains, n_batches, k}),
+        log_determinant({n_chains, n_batches}),
+        smallest_ratio({n_chains, n_batches}),
+        growth({n_chains, n_batches, n_metrics, evaluated}) {}
+
+  FrameSums sums() {
+    return {log_growth.mutable_data(), log_determinant.mutable_data(), smallest_ratio.mutable_data(),
+            growth.mutable_data()};
+  }
+
+  InputArray log_growth, log_determinant, smallest_ratio, growth;
+};
+
 auto bound_advance_vectors(const InputArray& rows, const std::string& coordinates, double learning_rate,
                            const InputArray& metrics, const InputArray& diagonals, InputArray vectors, StreamKey key,
                            std::uint64_t first_chain, std::uint64_t first_step, Index n_batches, Index steps_per_batch,
@@ -57,9 +124,8 @@ auto bound_advance_vectors(const InputArray& rows, const std::string& coordinate
   require(diagonals.ndim() == 2 && diagonals.shape(1) == rows.shape(0), "shapes do not agree");
   require(metrics.size() == std::max<Index>(n_metrics - 1, 0) * rows.shape(1) * rows.shape(1), "shapes do not agree");
   require(n_batches >= 0 && steps_per_batch > 0 && renormalise_every > 0 && spacing > 0, "counts must be positive");
-  InputArray log_growth({n_chains, n_batches, k}), growth({n_chains, n_batches, n_metrics});
-  InputArray directions({n_chains, n_batches, record ? rows.shape(1) : 0});
-  const VectorSums sums{log_growth.mutable_data(), growth.mutable_data(), record ? directions.mutable_data() : nullptr};
+  VectorRecords records(n_chains, n_batches, k, n_metrics, record ? rows.shape(1) : 0);
+  const VectorSums sums = records.sums();
   const Metrics all{n_metrics, metrics.data(), diagonals.data()};
   double* vectors_data = vectors.mutable_data();
   {
@@ -70,7 +136,70 @@ auto bound_advance_vectors(const InputArray& rows, const std::string& coordinate
                       {renormalise_every, careful, spacing}, all, vectors_data, n_chains, k, sums, n_threads);
     });
   }
-  return std::make_tuple(std::move(vectors), std::move(log_growth), std::move(growth), std::move(directions));
+  return std::make_tuple(std::move(vectors), std::move(records.log_growth), std::move(records.growth),
+                         std::move(records.directions));
+}
+
+auto bound_advance_sampled_vectors(const InputArray& rows, const std::string& coordinates, double learning_rate,
+                                   const std::string& sampling, Index batch_size, Index n_units,
+                                   const InputArray& cumulative, const IndexArray& offsets, const IndexArray& members,
+                                   const InputArray& free, const InputArray& readout, double log_determinant,
+                                   double feedback, const InputArray& metrics, const InputArray& couplings,
+                                   const InputArray& probabilities, Index n_trials, InputArray vectors, StreamKey key,
+                                   std::uint64_t first_chain, std::uint64_t first_step, Index n_batches,
+                                   Index steps_per_batch, Index renormalise_every, Index spacing, bool record,
+                                   int n_threads) {
+  require(rows.ndim() == 2 && vectors.ndim() == 3, "shapes do not agree");
+  const Index n = rows.shape(0), d = readout.size() * rows.shape(1), n_chains = vectors.shape(0), k = vectors.shape(1);
+  require(vectors.shape(2) == d && metrics.size() % (d * d) == 0, "shapes do not agree");
+  const Index count = metrics.size() / (d * d);
+  require(couplings.size() == count * n * n && probabilities.size() == n_units, "shapes do not agree");
+  require(n_trials > 0 || batch_size == 1 || count == 0, "batches need trials");
+  require(n_batches >= 0 && steps_per_batch > 0 && renormalise_every > 0 && spacing > 0, "counts must be positive");
+  const SamplingArguments given{sampling, batch_size, n_units, cumulative,      offsets,
+                                members,  free,       readout, log_determinant, feedback};
+  const Law law = given.law(n);
+  const Recurrence recurrence = given.recurrence();
+  const SampledMetrics all{count, n_trials, metrics.data(), couplings.data(), probabilities.data()};
+  VectorRecords records(n_chains, n_batches, k, all.columns(), record ? d : 0);
+  const VectorSums sums = records.sums();
+  double* vectors_data = vectors.mutable_data();
+  {
+    // As above.
+    const py::gil_scoped_release release;
+    with_form(coordinates, rows, learning_rate, [&](const auto& form) {
+      advance_vectors(Sampled{form, law, recurrence}, {key, first_chain, first_step, n_batches, steps_per_batch},
+                      {renormalise_every, true, spacing}, all, vectors_data, n_chains, k, sums, n_threads);
+    });
+  }
+  return std::make_tuple(std::move(vectors), std::move(records.log_growth), std::move(records.growth),
+                         std::move(records.directions));
+}
+
+auto bound_advance_matrix_vectors(const InputArray& panels, const InputArray& probabilities,
+                                  const InputArray& cumulative, const InputArray& roots, InputArray vectors,
+                                  StreamKey key, std::uint64_t first_chain, std::uint64_t first_step, Index n_batches,
+                                  Index steps_per_batch, Index renormalise_every, Index spacing, bool record,
+                                  int n_threads) {
+  require(panels.ndim() == 4 && panels.shape(3) == kLanes && vectors.ndim() == 3, "shapes do not agree");
+  const Index n = panels.shape(0), d = panels.shape(2), n_chains = vectors.shape(0), k = vectors.shape(1);
+  require(vectors.shape(2) == d && panels.shape(1) * kLanes >= d, "shapes do not agree");
+  require(probabilities.size() == n && (cumulative.size() == 0 || cumulative.size() == n), "shapes do not agree");
+  const Index count = roots.size() / ((n + 1) * d * d);
+  require(roots.size() == count * (n + 1) * d * d, "shapes do not agree");
+  require(n_batches >= 0 && steps_per_batch > 0 && renormalise_every > 0 && spacing > 0, "counts must be positive");
+  const MatrixSet set{n, d, panels.data(), probabilities.data(), cumulative.size() > 0 ? cumulative.data() : nullptr};
+  VectorRecords records(n_chains, n_batches, k, count, record ? d : 0);
+  const VectorSums sums = records.sums();
+  double* vectors_data = vectors.mutable_data();
+  {
+    // As above.
+    const py::gil_scoped_release release;
+    advance_vectors(set, {key, first_chain, first_step, n_batches, steps_per_batch}, {renormalise_every, true, spacing},
+                    MatrixMetrics{count, roots.data()}, vectors_data, n_chains, k, sums, n_threads);
+  }
+  return std::make_tuple(std::move(vectors), std::move(records.log_growth), std::move(records.growth),
+                         std::move(records.directions));
 }
 
 auto bound_advance_panels(const InputArray& rows, const std::string& coordinates, const InputArray& learning_rates,
@@ -151,38 +280,72 @@ auto bound_advance_populations(const InputArray& rows, const std::string& coordi
 }
 
 auto bound_advance_frames(const InputArray& rows, const std::string& coordinates, double learning_rate,
+                          const std::string& sampling, Index batch_size, Index n_units, const InputArray& cumulative,
+                          const IndexArray& offsets, const IndexArray& members, const InputArray& free,
+                          const InputArray& readout, double log_determinant, double feedback,
                           const InputArray& log_determinants, const InputArray& roots, const InputArray& gradients,
                           const InputArray& images, const InputArray& diagonals, Index evaluated, InputArray frames,
                           StreamKey key, std::uint64_t first_chain, std::uint64_t first_step, Index n_batches,
                           Index steps_per_batch, Index block, Index period, bool careful, double null_ratio,
                           int n_threads) {
-  require(rows.ndim() == 2 && frames.ndim() == 3 && frames.shape(1) == rows.shape(1), "shapes do not agree");
+  require(rows.ndim() == 2 && frames.ndim() == 3, "shapes do not agree");
+  require(frames.shape(1) == readout.size() * rows.shape(1), "shapes do not agree");
   require(frames.shape(2) <= frames.shape(1), "a frame has at most as many vectors as dimensions");
-  require(log_determinants.ndim() == 1 && log_determinants.size() == rows.shape(0), "shapes do not agree");
+  require(log_determinants.size() == 0 || log_determinants.size() == rows.shape(0), "shapes do not agree");
   const Index n_metrics = roots.size() / (rows.shape(1) * rows.shape(1));
   require(roots.size() == n_metrics * rows.shape(1) * rows.shape(1), "shapes do not agree");
   require(gradients.size() == n_metrics * rows.size() && images.size() == gradients.size(), "shapes do not agree");
   require(diagonals.size() == n_metrics * rows.shape(0), "shapes do not agree");
+  require(n_metrics == 0 || readout.size() == 1, "growth of volumes is for optimisers without memory");
   require(n_batches >= 0 && steps_per_batch > 0 && block > 0 && period > 0, "counts must be positive");
   const Index n_chains = frames.shape(0), k = frames.shape(2);
   require(evaluated > 0 && evaluated <= k, "evaluated columns out of range");
-  InputArray log_growth({n_chains, n_batches, k}), log_determinant({n_chains, n_batches});
-  InputArray smallest_ratio({n_chains, n_batches}), growth({n_chains, n_batches, n_metrics, evaluated});
-  const FrameSums sums{log_growth.mutable_data(), log_determinant.mutable_data(), smallest_ratio.mutable_data(),
-                       growth.mutable_data()};
+  const SamplingArguments given{sampling, batch_size, n_units, cumulative,      offsets,
+                                members,  free,       readout, log_determinant, feedback};
+  const Law law = given.law(rows.shape(0));
+  const Recurrence recurrence = given.recurrence();
+  FrameRecords records(n_chains, n_batches, k, n_metrics, evaluated);
+  const FrameSums sums = records.sums();
   const FrameMetrics metrics{n_metrics, evaluated, roots.data(), gradients.data(), images.data(), diagonals.data()};
   double* frames_data = frames.mutable_data();
   {
     // As above.
     const py::gil_scoped_release release;
     with_form(coordinates, rows, learning_rate, [&](const auto& form) {
-      advance_frames(form, {key, first_chain, first_step, n_batches, steps_per_batch}, block, period,
-                     {careful, null_ratio}, log_determinants.data(), metrics, frames_data, n_chains, k, sums,
-                     n_threads);
+      advance_frames(Sampled{form, law, recurrence}, {key, first_chain, first_step, n_batches, steps_per_batch}, block,
+                     period, {careful, null_ratio},
+                     {metrics, log_determinants.size() > 0 ? log_determinants.data() : nullptr}, frames_data, n_chains,
+                     k, sums, n_threads);
     });
   }
-  return std::make_tuple(std::move(frames), std::move(log_growth), std::move(log_determinant),
-                         std::move(smallest_ratio), std::move(growth));
+  return std::make_tuple(std::move(frames), std::move(records.log_growth), std::move(records.log_determinant),
+                         std::move(records.smallest_ratio), std::move(records.growth));
+}
+
+auto bound_advance_matrix_frames(const InputArray& matrices, const InputArray& probabilities,
+                                 const InputArray& cumulative, const InputArray& log_determinants, InputArray frames,
+                                 StreamKey key, std::uint64_t first_chain, std::uint64_t first_step, Index n_batches,
+                                 Index steps_per_batch, Index period, bool careful, double null_ratio, int n_threads) {
+  require(matrices.ndim() == 3 && matrices.shape(1) == matrices.shape(2), "matrices must be square");
+  const Index n = matrices.shape(0), d = matrices.shape(1);
+  require(frames.ndim() == 3 && frames.shape(1) == d && frames.shape(2) <= d, "shapes do not agree");
+  require(probabilities.size() == n && (cumulative.size() == 0 || cumulative.size() == n), "shapes do not agree");
+  require(log_determinants.size() == n, "shapes do not agree");
+  require(n_batches >= 0 && steps_per_batch > 0 && period > 0, "counts must be positive");
+  const MatrixSet set{n, d, nullptr, probabilities.data(), cumulative.size() > 0 ? cumulative.data() : nullptr};
+  const Index n_chains = frames.shape(0), k = frames.shape(2);
+  FrameRecords records(n_chains, n_batches, k, 0, k);
+  const FrameSums sums = records.sums();
+  double* frames_data = frames.mutable_data();
+  {
+    // As above.
+    const py::gil_scoped_release release;
+    advance_frames(set, {key, first_chain, first_step, n_batches, steps_per_batch}, 1, period, {careful, null_ratio},
+                   {FrameMetrics{}, log_determinants.data(), matrices.data()}, frames_data, n_chains, k, sums,
+                   n_threads);
+  }
+  return std::make_tuple(std::move(frames), std::move(records.log_growth), std::move(records.log_determinant),
+                         std::move(records.smallest_ratio), std::move(records.growth));
 }
 
 auto bound_smallest_eigenvalue(InputArray matrix, const InputArray& scale) {
@@ -223,6 +386,22 @@ PYBIND11_MODULE(SGDSTAB_MODULE, module) {
              py::arg("key"), py::arg("first_chain"), py::arg("first_step"), py::arg("n_batches"),
              py::arg("steps_per_batch"), py::arg("renormalise_every"), py::arg("spacing"), py::arg("careful"),
              py::arg("record"), py::arg("n_threads"));
+  module.def("advance_sampled_vectors", &bound_advance_sampled_vectors,
+             "The same for chains that draw batches, with a memory; growth in one or three columns a metric.",
+             py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
+             py::arg("sampling"), py::arg("batch_size"), py::arg("n_units"), py::arg("cumulative").noconvert(),
+             py::arg("offsets").noconvert(), py::arg("members").noconvert(), py::arg("free").noconvert(),
+             py::arg("readout").noconvert(), py::arg("log_determinant"), py::arg("feedback"),
+             py::arg("metrics").noconvert(), py::arg("couplings").noconvert(), py::arg("probabilities").noconvert(),
+             py::arg("n_trials"), py::arg("vectors").noconvert(), py::arg("key"), py::arg("first_chain"),
+             py::arg("first_step"), py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("renormalise_every"),
+             py::arg("spacing"), py::arg("record"), py::arg("n_threads"));
+  module.def("advance_matrix_vectors", &bound_advance_matrix_vectors,
+             "The same for chains that draw matrices of a set.", py::kw_only(), py::arg("panels").noconvert(),
+             py::arg("probabilities").noconvert(), py::arg("cumulative").noconvert(), py::arg("roots").noconvert(),
+             py::arg("vectors").noconvert(), py::arg("key"), py::arg("first_chain"), py::arg("first_step"),
+             py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("renormalise_every"), py::arg("spacing"),
+             py::arg("record"), py::arg("n_threads"));
   module.def("advance_panels", &bound_advance_panels,
              "Advances chains of k vectors for every learning rate, (n_chains, n_panels, k, dimension, n_lanes), in "
              "place: (panels, log_growth, growth).",
@@ -244,12 +423,20 @@ PYBIND11_MODULE(SGDSTAB_MODULE, module) {
   module.def(
       "advance_frames", &bound_advance_frames,
       "Advances chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio, growth).",
-      py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"),
-      py::arg("log_determinants").noconvert(), py::arg("roots").noconvert(), py::arg("gradients").noconvert(),
-      py::arg("images").noconvert(), py::arg("diagonals").noconvert(), py::arg("evaluated"),
-      py::arg("frames").noconvert(), py::arg("key"), py::arg("first_chain"), py::arg("first_step"),
-      py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("block"), py::arg("period"), py::arg("careful"),
-      py::arg("null_ratio"), py::arg("n_threads"));
+      py::kw_only(), py::arg("rows").noconvert(), py::arg("coordinates"), py::arg("learning_rate"), py::arg("sampling"),
+      py::arg("batch_size"), py::arg("n_units"), py::arg("cumulative").noconvert(), py::arg("offsets").noconvert(),
+      py::arg("members").noconvert(), py::arg("free").noconvert(), py::arg("readout").noconvert(),
+      py::arg("log_determinant"), py::arg("feedback"), py::arg("log_determinants").noconvert(),
+      py::arg("roots").noconvert(), py::arg("gradients").noconvert(), py::arg("images").noconvert(),
+      py::arg("diagonals").noconvert(), py::arg("evaluated"), py::arg("frames").noconvert(), py::arg("key"),
+      py::arg("first_chain"), py::arg("first_step"), py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("block"),
+      py::arg("period"), py::arg("careful"), py::arg("null_ratio"), py::arg("n_threads"));
+  module.def("advance_matrix_frames", &bound_advance_matrix_frames, "The same for chains that draw matrices of a set.",
+             py::kw_only(), py::arg("matrices").noconvert(), py::arg("probabilities").noconvert(),
+             py::arg("cumulative").noconvert(), py::arg("log_determinants").noconvert(), py::arg("frames").noconvert(),
+             py::arg("key"), py::arg("first_chain"), py::arg("first_step"), py::arg("n_batches"),
+             py::arg("steps_per_batch"), py::arg("period"), py::arg("careful"), py::arg("null_ratio"),
+             py::arg("n_threads"));
   module.def("smallest_eigenvalue", &bound_smallest_eigenvalue,
              "(estimate from above for `matrix`, eigenvector of diag(scale) matrix diag(scale)); overwrites `matrix`.",
              py::kw_only(), py::arg("matrix").noconvert(), py::arg("scale").noconvert());

@@ -37,18 +37,13 @@ struct Item {
 };
 
 // Advances up to kSideBySide chains by n_steps steps, renormalising at the end, and adds to log growth.
-template <class Form>
-void advance_item(const Form& form, const Item& item, const StreamKey& key, std::uint64_t stream, std::uint64_t start,
-                  Index n_steps, const VectorOptions& options) {
-  std::uint32_t examples[kSideBySide][kMaxSegment];
+template <class System>
+void advance_item(VectorWorker<System>& worker, const Item& item, const StreamKey& key, std::uint64_t stream,
+                  std::uint64_t start, Index n_steps, const VectorOptions& options) {
   for (Index done = 0, since = 0; done < n_steps;) {
     const Index segment = std::min({kMaxSegment, options.renormalise_every - since, n_steps - done});
-    for (Index chain = 0; chain < item.n_chains; ++chain) {
-      IndexStream(key, stream + static_cast<std::uint64_t>(chain), form.n_examples())
-          .fill(start + static_cast<std::uint64_t>(done), segment, examples[chain]);
-    }
-    take_steps(form, examples, segment, options.careful, item.n_chains, item.k,
-               [&](Index chain, Index l) { return item.vector(chain, l); });
+    worker.take_steps(key, stream, start + static_cast<std::uint64_t>(done), segment, options.careful, item.n_chains,
+                      item.k, [&](Index chain, Index l) { return item.vector(chain, l); });
     done += segment;
     since += segment;
     if (since == options.renormalise_every || done == n_steps) {
@@ -64,21 +59,25 @@ void advance_item(const Form& form, const Item& item, const StreamKey& key, std:
 
 }  // namespace
 
-template <class Form>
-void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& options, const Metrics& metrics,
-                     double* vectors, Index n_chains, Index k, VectorSums sums, int n_threads) {
+template <class System>
+void advance_vectors(const System& system, const Steps& steps, const VectorOptions& options,
+                     const typename VectorWorker<System>::Metrics& metrics, double* vectors, Index n_chains, Index k,
+                     VectorSums sums, int n_threads) {
   // Work items are the same whatever the number of threads; with evaluations, as many chains as are evaluated together.
-  const Index group = metrics.count > 0 ? kLanes : kSideBySide;
-  const Index spacing = metrics.count > 0 ? options.spacing : steps.steps_per_batch;
+  const Index columns = metrics.columns(), d = system.dimension();
+  const Index group = columns > 0 ? kLanes : kSideBySide;
+  const Index spacing = columns > 0 ? options.spacing : steps.steps_per_batch;
   const Index n_items = (n_chains + group - 1) / group;
-  std::vector<std::unique_ptr<GrowthWorkspace>> workspaces;
-  for (Index worker = 0; metrics.count > 0 && worker < useful_threads(n_items, n_threads); ++worker) {
-    workspaces.push_back(std::make_unique<GrowthWorkspace>(form));
+  std::vector<std::unique_ptr<VectorWorker<System>>> workers;
+  for (Index worker = 0; worker < useful_threads(n_items, n_threads); ++worker) {
+    workers.push_back(std::make_unique<VectorWorker<System>>(system, metrics));
   }
   std::fill_n(sums.log_growth, n_chains * steps.n_batches * k, 0.0);
-  std::fill_n(sums.growth, n_chains * steps.n_batches * metrics.count, 0.0);
-  for_each_item(n_items, n_threads, [&](Index index, Index worker) {
+  std::fill_n(sums.growth, n_chains * steps.n_batches * columns, 0.0);
+  for_each_item(n_items, n_threads, [&](Index index, Index worker_index) {
+    VectorWorker<System>& worker = *workers[static_cast<std::size_t>(worker_index)];
     const Index first = index * group, last = std::min(first + group, n_chains);
+    const auto stream = [&](Index chain) { return steps.first_chain + static_cast<std::uint64_t>(chain); };
     for (Index batch = 0; batch < steps.n_batches; ++batch) {
       for (Index done = 0; done < steps.steps_per_batch;) {
         const Index n_steps = std::min(spacing, steps.steps_per_batch - done);
@@ -87,21 +86,19 @@ void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& 
           const Item item{chain,
                           std::min(kSideBySide, last - chain),
                           k,
-                          form.dimension(),
+                          d,
                           vectors,
                           sums.log_growth + batch * k,
                           steps.n_batches * k};
-          advance_item(form, item, steps.key, steps.first_chain + static_cast<std::uint64_t>(chain), start, n_steps,
-                       options);
+          advance_item(worker, item, steps.key, stream(chain), start, n_steps, options);
         }
         done += n_steps;
-        if (metrics.count > 0 && n_steps == spacing) {
-          workspaces[static_cast<std::size_t>(worker)]->add_growth(
-              form, metrics, vectors + first * k * form.dimension(), k * form.dimension(), last - first,
-              {sums.growth + (first * steps.n_batches + batch) * metrics.count, steps.n_batches * metrics.count, 1});
+        if (columns > 0 && n_steps == spacing) {
+          worker.add_growth(vectors + first * k * d, k * d, last - first,
+                            {sums.growth + (first * steps.n_batches + batch) * columns, steps.n_batches * columns, 1},
+                            steps.key, stream(first), start + static_cast<std::uint64_t>(n_steps));
         }
       }
-      const Index d = form.dimension();
       for (Index chain = first; sums.directions != nullptr && chain < last; ++chain) {
         std::copy_n(vectors + chain * k * d, d, sums.directions + (chain * steps.n_batches + batch) * d);
       }
@@ -113,5 +110,11 @@ template void advance_vectors(const GramForm&, const Steps&, const VectorOptions
                               Index, VectorSums, int);
 template void advance_vectors(const FactorForm&, const Steps&, const VectorOptions&, const Metrics&, double*, Index,
                               Index, VectorSums, int);
+template void advance_vectors(const Sampled<GramForm>&, const Steps&, const VectorOptions&, const SampledMetrics&,
+                              double*, Index, Index, VectorSums, int);
+template void advance_vectors(const Sampled<FactorForm>&, const Steps&, const VectorOptions&, const SampledMetrics&,
+                              double*, Index, Index, VectorSums, int);
+template void advance_vectors(const MatrixSet&, const Steps&, const VectorOptions&, const MatrixMetrics&, double*,
+                              Index, Index, VectorSums, int);
 
 }  // namespace sgdstab

@@ -4,6 +4,7 @@ from sgdstab_fast._build import __version__, build_info
 from sgdstab_fast.coupling import HolderContraction
 from sgdstab_fast.critical import critical_learning_rate
 from sgdstab_fast.eigenfunction import Eigenfunction, eigenfunction
+from sgdstab_fast.ensemble import MatrixEnsemble
 from sgdstab_fast.example import Example, load_example
 from sgdstab_fast.exponent import lyapunov_exponent
 from sgdstab_fast.finite_time import finite_time_probability
@@ -15,6 +16,7 @@ from sgdstab_fast.moment_results import FiniteTimeProbability, MomentExponents
 from sgdstab_fast.moments import moment_exponent
 from sgdstab_fast.projective import projective_chain
 from sgdstab_fast.projective_results import ProjectiveChain
+from sgdstab_fast.recurrence import Recurrence
 from sgdstab_fast.regularity import Regularity, regularity
 from sgdstab_fast.results import (
     AccuracyWarning,
@@ -45,10 +47,12 @@ __all__ = [
     "LyapunovExponent",
     "LyapunovFunction",
     "LyapunovSpectrum",
+    "MatrixEnsemble",
     "MeanSquareExponent",
     "MomentExponents",
     "Progress",
     "ProjectiveChain",
+    "Recurrence",
     "Regularity",
     "Stability",
     "StabilityMap",

@@ -7,6 +7,7 @@ the exponent of the whole is the largest.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.components import components
 from sgdstab_fast.one_block import How
+from sgdstab_fast.system import System
 from sgdstab_fast.systems import LinearizedSGD
 
 
@@ -23,18 +25,32 @@ class Block:
 
     index: int
     """Its number, by which its streams differ from those of others."""
-    system: LinearizedSGD
+    system: System
     """The system of its examples alone."""
     share: float
-    """n/N, of the steps of the whole."""
+    """n/N, of the steps of the whole; 1 where the others stand in the block's law as idle steps."""
 
 
-def blocks_of(system: LinearizedSGD) -> list[Block]:
-    """Return the blocks of K; the system itself if it does not fall into any."""
+@dataclass(frozen=True, eq=False)
+class PlainBlock(Block):
+    """A block of the K of a plain system."""
+
+    system: LinearizedSGD
+
+
+def plain_blocks_of(system: LinearizedSGD) -> list[PlainBlock]:
+    """Return the blocks of the K of a plain system; the system itself if it does not fall into any."""
     found = components(system)
     if len(found) == 1 and found[0].size == system.n_examples:
-        return [Block(0, system, 1.0)]
-    return [Block(i, system.part(examples), examples.size / system.n_examples) for i, examples in enumerate(found)]
+        return [PlainBlock(0, system, 1.0)]
+    return [PlainBlock(i, system.part(examples), examples.size / system.n_examples) for i, examples in enumerate(found)]
+
+
+def blocks_of(system: System) -> Sequence[Block]:
+    """Return the blocks of a system, those of K; the system itself if it does not fall into any."""
+    if isinstance(system, LinearizedSGD) and system.is_plain:
+        return plain_blocks_of(system)
+    return [Block(index, part, 1.0) for index, part in enumerate(system.parts())]
 
 
 def shared_between(how: How, n_blocks: int) -> How:

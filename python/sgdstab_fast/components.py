@@ -7,11 +7,15 @@ examples with probability 1/N a step, N counting all examples (Chemnitz & Engel 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.systems import LinearizedSGD
+
+if TYPE_CHECKING:
+    from sgdstab_fast.systems import LinearizedSGD
 
 IntArray = NDArray[np.intp]
 
@@ -44,7 +48,7 @@ def components(system: LinearizedSGD) -> list[IntArray]:
     norms = np.sqrt(system.diagonal)
     waiting = norms > 0  # examples that no component has reached
     found = []
-    for seed in range(system.n_examples):
+    for seed in range(norms.size):
         if not waiting[seed]:
             continue
         waiting[seed] = False
@@ -66,8 +70,8 @@ def _linked(system: LinearizedSGD, norms: FloatArray, rows: IntArray, columns: I
     """Return which of the columns any of the rows of K links to."""
     if system.coordinates == "factor":
         entries = system.rows[rows] @ system.rows[columns].T
-        rounding = _ROUNDING * system.dimension
+        rounding = _ROUNDING * system.rank
     else:
-        entries = system.rows[rows] if columns.size == system.n_examples else system.rows[np.ix_(rows, columns)]
+        entries = system.rows[rows] if columns.size == norms.size else system.rows[np.ix_(rows, columns)]
         rounding = _ROUNDING
     return np.asarray((np.abs(entries) > rounding * norms[rows, None] * norms[columns]).any(axis=0))

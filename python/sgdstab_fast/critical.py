@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.blocks import Block, blocks_of, leading, shared_between
+from sgdstab_fast.blocks import PlainBlock, plain_blocks_of, leading, shared_between
 from sgdstab_fast.bounds import bounds_of_zero
 from sgdstab_fast.critical_moment import critical_moment
 from sgdstab_fast.curves import Zero, first_zero
@@ -42,7 +42,7 @@ from sgdstab_fast.panels import (
 from sgdstab_fast.results import CriticalLearningRate, provenance, warn
 from sgdstab_fast.rounds import Budget, Chains, ProgressOption, Run, after, reporter
 from sgdstab_fast.statistics import Estimate
-from sgdstab_fast.systems import LinearizedSGD, refuse_what_is_not_implemented, system_of
+from sgdstab_fast.systems import LinearizedSGD, system_of
 
 _CRITERIA = ("gd", "mean-square", "almost-sure")
 _EXACT = 1e-12  # relative distance of bounds that are the same
@@ -128,7 +128,6 @@ def critical_learning_rate(
     budget.steps_per_chain(how.n_chains)
     if not isinstance(gram, LinearizedSGD):
         gram, _ = validation.gram_matrix(gram)
-        refuse_what_is_not_implemented(gram.shape[0], batch_size)
         if not gram.any():
             made_of = provenance(how.seed, "closed form", f"zero-{gram.shape[0]}x{gram.shape[0]}")
             return _known(criterion, math.inf, "K is zero: nothing moves", made_of)
@@ -142,7 +141,7 @@ def critical_learning_rate(
     if criterion not in ("almost-sure", "mean-square", 2.0):
         return critical_moment(system, float(criterion), how)
     if criterion != "almost-sure":
-        threshold, error = min(MeanSquareFamily(block.system).threshold() for block in blocks_of(system))
+        threshold, error = min(MeanSquareFamily(block.system).threshold() for block in plain_blocks_of(system))
         found = _known(criterion, threshold, "2 over the largest eigenvalue of T", made_of)
         return replace(found, bounds=(threshold - error, threshold + error))
     return _almost_sure(system, how)
@@ -182,7 +181,7 @@ def _known(criterion: str | float, value: float, reason: str, made_of: dict[str,
 
 def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
     """Return the smallest of the first zeros of lambda of the blocks."""
-    blocks = blocks_of(system)
+    blocks = plain_blocks_of(system)
     families = [family_of(block.system) for block in blocks]
     bounds = [bounds_of_zero(block.system, family) for block, family in zip(blocks, families, strict=True)]
     highest = min(high for _, high in bounds)
@@ -225,7 +224,7 @@ def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
     return result
 
 
-def _search(block: Block, family: MeanSquareFamily | None, low: float, high: float, how: How) -> CriticalLearningRate:
+def _search(block: PlainBlock, family: MeanSquareFamily | None, low: float, high: float, how: How) -> CriticalLearningRate:
     """Close in on the first zero of a block's lambda between learning rates, in panels that span less and less."""
     system, bounds, budget = block.system, (low, high), how.budget
     n_steps = panel = 0

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.blocks import blocks_of
+from sgdstab_fast.blocks import plain_blocks_of
 from sgdstab_fast.bounds import bounds_of_zero
 from sgdstab_fast.moments import MomentFamily, OrderMoment
 from sgdstab_fast.one_block import How
@@ -97,7 +97,7 @@ def critical_moment(system: LinearizedSGD, order: float, how: How) -> CriticalLe
 
 
 def _bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[float, float]:
-    blocks = blocks_of(system)
+    blocks = plain_blocks_of(system)
     families = [family_of(block.system) for block in blocks]
     high = min(bounds_of_zero(block.system, family)[1] for block, family in zip(blocks, families, strict=True))
     least = 2 / float(system.diagonal.max())

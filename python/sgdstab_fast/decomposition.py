@@ -37,16 +37,16 @@ def spectral_decomposition(system: LinearizedSGD, example_weights: FloatArray | 
 
     The smallest eigenvalue, which decides at small learning rates, is accurate to rounding of K.
     """
-    return decompose(system, np.arange(system.n_examples), example_weights)
+    return decompose(system, np.arange(len(system.rows)), example_weights)
 
 
 def decompose(
     system: LinearizedSGD, block: IntArray, example_weights: FloatArray | None = None
 ) -> SpectralDecomposition:
     """Decompose the part of K or F that belongs to a block of examples."""
-    matrix, whole = system.rows, block.size == system.n_examples
+    matrix, whole = system.rows, block.size == len(system.rows)
     if system.coordinates == "factor":
-        rank = system.dimension
+        rank = system.rank
         if not whole:
             matrix = matrix[block]
             rank = 1 if block.size == 1 else system.part(block).dimension

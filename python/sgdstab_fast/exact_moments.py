@@ -13,12 +13,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from sgdstab_fast._native import FloatArray
+from sgdstab_fast.matrix_moments import ExactMoment
 from sgdstab_fast.mean_square import mean_square_exponent
 from sgdstab_fast.metrics import LARGEST_DIMENSION
 from sgdstab_fast.projective_line import ProjectiveLine
@@ -28,17 +28,6 @@ from sgdstab_fast.systems import LinearizedSGD
 
 _REFLECTION = 1e-14  # of abs(1 - eta K_ii) from 1
 _EPS = float(np.finfo(float).eps)
-
-
-@dataclass(frozen=True)
-class ExactMoment:
-    """Lambda(p), computed."""
-
-    exponent: float
-    error: float
-    """Estimated numerical error."""
-    method: str
-    """How it was computed."""
 
 
 class ExactMoments:

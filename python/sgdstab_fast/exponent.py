@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -11,20 +12,21 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast.blocks import Block, blocks_of, leading, shared_between
-from sgdstab_fast.mean_square import mean_square_exponent
+from sgdstab_fast.mean_square import has_mean_square, mean_square_exponent
 from sgdstab_fast.metrics import LARGEST_DIMENSION
-from sgdstab_fast.one_block import How, closed_form, simulate
+from sgdstab_fast.one_block import How, closed_form, known_exponents, simulate
 from sgdstab_fast.results import LyapunovExponent, MeanSquareExponent
 from sgdstab_fast.rounds import Budget, ProgressOption
 from sgdstab_fast.streams import seed_of
-from sgdstab_fast.systems import LinearizedSGD, require_system
+from sgdstab_fast.system import System
+from sgdstab_fast.systems import require_system
 
 METHODS = ("anchored", "average")
 _ROUNDING = 1e-14  # of bounds
 
 
 def lyapunov_exponent(
-    system: LinearizedSGD,
+    system: System,
     *,
     method: str = "anchored",
     rtol: float = 1e-2,
@@ -57,11 +59,11 @@ def lyapunov_exponent(
 
     Parameters
     ----------
-    system : LinearizedSGD
+    system : LinearizedSGD or MatrixEnsemble
         What a step does.
     method : {"anchored", "average"}, optional
         ``"average"`` averages the log growth along the chains instead, without metrics: for comparison, and for a quick
-        look at matrices of several thousand examples.
+        look at matrices of several thousand examples. It is what is done for random reshuffling in any case.
     rtol, atol : float, optional
         Tolerances for the standard error: relative to lambda, and absolute in nats per step.
     sign_confidence : float, optional
@@ -128,7 +130,7 @@ def lyapunov_exponent(
 
 
 def estimate_exponent(
-    system: LinearizedSGD,
+    system: System,
     *,
     method: str,
     budget: Budget,
@@ -153,7 +155,7 @@ def estimate_exponent(
 
 
 def _of_blocks(
-    system: LinearizedSGD, blocks: list[Block], how: How, resume: LyapunovExponent | None
+    system: System, blocks: Sequence[Block], how: How, resume: LyapunovExponent | None
 ) -> LyapunovExponent:
     """Return the largest of the exponents of blocks of K that do not feel each other.
 
@@ -170,12 +172,13 @@ def _of_blocks(
     mean_squares: dict[int, MeanSquareExponent] = {}
     least = -math.inf
     for index, part, share in ((block.index, block.system, block.share) for block in blocks):
-        least = max(least, share * part.sum_of_exponents / part.dimension)
-        if part.dimension == 1:
-            results[index] = _scaled(closed_form(part, how), share, system)
+        least = float(np.fmax(least, share * part.sum_of_exponents / part.dimension))
+        exact = known_exponents(part)
+        if exact is not None:
+            results[index] = _scaled(closed_form(part, how, exact), share, system)
             continue
         bounds[index] = math.inf
-        if part.dimension <= LARGEST_DIMENSION:
+        if part.dimension <= LARGEST_DIMENSION and has_mean_square(part):
             found = mean_squares[index] = mean_square_exponent(part)
             if found.converged:
                 bounds[index] = share * (found.exponent + 2 * found.error) / 2 + _ROUNDING
@@ -192,7 +195,7 @@ def _of_blocks(
     return _largest(results, system)
 
 
-def _scaled(result: LyapunovExponent, share: float, system: LinearizedSGD) -> LyapunovExponent:
+def _scaled(result: LyapunovExponent, share: float, system: System) -> LyapunovExponent:
     """Return a block's result in steps of the whole system."""
     return replace(
         result,
@@ -201,11 +204,11 @@ def _scaled(result: LyapunovExponent, share: float, system: LinearizedSGD) -> Ly
         gap=share * result.gap,
         bias_allowance=share * result.bias_allowance,
         time_share=share,
-        steps_per_epoch=system.n_examples / system.batch_size,
+        steps_per_epoch=system.steps_per_epoch,
     )
 
 
-def _largest(results: dict[int, LyapunovExponent], system: LinearizedSGD) -> LyapunovExponent:
+def _largest(results: dict[int, LyapunovExponent], system: System) -> LyapunovExponent:
     """Combine blocks."""
     each = list(results.values())
     index, error = leading(

@@ -9,6 +9,7 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.decomposition import smallest_eigenvalue, spectral_decomposition
+from sgdstab_fast.second_moments import gd_exponent_of, gd_threshold_of
 from sgdstab_fast.systems import LinearizedSGD, system_of
 
 _LARGEST_DECOMPOSITION = 1024  # of which all eigenvalues cost less than a second
@@ -20,7 +21,7 @@ def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
     Parameters
     ----------
     gram : array_like, shape (N, N), or LinearizedSGD
-        Neural-tangent Gram matrix K with non-zero eigenvalues kappa_j; see `LinearizedSGD`. Of a system, its K.
+        Neural-tangent Gram matrix K with non-zero eigenvalues kappa_j; see `LinearizedSGD`. Of a system, its K, examples and momentum.
     learning_rate : float, optional
         Step size eta > 0; by default that of the system, if gram is one.
 
@@ -48,6 +49,16 @@ def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
     if learning_rate is None and isinstance(gram, LinearizedSGD):
         learning_rate = gram.learning_rate
     system = system_of(gram, validation.positive_number(learning_rate, "learning_rate"))
+    if not system.recurrence.is_plain:
+        extremes = np.array(extreme_eigenvalues(system))
+        recurrence = system.recurrence
+        return gd_exponent_of(
+            extremes if recurrence.levels == 1 else system.gram_eigenvalues(),
+            system.learning_rate,
+            system.n_examples,
+            recurrence.free,
+            recurrence.readout,
+        )
     return float(gd_exponents(extreme_eigenvalues(system), np.array([system.learning_rate]), system.n_examples)[0])
 
 
@@ -61,13 +72,22 @@ def gd_exponents(extremes: tuple[float, float], learning_rates: FloatArray, n_ex
     return np.asarray(logs.max(axis=0))
 
 
+def gd_threshold(system: LinearizedSGD) -> float:
+    """Return the smallest learning rate at which full-batch gradient descent is unstable."""
+    largest = extreme_eigenvalues(system)[1]
+    if system.recurrence.is_plain:
+        return 2 * system.n_examples / largest
+    recurrence = system.recurrence
+    return gd_threshold_of(np.array([largest]), system.n_examples, recurrence.free, recurrence.readout)
+
+
 def extreme_eigenvalues(system: LinearizedSGD) -> tuple[float, float]:
     """Return the smallest and the largest non-zero eigenvalue of K."""
-    if system.dimension <= _LARGEST_DECOMPOSITION or system.coordinates == "factor":
+    if system.rank <= _LARGEST_DECOMPOSITION or system.coordinates == "factor":
         eigenvalues = spectral_decomposition(system).eigenvalues
         return float(eigenvalues[0]), float(eigenvalues[-1])
     from scipy.sparse.linalg import eigsh  # type: ignore[import-untyped]
 
-    start = np.ones(system.dimension)
+    start = np.ones(system.rank)
     largest = float(eigsh(system.rows, k=1, which="LA", v0=start, return_eigenvectors=False)[0])
     return smallest_eigenvalue(system.rows), largest

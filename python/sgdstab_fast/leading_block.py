@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.blocks import Block, blocks_of
+from sgdstab_fast.blocks import PlainBlock, plain_blocks_of
 from sgdstab_fast.components import IntArray, components
 from sgdstab_fast.exponent import lyapunov_exponent
 from sgdstab_fast.results import AccuracyWarning
@@ -40,7 +40,7 @@ def leading_block(
     system: LinearizedSGD, seed: Seed, n_threads: int | None = None, executor: Executor | None = None
 ) -> LeadingBlock | None:
     """Return the block with the largest exponent; None if K does not fall into blocks."""
-    blocks = blocks_of(system)
+    blocks = plain_blocks_of(system)
     if len(blocks) == 1 and blocks[0].share == 1:
         return None
     block = blocks[_fastest(blocks, seed, n_threads, executor)]
@@ -65,7 +65,7 @@ def leading_block(
     )
 
 
-def _fastest(blocks: list[Block], seed: Seed, n_threads: int | None, executor: Executor | None) -> int:
+def _fastest(blocks: list[PlainBlock], seed: Seed, n_threads: int | None, executor: Executor | None) -> int:
     """Return the number of the block with the largest exponent."""
     if len(blocks) == 1:
         return 0

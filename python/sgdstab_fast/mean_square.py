@@ -21,7 +21,8 @@ from sgdstab_fast.components import IntArray, components
 from sgdstab_fast.decomposition import SpectralDecomposition, decompose, spectral_decomposition
 from sgdstab_fast.mean_square_operator import MeanSquareOperator, MeanSquareSolution
 from sgdstab_fast.results import MeanSquareExponent, versions, warn
-from sgdstab_fast.systems import LinearizedSGD, require_system
+from sgdstab_fast.system import System
+from sgdstab_fast.systems import LinearizedSGD, require_plain, require_system
 
 __all__ = [
     "MeanSquareFamily",
@@ -35,12 +36,13 @@ __all__ = [
 # Of the Perron vector; the exponent's error is quadratic in it.
 _TOLERANCE = 1e-11
 _MAX_APPLICATIONS = 1000
+SMALL = 2**16  # numbers in the matrices of all epochs: more of them are not gone through
 _FAMILY_TOLERANCE = 1e-8  # where exponents alone are asked for
 _INTERPOLATED, _APART = 4, 1e-3  # neighbours, and how far apart they are, relative
 
 
 def mean_square_exponent(
-    system: LinearizedSGD, *, decomposition: SpectralDecomposition | None = None
+    system: System, *, decomposition: SpectralDecomposition | None = None
 ) -> MeanSquareExponent:
     """Compute the mean-square exponent Lambda(2) of a system, to rounding and without simulation.
 
@@ -53,7 +55,7 @@ def mean_square_exponent(
 
     Parameters
     ----------
-    system : LinearizedSGD
+    system : LinearizedSGD or MatrixEnsemble
         What a step does.
     decomposition : SpectralDecomposition, optional
         The system's `spectral_decomposition`, if known; used where K does not fall into blocks.
@@ -66,7 +68,9 @@ def mean_square_exponent(
     Raises
     ------
     TypeError
-        If system is not a LinearizedSGD.
+        If system is not one.
+    ValueError
+        For ``sampling="epoch"`` and ``"cyclic"`` beyond a few examples, where Lambda(2) has no closed form.
 
     Warns
     -----
@@ -87,6 +91,8 @@ def mean_square_exponent(
     -0.143710338695
     """
     require_system(system)
+    if not isinstance(system, LinearizedSGD) or not system.is_plain:
+        return _of_second_moments(system)
     blocks = components(system)
     alone = np.array([block[0] for block in blocks if block.size == 1], dtype=np.intp)
     if alone.size > 1:
@@ -128,11 +134,68 @@ def mean_square_exponent(
         n_iterations=n_iterations,
         converged=converged,
         stopped_by=solution.stopped_by if converged else "max_applications",
-        steps_per_epoch=system.n_examples / system.batch_size,
+        steps_per_epoch=system.steps_per_epoch,
         metric=metric,
         covariance=covariance,
         provenance={"method": "mean-square", "system": system.fingerprint, **versions()},
     )
+
+
+def has_mean_square(system: System) -> bool:
+    """Say whether Lambda(2) is computed without simulation."""
+    if not isinstance(system, LinearizedSGD) or system.law.is_independent:
+        return True
+    return system.outcomes(SMALL) is not None
+
+
+def _of_second_moments(system: System) -> MeanSquareExponent:
+    """Return the largest Lambda(2) of a system's blocks, each as the system itself computes it."""
+    parts = system.parts()
+    found = [part.second_moments(_TOLERANCE) for part in parts]
+    known = [each for each in found if each is not None]
+    if len(known) < len(found):
+        raise ValueError(
+            f"Lambda(2) of {system!r} has no closed form, and there are too many epochs to go through: "
+            "moment_exponent(system, 2) simulates it"
+        )
+    best = max(range(len(known)), key=lambda index: known[index].exponent)
+    converged = all(each.converged for each in known)
+    error = known[best].error
+    if not converged:
+        error = max([error, *(each.exponent + each.error - known[best].exponent for each in known)])
+        warn(f"the mean-square exponent {known[best].exponent:.6g} may be off by {error:.1g}: no convergence")
+    metric, covariance = known[best].metric, known[best].covariance
+    if len(parts) > 1 and isinstance(system, LinearizedSGD):
+        metric, covariance = _in_the_whole(system, components(system)[best], metric, covariance)
+    return MeanSquareExponent(
+        exponent=known[best].exponent,
+        error=error,
+        residual=known[best].residual,
+        n_applications=0,
+        n_iterations=0,
+        converged=converged,
+        stopped_by="residual" if converged else "max_applications",
+        steps_per_epoch=system.steps_per_epoch,
+        metric=metric,
+        covariance=covariance,
+        provenance={"method": "mean-square", "system": system.fingerprint, **versions()},
+    )
+
+
+def _in_the_whole(
+    system: LinearizedSGD, rows: IntArray, metric: FloatArray, covariance: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return forms of the block of some rows, and zero elsewhere, in the coordinates of the whole."""
+    levels = system.recurrence.levels
+    if system.coordinates == "gram":
+        into = np.zeros((system.rank, rows.size))
+        into[rows, np.arange(rows.size)] = 1
+    else:
+        # The block's coordinates are those of its row space in the whole's.
+        own = system.with_rows(rows).rows
+        into = np.linalg.lstsq(own, system.rows[rows], rcond=None)[0].T
+    embedding = np.kron(np.eye(levels), into)
+    return embedding @ metric @ embedding.T, embedding @ covariance @ embedding.T
 
 
 class MeanSquareFamily:
@@ -143,6 +206,7 @@ class MeanSquareFamily:
     """
 
     def __init__(self, system: LinearizedSGD) -> None:
+        require_plain(system, "MeanSquareFamily")
         self._system = system
         self._parts = spectral_decomposition(system)
         self._vectors: dict[float, FloatArray] = {}

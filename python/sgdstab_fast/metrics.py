@@ -14,7 +14,8 @@ happens to be. So that component q . v is set to its root mean square, and the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from sgdstab_fast._native import FloatArray, StreamKey
 from sgdstab_fast.mean_square import mean_square_metric
 from sgdstab_fast.results import MeanSquareExponent
 from sgdstab_fast.streams import initial_states, normals
+from sgdstab_fast.system import GrowthCall, System
 from sgdstab_fast.systems import LinearizedSGD
 
 # Beyond this dimension the decompositions cost more than a run with the norm of K alone.
@@ -44,26 +46,43 @@ class Metrics:
     """Squared norms of the steps' directions, M_ii or f_i . M f_i, shape (n_metrics, N)."""
     covariance: FloatArray | None
     """Dominant second moment, shape (dimension, dimension); None where it is not computed."""
+    call: GrowthCall | None = None
+    """How the system evaluates growth in them, if that is not how plain ones do."""
 
     @property
     def size(self) -> int:
-        """Number of metrics."""
-        return len(self.diagonals)
+        """Number of results of an evaluation: one for each metric, or more (`sgdstab_fast.system.GrowthCall`)."""
+        return len(self.diagonals) if self.call is None else self.call.n_columns
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the core is told."""
+        if self.call is not None:
+            return self.call.arguments
+        return {"metrics": self.matrices, "diagonals": self.diagonals}
 
     @property
     def seconds_per_evaluation(self) -> float:
         """Time of one evaluation of one vector, measured on one thread."""
+        if self.call is not None:
+            return self.call.seconds
         n, d = self.diagonals.shape[1], self.matrices.shape[1]
         return float(1e-7 + 5e-11 * (n * d + self.matrices.size) + 1e-9 * self.size * n)
 
 
-def no_metrics(system: LinearizedSGD) -> Metrics:
+def no_metrics(system: System) -> Metrics:
     """Return the empty set: growth is then not evaluated."""
-    return Metrics(np.empty((0, system.dimension, system.dimension)), np.empty((0, system.n_examples)), None)
+    nothing = np.empty((0, system.dimension, system.dimension)), np.empty((0, 0)), None
+    if not isinstance(system, LinearizedSGD) or not system.is_plain:
+        return Metrics(*nothing, call=system.growth_call([]))
+    return Metrics(nothing[0], np.empty((0, system.n_examples)), None)
 
 
-def growth_metrics(system: LinearizedSGD, mean_square: MeanSquareExponent | None = None) -> Metrics:
-    """Return the metrics for a system whose K does not fall into blocks; `mean_square` is its result, if known."""
+def growth_metrics(system: System, mean_square: MeanSquareExponent | None = None) -> Metrics:
+    """Return the metrics for a system that does not fall into blocks; `mean_square` is its result, if known."""
+    if not isinstance(system, LinearizedSGD) or not system.is_plain:
+        matrices, covariance = system.metrics(_TOLERANCE)
+        return replace(no_metrics(system), covariance=covariance, call=system.growth_call(matrices))
     if system.dimension > LARGEST_DIMENSION:
         return Metrics(no_metrics(system).matrices, system.diagonal[None], None)
     if mean_square is None:
@@ -148,7 +167,7 @@ def _with_floor(system: LinearizedSGD, metric: FloatArray) -> FloatArray:
 
 
 def initial_vectors(
-    system: LinearizedSGD, metrics: Metrics, key: StreamKey, n_chains: int, k: int, first_chain: int = 0
+    system: System, metrics: Metrics, key: StreamKey, n_chains: int, k: int, first_chain: int = 0
 ) -> FloatArray:
     """Return the vectors to start from, shape (n_chains, k, dimension), the first of each chain nearly stationary."""
     if metrics.covariance is None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.blocks import Block, blocks_of, leading
+from sgdstab_fast.blocks import PlainBlock, plain_blocks_of, leading
 from sgdstab_fast.exact_moments import ExactMoment, ExactMoments
 from sgdstab_fast.joint_moments import Curve, joint_exponent
 from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics
@@ -193,7 +193,7 @@ class MomentFamily:
 
     def __init__(self, system: LinearizedSGD, *, computed: bool = True) -> None:
         self._system, self._computed = system, computed
-        self._blocks = blocks_of(system)
+        self._blocks = plain_blocks_of(system)
         self._exact = [ExactMoments(block.system) for block in self._blocks]
         self._metrics = [MomentMetrics(block.system) for block in self._blocks]
 
@@ -279,7 +279,7 @@ class MomentFamily:
             population_bias=slope * found.population_bias,
         )
 
-    def _whole(self, block: Block, moment: ExactMoment | None) -> OrderMoment | None:
+    def _whole(self, block: PlainBlock, moment: ExactMoment | None) -> OrderMoment | None:
         """Return what a block's moment, computed, is in steps of the whole."""
         if moment is None:
             return None

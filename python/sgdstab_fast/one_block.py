@@ -28,14 +28,12 @@ from sgdstab_fast.rounds import (
 from sgdstab_fast.simulated import common_attributes, resumed, warn_of_trouble
 from sgdstab_fast.statistics import Estimate, batch_means
 from sgdstab_fast.streams import Seed, initial_states, seed_from
+from sgdstab_fast.system import ExactExponents, System
 from sgdstab_fast.systems import LinearizedSGD
 
 _STEPS_PER_BATCH = 512  # of averages
 _MAX_BATCHES = 4096  # a chain; longer budgets get longer batches
 MOST_BETWEEN_NORMALISATIONS = 256
-# Fewer examples than this, some of them with abs(1 - eta K_ii) below that: a few steps may shrink a whole vector as
-# much.
-_FEW_EXAMPLES, _NEARLY_SINGULAR = 32, 1e-2
 _MOST_CHAINS = 2**24
 # The chains of one block of K, its companions and its pilot draw from streams of their own.
 BLOCK_STREAMS, COMPANION_STREAMS, _PILOT_STREAMS = 2**34, 2**32, 2**33
@@ -83,24 +81,26 @@ class How:
 
 
 def simulate(
-    system: LinearizedSGD,
+    system: System,
     how: How,
     resume: LyapunovExponent | None,
     mean_square: MeanSquareExponent | None,
     block: int,
 ) -> LyapunovExponent:
     """Estimate lambda of a system whose K does not fall into blocks."""
-    if system.dimension == 1:
-        return closed_form(system, how)
+    known = known_exponents(system)
+    if known is not None:
+        return closed_form(system, how, known)
     if resume is not None and resume.chains is not None:
         anchored = resume.provenance["method"] == "anchored"
     else:
         anchored = how.method == "anchored"
-    metrics = growth_metrics(system, mean_square) if anchored else no_metrics(system)
+    metrics = growth_metrics(system, mean_square) if anchored and system.dimension > 1 else no_metrics(system)
+    anchored = metrics.size > 0
     kernel, companion_kernel = vectors_kernel(system, metrics), vectors_kernel(system, no_metrics(system))
     if resume is None:
         how.budget.steps_per_chain(how.n_chains)
-        run_provenance = provenance(how.seed, how.method, system.fingerprint)
+        run_provenance = provenance(how.seed, "anchored" if anchored else "average", system.fingerprint)
         first = block * BLOCK_STREAMS
         chains = (
             _anchored_chains(system, how, metrics, kernel, first) if anchored else _averaged_chains(system, how, first)
@@ -148,28 +148,20 @@ def estimate(chains: Chains) -> Estimate:
     return anchored_means(growth / evaluations, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
 
 
-def is_nearly_singular(log_determinants: FloatArray) -> bool:
-    """Say whether a few steps may shrink a whole vector by many orders, given log abs(1 - eta K_ii)."""
-    return log_determinants.size < _FEW_EXAMPLES and float(log_determinants.min()) < math.log(_NEARLY_SINGULAR)
-
-
-def vectors_kernel(system: LinearizedSGD, metrics: Metrics) -> Kernel:
+def vectors_kernel(system: System, metrics: Metrics) -> Kernel:
     """Return the kernel that advances chains of vectors, and evaluates growth in the metrics."""
+    call = system.vectors_call()
     return Kernel(
-        name="advance_vectors",
+        name=call.name,
         states="vectors",
         arguments={
-            "rows": system.rows,
-            "coordinates": system.coordinates,
-            "learning_rate": system.learning_rate,
-            "metrics": metrics.matrices,
-            "diagonals": metrics.diagonals,
-            "renormalise_every": min(overflow_safe_steps(system.log_determinants), MOST_BETWEEN_NORMALISATIONS),
+            **call.arguments,
+            **metrics.arguments,
+            "renormalise_every": min(overflow_safe_steps(system.step_sizes), MOST_BETWEEN_NORMALISATIONS),
             "spacing": 1,
-            "careful": is_nearly_singular(system.log_determinants),
             "record": False,
         },
-        seconds_per_step=1e-8 + 1.3e-10 * system.dimension,  # measured, on one thread
+        seconds_per_step=call.seconds_per_step,
         chains_per_item=_VECTORS_PER_EVALUATION if metrics.size > 0 else _VECTORS_PER_ITEM,
     )
 
@@ -179,19 +171,22 @@ def no_records(n_chains: int, k: int, n_metrics: int, recorded: int = 0) -> tupl
     return np.empty((n_chains, 0, k)), np.empty((n_chains, 0, n_metrics)), np.empty((n_chains, 0, recorded))
 
 
-def _averaged_chains(system: LinearizedSGD, how: How, first_chain: int) -> Chains:
+def _averaged_chains(system: System, how: How, first_chain: int) -> Chains:
     most = how.budget.steps_per_chain(how.n_chains)
     states = initial_states(how.seed.key, how.n_chains, 1, system.slow_directions(1), first_chain)
+    steps_per_batch = min(max(_STEPS_PER_BATCH, most // _MAX_BATCHES), max(1, most // 16))
+    if steps_per_batch > system.grain:  # whole epochs
+        steps_per_batch -= steps_per_batch % system.grain
     return Chains(
         key=how.seed.key,
         states=np.ascontiguousarray(states.transpose(0, 2, 1)),
-        steps_per_batch=min(max(_STEPS_PER_BATCH, most // _MAX_BATCHES), max(1, most // 16)),
+        steps_per_batch=steps_per_batch,
         records=no_records(how.n_chains, 1, 0),
         first_chain=first_chain,
     )
 
 
-def _anchored_chains(system: LinearizedSGD, how: How, metrics: Metrics, kernel: Kernel, first_chain: int) -> Chains:
+def _anchored_chains(system: System, how: How, metrics: Metrics, kernel: Kernel, first_chain: int) -> Chains:
     n_companions = min(N_COMPANIONS, how.budget.max_steps - how.n_chains)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
     spacing, pilot_steps = _spacing(system, how, metrics, kernel, first_chain)
@@ -208,26 +203,24 @@ def _anchored_chains(system: LinearizedSGD, how: How, metrics: Metrics, kernel: 
             first_chain=first,
         )
 
-    # Rounding of K v, relative to the growth of a step.
-    rounding = float(np.finfo(float).eps) * min(1.0, system.learning_rate * float(system.diagonal.mean()))
     return replace(
         chains(how.n_chains, 1, first_chain, metrics.size),
         spacing=spacing,
-        n_examples=system.n_examples,
-        rounding=rounding,
+        n_examples=system.n_draws,
+        rounding=float(np.finfo(float).eps) * min(1.0, system.mean_step),
         pilot_steps=pilot_steps,
         companions=chains(n_companions, 2, first_chain + COMPANION_STREAMS, 0) if n_companions > 0 else None,
     )
 
 
-def _spacing(system: LinearizedSGD, how: How, metrics: Metrics, kernel: Kernel, first_chain: int) -> tuple[int, int]:
+def _spacing(system: System, how: How, metrics: Metrics, kernel: Kernel, first_chain: int) -> tuple[int, int]:
     """Return how many steps to take between evaluations, and the steps spent on finding out.
 
     An evaluation costs as much as many steps, and successive ones are correlated. With the autocorrelation rho measured
     at multiples of the shortest spacing T_0, the time to a given variance is, for T = m T_0, proportional to
     (evaluation + T steps) (1 + 2 sum_j rho(j m T_0)).
     """
-    shortest = max(1, system.n_examples // 2)
+    shortest = max(1, int(system.steps_per_epoch) // 2)
     pilot_steps = _PILOT_CHAINS * _PILOT_EVALUATIONS * shortest
     if pilot_steps > _PILOT_SHARE * how.budget.max_steps:
         return 4 * shortest, 0
@@ -255,14 +248,22 @@ def _spacing(system: LinearizedSGD, how: How, metrics: Metrics, kernel: Kernel, 
         correlated = 1 + 2 * float(correlation[spacing // shortest :: spacing // shortest].sum())
         return (metrics.seconds_per_evaluation + spacing * kernel.seconds_per_step) * correlated
 
-    longest = max(_LONGEST_SPACING * system.n_examples, 64)
+    longest = max(int(_LONGEST_SPACING * system.steps_per_epoch), 64)
     candidates = [shortest * 2**doublings for doublings in range(64) if shortest * 2**doublings <= longest]
     return min(candidates, key=time_to_variance), pilot_steps
 
 
-def closed_form(system: LinearizedSGD, how: How) -> LyapunovExponent:
-    """In one dimension steps are numbers, 1 - eta K_ii, and lambda is the mean of the logarithms of their sizes."""
-    exponent = system.sum_of_exponents
+def known_exponents(system: System) -> ExactExponents | None:
+    """Return exponents that take no simulation, of a system that does not fall into blocks."""
+    exact = system.exact_exponents()
+    if exact is None and system.dimension == 1 and not math.isnan(system.sum_of_exponents):
+        return ExactExponents(np.array([system.sum_of_exponents]), "steps are numbers")
+    return exact
+
+
+def closed_form(system: System, how: How, known: ExactExponents) -> LyapunovExponent:
+    """Return the exponent that is known: in one dimension, the mean of the logarithms of the steps' sizes."""
+    exponent = float(known.exponents[0])
     rounding = 4 * float(np.finfo(float).eps) * abs(exponent) if math.isfinite(exponent) else 0.0
     return LyapunovExponent(
         exponent=exponent,
@@ -281,7 +282,7 @@ def closed_form(system: LinearizedSGD, how: How) -> LyapunovExponent:
         converged=True,
         stopped_by="closed form",
         drifts=False,
-        steps_per_epoch=system.n_examples / system.batch_size,
+        steps_per_epoch=system.steps_per_epoch,
         provenance=provenance(how.seed, "closed form", system.fingerprint),
         chains=None,
     )

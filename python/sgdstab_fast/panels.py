@@ -30,10 +30,10 @@ from sgdstab_fast.curves import scales
 from sgdstab_fast.mean_square import MeanSquareFamily
 from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics, initial_vectors, intermittency_metrics, metric_with_norms
 from sgdstab_fast.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
-from sgdstab_fast.one_block import COMPANION_STREAMS, MOST_BETWEEN_NORMALISATIONS, How, is_nearly_singular
+from sgdstab_fast.one_block import COMPANION_STREAMS, MOST_BETWEEN_NORMALISATIONS, How
 from sgdstab_fast.rounds import Chains, Kernel, Run, grid_of_looks, overflow_safe_steps, run
 from sgdstab_fast.statistics import Estimate
-from sgdstab_fast.systems import LinearizedSGD
+from sgdstab_fast.systems import LinearizedSGD, is_nearly_singular
 
 N_LANES = core.n_lanes
 _MAX_RECORDS, _LEAST_RECORDS = 2048, 256  # batches a chain, by the number of panels

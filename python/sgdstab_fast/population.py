@@ -50,14 +50,13 @@ from sgdstab_fast.one_block import (
     COMPANION_STREAMS,
     MOST_BETWEEN_NORMALISATIONS,
     How,
-    is_nearly_singular,
     no_records,
     vectors_kernel,
 )
 from sgdstab_fast.rounds import Chains, Kernel, Run, grid_of_looks, overflow_safe_steps, run
 from sgdstab_fast.statistics import Estimate, unknown
 from sgdstab_fast.streams import seed_at
-from sgdstab_fast.systems import LinearizedSGD
+from sgdstab_fast.systems import LinearizedSGD, is_nearly_singular
 
 _METRIC_TOLERANCE = 1e-4
 _MOST_WEIGHTED, _GRID = 3.0, 0.5  # theta of metrics

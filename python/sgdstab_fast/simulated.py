@@ -8,13 +8,13 @@ import numpy as np
 
 from sgdstab_fast.results import warn
 from sgdstab_fast.rounds import Budget, Chains, Run
-from sgdstab_fast.systems import LinearizedSGD
+from sgdstab_fast.system import System
 
 _NOTEWORTHY = 1e-2  # a relative standard error
 _ROUNDING = 100  # times what rounding does to one evaluation
 
 
-def resumed(result: Any, kind: type, system: LinearizedSGD, shape: tuple[int, ...]) -> tuple[Chains, Any]:
+def resumed(result: Any, kind: type, system: System, shape: tuple[int, ...]) -> tuple[Chains, Any]:
     """Return the chains and the provenance of an earlier result, if it is of the right kind and shape."""
     if not isinstance(result, kind):
         raise TypeError(f"resume must be a {kind.__name__}, not {type(result).__name__}")
@@ -56,7 +56,7 @@ def warn_of_trouble(budget: Budget, done: Run) -> None:
         )
 
 
-def common_attributes(done: Run, system: LinearizedSGD, run_provenance: Any) -> dict[str, Any]:
+def common_attributes(done: Run, system: System, run_provenance: Any) -> dict[str, Any]:
     """Return what every simulated estimate says about how it came about."""
     chains, estimate = done.chains, done.estimate
     return {
@@ -69,7 +69,7 @@ def common_attributes(done: Run, system: LinearizedSGD, run_provenance: Any) -> 
         "converged": done.stopped_by != "max_steps",
         "stopped_by": done.stopped_by,
         "drifts": estimate.drifts,
-        "steps_per_epoch": system.n_examples / system.batch_size,
+        "steps_per_epoch": system.steps_per_epoch,
         "provenance": run_provenance,
         "chains": chains,
     }

@@ -25,6 +25,7 @@ from sgdstab_fast.rounds import Budget, Chains, Kernel, ProgressOption, Run, ove
 from sgdstab_fast.simulated import common_attributes, resumed, warn_of_trouble
 from sgdstab_fast.statistics import Estimate
 from sgdstab_fast.streams import initial_states, seed_from
+from sgdstab_fast.system import System
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
 # How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is
@@ -46,7 +47,7 @@ _SUM_RULE = 1e-6  # an error, relative to the sum, to warn about
 
 
 def lyapunov_spectrum(
-    system: LinearizedSGD,
+    system: System,
     k: int | None = None,
     *,
     method: str = "anchored",
@@ -72,12 +73,13 @@ def lyapunov_spectrum(
 
     Parameters
     ----------
-    system : LinearizedSGD
+    system : LinearizedSGD or MatrixEnsemble
         What a step does.
     k : int, optional
         How many exponents, 1 to ``system.dimension``; all by default.
     method : {"anchored", "average"}, optional
-        Whether to use anchored growth for the leading 32 of k exponents but the last, up to a dimension of 512. It
+        Whether to use anchored growth for the leading 32 of k exponents but the last, up to a dimension of 512, of
+        SGD on single examples. It
         sharpens the top one as it does for `lyapunov_exponent`, others by little to an order of magnitude.
     rtol, atol : float, optional
         Tolerances for the standard errors: relative to the largest finite exponent in magnitude, and absolute in nats
@@ -122,41 +124,39 @@ def lyapunov_spectrum(
     require_system(system)
     k = validation.integer(system.dimension if k is None else k, "k", high=system.dimension)
     if max_steps is None:
-        max_steps = max(min(int(2e11 / (k * system.dimension)), 50_000_000), 2000 * system.n_examples)
+        max_steps = max(min(int(2e11 / (k * system.dimension)), 50_000_000), int(2000 * system.steps_per_epoch))
     budget = Budget.validated(rtol, atol, max_steps)
     n_threads = validation.thread_count(n_threads)
-    singular = bool(np.isneginf(system.log_determinants).any())
-    evaluated = min(k, _EVALUATED)
+    singular = bool(np.isneginf(system.step_sizes).any() or np.isneginf(system.sum_of_exponents))
+    call = system.frames_call()
     arguments: dict[str, Any] = {
-        "rows": system.rows,
-        "coordinates": system.coordinates,
-        "learning_rate": system.learning_rate,
-        "log_determinants": system.log_determinants,
+        **call.arguments,
         "careful": singular,
         "null_ratio": _NULL_RATIO if singular else 0.0,
-        "block": _block(system),
-        "evaluated": evaluated,
-        **frame_arguments(system, None),
     }
     method = validation.choice(method, "method", METHODS) if resume is None else _method(resume)
-    metrics = None
-    well_conditioned = float(system.log_determinants.min()) > _NEARLY_SINGULAR
-    if method == "anchored" and well_conditioned and system.dimension <= _LARGEST_EVALUATED:
-        metrics = growth_metrics(system) if len(components(system)) == 1 else no_metrics(system)
-    growth_arguments = frame_arguments(system, metrics)
+    evaluated, metrics, growth_arguments = k, None, {"diagonals": np.empty((0, 1))}
+    if isinstance(system, LinearizedSGD):
+        evaluated = min(k, _EVALUATED)
+        arguments.update({"block": _block(system), "evaluated": evaluated, **frame_arguments(system, None)})
+        if system.is_plain:
+            well_conditioned = float(system.log_determinants.min()) > _NEARLY_SINGULAR
+            if method == "anchored" and well_conditioned and system.dimension <= _LARGEST_EVALUATED:
+                metrics = growth_metrics(system) if len(components(system)) == 1 else no_metrics(system)
+        growth_arguments = frame_arguments(system, metrics)
     if resume is None:
         n_chains = validation.integer(n_chains, "n_chains", high=2**20)
         most = budget.steps_per_chain(n_chains)
         seed = seed_from(rng)
         run_provenance = provenance(seed, method, system.fingerprint)
         slow = system.slow_directions(k)
-        period = _pilot(system, k, slow, seed.key, arguments)
+        period = _pilot(system, k, slow, seed.key, call.name, arguments)
         # Batches of whole passes; so many steps each that the record stays small beside the frames.
         most_batches = int(np.clip(2**20 // (k * n_chains), 64, 4096))
         passes = max(1, 64 // period, most // (period * most_batches))
         if metrics is not None:
             # An evaluation at the end of each takes at most as long as its steps.
-            evaluation = (1 + len(metrics.matrices)) * evaluated * (3 * system.n_examples + evaluated + 100)
+            evaluation = (1 + len(metrics.matrices)) * evaluated * (3 * system.dimension + evaluated + 100)
             passes = max(passes, math.ceil(evaluation / (k * (1.3 * period + k))))
         chains = Chains(
             key=seed.key,
@@ -168,11 +168,12 @@ def lyapunov_spectrum(
         chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, k))
         period = resume.period
     arguments["period"] = period
-    arguments.update(growth_arguments)
+    if isinstance(system, LinearizedSGD):
+        arguments.update(growth_arguments)
     done = run(
         chains,
         # About 10 multiply-adds a nanosecond, and what small blocks cost anyway, on one thread.
-        _kernel(arguments, 2e-7 + system.dimension * k * 1e-10 * (1 + k / period)),
+        _kernel(call.name, arguments, 2e-7 + system.dimension * k * 1e-10 * (system.rows_per_step + k / period)),
         _estimate,
         budget,
         n_threads=n_threads,
@@ -184,7 +185,8 @@ def lyapunov_spectrum(
     order = np.argsort(-estimate.mean, kind="stable")
     complete = k == system.dimension
     sum_rule_error = _sum_rule_error(done, system.sum_of_exponents) if complete else None
-    if sum_rule_error is not None and sum_rule_error > _SUM_RULE * max(1.0, abs(system.sum_of_exponents)):
+    size = float(np.abs(done.estimate.mean[np.isfinite(done.estimate.mean)]).sum())
+    if sum_rule_error is not None and sum_rule_error > _SUM_RULE * max(1.0, size):
         done = replace(done, stopped_by="max_steps")
         warn(f"the sum rule is off by {sum_rule_error:.1e} per step: rounding has spoilt the lowest exponents")
     return LyapunovSpectrum(
@@ -203,8 +205,8 @@ def _method(resume: Any) -> str:
     return str(resume.provenance["method"]) if isinstance(resume, LyapunovSpectrum) else METHODS[0]
 
 
-def _kernel(arguments: dict[str, Any], seconds_per_step: float) -> Kernel:
-    return Kernel("advance_frames", "frames", arguments, seconds_per_step, chains_per_item=1)
+def _kernel(name: str, arguments: dict[str, Any], seconds_per_step: float) -> Kernel:
+    return Kernel(name, "frames", arguments, seconds_per_step, chains_per_item=1)
 
 
 def _estimate(chains: Chains) -> Estimate:
@@ -223,7 +225,7 @@ def _block(system: LinearizedSGD) -> int:
     Every direction together shrinks by sum log abs(1 - eta K_ii) over the steps; a single one by that in one dimension,
     and by about 4 / dimension of it at the most in many.
     """
-    rate = float(np.abs(np.maximum(system.log_determinants, -40)).mean()) * min(1.0, 4 / system.dimension)
+    rate = float(np.abs(np.maximum(system.step_sizes, -40)).mean()) * min(1.0, 4 / system.dimension)
     largest = _BLOCK if system.dimension <= 128 else _LARGE_BLOCK
     return int(np.clip(-math.log(_BLOCK_SHRINKAGE) / max(rate, 1e-300), 1, largest))
 
@@ -246,12 +248,12 @@ def _sum_rule_error(done: Run, sum_of_exponents: float) -> float:
     return float(error / (log_determinant.shape[1] * done.chains.steps_per_batch))
 
 
-def _pilot(system: LinearizedSGD, k: int, slow: FloatArray, key: StreamKey, arguments: dict[str, Any]) -> int:
+def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, name: str, arguments: dict[str, Any]) -> int:
     """Return the number of steps after which the smallest angle in a frame is about what it may be.
 
     Doubles the period, from one so short that frames stay orthonormal, and interpolates the logarithm of the angle.
     """
-    longest = min(overflow_safe_steps(system.log_determinants), 16 * max(k, 8))
+    longest = min(overflow_safe_steps(system.step_sizes), 16 * max(k, 8))
     if k == 1:
         return longest
     if arguments["careful"]:  # singular steps leave angles of 0
@@ -265,11 +267,11 @@ def _pilot(system: LinearizedSGD, k: int, slow: FloatArray, key: StreamKey, argu
             key=key,
             states=states,
             steps_per_batch=period,
-            records=_no_records(1, k, arguments["evaluated"], 0),
+            records=_no_records(1, k, arguments.get("evaluated", k), 0),
             first_chain=_PILOT_CHAIN + period,
         )
         for _ in range(1 + _PILOT_PASSES):
-            pilot = pilot.advance(_kernel({**arguments, "period": period}, 0.0), 1, 1, None)
+            pilot = pilot.advance(_kernel(name, {**arguments, "period": period}, 0.0), 1, 1, None)
         states = pilot.states
         # The first pass orthonormalises what the random start or another period left.
         shrinkage = -math.log(max(float(pilot.records[2][0, 1:].min()), 1e-300))

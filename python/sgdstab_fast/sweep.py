@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.blocks import Block, blocks_of, leading, shared_between
+from sgdstab_fast.blocks import PlainBlock, plain_blocks_of, leading, shared_between
 from sgdstab_fast.bounds import bounds_of_zero
 from sgdstab_fast.curves import first_zero, scales
 from sgdstab_fast.gradient_descent import extreme_eigenvalues, gd_exponents
@@ -160,7 +160,7 @@ class _Curve:
 
 def _curve(system: LinearizedSGD, rates: FloatArray, how: How) -> _Curve:
     """Return the curve of a system: that of K, or the largest of those of its blocks."""
-    blocks = blocks_of(system)
+    blocks = plain_blocks_of(system)
     # Means of all exponents of blocks, which their largest are not below.
     means = [
         log_abs_one_minus(np.multiply.outer(rates, block.system.diagonal)).mean(axis=1) / block.system.dimension
@@ -210,7 +210,7 @@ def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: Floa
     )
 
 
-def _contenders(blocks: list[Block], curves: list[_Curve], means: list[FloatArray]) -> list[int]:
+def _contenders(blocks: list[PlainBlock], curves: list[_Curve], means: list[FloatArray]) -> list[int]:
     """Return the blocks to simulate: of more than one dimension, and possibly the largest exponent somewhere.
 
     An exponent lies between the mean of all of its block and Lambda(2)/2.
@@ -222,7 +222,7 @@ def _contenders(blocks: list[Block], curves: list[_Curve], means: list[FloatArra
     return np.flatnonzero(possible.any(axis=1) & simulated).tolist()
 
 
-def _simulated(curve: _Curve, block: Block, family: MeanSquareFamily | None, rates: FloatArray, how: How) -> _Curve:
+def _simulated(curve: _Curve, block: PlainBlock, family: MeanSquareFamily | None, rates: FloatArray, how: How) -> _Curve:
     """Add to a block's curve what is simulated."""
     anchors = anchors_for(block.system, family, rates)
     done = run_panels(

@@ -16,23 +16,33 @@ mistaken for a singular one.
 from __future__ import annotations
 
 import hashlib
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast import validation
+from sgdstab_fast import laws, validation
 from sgdstab_fast._native import Coordinates, FloatArray, core
+from sgdstab_fast.components import components
+from sgdstab_fast.laws import Law
+from sgdstab_fast.recurrence import Recurrence, with_momentum
+from sgdstab_fast.sampled_steps import SampledSteps
+from sgdstab_fast.system import LARGEST_ENUMERATION, Call, ExactExponents, GrowthCall, Outcomes, QuadraticForms, System
 
 # 1 - eta K_ii within rounding of 0: the step is singular.
 _SINGULAR = 2 * np.finfo(float).eps
 _LARGEST_EIGENDECOMPOSITION = 1024
 _SMALLEST_DIAGONAL = 1e-290
+# Fewer examples than this, some of them with abs(1 - eta K_ii) below that: a few steps may shrink a whole vector as
+# much.
+_FEW_EXAMPLES, _NEARLY_SINGULAR = 32, 1e-2
 _LARGEST_STEP = 1e100  # eta K_ii, so that no product of a few steps overflows
 
 
-class LinearizedSGD:
-    """SGD near an interpolating minimum, linearised: x <- A_i x with i drawn uniformly.
+class LinearizedSGD(System):
+    """SGD near an interpolating minimum, linearised: x <- A_S x with a random batch S of examples.
 
     Parameters
     ----------
@@ -45,22 +55,42 @@ class LinearizedSGD:
     learning_rate : float
         Step size eta > 0.
     batch_size : int, optional
-        Examples per step. Only 1 works so far.
-    sampling, groups, probabilities, momentum, nesterov
-        Not implemented beyond their defaults so far.
+        Examples B per step, 1 to N; their gradients are averaged.
+    sampling : {"iid", "with_replacement", "epoch", "cyclic"}, optional
+        Batches are uniform subsets, independent of each other (``"iid"``); B independent examples, some of them perhaps
+        twice (``"with_replacement"``, of any B); all examples in a random order, B at a time, then in another order,
+        with the last batch of an epoch averaged over its own size (``"epoch"``: random reshuffling); or the same
+        order for ever, that of the rows (``"cyclic"``).
+    groups : array_like, shape (N rows,), optional
+        For models with several outputs: labels that tell which rows of K belong to the same training example. They are
+        drawn together, and N counts examples. By default every row is an example of its own.
+    probabilities : array_like, shape (N,), optional
+        Importance sampling: of every example in a draw, in the order in which groups first appear, for ``batch_size=1``
+        or ``sampling="with_replacement"``. Positive, of sum 1.
+    step_scaling : {"unbiased", "equal"}, optional
+        With probabilities p_i: whether the step on example i has the size eta / (N p_i), which makes the mean step that
+        of uniform draws, or eta.
+    scale : float, optional
+        By which the loss of an example differs from half the sum of its squared errors: its curvature. 2 for squared
+        errors without the half; 2/m where the loss averages them over m outputs, as ``torch.nn.MSELoss`` does.
+    momentum : float, optional
+        b in [0, 1), of heavy-ball momentum, x_{t+1} = x_t - eta grad + b (x_t - x_{t-1}): ``torch.optim.SGD`` without
+        dampening. The state has 2 r dimensions, r the rank of K.
+    nesterov : bool, optional
+        Whether gradients are taken at x_t + b (x_t - x_{t-1}) instead.
 
     Raises
     ------
     ValueError, TypeError
         If gram is not a real, finite, square, symmetric, positive semidefinite, non-zero matrix (beyond rounding in
-        the precision that it comes in), or learning_rate is not positive and finite.
-    NotImplementedError
-        For the arguments that do not work yet.
+        the precision that it comes in), learning_rate is not positive and finite, or another argument is out of range
+        or does not go with the others.
 
     References
     ----------
     D. Chemnitz and M. Engel, "Characterizing Dynamical Stability of Stochastic Gradient Descent in
-    Overparameterized Learning", JMLR 26(134), 2025, equations 2.11 and 2.19.
+    Overparameterized Learning", JMLR 26(134), 2025, equations 2.11 and 2.19 and section 2.7; R. Mulayoff and
+    T. Michaeli, "Exact Mean Square Linear Stability Analysis for SGD", arXiv 2306.07850; `recurrence` has momentum.
 
     Examples
     --------
@@ -70,6 +100,8 @@ class LinearizedSGD:
     LinearizedSGD(n_examples=4, dimension=4, coordinates='gram', learning_rate=0.3, batch_size=1)
     >>> round(system.sum_of_exponents, 12)  # of all Lyapunov exponents, exactly
     -1.380365229466
+    >>> sf.LinearizedSGD([[2, 1], [1, 2]], 0.5, 2, sampling="with_replacement", momentum=0.9).dimension
+    4
     """
 
     def __init__(
@@ -81,15 +113,36 @@ class LinearizedSGD:
         sampling: str = "iid",
         groups: Any = None,
         probabilities: Any = None,
+        step_scaling: str = "unbiased",
+        scale: float = 1.0,
         momentum: float = 0.0,
         nesterov: bool = False,
     ) -> None:
         matrix, precision = validation.gram_matrix(gram)
-        refuse_what_is_not_implemented(matrix.shape[0], batch_size, sampling, groups, probabilities, momentum, nesterov)
-        self._set_up(*_choose_coordinates(matrix, precision), matrix.diagonal().copy(), learning_rate)
+        law = laws.validated(len(matrix), batch_size, sampling, groups, probabilities)
+        recurrence = _recurrence(momentum, nesterov)
+        weights = _row_weights(law, len(matrix), step_scaling, scale)
+        if weights is not None:
+            # A_i = I - eta c_i e_i e_i^T K is similar to I - eta e_i e_i^T K', K' = c^(1/2) K c^(1/2).
+            matrix = np.sqrt(weights) * matrix * np.sqrt(weights)[:, None]
+        rows, coordinates, slowest = _choose_coordinates(matrix, precision)
+        self._set_up(rows, coordinates, slowest, matrix.diagonal().copy(), learning_rate, law, recurrence)
 
     @classmethod
-    def from_factor(cls, features: Any, learning_rate: float) -> LinearizedSGD:
+    def from_factor(
+        cls,
+        features: Any,
+        learning_rate: float,
+        batch_size: int = 1,
+        *,
+        sampling: str = "iid",
+        groups: Any = None,
+        probabilities: Any = None,
+        step_scaling: str = "unbiased",
+        scale: float = 1.0,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+    ) -> LinearizedSGD:
         """Build the system of K = F F^T from F, without forming K.
 
         More accurate than K when K is ill-conditioned, and cheaper when F has fewer columns than rows.
@@ -100,16 +153,18 @@ class LinearizedSGD:
             F; row i is the gradient of the model's output on example i, or any rotation of it.
         learning_rate : float
             Step size eta > 0.
+        batch_size, sampling, groups, probabilities, step_scaling, scale, momentum, nesterov
+            As for `LinearizedSGD`.
 
         Returns
         -------
         LinearizedSGD
-            In factor coordinates, of dimension rank F.
+            In factor coordinates, of dimension rank F, or twice that with momentum.
 
         Raises
         ------
         ValueError, TypeError
-            If features is not a real, finite, non-zero matrix, or learning_rate is not positive and finite.
+            If features is not a real, finite, non-zero matrix, or another argument is out of range.
 
         Examples
         --------
@@ -118,6 +173,17 @@ class LinearizedSGD:
         2
         """
         matrix, precision = validation.matrix(features, "features")
+        law = laws.validated(len(matrix), batch_size, sampling, groups, probabilities)
+        recurrence = _recurrence(momentum, nesterov)
+        weights = _row_weights(law, len(matrix), step_scaling, scale)
+        if weights is not None:
+            matrix = np.sqrt(weights)[:, None] * matrix
+        return cls._from_factor(matrix, precision, learning_rate, law, recurrence)
+
+    @classmethod
+    def _from_factor(
+        cls, matrix: FloatArray, precision: float, learning_rate: float, law: Law, recurrence: Recurrence
+    ) -> LinearizedSGD:
         if matrix.shape[1] > matrix.shape[0]:
             # F = R^T Q^T with Q orthonormal: R^T has the same Gram matrix in N columns.
             matrix = np.ascontiguousarray(np.transpose(np.linalg.qr(matrix.T, mode="r")))
@@ -132,7 +198,7 @@ class LinearizedSGD:
             matrix = matrix @ directions[:rank].T
         slowest = _bottom_direction(matrix)
         system = cls.__new__(cls)
-        system._set_up(np.ascontiguousarray(matrix), "factor", slowest, norms**2, learning_rate)
+        system._set_up(np.ascontiguousarray(matrix), "factor", slowest, norms**2, learning_rate, law, recurrence)
         return system
 
     def _set_up(
@@ -142,6 +208,8 @@ class LinearizedSGD:
         slowest: FloatArray,
         diagonal: FloatArray,
         learning_rate: float,
+        law: Law,
+        recurrence: Recurrence,
     ) -> None:
         self._learning_rate = validation.positive_number(learning_rate, "learning_rate")
         if diagonal.max() < _SMALLEST_DIAGONAL:
@@ -157,7 +225,8 @@ class LinearizedSGD:
                 f"it passes {_LARGEST_STEP}"
             )
         self._rows, self._coordinates, self._slowest, self._diagonal = rows, coordinates, slowest, diagonal
-        self._log_determinants = log_abs_one_minus(step)
+        self._steps = SampledSteps(rows, coordinates, self._learning_rate, law, recurrence)
+        self._log_determinants = log_abs_one_minus(step) if self.is_plain else np.empty(0)
         self._gradients: FloatArray | None = None
 
     @property
@@ -178,38 +247,173 @@ class LinearizedSGD:
     @property
     def batch_size(self) -> int:
         """Examples per step."""
-        return 1
+        return self.law.batch_size
+
+    @property
+    def law(self) -> Law:
+        """How batches are drawn."""
+        return self._steps.law
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """What the optimiser does besides taking gradient steps."""
+        return self._steps.recurrence
+
+    @property
+    def steps(self) -> SampledSteps:
+        """What a step does, for the core."""
+        return self._steps
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is on one example, drawn uniformly and independently, without memory."""
+        return self.law.is_single and self.recurrence.is_plain
 
     @property
     def n_examples(self) -> int:
-        """Number of examples N."""
-        return int(self._rows.shape[0])
+        """Number of examples N, of which several rows of K may belong to each."""
+        return self.law.n_units
 
     @property
     def dimension(self) -> int:
-        """Number of Lyapunov exponents: the rank of K."""
+        """Number of Lyapunov exponents: the rank of K, or twice that with momentum."""
+        return self._steps.dimension
+
+    @property
+    def rank(self) -> int:
+        """The rank of K."""
         return int(self._rows.shape[1])
 
     @property
+    def steps_per_epoch(self) -> float:
+        """N / B, rounded up where epochs are: their last batch may be smaller."""
+        return self.n_examples / self.batch_size if self.law.is_independent else self.law.steps_per_epoch
+
+    @property
     def diagonal(self) -> FloatArray:
-        """K_ii, shape (N,)."""
+        """K_ii, one for each row."""
         return self._diagonal
 
     @property
     def log_determinants(self) -> FloatArray:
-        """Log abs det A_i = log abs(1 - eta K_ii), shape (N,); -inf where the step is singular."""
+        """Log abs det A_i = log abs(1 - eta K_ii), shape (N,); -inf where the step is singular.
+
+        For steps on single examples without memory.
+        """
+        require_plain(self, "log_determinants")
         return self._log_determinants
 
     @property
+    def step_sizes(self) -> FloatArray:
+        """Logarithms of what steps do to lengths, or a bound."""
+        return self._log_determinants if self.is_plain else self._steps.step_sizes
+
+    @property
     def sum_of_exponents(self) -> float:
-        """Sum of all Lyapunov exponents, exactly: (1/N) sum_i log abs(1 - eta K_ii), in nats per step."""
-        return float(self._log_determinants.mean())
+        """Sum of all Lyapunov exponents, exactly, in nats per step: the mean of log abs det A_S over batches S.
+
+        (1/N) sum_i log abs(1 - eta K_ii) for batches of one. NaN where there are too many batches to go through.
+        """
+        return float(self._log_determinants.mean()) if self.is_plain else self._steps.sum_of_exponents()
+
+    @property
+    def rows_per_step(self) -> float:
+        """Rows of a batch, on average."""
+        return self._steps.rows_per_step
+
+    @property
+    def n_draws(self) -> int:
+        """N."""
+        return self.n_examples
+
+    @property
+    def mean_step(self) -> float:
+        """The mean of eta K_ii, of the rows of a batch on average."""
+        return self._learning_rate * float(self._diagonal.mean())
+
+    @property
+    def grain(self) -> int:
+        """Steps after which draws begin anew."""
+        return 1 if self.law.is_independent else self.law.steps_per_epoch
+
+    def matrices(self) -> Outcomes:
+        """Return all matrices that a step may be, where there are few.
+
+        Returns
+        -------
+        Outcomes
+            ``matrices`` (n, d, d) with their ``probabilities`` (n,), and ``n_steps``, which is 1, or the steps of an
+            epoch where the matrices are those of whole epochs. In the coordinates of the system.
+
+        Raises
+        ------
+        ValueError
+            If there are too many.
+
+        Examples
+        --------
+        >>> import sgdstab_fast as sf
+        >>> sf.LinearizedSGD([[2, 0, 1], [0, 3, 1], [1, 1, 2]], 0.5, 2).matrices().matrices.shape
+        (3, 3, 3)
+        """
+        found = self.outcomes()
+        if found is None:
+            raise ValueError(f"there are too many matrices to list: {self.law.n_batches:.3g} of {self.dimension} rows")
+        return found
+
+    def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:
+        """Return all matrices, if they have at most so many entries together."""
+        return self._steps.outcomes(most)
+
+    def vectors_call(self) -> Call:
+        """Return what advances vectors."""
+        if not self.is_plain:
+            return self._steps.vectors_call()
+        arguments = {
+            "rows": self._rows,
+            "coordinates": self._coordinates,
+            "learning_rate": self._learning_rate,
+            "careful": is_nearly_singular(self._log_determinants),
+        }
+        return Call("advance_vectors", arguments, 1e-8 + 1.3e-10 * self.rank)
+
+    def frames_call(self) -> Call:
+        """Return what advances frames."""
+        return Call("advance_frames", {**self._steps.arguments, "log_determinants": self._log_determinants}, 0.0)
+
+    def growth_call(self, metrics: list[FloatArray]) -> GrowthCall:
+        """Return what evaluates growth in metrics; of plain systems none, which have more to say (`metrics`)."""
+        if not self.is_plain:
+            return self._steps.growth_call(metrics)
+        none = np.empty((0, self.rank, self.rank))
+        return GrowthCall({"metrics": none, "diagonals": np.empty((0, self.n_examples))}, 0, 0.0)
+
+    def metrics(self, tolerance: float) -> tuple[list[FloatArray], FloatArray | None]:
+        """Return metrics for anchored growth, and a covariance to start from."""
+        return self._steps.metrics(tolerance)
+
+    def second_moments(self, tolerance: float) -> QuadraticForms | None:
+        """Return Lambda(2) and its forms, of a K that does not fall into blocks."""
+        return self._steps.second_moments(tolerance)
+
+    def exact_exponents(self) -> ExactExponents | None:
+        """Return the exponents where every step, or every epoch, is the same."""
+        return None if self.is_plain else self._steps.exact_exponents()
+
+    def parts(self) -> list[System]:
+        """Return the systems of the blocks of K, with steps of the whole: a step on none of a block's rows is idle."""
+        found = components(self)
+        if len(found) == 1 and found[0].size == len(self._diagonal):
+            return [self]
+        return [self.with_rows(rows) for rows in found]
 
     @property
     def fingerprint(self) -> str:
         """A digest of K's size and diagonal and of the learning rate, by which a result knows its system."""
         digest = hashlib.sha256(self._diagonal.tobytes() + np.float64(self._learning_rate).tobytes())
-        return f"{self.coordinates}-{self.n_examples}x{self.dimension}-{digest.hexdigest()[:16]}"
+        if not self.is_plain:
+            digest.update(self._steps.digest())
+        return f"{self.coordinates}-{len(self._rows)}x{self.rank}-{digest.hexdigest()[:16]}"
 
     def with_learning_rate(self, learning_rate: float) -> LinearizedSGD:
         """Return the system of the same K at another learning rate, without looking at K again.
@@ -234,21 +438,93 @@ class LinearizedSGD:
         >>> sf.LinearizedSGD([[2, 1], [1, 2]], 0.5).with_learning_rate(0.6).learning_rate
         0.6
         """
+        return self._changed(learning_rate, self.law, self.recurrence)
+
+    def with_recurrence(self, recurrence: Recurrence) -> LinearizedSGD:
+        """Return the system of the same K, learning rate and batches with another optimiser.
+
+        Parameters
+        ----------
+        recurrence : Recurrence
+            What the optimiser does besides taking gradient steps.
+
+        Returns
+        -------
+        LinearizedSGD
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import sgdstab_fast as sf
+        >>> decay = sf.Recurrence(free=np.array([[0.99]]), readout=np.array([1.0]))  # weight decay
+        >>> system = sf.LinearizedSGD([[2, 1], [1, 2]], 0.5).with_recurrence(decay)
+        >>> round(system.sum_of_exponents, 6)  # 2 log 0.99 + the mean of log abs(1 - 0.5 K_ii / 0.99)
+        -4.615171
+        """
+        if not isinstance(recurrence, Recurrence):
+            raise TypeError(f"recurrence must be a Recurrence, not {type(recurrence).__name__}")
+        return self._changed(self._learning_rate, self.law, recurrence)
+
+    def with_batches(
+        self, batch_size: int = 1, *, sampling: str = "iid", momentum: float = 0.0, nesterov: bool = False
+    ) -> LinearizedSGD:
+        """Return the system of the same K, learning rate and groups with other batches and momentum.
+
+        Parameters
+        ----------
+        batch_size, sampling, momentum, nesterov
+            As for `LinearizedSGD`.
+
+        Returns
+        -------
+        LinearizedSGD
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `LinearizedSGD` does; if the system has probabilities, whose steps are scaled to go with them.
+
+        Examples
+        --------
+        >>> import sgdstab_fast as sf
+        >>> sf.LinearizedSGD([[2, 1], [1, 2]], 0.5).with_batches(2).batch_size
+        2
+        """
+        if self.law.probabilities is not None:
+            raise ValueError("a system with probabilities cannot change its batches: make another one")
+        checked = laws.validated(self.n_examples, batch_size, sampling)
+        law = replace(self.law, batch_size=checked.batch_size, sampling=checked.sampling)
+        return self._changed(self._learning_rate, law, _recurrence(momentum, nesterov))
+
+    def _changed(self, learning_rate: float, law: Law, recurrence: Recurrence) -> LinearizedSGD:
         system = LinearizedSGD.__new__(LinearizedSGD)
-        system._set_up(self._rows, self._coordinates, self._slowest, self._diagonal, learning_rate)
+        system._set_up(
+            self._rows, self._coordinates, self._slowest, self._diagonal, learning_rate, law, recurrence
+        )
         return system
 
     def part(self, examples: NDArray[np.intp]) -> LinearizedSGD:
-        """Return the system of some examples alone, each of which it draws with probability 1 / len(examples)."""
+        """Return the plain system of some examples alone, each of which it draws with probability 1 / len(examples)."""
+        require_plain(self, "part")
+        return self._with_rows(examples, Law(len(examples)))
+
+    def with_rows(self, rows: NDArray[np.intp]) -> LinearizedSGD:
+        """Return the system where there are only some of the rows, drawn as before."""
+        return self._with_rows(rows, self.law.restricted(rows, len(self._rows)))
+
+    def _with_rows(self, rows: NDArray[np.intp], law: Law) -> LinearizedSGD:
         if self._coordinates == "factor":
-            return LinearizedSGD.from_factor(self._rows[examples], self._learning_rate)
-        gram = np.ascontiguousarray(self._rows[np.ix_(examples, examples)])
+            precision = float(np.finfo(float).eps)
+            return LinearizedSGD._from_factor(
+                self._rows[rows], precision, self._learning_rate, law, self.recurrence
+            )
+        gram = np.ascontiguousarray(self._rows[np.ix_(rows, rows)])
         diagonal = gram.diagonal().copy()
         scale = np.sqrt(diagonal)
         # What K itself has been found to be, symmetric and definite, its parts are.
         _, slowest = core.smallest_eigenvalue(matrix=gram / scale / scale[:, None], scale=scale)
         system = LinearizedSGD.__new__(LinearizedSGD)
-        system._set_up(gram, "gram", slowest, diagonal, self._learning_rate)
+        system._set_up(gram, "gram", slowest, diagonal, self._learning_rate, law, self.recurrence)
         return system
 
     def isometric(self) -> LinearizedSGD:
@@ -257,7 +533,10 @@ class LinearizedSGD:
             return self
         system = LinearizedSGD.__new__(LinearizedSGD)
         gradients = np.ascontiguousarray(self.gradients())
-        system._set_up(gradients, "factor", self._slowest @ gradients, self._diagonal, self._learning_rate)
+        slowest = self._slowest @ gradients
+        system._set_up(
+            gradients, "factor", slowest, self._diagonal, self._learning_rate, self.law, self.recurrence
+        )
         return system
 
     def gradients(self) -> FloatArray:
@@ -280,8 +559,13 @@ class LinearizedSGD:
         They are where displacements linger when the learning rate is small, hence good starts. The bottom eigenvector
         of K costs nothing here; more take an eigendecomposition, which is only made up to a dimension of 1024.
         """
-        if k == 1 or self.dimension > _LARGEST_EIGENDECOMPOSITION:
-            return self._slowest[:, None]
+        if not self.is_plain:
+            return self._steps.slow_directions(self._slow_displacements(min(k, self.rank)))
+        return self._slow_displacements(k)
+
+    def _slow_displacements(self, k: int) -> FloatArray:
+        if k == 1 or self.rank > _LARGEST_EIGENDECOMPOSITION:
+            return self._slowest[:, None] / np.linalg.norm(self._slowest) if not self.is_plain else self._slowest[:, None]
         if self._coordinates == "factor":
             _, singular_values, directions = np.linalg.svd(self._rows, full_matrices=False)
             eigenvalues, vectors = singular_values**2, directions.T
@@ -291,49 +575,74 @@ class LinearizedSGD:
         return np.asarray(vectors[:, np.argsort(-shrinkage, kind="stable")[:k]])
 
     def __repr__(self) -> str:
+        law, recurrence = self.law, self.recurrence
+        others = f", sampling={law.sampling!r}" if law.sampling != "iid" else ""
+        others += f", n_rows={len(self._rows)}" if law.n_units != len(self._rows) else ""
+        others += ", probabilities=..." if law.probabilities is not None else ""
+        if recurrence.levels == 2 and recurrence.free[1, 0] == 1:
+            others += f", momentum={-recurrence.free[0, 1]:g}"
+            others += ", nesterov=True" if recurrence.readout[1] != 0 else ""
+        elif not recurrence.is_plain:
+            others += f", recurrence of {recurrence.levels} levels"
         return (
             f"LinearizedSGD(n_examples={self.n_examples}, dimension={self.dimension}, "
-            f"coordinates={self.coordinates!r}, learning_rate={self.learning_rate}, batch_size={self.batch_size})"
+            f"coordinates={self.coordinates!r}, learning_rate={self.learning_rate}, batch_size={self.batch_size}{others})"
         )
 
 
 def require_system(system: Any) -> None:
     """Refuse what is not a system."""
-    if not isinstance(system, LinearizedSGD):
-        raise TypeError(f"system must be a LinearizedSGD, not {type(system).__name__}")
+    if not isinstance(system, System):
+        raise TypeError(f"system must be a LinearizedSGD or a MatrixEnsemble, not {type(system).__name__}")
 
 
-def system_of(gram: Any, learning_rate: float, batch_size: Any = 1) -> LinearizedSGD:
-    """Return the system of a K, given as an array or as a system of it, at a learning rate and batch size."""
+def require_plain(system: Any, what: str) -> None:
+    """Refuse systems other than SGD on single examples, for what is about those."""
+    require_system(system)
+    if not isinstance(system, LinearizedSGD) or not system.is_plain:
+        raise NotImplementedError(
+            f"{what} is for SGD on single examples: batch_size=1, iid, without groups, probabilities and momentum; "
+            f"not for {system!r}"
+        )
+
+
+def is_nearly_singular(log_determinants: FloatArray) -> bool:
+    """Say whether a few steps may shrink a whole vector by many orders, given log abs(1 - eta K_ii)."""
+    return log_determinants.size < _FEW_EXAMPLES and float(log_determinants.min()) < math.log(_NEARLY_SINGULAR)
+
+
+def system_of(gram: Any, learning_rate: float, batch_size: Any = None, **options: Any) -> LinearizedSGD:
+    """Return the system of a K, given as an array or as a system of it, at a learning rate.
+
+    Batches and momentum are those of the system, unless they are given.
+    """
     if not isinstance(gram, LinearizedSGD):
-        return LinearizedSGD(gram, learning_rate, batch_size)
-    refuse_what_is_not_implemented(gram.n_examples, batch_size)
-    return gram.with_learning_rate(learning_rate)
+        return LinearizedSGD(gram, learning_rate, 1 if batch_size is None else batch_size, **options)
+    system = gram.with_learning_rate(learning_rate)
+    if batch_size is None and not options:
+        return system
+    kept = {"sampling": system.law.sampling, "batch_size": system.batch_size}
+    given = {**kept, **({} if batch_size is None else {"batch_size": batch_size}), **options}
+    return system.with_batches(given.pop("batch_size"), **given)
 
 
-def refuse_what_is_not_implemented(
-    n_examples: int,
-    batch_size: Any = 1,
-    sampling: Any = "iid",
-    groups: Any = None,
-    probabilities: Any = None,
-    momentum: Any = 0.0,
-    nesterov: Any = False,
-) -> None:
-    """Check the arguments of a system that have to be their defaults so far."""
-    validation.integer(batch_size, "batch_size", high=n_examples)
-    momentum = validation.real_number(momentum, "momentum")
-    given = {
-        "batch_size": (batch_size, batch_size == 1),
-        "sampling": (sampling, sampling == "iid"),
-        "groups": (groups, groups is None),
-        "probabilities": (probabilities, probabilities is None),
-        "momentum": (momentum, momentum == 0),
-        "nesterov": (nesterov, nesterov is False),
-    }
-    for name, (value, is_default) in given.items():
-        if not is_default:
-            raise NotImplementedError(f"{name}={value!r} is not implemented yet")
+def _recurrence(momentum: Any, nesterov: Any) -> Recurrence:
+    value = validation.nonnegative_number(momentum, "momentum")
+    if value >= 1:
+        raise ValueError(f"momentum must be less than 1, not {momentum!r}")
+    if not isinstance(nesterov, (bool, np.bool_)):
+        raise TypeError(f"nesterov must be True or False, not {nesterov!r}")
+    return with_momentum(value, bool(nesterov))
+
+
+def _row_weights(law: Law, n_rows: int, step_scaling: Any, scale: Any) -> FloatArray | None:
+    """Return the factors of the steps on rows, shape (n_rows,); None if all are 1."""
+    scaling = validation.choice(step_scaling, "step_scaling", ("unbiased", "equal"))
+    factor = validation.positive_number(scale, "scale")
+    if law.probabilities is None or scaling == "equal":
+        return None if factor == 1 else np.full(n_rows, factor)
+    weights = factor / (law.n_units * law.probabilities)
+    return np.asarray(weights[law.units_of_rows(n_rows)])
 
 
 def log_abs_one_minus(x: FloatArray) -> FloatArray:

@@ -1,9 +1,8 @@
 // Kernel 1: many chains, each one vector, or a few, with a stream of its own.
 #pragma once
 
-#include "sgdstab/growth.hpp"
 #include "sgdstab/stream.hpp"
-#include "sgdstab/system.hpp"
+#include "sgdstab/vector_workers.hpp"
 
 namespace sgdstab {
 
@@ -20,7 +19,7 @@ struct VectorOptions {
 
 struct VectorSums {
   double* log_growth;  // (n_chains x n_batches x k): log(norm after / norm before); -inf once a vector is 0
-  double* growth;      // (n_chains x n_batches x metrics.count): anchored growth summed over the batch's evaluations
+  double* growth;      // (n_chains x n_batches x metrics.columns()): anchored growth summed over the evaluations
   // (n_chains x n_batches x dimension): the first vector at the end of each batch, where it is wanted.
   double* directions = nullptr;
 };
@@ -28,13 +27,20 @@ struct VectorSums {
 // Advances `vectors` (n_chains x k x dimension), k of each chain sharing its stream, and leaves them orthonormal. Of
 // several, log_growth has the Gram-Schmidt norms, log R_jj, as far as the angle left between renormalisations lets them
 // be known; growth is that of the first.
-template <class Form>
-void advance_vectors(const Form& form, const Steps& steps, const VectorOptions& options, const Metrics& metrics,
-                     double* vectors, Index n_chains, Index k, VectorSums sums, int n_threads);
+template <class System>
+void advance_vectors(const System& system, const Steps& steps, const VectorOptions& options,
+                     const typename VectorWorker<System>::Metrics& metrics, double* vectors, Index n_chains, Index k,
+                     VectorSums sums, int n_threads);
 
 extern template void advance_vectors(const GramForm&, const Steps&, const VectorOptions&, const Metrics&, double*,
                                      Index, Index, VectorSums, int);
 extern template void advance_vectors(const FactorForm&, const Steps&, const VectorOptions&, const Metrics&, double*,
                                      Index, Index, VectorSums, int);
+extern template void advance_vectors(const Sampled<GramForm>&, const Steps&, const VectorOptions&,
+                                     const SampledMetrics&, double*, Index, Index, VectorSums, int);
+extern template void advance_vectors(const Sampled<FactorForm>&, const Steps&, const VectorOptions&,
+                                     const SampledMetrics&, double*, Index, Index, VectorSums, int);
+extern template void advance_vectors(const MatrixSet&, const Steps&, const VectorOptions&, const MatrixMetrics&,
+                                     double*, Index, Index, VectorSums, int);
 
 }  // namespace sgdstab

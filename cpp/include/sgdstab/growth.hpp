@@ -27,6 +27,8 @@ struct Metrics {
   Index count;              // with the norm of K; 0 for no evaluation at all
   const double* matrices;   // (count - 1) x dimension x dimension: M of all but the first
   const double* diagonals;  // count x n_examples: M_ii or f_i . M f_i
+
+  Index columns() const { return count; }
 };
 
 // Where sums of growth go: that of vector v in metric m to sums[v * vector_stride + m * metric_stride].

@@ -1,0 +1,88 @@
+// Steps of single vectors of a sampled system.
+#pragma once
+
+#include <cmath>
+#include <span>
+
+#include "sgdstab/inner_product.hpp"
+#include "sgdstab/sampled.hpp"
+
+namespace sgdstab {
+
+template <class Form>
+class SampledSteps {
+ public:
+  explicit SampledSteps(const Sampled<Form>& system)
+      : system_(system),
+        products_(system.law.batch_size * most_rows_of_a_unit(system.law)),
+        next_(system.recurrence.levels > 1 ? system.dimension() : 0),
+        read_(system.recurrence.levels > 1 ? system.form.dimension() : 0) {}
+
+  // z <- M z for the batch with these rows.
+  void take(std::span<const std::uint32_t> rows, Index n_drawn, double* z) {
+    const Form& form = system_.form;
+    const double* at = read(system_.recurrence, form.dimension(), z, read_.data());
+    multiply(rows, at);
+    if (system_.recurrence.levels > 1) {
+      move_freely(system_.recurrence, form.dimension(), z, next_.data());
+      std::copy_n(next_.data(), next_.size(), z);
+    }
+    const double size = form.learning_rate / static_cast<double>(n_drawn);
+    for (std::size_t j = 0; j < rows.size(); ++j) {
+      subtract(form, rows[j], size * products_[static_cast<Index>(j)], z);
+    }
+  }
+
+  // (h^T (x) I) z, in `scratch` unless it is z itself.
+  static const double* read(const Recurrence& recurrence, Index dimension, const double* z, double* scratch) {
+    if (recurrence.levels == 1) return z;
+    std::fill_n(scratch, dimension, 0.0);
+    for (Index level = 0; level < recurrence.levels; ++level) {
+      const double weight = recurrence.readout[level];
+      if (weight == 0) continue;
+      for (Index j = 0; j < dimension; ++j) scratch[j] += weight * z[level * dimension + j];
+    }
+    return scratch;
+  }
+
+  // image = (F (x) I) z.
+  static void move_freely(const Recurrence& recurrence, Index dimension, const double* z, double* image) {
+    std::fill_n(image, recurrence.levels * dimension, 0.0);
+    for (Index to = 0; to < recurrence.levels; ++to) {
+      for (Index from = 0; from < recurrence.levels; ++from) {
+        const double weight = recurrence.free_entry(to, from);
+        if (weight == 0) continue;
+        for (Index j = 0; j < dimension; ++j) image[to * dimension + j] += weight * z[from * dimension + j];
+      }
+    }
+  }
+
+ private:
+  void multiply(std::span<const std::uint32_t> rows, const double* v) {
+    const Form& form = system_.form;
+    const auto n = static_cast<Index>(rows.size()), d = form.dimension();
+    const auto row = [&](Index j) { return form.row(rows[static_cast<std::size_t>(j)]); };
+    Index j = 0;
+    for (; j + 4 <= n; j += 4) {
+      const auto four = inner_products<4>({row(j), row(j + 1), row(j + 2), row(j + 3)}, v, d);
+      std::copy_n(four.data(), 4, products_.data() + j);
+    }
+    if (j + 2 <= n) {
+      const auto two = inner_products<2>({row(j), row(j + 1)}, v, d);
+      std::copy_n(two.data(), 2, products_.data() + j);
+      j += 2;
+    }
+    if (j < n) products_[j] = inner_product(row(j), v, d);
+  }
+
+  static void subtract(const GramForm&, std::uint32_t row, double step, double* v) { v[row] -= step; }
+  static void subtract(const FactorForm& form, std::uint32_t row, double step, double* v) {
+    const double* feature = form.row(row);
+    for (Index j = 0; j < form.dimension(); ++j) v[j] -= step * feature[j];
+  }
+
+  const Sampled<Form>& system_;
+  Eigen::VectorXd products_, next_, read_;
+};
+
+}  // namespace sgdstab

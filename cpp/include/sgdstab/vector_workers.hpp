@@ -1,0 +1,136 @@
+// Workers of kernel 1: what one thread needs to advance single vectors of a system, and to evaluate their growth. A
+// system is anything that has one:
+//
+//   VectorWorker(system, metrics)
+//   take_steps(key, chain, start, n_steps, careful, n_chains, k, vector)
+//       steps start .. start + n_steps - 1 (at most kMaxSegment) of up to kSideBySide chains, vector(chain, l) being
+//       where the l-th vector of each lies
+//   add_growth(vectors, stride, n_vectors, sums, key, first_chain, step)
+//       the expected log growth of the step `step` of up to kLanes chains, in all columns of the metrics
+#pragma once
+
+#include <optional>
+
+#include "sgdstab/growth.hpp"
+#include "sgdstab/matrix_set.hpp"
+#include "sgdstab/sampled_growth.hpp"
+#include "sgdstab/vector_steps.hpp"
+
+namespace sgdstab {
+
+template <class System>
+class VectorWorker;
+
+template <class Form>
+class PlainWorker {
+ public:
+  using Metrics = sgdstab::Metrics;
+
+  PlainWorker(const Form& form, const Metrics& metrics) : form_(form), metrics_(metrics) {
+    if (metrics.count > 0) growth_.emplace(form);
+  }
+
+  template <class Vector>
+  void take_steps(const StreamKey& key, std::uint64_t chain, std::uint64_t start, Index n_steps, bool careful,
+                  Index n_chains, Index k, const Vector& vector) {
+    for (Index c = 0; c < n_chains; ++c) {
+      IndexStream(key, chain + static_cast<std::uint64_t>(c), form_.n_examples()).fill(start, n_steps, examples_[c]);
+    }
+    sgdstab::take_steps(form_, examples_, n_steps, careful, n_chains, k, vector);
+  }
+
+  void add_growth(const double* vectors, Index stride, Index n_vectors, const GrowthSums& sums, const StreamKey&,
+                  std::uint64_t, std::uint64_t) {
+    growth_->add_growth(form_, metrics_, vectors, stride, n_vectors, sums);
+  }
+
+ private:
+  const Form& form_;
+  const Metrics& metrics_;
+  std::optional<GrowthWorkspace> growth_;
+  std::uint32_t examples_[kSideBySide][kMaxSegment];
+};
+
+template <>
+class VectorWorker<GramForm> : public PlainWorker<GramForm> {
+  using PlainWorker::PlainWorker;
+};
+template <>
+class VectorWorker<FactorForm> : public PlainWorker<FactorForm> {
+  using PlainWorker::PlainWorker;
+};
+
+template <class Form>
+class VectorWorker<Sampled<Form>> {
+ public:
+  using Metrics = SampledMetrics;
+
+  VectorWorker(const Sampled<Form>& system, const Metrics& metrics)
+      : steps_(system), draws_(kSideBySide, Draws(system.law)) {
+    if (metrics.count > 0) growth_.emplace(system, metrics);
+  }
+
+  template <class Vector>
+  void take_steps(const StreamKey& key, std::uint64_t chain, std::uint64_t start, Index n_steps, bool, Index n_chains,
+                  Index k, const Vector& vector) {
+    for (Index c = 0; c < n_chains; ++c) {
+      Draws& draws = draws_[static_cast<std::size_t>(c)];
+      for (Index done = 0; done < n_steps;) {
+        const Index drawn = draws.fill(key, chain + static_cast<std::uint64_t>(c),
+                                       start + static_cast<std::uint64_t>(done), n_steps - done);
+        for (Index j = 0; j < drawn; ++j) {
+          for (Index l = 0; l < k; ++l) steps_.take(draws.rows(j), draws.n_drawn(j), vector(c, l));
+        }
+        done += drawn;
+      }
+    }
+  }
+
+  void add_growth(const double* vectors, Index stride, Index n_vectors, const GrowthSums& sums, const StreamKey& key,
+                  std::uint64_t first_chain, std::uint64_t step) {
+    growth_->add_growth(vectors, stride, n_vectors, sums, key, first_chain, step);
+  }
+
+ private:
+  SampledSteps<Form> steps_;
+  std::vector<Draws> draws_;
+  std::optional<SampledGrowth<Form>> growth_;
+};
+
+template <>
+class VectorWorker<MatrixSet> {
+ public:
+  using Metrics = MatrixMetrics;
+
+  VectorWorker(const MatrixSet& set, const Metrics& metrics)
+      : set_(set), metrics_(metrics), draws_(law_of(set)), image_(set.n_panels() * kLanes), growth_(set, metrics) {}
+
+  template <class Vector>
+  void take_steps(const StreamKey& key, std::uint64_t chain, std::uint64_t start, Index n_steps, bool, Index n_chains,
+                  Index k, const Vector& vector) {
+    for (Index c = 0; c < n_chains; ++c) {
+      for (Index done = 0; done < n_steps;) {
+        const Index drawn = draws_.fill(key, chain + static_cast<std::uint64_t>(c),
+                                        start + static_cast<std::uint64_t>(done), n_steps - done);
+        for (Index j = 0; j < drawn; ++j) {
+          for (Index l = 0; l < k; ++l) multiply(set_, draws_.units(j)[0], vector(c, l), image_.data());
+        }
+        done += drawn;
+      }
+    }
+  }
+
+  void add_growth(const double* vectors, Index stride, Index n_vectors, const GrowthSums& sums, const StreamKey&,
+                  std::uint64_t, std::uint64_t) {
+    growth_.add_growth(vectors, stride, n_vectors, sums);
+  }
+
+ private:
+  const MatrixSet& set_;
+  const Metrics& metrics_;
+  Draws draws_;
+  Eigen::VectorXd image_;
+  MatrixGrowth growth_;
+};
+
+}  // namespace sgdstab

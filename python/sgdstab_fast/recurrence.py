@@ -1,0 +1,81 @@
+"""Recurrences: what an optimiser does besides taking a gradient step.
+
+With the state z of `levels` blocks, the present displacement and what the optimiser remembers, a step is
+
+    z' = (F (x) I) z - e_1 (x) eta grad((h^T (x) I) z),
+
+F what the optimiser does without gradients and h where it takes them:
+
+    plain       F = [1]                        h = [1]
+    heavy ball  F = [[1 + b, -b], [1, 0]]      h = [1, 0]         z = (x_t, x_{t-1})
+    Nesterov    F = [[1 + b, -b], [1, 0]]      h = [1 + b, -b]
+
+(B. Polyak, 1964; Y. Nesterov, 1983). Heavy ball is ``torch.optim.SGD(momentum=b)``; Nesterov's state at which gradients
+are taken is the parameter of ``torch.optim.SGD(momentum=b, nesterov=True)``, which has the same exponents. With
+``dampening=d`` multiply the learning rate by 1 - d; of a moving average of gradients, by 1 - b.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sgdstab_fast._native import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Recurrence:
+    """F and h of an optimiser whose steps are linear in state and gradient.
+
+    Examples
+    --------
+    Weight decay of 1% a step, and no memory:
+
+    >>> import numpy as np
+    >>> from sgdstab_fast.recurrence import Recurrence
+    >>> Recurrence(np.array([[0.99]]), np.array([1.0])).levels
+    1
+    """
+
+    free: FloatArray
+    """F, shape (levels, levels)."""
+    readout: FloatArray
+    """h, shape (levels,)."""
+
+    @property
+    def levels(self) -> int:
+        """Blocks of the state."""
+        return len(self.readout)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is a gradient step and nothing else."""
+        return self.levels == 1 and self.free[0, 0] == 1 and self.readout[0] == 1
+
+    @property
+    def log_determinant(self) -> float:
+        """Log abs det F."""
+        return float(np.linalg.slogdet(self.free)[1])
+
+    @property
+    def feedback(self) -> float:
+        """g = h^T F^-1 e_1: the determinant of a step is that of F, to the power of the dimension, times det(A).
+
+        Here A = I - g eta (gradient map); g is 0 where a gradient does not change volumes.
+        """
+        return float(self.readout @ np.linalg.solve(self.free, np.eye(self.levels)[0]))
+
+    def along(self, curvature: float) -> FloatArray:
+        """Return F - curvature e_1 h^T: a full step where the learning rate times the curvature is `curvature`."""
+        step = self.free.copy()
+        step[0] -= curvature * self.readout
+        return step
+
+
+def with_momentum(momentum: float, nesterov: bool) -> Recurrence:
+    """Return the recurrence of heavy-ball or Nesterov momentum; momentum 0 is plain."""
+    if momentum == 0:
+        return Recurrence(np.ones((1, 1)), np.ones(1))
+    free = np.array([[1 + momentum, -momentum], [1.0, 0.0]])
+    return Recurrence(free, np.array([1 + momentum, -momentum]) if nesterov else np.array([1.0, 0.0]))
