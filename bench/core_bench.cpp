@@ -41,7 +41,7 @@ int main() {
   double log_determinant = 0, ratio = 0;
   MatrixView view(frame.data(), kSize, kSize, Eigen::OuterStride<>(kSize));
   const auto advance = [&](Index n_steps) {
-    advance_frames(form, {{1, 2}, 0, 0, 1, n_steps}, 64, n_steps, {false, 0}, log_determinants.data(), FrameMetrics{},
+    advance_frames(plain(form), {{1, 2}, 0, 0, 1, n_steps}, 64, n_steps, {false, 0}, {{}, log_determinants.data()},
                    frame.data(), 1, kSize, {log_growth.data(), &log_determinant, &ratio, nullptr}, 1);
   };
   const Index period = kSize / 2;

@@ -177,10 +177,10 @@ auto bound_advance_sampled_vectors(const InputArray& rows, const std::string& co
 }
 
 auto bound_advance_matrix_vectors(const InputArray& panels, const InputArray& probabilities,
-                                  const InputArray& cumulative, const InputArray& roots, InputArray vectors,
-                                  StreamKey key, std::uint64_t first_chain, std::uint64_t first_step, Index n_batches,
-                                  Index steps_per_batch, Index renormalise_every, Index spacing, bool record,
-                                  int n_threads) {
+                                  const InputArray& cumulative, const InputArray& roots, double log_scale,
+                                  InputArray vectors, StreamKey key, std::uint64_t first_chain,
+                                  std::uint64_t first_step, Index n_batches, Index steps_per_batch,
+                                  Index renormalise_every, Index spacing, bool record, int n_threads) {
   require(panels.ndim() == 4 && panels.shape(3) == kLanes && vectors.ndim() == 3, "shapes do not agree");
   const Index n = panels.shape(0), d = panels.shape(2), n_chains = vectors.shape(0), k = vectors.shape(1);
   require(vectors.shape(2) == d && panels.shape(1) * kLanes >= d, "shapes do not agree");
@@ -196,7 +196,7 @@ auto bound_advance_matrix_vectors(const InputArray& panels, const InputArray& pr
     // As above.
     const py::gil_scoped_release release;
     advance_vectors(set, {key, first_chain, first_step, n_batches, steps_per_batch}, {renormalise_every, true, spacing},
-                    MatrixMetrics{count, roots.data()}, vectors_data, n_chains, k, sums, n_threads);
+                    MatrixMetrics{count, roots.data(), log_scale}, vectors_data, n_chains, k, sums, n_threads);
   }
   return std::make_tuple(std::move(vectors), std::move(records.log_growth), std::move(records.growth),
                          std::move(records.directions));
@@ -399,9 +399,9 @@ PYBIND11_MODULE(SGDSTAB_MODULE, module) {
   module.def("advance_matrix_vectors", &bound_advance_matrix_vectors,
              "The same for chains that draw matrices of a set.", py::kw_only(), py::arg("panels").noconvert(),
              py::arg("probabilities").noconvert(), py::arg("cumulative").noconvert(), py::arg("roots").noconvert(),
-             py::arg("vectors").noconvert(), py::arg("key"), py::arg("first_chain"), py::arg("first_step"),
-             py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("renormalise_every"), py::arg("spacing"),
-             py::arg("record"), py::arg("n_threads"));
+             py::arg("log_scale"), py::arg("vectors").noconvert(), py::arg("key"), py::arg("first_chain"),
+             py::arg("first_step"), py::arg("n_batches"), py::arg("steps_per_batch"), py::arg("renormalise_every"),
+             py::arg("spacing"), py::arg("record"), py::arg("n_threads"));
   module.def("advance_panels", &bound_advance_panels,
              "Advances chains of k vectors for every learning rate, (n_chains, n_panels, k, dimension, n_lanes), in "
              "place: (panels, log_growth, growth).",

@@ -1,6 +1,7 @@
 // Step loops allocate nothing: what a call allocates does not depend on the number of steps.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <new>
 #include <vector>
@@ -34,16 +35,47 @@ void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); 
 
 using namespace sgdstab;
 
-TEST_CASE("advancing vectors allocates nothing, whatever the number of steps") {
+TEST_CASE("advancing vectors allocates its workers and nothing else") {
   const Problem problem(37);
-  RowMatrix vectors = RowMatrix::Ones(8, 37), log_growth(8, 20);
   const GramForm form{problem.gram_form(0.9)};
-  Eigen::internal::set_is_malloc_allowed(false);
-  const auto before = allocations;
-  advance_vectors(form, {{1, 2}, 0, 0, 20, 100}, {64, false, 1}, Metrics{}, vectors.data(), 8, 1,
-                  {log_growth.data(), nullptr}, 1);
-  CHECK(allocations == before);
-  Eigen::internal::set_is_malloc_allowed(true);
+  const auto allocations_of = [&](Index n_batches) {
+    RowMatrix vectors = RowMatrix::Ones(8, 37), log_growth(8, n_batches);
+    Eigen::internal::set_is_malloc_allowed(false);
+    const auto before = allocations;
+    advance_vectors(form, {{1, 2}, 0, 0, n_batches, 100}, {64, false, 1}, Metrics{}, vectors.data(), 8, 1,
+                    {log_growth.data(), nullptr}, 1);
+    Eigen::internal::set_is_malloc_allowed(true);
+    return allocations - before;
+  };
+  CHECK(allocations_of(1) == allocations_of(50));
+}
+
+TEST_CASE("draws allocate at construction only") {
+  for (const auto sampling : {Sampling::iid, Sampling::with_replacement, Sampling::epoch, Sampling::cyclic}) {
+    Draws draws({sampling, 37, 5}, 12);
+    const auto before = allocations;
+    for (std::uint64_t n = 0; n < 5000;) n += static_cast<std::uint64_t>(draws.fill({1, 2}, 3, n, 1000));
+    for (std::uint64_t evaluation = 0; evaluation < 100; ++evaluation) draws.fill_trials({1, 2}, 3, evaluation, 12);
+    CHECK(allocations == before);
+  }
+}
+
+TEST_CASE("advancing sampled systems and their growth allocates workers and nothing else") {
+  const Problem problem(37);
+  const double free[] = {1.5, -0.5, 1, 0}, readout[] = {1.5, -0.5};
+  const Sampled<GramForm> system{
+      {problem.gram_form(0.9)}, {Sampling::iid, 37, 5}, {2, free, readout, std::log(0.5), 1}};
+  const RowMatrix metric = RowMatrix::Identity(74, 74), coupling = RowMatrix::Identity(37, 37);
+  const RowMatrix probabilities = RowMatrix::Constant(1, 37, 1.0 / 37);
+  const SampledMetrics metrics{1, 7, metric.data(), coupling.data(), probabilities.data()};
+  const auto allocations_of = [&](Index n_batches) {
+    RowMatrix vectors = RowMatrix::Ones(8, 74), log_growth(8, n_batches), growth(8, 3 * n_batches);
+    const auto before = allocations;
+    advance_vectors(system, {{1, 2}, 0, 0, n_batches, 100}, {64, true, 50}, metrics, vectors.data(), 8, 1,
+                    {log_growth.data(), growth.data()}, 1);
+    return allocations - before;
+  };
+  CHECK(allocations_of(1) == allocations_of(50));
 }
 
 TEST_CASE("evaluating growth allocates its workspace and nothing else") {
@@ -117,9 +149,10 @@ TEST_CASE("advancing frames allocates its workspace and nothing else") {
   const auto allocations_of = [&](Index n_batches) {
     RowMatrix frame = RowMatrix::Identity(40, 40);
     std::vector<double> growth(40 * n_batches), determinant(n_batches), ratio(n_batches);
+    const Eigen::VectorXd log_determinants = problem.log_determinants(0.9);
     const auto before = allocations;
-    advance_frames(GramForm{problem.gram_form(0.9)}, {{1, 2}, 0, 0, n_batches, 100}, 16, 20, {false, 0},
-                   problem.log_determinants(0.9).data(), FrameMetrics{}, frame.data(), 1, 40,
+    advance_frames(plain(GramForm{problem.gram_form(0.9)}), {{1, 2}, 0, 0, n_batches, 100}, 16, 20, {false, 0},
+                   {{}, log_determinants.data()}, frame.data(), 1, 40,
                    {growth.data(), determinant.data(), ratio.data(), nullptr}, 1);
     return allocations - before;
   };

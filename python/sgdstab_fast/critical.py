@@ -6,7 +6,8 @@ almost-sure one is the first zero of lambda(eta), which lies between bounds that
 it: between neighbours its error is that of lambda over the slope, and the next panel, with streams of its own, spans
 what is left. The error bar is that of the last one alone.
 
-Where K falls into blocks, lambda is the largest of theirs, and the first zero the smallest.
+Where K falls into blocks, lambda is the largest of theirs, and the first zero the smallest. All this is for steps on
+single examples without momentum; `sgdstab_fast.critical_search` has the others.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from sgdstab_fast._native import FloatArray
 from sgdstab_fast.blocks import PlainBlock, plain_blocks_of, leading, shared_between
 from sgdstab_fast.bounds import bounds_of_zero
 from sgdstab_fast.critical_moment import critical_moment
+from sgdstab_fast.critical_search import exact_zero, mean_square_zero, search
 from sgdstab_fast.curves import Zero, first_zero
-from sgdstab_fast.gradient_descent import extreme_eigenvalues
+from sgdstab_fast.gradient_descent import gd_threshold
 from sgdstab_fast.mean_square import MeanSquareFamily
 from sgdstab_fast.one_block import BLOCK_STREAMS, How
 from sgdstab_fast.panels import (
@@ -42,7 +44,9 @@ from sgdstab_fast.panels import (
 from sgdstab_fast.results import CriticalLearningRate, provenance, warn
 from sgdstab_fast.rounds import Budget, Chains, ProgressOption, Run, after, reporter
 from sgdstab_fast.statistics import Estimate
-from sgdstab_fast.systems import LinearizedSGD, system_of
+from sgdstab_fast.system import System
+from sgdstab_fast.systems import LinearizedSGD
+from sgdstab_fast.variants import variant_of
 
 _CRITERIA = ("gd", "mean-square", "almost-sure")
 _EXACT = 1e-12  # relative distance of bounds that are the same
@@ -58,8 +62,15 @@ _PANEL_STREAMS = 2**24  # between those of panels
 def critical_learning_rate(
     gram: Any,
     criterion: str | float = "almost-sure",
-    batch_size: int = 1,
+    batch_size: int | None = None,
     *,
+    sampling: str | None = None,
+    groups: Any = None,
+    probabilities: Any = None,
+    step_scaling: str | None = None,
+    scale: float | None = None,
+    momentum: float | None = None,
+    nesterov: bool | None = None,
     rtol: float = 2e-5,
     atol: float = 0.0,
     max_steps: int = 200_000_000,
@@ -74,13 +85,15 @@ def critical_learning_rate(
     Parameters
     ----------
     gram : array_like, shape (N, N), or LinearizedSGD
-        Neural-tangent Gram matrix K; see `LinearizedSGD`. Of a system, its K.
+        Neural-tangent Gram matrix K; see `LinearizedSGD`. Of a system, its K, batches and momentum.
     criterion : {"almost-sure", "mean-square", "gd"} or float, optional
         In what sense: ``"almost-sure"``, the first zero of lambda; ``"mean-square"``, where Lambda(2) = 0, in closed
-        form; ``"gd"``, for full batches, 2 N over the largest eigenvalue of K; or a number p other than 0, where
-        Lambda(p) = 0.
-    batch_size : int, optional
-        Examples per step. Only 1 works so far.
+        form for independent batches, and for those of epochs that are few; ``"gd"``, for full batches, without momentum
+        2 N over the largest eigenvalue of K; or a number p other than 0, where Lambda(p) = 0.
+    batch_size, sampling, momentum, nesterov
+        As for `LinearizedSGD`; by default those of the system, if gram is one.
+    groups, probabilities, step_scaling, scale
+        As for `LinearizedSGD`; not with a system, which has its own.
     rtol, atol : float, optional
         For the standard error of what is simulated: relative to the learning rate, and absolute.
     max_steps : int, optional
@@ -99,8 +112,6 @@ def critical_learning_rate(
     ------
     ValueError, TypeError
         If an argument is out of range.
-    NotImplementedError
-        For batch sizes other than 1.
 
     Warns
     -----
@@ -121,23 +132,38 @@ def critical_learning_rate(
     >>> low, high = sf.critical_learning_rate(gram, rtol=1e-3, rng=1).confidence_interval(0.999)
     >>> low < 0.427 < high
     True
+    >>> round(sf.critical_learning_rate(gram, "mean-square", 2, momentum=0.5).value, 12)
+    0.655848135935
     """
     criterion = _criterion(criterion)
     budget = Budget.validated(rtol, atol, max_steps)
     how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=_LEAST_CHAINS)
     budget.steps_per_chain(how.n_chains)
-    if not isinstance(gram, LinearizedSGD):
+    options = {
+        "batch_size": batch_size,
+        "sampling": sampling,
+        "groups": groups,
+        "probabilities": probabilities,
+        "step_scaling": step_scaling,
+        "scale": scale,
+        "momentum": momentum,
+        "nesterov": nesterov,
+    }
+    if not isinstance(gram, System):
         gram, _ = validation.gram_matrix(gram)
         if not gram.any():
             made_of = provenance(how.seed, "closed form", f"zero-{gram.shape[0]}x{gram.shape[0]}")
             return _known(criterion, math.inf, "K is zero: nothing moves", made_of)
-        system = system_of(gram, 1 / float(gram.diagonal().max()), batch_size)
+        system = variant_of(gram, 1 / float(gram.diagonal().max()), **options)
     else:
-        system = system_of(gram, gram.learning_rate, batch_size)
+        system = variant_of(gram, None, **options)
     made_of = provenance(how.seed, "closed form", system.fingerprint)
     if criterion == "gd":
-        threshold = 2 * system.n_examples / extreme_eigenvalues(system)[1]
-        return _known(criterion, threshold, "2 N over the largest eigenvalue of K", made_of)
+        plain = system.recurrence.is_plain
+        reason = "2 N over the largest eigenvalue of K" if plain else "full steps leave the unit circle"
+        return _known(criterion, gd_threshold(system), reason, made_of)
+    if not system.is_plain:
+        return _of_any_law(system, criterion, how)
     if criterion not in ("almost-sure", "mean-square", 2.0):
         return critical_moment(system, float(criterion), how)
     if criterion != "almost-sure":
@@ -145,6 +171,23 @@ def critical_learning_rate(
         found = _known(criterion, threshold, "2 over the largest eigenvalue of T", made_of)
         return replace(found, bounds=(threshold - error, threshold + error))
     return _almost_sure(system, how)
+
+
+def _of_any_law(system: LinearizedSGD, criterion: str | float, how: How) -> CriticalLearningRate:
+    """Return critical learning rates of what is not plain, other than those of full batches."""
+    made_of = provenance(how.seed, "closed form", system.fingerprint)
+    if (zero := exact_zero(system)) is not None and (system.law.is_deterministic or criterion == "almost-sure"):
+        what = "every step is the same" if system.law.is_full else "every epoch is the same"
+        return _known(criterion, zero, what if system.law.is_deterministic else "lambda is known exactly", made_of)
+    if criterion == "almost-sure":
+        return search(system, how)
+    if criterion in ("mean-square", 2.0):
+        known = mean_square_zero(system)
+        if known is not None:
+            value, error = known
+            return replace(_known(criterion, value, "zero of Lambda(2)", made_of), bounds=(value - error, value + error))
+    order = 2.0 if criterion == "mean-square" else float(criterion)
+    return replace(critical_moment(system, order, how), criterion=criterion)
 
 
 def _criterion(criterion: Any) -> str | float:

@@ -22,7 +22,8 @@ import numpy as np
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.blocks import plain_blocks_of
 from sgdstab_fast.bounds import bounds_of_zero
-from sgdstab_fast.moments import MomentFamily, OrderMoment
+from sgdstab_fast.moment_results import OrderMoment
+from sgdstab_fast.moments import moment_family
 from sgdstab_fast.one_block import How
 from sgdstab_fast.panels import family_of
 from sgdstab_fast.results import CriticalLearningRate, provenance, warn
@@ -62,7 +63,7 @@ class _Function:
         )
         progress = after(self.report, self.n_steps, self.how.budget.max_steps)
         its = replace(self.how, budget=budget, progress=progress)
-        found = MomentFamily(self.system.with_learning_rate(learning_rate)).at(self.order, its, None)
+        found = moment_family(self.system.with_learning_rate(learning_rate)).at(self.order, its, None)
         self.n_steps += found.n_steps
         self.simulated = self.simulated or found.n_steps > 0
         return replace(

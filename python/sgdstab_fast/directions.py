@@ -26,6 +26,7 @@ import numpy as np
 
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.decomposition import spectral_decomposition
+from sgdstab_fast.system import System
 from sgdstab_fast.systems import LinearizedSGD
 
 _CANCELLING = 1 - 2.0**-16  # a step that leaves less of a squared norm: 1 + x has lost digits
@@ -81,36 +82,51 @@ def growth_by_example(
         yield Growth(log_growth, norms)
 
 
-def isometric(system: LinearizedSGD, vectors: FloatArray) -> FloatArray:
-    """Return vectors in coordinates that are isometric to parameter space, s = F^T a; same shape."""
-    return vectors @ system.gradients() if system.coordinates == "gram" else vectors
+def isometric(system: System, vectors: FloatArray) -> FloatArray:
+    """Return vectors in coordinates that are isometric to parameter space, s = F^T a of every level; same shape.
+
+    Those of a matrix ensemble are Euclidean as they are.
+    """
+    if not isinstance(system, LinearizedSGD) or system.coordinates == "factor":
+        return vectors
+    if system.recurrence.levels == 1:
+        return vectors @ system.gradients()
+    return (vectors.reshape(-1, system.rank) @ system.gradients()).reshape(vectors.shape)
 
 
-def to_parameter_space(system: LinearizedSGD, vectors: FloatArray) -> FloatArray:
+def isometric_system(system: System) -> System:
+    """Return the same system in the coordinates of `isometric`."""
+    return system.isometric() if isinstance(system, LinearizedSGD) else system
+
+
+def to_parameter_space(system: System, vectors: FloatArray) -> FloatArray:
     """Return unit vectors in isometric coordinates; same shape."""
     s = isometric(system, vectors)
     with np.errstate(invalid="ignore"):
         return np.asarray(s / np.linalg.norm(s, axis=-1, keepdims=True))
 
 
-def parameter_space_norm(system: LinearizedSGD, vectors: FloatArray) -> FloatArray:
-    """Return the lengths of displacements, sqrt(a . K a) or sqrt(s . s), shape (n,) of vectors (n, dimension)."""
-    images = vectors @ system.rows if system.coordinates == "gram" else vectors
+def parameter_space_norm(system: System, vectors: FloatArray) -> FloatArray:
+    """Return the lengths of states, sqrt(a . K a) or sqrt(s . s) over all levels, shape (n,) of (n, dimension)."""
+    if isinstance(system, LinearizedSGD) and system.recurrence.levels > 1:
+        return np.asarray(np.linalg.norm(isometric(system, vectors), axis=1))
+    gram = isinstance(system, LinearizedSGD) and system.coordinates == "gram"
+    images = vectors @ system.rows if isinstance(system, LinearizedSGD) and gram else vectors
     return np.asarray(np.sqrt(np.maximum(np.einsum("nj,nj->n", vectors, images), 0.0)))
 
 
-def from_parameter_space(system: LinearizedSGD, vectors: FloatArray) -> FloatArray:
+def from_parameter_space(system: System, vectors: FloatArray) -> FloatArray:
     """Return vectors in the coordinates of the system, from those isometric to parameter space; same shape."""
-    if system.coordinates == "factor":
+    if not isinstance(system, LinearizedSGD) or system.coordinates == "factor":
         return vectors
     from scipy.linalg import solve_triangular  # type: ignore[import-untyped]
 
-    flat = vectors.reshape(-1, system.dimension)
+    flat = vectors.reshape(-1, system.rank)
     return np.asarray(solve_triangular(system.gradients(), flat.T, trans="T", lower=True).T.reshape(vectors.shape))
 
 
 def shares_root(system: LinearizedSGD) -> FloatArray:
-    """Return R, shape (dimension, N): the squares of R^T v are each example's share of the squared length of v.
+    """Return R, shape (dimension, n_rows): the squares of R^T v are each row's share of the squared length of v.
 
     The gradients g_i of the examples are not orthogonal; the nearest orthonormal vectors to them are the columns of
     G K^(-1/2) (P.-O. Lowdin, "On the non-orthogonality problem", J. Chem. Phys. 18, 1950), in which the displacement

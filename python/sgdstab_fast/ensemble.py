@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +27,7 @@ from sgdstab_fast.system import (
 
 _LARGEST_METRIC = 128  # dimension with a mean-square metric
 _FLOOR = 1e-9  # of the identity, in it
+_FEW_DIMENSIONS, _ELONGATION = 4, 4.0
 _NONE = np.empty(0)
 
 
@@ -149,9 +152,11 @@ class MatrixEnsemble(System):
     def growth_call(self, metrics: list[FloatArray]) -> GrowthCall:
         """Return what evaluates growth: with M = R^T R, the norms of R A_i v."""
         n, d, size = len(self._matrices), self.dimension, len(metrics)
-        every = np.concatenate([np.eye(d)[None], self._matrices])
+        log_scale = math.floor(math.log2(max(float(np.abs(self._matrices).max()), 1e-300)))
+        every = np.concatenate([np.eye(d)[None], np.ldexp(self._matrices, -log_scale)])
         roots = np.array([np.linalg.cholesky(metric).T @ every for metric in metrics]).reshape(size, n + 1, d, d)
-        return GrowthCall({"roots": roots}, size, 1e-7 + size * n * (1e-9 + 5e-11 * d * d))
+        arguments = {"roots": roots, "log_scale": log_scale * math.log(2)}
+        return GrowthCall(arguments, size, 1e-7 + size * n * (1e-9 + 5e-11 * d * d))
 
     def metrics(self, tolerance: float) -> tuple[list[FloatArray], FloatArray | None]:
         """Return the Euclidean metric, that of constant mean squared growth, and what lies between."""
@@ -164,7 +169,8 @@ class MatrixEnsemble(System):
         metric = (found.metric + found.metric.T) / 2
         metric += max(_FLOOR, -2 * float(np.linalg.eigvalsh(metric)[0])) * identity
         values, vectors = np.linalg.eigh(metric)
-        return [identity, metric, vectors * np.sqrt(values) @ vectors.T], found.covariance
+        between = vectors * np.sqrt(values) @ vectors.T
+        return [identity, metric, between, *_elongated(self.dimension)], found.covariance
 
     def second_moments(self, tolerance: float) -> QuadraticForms:
         """Return Lambda(2) and its forms."""
@@ -198,6 +204,15 @@ class MatrixEnsemble(System):
         n = len(self._matrices)
         weighted = "" if (self._probabilities == self._probabilities[0]).all() else ", probabilities=..."
         return f"MatrixEnsemble(n_matrices={n}, dimension={self.dimension}{weighted})"
+
+
+def _elongated(dimension: int) -> list[FloatArray]:
+    """Return metrics that are longer in one direction, of few dimensions: e_j, and e_i + e_j and e_i - e_j."""
+    if dimension > _FEW_DIMENSIONS:
+        return []
+    axes = list(np.eye(dimension))
+    diagonals = [(a + sign * b) / math.sqrt(2) for a, b in itertools.combinations(axes, 2) for sign in (1, -1)]
+    return [np.eye(dimension) + _ELONGATION * np.outer(u, u) for u in (*axes, *diagonals)]
 
 
 def _checked(matrices: Any) -> FloatArray:

@@ -19,7 +19,7 @@ from sgdstab_fast.results import LyapunovExponent, MeanSquareExponent
 from sgdstab_fast.rounds import Budget, ProgressOption
 from sgdstab_fast.streams import seed_of
 from sgdstab_fast.system import System
-from sgdstab_fast.systems import require_system
+from sgdstab_fast.systems import LinearizedSGD, require_system
 
 METHODS = ("anchored", "average")
 _ROUNDING = 1e-14  # of bounds
@@ -148,6 +148,8 @@ def estimate_exponent(
     how = How.validated(method, budget, n_chains, rng, n_threads, progress, executor)
     if resume is not None and not isinstance(resume, LyapunovExponent):
         raise TypeError(f"resume must be a LyapunovExponent, not {type(resume).__name__}")
+    if isinstance(system, LinearizedSGD) and system.law.is_full and not system.is_plain:
+        return simulate(system, how, resume, mean_square, 0)
     blocks = blocks_of(system)
     if len(blocks) == 1 and blocks[0].share == 1:
         return simulate(system, how, resume, mean_square, 0)

@@ -12,7 +12,10 @@ from sgdstab_fast._native import FloatArray, StreamKey, core
 from sgdstab_fast.metrics import Metrics, no_metrics
 from sgdstab_fast.one_block import vectors_kernel
 from sgdstab_fast.rounds import Chains, Kernel, pieces
+from sgdstab_fast.system import System
 from sgdstab_fast.systems import LinearizedSGD
+
+_FEW_NUMBERS = 2**20  # in all matrices
 
 
 class Measured(NamedTuple):
@@ -22,7 +25,7 @@ class Measured(NamedTuple):
     standard_error: float
 
 
-def recording_kernel(system: LinearizedSGD, metrics: Metrics, spacing: int, orthonormalise_every: int) -> Kernel:
+def recording_kernel(system: System, metrics: Metrics, spacing: int, orthonormalise_every: int) -> Kernel:
     """Return the kernel that records the direction, and growth in the metrics, after every batch of `spacing` steps."""
     kernel = vectors_kernel(system, metrics)
     every = min(kernel.arguments["renormalise_every"], orthonormalise_every)
@@ -44,7 +47,7 @@ class Path(NamedTuple):
 class Follow:
     """Chains at the end of a run, which go on from there; calling twice gives the same."""
 
-    system: LinearizedSGD
+    system: System
     key: StreamKey
     chains: Chains
     resolution: int
@@ -59,8 +62,8 @@ class Follow:
         return self.chains.n_batches * self.chains.steps_per_batch
 
     def directions(self, n_batches: int, spacing: int) -> FloatArray:
-        """Return directions every `spacing` steps, shape (n_chains, n_batches, dimension)."""
-        return self.path(self.chains.states[:, :1], n_batches, spacing).directions
+        """Return directions every `spacing` steps, or whole epochs, shape (n_chains, n_batches, dimension)."""
+        return self.path(self.chains.states[:, :1], n_batches, whole(self.system, spacing)).directions
 
     def path(self, vectors: FloatArray, n_batches: int, spacing: int, *, first_batch: int = 0) -> Path:
         """Take n_batches batches of `spacing` steps from the vectors given, shape (n_chains, k, dimension)."""
@@ -68,7 +71,7 @@ class Follow:
         vectors = np.array(vectors, order="C")
         parts, done = [], first_batch
         for size in pieces(n_batches, kernel.seconds_per_step * len(vectors) * spacing / self.n_threads):
-            vectors, log_growth, _, directions = core.advance_vectors(
+            vectors, log_growth, _, directions = getattr(core, kernel.name)(
                 **kernel.arguments,
                 vectors=vectors,
                 key=self.key,
@@ -83,11 +86,28 @@ class Follow:
         return Path(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))
 
 
-def relaxation_rate(system: LinearizedSGD, contraction_rate: float) -> float:
+def whole(system: System, n_steps: int) -> int:
+    """Return n_steps rounded up to whole epochs, where draws repeat within them."""
+    return -(-n_steps // system.grain) * system.grain
+
+
+def relaxation_rate(system: System, contraction_rate: float) -> float:
     """Return the rate at which directions forget where they started; 0 if they do not.
 
     Where lambda_2 is -inf, a singular step forgets everything.
     """
     if contraction_rate == -math.inf:
-        return float(np.isneginf(system.log_determinants).mean())
+        return _share_of_singular_steps(system)
     return max(-contraction_rate, 0.0)
+
+
+def _share_of_singular_steps(system: System) -> float:
+    """Return the probability that a step is singular, or one in an epoch where there are too many to look at."""
+    if isinstance(system, LinearizedSGD) and system.is_plain:
+        return float(np.isneginf(system.log_determinants).mean())
+    found = system.outcomes(_FEW_NUMBERS)
+    if found is None:
+        return 1 / max(system.steps_per_epoch, 1.0)
+    values = np.linalg.svd(found.matrices, compute_uv=False)
+    singular = values[:, -1] <= system.dimension * np.finfo(float).eps * values[:, 0]
+    return float(found.probabilities[singular].sum()) / found.n_steps

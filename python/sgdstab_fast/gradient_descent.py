@@ -21,7 +21,8 @@ def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
     Parameters
     ----------
     gram : array_like, shape (N, N), or LinearizedSGD
-        Neural-tangent Gram matrix K with non-zero eigenvalues kappa_j; see `LinearizedSGD`. Of a system, its K, examples and momentum.
+        Neural-tangent Gram matrix K with non-zero eigenvalues kappa_j; see `LinearizedSGD`. Of a system, its K,
+        examples, momentum and the probabilities that weight the mean over examples.
     learning_rate : float, optional
         Step size eta > 0; by default that of the system, if gram is one.
 
@@ -48,12 +49,12 @@ def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
     """
     if learning_rate is None and isinstance(gram, LinearizedSGD):
         learning_rate = gram.learning_rate
-    system = system_of(gram, validation.positive_number(learning_rate, "learning_rate"))
+    system = system_of(gram, validation.positive_number(learning_rate, "learning_rate")).averaged()
     if not system.recurrence.is_plain:
         extremes = np.array(extreme_eigenvalues(system))
         recurrence = system.recurrence
         return gd_exponent_of(
-            extremes if recurrence.levels == 1 else system.gram_eigenvalues(),
+            extremes if recurrence.levels == 1 else _eigenvalues(system),
             system.learning_rate,
             system.n_examples,
             recurrence.free,
@@ -74,6 +75,7 @@ def gd_exponents(extremes: tuple[float, float], learning_rates: FloatArray, n_ex
 
 def gd_threshold(system: LinearizedSGD) -> float:
     """Return the smallest learning rate at which full-batch gradient descent is unstable."""
+    system = system.averaged()
     largest = extreme_eigenvalues(system)[1]
     if system.recurrence.is_plain:
         return 2 * system.n_examples / largest
@@ -81,8 +83,23 @@ def gd_threshold(system: LinearizedSGD) -> float:
     return gd_threshold_of(np.array([largest]), system.n_examples, recurrence.free, recurrence.readout)
 
 
+def _eigenvalues(system: LinearizedSGD) -> FloatArray:
+    return system.gram_eigenvalues() if system.law.probabilities is None else _mean_eigenvalues(system)
+
+
+def _mean_eigenvalues(system: LinearizedSGD) -> FloatArray:
+    """Return N times the eigenvalues of sum_u p_u G_u, ascending: those of the K that the mean step is on."""
+    law = system.law
+    weights = (law.n_units * law.unit_probabilities)[law.units_of_rows(len(system.rows))]
+    features = np.sqrt(weights)[:, None] * system.gradients()
+    return np.asarray(np.linalg.svd(features, compute_uv=False)[::-1] ** 2)
+
+
 def extreme_eigenvalues(system: LinearizedSGD) -> tuple[float, float]:
-    """Return the smallest and the largest non-zero eigenvalue of K."""
+    """Return the smallest and the largest non-zero eigenvalue of K, of examples weighted by their probabilities."""
+    if system.law.probabilities is not None:
+        eigenvalues = _mean_eigenvalues(system)
+        return float(eigenvalues[0]), float(eigenvalues[-1])
     if system.rank <= _LARGEST_DECOMPOSITION or system.coordinates == "factor":
         eigenvalues = spectral_decomposition(system).eigenvalues
         return float(eigenvalues[0]), float(eigenvalues[-1])

@@ -203,7 +203,7 @@ def distribution(value: Any, name: str, size: int, which: str) -> FloatArray:
     if wrong.size:
         raise ValueError(f"{name} must not be negative, but {name}[{wrong[0]}] is {found[wrong[0]]}")
     if not abs(found.sum() - 1) <= _SUM:
-        raise ValueError(f"{name} must sum to 1, not to {found.sum()!r}")
+        raise ValueError(f"{name} must sum to 1, not to {found.sum():.6g}")
     return np.asarray(found / found.sum())
 
 

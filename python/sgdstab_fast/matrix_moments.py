@@ -37,7 +37,7 @@ from numpy.typing import ArrayLike
 
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.projective_line import ProjectiveLine
-from sgdstab_fast.symmetric_tensors import LARGEST_TENSOR, ladder, tensor_dimension
+from sgdstab_fast.symmetric_tensors import LARGEST_TENSOR, occupation_ladder, tensor_dimension
 
 LARGEST_ORDER = 64
 LARGEST_MATRIX = 800
@@ -133,7 +133,7 @@ class MatrixMoments:
             value, _ = _mean_of_powers(logs, self._probabilities, order)
             return ExactMoment(value, abs(order) * error + 4 * _EPS * abs(value), "closed form")
         if len(self._given) == 1:
-            return ExactMoment(order * self._radius[0], abs(order) * self._radius[1], "closed form")
+            return ExactMoment(order * self.radius[0], abs(order) * self.radius[1], "closed form")
         if order in range(1, LARGEST_ORDER + 1) and (order % 2 == 0 or self._has_signs):
             tensors = self._eigenvalue(int(order))
             exponent, error = (math.nan, math.inf) if tensors is None else tensors.exponent(order, self._log_scale)
@@ -149,7 +149,7 @@ class MatrixMoments:
         if self._vanishes or (len(self._given) > 1 and self._plane is None):
             return math.nan, math.nan
         if len(self._given) == 1 or self._plane is None:
-            return order * self._radius[0], self._radius[0]
+            return order * self.radius[0], self.radius[0]
         found = self._plane.exponent(order)
         return found.exponent, found.derivative
 
@@ -193,7 +193,7 @@ class MatrixMoments:
     def _dense(self, order: int) -> _Eigenvalue:
         """From E[A^(x)p] - b."""
         moves, base = self._moves(order)
-        ladder = ladder(self._dimension, order)
+        ladder = occupation_ladder(self._dimension, order)
         below, indices = (tensor_dimension(self._dimension, max(order - n, 0)) for n in (1, 2)), ladder[2]
         chunk = max(1, _CHUNK // (self._dimension * math.prod(below)))
         matrix: Any = 0
@@ -208,7 +208,7 @@ class MatrixMoments:
     def _iterated(self, order: int) -> _Eigenvalue:
         """From T -> E[B T B^T] - b T."""
         moves, base = self._moves(order)
-        powers = moves if order == 2 else _powers(moves, base, order // 2, ladder(self._dimension, order // 2))
+        powers = moves if order == 2 else _powers(moves, base, order // 2, occupation_ladder(self._dimension, order // 2))
         return _iterated_eigenvalue(powers, base, self._probabilities)
 
     @cached_property
@@ -243,7 +243,7 @@ class MatrixMoments:
         return True
 
     @cached_property
-    def _radius(self) -> tuple[float, float]:
+    def radius(self) -> tuple[float, float]:
         """The exponent log rho(A) of the only matrix, and its error."""
         from scipy.linalg import eig  # type: ignore[import-untyped]
 

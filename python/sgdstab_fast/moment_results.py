@@ -17,6 +17,32 @@ from sgdstab_fast.moment_curve import MomentCurve
 from sgdstab_fast.statistics import student_quantile
 
 _SURE = 4.0  # standard errors
+_EXACT = 2**31  # degrees of freedom
+
+
+@dataclass(frozen=True)
+class OrderMoment:
+    """Lambda(p) at one order; the fields of `MomentExponents`."""
+
+    exponent: float
+    method: str
+    standard_error: float = 0.0
+    numerical_error: float = 0.0
+    population_bias: float = 0.0
+    effective_sample_size: float = math.inf
+    effective_walkers: float = math.inf
+    degrees_of_freedom: int = _EXACT
+    reason: str = ""
+    within_tolerance: bool = True
+    mixed: bool = True
+    n_steps: int = 0
+    population: int = 0
+    stopped_by: str = "closed form"
+
+    @property
+    def error(self) -> float:
+        """Of either kind."""
+        return math.hypot(self.standard_error, self.numerical_error)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -64,11 +90,14 @@ class MomentExponents:
     """``"rtol"``, ``"atol"`` or ``"max_steps"``, of the order that came least close; ``"closed form"`` if none was
     simulated."""
     steps_per_epoch: float
-    """N / batch_size."""
+    """Steps in the unit of time of `per_epoch`."""
     provenance: Mapping[str, Any] = field(repr=False)
     """Seed entropy, SIMD level, versions, method."""
     largest_amplification: float
-    """max_i abs(1 - eta K_ii): no step makes a displacement grow by more, if it is above 1."""
+    """A bound of what a step may multiply lengths by in some norm, max_i abs(1 - eta K_ii) of plain SGD.
+
+    If it is at most 1, no product of steps makes displacements grow.
+    """
     known: tuple[FloatArray, FloatArray, FloatArray]
     """All orders at which Lambda is known, ascending, its values and errors: more than were asked for where cheap."""
 

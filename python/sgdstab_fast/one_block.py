@@ -12,6 +12,7 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.control_variates import anchored_means, combined
+from sgdstab_fast.gradient_descent import gd_exponent
 from sgdstab_fast.metrics import Metrics, growth_metrics, initial_vectors, no_metrics
 from sgdstab_fast.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
 from sgdstab_fast.results import LyapunovExponent, MeanSquareExponent, provenance
@@ -255,6 +256,8 @@ def _spacing(system: System, how: How, metrics: Metrics, kernel: Kernel, first_c
 
 def known_exponents(system: System) -> ExactExponents | None:
     """Return exponents that take no simulation, of a system that does not fall into blocks."""
+    if isinstance(system, LinearizedSGD) and system.law.is_full:
+        return ExactExponents(np.array([gd_exponent(system)]), "every step is a full step", 0.0)
     exact = system.exact_exponents()
     if exact is None and system.dimension == 1 and not math.isnan(system.sum_of_exponents):
         return ExactExponents(np.array([system.sum_of_exponents]), "steps are numbers")
@@ -264,7 +267,7 @@ def known_exponents(system: System) -> ExactExponents | None:
 def closed_form(system: System, how: How, known: ExactExponents) -> LyapunovExponent:
     """Return the exponent that is known: in one dimension, the mean of the logarithms of the steps' sizes."""
     exponent = float(known.exponents[0])
-    rounding = 4 * float(np.finfo(float).eps) * abs(exponent) if math.isfinite(exponent) else 0.0
+    rounding = known.error * abs(exponent) if math.isfinite(exponent) else 0.0
     return LyapunovExponent(
         exponent=exponent,
         standard_error=rounding,

@@ -1,26 +1,21 @@
-"""The projective chain: directions of displacements under SGD, their stationary measure, and how fast they reach it.
+"""The projective chain: directions of displacements, their stationary measure, and how fast they reach it.
 
-The direction s = v / |v|, up to its sign, of a displacement v under SGD is a Markov chain on projective space. Where
-the steps contract and are strongly irreducible it has one stationary measure nu (Furstenberg), is drawn to it at a
-geometric rate, and log |A_{i_n} .. A_{i_1} s| obeys a central limit theorem (Le Page; Chemnitz & Engel 2025, lemma
+The direction s = v / |v|, up to its sign, of a vector v under a random product is a Markov chain on projective space.
+Where the steps contract and are strongly irreducible it has one stationary measure nu (Furstenberg), is drawn to it at
+a geometric rate, and log |A_{i_n} .. A_{i_1} s| obeys a central limit theorem (Le Page; Chemnitz & Engel 2025, lemma
 3.10 and corollary 3.11). Under nu,
 
-    lambda = (1/N) sum_i E log |A_i s|                                                        (Furstenberg's formula)
+    lambda = sum_i p_i E log |A_i s|                                                          (Furstenberg's formula)
     lambda_2 - lambda_1 = the rate at which two directions under the same steps approach each other
     sigma^2 = lim (1/n) Var log |A_{i_n} .. A_{i_1} s|
 
 Chains of two vectors each are recorded every so many steps (`sgdstab_fast.one_block` chooses metrics and starts); what
-the next step does to the directions recorded is known for all N examples (`sgdstab_fast.directions`). Differences
+the next step does to the directions recorded is known for all its outcomes (`sgdstab_fast.next_steps`). Differences
 between metrics are control variates for the parts of examples in lambda as well as for lambda
-(`sgdstab_fast.control_variates`).
+(`sgdstab_fast.control_variates`); `sgdstab_fast.projective_path` has sigma^2.
 
-*Variance.* With weights c_m, of sum 1, of the metrics, X = log of prod_m |v|_m^c_m grows by l_i = sum_m c_m l_i^m in a
-step, by g(s) = (1/N) sum_i l_i on average, and
-
-    sigma^2 = E (1/N) sum_i l_i^2 - lambda^2 + 2 sum_{k >= 1} Cov(X_1 - X_0, g(s_k)).
-
-Where g hardly varies, neither do the covariances. Summed over the steps of a batch, they are those of its growth with g
-at the ends of that batch and of later ones: nothing is lost by recording every so many steps only.
+With momentum the chain is of states, the present displacement and the past one together. Where batches depend on each
+other within epochs, it is the chain of directions at the ends of epochs.
 
 *Blocks.* Where K falls into blocks that do not feel each other, directions end up in the block that grows fastest: the
 chain of the whole system, started there.
@@ -36,46 +31,53 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgdstab_fast._native import FloatArray, core
-from sgdstab_fast.control_variates import adjusted, anchored_means, fit
-from sgdstab_fast.directions import LONGEST_SEGMENT, growth_by_example, memory, shares_root, to_parameter_space
-from sgdstab_fast.follow import Follow, Measured, recording_kernel, relaxation_rate
+from sgdstab_fast.control_variates import adjusted, anchored_means
+from sgdstab_fast.directions import LONGEST_SEGMENT, memory, to_parameter_space
+from sgdstab_fast.follow import Follow, recording_kernel, relaxation_rate, whole
 from sgdstab_fast.leading_block import LeadingBlock, leading_block
 from sgdstab_fast.metrics import Metrics, growth_metrics, initial_vectors, no_metrics
 from sgdstab_fast.mixing import Mixing, first_resolved
-from sgdstab_fast.one_block import MOST_BETWEEN_NORMALISATIONS, How, no_records
+from sgdstab_fast.next_steps import next_steps
+from sgdstab_fast.one_block import MOST_BETWEEN_NORMALISATIONS, How, known_exponents, no_records
+from sgdstab_fast.projective_path import from_autocovariances, from_batch_means, path_of
 from sgdstab_fast.projective_results import ProjectiveChain
+from sgdstab_fast.projective_special import single_direction, what_is_missing, without_direction
 from sgdstab_fast.regularity import Regularity, regularity
 from sgdstab_fast.results import provenance, warn
 from sgdstab_fast.rounds import Budget, Chains, ProgressOption, Run, grid_of_looks, run
 from sgdstab_fast.simulated import common_attributes
 from sgdstab_fast.statistics import SETTLED_LIMIT, Estimate, batch_means, drift, unknown
 from sgdstab_fast.streams import normals
+from sgdstab_fast.system import ExactExponents, System
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
 _ONE_DIRECTION = "there is only one direction"
 _REFLECTIONS = "steps are reflections, which bring no directions closer"
+_SIMILARITIES = "steps turn and scale all vectors alike, in some norm, which brings no directions closer"
+_TURNING = "products are powers of one matrix, whose two largest eigenvalues are of one size"
 _ANNIHILATION = "products of steps annihilate every displacement, and no direction is left"
-_PIECES = 4  # of a chain, to fit slopes to
+_SIMILARITY = 1e-9  # how far A^T M A may be off a multiple of M, relative
+_LARGEST_SIMILARITY = 2**22  # numbers in matrices that are looked at
 _LEAST_STEPS, _LEAST_BATCHES = 256, 24  # of a chain
+_LEAST_EPOCHS = 64
 _LEAST_RELAXATIONS = 60.0  # that a chain lasts before a tolerance stops it, for the sake of variances
-_PILOT_BATCHES, _MEMORY_BATCHES = 129, 2048
+_PILOT_BATCHES, _PILOT_EPOCHS, _MEMORY_BATCHES = 129, 33, 2048
 _MEMORY_RELAXATIONS, _FINER = 3.0, 4  # autocorrelations are summed over, and how much finer than in the pilot
 _WINDOW = 6.0  # autocorrelation times that lags have to cover
 _PILOT_STREAMS = 2**33
-_RELAXATIONS = 3.0  # relaxation times over which covariances are summed
-_BLOCK_RELAXATIONS, _MOST_BLOCKS = 10.0, 16  # of batch means: length, and number a chain
 _COLLAPSE = 8.0  # logarithm of the angle that two vectors may lose between orthonormalisations
 _MOST_RECORDED = 2**24  # numbers
 # Multiply-adds for all directions recorded; what a logarithm is worth, and what there is to do for each direction.
 _MOST_WORK, _LOGARITHM, _CALLS = 2e9, 50, 200
 _FINENESS = 8  # directions recorded in an autocorrelation time
-_WORK = 2**16  # numbers looked at together
 _PILOT_SHARE = 1 / 8
 _RANDOM_SHARE = 0.1  # of the second vector
+_MOST_EXTRA_STEPS = 10_000_000  # under reshuffling, to measure the autocorrelation time
+_TOLERANCE = 1e-4  # of metrics
 
 
 def projective_chain(
-    system: LinearizedSGD,
+    system: System,
     *,
     rtol: float = 0.02,
     atol: float = 0.0,
@@ -88,9 +90,12 @@ def projective_chain(
 ) -> ProjectiveChain:
     """Follow the directions of displacements under SGD: which examples drive them, how they mix, how growth varies.
 
+    With momentum directions are those of states, the present displacement and the past one together; under random
+    reshuffling they are those at the ends of epochs.
+
     Parameters
     ----------
-    system : LinearizedSGD
+    system : LinearizedSGD or MatrixEnsemble
         What a step does.
     rtol, atol : float, optional
         Tolerances for the standard errors of lambda and of the contraction rate lambda_2 - lambda_1: relative to the
@@ -116,8 +121,8 @@ def projective_chain(
     Warns
     -----
     AccuracyWarning
-        If directions do not mix, saying why: K falls into blocks, steps are reflections, there is but one direction, or
-        products of steps annihilate everything. If no tolerance was met within `max_steps`, or chains were not seen to
+        If directions do not mix, saying why: K falls into blocks, steps are reflections or rotations, there is but one
+        direction, or products of steps annihilate everything. If no tolerance was met within `max_steps`, or chains were not seen to
         mix.
 
     References
@@ -140,20 +145,22 @@ def projective_chain(
     require_system(system)
     budget = Budget.validated(rtol, atol, max_steps)
     how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=8)
-    if budget.max_steps < _LEAST_STEPS * how.n_chains:
-        raise ValueError(
-            f"max_steps must be at least {_LEAST_STEPS} * n_chains ({_LEAST_STEPS * how.n_chains}), not {max_steps!r}"
-        )
-    regular = regularity(system)
+    least = _LEAST_STEPS if system.grain == 1 else max(_LEAST_STEPS, _LEAST_EPOCHS * system.grain)
+    if budget.max_steps < least * how.n_chains:
+        raise ValueError(f"max_steps must be at least {least} * n_chains ({least * how.n_chains}), not {max_steps!r}")
+    regular = regularity(system) if isinstance(system, LinearizedSGD) and system.is_plain else None
     if system.dimension == 1:
+        single = single_direction(system, how, regular, _ONE_DIRECTION)
         warn(f"the chain does not mix: {_ONE_DIRECTION}")
-        return _single_direction(system, how, regular)
+        return single
     start = _start(system, how)
     pilot = _pilot(system, how, start)
     longest = max(1, (budget.max_steps - pilot.n_steps) // (_LEAST_BATCHES * how.n_chains))
-    work = system.n_examples * (system.dimension + _LOGARITHM) + _CALLS
+    following = next_steps(system)
+    work = (0 if following is None else following.work_of_logarithms(_LOGARITHM)) + _CALLS
     recorded = math.ceil(budget.max_steps * max(system.dimension / _MOST_RECORDED, work / _MOST_WORK))
-    spacing = min(max(pilot.spacing, system.n_examples // 4, recorded, int(pilot.memory / _FINENESS)), longest)
+    resolving = max(pilot.spacing, int(system.steps_per_epoch) // 4, recorded, int(pilot.memory / _FINENESS))
+    spacing = min(whole(system, resolving), max(longest - longest % system.grain, system.grain))
     states = start.vectors(how, 0)
     chains = Chains(
         key=how.seed.key,
@@ -161,8 +168,8 @@ def projective_chain(
         steps_per_batch=spacing,
         records=no_records(how.n_chains, states.shape[1], start.metrics.size, system.dimension),
         spacing=spacing,
-        n_examples=system.n_examples,
-        rounding=float(np.finfo(float).eps) * min(1.0, system.learning_rate * float(system.diagonal.mean())),
+        n_examples=system.n_draws,
+        rounding=float(np.finfo(float).eps) * min(1.0, system.mean_step),
         pilot_steps=pilot.n_steps,
     )
     kernel = recording_kernel(system, start.metrics, spacing, pilot.orthonormalise_every)
@@ -181,14 +188,18 @@ def projective_chain(
 class _Start(NamedTuple):
     """Where chains start: metrics and vectors, of the block of K that grows fastest if there are several."""
 
-    system: LinearizedSGD
+    system: System
     """The whole, or the block."""
     own_metrics: Metrics
     """In the coordinates of `system`."""
     metrics: Metrics
     """In the coordinates of the whole."""
+    matrices: FloatArray
+    """Those of the metrics but the first, of the whole."""
     block: LeadingBlock | None
     """The block, if K falls into blocks."""
+    known: ExactExponents | None
+    """Exponents that need no simulation."""
 
     def vectors(self, how: How, first_chain: int) -> FloatArray:
         """Return two vectors for each chain, and of a block three, two in it and one anywhere.
@@ -211,18 +222,43 @@ class _Start(NamedTuple):
         return np.ascontiguousarray(np.concatenate([own, other], axis=1))
 
 
-def _start(system: LinearizedSGD, how: How) -> _Start:
+def _start(system: System, how: How) -> _Start:
     """Return where to start."""
+    if not isinstance(system, LinearizedSGD) or not system.is_plain:
+        return _start_of_any(system, how)
     block = leading_block(system, how.seed, how.n_threads, how.executor)
     if block is None:
         metrics = growth_metrics(system)
-        return _Start(system, metrics, metrics, None)
+        return _Start(system, metrics, metrics, metrics.matrices, None, None)
     own = growth_metrics(block.system) if block.system.dimension > 1 else no_metrics(block.system)
     diagonals = np.zeros((max(own.size, 1), system.n_examples))
     diagonals[0] = system.diagonal
     diagonals[1:, block.examples] = own.diagonals[1:]
     matrices = block.embedding.T @ own.matrices @ block.embedding
-    return _Start(block.system, own, Metrics(matrices, diagonals, None), block)
+    return _Start(block.system, own, Metrics(matrices, diagonals, None), matrices, block, None)
+
+
+def _start_of_any(system: System, how: How) -> _Start:
+    """Return where to start: the metrics of a block are those of the whole on its part."""
+    block = None
+    if isinstance(system, LinearizedSGD):
+        block = leading_block(system, how.seed, how.n_threads, how.executor)
+    known = known_exponents(system) if block is None or not block.reason else None
+    if block is None:
+        matrices, covariance = system.metrics(_TOLERANCE)
+        metrics = replace(no_metrics(system), covariance=covariance, call=system.growth_call(matrices))
+        return _Start(system, metrics, metrics, _others(matrices, system.dimension), None, known)
+    own, covariance = block.system.metrics(_TOLERANCE)
+    own = own[:1] if block.system.dimension == 1 else own
+    embedded = [np.ascontiguousarray(block.embedding.T @ matrix @ block.embedding) for matrix in own]
+    metrics = replace(no_metrics(system), call=system.growth_call(embedded))
+    own_metrics = replace(no_metrics(block.system), covariance=covariance)
+    return _Start(block.system, own_metrics, metrics, _others(embedded, system.dimension), block, known)
+
+
+def _others(matrices: list[FloatArray], dimension: int) -> FloatArray:
+    """Return all metrics but the first."""
+    return np.array(matrices[1:]).reshape(-1, dimension, dimension)
 
 
 class _Pilot(NamedTuple):
@@ -239,23 +275,25 @@ class _Pilot(NamedTuple):
     n_steps: int
 
 
-def _pilot(system: LinearizedSGD, how: How, start: _Start) -> _Pilot:
+def _pilot(system: System, how: How, start: _Start) -> _Pilot:
     """Double the spacing until the window of autocorrelations is long enough, or a part of the budget is spent."""
     vectors = start.vectors(how, _PILOT_STREAMS)
-    n_steps, spacing, first_step = 0, 1, 0
+    n_steps, spacing, first_step = 0, system.grain, 0
+    n_batches = _PILOT_BATCHES if system.grain == 1 else _PILOT_EPOCHS
     while True:
-        vectors, log_growth, _, directions = core.advance_vectors(
-            **recording_kernel(system, no_metrics(system), spacing, spacing).arguments,
+        kernel = recording_kernel(system, no_metrics(system), spacing, spacing)
+        vectors, log_growth, _, directions = getattr(core, kernel.name)(
+            **kernel.arguments,
             vectors=vectors,
             key=how.seed.key,
             first_chain=_PILOT_STREAMS,
             first_step=first_step,
-            n_batches=_PILOT_BATCHES,
+            n_batches=n_batches,
             steps_per_batch=spacing,
             n_threads=how.n_threads,
         )
-        first_step += _PILOT_BATCHES * spacing
-        n_steps += how.n_chains * _PILOT_BATCHES * spacing
+        first_step += n_batches * spacing
+        n_steps += how.n_chains * n_batches * spacing
         with np.errstate(invalid="ignore"):
             gap = float(np.mean(log_growth[:, 1:, 0] - log_growth[:, 1:, 1])) / spacing
         found = memory(to_parameter_space(system, directions), spacing)
@@ -267,7 +305,7 @@ def _pilot(system: LinearizedSGD, how: How, start: _Start) -> _Pilot:
     return _Pilot(spacing, every, found.resolved, found.time, n_steps)
 
 
-def _estimate(system: LinearizedSGD, start: _Start, chains: Chains) -> Estimate:
+def _estimate(system: System, start: _Start, chains: Chains) -> Estimate:
     """Estimate lambda and lambda_2 - lambda_1."""
     log_growth, growth, _ = chains.records
     steps = chains.steps_per_batch
@@ -278,13 +316,15 @@ def _estimate(system: LinearizedSGD, start: _Start, chains: Chains) -> Estimate:
     else:
         with np.errstate(invalid="ignore"):
             mixing = first_resolved(log_growth[:, :, :2], steps, [*grid_of_looks(chains.n_batches), chains.n_batches])
+    if growth.shape[2] == 0:
+        growth = log_growth[:, :, :1] / steps
     found = anchored_means(growth, steps, mixing, chains.n_examples, chains.rounding)
     exponent, error = float(found.mean[0]), float(found.standard_error[0])
     long_enough = mixing.resolved and mixing.gap * chains.n_batches * steps >= _LEAST_RELAXATIONS
     unsettled = 0.0 if long_enough else math.inf
     if exponent == -math.inf:  # all is annihilated
         rate, rate_error, unsettled = -math.inf, 0.0, 0.0
-    elif system.dimension == 2:
+    elif system.dimension == 2 and not math.isnan(system.sum_of_exponents):
         # lambda_1 + lambda_2 is known.
         rate = system.sum_of_exponents - 2 * exponent
         rate_error = 2 * error if math.isfinite(rate) else 0.0
@@ -310,98 +350,8 @@ def _estimate(system: LinearizedSGD, start: _Start, chains: Chains) -> Estimate:
     )
 
 
-class _Path(NamedTuple):
-    """Chains after their start-up, of n_batches batches each."""
-
-    growth_by_example: FloatArray
-    """Means over pieces of l_i / N in parameter-space norm, shape (n_chains, n_pieces, N)."""
-    growth: FloatArray
-    """Means over pieces of g in all metrics, shape (n_chains, n_pieces, n_metrics)."""
-    shares: FloatArray
-    """Means over chains of the examples' shares, shape (n_chains, N)."""
-    steps: FloatArray
-    """Growth over each batch, in the combination of metrics, shape (n_chains, n_batches)."""
-    expected: FloatArray
-    """g of that combination at the end of each batch, of the same shape."""
-    squares: FloatArray
-    """The mean squared growth of the next step, over examples and batches, shape (n_chains,)."""
-
-
-def _path(system: LinearizedSGD, metrics: Metrics, chains: Chains, start_up: int) -> _Path:
-    """Look at all directions recorded after the start-up."""
-    n_chains, n_batches, d = chains.records[2].shape
-    # The first batch kept only shows where the next one starts.
-    n_pieces = min(_PIECES, n_batches - start_up - 1)
-    kept = start_up + (n_batches - start_up - 1) % n_pieces
-    log_growth, growth, directions = (record[:, kept:] for record in chains.records)
-    n_batches -= kept
-    pieces = (n_pieces, (n_batches - 1) // n_pieces)
-    record_of_growth = growth
-    growth = growth[:, 1:].reshape(n_chains, *pieces, metrics.size).mean(axis=2)
-    weights = fit(growth.reshape(-1, metrics.size))
-    expected = record_of_growth @ weights
-    root, every = shares_root(system), [None, *metrics.matrices]
-    by_example = np.empty((n_chains, n_pieces, system.n_examples))
-    shares, squares = np.zeros((n_chains, system.n_examples)), np.zeros(n_chains)
-    heights = np.zeros((n_chains, n_batches))
-    together = max(1, _WORK // max(system.n_examples, d))
-    ends = [0, *(1 + pieces[1] * np.arange(1, n_pieces + 1))]
-    for chain, piece in np.ndindex(n_chains, n_pieces):
-        total = np.zeros(system.n_examples)
-        for first in range(ends[piece], ends[piece + 1], together):
-            its = slice(first, min(first + together, ends[piece + 1]))
-            vectors = directions[chain, its]
-            combination = np.zeros((len(vectors), system.n_examples))
-            for metric, weight, found in zip(every, weights, growth_by_example(system, vectors, every), strict=True):
-                combination += weight * found.log_growth
-                heights[chain, its] += weight / 2 * np.log(found.squared_norms)
-                if metric is None:
-                    total += found.log_growth[1 if first == 0 else 0 :].sum(axis=0)
-            squares[chain] += np.einsum("ni,ni->", combination, combination)
-            parts = (vectors @ root) ** 2
-            shares[chain] += (1 / parts.sum(axis=1)) @ parts
-        by_example[chain, piece] = total / (pieces[1] * system.n_examples)
-    return _Path(
-        by_example,
-        growth,
-        shares / n_batches,
-        log_growth[:, 1:, 0] + np.diff(heights, axis=1),
-        expected[:, 1:],
-        squares / (n_batches * system.n_examples),
-    )
-
-
-def _from_autocovariances(path: _Path, spacing: int, exponent: float, gap: float) -> Measured:
-    """sigma^2 from the variance of a step and its covariances with what is expected of later ones."""
-    n_batches = path.steps.shape[1]
-    deviation, expected = path.steps - spacing * exponent, path.expected - exponent
-    window = min(math.ceil(_RELAXATIONS / (gap * spacing)) if gap > 0 else n_batches, n_batches // 4)
-    # Of the growth of each batch with what is expected at its end and at the ends of the next ones.
-    sums = np.concatenate([np.zeros((len(expected), 1)), np.cumsum(expected, axis=1)], axis=1)
-    following = sums[:, window + 1 :] - sums[:, : n_batches - window]
-    covariances = (deviation[:, : n_batches - window] * following).mean(axis=1)
-    found = _mean_of_chains(path.squares - exponent**2 + 2 * covariances)
-    return found._replace(value=max(found.value, 0.0))
-
-
-def _from_batch_means(path: _Path, spacing: int, gap: float) -> Measured:
-    """sigma^2 from the variance of the growth over long blocks."""
-    n_chains, n_batches = path.steps.shape
-    relaxations = gap * n_batches * spacing
-    n_blocks = int(np.clip(relaxations / _BLOCK_RELAXATIONS, 1, min(_MOST_BLOCKS, n_batches)))
-    length = n_batches // n_blocks
-    blocks = path.steps[:, n_batches - n_blocks * length :].reshape(n_chains * n_blocks, length).sum(axis=1)
-    squares = (blocks - blocks.mean()) ** 2 / (length * spacing)
-    n = len(squares)
-    return Measured(float(squares.sum() / (n - 1)), float(squares.std(ddof=1)) / math.sqrt(n))
-
-
-def _mean_of_chains(values: FloatArray) -> Measured:
-    return Measured(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)))
-
-
 def _described(
-    system: LinearizedSGD, how: How, start: _Start, pilot: _Pilot, regular: Regularity, done: Run
+    system: System, how: How, start: _Start, pilot: _Pilot, regular: Regularity | None, done: Run
 ) -> ProjectiveChain:
     """Make the result, and warn of what it flags."""
     chains, found = done.chains, done.estimate
@@ -412,56 +362,65 @@ def _described(
         growing = np.nansum(chains.records[0], axis=(0, 1))[1:]
         chains = replace(chains, states=np.ascontiguousarray(chains.states[:, [0, 1 + int(growing.argmax())]]))
     follow = Follow(system, how.seed.key, chains, pilot.spacing, pilot.orthonormalise_every, how.n_threads)
-    reason = start.block.reason if start.block is not None else ""
-    reason = _ANNIHILATION if annihilated else reason or ("" if regular.contracting else _REFLECTIONS)
+    reason = _ANNIHILATION if annihilated else _why_not_mixing(system, start, regular)
     if reason:
         warn(f"the chain does not mix: {reason}")
     else:
         _warn_of_trouble(how.budget, done)
+    without_parts, without_shares = what_is_missing(system)
     common = {
         **common_attributes(done, system, provenance(how.seed, "anchored", system.fingerprint)),
         "regularity": regular,
         "follow": follow,
         "reason": reason,
+        "without_parts": without_parts,
+        "without_shares": without_shares,
     }
     if annihilated:
-        return _without_direction(system, common)
+        return without_direction(system, common)
     rate, rate_error = float(found.mean[1]), float(found.standard_error[1])
     if start.block is not None and start.block.exponents is not None:
         rate, rate_error = float(np.diff(np.sort(start.block.exponents)[:-3:-1])[0]), 0.0
+    elif start.known is not None and len(start.known.exponents) > 1:
+        rate, rate_error = float(np.diff(start.known.exponents)[0]), 0.0
     gap = relaxation_rate(system, rate)
     longest = math.ceil(_MEMORY_RELAXATIONS / gap) if gap > 0 else 0
     if pilot.resolved:
         # Fine enough for what is forgotten at once, and lags enough for what is not.
         n_batches = _MOST_RECORDED // (2 * chains.n_chains * system.dimension)
         n_batches = min(max(n_batches, 2 * _PILOT_BATCHES), _MEMORY_BATCHES)
+        n_batches = min(n_batches, max(_MOST_EXTRA_STEPS // (chains.n_chains * system.grain), 2 * _PILOT_EPOCHS))
         n_lags = min(n_batches, LONGEST_SEGMENT) // 2
         lasting = math.ceil(max(longest, _WINDOW * pilot.memory) / n_lags)
-        every = min(max(1, pilot.spacing // _FINER, lasting), pilot.spacing)
+        every = whole(system, min(max(1, pilot.spacing // _FINER, lasting), pilot.spacing))
         directions = follow.directions(n_batches, every)
     else:
         directions, every = chains.records[2][:, found.start_up :], chains.spacing
     remembered = memory(to_parameter_space(system, directions), every, longest)
     memory_error = remembered.standard_error if remembered.resolved else math.inf
-    path = _path(system, start.metrics, chains, found.start_up)
-    parts = adjusted(path.growth_by_example, path.growth)
-    exponent_by_example = parts.mean(axis=0)
-    exponent = float(exponent_by_example.sum())
+    following = next_steps(system)
+    path = path_of(system, following, start.matrices, chains, found.start_up)
     root_n = math.sqrt(chains.n_chains)
-    error = max(float(found.standard_error[0]), float(parts.sum(axis=1).std(ddof=1)) / root_n)
-    if reason == _REFLECTIONS:
+    exponent, error = float(found.mean[0]), float(found.standard_error[0])
+    parts = np.empty((chains.n_chains, 0))
+    if not without_parts:
+        parts = adjusted(path.by_outcome, path.growth)
+        exponent = float(parts.mean(axis=0).sum())
+        error = max(error, float(parts.sum(axis=1).std(ddof=1)) / root_n)
+    elif start.known is not None:
+        exponent, error = float(start.known.exponents[0]), float(np.finfo(float).eps)
+    if reason in (_REFLECTIONS, _SIMILARITIES):
         rate, rate_error = 0.0, 0.0
-    elif system.dimension == 2 and math.isfinite(rate):
+    elif system.dimension == 2 and math.isfinite(rate) and not math.isnan(system.sum_of_exponents):
         rate, rate_error = system.sum_of_exponents - 2 * exponent, 2 * error
-    by_route = {
-        "autocovariances": _from_autocovariances(path, chains.spacing, exponent, gap),
-        "batch means": _from_batch_means(path, chains.spacing, gap),
-    }
+    by_route = {"batch means": from_batch_means(path, chains.spacing, gap)}
+    if following is not None:
+        by_route["autocovariances"] = from_autocovariances(path, chains.spacing, following.n_steps, exponent, gap)
     return ProjectiveChain(
         exponent=exponent,
         standard_error=error,
         effective_sample_size=float(found.effective_sample_size[0]),
-        exponent_by_example=exponent_by_example,
+        exponent_by_example=parts.mean(axis=0),
         exponent_by_example_standard_error=parts.std(axis=0, ddof=1) / root_n,
         participation=path.shares.mean(axis=0),
         participation_standard_error=path.shares.std(axis=0, ddof=1) / root_n,
@@ -473,6 +432,33 @@ def _described(
         mixed=found.mixed and not reason,
         **common,
     )
+
+
+def _why_not_mixing(system: System, start: _Start, regular: Regularity | None) -> str:
+    """Return why directions do not come closer; empty if they may."""
+    if start.block is not None and start.block.reason:
+        return start.block.reason
+    if regular is not None:
+        return "" if regular.contracting else _REFLECTIONS
+    known = start.known
+    if known is not None and len(known.exponents) > 1 and known.exponents[1] > known.exponents[0] - _SIMILARITY:
+        return _TURNING
+    return _SIMILARITIES if known is None and _are_similarities(system) else ""
+
+
+def _are_similarities(system: System) -> bool:
+    """Whether A^T M A is a multiple of M for all steps A, M the metric of constant mean squared growth."""
+    outcomes = system.outcomes(_LARGEST_SIMILARITY)
+    forms = None if outcomes is None else system.second_moments(_SIMILARITY)
+    if outcomes is None or forms is None or not forms.converged:
+        return False
+    drawn, metric = outcomes.matrices[outcomes.probabilities > 0], (forms.metric + forms.metric.T) / 2
+    try:
+        root = np.linalg.cholesky(metric).T
+    except np.linalg.LinAlgError:
+        return False
+    values = np.linalg.svd(root @ drawn @ np.linalg.inv(root), compute_uv=False)
+    return bool((values[:, -1] > (1 - _SIMILARITY) * values[:, 0]).all())
 
 
 def _warn_of_trouble(budget: Budget, done: Run) -> None:
@@ -491,69 +477,3 @@ def _warn_of_trouble(budget: Budget, done: Run) -> None:
             f"max_steps={budget.max_steps} ended the run at lambda = {exponent:.4g} +- {error:.1g} and a contraction "
             f"rate of {rate:.4g} +- {rate_error:.1g}, short of rtol={budget.rtol:g} and atol={budget.atol:g}"
         )
-
-
-def _without_direction(system: LinearizedSGD, common: dict[str, Any]) -> ProjectiveChain:
-    """Say that products of steps annihilate every displacement."""
-    n = system.n_examples
-    return ProjectiveChain(
-        exponent=-math.inf,
-        standard_error=0.0,
-        effective_sample_size=math.inf,
-        exponent_by_example=np.full(n, -math.inf),
-        exponent_by_example_standard_error=np.zeros(n),
-        participation=np.zeros(n),
-        participation_standard_error=np.zeros(n),
-        contraction_rate=-math.inf,
-        contraction_rate_standard_error=0.0,
-        autocorrelation_time=1.0,
-        autocorrelation_time_standard_error=0.0,
-        variances={"autocovariances": Measured(0.0, 0.0), "batch means": Measured(0.0, 0.0)},
-        mixed=False,
-        **common,
-    )
-
-
-def _single_direction(system: LinearizedSGD, how: How, regular: Regularity) -> ProjectiveChain:
-    """Describe the one direction there is in one dimension, where steps are numbers."""
-    logs, n = system.log_determinants, system.n_examples
-    singular = np.isneginf(logs)
-    variance = 0.0 if singular.any() else float(logs.var())
-    chains = Chains(
-        key=how.seed.key,
-        states=np.ones((how.n_chains, 1, 1)),
-        steps_per_batch=1,
-        records=no_records(how.n_chains, 1, 0, 1),
-    )
-    lengths = np.abs(shares_root(system)[0]) ** 2
-    exact = Measured(variance, 0.0)
-    return ProjectiveChain(
-        exponent=float(logs.mean()),
-        standard_error=0.0,
-        effective_sample_size=math.inf,
-        exponent_by_example=logs / n,
-        exponent_by_example_standard_error=np.zeros(n),
-        participation=lengths / lengths.sum(),
-        participation_standard_error=np.zeros(n),
-        contraction_rate=-math.inf,
-        contraction_rate_standard_error=0.0,
-        autocorrelation_time=1.0,
-        autocorrelation_time_standard_error=0.0,
-        variances={"autocovariances": exact, "batch means": exact},
-        mixed=False,
-        reason=_ONE_DIRECTION,
-        regularity=regular,
-        follow=Follow(system, how.seed.key, chains, 1, 1, how.n_threads),
-        degrees_of_freedom=2**31,
-        n_steps=0,
-        n_chains=0,
-        steps_per_batch=0,
-        start_up_steps=0,
-        chain_disagreement=1.0,
-        converged=True,
-        stopped_by="closed form",
-        drifts=False,
-        steps_per_epoch=n / system.batch_size,
-        provenance=provenance(how.seed, "closed form", system.fingerprint),
-        chains=None,
-    )

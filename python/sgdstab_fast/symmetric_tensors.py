@@ -155,7 +155,7 @@ class _TensorOperator:
             (-1) ** k * math.exp(k * log_step - self.log_unit) / (math.factorial(k) * len(rows))
             for k in range(order + 1)
         ]
-        self._lower, self._raise, indices = ladder(rows.shape[1], order)
+        self._lower, self._raise, indices = occupation_ladder(rows.shape[1], order)
         squares = (self._rows**2).sum(axis=0)
         self.diagonal: FloatArray = self._coefficients[1] * sum(squares[index] for index in indices)
         """The term k = 1."""
@@ -197,7 +197,7 @@ class _TensorOperator:
         return contractions
 
 
-def ladder(dimension: int, order: int) -> tuple[list[Any], list[Any], NDArray[np.int64]]:
+def occupation_ladder(dimension: int, order: int) -> tuple[list[Any], list[Any], NDArray[np.int64]]:
     """Return a_1..a_d, one below the other, from every order up to p; their transposes; and the basis of order p.
 
     A basis vector is the sorted tuple of its p indices 0 <= j_1 <= ... <= j_p; its number is sum_t C(j_t + t - 1, t).

@@ -52,6 +52,8 @@ class ExactExponents(NamedTuple):
     exponents: FloatArray
     """Largest first; only those that are known to rounding."""
     reason: str
+    error: float = 4 * float(np.finfo(float).eps)
+    """Of the largest, relative."""
 
 
 class QuadraticForms(Protocol):

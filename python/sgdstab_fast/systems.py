@@ -527,6 +527,20 @@ class LinearizedSGD(System):
         system._set_up(gram, "gram", slowest, diagonal, self._learning_rate, law, self.recurrence)
         return system
 
+    def averaged(self) -> LinearizedSGD:
+        """Return the system whose full step is the mean of the steps: with probabilities p_i, that of N p_i K_ij."""
+        if self.law.probabilities is None:
+            return self
+        weights = np.sqrt(self.n_examples * self.law.probabilities[self.law.units_of_rows(len(self._rows))])
+        rows = weights[:, None] * self._rows
+        rows = rows * weights if self._coordinates == "gram" else rows
+        system, law = LinearizedSGD.__new__(LinearizedSGD), replace(self.law, probabilities=None)
+        system._set_up(
+            rows, self._coordinates, self._slowest, weights**2 * self._diagonal, self._learning_rate, law,
+            self.recurrence,
+        )
+        return system
+
     def isometric(self) -> LinearizedSGD:
         """Return the same system in factor coordinates, in which lengths are those of parameter space."""
         if self._coordinates == "factor":

@@ -3,7 +3,9 @@
 Exact certificates come first, in order of cost (eta K_ii is the step on example i, B = 1):
 
 - eta K_ii < 2 for all i: E |A s|^2 = |s|^2 - (1/N) sum_i eta (2 - eta K_ii) (f_i . s)^2 < |s|^2, so that Lambda(2) < 0;
-- (1/N) sum_i log abs(1 - eta K_ii) > 0: so is the mean of all exponents, and lambda is at least that;
+  in the same way for every law of batches, without memory, if eta lambda_max(K_uu) < 2 for all examples' blocks of K;
+- (1/N) sum_i log abs(1 - eta K_ii) > 0: so is the mean of all exponents, and lambda is at least that; of any system, if
+  the sum of its exponents is known;
 - Lambda(2) < 0, computed exactly: lambda <= Lambda(2) / 2 < 0 (Chemnitz & Engel 2025, proposition A.4);
 
 and then the sign of lambda by simulation, with its confidence corrected for looking repeatedly.
@@ -18,22 +20,26 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast import validation
+from sgdstab_fast._native import FloatArray
 from sgdstab_fast.exponent import estimate_exponent
 from sgdstab_fast.gradient_descent import gd_exponent
-from sgdstab_fast.mean_square import mean_square_exponent
+from sgdstab_fast.mean_square import has_mean_square, mean_square_exponent
 from sgdstab_fast.regularity import regularity
 from sgdstab_fast.results import LyapunovExponent, MeanSquareExponent, Stability
 from sgdstab_fast.rounds import Budget, ProgressOption
+from sgdstab_fast.system import System
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
 # 2 - eta K_ii, and the mean of log abs(1 - eta K_ii), must differ from 0 by more than rounding to decide anything.
 _ROUNDING = 16 * float(np.finfo(float).eps)
+_SHORT = "every learning_rate * K_ii < 2"
+_SHORT_GROUPS = "every learning_rate * lambda_max(K_uu) < 2"
 # Known to be 0 for all purposes: reflections have lambda = 0 exactly, and no budget would find its sign.
 _ZERO = 1e-13
 
 
 def stability(
-    system: LinearizedSGD,
+    system: System,
     *,
     confidence: float = 0.99,
     rtol: float = 1e-2,
@@ -49,7 +55,7 @@ def stability(
 
     Parameters
     ----------
-    system : LinearizedSGD
+    system : LinearizedSGD or MatrixEnsemble
         What a step does.
     confidence : float, optional
         With which a verdict by simulation is right, whenever the run stops.
@@ -66,7 +72,9 @@ def stability(
     Stability
         The verdict (``"stable"``: lambda < 0, ``"unstable"``: lambda > 0, or ``"undecided"``), its certificate, lambda
         with its interval, Lambda(2), the exponent of full-batch gradient descent, whether the minimum is regular and so
-        what theorem B concludes (`Stability.theorem_b`), and the examples on which a step is longer than 2.
+        what theorem B concludes (`Stability.theorem_b`), and the examples on which a step is longer than 2. Regularity
+        is None for other steps than on single examples, where it is an open question; the mean square None where
+        it has no closed form, and mu NaN for a MatrixEnsemble.
 
     Raises
     ------
@@ -95,7 +103,7 @@ def stability(
     start = time.perf_counter()
     require_system(system)
     confidence = validation.probability(confidence, "confidence")
-    mean_square = mean_square_exponent(system)
+    mean_square = mean_square_exponent(system) if has_mean_square(system) else None
     decided = _exactly(system, mean_square)
     lyapunov = estimate_exponent(
         system,
@@ -109,29 +117,46 @@ def stability(
         mean_square=mean_square,
     )
     verdict, certificate = decided or _by_simulation(lyapunov, confidence)
-    step = system.learning_rate * system.diagonal
+    sgd = system if isinstance(system, LinearizedSGD) else None
+    growing = np.empty(0, dtype=np.intp)
+    if sgd is not None and sgd.recurrence.is_plain:
+        growing = np.flatnonzero(_steps(sgd) / sgd.batch_size > 2 * (1 + _ROUNDING))
     return Stability(
         verdict=verdict,
         certificate=certificate,
         confidence=1.0 if decided or lyapunov.stopped_by == "closed form" else confidence,
         lyapunov=lyapunov,
         mean_square=mean_square,
-        gd=gd_exponent(system),
-        regularity=regularity(system),
-        growing_examples=np.flatnonzero(step > 2 * (1 + _ROUNDING)),
+        gd=gd_exponent(sgd) if sgd is not None else float("nan"),
+        regularity=regularity(sgd) if sgd is not None and sgd.is_plain else None,
+        growing_examples=growing,
         seconds=time.perf_counter() - start,
     )
 
 
-def _exactly(system: LinearizedSGD, mean_square: MeanSquareExponent) -> tuple[str, str] | None:
+def _steps(system: LinearizedSGD) -> FloatArray:
+    """Return eta lambda_max(K_uu) for every example u, or eta K_uu if it has one row; shape (N,)."""
+    law = system.law
+    if not law.offsets.size:
+        return system.learning_rate * system.diagonal
+    gram = system.steps.gram
+    units = [law.rows(unit) for unit in range(law.n_units)]
+    return system.learning_rate * np.array(
+        [np.linalg.eigvalsh(gram[np.ix_(rows, rows)])[-1] if rows.size else 0.0 for rows in units]
+    )
+
+
+def _exactly(system: System, mean_square: MeanSquareExponent | None) -> tuple[str, str] | None:
     """Return verdict and certificate, if an exact one decides."""
-    step = system.learning_rate * system.diagonal
-    if step.max() < 2 * (1 - _ROUNDING):
-        return "stable", "every learning_rate * K_ii < 2"
-    sizes = np.abs(system.log_determinants)
-    if system.sum_of_exponents > _ROUNDING * (1 + float(sizes[np.isfinite(sizes)].mean())):
+    if isinstance(system, LinearizedSGD) and system.recurrence.is_plain and system.law.is_independent:
+        # A batch's step is a mean of steps on its examples, none of which lengthens anything.
+        if _steps(system).max() < 2 * (1 - _ROUNDING):
+            return "stable", _SHORT if not system.law.offsets.size else _SHORT_GROUPS
+    sizes = np.abs(system.step_sizes)
+    total = system.sum_of_exponents
+    if total > _ROUNDING * (1 + float(sizes[np.isfinite(sizes)].mean()) * system.dimension):
         return "unstable", "mean of all exponents > 0"
-    if mean_square.stable:
+    if mean_square is not None and mean_square.stable:
         return "stable", "mean-square exponent < 0"
     return None
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.control_variates import anchored_means, combined, start_up_batches
 from sgdstab_fast.mixing import N_COMPANIONS, Mixing, first_resolved
-from sgdstab_fast.rounds import Budget, grid_of_looks
+from sgdstab_fast.rounds import Budget, Progress, grid_of_looks
 from sgdstab_fast.statistics import Estimate, unknown
 from sgdstab_fast.streams import Seed
 
@@ -96,6 +96,8 @@ def walker_moment(
     scale: float = 0.0,
     metric: FloatArray | None = None,
     mean_square: float | None = None,
+    floor: FloatArray | None = None,
+    progress: Callable[[Progress], object] | None = None,
 ) -> WalkerMoment:
     """Estimate Lambda(p) at one order p from what a random product does to vectors.
 
@@ -123,7 +125,7 @@ def walker_moment(
     scale : float, optional
         See `budget`.
     metric : array, shape (dimension, dimension), optional
-        M, symmetric and positive semidefinite, in whose norm weights are taken; Euclidean by default.
+        M, symmetric and positive semidefinite, in whose norm weights are taken; that of `floor` by default.
     mean_square : float, optional
         log rho per step, if E|A v|_M^2 = rho^steps_unit |v|_M^2 for the product A of a unit's steps, whatever came
         before: for a control variate.
@@ -153,14 +155,17 @@ def walker_moment(
     rng = np.random.default_rng(np.random.SeedSequence(list(seed.key), spawn_key=(_SELECTION,)))
     vectors = np.asarray(start(n_walkers, 0), dtype=float).reshape(n_walkers, dimension)
     beside = rng.standard_normal((n_beside, dimension))
-    populations = _Populations(advance, order, metric, mean_square, vectors, beside, size, rng)
+    if metric is None and mean_square is None:
+        metric, floor = floor, None
+    populations = _Populations(advance, order, metric, mean_square, vectors, beside, size, rng, floor)
     try:
         pilot_looks = max(1, min(_PILOT_LOOKS, int(_PILOT_SHARE * most)))
         spread = populations.batch(pilot_looks, steps_unit).spread
         goal = _SPREAD if mean_square is None else _CONTROLLED_SPREAD
         longest = min(_MOST_UNITS, max(1, (most - pilot_looks) // _LEAST_BATCHES))
         units = int(np.clip(math.log1p(goal) / math.log1p(max(1e-12, spread)), 1, longest))
-        return _simulated(populations, units * steps_unit, math.ceil(most / (units * _MOST_BATCHES)), budget, scale)
+        n_looks = math.ceil(most / (units * _MOST_BATCHES))
+        return _simulated(populations, units * steps_unit, n_looks, budget, scale, progress)
     except _AnnihilatedError:
         return WalkerMoment(
             math.copysign(math.inf, -order),
@@ -202,14 +207,20 @@ class _Populations:
         beside: FloatArray,
         size: int,
         rng: np.random.Generator,
+        floor: FloatArray | None = None,
     ) -> None:
         self.order, self.mean_square, self.n_steps, self._step = order, mean_square, 0, 0
         self._advance, self._metric, self._rng = advance, metric, rng
-        self._ridge = 0.0 if metric is None else _ridge(metric)
+        self._floor, self._ridge = floor, 0.0 if metric is None else _ridge(metric, floor)
         self._vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        self._squares = _squares(self._vectors, metric)
+        self._squares, self._sizes = self._measured(self._vectors)
         self.beside: FloatArray = _orthogonal(beside, self._vectors[: len(beside)])[0]
         self._log_weights = np.zeros((len(vectors) // size, size))
+
+    def _measured(self, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return |s|_M^2, and the squares of the norm that weights are taken in."""
+        squares = _squares(vectors, self._metric)
+        return squares, squares + self._ridge * _squares(vectors, self._floor) if self._ridge > 0 else squares
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -233,8 +244,8 @@ class _Populations:
             if dead.any() and (self.order < 0 or dead.all()):
                 raise _AnnihilatedError
             vectors = np.where(dead[:, None], self._vectors, advanced[:, 0])
-            squares = _squares(vectors, self._metric)
-            before, after = self._squares + self._ridge, squares + self._ridge
+            squares, after = self._measured(vectors)
+            before = self._sizes
             changes = (self.order * (log_growth + np.log(after / before) / 2)).reshape(self.shape)
             factors = np.exp(changes - changes.max())
             spread += float(factors.var() / factors.mean() ** 2) / n_looks
@@ -250,7 +261,8 @@ class _Populations:
             log_weights[lost] = 0.0
             log_mean = np.logaddexp.reduce(log_weights, axis=1) - math.log(size)
             total += np.where(lost, -math.inf, log_mean)
-            self._vectors, self._squares, self._log_weights = vectors, squares, log_weights - log_mean[:, None]
+            self._vectors, self._squares, self._sizes = vectors, squares, after
+            self._log_weights = log_weights - log_mean[:, None]
             weights = np.exp(self._log_weights)
             if len(self.beside) > 0:
                 separation += self._separate(log_growth, weights, n_steps)
@@ -281,7 +293,8 @@ class _Populations:
             last = int(np.flatnonzero(weights[c])[-1])
             parents = c * size + np.minimum(np.searchsorted(cumulative, places, side="right"), last)
             slots = slice(c * size, (c + 1) * size)
-            self._vectors[slots], self._squares[slots] = self._vectors[parents], self._squares[parents]
+            for values in (self._vectors, self._squares, self._sizes):
+                values[slots] = values[parents]
             if slots.stop <= len(self.beside):
                 self.beside[slots] = self.beside[parents]
             self._log_weights[c] = 0.0
@@ -292,11 +305,14 @@ class _Populations:
         if slots.any():
             vectors = self._rng.standard_normal((int(slots.sum()), self._vectors.shape[1]))
             self._vectors[slots] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-            self._squares = _squares(self._vectors, self._metric)
+            self._squares, self._sizes = self._measured(self._vectors)
 
 
-def _ridge(metric: FloatArray) -> float:
-    """Return what to add to a squared norm: weights of vectors that it does not see would know no bounds."""
+def _ridge(metric: FloatArray, floor: FloatArray | None) -> float:
+    """Return how much of a form to add to the metric: weights of vectors that it does not see would know no bounds."""
+    if floor is not None:
+        root = np.linalg.inv(np.linalg.cholesky(floor))
+        metric = root @ metric @ root.T
     return max(_LEAST_EIGENVALUE * float(np.trace(metric)) / len(metric) - float(np.linalg.eigvalsh(metric)[0]), 0.0)
 
 
@@ -314,7 +330,14 @@ def _orthogonal(vectors: FloatArray, to: FloatArray) -> tuple[FloatArray, FloatA
     return kept / np.linalg.norm(kept, axis=1, keepdims=True), lengths
 
 
-def _simulated(populations: _Populations, n_steps: int, n_looks: int, budget: Budget, scale: float) -> WalkerMoment:
+def _simulated(
+    populations: _Populations,
+    n_steps: int,
+    n_looks: int,
+    budget: Budget,
+    scale: float,
+    progress: Callable[[Progress], object] | None,
+) -> WalkerMoment:
     """Simulate in batches of n_looks times n_steps until a tolerance is met or the budget is used up."""
     per_batch = n_steps * n_looks
     batches: list[_Batch] = []
@@ -336,6 +359,9 @@ def _simulated(populations: _Populations, n_steps: int, n_looks: int, budget: Bu
             populations.beside = populations.beside[:0]
         sizes = np.maximum(np.abs(estimate.mean) / per_batch, scale)
         errors = estimate.standard_error / per_batch
+        if progress is not None:
+            now = float(estimate.mean[0]) / per_batch, float(errors[0])
+            progress(Progress(populations.n_steps, budget.max_steps, *now))
         if target * per_batch >= _LEAST_STEPS and estimate.settled and budget.met(sizes, errors).all():
             stopped_by = "rtol" if budget.met_relative(sizes, errors).all() else "atol"
     exponent = float(estimate.mean[0]) / per_batch

@@ -64,7 +64,7 @@ class FrameWorker<Sampled<Form>> {
   Draws draws_;
   std::vector<Eigen::MatrixXd> powers_;  // F^0 .. F^block
   Eigen::RowVectorXd readout_;
-  Index n_rows_ = 0;    // of all steps of the block
+  Index n_rows_ = 0;  // of all steps of the block
   std::vector<std::uint32_t> examples_;
   std::vector<Index> step_of_;
   std::vector<double> size_of_;

@@ -38,7 +38,8 @@ inline void multiply(const MatrixSet& set, Index i, double* v, double* image) {
 
 struct MatrixMetrics {
   Index count = 0;                // 0 for no evaluation at all
-  const double* roots = nullptr;  // count x (1 + matrices) x size x size: R, R A_1, R A_2, ..
+  const double* roots = nullptr;  // count x (1 + matrices) x size x size: R, R A_1 / s, R A_2 / s, ..
+  double log_scale = 0;           // log s, which keeps squares within floating point
 
   Index columns() const { return count; }
 };
@@ -64,7 +65,7 @@ class MatrixGrowth {
         return Lanes(squares.log() / 2);
       };
       const Lanes before = log_norm(0);
-      Lanes growth = Lanes::Zero();
+      Lanes growth = Lanes::Constant(metrics_.log_scale);
       for (Index i = 0; i < set_.count; ++i) {
         if (set_.probabilities[i] > 0) growth += set_.probabilities[i] * (log_norm(i + 1) - before);
       }

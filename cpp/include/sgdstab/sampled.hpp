@@ -50,4 +50,11 @@ struct Sampled {
   Index dimension() const { return recurrence.levels * form.dimension(); }
 };
 
+// SGD on single examples, drawn uniformly, without memory.
+template <class Form>
+Sampled<Form> plain(const Form& form) {
+  static constexpr double kOne[] = {1};
+  return {form, {Sampling::iid, form.n_examples(), 1}, {1, kOne, kOne, 0, 1}};
+}
+
 }  // namespace sgdstab

@@ -1,0 +1,146 @@
+"""Projective chains that need no estimating, and what is not defined for some systems."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast._native import FloatArray
+from sgdstab_fast.ensemble import MatrixEnsemble
+from sgdstab_fast.follow import Follow, Measured
+from sgdstab_fast.next_steps import has_single_units
+from sgdstab_fast.one_block import How, no_records
+from sgdstab_fast.projective_path import has_shares
+from sgdstab_fast.projective_results import ProjectiveChain
+from sgdstab_fast.regularity import Regularity
+from sgdstab_fast.results import provenance
+from sgdstab_fast.rounds import Chains
+from sgdstab_fast.directions import shares_root
+from sgdstab_fast.system import System
+from sgdstab_fast.systems import LinearizedSGD
+
+_SEVERAL = "steps are on several examples, and the log growth of a step is no sum of parts that belong to one each"
+_EPOCHS = "what a step on an example does depends on its place in the epoch"
+_NO_EXAMPLES = "matrices of an ensemble are not examples, and directions have no parts that belong to them"
+_MEMORY = "with momentum a direction is one of the present displacement and of the past one, not of displacements alone"
+
+
+def what_is_missing(system: System) -> tuple[str, str]:
+    """Return why lambda has no parts by example, and why directions have no shares; each empty if they have."""
+    if not isinstance(system, LinearizedSGD):
+        return "", _NO_EXAMPLES
+    without_parts = "" if has_single_units(system) else _SEVERAL if system.law.is_independent else _EPOCHS
+    return without_parts, "" if has_shares(system) else _MEMORY
+
+
+def n_parts(system: System) -> int:
+    """Return how many parts lambda has: examples, or matrices of an ensemble; 0 if it has none."""
+    if what_is_missing(system)[0]:
+        return 0
+    return len(system.matrices) if isinstance(system, MatrixEnsemble) else system.n_draws
+
+
+def n_shares(system: System) -> int:
+    """Return how many shares directions have."""
+    return system.n_draws if has_shares(system) else 0
+
+
+def without_direction(system: System, common: dict[str, Any]) -> ProjectiveChain:
+    """Say that products of steps annihilate every displacement."""
+    n, n_participating = n_parts(system), n_shares(system)
+    return ProjectiveChain(
+        exponent=-math.inf,
+        standard_error=0.0,
+        effective_sample_size=math.inf,
+        exponent_by_example=np.full(n, -math.inf),
+        exponent_by_example_standard_error=np.zeros(n),
+        participation=np.zeros(n_participating),
+        participation_standard_error=np.zeros(n_participating),
+        contraction_rate=-math.inf,
+        contraction_rate_standard_error=0.0,
+        autocorrelation_time=1.0,
+        autocorrelation_time_standard_error=0.0,
+        variances={"autocovariances": Measured(0.0, 0.0), "batch means": Measured(0.0, 0.0)},
+        mixed=False,
+        **common,
+    )
+
+
+def single_direction(system: System, how: How, regular: Regularity | None, reason: str) -> ProjectiveChain:
+    """Describe the one direction there is in one dimension, where steps are numbers."""
+    logs, probabilities, n_steps = _logarithms(system)
+    singular = np.isneginf(logs)
+    parts = logs / len(logs) if probabilities is None else probabilities * logs
+    exponent = float(logs.mean()) if probabilities is None else float(parts.sum()) / n_steps
+    variance = 0.0 if singular.any() else float(logs.var())
+    if probabilities is not None and not singular.any():
+        variance = float(probabilities @ (logs - n_steps * exponent) ** 2) / n_steps
+    chains = Chains(
+        key=how.seed.key,
+        states=np.ones((how.n_chains, 1, 1)),
+        steps_per_batch=system.grain,
+        records=no_records(how.n_chains, 1, 0, 1),
+    )
+    without_parts, without_shares = what_is_missing(system)
+    shares = _shares(system) if isinstance(system, LinearizedSGD) and not without_shares else np.empty(0)
+    exact = Measured(variance, 0.0)
+    parts = np.empty(0) if without_parts else parts
+    return ProjectiveChain(
+        exponent=exponent,
+        standard_error=0.0,
+        effective_sample_size=math.inf,
+        exponent_by_example=parts,
+        exponent_by_example_standard_error=np.zeros(len(parts)),
+        participation=shares,
+        participation_standard_error=np.zeros(len(shares)),
+        contraction_rate=-math.inf,
+        contraction_rate_standard_error=0.0,
+        autocorrelation_time=float(system.grain),
+        autocorrelation_time_standard_error=0.0,
+        variances={"autocovariances": exact, "batch means": exact},
+        mixed=False,
+        reason=reason,
+        without_parts=without_parts,
+        without_shares=without_shares,
+        regularity=regular,
+        follow=Follow(system, how.seed.key, chains, system.grain, 1, how.n_threads),
+        degrees_of_freedom=2**31,
+        n_steps=0,
+        n_chains=0,
+        steps_per_batch=0,
+        start_up_steps=0,
+        chain_disagreement=1.0,
+        converged=True,
+        stopped_by="closed form",
+        drifts=False,
+        steps_per_epoch=system.steps_per_epoch,
+        provenance=provenance(how.seed, "closed form", system.fingerprint),
+        chains=None,
+    )
+
+
+def _logarithms(system: System) -> tuple[FloatArray, FloatArray | None, int]:
+    """Return log abs of steps that are numbers, their probabilities, None if all are the same, and how many steps."""
+    if isinstance(system, LinearizedSGD) and system.is_plain:
+        return system.log_determinants, None, 1
+    outcomes = system.outcomes()
+    if outcomes is None:
+        raise NotImplementedError(
+            f"projective_chain in one dimension goes through all batches, of which there are too many: {system!r}; use "
+            "lyapunov_exponent"
+        )
+    sizes = np.abs(outcomes.matrices[:, 0, 0])
+    with np.errstate(divide="ignore"):
+        logs = np.where(sizes <= 2 * np.finfo(float).eps, -math.inf, np.log(sizes))
+    drawn = outcomes.probabilities > 0
+    return np.where(drawn, logs, 0.0), outcomes.probabilities, outcomes.n_steps
+
+
+def _shares(system: LinearizedSGD) -> FloatArray:
+    """Return the shares of examples in the one direction there is."""
+    lengths = np.abs(shares_root(system)[0]) ** 2
+    if system.law.offsets.size:
+        lengths = np.bincount(system.law.units_of_rows(len(lengths)), lengths, system.n_examples)
+    return np.asarray(lengths / lengths.sum())
