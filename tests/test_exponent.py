@@ -386,7 +386,7 @@ def test_bad_options(option, error, message):
 
 
 def test_a_system_is_required():
-    with pytest.raises(TypeError, match="system must be a LinearizedSGD, not ndarray"):
+    with pytest.raises(TypeError, match="system must be a LinearizedSGD or a MatrixEnsemble, not ndarray"):
         sf.lyapunov_exponent(K4)
 
 

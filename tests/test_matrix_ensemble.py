@@ -50,7 +50,7 @@ def assert_solves_its_equations(found, of):
 
 def test_random_fibonacci_numbers():
     system = sf.MatrixEnsemble(FIBONACCI)
-    result = sf.lyapunov_exponent(system, rtol=0, atol=2e-6, rng=1)
+    result = sf.lyapunov_exponent(system, rtol=0, max_steps=20_000_000, rng=1)
     assert abs(result.exponent - FIBONACCI_EXPONENT) < 1e-5
     assert_within(result.exponent, result.standard_error + 1e-12, FIBONACCI_EXPONENT)
     assert system.sum_of_exponents == pytest.approx(0, abs=1e-15)  # determinants are +-1
@@ -255,12 +255,12 @@ def test_seeds_and_threads():
     [
         ([np.eye(2), np.eye(3)], r"matrices.*\(3, 3\)"),
         ([np.ones((2, 3))], r"matrices.*2, 3"),
-        (np.eye(2), r"matrices.*\(2, 2\)"),
+        (np.eye(2), r"matrices\[0\].*\(2,\)"),
         ([[[1.0, np.nan], [0.0, 1.0]]], "matrices.* nan"),
         ([[[1.0, np.inf], [0.0, 1.0]]], "matrices.* inf"),
         ([], "matrices .*empty"),
         (np.empty((0, 2, 2)), "matrices .*empty"),
-        (np.empty((2, 0, 0)), "matrices .*empty"),
+        (np.empty((2, 0, 0)), "matrices.* empty"),
     ],
 )
 def test_bad_matrices_are_named_with_what_is_wrong(matrices, message):
@@ -270,7 +270,7 @@ def test_bad_matrices_are_named_with_what_is_wrong(matrices, message):
 
 @pytest.mark.parametrize("matrices", [[np.eye(2) + 0j], [[["a", "b"], ["c", "d"]]], None])
 def test_matrices_of_other_things_than_numbers_are_a_type_error(matrices):
-    with pytest.raises(TypeError, match="matrices must be"):
+    with pytest.raises(TypeError, match=r"matrices(\[0\])? must be"):
         sf.MatrixEnsemble(matrices)
 
 

@@ -482,5 +482,5 @@ def test_the_result_looks_like_every_estimate():
 
 
 def test_only_systems_are_taken():
-    with pytest.raises(TypeError, match="system must be a LinearizedSGD, not ndarray"):
+    with pytest.raises(TypeError, match="system must be a LinearizedSGD or a MatrixEnsemble, not ndarray"):
         mean_square_exponent(K4)

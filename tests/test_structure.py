@@ -12,7 +12,8 @@ CORE = [*ROOT.glob("cpp/include/**/*.hpp"), *ROOT.glob("cpp/src/*.cpp")]
 # Lowest first; a core file may include what stands before it.
 LAYERS = [
     "types", "inner_product", "product", "panel", "log_sum", "power_sum", "stream", "parallel", "definiteness", "frame",
-    "system", "vector_steps", "tilted_steps", "growth", "frame_growth", "advance_vectors", "advance_panels",
+    "system", "draws", "sampled", "vector_steps", "tilted_steps", "growth", "frame_growth", "sampled_steps",
+    "sampled_growth", "matrix_set", "vector_workers", "frame_workers", "advance_vectors", "advance_panels",
     "advance_populations", "advance_frames",
 ]  # fmt: skip
 
@@ -39,9 +40,12 @@ def test_only_one_python_file_imports_the_core():
 def test_the_types_of_the_core_are_those_of_the_compiled_module():
     for name in (
         "advance_vectors",
+        "advance_sampled_vectors",
+        "advance_matrix_vectors",
         "advance_panels",
         "advance_populations",
         "advance_frames",
+        "advance_matrix_frames",
         "examples",
         "smallest_eigenvalue",
         "philox4x64",

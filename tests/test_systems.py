@@ -141,22 +141,6 @@ def test_other_bad_arguments():
         sf.LinearizedSGD.from_factor(np.zeros((3, 2)), 0.1)
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"batch_size": 2},
-        {"sampling": "epoch"},
-        {"groups": [0, 0, 1, 1]},
-        {"probabilities": [0.25] * 4},
-        {"momentum": 0.9},
-        {"nesterov": True},
-    ],
-)
-def test_what_does_not_work_yet_says_so(option):
-    with pytest.raises(NotImplementedError, match=next(iter(option))):
-        sf.LinearizedSGD(K4, 0.1, **option)
-
-
 def test_a_gram_too_small_to_compute_with_is_refused():
     with pytest.raises(ValueError, match="gram is too small to compute with: its diagonal reaches 5e-310"):
         sf.LinearizedSGD(K4 * 1e-310, 0.3)

@@ -22,6 +22,7 @@ from rich.markup import escape
 from sgdstab_fast import __version__, validation
 from sgdstab_fast.critical import critical_learning_rate
 from sgdstab_fast.example import load_example
+from sgdstab_fast.laws import SAMPLINGS
 from sgdstab_fast.map_report import print_chain, print_critical, print_map, print_moments, save_csv, save_plot
 from sgdstab_fast.moment_results import MomentExponents
 from sgdstab_fast.moments import moment_exponent
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_common(report, rtol=1e-2, max_steps=5e7)
     report.add_argument("--learning-rate", type=float, metavar="ETA", help="step size; required with GRAM")
+    _add_steps(report)
     report.add_argument(
         "--output", type=Path, default=Path("report.png"), metavar="PATH", help="plots (default: report.png)"
     )
@@ -75,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="LOW:HIGH:COUNT",
         help="equally spaced, or LOW:HIGH:COUNT:log for equal ratios, or a list: 0.1,0.2,0.5",
     )
+    _add_steps(sweep_, several=True)
     sweep_.add_argument(
         "--output", type=Path, default=Path("map.png"), metavar="PATH", help="the plot (default: map.png)"
     )
@@ -87,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0, or 2 for bad input.",
     )
     _add_common(critical, rtol=2e-5, max_steps=2e8)
+    _add_steps(critical)
     critical.add_argument("--p", metavar="P,..", help="orders of moments too, as a list: 1,4 or -1,.5")
     critical.set_defaults(run=_critical)
     moments = commands.add_parser(
@@ -98,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_common(moments, rtol=1e-3, max_steps=2e7)
     moments.add_argument("--learning-rate", type=float, metavar="ETA", help="step size; required with GRAM")
+    _add_steps(moments)
     moments.add_argument(
         "--p", default="-2:4:25", metavar="LOW:HIGH:COUNT", help="orders, or a list: -1,1,3 (default: %(default)s)"
     )
@@ -115,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_common(chain, rtol=0.02, max_steps=1e7)
     chain.add_argument("--learning-rate", type=float, metavar="ETA", help="step size; required with GRAM")
+    _add_steps(chain)
     chain.add_argument(
         "--output", type=Path, default=Path("chain.png"), metavar="PATH", help="the plot (default: chain.png)"
     )
@@ -134,6 +140,37 @@ def _add_common(command: argparse.ArgumentParser, *, rtol: float, max_steps: flo
     )
     command.add_argument("--seed", type=int, help="seed of the random streams (default: fresh entropy)")
     command.add_argument("--threads", type=int, help="threads (default: all processors)")
+
+
+def _add_steps(command: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add what steps are; several batch sizes and momenta make several curves."""
+    group = command.add_argument_group("steps")
+    group.add_argument(
+        "--batch-size",
+        type=str if several else int,
+        default="1" if several else 1,
+        metavar="B,.." if several else "B",
+        help="examples per step" + (", as a list or LOW:HIGH: 1,2,4" if several else "") + " (default: 1)",
+    )
+    group.add_argument(
+        "--sampling", choices=SAMPLINGS, default="iid", help="how batches are drawn (default: %(default)s)"
+    )
+    group.add_argument(
+        "--momentum",
+        type=str if several else float,
+        default="0" if several else 0.0,
+        metavar="B,.." if several else "B",
+        help="heavy-ball momentum" + (", as a list: 0,0.9" if several else "") + " (default: 0)",
+    )
+    group.add_argument("--nesterov", action="store_true", help="Nesterov momentum instead")
+    group.add_argument(
+        "--groups",
+        metavar="M",
+        help="rows of K per example, consecutive; or a .npy file with a label for each row",
+    )
+    group.add_argument(
+        "--scale", type=float, default=1.0, help="curvature of the loss: 2 for (f - y)^2 (default: %(default)g)"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,6 +216,51 @@ def _common(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _steps(options: argparse.Namespace, gram: Any) -> dict[str, Any]:
+    """Return the arguments of `LinearizedSGD` that say what steps are."""
+    return {
+        "batch_size": options.batch_size,
+        "sampling": options.sampling,
+        "momentum": options.momentum,
+        "nesterov": options.nesterov,
+        "groups": _groups(options.groups, len(gram)),
+        "scale": validation.positive_number(options.scale, "--scale"),
+    }
+
+
+def _groups(text: str | None, n_rows: int) -> Any:
+    """Return labels of rows: from a file, or runs of equally many."""
+    if text is None:
+        return None
+    if text.endswith(".npy"):
+        return read_gram(Path(text))
+    try:
+        size = int(text)
+    except ValueError:
+        raise ValueError(f"--groups must be the number of rows per example or a .npy file, not {text!r}") from None
+    validation.integer(size, "--groups", high=max(n_rows, 1))
+    if n_rows % size:
+        raise ValueError(f"--groups must divide the {n_rows} rows of the matrix, but {size} does not")
+    return np.arange(n_rows) // size
+
+
+def _system(options: argparse.Namespace, gram: Any, learning_rate: float) -> LinearizedSGD:
+    return LinearizedSGD(gram, learning_rate, **_steps(options, gram))
+
+
+def _list(text: str, option: str, convert: Callable[[str], float]) -> list[float]:
+    """Read a list of numbers, or LOW:HIGH for whole ones."""
+    try:
+        if ":" in text and convert is int:
+            low, high = map(int, text.split(":"))
+            return list(range(low, min(high, low + _MOST_RATES) + 1))
+        return [convert(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"{option} must be a list such as {'1,2,4' if convert is int else '0,0.9'}, not {text!r}"
+        ) from None
+
+
 def _gram(options: argparse.Namespace) -> tuple[str, Any]:
     """Return name and matrix."""
     if options.gram is None:
@@ -203,7 +285,9 @@ def _report(options: argparse.Namespace) -> int:
     common = _common(options)
     _require_writable(options.output, "--output", _PLOTS)
     with _bar() as progress:
-        report = make_report(name, LinearizedSGD(gram, learning_rate), k=options.exponents, progress=progress, **common)
+        report = make_report(
+            name, _system(options, gram, learning_rate), k=options.exponents, progress=progress, **common
+        )
     if options.json:
         print(report_json(report))
     else:
@@ -218,11 +302,16 @@ def _report(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     rates = validation.increasing(_learning_rates(options.learning_rates), "--learning-rates")
     common = _common(options)
+    sizes = validation.increasing(_list(options.batch_size, "--batch-size", int), "--batch-size").astype(int).tolist()
+    momenta = _list(options.momentum, "--momentum", float)
     _require_outputs(options)
     name, gram = _gram(options)
+    curves = _steps(options, gram)
+    del curves["batch_size"], curves["momentum"]
+    curves |= {"batch_sizes": sizes, "momenta": momenta}
     console = Console()
     with _notes(console), _bar("sweep") as progress:
-        found = sweep(gram, rates, progress=progress, **common)
+        found = sweep(gram, rates, progress=progress, **curves, **common)
     print_map(name, found, console)
     return _save(found, options)
 
@@ -233,8 +322,9 @@ def _critical(options: argparse.Namespace) -> int:
     console = Console()
     criteria: list[str | float] = ["mean-square", "almost-sure", "gd"]
     criteria += _orders(options.p) if options.p is not None else []
+    steps = _steps(options, gram)
     with _notes(console), _bar("critical learning rate") as progress:
-        found = [critical_learning_rate(gram, criterion, progress=progress, **common) for criterion in criteria]
+        found = [critical_learning_rate(gram, each, progress=progress, **steps, **common) for each in criteria]
     print_critical(name, found, console)
     return 0
 
@@ -247,7 +337,7 @@ def _moments(options: argparse.Namespace) -> int:
     name, gram = _gram(options)
     console = Console()
     with _notes(console), _bar("moments") as progress:
-        found = moment_exponent(LinearizedSGD(gram, learning_rate), orders, progress=progress, **common)
+        found = moment_exponent(_system(options, gram, learning_rate), orders, progress=progress, **common)
     print_moments(name, found, console)
     return _save(found, options)
 
@@ -259,7 +349,7 @@ def _chain(options: argparse.Namespace) -> int:
     name, gram = _gram(options)
     console = Console()
     with _notes(console), _bar("chain") as progress:
-        found = projective_chain(LinearizedSGD(gram, learning_rate), progress=progress, **common)
+        found = projective_chain(_system(options, gram, learning_rate), progress=progress, **common)
     print_chain(name, found, console)
     return _save(found, options)
 

@@ -64,6 +64,60 @@ class Core(Protocol):
         first vector of each chain after each batch, or of shape (n_chains, n_batches, 0) unless recorded.
         """
 
+    def advance_sampled_vectors(
+        self,
+        *,
+        rows: FloatArray,
+        coordinates: Coordinates,
+        learning_rate: float,
+        sampling: str,
+        batch_size: int,
+        n_units: int,
+        cumulative: FloatArray,
+        offsets: NDArray[np.int64],
+        members: NDArray[np.int64],
+        free: FloatArray,
+        readout: FloatArray,
+        log_determinant: float,
+        feedback: float,
+        metrics: FloatArray,
+        couplings: FloatArray,
+        probabilities: FloatArray,
+        n_trials: int,
+        vectors: FloatArray,
+        key: StreamKey,
+        first_chain: int,
+        first_step: int,
+        n_batches: int,
+        steps_per_batch: int,
+        renormalise_every: int,
+        spacing: int,
+        record: bool,
+        n_threads: int,
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Do the same for chains that draw batches, with a memory; growth in one or three columns a metric."""
+
+    def advance_matrix_vectors(
+        self,
+        *,
+        panels: FloatArray,
+        probabilities: FloatArray,
+        cumulative: FloatArray,
+        roots: FloatArray,
+        log_scale: float,
+        vectors: FloatArray,
+        key: StreamKey,
+        first_chain: int,
+        first_step: int,
+        n_batches: int,
+        steps_per_batch: int,
+        renormalise_every: int,
+        spacing: int,
+        record: bool,
+        n_threads: int,
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Do the same for chains that draw matrices of a set."""
+
     def advance_panels(
         self,
         *,
@@ -126,6 +180,16 @@ class Core(Protocol):
         rows: FloatArray,
         coordinates: Coordinates,
         learning_rate: float,
+        sampling: str,
+        batch_size: int,
+        n_units: int,
+        cumulative: FloatArray,
+        offsets: NDArray[np.int64],
+        members: NDArray[np.int64],
+        free: FloatArray,
+        readout: FloatArray,
+        log_determinant: float,
+        feedback: float,
         log_determinants: FloatArray,
         roots: FloatArray,
         gradients: FloatArray,
@@ -145,6 +209,26 @@ class Core(Protocol):
         n_threads: int,
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
         """Advance chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio, growth)."""
+
+    def advance_matrix_frames(
+        self,
+        *,
+        matrices: FloatArray,
+        probabilities: FloatArray,
+        cumulative: FloatArray,
+        log_determinants: FloatArray,
+        frames: FloatArray,
+        key: StreamKey,
+        first_chain: int,
+        first_step: int,
+        n_batches: int,
+        steps_per_batch: int,
+        period: int,
+        careful: bool,
+        null_ratio: float,
+        n_threads: int,
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Do the same for chains that draw matrices of a set."""
 
     def smallest_eigenvalue(self, *, matrix: FloatArray, scale: FloatArray) -> tuple[float, FloatArray]:
         """Return an estimate from above of a symmetric matrix's smallest eigenvalue, 0 if it is not definite.

@@ -176,7 +176,8 @@ def anchored_means(
     mean, standard_error, degrees_of_freedom = _mean_of_chains(series, n_groups)
     # The logarithm of a factor f has the error eps / f, and the smallest f is at least exp(2 N g) or so.
     eps = float(np.finfo(float).eps)
-    cancellation = 8 * eps * math.exp(min(max(-2 * n_examples * mean, 0.0), 80.0)) / (2 * n_examples)
+    cancellation = 8 * eps * math.exp(min(max(-2 * n_examples * mean, 0.0), 80.0)) / (2 * max(n_examples, 1))
+    cancellation = cancellation if n_examples > 0 else 0.0
     rounding = max(rounding, eps * abs(mean), cancellation)
     difference, difference_error, scaled_drift = (float(value[0]) for value in drift(series[:, :, None]))
     bias_allowance = abs(difference) if abs(scaled_drift) > _DRIFT else 0.0

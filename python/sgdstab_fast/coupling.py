@@ -20,17 +20,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, StreamKey, core
-from sgdstab_fast.directions import from_parameter_space, to_parameter_space
-from sgdstab_fast.follow import Follow, Measured, relaxation_rate
+from sgdstab_fast.directions import from_parameter_space, isometric_system, to_parameter_space
+from sgdstab_fast.follow import Follow, Measured, relaxation_rate, whole
 from sgdstab_fast.results import warn
 from sgdstab_fast.streams import normals
+from sgdstab_fast.system import System
 from sgdstab_fast.systems import LinearizedSGD
 
 _SHARE = 0.25  # of the distance of independent directions
@@ -41,6 +42,7 @@ _GROUPS = 8  # of chains, left out in turn
 _START_STREAMS = 2**35
 _LONGEST = 20.0  # relaxation times
 _SAME = 1e-12  # a distance
+_ONE_DIRECTION = 1e-6  # a distance, of chains that may not have come quite as near
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -167,7 +169,7 @@ def _log_ratios(follow: Follow, n: int, n_windows: int) -> tuple[FloatArray, Flo
     Windows follow one another along chains, in coordinates in which lengths are those of parameter space. Far partners
     are the directions of two chains at the time; of an odd number of chains the last has none.
     """
-    system = follow.system.isometric()
+    system = isometric_system(follow.system)
     frames = _orthonormal(to_parameter_space(follow.system, follow.chains.states))
     ours = replace(follow, system=system)
     path = ours.path(frames, n_windows, n)
@@ -186,6 +188,8 @@ def _log_ratios(follow: Follow, n: int, n_windows: int) -> tuple[FloatArray, Flo
     near = _difference(path.log_growth[:, :, 1], path.log_growth[:, :, 0])
     if system.dimension > 2:
         return near, np.where(apart, far, near[:n_far])  # where there is one direction only, no pair is far
+    if not isinstance(follow.system, LinearizedSGD) or not follow.system.is_plain:
+        return near, far
     # In the plane R_11 R_22 is the determinant; a singular step brings all directions together.
     determinants = np.array([_log_determinants(follow, chain, n, n_windows) for chain in range(len(starts))])
     far[np.isneginf(determinants[:n_far])] = -math.inf
@@ -201,15 +205,16 @@ def _difference(logarithms: FloatArray, others: FloatArray) -> FloatArray:
 def _log_determinants(follow: Follow, chain: int, n: int, n_windows: int) -> FloatArray:
     """Return log abs det of the steps that a chain takes in each window, shape (n_windows,)."""
     found = np.empty(n_windows)
+    system = cast(LinearizedSGD, follow.system)
     for window in range(n_windows):
         examples = core.examples(
             key=follow.key,
             chain=follow.chains.first_chain + chain,
             first_step=follow.first_step + window * n,
             n_steps=n,
-            n_examples=follow.system.n_examples,
+            n_examples=system.n_examples,
         )
-        found[window] = follow.system.log_determinants[examples].sum()
+        found[window] = system.log_determinants[examples].sum()
     return found
 
 
@@ -243,14 +248,14 @@ def mixing_time(follow: Follow, contraction_rate: float) -> Measured:
         return Measured(0.0, 0.0)
     if not contraction_rate < 0:
         return Measured(math.inf, 0.0)
-    system, spacing = follow.system, follow.resolution
+    system, spacing = follow.system, whole(follow.system, follow.resolution)
     relaxation = 1 / relaxation_rate(system, contraction_rate)
     longest = math.ceil(min(_LONGEST * relaxation, _MOST_STEPS / (_FEWEST_STARTS * _FEWEST_CHAINS)))
     affordable = int(_MOST_STEPS / longest)
     n_chains = min(max(affordable // _STARTS, _FEWEST_CHAINS), follow.chains.n_chains)
     n_starts = min(max(affordable // n_chains, _FEWEST_STARTS), _STARTS)
     n_batches = int(np.clip(math.ceil(longest / spacing), 8, 1024))
-    spacing = max(spacing, math.ceil(longest / n_batches))
+    spacing = whole(system, max(spacing, math.ceil(longest / n_batches)))
     ours = replace(follow, chains=replace(follow.chains, states=follow.chains.states[:n_chains]))
     starts = [np.repeat(start[None, None], n_chains, axis=0) for start in _starts(system, follow.key, n_starts)]
     states = [ours.chains.states[:, :1], *starts]
@@ -270,6 +275,9 @@ def mixing_time(follow: Follow, contraction_rate: float) -> Measured:
         stages.append(np.ma.masked_invalid(distances))
         unrelated.append(float(_distance(stationary, np.roll(stationary, 1, axis=0)).mean()))
         done += size
+        if not unrelated[-1] > _ONE_DIRECTION:
+            warn("stationary directions are all one: no share of their distance tells when a start is forgotten")
+            return Measured(math.inf, 0.0)
     # (n_starts, n_chains, n_batches); a start that a singular step annihilates has no direction any more.
     worst = np.ma.masked_invalid(np.concatenate([stage.filled(np.nan) for stage in stages], axis=2))
     level = _SHARE * float(np.mean(unrelated))
@@ -302,11 +310,34 @@ def _distance(s: FloatArray, other: FloatArray) -> FloatArray:
     return np.asarray(np.sqrt(np.clip(half * (2 - half), 0.0, 1.0)))
 
 
-def _starts(system: LinearizedSGD, key: StreamKey, n: int) -> list[FloatArray]:
-    """Return starts in the coordinates of the system: eigenvectors of K, gradients of the largest, and random ones."""
-    gradients, d, third = system.gradients(), system.dimension, n // 3
-    directions = np.linalg.svd(gradients, full_matrices=False)[2]
-    ends = np.unique(np.r_[: min((third + 1) // 2, d), max(d - third // 2, 0) : d])
-    largest = gradients[np.argsort(-system.diagonal, kind="stable")[:third]]
+def _starts(system: System, key: StreamKey, n: int) -> list[FloatArray]:
+    """Return starts in the coordinates of the system: eigenvectors of K, gradients of the largest, and random ones.
+
+    With memory, all but the random ones have been where they are for long. Of an ensemble, eigenvectors of the mean of
+    A^T A, and what the largest matrices stretch most.
+    """
+    d, third = system.dimension, n // 3
     random = normals(key, third, (d,), _START_STREAMS)
-    return list(from_parameter_space(system, np.concatenate([directions[ends], largest, random])))
+    if not isinstance(system, LinearizedSGD):
+        return list(np.concatenate([_ends(system.slow_directions(d).T, third), _stretched(system, third), random]))
+    gradients = system.gradients()
+    directions = np.linalg.svd(gradients, full_matrices=False)[2]
+    largest = gradients[np.argsort(-system.diagonal, kind="stable")[:third]]
+    displacements = np.concatenate([_ends(directions, third), largest])
+    at_rest = np.tile(displacements, system.recurrence.levels)
+    return list(from_parameter_space(system, np.concatenate([at_rest, random])))
+
+
+def _ends(directions: FloatArray, third: int) -> FloatArray:
+    """Return the first few of d directions, and the last."""
+    d = len(directions)
+    return np.asarray(directions[np.unique(np.r_[: min((third + 1) // 2, d), max(d - third // 2, 0) : d])])
+
+
+def _stretched(system: System, most: int) -> FloatArray:
+    """Return the vectors that the largest matrices of an ensemble stretch most."""
+    outcomes = system.outcomes()
+    if outcomes is None:
+        return np.empty((0, system.dimension))
+    _, values, directions = np.linalg.svd(outcomes.matrices)
+    return np.asarray(directions[np.argsort(-values[:, 0], kind="stable")[:most], 0])

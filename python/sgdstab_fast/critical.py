@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.blocks import PlainBlock, plain_blocks_of, leading, shared_between
+from sgdstab_fast.blocks import PlainBlock, leading, plain_blocks_of, shared_between
 from sgdstab_fast.bounds import bounds_of_zero
 from sgdstab_fast.critical_moment import critical_moment
 from sgdstab_fast.critical_search import exact_zero, mean_square_zero, search
@@ -152,6 +152,7 @@ def critical_learning_rate(
     if not isinstance(gram, System):
         gram, _ = validation.gram_matrix(gram)
         if not gram.any():
+            variant_of(np.eye(len(gram)), 1.0, **options)  # refuses what is out of range
             made_of = provenance(how.seed, "closed form", f"zero-{gram.shape[0]}x{gram.shape[0]}")
             return _known(criterion, math.inf, "K is zero: nothing moves", made_of)
         system = variant_of(gram, 1 / float(gram.diagonal().max()), **options)
@@ -185,7 +186,9 @@ def _of_any_law(system: LinearizedSGD, criterion: str | float, how: How) -> Crit
         known = mean_square_zero(system)
         if known is not None:
             value, error = known
-            return replace(_known(criterion, value, "zero of Lambda(2)", made_of), bounds=(value - error, value + error))
+            return replace(
+                _known(criterion, value, "zero of Lambda(2)", made_of), bounds=(value - error, value + error)
+            )
     order = 2.0 if criterion == "mean-square" else float(criterion)
     return replace(critical_moment(system, order, how), criterion=criterion)
 
@@ -267,7 +270,9 @@ def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
     return result
 
 
-def _search(block: PlainBlock, family: MeanSquareFamily | None, low: float, high: float, how: How) -> CriticalLearningRate:
+def _search(
+    block: PlainBlock, family: MeanSquareFamily | None, low: float, high: float, how: How
+) -> CriticalLearningRate:
     """Close in on the first zero of a block's lambda between learning rates, in panels that span less and less."""
     system, bounds, budget = block.system, (low, high), how.budget
     n_steps = panel = 0

@@ -4,7 +4,10 @@ Lambda(p) / p does not decrease in p and is lambda at p = 0. So with eta(p) the 
 
     2 / max_i K_ii  <=  eta(p)  <=  eta_ms = eta(2)          p > 2,
     eta_ms          <=  eta(p)  <=  eta_as                    0 < p < 2,
-    eta_as          <=  eta(p)                                p < 0, where moments that grow mean vectors that shrink.
+    eta_as          <=  eta(p)                                p < 0, where moments that grow mean vectors that shrink,
+
+for plain SGD; eta_ms is the bound that systems of independent batches have as well. What is missing is found by going
+away from there, or from where independent batches would have it, until Lambda(p) surely has the other sign.
 
 Where Lambda(p) is computed at every learning rate, that is all. Where it is simulated, secants close in on the zero
 until noise hides the sign. Then three learning rates at a time, with the same streams, have the zero between them: it
@@ -22,6 +25,7 @@ import numpy as np
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.blocks import plain_blocks_of
 from sgdstab_fast.bounds import bounds_of_zero
+from sgdstab_fast.critical_search import mean_square_zero
 from sgdstab_fast.moment_results import OrderMoment
 from sgdstab_fast.moments import moment_family
 from sgdstab_fast.one_block import How
@@ -40,6 +44,7 @@ _APART = 4.0  # distance of learning rates, in errors of the zero
 _WIDEST, _NARROWEST = 0.02, 1e-4  # the same, relative
 _SPARE = 1.5  # by which Lambda is better known than the tolerance asks for
 _FARTHEST = 2.0**20  # times the lower bound
+_FACTOR, _FINE_FACTOR = 1.5, 1.1  # between learning rates on the way to the other sign: simulated, computed
 
 
 @dataclass
@@ -50,6 +55,8 @@ class _Function:
     order: float
     how: How
     report: Callable[[Progress], object]
+    least_steps: int
+    """For an evaluation."""
     n_steps: int = 0
     simulated: bool = False
 
@@ -59,7 +66,7 @@ class _Function:
             self.how.budget,
             rtol=0.0 if tolerance > 0 else _COARSE_TOLERANCE,
             atol=tolerance * abs(self.order),
-            max_steps=max(max_steps, _LEAST_STEPS * self.how.n_chains),
+            max_steps=max(max_steps, self.least_steps),
         )
         progress = after(self.report, self.n_steps, self.how.budget.max_steps)
         its = replace(self.how, budget=budget, progress=progress)
@@ -87,8 +94,10 @@ def critical_moment(system: LinearizedSGD, order: float, how: How) -> CriticalLe
             f"{how.budget.max_steps!r}"
         )
     with reporter(how.progress, how.budget.max_steps, "critical learning rate") as report:
-        function = _Function(system, order, how, report)
-        low, high = _bounds(system, order, function)
+        least_steps = max(_LEAST_STEPS, moment_family(system).least_steps_per_chain(how.n_chains)) * how.n_chains
+        function = _Function(system, order, how, report, least_steps)
+        bounds = _bounds if system.is_plain else _searched_bounds
+        low, high = bounds(system, order, function)
         if high <= low * (1 + _EXACT):
             return _result(function, high, 0.0, (low, high), met=True)
         value, slope, bracket = _secants(function, low, high)
@@ -119,6 +128,45 @@ def _bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[f
                 )
         low = max(low, before)
     return low, high
+
+
+def _searched_bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[float, float]:
+    """Return learning rates between which Lambda(p) changes sign, of a system that is not plain."""
+    if order == 2 or system.law.is_deterministic:
+        known = mean_square_zero(system)
+        if known is not None:
+            return known[0], known[0]
+    independent = system
+    if not system.law.is_independent:
+        independent = system.with_batches(system.batch_size).with_recurrence(system.recurrence)
+    start = mean_square_zero(independent)
+    assert start is not None  # of independent batches
+    share = int(_COARSE_SHARE * function.how.budget.max_steps)
+    rate, sure = start[0], system.law.is_independent and order != 2
+    sign = (-1 if order < 2 else 1) if sure else _sign(function(rate, share))
+    before = rate
+    while True:
+        factor = _FACTOR if function.simulated else _FINE_FACTOR
+        after_ = before / factor if sign > 0 else before * factor
+        found = _sign(function(after_, share))
+        if found == (-1 if sign > 0 else 1):
+            return (after_, rate) if sign > 0 else (rate, after_)
+        rate = after_ if found == sign else rate
+        before = after_
+        spent = function.simulated and function.left < share
+        if spent or max(before / start[0], start[0] / before) > _FARTHEST:
+            low, high = sorted((start[0], before))
+            raise ValueError(
+                f"Lambda({order:g}) does not surely change sign between learning rates of {low:g} and {high:g}"
+                + (": raise max_steps" if spent else ": none is critical")
+            )
+
+
+def _sign(found: OrderMoment) -> int:
+    """Return the sign of Lambda(p) / p, 0 if it is not sure."""
+    if not abs(found.exponent) > _SURE * found.error:
+        return 0
+    return 1 if found.exponent > 0 else -1
 
 
 def _secants(function: _Function, low: float, high: float) -> tuple[float, float, tuple[float, float]]:
@@ -160,7 +208,7 @@ def _triples(function: _Function, value: float, slope: float, bounds: tuple[floa
         tolerance = max(budget.rtol * value, budget.atol)
         last = triple == _MOST_TRIPLES - 1
         steps = int(function.left / (3 if last else 12))
-        if steps < _LEAST_STEPS * function.how.n_chains:
+        if steps < function.least_steps:
             break
         middle = min(max(value, bounds[0]), bounds[1])
         rates = np.array([max(middle - width, middle / 2), middle, middle + width])

@@ -336,7 +336,9 @@ def _last_set(
     budget, how = function.how.budget, function.how
     goal = max(budget.rtol * middle, budget.atol)
     half = max(_half_width(middle, goal), min(2 * error, middle / 4))
-    fit, found, met = None, [], False
+    fit: _Fit | None = None
+    found: list[LyapunovExponent] = []
+    met = False
     rates = np.empty(0)
     for round_ in range(_ROUNDS):
         # A first round tells the slope, and centres the set.
@@ -370,10 +372,10 @@ def _last_set(
         middle = min(max(fit.value, float(rates[0])), float(rates[-1]))
         half = max(_half_width(middle, goal), min(4 * fit.error, half))
     if fit is None:
-        result = _result(function.system, how, middle, max(error, bounds[0] * _EPS), bounds, reason="first zero of lambda")
-        return replace(
-            result, n_steps=function.n_steps, n_chains=how.n_chains, converged=False, stopped_by="max_steps"
+        result = _result(
+            function.system, how, middle, max(error, bounds[0] * _EPS), bounds, reason="first zero of lambda"
         )
+        return replace(result, n_steps=function.n_steps, n_chains=how.n_chains, converged=False, stopped_by="max_steps")
     value = min(max(fit.value, bounds[0]), bounds[1])
     stopped_by = "max_steps" if not met else "rtol" if fit.error <= budget.rtol * value else "atol"
     return replace(

@@ -50,7 +50,7 @@ from sgdstab_fast.metrics import largest_growth
 from sgdstab_fast.projective import projective_chain
 from sgdstab_fast.results import AccuracyWarning, provenance, warn
 from sgdstab_fast.streams import Seed, seed_from
-from sgdstab_fast.systems import LinearizedSGD, require_system
+from sgdstab_fast.systems import LinearizedSGD, require_plain
 
 _INTERMITTENCY, _FLOORS, _POWERS = (0.0, 0.5, 1.0, 2.0), (1e-6, 1e-3, 3e-2), (0.5, 1.5, 2.0)  # theta
 _INVERSES = (1e-4, 1e-3, 1e-2, 1e-1)  # floors of K^-1
@@ -385,6 +385,8 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     ------
     ValueError, TypeError
         If an argument is out of range.
+    NotImplementedError
+        If steps are not on single examples, drawn uniformly, without memory.
 
     Warns
     -----
@@ -406,7 +408,7 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     >>> psi([1, 1]) / psi([1, 2]) > 1
     True
     """
-    require_system(system)
+    require_plain(system, "eigenfunction")
     p = validation.real_number(p, "p")
     if math.isinf(p):
         raise ValueError(f"p must be finite, not {p!r}")

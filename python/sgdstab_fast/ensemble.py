@@ -223,7 +223,7 @@ def _checked(matrices: Any) -> FloatArray:
         raise TypeError(f"matrices must be a sequence of matrices, not {matrices!r}") from None
     if not given:
         raise ValueError("matrices must not be empty")
-    found = []
+    found: list[FloatArray] = []
     for index, matrix in enumerate(given):
         each, _ = validation.matrix(matrix, f"matrices[{index}]")
         if each.shape[0] != each.shape[1]:

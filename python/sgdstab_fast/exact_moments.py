@@ -39,7 +39,7 @@ from sgdstab_fast.system import Outcomes, QuadraticForms, System
 from sgdstab_fast.systems import LinearizedSGD
 
 _REFLECTION = 1e-14  # of abs(1 - eta K_ii) from 1
-_FEW = 2**18  # numbers in all matrices
+_FEW, _FEW_IN_THE_PLANE = 2**18, 2**13  # numbers in all matrices: transfer operators take longer
 _TOLERANCE = 1e-11  # of second moments
 _NODES = 41  # of the whole curve, where that is cheap
 _HIGHEST = 64.0  # to which the curve is followed for the tail index
@@ -185,7 +185,7 @@ class ExactMomentsOfSteps:
 
     @cached_property
     def _few(self) -> Outcomes | None:
-        return self._system.outcomes(_FEW)
+        return self._system.outcomes(_FEW if self._system.dimension > 2 else _FEW_IN_THE_PLANE)
 
     @cached_property
     def _matrices(self) -> MatrixMoments | None:

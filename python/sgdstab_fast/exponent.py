@@ -156,9 +156,7 @@ def estimate_exponent(
     return _of_blocks(system, blocks, how, resume)
 
 
-def _of_blocks(
-    system: System, blocks: Sequence[Block], how: How, resume: LyapunovExponent | None
-) -> LyapunovExponent:
+def _of_blocks(system: System, blocks: Sequence[Block], how: How, resume: LyapunovExponent | None) -> LyapunovExponent:
     """Return the largest of the exponents of blocks of K that do not feel each other.
 
     An exponent lies between the mean of the block's exponents and Lambda(2)/2: blocks that cannot be the largest are

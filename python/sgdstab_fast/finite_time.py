@@ -29,7 +29,7 @@ from sgdstab_fast.one_block import How
 from sgdstab_fast.product_populations import PILOT_SHARE, Outcome, Simulation, allowance
 from sgdstab_fast.results import warn
 from sgdstab_fast.rounds import Budget, ProgressOption, reporter
-from sgdstab_fast.systems import LinearizedSGD, require_system
+from sgdstab_fast.systems import LinearizedSGD, require_plain
 
 METHODS = ("auto", "direct", "tilted")
 _SIZE = 128  # walkers of a population, by default
@@ -86,6 +86,8 @@ def finite_time_probability(
     ------
     ValueError, TypeError
         If an argument is out of range.
+    NotImplementedError
+        For systems other than SGD on single examples.
 
     Warns
     -----
@@ -106,7 +108,7 @@ def finite_time_probability(
     >>> low < 3902 / 4096 < high  # of all 2^12 products
     True
     """
-    require_system(system)
+    require_plain(system, "finite_time_probability")
     n = validation.integer(n, "n", high=2**53)
     threshold = validation.real_number(threshold, "threshold")
     validation.choice(method, "method", METHODS)

@@ -27,15 +27,16 @@ import numpy as np
 from sgdstab_fast._native import FloatArray, StreamKey, core
 from sgdstab_fast.blocks import blocks_of, leading
 from sgdstab_fast.ensemble import MatrixEnsemble
-from sgdstab_fast.exact_moments import ExactMoment, ExactMomentsOfSteps, value_at, with_nodes
+from sgdstab_fast.exact_moments import ExactMomentsOfSteps, value_at, with_nodes
+from sgdstab_fast.matrix_moments import ExactMoment
 from sgdstab_fast.metrics import LARGEST_DIMENSION, initial_vectors, no_metrics
 from sgdstab_fast.mixing import N_COMPANIONS
 from sgdstab_fast.moment_results import OrderMoment
-from sgdstab_fast.one_block import BLOCK_STREAMS, How, vectors_kernel
+from sgdstab_fast.one_block import BLOCK_STREAMS, How, known_exponents, vectors_kernel
 from sgdstab_fast.streams import seed_at
 from sgdstab_fast.system import QuadraticForms, System
 from sgdstab_fast.systems import LinearizedSGD
-from sgdstab_fast.walkers import Advance, Start, walker_moment
+from sgdstab_fast.walkers import LEAST_BATCHES, Advance, Start, walker_moment
 
 _LEAST_SIZE, _SIZE = 8, 64  # walkers of a population, by default
 _LENGTH, _LENGTH_IN_EPOCHS = 400, 100  # of a run, steps and epochs, from which on populations are of that size
@@ -71,6 +72,10 @@ class GeneralMoments:
             bound = float(np.linalg.norm(matrices, 2, axis=(1, 2)).max())
         return 1.0 if abs(bound - 1) <= _ROUNDING else bound
 
+    def least_steps_per_chain(self, n_chains: int) -> int:
+        """Return the steps that a simulation needs, by the number of populations."""
+        return _LEAST_SIZE * LEAST_BATCHES * self._system.grain * (n_chains + min(N_COMPANIONS, n_chains)) // n_chains
+
     def at(self, order: float, how: How, size: int | None) -> OrderMoment:
         """Return Lambda(p), simulated with populations of `size` walkers if it cannot be computed."""
         if order == 0:
@@ -105,6 +110,9 @@ class GeneralMoments:
             if not math.isnan(each.exponent) and math.isfinite(each.error)
         }
         values[0.0] = 0.0, 0.0
+        exponents = [known_exponents(block) for block in self._blocks]
+        if all(each is not None and each.exponents[0] == -math.inf for each in exponents):
+            return np.zeros(1), np.zeros(1), np.zeros(1)  # lambda is -inf, and Lambda jumps at p = 0
         if self._computed and len(self._blocks) == 1 and self._exact[0].everywhere:
             with_nodes(values, self._exact[0], grows=self.largest_amplification > 1)
         elif self._computed and 2.0 not in values:
@@ -113,8 +121,6 @@ class GeneralMoments:
             if len(known) == len(squares):
                 best = max(known, key=lambda each: each.exponent)
                 values[2.0] = best.exponent, best.error
-        if len(values) > 1 and all(math.isinf(value) for order, (value, _) in values.items() if order != 0):
-            values = {0.0: (0.0, 0.0)}  # Lambda jumps at p = 0
         order = np.array(sorted(values))
         return order, np.array([values[each][0] for each in order]), np.array([values[each][1] for each in order])
 

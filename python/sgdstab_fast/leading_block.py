@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.blocks import PlainBlock, plain_blocks_of
+from sgdstab_fast.blocks import Block, blocks_of
 from sgdstab_fast.components import IntArray, components
 from sgdstab_fast.exponent import lyapunov_exponent
 from sgdstab_fast.results import AccuracyWarning
@@ -25,9 +26,9 @@ class LeadingBlock(NamedTuple):
     system: LinearizedSGD
     """The system of its examples alone."""
     share: float
-    """Of all examples, and so of the steps."""
+    """Of all examples, and so of the steps; 1 where the others stand in the block's law as idle steps."""
     examples: IntArray
-    """Which they are."""
+    """Which rows of K they are."""
     embedding: FloatArray
     """P, shape (dimension of the block, dimension), with P P^T = 1: v P is a vector of the whole, v P^T its part."""
     reason: str
@@ -40,32 +41,36 @@ def leading_block(
     system: LinearizedSGD, seed: Seed, n_threads: int | None = None, executor: Executor | None = None
 ) -> LeadingBlock | None:
     """Return the block with the largest exponent; None if K does not fall into blocks."""
-    blocks = plain_blocks_of(system)
-    if len(blocks) == 1 and blocks[0].share == 1:
+    rows = components(system)
+    if len(rows) == 1 and rows[0].size == len(system.diagonal):
         return None
+    blocks = blocks_of(system)
     block = blocks[_fastest(blocks, seed, n_threads, executor)]
-    examples = components(system)[block.index]
+    its, examples = cast(LinearizedSGD, block.system), rows[block.index]
     if system.coordinates == "gram":
-        embedding = np.eye(system.dimension)[examples]
+        embedding = np.eye(system.rank)[examples]
     else:
         # The rows of F are those of its own factor, turned.
-        embedding = np.asarray(np.linalg.lstsq(block.system.rows, system.rows[examples], rcond=None)[0])
+        embedding = np.asarray(np.linalg.lstsq(its.rows, system.rows[examples], rcond=None)[0])
+    if system.recurrence.levels > 1:
+        embedding = np.asarray(np.kron(np.eye(system.recurrence.levels), embedding), dtype=np.float64)
     reason = (
         f"K falls into {len(blocks)} components, and what follows is of the one that grows fastest, that of example "
-        f"{examples[0]}"
+        f"{system.law.units_of_rows(len(system.diagonal))[examples[0]]}"
     )
-    diagonal = len(blocks) > 1 and len(blocks) == system.dimension
+    exponents = np.array([each.share * each.system.sum_of_exponents for each in blocks])
+    diagonal = len(blocks) > 1 and len(blocks) == system.dimension and not np.isnan(exponents).any()
     return LeadingBlock(
-        system=block.system,
+        system=its,
         share=block.share,
         examples=examples,
         embedding=embedding,
         reason=reason if len(blocks) > 1 else "",
-        exponents=np.array([each.share * each.system.sum_of_exponents for each in blocks]) if diagonal else None,
+        exponents=exponents if diagonal else None,
     )
 
 
-def _fastest(blocks: list[PlainBlock], seed: Seed, n_threads: int | None, executor: Executor | None) -> int:
+def _fastest(blocks: Sequence[Block], seed: Seed, n_threads: int | None, executor: Executor | None) -> int:
     """Return the number of the block with the largest exponent."""
     if len(blocks) == 1:
         return 0

@@ -37,7 +37,7 @@ from sgdstab_fast.exponent import lyapunov_exponent
 from sgdstab_fast.leading_block import LeadingBlock, leading_block
 from sgdstab_fast.results import provenance, warn
 from sgdstab_fast.streams import seed_from
-from sgdstab_fast.systems import LinearizedSGD, require_system
+from sgdstab_fast.systems import LinearizedSGD, require_plain
 
 _STATIONARY, _FRESH, _BROAD = 1024, 1024, 512  # directions
 _SHAPES = (-0.5, 0.0, 0.25, 0.5, 1.0)  # powers of K that broad directions have as covariances
@@ -119,6 +119,8 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     ------
     ValueError, TypeError
         If lambda is not positive, or an argument is out of range.
+    NotImplementedError
+        If steps are not on single examples, drawn uniformly, without memory.
 
     Warns
     -----
@@ -140,7 +142,7 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     >>> bool(abs(V([2, 4]) / V([1, 2]) - 2**-V.p) < 1e-12)
     True
     """
-    require_system(system)
+    require_plain(system, "lyapunov_function")
     if p is not None:
         p = validation.positive_number(p, "p")
     seed = seed_from(rng)

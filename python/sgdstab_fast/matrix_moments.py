@@ -208,7 +208,9 @@ class MatrixMoments:
     def _iterated(self, order: int) -> _Eigenvalue:
         """From T -> E[B T B^T] - b T."""
         moves, base = self._moves(order)
-        powers = moves if order == 2 else _powers(moves, base, order // 2, occupation_ladder(self._dimension, order // 2))
+        powers = (
+            moves if order == 2 else _powers(moves, base, order // 2, occupation_ladder(self._dimension, order // 2))
+        )
         return _iterated_eigenvalue(powers, base, self._probabilities)
 
     @cached_property

@@ -41,9 +41,7 @@ _FAMILY_TOLERANCE = 1e-8  # where exponents alone are asked for
 _INTERPOLATED, _APART = 4, 1e-3  # neighbours, and how far apart they are, relative
 
 
-def mean_square_exponent(
-    system: System, *, decomposition: SpectralDecomposition | None = None
-) -> MeanSquareExponent:
+def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition | None = None) -> MeanSquareExponent:
     """Compute the mean-square exponent Lambda(2) of a system, to rounding and without simulation.
 
     Lambda(2) = lim (1/n) log E |A_{i_n} ... A_{i_1} v|^2 for almost every v. If it is negative, SGD converges to the
@@ -188,12 +186,12 @@ def _in_the_whole(
     """Return forms of the block of some rows, and zero elsewhere, in the coordinates of the whole."""
     levels = system.recurrence.levels
     if system.coordinates == "gram":
-        into = np.zeros((system.rank, rows.size))
+        into: FloatArray = np.zeros((system.rank, rows.size))
         into[rows, np.arange(rows.size)] = 1
     else:
         # The block's coordinates are those of its row space in the whole's.
         own = system.with_rows(rows).rows
-        into = np.linalg.lstsq(own, system.rows[rows], rcond=None)[0].T
+        into = np.asarray(np.linalg.lstsq(own, system.rows[rows], rcond=None)[0].T, dtype=float)
     embedding = np.kron(np.eye(levels), into)
     return embedding @ metric @ embedding.T, embedding @ covariance @ embedding.T
 

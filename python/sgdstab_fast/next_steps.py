@@ -25,7 +25,7 @@ from sgdstab_fast.system import System
 from sgdstab_fast.systems import LinearizedSGD
 
 _CANCELLING = 1 - 2.0**-16  # a step that leaves less of a squared norm: 1 + x has lost digits
-_FEW_NUMBERS = 2**16  # in all matrices of batches or epochs
+_FEW_NUMBERS = 2**14  # in all matrices of batches or epochs
 
 
 class NextSteps(Protocol):

@@ -115,7 +115,7 @@ def simulate(
             arguments={**kernel.arguments, "spacing": chains.spacing},
             seconds_per_step=kernel.seconds_per_step + metrics.seconds_per_evaluation / chains.spacing,
         ),
-        estimate,
+        estimate if system.is_plain else estimate_with_own_growth,
         how.budget,
         companion_kernel=companion_kernel,
         n_threads=how.n_threads,
@@ -141,12 +141,28 @@ def estimate(chains: Chains) -> Estimate:
     log_growth, growth, _ = chains.records
     if growth.shape[2] == 0:
         return batch_means(log_growth, chains.steps_per_batch)
+    return _anchored(chains, growth / (chains.steps_per_batch // chains.spacing))
+
+
+def estimate_with_own_growth(chains: Chains) -> Estimate:
+    """Estimate lambda from anchored growth and that of the chains themselves, which has the same mean.
+
+    Where steps are large and batches are drawn for an evaluation, that of all steps may say as much as the expected one
+    of a few.
+    """
+    log_growth, growth, _ = chains.records
+    if growth.shape[2] == 0 or not np.isfinite(log_growth).all():
+        return estimate(chains)
+    anchored = growth / (chains.steps_per_batch // chains.spacing)
+    return _anchored(chains, np.concatenate([anchored, log_growth[:, :, :1] / chains.steps_per_batch], axis=2))
+
+
+def _anchored(chains: Chains, growth: FloatArray) -> Estimate:
     mixing = Mixing(math.nan, 0.0, 0)
     if chains.companions is not None:
         looks = grid_of_looks(chains.companions.n_batches)
         mixing = first_resolved(chains.companions.records[0], chains.steps_per_batch, looks)
-    evaluations = chains.steps_per_batch // chains.spacing
-    return anchored_means(growth / evaluations, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
+    return anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
 
 
 def vectors_kernel(system: System, metrics: Metrics) -> Kernel:
@@ -208,7 +224,7 @@ def _anchored_chains(system: System, how: How, metrics: Metrics, kernel: Kernel,
         chains(how.n_chains, 1, first_chain, metrics.size),
         spacing=spacing,
         n_examples=system.n_draws,
-        rounding=float(np.finfo(float).eps) * min(1.0, system.mean_step),
+        rounding=system.rounding,
         pilot_steps=pilot_steps,
         companions=chains(n_companions, 2, first_chain + COMPANION_STREAMS, 0) if n_companions > 0 else None,
     )

@@ -20,8 +20,9 @@ import numpy as np
 
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.blocks import PlainBlock, leading, plain_blocks_of
-from sgdstab_fast.exact_moments import ExactMoment, ExactMoments, value_at, with_nodes
+from sgdstab_fast.exact_moments import ExactMoments, value_at, with_nodes
 from sgdstab_fast.joint_moments import Curve, joint_exponent
+from sgdstab_fast.matrix_moments import ExactMoment
 from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics
 from sgdstab_fast.moment_curve import MomentCurve
 from sgdstab_fast.moment_results import OrderMoment
@@ -45,6 +46,10 @@ class PlainMoments:
     def largest_amplification(self) -> float:
         """max_i abs(1 - eta K_ii)."""
         return math.exp(float(self._system.log_determinants.max()))
+
+    def least_steps_per_chain(self, n_chains: int) -> int:
+        """Return the steps that a simulation needs, by the number of populations."""
+        return 1
 
     def at(self, order: float, how: How, size: int | None) -> OrderMoment:
         """Return Lambda(p), simulated with populations of `size` walkers if it cannot be computed."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sgdstab_fast._native import FloatArray
 from sgdstab_fast.one_block import estimate
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 ESTIMATE = "#1f5a94"
 EDGE = "#b5452c"
 _STABLE = "#3c8d5a"
-_BATCHES = (ESTIMATE, "#8a4f9e", "#c07a1b", "#2f8f83", "#7a7a2e")
+_CURVES = (ESTIMATE, "#c07a1b", "#8a4f9e", "#2f8f83", "#b03a6b", "#7a7a2e")
+_MOST_CURVES = len(_CURVES)  # more are a surface
 
 
 def convergence(result: LyapunovExponent, ax: Axes | None = None) -> Axes:
@@ -58,14 +60,17 @@ def _known_exactly(exponent: float, ax: Axes) -> Axes:
 
 
 def stability(result: Stability, ax: Axes | None = None) -> Axes:
-    """Plot mu, lambda with its 99% interval and Lambda(2)/2, which is not below lambda, beside the edge at 0."""
+    """Plot mu, lambda with its 99% interval and Lambda(2)/2, which is not below lambda, beside the edge at 0.
+
+    What is not known is left out.
+    """
     ax = axes_or_new(ax)
     low, high = result.lyapunov.confidence_interval(0.99)
-    rows = [
-        ("full batches, μ", result.gd, (0.0, 0.0)),
-        ("SGD, λ", result.lyapunov.exponent, (result.lyapunov.exponent - low, high - result.lyapunov.exponent)),
-        ("SGD in mean square, Λ(2)/2", result.mean_square.exponent / 2, (0.0, 0.0)),
-    ]
+    rows = [("SGD, λ", result.lyapunov.exponent, (result.lyapunov.exponent - low, high - result.lyapunov.exponent))]
+    if not np.isnan(result.gd):
+        rows.insert(0, ("full batches, μ", result.gd, (0.0, 0.0)))
+    if result.mean_square is not None:
+        rows.append(("SGD in mean square, Λ(2)/2", result.mean_square.exponent / 2, (0.0, 0.0)))
     ax.axvline(0, color=EDGE, lw=1, ls="--")
     for height, (_, value, (below, above)) in enumerate(rows[::-1]):
         if not np.isfinite(value):
@@ -109,38 +114,145 @@ def spectrum(result: LyapunovSpectrum, ax: Axes | None = None) -> Axes:
 
 
 def stability_map(result: StabilityMap, ax: Axes | None = None) -> Axes:
-    """Plot lambda with its 95% interval, Lambda(2)/2 and mu over the learning rate, and the edges between them."""
+    """Plot lambda with its 95% interval, Lambda(2)/2 and mu over the learning rate, and the edges between them.
+
+    Of more than six curves lambda is a surface over batch size, or momentum, and learning rate; where both vary, only
+    the edges are drawn, over the batch size.
+    """
     ax = axes_or_new(ax)
+    sizes, momenta = np.unique(result.batch_sizes), np.unique(result.momenta)
+    if len(result.edges) > _MOST_CURVES:
+        return _surface(result, ax) if min(sizes.size, momenta.size) == 1 else _edges_over_batches(result, ax)
     rates = result.learning_rates
     low, high = result.confidence_interval(0.95)
-    several = result.batch_sizes.size > 1
+    several = len(result.edges) > 1
     values = np.concatenate([result.exponents, result.mean_square_exponents / 2, result.gd_exponents])
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])
     ax.axhline(0, color="0.35", lw=0.8)
-    for row, size in enumerate(result.batch_sizes):
-        color = _BATCHES[row % len(_BATCHES)]
+    for row, name in enumerate(result.names):
+        color = _CURVES[row]
         finite = np.isfinite(result.exponents[row])
-        of_batch = f", batches of {size}" if several else ""
         ax.fill_between(rates, low[row], high[row], where=finite, color=color, alpha=0.25, lw=0)
         exponents, mean_square = np.where(finite, result.exponents[row], np.nan), result.mean_square_exponents[row]
         marker = "o" if rates.size < 3 else None
-        label = "λ, SGD, with 95% intervals" + of_batch
+        label = f"λ, {name}" if several else "λ, SGD, with 95% intervals"
         ax.plot(rates, exponents, color=color, lw=1.8, marker=marker, label=label)
-        ax.plot(rates, mean_square / 2, color=color, lw=1.1, ls="--", label="Λ(2)/2, mean square" + of_batch)
-    ax.plot(rates, result.gd_exponents[0], color="0.45", lw=1.1, ls=":", label="μ, full batches")
+        of_all = "Λ(2)/2, mean square" if row == 0 or not several else None
+        if not np.isnan(mean_square).all():
+            ax.plot(rates, mean_square / 2, color=color, lw=1.1, ls="--", label=of_all)
+    for index, momentum in enumerate(momenta):
+        row = int(np.flatnonzero(result.momenta == momentum)[0])
+        color = "0.45" if momenta.size == 1 else _CURVES[row]
+        of_first = "μ, full batches" if index == 0 else None
+        ax.plot(rates, result.gd_exponents[row], color=color, lw=1.1, ls=":", label=of_first)
     if sizes.size and sizes.max() > 300 * np.quantile(sizes, 0.1):
         ax.set_yscale("symlog", linthresh=float(np.quantile(sizes, 0.1)), linscale=1.0)
     else:
         ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
-    _draw_edges(result, ax)
+    if several:
+        _mark_zeros(result, ax)
+    else:
+        _draw_edges(result, ax)
     if rates.size > 2 and rates[-1] > 10 * rates[0] and np.ptp(np.diff(np.log(rates))) < 1e-6:
         ax.set_xscale("log")
     ax.set_xlim(rates[0], rates[-1] if rates.size > 1 else None)
     ax.set_xlabel("learning rate η")
     ax.set_ylabel("exponent (nats per step)")
-    ax.set_title("Stability over the learning rate: below 0, SGD converges", fontsize=10, pad=40)
+    title = "Stability over the learning rate: below 0, SGD converges"
+    ax.set_title(title + (_how(result) if several else ""), fontsize=10, pad=6 if several else 40)
     ax.legend(fontsize=8, frameon=False)
     return ax
+
+
+def _how(result: StabilityMap) -> str:
+    """Say how batches are drawn and what momentum it is, where it is not the usual."""
+    parts = [] if result.sampling == "iid" else [result.sampling.replace("_", " ")]
+    parts += ["Nesterov"] if result.nesterov else []
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _mark_zeros(result: StabilityMap, ax: Axes) -> None:
+    """Mark where curves lose their stability almost surely."""
+    for row, edges in enumerate(result.edges):
+        if result.learning_rates[0] <= edges.almost_sure <= result.learning_rates[-1]:
+            ax.plot(edges.almost_sure, 0, "D", color=_CURVES[row], ms=5, mec="white", mew=0.6, zorder=5)
+
+
+def _surface(result: StabilityMap, ax: Axes) -> Axes:
+    """Plot lambda as colors over batch size, or momentum, and learning rate, with the edges."""
+    from matplotlib.colors import SymLogNorm
+
+    by_size = np.unique(result.batch_sizes).size > 1
+    x = result.batch_sizes.astype(float) if by_size else result.momenta
+    values = np.ma.masked_invalid(result.exponents).T
+    magnitudes = np.abs(result.exponents[np.isfinite(result.exponents) & (result.exponents != 0)])
+    largest = float(np.quantile(magnitudes, 0.98)) if magnitudes.size else 1.0
+    norm = SymLogNorm(linthresh=largest / 30, vmin=-largest, vmax=largest)
+    ax.set_facecolor("#2f5e8a")  # -inf
+    scale = "log" if by_size and x[-1] > 8 * x[0] else "linear"
+    if result.learning_rates.size > 1:
+        bounds = (_between(x, logarithmic=scale == "log"), _between(result.learning_rates, logarithmic=True))
+        mesh = ax.pcolormesh(*bounds, values, cmap="RdBu_r", norm=norm, rasterized=True)
+        ax.figure.colorbar(mesh, ax=ax, label="λ (nats per step)", pad=0.02)
+    for name, style, label in (
+        ("mean_square", "--", "Λ(2) = 0"),
+        ("almost_sure", "-", "λ = 0"),
+        ("gd", ":", "μ = 0, full batches"),
+    ):
+        edge = np.array([getattr(edges, name) for edges in result.edges])
+        if not np.isnan(edge).all():
+            marker = "o" if name == "almost_sure" else None
+            ax.plot(x, edge, color="0.1", lw=1.3, ls=style, marker=marker, ms=3, label=label)
+    ax.set_yscale("log")
+    ax.set_ylim(result.learning_rates[0], result.learning_rates[-1])
+    _label_batches(ax, x, scale) if by_size else ax.set_xlabel("momentum")
+    ax.set_ylabel("learning rate η")
+    ax.set_title("Stability: blue, SGD converges" + _how(result), fontsize=10)
+    ax.legend(fontsize=8, loc="lower right", framealpha=0.85)
+    return ax
+
+
+def _edges_over_batches(result: StabilityMap, ax: Axes) -> Axes:
+    """Plot the edges of every momentum over the batch size."""
+    momenta = np.unique(result.momenta)
+    for index, momentum in enumerate(momenta):
+        rows = np.flatnonzero(result.momenta == momentum)
+        color = _CURVES[index % _MOST_CURVES]
+        for name, style in (("mean_square", "--"), ("almost_sure", "-"), ("gd", ":")):
+            edge = [getattr(result.edges[row], name) for row in rows]
+            label = f"momentum {momentum:g}" if name == "almost_sure" else None
+            ax.plot(result.batch_sizes[rows], edge, color=color, lw=1.5, ls=style, label=label)
+    for style, label in (("-", "λ = 0"), ("--", "Λ(2) = 0"), (":", "μ = 0, full batches")):
+        ax.plot([], [], color="0.35", lw=1.3, ls=style, label=label)
+    sizes = np.unique(result.batch_sizes).astype(float)
+    ax.set_yscale("log")
+    _label_batches(ax, sizes, "log" if sizes[-1] > 8 * sizes[0] else "linear")
+    ax.set_ylabel("learning rate η")
+    ax.set_title("Edges of stability: SGD converges below" + _how(result), fontsize=10)
+    ax.legend(fontsize=8, frameon=False)
+    return ax
+
+
+def _label_batches(ax: Axes, sizes: FloatArray, scale: str) -> None:
+    """Label an axis of batch sizes, at some of those that there are."""
+    from matplotlib.ticker import NullLocator
+
+    ax.set_xscale(scale)
+    shown = sizes[np.unique(np.linspace(0, sizes.size - 1, min(sizes.size, 8)).round().astype(int))]
+    if scale == "log":
+        near = np.array([sizes[np.abs(np.log(sizes / at)).argmin()] for at in np.geomspace(sizes[0], sizes[-1], 7)])
+        shown = np.unique(near)
+    ax.set_xticks(shown, [f"{size:g}" for size in shown])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("batch size B")
+
+
+def _between(x: FloatArray, *, logarithmic: bool) -> FloatArray:
+    """Return the bounds of cells around ascending positions, shape (n + 1,)."""
+    at = np.log(x) if logarithmic else x
+    middles = (at[1:] + at[:-1]) / 2
+    bounds = np.concatenate([[2 * at[0] - middles[0]], middles, [2 * at[-1] - middles[-1]]])
+    return np.asarray(np.exp(bounds) if logarithmic else bounds)
 
 
 def _draw_edges(result: StabilityMap, ax: Axes) -> None:

@@ -33,12 +33,12 @@ import numpy as np
 from sgdstab_fast._native import FloatArray, core
 from sgdstab_fast.control_variates import adjusted, anchored_means
 from sgdstab_fast.directions import LONGEST_SEGMENT, memory, to_parameter_space
-from sgdstab_fast.follow import Follow, recording_kernel, relaxation_rate, whole
+from sgdstab_fast.follow import Follow, Measured, recording_kernel, relaxation_rate, whole
 from sgdstab_fast.leading_block import LeadingBlock, leading_block
 from sgdstab_fast.metrics import Metrics, growth_metrics, initial_vectors, no_metrics
 from sgdstab_fast.mixing import Mixing, first_resolved
-from sgdstab_fast.next_steps import next_steps
-from sgdstab_fast.one_block import MOST_BETWEEN_NORMALISATIONS, How, known_exponents, no_records
+from sgdstab_fast.next_steps import NextSteps, next_steps
+from sgdstab_fast.one_block import MOST_BETWEEN_NORMALISATIONS, How, no_records
 from sgdstab_fast.projective_path import from_autocovariances, from_batch_means, path_of
 from sgdstab_fast.projective_results import ProjectiveChain
 from sgdstab_fast.projective_special import single_direction, what_is_missing, without_direction
@@ -60,6 +60,7 @@ _SIMILARITY = 1e-9  # how far A^T M A may be off a multiple of M, relative
 _LARGEST_SIMILARITY = 2**22  # numbers in matrices that are looked at
 _LEAST_STEPS, _LEAST_BATCHES = 256, 24  # of a chain
 _LEAST_EPOCHS = 64
+_FRUITLESS = 4  # times as many steps at most, where directions are known not to mix
 _LEAST_RELAXATIONS = 60.0  # that a chain lasts before a tolerance stops it, for the sake of variances
 _PILOT_BATCHES, _PILOT_EPOCHS, _MEMORY_BATCHES = 129, 33, 2048
 _MEMORY_RELAXATIONS, _FINER = 3.0, 4  # autocorrelations are summed over, and how much finer than in the pilot
@@ -122,8 +123,8 @@ def projective_chain(
     -----
     AccuracyWarning
         If directions do not mix, saying why: K falls into blocks, steps are reflections or rotations, there is but one
-        direction, or products of steps annihilate everything. If no tolerance was met within `max_steps`, or chains were not seen to
-        mix.
+        direction, or products of steps annihilate everything. If no tolerance was met within `max_steps`, or chains
+        were not seen to mix.
 
     References
     ----------
@@ -154,6 +155,10 @@ def projective_chain(
         warn(f"the chain does not mix: {_ONE_DIRECTION}")
         return single
     start = _start(system, how)
+    reason = _why_not_mixing(system, start, regular)
+    if reason == _SIMILARITIES or _are_turning(start.known):  # of which there is nothing to wait for
+        budget = replace(budget, max_steps=min(budget.max_steps, _FRUITLESS * least * how.n_chains))
+        how = replace(how, budget=budget)
     pilot = _pilot(system, how, start)
     longest = max(1, (budget.max_steps - pilot.n_steps) // (_LEAST_BATCHES * how.n_chains))
     following = next_steps(system)
@@ -169,7 +174,7 @@ def projective_chain(
         records=no_records(how.n_chains, states.shape[1], start.metrics.size, system.dimension),
         spacing=spacing,
         n_examples=system.n_draws,
-        rounding=float(np.finfo(float).eps) * min(1.0, system.mean_step),
+        rounding=system.rounding,
         pilot_steps=pilot.n_steps,
     )
     kernel = recording_kernel(system, start.metrics, spacing, pilot.orthonormalise_every)
@@ -182,7 +187,7 @@ def projective_chain(
         progress=progress,
         executor=executor,
     )
-    return _described(system, how, start, pilot, regular, done)
+    return _described(system, how, start, pilot, following, (regular, reason), done)
 
 
 class _Start(NamedTuple):
@@ -243,7 +248,7 @@ def _start_of_any(system: System, how: How) -> _Start:
     block = None
     if isinstance(system, LinearizedSGD):
         block = leading_block(system, how.seed, how.n_threads, how.executor)
-    known = known_exponents(system) if block is None or not block.reason else None
+    known = system.exact_exponents()
     if block is None:
         matrices, covariance = system.metrics(_TOLERANCE)
         metrics = replace(no_metrics(system), covariance=covariance, call=system.growth_call(matrices))
@@ -351,9 +356,15 @@ def _estimate(system: System, start: _Start, chains: Chains) -> Estimate:
 
 
 def _described(
-    system: System, how: How, start: _Start, pilot: _Pilot, regular: Regularity | None, done: Run
+    system: System,
+    how: How,
+    start: _Start,
+    pilot: _Pilot,
+    following: NextSteps | None,
+    mixing: tuple[Regularity | None, str],
+    done: Run,
 ) -> ProjectiveChain:
-    """Make the result, and warn of what it flags."""
+    """Make the result, and warn of what it flags; `mixing` is what is known of it beforehand."""
     chains, found = done.chains, done.estimate
     annihilated = float(found.mean[0]) == -math.inf
     if annihilated:
@@ -362,7 +373,8 @@ def _described(
         growing = np.nansum(chains.records[0], axis=(0, 1))[1:]
         chains = replace(chains, states=np.ascontiguousarray(chains.states[:, [0, 1 + int(growing.argmax())]]))
     follow = Follow(system, how.seed.key, chains, pilot.spacing, pilot.orthonormalise_every, how.n_threads)
-    reason = _ANNIHILATION if annihilated else _why_not_mixing(system, start, regular)
+    regular, reason = mixing
+    reason = _ANNIHILATION if annihilated else reason
     if reason:
         warn(f"the chain does not mix: {reason}")
     else:
@@ -398,24 +410,31 @@ def _described(
         directions, every = chains.records[2][:, found.start_up :], chains.spacing
     remembered = memory(to_parameter_space(system, directions), every, longest)
     memory_error = remembered.standard_error if remembered.resolved else math.inf
-    following = next_steps(system)
     path = path_of(system, following, start.matrices, chains, found.start_up)
     root_n = math.sqrt(chains.n_chains)
     exponent, error = float(found.mean[0]), float(found.standard_error[0])
-    parts = np.empty((chains.n_chains, 0))
-    if not without_parts:
-        parts = adjusted(path.by_outcome, path.growth)
-        exponent = float(parts.mean(axis=0).sum())
-        error = max(error, float(parts.sum(axis=1).std(ddof=1)) / root_n)
-    elif start.known is not None:
-        exponent, error = float(start.known.exponents[0]), float(np.finfo(float).eps)
+    parts = adjusted(path.by_outcome, path.growth) if following is not None else np.empty((chains.n_chains, 0))
+    if following is not None:
+        listed = parts / following.n_steps
+        listed_error = float(listed.sum(axis=1).std(ddof=1)) / root_n
+        if not without_parts or listed_error < error:
+            exponent = float(listed.mean(axis=0).sum())
+            error = listed_error if without_parts and found.mixed else max(error, listed_error)
+    if without_parts:
+        parts = parts[:, :0]
+    if without_parts and start.known is not None:
+        exponent = float(start.known.exponents[0])
+        error = start.known.error * abs(exponent)
     if reason in (_REFLECTIONS, _SIMILARITIES):
         rate, rate_error = 0.0, 0.0
     elif system.dimension == 2 and math.isfinite(rate) and not math.isnan(system.sum_of_exponents):
         rate, rate_error = system.sum_of_exponents - 2 * exponent, 2 * error
-    by_route = {"batch means": from_batch_means(path, chains.spacing, gap)}
+    by_route = {}
     if following is not None:
         by_route["autocovariances"] = from_autocovariances(path, chains.spacing, following.n_steps, exponent, gap)
+    by_route["batch means"] = from_batch_means(path, chains.spacing, gap)
+    if start.known is not None:
+        by_route = dict.fromkeys(by_route, Measured(0.0, 0.0))
     return ProjectiveChain(
         exponent=exponent,
         standard_error=error,
@@ -440,10 +459,15 @@ def _why_not_mixing(system: System, start: _Start, regular: Regularity | None) -
         return start.block.reason
     if regular is not None:
         return "" if regular.contracting else _REFLECTIONS
-    known = start.known
-    if known is not None and len(known.exponents) > 1 and known.exponents[1] > known.exponents[0] - _SIMILARITY:
+    if _are_turning(start.known):
         return _TURNING
-    return _SIMILARITIES if known is None and _are_similarities(system) else ""
+    return _SIMILARITIES if start.known is None and _are_similarities(system) else ""
+
+
+def _are_turning(known: ExactExponents | None) -> bool:
+    """Whether all products are powers of one matrix, whose two largest eigenvalues are of one size."""
+    exponents = np.empty(0) if known is None else known.exponents
+    return len(exponents) > 1 and bool(exponents[1] > exponents[0] - _SIMILARITY)
 
 
 def _are_similarities(system: System) -> bool:

@@ -58,9 +58,7 @@ def has_shares(system: System) -> bool:
     return isinstance(system, LinearizedSGD) and system.recurrence.levels == 1
 
 
-def path_of(
-    system: System, following: NextSteps | None, matrices: FloatArray, chains: Chains, start_up: int
-) -> Path:
+def path_of(system: System, following: NextSteps | None, matrices: FloatArray, chains: Chains, start_up: int) -> Path:
     """Look at all directions recorded after the start-up; `matrices` are the metrics but the first."""
     n_chains, n_batches, _ = chains.records[2].shape
     # The first batch kept only shows where the next one starts.
@@ -170,7 +168,11 @@ def from_autocovariances(path: Path, spacing: int, n_steps: int, exponent: float
     sums = np.concatenate([np.zeros((len(expected), 1)), np.cumsum(expected, axis=1)], axis=1)
     following = sums[:, window + 1 :] - sums[:, : n_batches - window]
     covariances = (deviation[:, : n_batches - window] * following).mean(axis=1)
-    found = mean_of_chains((path.squares - (n_steps * exponent) ** 2 + 2 * covariances) / n_steps)
+    spread = path.squares - (n_steps * exponent) ** 2
+    if n_steps > 1:
+        # E (l - n lambda)^2, in which an error of lambda is squared
+        spread = spread - 2 * n_steps * exponent * expected.mean(axis=1)
+    found = mean_of_chains((spread + 2 * covariances) / n_steps)
     return found._replace(value=max(found.value, 0.0))
 
 

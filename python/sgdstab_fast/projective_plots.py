@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.plots import EDGE, ESTIMATE, axes_or_new
+from sgdstab_fast.systems import LinearizedSGD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,22 +74,63 @@ def finite_time_distribution(result: FiniteTimeDistribution, ax: Axes | None = N
 
 
 def projective_chain(result: ProjectiveChain, ax: Any = None) -> Any:
-    """Plot the parts of examples in lambda against their shares of the direction, and the largest shares."""
+    """Plot the parts of examples in lambda against their shares of the direction, and the largest shares.
+
+    Of parts without shares, or the other way round, the largest; why there is neither, if so.
+    """
+    panels: tuple[Callable[[ProjectiveChain, Axes], Axes], ...] = (_parts, _shares)
+    if result.without_parts:
+        panels = (_shares,)
+    if result.without_shares:
+        panels = (_nothing,) if result.without_parts else (_largest_parts,)
     if ax is None:
         from matplotlib import pyplot
 
-        ax = tuple(pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")[1])
+        size = (5.5 * len(panels), 4)
+        ax = tuple(pyplot.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)[1][0])
+        ax = ax if len(panels) > 1 else ax[0]
     if not isinstance(ax, (tuple, list, np.ndarray)):
-        return _parts(result, ax)
-    left, right = ax
-    return _parts(result, left), _shares(result, right)
+        return panels[0](result, ax)
+    return tuple(panel(result, each) for panel, each in zip(panels, ax, strict=False))
+
+
+def _nothing(result: ProjectiveChain, ax: Axes) -> Axes:
+    """Say why neither parts nor shares are defined."""
+    text = f"λ = {result.exponent:.6g}\n{result.without_parts}\n{result.without_shares}"
+    ax.text(0.5, 0.5, text, ha="center", va="center", wrap=True, fontsize=9, transform=ax.transAxes)
+    ax.set_axis_off()
+    return ax
+
+
+def _largest_parts(result: ProjectiveChain, ax: Axes) -> Axes:
+    """Plot the parts of examples, or of matrices, that are largest in size."""
+    parts, errors = result.exponent_by_example, 1.96 * result.exponent_by_example_standard_error
+    shown = np.argsort(-np.abs(parts), kind="stable")[:_BARS][::-1]
+    colors = [EDGE if parts[i] > 0 else ESTIMATE for i in shown]
+    finite = np.where(np.isfinite(parts), parts, 0.0)
+    ax.barh(range(len(shown)), finite[shown], xerr=errors[shown], color=colors, alpha=0.7, error_kw={"lw": 0.8})
+    ax.axvline(0, color="0.35", lw=0.8)
+    ax.set_yticks(range(len(shown)), [str(i) for i in shown], fontsize=8)
+    ax.set_ylabel("example" if isinstance(result.follow.system, LinearizedSGD) else "matrix")
+    ax.set_xlabel("part in λ (nats per step)")
+    ax.set_title(f"Largest of {parts.size} parts that sum to λ = {result.exponent:.4g}", fontsize=10)
+    return ax
+
+
+def _growing(result: ProjectiveChain) -> NDArray[np.bool_]:
+    """Return the examples, shape (N,), a step on which makes some displacements grow."""
+    system = result.follow.system
+    assert isinstance(system, LinearizedSGD)
+    if not system.law.offsets.size:
+        return np.asarray(system.learning_rate * system.diagonal > 2)
+    sizes = [np.linalg.norm(system.gradients()[system.law.rows(unit)], 2) for unit in range(system.n_examples)]
+    return np.asarray(system.learning_rate * np.square(sizes) > 2)
 
 
 def _parts(result: ProjectiveChain, ax: Axes) -> Axes:
-    system = result.follow.system
     parts, errors = result.exponent_by_example, 1.96 * result.exponent_by_example_standard_error
     finite = np.isfinite(parts) & np.isfinite(result.participation)
-    growing = system.learning_rate * system.diagonal > 2
+    growing = _growing(result)
     ax.axhline(0, color="0.35", lw=0.8)
     for chosen, color, label in (
         (finite & growing, EDGE, "ηK$_{ii}$ > 2: its steps can grow"),
@@ -121,8 +165,7 @@ def _parts(result: ProjectiveChain, ax: Axes) -> Axes:
 def _shares(result: ProjectiveChain, ax: Axes) -> Axes:
     shares = result.participation
     largest = np.argsort(-shares, kind="stable")[:_BARS][::-1]
-    system = result.follow.system
-    growing = system.learning_rate * system.diagonal[largest] > 2
+    growing = _growing(result)[largest]
     colors = [EDGE if grows else ESTIMATE for grows in growing]
     errors = 1.96 * result.participation_standard_error[largest]
     ax.barh(range(len(largest)), shares[largest], xerr=errors, color=colors, alpha=0.7, error_kw={"lw": 0.8})

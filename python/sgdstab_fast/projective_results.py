@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
+from sgdstab_fast.components import components
 from sgdstab_fast.coupling import HolderContraction, holder_contraction, mixing_time
 from sgdstab_fast.directions import parameter_space_norm
 from sgdstab_fast.finite_time_distribution import FiniteTimeDistribution, distribution_of
@@ -23,6 +24,8 @@ from sgdstab_fast.moments import moment_exponent
 from sgdstab_fast.regularity import Regularity
 from sgdstab_fast.results import AccuracyWarning, SimulatedEstimate
 from sgdstab_fast.statistics import student_quantile
+from sgdstab_fast.system import System
+from sgdstab_fast.systems import LinearizedSGD
 
 _MOMENT_STEPS = 500_000  # for each order
 
@@ -31,25 +34,30 @@ _MOMENT_STEPS = 500_000  # for each order
 class ProjectiveChain(SimulatedEstimate):
     """The chain of directions of displacements under SGD, as `projective_chain` returns it; nats per step.
 
+    Directions are those of states: of the present displacement and the past one together with momentum, at the ends of
+    epochs under random reshuffling, of Euclidean vectors in a matrix ensemble. What examples contribute is known where
+    every step is on one of them.
+
     Methods that simulate go on from where the run ended; calling one twice gives the same.
     """
 
     exponent: float
-    """lambda, by Furstenberg's formula: the sum of `exponent_by_example`."""
+    """lambda, by Furstenberg's formula: the sum of `exponent_by_example`, where that is defined."""
     standard_error: float
     """Of `exponent`."""
     effective_sample_size: float
     """Independent batches that would give the same standard error."""
     exponent_by_example: FloatArray
-    """Mean log growth, in parameter-space norm, of a step on example i, over N; shape (N,). Positive for the examples
-    that make displacements grow."""
+    """Mean log growth, in parameter-space norm, of a step on example i, times its probability, 1/N; shape (N,).
+    Positive for the examples that make displacements grow. In an ensemble of matrices the same by matrix; empty, shape
+    (0,), where steps are on several examples (`without_parts` says why)."""
     exponent_by_example_standard_error: FloatArray
-    """Shape (N,)."""
+    """Of the same shape."""
     participation: FloatArray
     """Mean share of each example in the squared length of the direction in parameter space, shape (N,), of sum 1; 0
-    where no direction is left."""
+    where no direction is left. Empty, shape (0,), with momentum and in ensembles (`without_shares` says why)."""
     participation_standard_error: FloatArray
-    """Shape (N,)."""
+    """Of the same shape."""
     contraction_rate: float
     """lambda_2 - lambda_1, at which directions approach each other; -inf where the second exponent is."""
     contraction_rate_standard_error: float
@@ -64,8 +72,12 @@ class ProjectiveChain(SimulatedEstimate):
     """Whether chains were seen to forget their starts."""
     reason: str
     """Why directions do not mix; empty if they do."""
-    regularity: Regularity = field(repr=False)
-    """What definition 2.2 says of the system."""
+    without_parts: str = field(repr=False)
+    """Why there is no `exponent_by_example`; empty if there is."""
+    without_shares: str = field(repr=False)
+    """Why there is no `participation`; empty if there is."""
+    regularity: Regularity | None = field(repr=False)
+    """What definition 2.2 says of the system; None but for SGD on single examples, which it is about."""
     follow: Follow = field(repr=False, compare=False)
     """How to go on from where the run ended."""
 
@@ -92,7 +104,7 @@ class ProjectiveChain(SimulatedEstimate):
     def clt_variance(self) -> float:
         """sigma^2: sqrt(n) (lambda_n - lambda) tends to N(0, sigma^2).
 
-        From autocovariances, or from batch means where those have less than half of its error.
+        From autocovariances, or from batch means where those have less than half of its error or there are no others.
         """
         return self._variance.value
 
@@ -103,7 +115,8 @@ class ProjectiveChain(SimulatedEstimate):
 
     @property
     def _variance(self) -> Measured:
-        anchored, blocks = self.variances["autocovariances"], self.variances["batch means"]
+        blocks = self.variances["batch means"]
+        anchored = self.variances.get("autocovariances", Measured(math.nan, math.inf))
         return blocks if blocks.standard_error < anchored.standard_error / 2 else anchored
 
     def clt_variance_by(self, route: str) -> Measured:
@@ -123,11 +136,16 @@ class ProjectiveChain(SimulatedEstimate):
         Raises
         ------
         ValueError
-            If there is no such route, or `moments` do not tell.
+            If there is no such route, or `moments` do not tell. Autocovariances take outcomes of the next step, or
+            epoch, that can be listed.
         """
         validation.choice(route, "route", ("autocovariances", "batch means", "moments"))
         if route == "moments":
             return Measured(self.moments.clt_variance, self.moments.clt_variance_standard_error)
+        if route not in self.variances:
+            raise ValueError(
+                f"route must not be {route!r}: there are too many batches to say what the next step may do"
+            )
         return self.variances[route]
 
     @cached_property
@@ -141,7 +159,7 @@ class ProjectiveChain(SimulatedEstimate):
         ValueError
             If K falls into components: moments are those of all of them, the chain is that of one.
         """
-        if len(self.regularity.components) > 1:
+        if _n_blocks(self.follow.system) > 1:
             raise ValueError(
                 "K falls into components, whose moments are not those of the chain, which is of one: use "
                 "moment_exponent of that component"
@@ -169,7 +187,8 @@ class ProjectiveChain(SimulatedEstimate):
         -------
         array, shape (n, dimension)
             Vectors in the coordinates of the system, a of a gram matrix and s of a factor, of unit length in parameter
-            space, a . K a = 1 or s . s = 1. Neighbours are of different chains.
+            space, a . K a = 1 or s . s = 1; with momentum that is of both displacements together. Neighbours are of
+            different chains.
 
         Raises
         ------
@@ -217,7 +236,7 @@ class ProjectiveChain(SimulatedEstimate):
         alpha : float or array_like
             Hoelder exponents, in (0, 1].
         n : int
-            Steps.
+            Steps; a multiple of those of an epoch where batches depend on each other.
         n_pairs : int, optional
             Pairs of either kind, rounded up to a multiple of the number of chains.
 
@@ -239,7 +258,14 @@ class ProjectiveChain(SimulatedEstimate):
         >>> bool(abs(contraction.rates[0] / 0.01 - chain.contraction_rate) < 0.02)
         True
         """
-        return holder_contraction(self.follow, alpha, n, n_pairs)
+        return holder_contraction(self.follow, alpha, self._steps(n), n_pairs)
+
+    def _steps(self, n: Any) -> int:
+        """Check a number of steps, of whole epochs where steps depend on each other."""
+        checked, grain = validation.integer(n, "n"), self.follow.system.grain
+        if checked % grain:
+            raise ValueError(f"n must be a multiple of the {grain} steps of an epoch, not {n!r}")
+        return checked
 
     def finite_time_distribution(
         self, n: int, *, n_samples: int = 16384, moments: MomentExponents | None = None
@@ -249,7 +275,7 @@ class ProjectiveChain(SimulatedEstimate):
         Parameters
         ----------
         n : int
-            Steps.
+            Steps; a multiple of those of an epoch where batches depend on each other.
         n_samples : int, optional
             How many, rounded up to a multiple of the number of chains; successive ones along a chain.
         moments : MomentExponents, optional
@@ -265,7 +291,7 @@ class ProjectiveChain(SimulatedEstimate):
         ValueError, TypeError
             If an argument is out of range.
         """
-        n, n_samples = validation.integer(n, "n"), validation.integer(n_samples, "n_samples")
+        n, n_samples = self._steps(n), validation.integer(n_samples, "n_samples")
         if moments is not None and not isinstance(moments, MomentExponents):
             raise TypeError(f"moments must be MomentExponents, not {type(moments).__name__}")
         if moments is not None and moments.provenance["system"] != self.provenance["system"]:
@@ -284,14 +310,19 @@ class ProjectiveChain(SimulatedEstimate):
         return distribution_of(exponents, n, self.exponent, self.clt_variance, partial(_known_moments, moments, self))
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
-        """Return columns of equal length, a row for every example, as data frames take them."""
-        return {
-            "example": np.arange(self.participation.size),
+        """Return columns of equal length, a row for every example, as data frames take them.
+
+        Of an ensemble there is a row for every matrix. What is not defined has no columns.
+        """
+        columns = {
             "participation": self.participation,
             "participation_standard_error": self.participation_standard_error,
             "exponent": self.exponent_by_example,
             "exponent_standard_error": self.exponent_by_example_standard_error,
         }
+        kept = {name: column for name, column in columns.items() if column.size}
+        n = max((column.size for column in kept.values()), default=0)
+        return {"example" if isinstance(self.follow.system, LinearizedSGD) else "matrix": np.arange(n), **kept}
 
     def plot(self, ax: Any = None) -> Any:
         """Plot which examples make displacements grow, and which directions they take.
@@ -299,7 +330,7 @@ class ProjectiveChain(SimulatedEstimate):
         Parameters
         ----------
         ax : pair of matplotlib.axes.Axes, or one, optional
-            Where to plot; with one, the parts of examples in lambda alone.
+            Where to plot; with one, the parts of examples in lambda alone. What is not defined is left out.
 
         Returns
         -------
@@ -309,6 +340,11 @@ class ProjectiveChain(SimulatedEstimate):
         from sgdstab_fast import projective_plots
 
         return projective_plots.projective_chain(self, ax)
+
+
+def _n_blocks(system: System) -> int:
+    """Return the number of blocks of K."""
+    return len(components(system)) if isinstance(system, LinearizedSGD) else 1
 
 
 def _known_moments(given: MomentExponents | None, chain: ProjectiveChain) -> MomentExponents:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sgdstab_fast._native import FloatArray
+from sgdstab_fast._native import FloatArray, core
+from sgdstab_fast.directions import shares_root
 from sgdstab_fast.ensemble import MatrixEnsemble
-from sgdstab_fast.follow import Follow, Measured
+from sgdstab_fast.follow import Follow, Measured, recording_kernel
+from sgdstab_fast.metrics import no_metrics
 from sgdstab_fast.next_steps import has_single_units
 from sgdstab_fast.one_block import How, no_records
-from sgdstab_fast.projective_path import has_shares
+from sgdstab_fast.projective_path import has_shares, mean_of_chains
 from sgdstab_fast.projective_results import ProjectiveChain
 from sgdstab_fast.regularity import Regularity
 from sgdstab_fast.results import provenance
 from sgdstab_fast.rounds import Chains
-from sgdstab_fast.directions import shares_root
 from sgdstab_fast.system import System
 from sgdstab_fast.systems import LinearizedSGD
 
+_MOST_SAMPLED = 2**20  # steps
 _SEVERAL = "steps are on several examples, and the log growth of a step is no sum of parts that belong to one each"
 _EPOCHS = "what a step on an example does depends on its place in the epoch"
 _NO_EXAMPLES = "matrices of an ensemble are not examples, and directions have no parts that belong to them"
@@ -70,13 +72,8 @@ def without_direction(system: System, common: dict[str, Any]) -> ProjectiveChain
 
 def single_direction(system: System, how: How, regular: Regularity | None, reason: str) -> ProjectiveChain:
     """Describe the one direction there is in one dimension, where steps are numbers."""
-    logs, probabilities, n_steps = _logarithms(system)
-    singular = np.isneginf(logs)
-    parts = logs / len(logs) if probabilities is None else probabilities * logs
-    exponent = float(logs.mean()) if probabilities is None else float(parts.sum()) / n_steps
-    variance = 0.0 if singular.any() else float(logs.var())
-    if probabilities is not None and not singular.any():
-        variance = float(probabilities @ (logs - n_steps * exponent) ** 2) / n_steps
+    law = _law_of_numbers(system, how)
+    parts = law.parts
     chains = Chains(
         key=how.seed.key,
         states=np.ones((how.n_chains, 1, 1)),
@@ -85,11 +82,10 @@ def single_direction(system: System, how: How, regular: Regularity | None, reaso
     )
     without_parts, without_shares = what_is_missing(system)
     shares = _shares(system) if isinstance(system, LinearizedSGD) and not without_shares else np.empty(0)
-    exact = Measured(variance, 0.0)
     parts = np.empty(0) if without_parts else parts
     return ProjectiveChain(
-        exponent=exponent,
-        standard_error=0.0,
+        exponent=law.exponent.value,
+        standard_error=law.exponent.standard_error,
         effective_sample_size=math.inf,
         exponent_by_example=parts,
         exponent_by_example_standard_error=np.zeros(len(parts)),
@@ -99,43 +95,84 @@ def single_direction(system: System, how: How, regular: Regularity | None, reaso
         contraction_rate_standard_error=0.0,
         autocorrelation_time=float(system.grain),
         autocorrelation_time_standard_error=0.0,
-        variances={"autocovariances": exact, "batch means": exact},
+        variances={"autocovariances": law.variance, "batch means": law.variance},
         mixed=False,
         reason=reason,
         without_parts=without_parts,
         without_shares=without_shares,
         regularity=regular,
         follow=Follow(system, how.seed.key, chains, system.grain, 1, how.n_threads),
-        degrees_of_freedom=2**31,
-        n_steps=0,
-        n_chains=0,
+        degrees_of_freedom=2**31 if law.n_steps == 0 else how.n_chains - 1,
+        n_steps=law.n_steps,
+        n_chains=0 if law.n_steps == 0 else how.n_chains,
         steps_per_batch=0,
         start_up_steps=0,
         chain_disagreement=1.0,
-        converged=True,
-        stopped_by="closed form",
+        converged=law.converged,
+        stopped_by="closed form" if law.n_steps == 0 else "max_steps",
         drifts=False,
         steps_per_epoch=system.steps_per_epoch,
-        provenance=provenance(how.seed, "closed form", system.fingerprint),
+        provenance=provenance(how.seed, "closed form" if law.n_steps == 0 else "average", system.fingerprint),
         chains=None,
     )
 
 
-def _logarithms(system: System) -> tuple[FloatArray, FloatArray | None, int]:
-    """Return log abs of steps that are numbers, their probabilities, None if all are the same, and how many steps."""
+class _LawOfNumbers(NamedTuple):
+    """Log abs of steps that are numbers, which are independent from epoch to epoch."""
+
+    exponent: Measured
+    variance: Measured
+    parts: FloatArray
+    """Of outcomes in the exponent."""
+    n_steps: int = 0
+    """Steps simulated."""
+    converged: bool = True
+
+
+def _law_of_numbers(system: System, how: How) -> _LawOfNumbers:
+    """Return mean and variance, of all outcomes or, where these are too many, of a sample."""
     if isinstance(system, LinearizedSGD) and system.is_plain:
-        return system.log_determinants, None, 1
+        logs = system.log_determinants
+        exponent, variance = float(logs.mean()), 0.0 if np.isneginf(logs).any() else float(logs.var())
+        return _LawOfNumbers(Measured(exponent, 0.0), Measured(variance, 0.0), logs / len(logs))
     outcomes = system.outcomes()
     if outcomes is None:
-        raise NotImplementedError(
-            f"projective_chain in one dimension goes through all batches, of which there are too many: {system!r}; use "
-            "lyapunov_exponent"
-        )
-    sizes = np.abs(outcomes.matrices[:, 0, 0])
+        return _sampled(system, how)
+    drawn, n_steps = outcomes.probabilities > 0, outcomes.n_steps
+    sizes, probabilities = np.abs(outcomes.matrices[drawn, 0, 0]), outcomes.probabilities[drawn]
     with np.errstate(divide="ignore"):
         logs = np.where(sizes <= 2 * np.finfo(float).eps, -math.inf, np.log(sizes))
-    drawn = outcomes.probabilities > 0
-    return np.where(drawn, logs, 0.0), outcomes.probabilities, outcomes.n_steps
+    parts = np.zeros(len(drawn))
+    parts[drawn] = probabilities * logs
+    exponent = float(parts.sum()) / n_steps
+    variance = 0.0
+    if math.isfinite(exponent):
+        variance = float(probabilities @ (logs - n_steps * exponent) ** 2) / n_steps
+    return _LawOfNumbers(Measured(exponent, 0.0), Measured(variance, 0.0), parts)
+
+
+def _sampled(system: System, how: How) -> _LawOfNumbers:
+    """Return mean and variance of log growth over independent epochs, or steps."""
+    grain, budget = system.grain, how.budget
+    n_batches = max(min(budget.max_steps, _MOST_SAMPLED) // (how.n_chains * grain), 2)
+    kernel = recording_kernel(system, no_metrics(system), grain, 1)
+    _, log_growth, _, _ = getattr(core, kernel.name)(
+        **kernel.arguments,
+        vectors=np.ones((how.n_chains, 1, 1)),
+        key=how.seed.key,
+        first_chain=0,
+        first_step=0,
+        n_batches=n_batches,
+        steps_per_batch=grain,
+        n_threads=how.n_threads,
+    )
+    n_steps = how.n_chains * n_batches * grain
+    if not np.isfinite(log_growth).all():
+        return _LawOfNumbers(Measured(-math.inf, 0.0), Measured(0.0, 0.0), np.empty(0), n_steps)
+    exponent = mean_of_chains(log_growth[:, :, 0].mean(axis=1) / grain)
+    variance = mean_of_chains(log_growth[:, :, 0].var(axis=1, ddof=1) / grain)
+    met = budget.met(np.abs([exponent.value]), np.array([exponent.standard_error]))
+    return _LawOfNumbers(exponent, variance, np.empty(0), n_steps, bool(met.all()) or not budget.has_tolerance)
 
 
 def _shares(system: LinearizedSGD) -> FloatArray:

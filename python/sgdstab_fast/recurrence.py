@@ -60,7 +60,7 @@ class Recurrence:
 
     @property
     def feedback(self) -> float:
-        """g = h^T F^-1 e_1: the determinant of a step is that of F, to the power of the dimension, times det(A).
+        """The feedback g = h^T F^-1 e_1: the determinant of a step is that of F, to the power of the dimension, times det(A).
 
         Here A = I - g eta (gradient map); g is 0 where a gradient does not change volumes.
         """

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.components import IntArray, components
-from sgdstab_fast.systems import LinearizedSGD, require_system
+from sgdstab_fast.systems import LinearizedSGD, require_plain
 
 _MOST_NAMED = 5  # examples
 
@@ -164,6 +164,8 @@ def regularity(system: LinearizedSGD, *, tolerance: float = 1e-9) -> Regularity:
     ------
     ValueError, TypeError
         If an argument is out of range.
+    NotImplementedError
+        If steps are not on single examples, drawn uniformly, without memory.
 
     References
     ----------
@@ -182,7 +184,7 @@ def regularity(system: LinearizedSGD, *, tolerance: float = 1e-9) -> Regularity:
     >>> regularity(system.with_learning_rate(0.4)).reasons
     ('eta K_ii = 2 (reflection) at example 3',)
     """
-    require_system(system)
+    require_plain(system, "regularity")
     tolerance = validation.nonnegative_number(tolerance, "tolerance")
     step = system.learning_rate * system.diagonal  # eta K_ii
     singular = np.abs(step - 1) <= tolerance

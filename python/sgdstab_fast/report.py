@@ -18,10 +18,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from sgdstab_fast import validation
+from sgdstab_fast.gradient_descent import gd_threshold
 from sgdstab_fast.results import AccuracyWarning, LyapunovSpectrum, Stability
 from sgdstab_fast.rounds import Progress
 from sgdstab_fast.spectrum import lyapunov_spectrum
 from sgdstab_fast.systems import LinearizedSGD
+from sgdstab_fast.variants import momentum_of, uses_nesterov
 from sgdstab_fast.verdict import stability
 
 LEVEL = 0.99
@@ -86,7 +88,9 @@ def make_report(
         name=name,
         system=system,
         stability=found,
-        gd_threshold=2 * system.n_examples / float(system.gram_eigenvalues()[0]),
+        gd_threshold=2 * system.n_examples / float(system.gram_eigenvalues()[0])
+        if system.is_plain
+        else gd_threshold(system),
         spectrum=spectrum,
         warnings=tuple(str(warning.message) for warning in caught),
         seconds=time.perf_counter() - start,
@@ -96,24 +100,24 @@ def make_report(
 def print_report(report: Report, console: Console) -> None:
     """Print the report as a table."""
     system, found, spectrum = report.system, report.stability, report.spectrum
-    exponent, mean_square = found.lyapunov, found.mean_square
+    exponent = found.lyapunov
     low, high = exponent.confidence_interval(LEVEL)
     table = Table(
         title=escape(report.name), title_justify="left", show_header=False, box=box.SIMPLE_HEAD, pad_edge=False
     )
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
-    table.add_row("examples, rank", f"{system.n_examples}, {system.dimension}")
+    rows = "" if len(system.diagonal) == system.n_examples else f"   ({len(system.diagonal)} rows of K)"
+    table.add_row("examples, rank", f"{system.n_examples}, {system.rank}{rows}")
     table.add_row("learning rate", f"{system.learning_rate:.12g}   (batch size {system.batch_size})")
-    table.add_row("growing steps", _growing(found, system))
+    if not system.is_plain:
+        table.add_row("steps", _steps(system))
+    if system.is_plain or (system.recurrence.is_plain and not system.law.offsets.size):
+        table.add_row("growing steps", _growing(found, system))
     relative = system.learning_rate / report.gd_threshold - 1
     side = "at" if abs(relative) < 1e-12 else "below" if relative < 0 else "above"
     table.add_row("full-batch GD", f"mu = {found.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})")
-    table.add_row(
-        "mean square",
-        f"Lambda(2) = {mean_square.exponent:.12g} per step, {'exactly' if mean_square.converged else 'NOT CONVERGED'}"
-        f"   ({'decays' if found.mean_square_stable else 'does not decay'})",
-    )
+    table.add_row("mean square", _mean_square(found))
     table.add_row(
         "SGD",
         f"lambda = {with_error(exponent.exponent, exponent.standard_error)} per step\n"
@@ -127,13 +131,19 @@ def print_report(report: Report, console: Console) -> None:
     table.add_row("top exponents", "\n".join(shown) + (f"\n… and {more} more" if more else ""))
     table.add_row("sum rule", _sum_rule(spectrum))
     stopped = _STOPPED[exponent.stopped_by]
-    table.add_row("steps", f"{exponent.n_steps:.3g} for lambda ({stopped})\n{spectrum.n_steps:.3g} for the spectrum")
+    table.add_row(
+        "steps taken" if not system.is_plain else "steps",
+        f"{exponent.n_steps:.3g} for lambda ({stopped})\n{spectrum.n_steps:.3g} for the spectrum",
+    )
     table.add_row("time", f"{found.seconds:.2f} s for the verdict, {report.seconds:.2f} s in all")
     style = {"stable": "bold green", "unstable": "bold red", "undecided": "bold yellow"}[found.verdict]
     meaning = _NEITHER if found.verdict == "undecided" and exponent.stopped_by == "atol" else _MEANING[found.verdict]
     table.add_row("verdict", f"[{style}]{found.verdict.upper()}[/]   {meaning}")
     table.add_row("certificate", f"{found.certificate}{'   (exact)' if found.confidence == 1 else ''}")
-    table.add_row("Theorem B", escape(found.theorem_b.removeprefix("by Theorem B, ").replace(" by Theorem B", "", 1)))
+    if found.regularity is not None:
+        table.add_row(
+            "Theorem B", escape(found.theorem_b.removeprefix("by Theorem B, ").replace(" by Theorem B", "", 1))
+        )
     console.print(table)
     for warning in report.warnings:
         console.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
@@ -154,33 +164,69 @@ _STOPPED = {
 }
 
 
+_SAMPLING = {
+    "iid": "batches drawn independently, without repeats",
+    "with_replacement": "batches of independent examples",
+    "epoch": "random reshuffling: every example once an epoch",
+    "cyclic": "the same order every epoch",
+}
+
+
+def _steps(system: LinearizedSGD) -> str:
+    """Say how batches are drawn, and what the optimiser remembers."""
+    single = system.batch_size == 1 and system.law.is_independent
+    parts = ["single examples" if single else _SAMPLING[system.law.sampling]]
+    parts += ["importance sampling"] if system.law.probabilities is not None else []
+    momentum = momentum_of(system.recurrence)
+    if math.isnan(momentum):
+        parts.append(f"recurrence of {system.recurrence.levels} levels")
+    elif momentum:
+        parts.append(f"{'Nesterov' if uses_nesterov(system.recurrence) else 'heavy-ball'} momentum {momentum:g}")
+    return "\n".join(parts)
+
+
+def _mean_square(found: Stability) -> str:
+    """Say what is known of Lambda(2)."""
+    mean_square = found.mean_square
+    if mean_square is None:
+        return "Lambda(2) has no closed form here: sgdstab moments --p 2 simulates it"
+    exactly = "exactly" if mean_square.converged else "NOT CONVERGED"
+    decays = "decays" if found.mean_square_stable else "does not decay"
+    return f"Lambda(2) = {mean_square.exponent:.12g} per step, {exactly}   ({decays})"
+
+
 def _growing(found: Stability, system: LinearizedSGD) -> str:
-    n = found.growing_examples.size
+    n, limit = found.growing_examples.size, f"{2 * system.batch_size}"
     if n == 0:
-        return "none: learning rate * K_ii is at most 2 for all i"
+        return f"none: learning rate * K_ii is at most {limit} for all i"
     largest = found.growing_examples[np.argsort(-system.diagonal[found.growing_examples], kind="stable")]
     names = ", ".join(str(i) for i in largest[:_SHOWN]) + (", …" if n > _SHOWN else "")
-    return f"learning rate * K_ii > 2 for {n} of {system.n_examples} i ({names})"
+    return f"learning rate * K_ii > {limit} for {n} of {system.n_examples} i ({names})"
 
 
 def report_json(report: Report) -> str:
     """Return the report as JSON; what is infinite or unknown is a string."""
     found, spectrum = report.stability, report.spectrum
-    exponent, mean_square = found.lyapunov, found.mean_square
+    exponent, mean_square, law = found.lyapunov, found.mean_square, report.system.law
     content = {
         "name": report.name,
         "verdict": found.verdict,
         "certificate": found.certificate,
         "confidence": found.confidence,
         "n_examples": report.system.n_examples,
-        "rank": report.system.dimension,
+        "rank": report.system.rank,
         "learning_rate": report.system.learning_rate,
         "batch_size": report.system.batch_size,
-        "regular": found.regularity.regular,
+        "sampling": law.sampling,
+        "momentum": momentum_of(report.system.recurrence),
+        "nesterov": uses_nesterov(report.system.recurrence),
+        "regular": None if found.regularity is None else found.regularity.regular,
         "theorem_b": found.theorem_b,
         "growing_examples": found.growing_examples.tolist(),
         "gd": {"exponent": found.gd, "threshold": report.gd_threshold},
-        "mean_square": {
+        "mean_square": None
+        if mean_square is None
+        else {
             "exponent": mean_square.exponent,
             "error": mean_square.error,
             "residual": mean_square.residual,

@@ -249,14 +249,17 @@ class Stability:
     """1 if the certificate is exact, else with which the simulation's verdict is right."""
     lyapunov: LyapunovExponent
     """The exponent lambda, with its interval."""
-    mean_square: MeanSquareExponent = field(repr=False)
-    """The mean-square exponent Lambda(2); below 0, SGD converges in mean square too."""
+    mean_square: MeanSquareExponent | None = field(repr=False)
+    """The mean-square exponent Lambda(2); below 0, SGD converges in mean square too. None where it has no closed
+    form."""
     gd: float
-    """The exponent mu of full-batch gradient descent."""
-    regularity: Regularity = field(repr=False)
-    """Whether the minimum is regular, so that theorem B speaks about it."""
+    """The exponent mu of full-batch gradient descent; NaN for a `MatrixEnsemble`."""
+    regularity: Regularity | None = field(repr=False)
+    """Whether the minimum is regular, so that theorem B speaks about it; None where definition 2.2 does not apply."""
     growing_examples: NDArray[np.intp] = field(repr=False)
-    """The examples with learning_rate * K_ii > 2, on which a step makes some displacements grow."""
+    """The examples with learning_rate * K_ii > 2 batch_size, on which a step alone makes some displacements grow; empty
+    with momentum and for a `MatrixEnsemble`. Of an example of several rows K_ii is the largest eigenvalue of its part
+    of K."""
     seconds: float
     """Time spent."""
 
@@ -264,17 +267,20 @@ class Stability:
         return (
             f"Stability(verdict={self.verdict!r}, certificate={self.certificate!r}, confidence={self.confidence:g}, "
             f"lambda={self.lyapunov.exponent:.6g} ± {self.lyapunov.standard_error:.1g}, "
-            f"mean_square={self.mean_square.exponent:.6g}, gd={self.gd:.6g})"
+            f"mean_square={'unknown' if self.mean_square is None else f'{self.mean_square.exponent:.6g}'}, "
+            f"gd={self.gd:.6g})"
         )
 
     @property
     def mean_square_stable(self) -> bool:
-        """Whether Lambda(2) < 0."""
-        return self.mean_square.stable
+        """Whether Lambda(2) < 0, as far as it is known."""
+        return self.mean_square is not None and self.mean_square.stable
 
     @property
     def theorem_b(self) -> str:
         """What theorem B of Chemnitz & Engel concludes from the sign of lambda; undecided where x* is not regular."""
+        if self.regularity is None:
+            return "theorem B is about batches of one without momentum: what it says of others is not known"
         return self.regularity.theorem_b({"stable": -1, "unstable": 1}.get(self.verdict, 0))
 
     @property
@@ -291,7 +297,7 @@ class Stability:
 
 @dataclass(frozen=True, kw_only=True)
 class Edges:
-    """The learning rates up to which a batch size is stable, in three senses."""
+    """The learning rates up to which SGD is stable, in three senses."""
 
     gd: float
     """Full-batch gradient descent: mu = 0."""
@@ -305,15 +311,21 @@ class Edges:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StabilityMap:
-    """Exponents over learning rates and batch sizes, as `sweep` returns them; nats per step.
+    """Exponents over learning rates, batch sizes and momenta, as `sweep` returns them; nats per step.
 
-    Arrays have the shape (batch sizes, learning rates) unless said otherwise.
+    A curve has one batch size and one momentum. Arrays have the shape (curves, learning rates) unless said otherwise.
     """
 
     learning_rates: FloatArray
     """Shape (L,)."""
     batch_sizes: NDArray[np.int64]
-    """Shape (B,)."""
+    """Of every curve, shape (curves,)."""
+    momenta: FloatArray
+    """Of every curve, shape (curves,); NaN for a recurrence that is neither heavy ball nor Nesterov."""
+    sampling: str
+    """How batches are drawn."""
+    nesterov: bool
+    """Whether momentum is Nesterov's."""
     exponents: FloatArray
     """lambda."""
     standard_errors: FloatArray
@@ -334,32 +346,38 @@ class StabilityMap:
     gd_exponents: FloatArray
     """mu, of full batches whatever the batch size."""
     edges: tuple[Edges, ...]
-    """One for every batch size."""
+    """One for every curve."""
     within_tolerance: NDArray[np.bool_]
     """Where a tolerance was met."""
     mixed: NDArray[np.bool_]
     """Where chains were seen to forget their starts."""
     n_steps: int
-    """Steps of all streams together, every one taken at every learning rate."""
+    """Steps of all streams together. For batches of one without momentum every one is taken at all learning rates."""
     n_chains: int
     """Independent streams."""
     stopped_by: str
     """``"rtol"``, ``"atol"``, ``"max_steps"`` or ``"closed form"``."""
     steps_per_epoch: FloatArray
-    """N / batch size, shape (B,)."""
+    """N / batch size, of every curve, shape (curves,)."""
     provenance: Mapping[str, Any] = field(repr=False)
     """Seed entropy, SIMD level, versions, method."""
 
     def __repr__(self) -> str:
         edges = ", ".join(
-            f"B={size}: gd={edge.gd:.6g}, mean_square={edge.mean_square:.6g}, almost_sure={edge.almost_sure:.6g}"
-            for size, edge in zip(self.batch_sizes, self.edges, strict=True)
+            f"{name}: gd={edge.gd:.6g}, mean_square={edge.mean_square:.6g}, almost_sure={edge.almost_sure:.6g}"
+            for name, edge in zip(self.names, self.edges, strict=True)
         )
         rates = self.learning_rates
         return (
             f"StabilityMap({rates.size} learning rates from {rates[0]:g} to {rates[-1]:g}, edges[{edges}], "
             f"n_steps={self.n_steps}, stopped_by={self.stopped_by!r})"
         )
+
+    @property
+    def names(self) -> list[str]:
+        """What tells one curve from another, such as ``"B=2, momentum=0.9"``; momentum only where there is some."""
+        momentum = [f", momentum={value:g}" if self.momenta.any() else "" for value in self.momenta]
+        return [f"B={size}{others}" for size, others in zip(self.batch_sizes, momentum, strict=True)]
 
     @property
     def converged(self) -> bool:
@@ -380,7 +398,7 @@ class StabilityMap:
         return self.exponents - half_width, self.exponents + half_width
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
-        """Return columns of equal length, a row for every batch size and learning rate, as data frames take them."""
+        """Return columns of equal length, a row for every curve and learning rate, as data frames take them."""
         low, high = self.confidence_interval()
         shape = self.exponents.shape
         columns: dict[str, NDArray[Any]] = {
@@ -396,6 +414,7 @@ class StabilityMap:
             "gd_exponent": self.gd_exponents,
             "within_tolerance": self.within_tolerance,
             "mixed": self.mixed,
+            "momentum": np.broadcast_to(self.momenta[:, None], shape),
         }
         return {name: column.reshape(-1) for name, column in columns.items()}
 

@@ -28,8 +28,8 @@ _MOST_DETERMINANTS = 2**22  # multiplications
 _LARGEST_PRODUCT = 1024  # dimension of matrices that are multiplied through an epoch
 _LARGEST_DIMENSION = 1024  # with metrics
 _FLOOR = 1e-6  # of the norm of K in other metrics
-_FARTHER = 1.2  # the learning rate of the second metric, relative
-_TRIAL_SHARE, _LEAST_TRIALS, _MOST_TRIALS = 1.0, 8, 256
+_LOWER = 0.7  # the learning rate of the second metric, relative
+_TRIAL_SHARE, _LEAST_TRIALS, _MOST_TRIALS = 1 / 16, 8, 256
 _SMALL = 2**16  # numbers: matrices of an epoch that are enumerated for Lambda(2)
 
 
@@ -47,7 +47,7 @@ class SampledSteps:
     @property
     def dimension(self) -> int:
         """Of the state: levels times r."""
-        return self.recurrence.levels * self.rows.shape[1]
+        return int(self.recurrence.levels * self.rows.shape[1])
 
     @cached_property
     def gram(self) -> FloatArray:
@@ -111,7 +111,7 @@ class SampledSteps:
         }
         products = n * self.rows.shape[1] + size * (2 * d * d + 3 * n * n)
         trials = n_trials * size * self.rows_per_step**2
-        return GrowthCall(arguments, size * (3 if n_trials else 1), 1e-7 + 5e-11 * products + 1e-9 * trials)
+        return GrowthCall(arguments, size * (3 if n_trials else 1), 1e-7 + 6e-11 * products + 1.6e-9 * trials)
 
     @property
     def _n_trials(self) -> int:
@@ -125,20 +125,20 @@ class SampledSteps:
         """Return the inner products of the directions that rows move, in a metric."""
         r = self.rows.shape[1]
         first = metric[:r, :r]
-        return first if self.coordinates == "gram" else self.rows @ first @ self.rows.T
+        return first if self.coordinates == "gram" else np.asarray(self.rows @ first @ self.rows.T)
 
     def norm(self) -> FloatArray:
         """Return the metric of parameter space, of present and past displacement alike."""
         form = self.rows if self.coordinates == "gram" else np.eye(self.rows.shape[1])
-        return np.kron(np.eye(self.recurrence.levels), form)
+        return np.asarray(np.kron(np.eye(self.recurrence.levels), form), dtype=float)
 
     def metrics(self, tolerance: float) -> tuple[list[FloatArray], FloatArray | None]:
-        """Return the norm of K, mean-square metrics here and at a higher learning rate, and those for rare steps."""
+        """Return the norm of K, mean-square metrics here and at a lower learning rate, and those for rare steps."""
         if not self.law.is_independent or self.dimension > _LARGEST_DIMENSION:
             return [], None
         norm = self.norm()
         found = self.solved(tolerance)
-        further = [found.metric, replace(self, learning_rate=_FARTHER * self.learning_rate).solved(tolerance).metric]
+        further = [found.metric, replace(self, learning_rate=_LOWER * self.learning_rate).solved(tolerance).metric]
         growth = self._growth_of_units()
         if self.law.batch_size == 1 and growth.max() > 1:
             weights = self.law.unit_probabilities / growth
@@ -198,7 +198,7 @@ class SampledSteps:
 
     def sum_of_exponents(self) -> float:
         """Return E log abs det of a step; NaN where there are too many batches."""
-        law, free = self.law, self.rows.shape[1] * self.recurrence.log_determinant
+        law, free = self.law, float(self.rows.shape[1] * self.recurrence.log_determinant)
         feedback = self.recurrence.feedback
         if abs(feedback) < 1e-14:
             return free
@@ -209,7 +209,9 @@ class SampledSteps:
         if law.sampling == "epoch":  # every batch is a uniform subset
             sizes = [law.batch_size] * (law.n_units // law.batch_size)
             sizes += [law.n_units % law.batch_size] if law.n_units % law.batch_size else []
-            of_size = {size: self._mean_log_determinant(replace(law, sampling="iid", batch_size=size)) for size in sizes}
+            of_size = {
+                size: self._mean_log_determinant(replace(law, sampling="iid", batch_size=size)) for size in sizes
+            }
             return free + math.fsum(of_size[size] for size in sizes) / len(sizes)
         return free + self._mean_log_determinant(law)
 
@@ -270,6 +272,8 @@ class SampledSteps:
 
 def _log_determinant(matrix: FloatArray) -> float:
     """Return log abs det; -inf if it is 0 to rounding."""
+    if not matrix.size:
+        return 0.0
     if len(matrix) == 1:
         entry = abs(float(matrix[0, 0]))
         return math.log(entry) if entry > 2 * np.finfo(float).eps else -math.inf

@@ -1,18 +1,21 @@
-"""Stability maps: lambda, Lambda(2) and mu on a grid of learning rates."""
+"""Stability maps: lambda, Lambda(2) and mu on a grid of learning rates, for batches of some sizes and some momenta.
+
+For batches of one without momentum all learning rates advance together (`sgdstab_fast.panels`); the other curves are in
+`sgdstab_fast.sweep_points`.
+"""
 
 from __future__ import annotations
 
 import math
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.blocks import PlainBlock, plain_blocks_of, leading, shared_between
+from sgdstab_fast.blocks import PlainBlock, leading, plain_blocks_of, shared_between
 from sgdstab_fast.bounds import bounds_of_zero
 from sgdstab_fast.curves import first_zero, scales
 from sgdstab_fast.gradient_descent import extreme_eigenvalues, gd_exponents
@@ -20,8 +23,10 @@ from sgdstab_fast.mean_square import MeanSquareFamily
 from sgdstab_fast.one_block import BLOCK_STREAMS, How
 from sgdstab_fast.panels import anchors_for, combined_growth, estimates, family_of, joined, run_panels
 from sgdstab_fast.results import Edges, StabilityMap, provenance, warn
-from sgdstab_fast.rounds import Budget, ProgressOption
-from sgdstab_fast.systems import LinearizedSGD, log_abs_one_minus, system_of
+from sgdstab_fast.rounds import Budget, ProgressOption, after, reporter
+from sgdstab_fast.sweep_points import Curve, curve_of_points, derivatives_of
+from sgdstab_fast.systems import LinearizedSGD, log_abs_one_minus
+from sgdstab_fast.variants import momentum_of, uses_nesterov, variant_of
 
 _ROUNDING = 8 * float(np.finfo(float).eps)  # an error that small meets every tolerance
 _EXACT = 1e-12  # relative distance of bounds that are the same
@@ -31,8 +36,15 @@ _NOTEWORTHY = 1e-2  # a relative standard error
 def sweep(
     gram: Any,
     learning_rates: Any,
-    batch_sizes: Any = (1,),
+    batch_sizes: Any = None,
+    momenta: Any = None,
     *,
+    sampling: str | None = None,
+    nesterov: bool | None = None,
+    groups: Any = None,
+    probabilities: Any = None,
+    step_scaling: str | None = None,
+    scale: float | None = None,
     rtol: float = 1e-2,
     atol: float = 0.0,
     max_steps: int = 10_000_000,
@@ -44,22 +56,30 @@ def sweep(
 ) -> StabilityMap:
     """Map stability over learning rates: lambda with error bars, Lambda(2) and mu, and the edges between them.
 
-    All learning rates are driven by the same streams of examples, so that curves are smooth and a whole sweep costs
-    much less than its points one by one. Runs until every standard error is at most `rtol` times the size of lambda
-    there (or at a neighbour of the other sign, next to a zero), or at most `atol`, or up to `max_steps`.
+    There is a curve for every batch size and momentum. All learning rates are driven by the same streams of examples,
+    so that curves are smooth; for batches of one without momentum a whole curve costs much less than its points one by
+    one. Runs until every standard error is at most `rtol` times the size of lambda there (or at a neighbour of the
+    other sign, next to a zero), or at most `atol`, or up to `max_steps`.
 
     Parameters
     ----------
     gram : array_like, shape (N, N), or LinearizedSGD
-        Neural-tangent Gram matrix K; see `LinearizedSGD`. Of a system, its K.
+        Neural-tangent Gram matrix K; see `LinearizedSGD`. Of a system, its K, batches and momentum.
     learning_rates : array_like, shape (L,)
         Step sizes eta > 0, increasing.
     batch_sizes : sequence of int, optional
-        Examples per step, increasing. Only 1 works so far.
+        Examples per step, increasing. By default that of the system, or 1.
+    momenta : sequence of float, optional
+        Heavy-ball or Nesterov momenta in [0, 1), increasing. By default that of the system, or 0.
+    sampling, nesterov
+        As for `LinearizedSGD`, for all curves; by default those of the system.
+    groups, probabilities, step_scaling, scale
+        As for `LinearizedSGD`; not with a system, which has its own.
     rtol, atol : float, optional
         Tolerances for the standard errors: relative to lambda, and absolute in nats per step.
     max_steps : int, optional
-        Steps of all streams together; every learning rate takes all of them.
+        Steps of all streams together. Every curve may take an equal share of them. Of batches of one without momentum
+        every learning rate takes all of the curve's; of others it takes those of its own.
     n_chains : int, optional
         Independent streams.
     rng, n_threads, progress, executor
@@ -68,16 +88,14 @@ def sweep(
     Returns
     -------
     StabilityMap
-        Arrays of shape (batch sizes, learning rates), nats per step; `.plot()`, `.to_dict()`. Lambda(2), and its edge,
-        are NaN for K of rank above 2048, where they would cost more than all the rest: `mean_square_exponent` computes
-        single ones.
+        Arrays of shape (curves, learning rates), nats per step, all momenta of the first batch size before the next;
+        `.plot()`, `.to_dict()`. Lambda(2), and its edge, are NaN for K of rank above 2048 (1024, but for batches of one
+        without momentum), where they would cost more than all the rest, and where they have no closed form.
 
     Raises
     ------
     ValueError, TypeError
         If an argument is out of range.
-    NotImplementedError
-        For batch sizes other than 1.
 
     Warns
     -----
@@ -98,23 +116,27 @@ def sweep(
     array([ True,  True,  True, False])
     >>> round(result.edges[0].mean_square, 6)
     0.420522
+    >>> of_batches = sf.sweep(gram, [0.2, 0.5, 0.8, 1.1], [1, 2, 4], rng=1)
+    >>> [round(edges.mean_square, 6) for edges in of_batches.edges]
+    [0.420522, 0.811851, 1.333333]
     """
     rates = validation.increasing(learning_rates, "learning_rates")
-    sizes = validation.increasing(batch_sizes, "batch_sizes")
-    systems = [system_of(gram, float(rates[0]), validation.integer(size, "batch_sizes")) for size in map(float, sizes)]
+    of_k = {"groups": groups, "probabilities": probabilities, "step_scaling": step_scaling, "scale": scale}
+    systems = _systems(gram, float(rates[0]), batch_sizes, momenta, sampling, nesterov, of_k)
     systems[0].with_learning_rate(float(rates[-1]))  # refused here if too large
     asked = budget = Budget.validated(rtol, atol, max_steps)
     if budget.has_tolerance:
         budget = replace(budget, atol=max(budget.atol, _ROUNDING))
     how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor)
     how.budget.steps_per_chain(how.n_chains)
-    curves = [_curve(system, rates, how) for system in systems]
-    extremes = curves[0].extreme_eigenvalues
-    gd = gd_exponents(extremes, rates, systems[0].n_examples)
+    curves = _curves(systems, rates, how)
     _warn_of_trouble(rates, curves, asked)
     return StabilityMap(
         learning_rates=rates,
-        batch_sizes=sizes.astype(np.int64),
+        batch_sizes=np.array([system.batch_size for system in systems], dtype=np.int64),
+        momenta=np.array([momentum_of(system.recurrence) for system in systems]),
+        sampling=systems[0].law.sampling,
+        nesterov=any(uses_nesterov(system.recurrence) for system in systems),
         exponents=np.array([curve.exponents for curve in curves]),
         standard_errors=np.array([curve.standard_errors for curve in curves]),
         degrees_of_freedom=np.array([curve.degrees_of_freedom for curve in curves]),
@@ -123,42 +145,77 @@ def sweep(
         derivative_standard_errors=np.array([curve.derivative_standard_errors for curve in curves]),
         mean_square_exponents=np.array([curve.mean_square for curve in curves]),
         mean_square_errors=np.array([curve.mean_square_errors for curve in curves]),
-        gd_exponents=np.array([gd] * len(curves)),
-        edges=tuple(_edges(curve, rates, 2 * systems[0].n_examples / extremes[1]) for curve in curves),
+        gd_exponents=np.array([curve.gd_exponents for curve in curves]),
+        edges=tuple(_edges(curve, rates) for curve in curves),
         within_tolerance=np.array([how.budget.met(scales(curve.exponents), curve.standard_errors) for curve in curves]),
         mixed=np.array([curve.mixed for curve in curves]),
         n_steps=sum(curve.n_steps for curve in curves),
         n_chains=how.n_chains,
-        stopped_by=curves[0].stopped_by,
-        steps_per_epoch=systems[0].n_examples / sizes,
+        stopped_by=_stopped_by([curve.stopped_by for curve in curves]),
+        steps_per_epoch=np.array([system.steps_per_epoch for system in systems]),
         provenance=provenance(how.seed, "anchored", systems[0].fingerprint),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Curve:
-    """What a system, or a block of its K, does at every learning rate: arrays of shape (L,)."""
-
-    exponents: FloatArray
-    """-inf for a block that cannot have the largest."""
-    standard_errors: FloatArray
-    degrees_of_freedom: NDArray[np.int64]
-    effective_sample_size: FloatArray
-    derivatives: FloatArray
-    derivative_standard_errors: FloatArray
-    mixed: NDArray[np.bool_]
-    mean_square: FloatArray
-    mean_square_errors: FloatArray
-    mean_square_threshold: float
-    bounds: tuple[float, float]
-    """Of the first zero of lambda."""
-    extreme_eigenvalues: tuple[float, float]
-    """The smallest and the largest of K."""
-    n_steps: int = 0
-    stopped_by: str = "closed form"
+def _systems(
+    gram: Any, rate: float, batch_sizes: Any, momenta: Any, sampling: Any, nesterov: Any, of_k: dict[str, Any]
+) -> list[LinearizedSGD]:
+    """Return the systems of all curves."""
+    sizes: list[int | None] = [None]
+    if batch_sizes is not None:
+        increasing = validation.increasing(batch_sizes, "batch_sizes").tolist()
+        sizes = [validation.integer(size, "batch_sizes") for size in increasing]
+    values = [None] if momenta is None else _momenta(momenta)
+    first = variant_of(gram, rate, sizes[0], sampling=sampling, momentum=values[0], nesterov=nesterov, **of_k)
+    # K is looked at once.
+    return [
+        variant_of(first, rate, size, momentum=value, nesterov=nesterov)
+        if (size, value) != (sizes[0], values[0])
+        else first
+        for size in sizes
+        for value in values
+    ]
 
 
-def _curve(system: LinearizedSGD, rates: FloatArray, how: How) -> _Curve:
+def _momenta(momenta: Any) -> list[float]:
+    found = validation.orders(momenta, "momenta").tolist()
+    for index, value in enumerate(found):
+        if not 0 <= value < 1:
+            raise ValueError(f"momenta[{index}] must lie in [0, 1), not {value!r}")
+        if index and value <= found[index - 1]:
+            raise ValueError(f"momenta must increase, but momenta[{index}] is {value!r} after {found[index - 1]!r}")
+    return list(found)
+
+
+def _curves(systems: list[LinearizedSGD], rates: FloatArray, how: How) -> list[Curve]:
+    """Return all curves, each from its share of the budget."""
+    if len(systems) == 1 and systems[0].is_plain:
+        return [_plain_curve(systems[0], rates, how)]
+    share = max(how.budget.max_steps // len(systems), how.n_chains)
+    budget, curves = replace(how.budget, max_steps=share), list[Curve]()
+    with reporter(how.progress, how.budget.max_steps, f"{rates.size} learning rates") as report:
+        for system in systems:
+            before = sum(curve.n_steps for curve in curves)
+            its = replace(how, budget=budget, progress=after(report, before, how.budget.max_steps))
+            find = _plain_curve if system.is_plain else curve_of_points
+            curves.append(find(system, rates, its))
+    return curves
+
+
+def _stopped_by(reasons: list[str]) -> str:
+    """Return what stopped the curves: what is furthest from an exact one of them."""
+    return max(reasons, key=["closed form", "rtol", "atol", "max_steps"].index)
+
+
+def _plain_curve(system: LinearizedSGD, rates: FloatArray, how: How) -> Curve:
+    """Return the curve of a plain system, with that of full batches."""
+    curve = _curve(system, rates, how)
+    extremes = curve.extreme_eigenvalues
+    n = system.n_examples
+    return replace(curve, gd_exponents=gd_exponents(extremes, rates, n), gd_threshold=2 * n / extremes[1])
+
+
+def _curve(system: LinearizedSGD, rates: FloatArray, how: How) -> Curve:
     """Return the curve of a system: that of K, or the largest of those of its blocks."""
     blocks = plain_blocks_of(system)
     # Means of all exponents of blocks, which their largest are not below.
@@ -178,11 +235,11 @@ def _curve(system: LinearizedSGD, rates: FloatArray, how: How) -> _Curve:
     return curves[0] if blocks[0].share == 1 else _largest(curves, np.array([block.share for block in blocks]))
 
 
-def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: FloatArray, means: FloatArray) -> _Curve:
+def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: FloatArray, means: FloatArray) -> Curve:
     """Return what is known of a block without simulation: lambda in one dimension, where it is the mean of all."""
     nothing = np.full(rates.shape, np.nan)
     mean_square, errors = (nothing, nothing) if family is None else family.exponents(rates)
-    curve = _Curve(
+    curve = Curve(
         exponents=np.full(rates.shape, -np.inf),
         standard_errors=np.zeros(rates.shape),
         degrees_of_freedom=np.full(rates.shape, 2**31),
@@ -210,7 +267,7 @@ def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: Floa
     )
 
 
-def _contenders(blocks: list[PlainBlock], curves: list[_Curve], means: list[FloatArray]) -> list[int]:
+def _contenders(blocks: list[PlainBlock], curves: list[Curve], means: list[FloatArray]) -> list[int]:
     """Return the blocks to simulate: of more than one dimension, and possibly the largest exponent somewhere.
 
     An exponent lies between the mean of all of its block and Lambda(2)/2.
@@ -222,7 +279,7 @@ def _contenders(blocks: list[PlainBlock], curves: list[_Curve], means: list[Floa
     return np.flatnonzero(possible.any(axis=1) & simulated).tolist()
 
 
-def _simulated(curve: _Curve, block: PlainBlock, family: MeanSquareFamily | None, rates: FloatArray, how: How) -> _Curve:
+def _simulated(curve: Curve, block: PlainBlock, family: MeanSquareFamily | None, rates: FloatArray, how: How) -> Curve:
     """Add to a block's curve what is simulated."""
     anchors = anchors_for(block.system, family, rates)
     done = run_panels(
@@ -240,7 +297,7 @@ def _simulated(curve: _Curve, block: PlainBlock, family: MeanSquareFamily | None
         combined_growth(done.chains, anchors, index, each).mean(axis=1) if np.isfinite(each.mean[0]) else None
         for index, each in enumerate(found)
     ]
-    derivatives, errors = _derivatives(rates, means)
+    derivatives, errors = derivatives_of(rates, means)
     return replace(
         curve,
         exponents=done.estimate.mean,
@@ -255,24 +312,7 @@ def _simulated(curve: _Curve, block: PlainBlock, family: MeanSquareFamily | None
     )
 
 
-def _derivatives(rates: FloatArray, means: list[FloatArray | None]) -> tuple[FloatArray, FloatArray]:
-    """Return derivatives with standard errors from the means of chains, (n_chains,) for every learning rate.
-
-    Of the parabola through a learning rate and its two neighbours.
-    """
-    values, errors = np.full(rates.shape, np.nan), np.full(rates.shape, np.nan)
-    for index in range(1, rates.size - 1):
-        left, middle, right = means[index - 1 : index + 2]
-        if left is None or middle is None or right is None:
-            continue
-        below, above = rates[index] - rates[index - 1], rates[index + 1] - rates[index]
-        slopes = (below / above * (right - middle) + above / below * (middle - left)) / (below + above)
-        values[index] = slopes.mean()
-        errors[index] = slopes.std(ddof=1) / math.sqrt(slopes.size) if slopes.size > 1 else math.inf
-    return values, errors
-
-
-def _largest(curves: list[_Curve], shares: FloatArray) -> _Curve:
+def _largest(curves: list[Curve], shares: FloatArray) -> Curve:
     """Return the curve of the whole from those of blocks, each of which gets its share of the steps."""
     exponents = np.array([share * curve.exponents for share, curve in zip(shares, curves, strict=True)])
     errors = np.array([share * curve.standard_errors for share, curve in zip(shares, curves, strict=True)])
@@ -288,7 +328,7 @@ def _largest(curves: list[_Curve], shares: FloatArray) -> _Curve:
     simulated = [curve for curve in curves if curve.n_steps > 0]
     # The curve is exact only if all of it is.
     last = max(simulated, key=lambda curve: curve.stopped_by == "max_steps", default=curves[0])
-    return _Curve(
+    return Curve(
         exponents=of_leader(list(exponents)),
         standard_errors=np.array(standard_errors),
         degrees_of_freedom=of_leader([curve.degrees_of_freedom for curve in curves]),
@@ -311,7 +351,7 @@ def _largest(curves: list[_Curve], shares: FloatArray) -> _Curve:
     )
 
 
-def _edges(curve: _Curve, rates: FloatArray, gd: float) -> Edges:
+def _edges(curve: Curve, rates: FloatArray) -> Edges:
     # lambda <= Lambda(2) / 2, which knows its sign exactly.
     exponents, (low, high) = np.fmin(curve.exponents, curve.mean_square / 2), curve.bounds
     zero = first_zero(rates, exponents, curve.standard_errors, bounds=curve.bounds)
@@ -319,14 +359,14 @@ def _edges(curve: _Curve, rates: FloatArray, gd: float) -> Edges:
     if high <= low * (1 + _EXACT):
         value, error = high, 0.0
     return Edges(
-        gd=gd,
+        gd=curve.gd_threshold,
         mean_square=curve.mean_square_threshold,
         almost_sure=min(max(value, low), high) if math.isfinite(value) else math.nan,
         almost_sure_standard_error=error,
     )
 
 
-def _warn_of_trouble(rates: FloatArray, curves: list[_Curve], budget: Budget) -> None:
+def _warn_of_trouble(rates: FloatArray, curves: list[Curve], budget: Budget) -> None:
     for curve in curves:
         lost = np.isnan(curve.exponents)
         if lost.any():

@@ -114,13 +114,13 @@ class System(ABC):
 
     @property
     def n_draws(self) -> int:
-        """How many steps there are to draw from, as far as anchored growth is a mean over them."""
-        return 1
+        """Steps that anchored growth is a mean over, as far as some may be lost to cancellation; 0 if none is."""
+        return 0
 
     @property
-    def mean_step(self) -> float:
-        """How far a step moves, relative to the state; at most 1."""
-        return 1.0
+    def rounding(self) -> float:
+        """What rounding may do to anchored growth, metrics combined."""
+        return 4096 * float(np.finfo(float).eps)
 
     @property
     def rows_per_step(self) -> float:

@@ -327,9 +327,9 @@ class LinearizedSGD(System):
         return self.n_examples
 
     @property
-    def mean_step(self) -> float:
-        """The mean of eta K_ii, of the rows of a batch on average."""
-        return self._learning_rate * float(self._diagonal.mean())
+    def rounding(self) -> float:
+        """What rounding of K v may do to the growth of a step."""
+        return float(np.finfo(float).eps) * min(1.0, self._learning_rate * float(self._diagonal.mean()))
 
     @property
     def grain(self) -> int:
@@ -498,9 +498,7 @@ class LinearizedSGD(System):
 
     def _changed(self, learning_rate: float, law: Law, recurrence: Recurrence) -> LinearizedSGD:
         system = LinearizedSGD.__new__(LinearizedSGD)
-        system._set_up(
-            self._rows, self._coordinates, self._slowest, self._diagonal, learning_rate, law, recurrence
-        )
+        system._set_up(self._rows, self._coordinates, self._slowest, self._diagonal, learning_rate, law, recurrence)
         return system
 
     def part(self, examples: NDArray[np.intp]) -> LinearizedSGD:
@@ -515,9 +513,7 @@ class LinearizedSGD(System):
     def _with_rows(self, rows: NDArray[np.intp], law: Law) -> LinearizedSGD:
         if self._coordinates == "factor":
             precision = float(np.finfo(float).eps)
-            return LinearizedSGD._from_factor(
-                self._rows[rows], precision, self._learning_rate, law, self.recurrence
-            )
+            return LinearizedSGD._from_factor(self._rows[rows], precision, self._learning_rate, law, self.recurrence)
         gram = np.ascontiguousarray(self._rows[np.ix_(rows, rows)])
         diagonal = gram.diagonal().copy()
         scale = np.sqrt(diagonal)
@@ -536,7 +532,12 @@ class LinearizedSGD(System):
         rows = rows * weights if self._coordinates == "gram" else rows
         system, law = LinearizedSGD.__new__(LinearizedSGD), replace(self.law, probabilities=None)
         system._set_up(
-            rows, self._coordinates, self._slowest, weights**2 * self._diagonal, self._learning_rate, law,
+            rows,
+            self._coordinates,
+            self._slowest,
+            weights**2 * self._diagonal,
+            self._learning_rate,
+            law,
             self.recurrence,
         )
         return system
@@ -548,9 +549,7 @@ class LinearizedSGD(System):
         system = LinearizedSGD.__new__(LinearizedSGD)
         gradients = np.ascontiguousarray(self.gradients())
         slowest = self._slowest @ gradients
-        system._set_up(
-            gradients, "factor", slowest, self._diagonal, self._learning_rate, self.law, self.recurrence
-        )
+        system._set_up(gradients, "factor", slowest, self._diagonal, self._learning_rate, self.law, self.recurrence)
         return system
 
     def gradients(self) -> FloatArray:
@@ -579,7 +578,9 @@ class LinearizedSGD(System):
 
     def _slow_displacements(self, k: int) -> FloatArray:
         if k == 1 or self.rank > _LARGEST_EIGENDECOMPOSITION:
-            return self._slowest[:, None] / np.linalg.norm(self._slowest) if not self.is_plain else self._slowest[:, None]
+            return (
+                self._slowest[:, None] / np.linalg.norm(self._slowest) if not self.is_plain else self._slowest[:, None]
+            )
         if self._coordinates == "factor":
             _, singular_values, directions = np.linalg.svd(self._rows, full_matrices=False)
             eigenvalues, vectors = singular_values**2, directions.T
@@ -600,7 +601,8 @@ class LinearizedSGD(System):
             others += f", recurrence of {recurrence.levels} levels"
         return (
             f"LinearizedSGD(n_examples={self.n_examples}, dimension={self.dimension}, "
-            f"coordinates={self.coordinates!r}, learning_rate={self.learning_rate}, batch_size={self.batch_size}{others})"
+            f"coordinates={self.coordinates!r}, learning_rate={self.learning_rate}, batch_size={self.batch_size}"
+            f"{others})"
         )
 
 

@@ -32,7 +32,9 @@ def variant_of(
     batches = {"sampling": sampling, "momentum": momentum, "nesterov": nesterov}
     batches = {name: value for name, value in batches.items() if value is not None}
     if isinstance(gram, System) and not isinstance(gram, LinearizedSGD):
-        raise TypeError(f"gram must be a matrix or a LinearizedSGD, not a {type(gram).__name__}: it has no learning rate")
+        raise TypeError(
+            f"gram must be a matrix or a LinearizedSGD, not a {type(gram).__name__}: it has no learning rate"
+        )
     if not isinstance(gram, LinearizedSGD):
         size = 1 if batch_size is None else batch_size
         return LinearizedSGD(gram, learning_rate, size, **of_k, **batches)  # type: ignore[arg-type]
@@ -46,7 +48,6 @@ def variant_of(
             sampling=system.law.sampling if sampling is None else sampling,
         ).with_recurrence(recurrence)
     if momentum is not None or nesterov is not None:
-        with_momentum = system.recurrence
         if momentum is None:
             momentum = _whole_momentum(recurrence, "nesterov")
         if nesterov is None:

@@ -146,12 +146,16 @@ def _steps(system: LinearizedSGD) -> FloatArray:
     )
 
 
+def _never_lengthens(system: LinearizedSGD) -> bool:
+    """Say whether no step on a single example lengthens anything, so that their means over batches do not either."""
+    memoryless = system.recurrence.is_plain and system.law.is_independent
+    return memoryless and float(_steps(system).max()) < 2 * (1 - _ROUNDING)
+
+
 def _exactly(system: System, mean_square: MeanSquareExponent | None) -> tuple[str, str] | None:
     """Return verdict and certificate, if an exact one decides."""
-    if isinstance(system, LinearizedSGD) and system.recurrence.is_plain and system.law.is_independent:
-        # A batch's step is a mean of steps on its examples, none of which lengthens anything.
-        if _steps(system).max() < 2 * (1 - _ROUNDING):
-            return "stable", _SHORT if not system.law.offsets.size else _SHORT_GROUPS
+    if isinstance(system, LinearizedSGD) and _never_lengthens(system):
+        return "stable", _SHORT if not system.law.offsets.size else _SHORT_GROUPS
     sizes = np.abs(system.step_sizes)
     total = system.sum_of_exponents
     if total > _ROUNDING * (1 + float(sizes[np.isfinite(sizes)].mean()) * system.dimension):

@@ -47,7 +47,7 @@ _LEAST_SHARE = 0.5  # of effective walkers
 # Relative variance of weights between looks at them; growth over few steps is what the control variate explains best.
 _SPREAD, _CONTROLLED_SPREAD = 0.1, 0.01
 _PILOT_LOOKS, _PILOT_SHARE, _MOST_UNITS = 32, 1 / 8, 64  # a unit each, and of the budget; between looks
-_LEAST_BATCHES, _MOST_BATCHES = 32, 4096
+LEAST_BATCHES, _MOST_BATCHES = 32, 4096
 _LEAST_STEPS = 400  # of a walker before a tolerance may stop a run
 _LEAST_EIGENVALUE = 1e-3  # of a metric that weights are taken in, over the mean one
 _NOTHING_LEFT = -60.0  # log growth that windows give a population that is annihilated, from a typical one
@@ -149,8 +149,8 @@ def walker_moment(
         return WalkerMoment(0.0)
     n_walkers, n_beside = n_populations * size, min(N_COMPANIONS, n_populations) * size
     most = budget.max_steps // ((n_walkers + n_beside) * steps_unit)
-    if most < _LEAST_BATCHES:
-        least = (n_walkers + n_beside) * steps_unit * _LEAST_BATCHES
+    if most < LEAST_BATCHES:
+        least = (n_walkers + n_beside) * steps_unit * LEAST_BATCHES
         raise ValueError(f"max_steps must be at least {least} for so many walkers, not {budget.max_steps!r}")
     rng = np.random.default_rng(np.random.SeedSequence(list(seed.key), spawn_key=(_SELECTION,)))
     vectors = np.asarray(start(n_walkers, 0), dtype=float).reshape(n_walkers, dimension)
@@ -162,7 +162,7 @@ def walker_moment(
         pilot_looks = max(1, min(_PILOT_LOOKS, int(_PILOT_SHARE * most)))
         spread = populations.batch(pilot_looks, steps_unit).spread
         goal = _SPREAD if mean_square is None else _CONTROLLED_SPREAD
-        longest = min(_MOST_UNITS, max(1, (most - pilot_looks) // _LEAST_BATCHES))
+        longest = min(_MOST_UNITS, max(1, (most - pilot_looks) // LEAST_BATCHES))
         units = int(np.clip(math.log1p(goal) / math.log1p(max(1e-12, spread)), 1, longest))
         n_looks = math.ceil(most / (units * _MOST_BATCHES))
         return _simulated(populations, units * steps_unit, n_looks, budget, scale, progress)
@@ -220,7 +220,7 @@ class _Populations:
     def _measured(self, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return |s|_M^2, and the squares of the norm that weights are taken in."""
         squares = _squares(vectors, self._metric)
-        return squares, squares + self._ridge * _squares(vectors, self._floor) if self._ridge > 0 else squares
+        return squares, squares + (self._ridge * _squares(vectors, self._floor) if self._ridge > 0 else 0.0)
 
     @property
     def shape(self) -> tuple[int, int]:
