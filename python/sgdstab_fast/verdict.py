@@ -3,7 +3,7 @@
 Exact certificates come first, in order of cost (eta K_ii is the step on example i, B = 1):
 
 - eta K_ii < 2 for all i: E |A s|^2 = |s|^2 - (1/N) sum_i eta (2 - eta K_ii) (f_i . s)^2 < |s|^2, so that Lambda(2) < 0;
-  in the same way for every law of batches, without memory, if eta lambda_max(K_uu) < 2 for all examples' blocks of K;
+  in the same way for all batches, in any order, without memory, if eta lambda_max(K_uu) < 2 for all examples' blocks of K;
 - (1/N) sum_i log abs(1 - eta K_ii) > 0: so is the mean of all exponents, and lambda is at least that; of any system, if
   the sum of its exponents is known;
 - Lambda(2) < 0, computed exactly: lambda <= Lambda(2) / 2 < 0 (Chemnitz & Engel 2025, proposition A.4);
@@ -147,9 +147,11 @@ def _steps(system: LinearizedSGD) -> FloatArray:
 
 
 def _never_lengthens(system: LinearizedSGD) -> bool:
-    """Say whether no step on a single example lengthens anything, so that their means over batches do not either."""
-    memoryless = system.recurrence.is_plain and system.law.is_independent
-    return memoryless and float(_steps(system).max()) < 2 * (1 - _ROUNDING)
+    """Say whether no step on a single example lengthens anything, so that their means over batches do not either.
+
+    Whatever the order, what N steps leave as long as it was has not been moved by any of them, and is zero.
+    """
+    return system.recurrence.is_plain and float(_steps(system).max()) < 2 * (1 - _ROUNDING)
 
 
 def _exactly(system: System, mean_square: MeanSquareExponent | None) -> tuple[str, str] | None:
