@@ -205,6 +205,48 @@ def test_a_short_sweep_says_so(directory, capsys):
     assert captured.err == ""
 
 
+def test_sweep_of_batches_and_momenta(directory, capsys):
+    steps = ["--batch-size", "1,2,4", "--momentum", "0,0.5"]
+    assert sweep_of("k4.npy", "--learning-rates", "0.2:1.4:4", *steps, "--csv", "map.csv", "--rtol", 0.1) == 0
+    out = capsys.readouterr().out
+    for words in ("B = 4", "b = 0.5", "momentum b", "0.811851", "0.655848", "1.33333"):
+        assert words in out
+    with open("map.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 24
+    assert {(row["batch_size"], row["momentum"]) for row in rows} == {(b, m) for b in "124" for m in ("0.0", "0.5")}
+    assert sweep_of("k4.npy", "--learning-rates", "0.3,0.5", "--sampling", "epoch", "--rtol", 0.1) == 0
+    assert "stable below 0.435683" in capsys.readouterr().out
+
+
+def test_report_of_batches_with_momentum(directory, capsys):
+    steps = ["--batch-size", 2, "--momentum", 0.5, "--nesterov", "--max-steps", 200_000]
+    assert run("k4.npy", "--learning-rate", 0.3, *steps) == 0
+    out = capsys.readouterr().out
+    for words in ("Nesterov momentum 0.5", "batch size 2", "drawn independently", "STABLE"):
+        assert words in out
+    assert "Theorem B" not in out
+    assert run("k4.npy", "--learning-rate", 0.3, *steps, "--sampling", "epoch", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["sampling"], report["momentum"], report["nesterov"]) == ("epoch", 0.5, True)
+    assert report["regular"] is None
+    assert report["rank"] == 4
+
+
+def test_report_where_the_mean_square_has_no_closed_form(directory, capsys):
+    np.save("ten.npy", np.diag(np.arange(1.0, 11.0)) + 0.2)
+    assert run("ten.npy", "--learning-rate", 0.1, "--sampling", "epoch", "--max-steps", 100_000) == 0
+    assert "no closed form" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("groups", ["2", "labels.npy"])
+def test_critical_of_groups(directory, capsys, groups):
+    np.save("labels.npy", [7, 7, 3, 3])
+    arguments = ["critical", "k4.npy", "--groups", groups, "--scale", "0.5", "--batch-size", "2"]
+    assert main([*arguments, "--seed", "1"]) == 0
+    assert capsys.readouterr().out.count("1.33333333333") == 3  # both examples a step, at half the scale
+
+
 def test_critical_prints_all_three(directory, capsys):
     assert main(["critical", "k4.npy", "--seed", "1", "--rtol", "1e-3", "--max-steps", "1000000"]) == 0
     captured = capsys.readouterr()
@@ -295,6 +337,14 @@ RATES = ["--learning-rates", "0.1:0.5:4"]
         (["critical", "k4.npy", "--rtol", "-1"], "--rtol must be"),
         (["critical", "k4.npy", "--threads", "0"], "n_threads must be"),
         (["critical", "asymmetric.npy"], "gram must be symmetric"),
+        (["critical", "k4.npy", "--batch-size", "5"], "batch_size must be in 1..4, not 5"),
+        (["critical", "k4.npy", "--momentum", "1"], "momentum must be less than 1"),
+        (["critical", "k4.npy", "--scale", "0"], "--scale must be positive"),
+        (["critical", "k4.npy", "--groups", "3"], "--groups must divide the 4 rows"),
+        (["critical", "k4.npy", "--groups", "x"], "--groups must be the number of rows per example"),
+        (["sweep", "k4.npy", *RATES, "--batch-size", "1,x"], "--batch-size must be a list such as 1,2,4"),
+        (["sweep", "k4.npy", *RATES, "--batch-size", "2,1"], "--batch-size must increase"),
+        (["sweep", "k4.npy", *RATES, "--momentum", "0,1"], "momenta[1] must lie in [0, 1)"),
     ],
 )
 def test_bad_input_of_maps_is_one_line_and_status_2(directory, capsys, arguments, message):

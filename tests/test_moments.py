@@ -513,5 +513,5 @@ def test_bad_options(options, error, message):
 
 
 def test_only_systems_are_taken():
-    with pytest.raises(TypeError, match="system must be a LinearizedSGD, not ndarray"):
+    with pytest.raises(TypeError, match="system must be a LinearizedSGD or a MatrixEnsemble, not ndarray"):
         sf.moment_exponent(K4, 1)

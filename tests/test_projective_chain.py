@@ -301,7 +301,7 @@ def test_bad_options_are_named(options, error, message):
 
 
 def test_what_is_not_a_system_is_refused():
-    with pytest.raises(TypeError, match="system must be a LinearizedSGD, not ndarray"):
+    with pytest.raises(TypeError, match="system must be a LinearizedSGD or a MatrixEnsemble, not ndarray"):
         sf.projective_chain(K4)
 
 

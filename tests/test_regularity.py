@@ -242,7 +242,7 @@ def test_at_most_five_examples_are_named():
 
 
 def test_arguments_are_checked():
-    with pytest.raises(TypeError, match="system must be a LinearizedSGD, not ndarray"):
+    with pytest.raises(TypeError, match="system must be a LinearizedSGD or a MatrixEnsemble, not ndarray"):
         regularity(K4)
     for wrong in (-1e-9, np.inf, np.nan, "small"):
         with pytest.raises((ValueError, TypeError), match="tolerance must be"):

@@ -138,6 +138,18 @@ def test_metric_without_mean_square_and_singular_metric():
         assert_within(found.exponent, found.standard_error, T1_MOMENTS[1.0])
 
 
+def test_form_that_is_added_to_a_singular_metric():
+    # Coordinates in which the metric is nearly blind to one direction, and the form that says how long it is.
+    basis = np.diag([1.0, 1e-4])
+    steep = np.linalg.inv(basis) @ steps(T1, 0.5) @ basis
+    seen = []
+    for metric in (basis @ np.diag([1.0, 0.0]) @ basis, None):
+        found = moment(steep, 1.0, metric=metric, floor=basis @ basis, progress=seen.append, n_steps=200_000)
+        assert_within(found.exponent, found.standard_error, T1_MOMENTS[1.0])
+        assert found.standard_error < 2e-3
+        assert (seen[-1].n_steps, seen[-1].exponent) == (found.n_steps, found.exponent)
+
+
 def test_epochs_are_looked_at_as_a_whole():
     found = moment(steps(K4, 0.3), 2.0, epochs=True, n_steps=400_000, sizes=(32, 32))
     assert_within(found.exponent, found.standard_error, K4_EPOCH_MEAN_SQUARE)

@@ -53,7 +53,7 @@ _RESOLVED = 6.0  # errors in the distance of neighbours
 _MOST_SETS = 12
 _WIDEST, _CUBIC = 0.03, 1 / 12  # the last set's half width, relative: tolerances of cubics that it is made for
 _PARABOLA, _SPARE = 1.5, 1.25  # by which a parabola knows its zero worse than a constant, and what is to spare
-_ROUNDS = 3  # of the last set
+_ROUNDS, _MISFIT = 12, 4.0  # of sets that are fitted; chi squared of parabolas that do not fit
 
 
 def exact_zero(system: LinearizedSGD) -> float | None:
@@ -165,7 +165,7 @@ def _sum_zero(system: LinearizedSGD, least: float) -> float:
 
 
 @dataclass
-class _Exponent:
+class _Simulated:
     """Lambda at any learning rate, and what it has cost."""
 
     system: LinearizedSGD
@@ -220,7 +220,7 @@ def search(system: LinearizedSGD, how: How) -> CriticalLearningRate:
         error = 0.0 if agree else (high - low) / 2
         return _result(system, how, high if agree else (low + high) / 2, error, bounds, reason=reason)
     with reporter(how.progress, how.budget.max_steps, "critical learning rate") as report:
-        function = _Exponent(system, how, report)
+        function = _Simulated(system, how, report)
         low, high, height = _bracket(function, bounds)
         found = _close_in(function, low, high, height, bounds)
     if how.budget.has_tolerance and not found.converged:
@@ -231,7 +231,7 @@ def search(system: LinearizedSGD, how: How) -> CriticalLearningRate:
     return found
 
 
-def _bracket(function: _Exponent, bounds: tuple[float, float]) -> tuple[float, float, float]:
+def _bracket(function: _Simulated, bounds: tuple[float, float]) -> tuple[float, float, float]:
     """Return learning rates at which lambda is surely negative and surely positive, and its value at the latter.
 
     What the budget does not tell is infinite, or 0.
@@ -282,7 +282,8 @@ class _Fit:
     bend: float
     slope: float
     slope_error: float
-    curvature: float
+    misfit: float
+    """Chi squared, per degree of freedom."""
 
     @property
     def error(self) -> float:
@@ -290,7 +291,7 @@ class _Fit:
 
 
 def _close_in(
-    function: _Exponent, low: float, high: float, height: float, bounds: tuple[float, float]
+    function: _Simulated, low: float, high: float, height: float, bounds: tuple[float, float]
 ) -> CriticalLearningRate:
     """Narrow a bracket, and fit the zero in what is left."""
     budget, system, how = function.how.budget, function.system, function.how
@@ -310,14 +311,12 @@ def _close_in(
         slope = height / (high - low) if height > 0 else 0.0
         found = [function(float(rate), steps, slope * spacing / _RESOLVED) for rate in rates]
         means, errors = _arrays(found)
-        positive = np.flatnonzero(means > _SURE * errors)
-        first = int(positive[0]) if positive.size else _N_RATES - 1
-        negative = np.flatnonzero(means[:first] < -_SURE * errors[:first])
-        before = low if not negative.size else float(rates[negative[-1]])
-        height = float(means[first]) if positive.size else height
-        narrower = float(rates[first]) - before
-        stuck = narrower > 0.75 * (high - low)
-        low, high = before, float(rates[first])
+        below, above = _between_signs(rates, found)
+        below = low if below == rates[0] and not means[0] < -_SURE * errors[0] else below
+        at_above = float(means[int(np.searchsorted(rates, above))])
+        height = at_above if at_above > 0 else height
+        stuck = above - below > 0.75 * (high - low)
+        low, high = below, above
         middle, error = (low + high) / 2, (high - low) / 2
         if stuck:
             break
@@ -330,47 +329,51 @@ def _half_width(middle: float, goal: float) -> float:
 
 
 def _last_set(
-    function: _Exponent, middle: float, error: float, slope: float, bounds: tuple[float, float]
+    function: _Simulated, middle: float, error: float, slope: float, bounds: tuple[float, float]
 ) -> CriticalLearningRate:
     """Fit the zero at learning rates around what is known of it."""
     budget, how = function.how.budget, function.how
     goal = max(budget.rtol * middle, budget.atol)
-    half = max(_half_width(middle, goal), min(2 * error, middle / 4))
+    half = max(_half_width(middle, goal), min(1.1 * error, middle / 4))
     fit: _Fit | None = None
     found: list[LyapunovExponent] = []
-    met = False
-    rates = np.empty(0)
-    for round_ in range(_ROUNDS):
-        # A first round tells the slope, and centres the set.
-        if round_ < 2:
-            rates = np.linspace(max(middle - half, middle / 2), middle + half, _N_RATES)
-            found = []
-        last = round_ == _ROUNDS - 1
-        steps = int(function.left / _N_RATES * (1 / 8 if round_ == 0 else 1.0 if last or goal == 0 else 3 / 4))
+    met, ready, share = False, False, _SET_SHARE
+    for _ in range(_ROUNDS):
+        # A first set tells the slope, and centres the others.
+        rates = np.linspace(max(middle - half, middle / 2), middle + half, _N_RATES)
+        steps = int(function.left / _N_RATES * (0.75 if ready and goal > 0 else 1.0 if ready else share))
         if steps < how.n_chains:
             break
         ask = goal / _PARABOLA / _SPARE * math.sqrt(_N_RATES)
-        if round_ == 0:
-            ask = max(ask, half / _RESOLVED)
-        elif last and fit is not None:
-            ask *= max(0.5, min(1.0, goal / fit.error))
-        tolerance = ask * max(slope, 0.0)
-        resume: list[LyapunovExponent | None] = [*found] if found else [None] * _N_RATES
-        found = [
-            function(float(rate), steps, tolerance, resume=each if each is None or each.chains is not None else None)
-            for rate, each in zip(rates, resume, strict=True)
-        ]
+        tolerance = (ask if ready else max(ask, half / _RESOLVED)) * max(slope, 0.0)
+        found = [function(float(rate), steps, tolerance) for rate in rates]
         candidate = _fitted(rates, found)
-        if candidate is None:
-            half *= 2
-            continue
-        fit, slope = candidate, candidate.slope
-        goal = max(budget.rtol * fit.value, budget.atol)
-        met = fit.error <= goal
-        if met:
+        if ready and candidate is not None and candidate.error > goal > 0 and candidate.misfit < _MISFIT:
+            tolerance = ask * max(0.5, goal / candidate.error) * 0.9 * candidate.slope
+            steps = function.left // _N_RATES
+            if steps >= how.n_chains:
+                found = [
+                    function(float(rate), steps, tolerance, resume=each) if each.chains is not None else each
+                    for rate, each in zip(rates, found, strict=True)
+                ]
+                candidate = _fitted(rates, found) or candidate
+        if candidate is not None and (fit is None or candidate.error <= fit.error):
+            fit = candidate
+        good = candidate is not None and candidate.misfit < _MISFIT
+        met = good and candidate is not None and candidate.error <= goal
+        if met or (ready and good):
             break
-        middle = min(max(fit.value, float(rates[0])), float(rates[-1]))
-        half = max(_half_width(middle, goal), min(4 * fit.error, half))
+        if candidate is not None and good:
+            middle, slope, ready = candidate.value, candidate.slope, True
+            half = max(_half_width(middle, goal), min(4 * candidate.error, half))
+            goal = max(budget.rtol * middle, budget.atol)
+            continue
+        # A bend that no parabola has: closer, and more of the budget if signs do not tell where.
+        below, above = _between_signs(rates, found)
+        ready, share = False, share if above - below < half else min(2 * share, 1.0)
+        middle, half = (below + above) / 2, min(0.6 * (above - below), 0.75 * half)
+        if candidate is not None and below < candidate.value < above:
+            slope = candidate.slope
     if fit is None:
         result = _result(
             function.system, how, middle, max(error, bounds[0] * _EPS), bounds, reason="first zero of lambda"
@@ -389,6 +392,15 @@ def _last_set(
         stopped_by=stopped_by,
         provenance=provenance(how.seed, "anchored", function.system.fingerprint),
     )
+
+
+def _between_signs(rates: FloatArray, found: list[LyapunovExponent]) -> tuple[float, float]:
+    """Return the learning rates of a set between which lambda surely changes its sign, or its ends."""
+    means, errors = _arrays(found)
+    positive = np.flatnonzero(means > _SURE * errors)
+    first = int(positive[0]) if positive.size else len(rates) - 1
+    negative = np.flatnonzero(means[:first] < -_SURE * errors[:first])
+    return float(rates[negative[-1]] if negative.size else rates[0]), float(rates[first])
 
 
 def _arrays(found: list[LyapunovExponent]) -> tuple[FloatArray, FloatArray]:
@@ -435,7 +447,7 @@ def _fitted(rates: FloatArray, found: list[LyapunovExponent]) -> _Fit | None:
         bend=half * significant / slope * (half / value) * max(abs(zero), 0.5),
         slope=slope / half,
         slope_error=math.sqrt(float(along @ covariance @ along)) / half,
-        curvature=square / half**2,
+        misfit=float(misfit @ misfit) / (usable.sum() - 3),
     )
 
 

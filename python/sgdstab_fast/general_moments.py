@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast._native import FloatArray, StreamKey, core
-from sgdstab_fast.blocks import blocks_of, leading
+from sgdstab_fast.blocks import blocks_of
 from sgdstab_fast.ensemble import MatrixEnsemble
 from sgdstab_fast.exact_moments import ExactMomentsOfSteps, value_at, with_nodes
 from sgdstab_fast.matrix_moments import ExactMoment
 from sgdstab_fast.metrics import LARGEST_DIMENSION, initial_vectors, no_metrics
 from sgdstab_fast.mixing import N_COMPANIONS
-from sgdstab_fast.moment_results import OrderMoment
+from sgdstab_fast.moment_results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.one_block import BLOCK_STREAMS, How, known_exponents, vectors_kernel
 from sgdstab_fast.streams import seed_at
 from sgdstab_fast.system import QuadraticForms, System
@@ -41,6 +41,7 @@ from sgdstab_fast.walkers import LEAST_BATCHES, Advance, Start, walker_moment
 _LEAST_SIZE, _SIZE = 8, 64  # walkers of a population, by default
 _LENGTH, _LENGTH_IN_EPOCHS = 400, 100  # of a run, steps and epochs, from which on populations are of that size
 _METRIC_TOLERANCE = 1e-4
+_SECONDS_PER_THREAD = 2e-4  # of a call of the core: less is not worth starting one
 _MOST_MINORS = 2**22  # multiplications
 _ROUNDING = 1e-12  # of what multiplies no length
 
@@ -91,25 +92,11 @@ class GeneralMoments:
         contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
         its = replace(how, budget=replace(how.budget, max_steps=how.budget.max_steps // max(len(contenders), 1)))
         each += [self._simulated(index, order, its, size) for index in contenders]
-        if len(each) == 1:
-            return each[0]
-        leader, error = leading(np.array([e.exponent for e in each]), np.array([e.standard_error for e in each]))
-        return replace(
-            each[leader],
-            standard_error=error,
-            n_steps=sum(one.n_steps for one in each),
-            within_tolerance=all(one.within_tolerance for one in each),
-            mixed=all(one.mixed for one in each),
-        )
+        return largest_of(each)
 
     def known(self, orders: FloatArray, found: list[OrderMoment]) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return orders, values and errors of what is known of Lambda, ascending, and the whole curve where cheap."""
-        values = {
-            order: (each.exponent, each.error)
-            for order, each in zip(orders.tolist(), found, strict=True)
-            if not math.isnan(each.exponent) and math.isfinite(each.error)
-        }
-        values[0.0] = 0.0, 0.0
+        values = values_at(orders, found)
         exponents = [known_exponents(block) for block in self._blocks]
         if all(each is not None and each.exponents[0] == -math.inf for each in exponents):
             return np.zeros(1), np.zeros(1), np.zeros(1)  # lambda is -inf, and Lambda jumps at p = 0
@@ -121,8 +108,7 @@ class GeneralMoments:
             if len(known) == len(squares):
                 best = max(known, key=lambda each: each.exponent)
                 values[2.0] = best.exponent, best.error
-        order = np.array(sorted(values))
-        return order, np.array([values[each][0] for each in order]), np.array([values[each][1] for each in order])
+        return sorted_values(values)
 
     def _known_of_block(self, index: int, order: float) -> OrderMoment | None:
         """Return a block's moment, if it is computed."""
@@ -225,7 +211,9 @@ def _advance(system: System, key: StreamKey, first_chain: int, how: How) -> Adva
     common = {**kernel.arguments, "key": key, "n_batches": 1}
 
     def advance(vectors: FloatArray, first_step: int, n_steps: int) -> tuple[FloatArray, FloatArray]:
-        per_item = len(vectors) if how.executor is None else -(-len(vectors) // how.n_threads)
+        seconds = kernel.seconds_per_step * len(vectors) * n_steps
+        n_threads = int(np.clip(seconds / _SECONDS_PER_THREAD, 1, how.n_threads))
+        per_item = len(vectors) if how.executor is None else -(-len(vectors) // n_threads)
         items = [
             {
                 **common,
@@ -233,7 +221,7 @@ def _advance(system: System, key: StreamKey, first_chain: int, how: How) -> Adva
                 "first_chain": first_chain + first,
                 "first_step": first_step,
                 "steps_per_batch": n_steps,
-                "n_threads": how.n_threads if how.executor is None else 1,
+                "n_threads": n_threads if how.executor is None else 1,
             }
             for first in range(0, len(vectors), per_item)
         ]

@@ -83,18 +83,18 @@ def _print_curves(name: str, found: StabilityMap, console: Console) -> None:
     several_momenta = np.unique(found.momenta).size > 1
     n = len(found.edges)
     columns = np.unique(np.linspace(0, n - 1, min(n, _SHOWN_CURVES)).round().astype(int)).tolist()
-    table = Table(title=escape(name), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=f"{escape(name)}: lambda", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("learning rate", justify="right", no_wrap=True)
     for column in columns:
-        momentum = f"\nmomentum {found.momenta[column]:g}" if several_momenta else ""
-        table.add_column(f"lambda, B = {found.batch_sizes[column]}{momentum}", justify="right")
+        momentum = f"\nb = {found.momenta[column]:g}" if several_momenta else ""
+        table.add_column(f"B = {found.batch_sizes[column]}{momentum}", justify="right", no_wrap=True)
     for index in _shown(found):
         exponents = [float(found.exponents[column, index]) for column in columns]
-        cells = [f"[{_style(exponent) or 'default'}]{exponent:.5g}[/]" for exponent in exponents]
+        cells = [f"[{_style(exponent) or 'default'}]{exponent:.3g}[/]" for exponent in exponents]
         table.add_row(f"{found.learning_rates[index]:.6g}", *cells)
     console.print(table)
     edges = Table(title="stable below", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("B", *(["momentum"] if several_momenta else []), "mean square", "almost surely", "full batches"):
+    for heading in ("B", *(["momentum b"] if several_momenta else []), "mean square", "almost surely", "full batches"):
         edges.add_column(heading, justify="right", no_wrap=True)
     for size, momentum, edge in zip(found.batch_sizes, found.momenta, found.edges, strict=True):
         error = edge.almost_sure_standard_error

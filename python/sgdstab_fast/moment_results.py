@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
+from sgdstab_fast.blocks import leading
 from sgdstab_fast.moment_curve import MomentCurve
 from sgdstab_fast.statistics import student_quantile
 
@@ -43,6 +44,37 @@ class OrderMoment:
     def error(self) -> float:
         """Of either kind."""
         return math.hypot(self.standard_error, self.numerical_error)
+
+
+def largest_of(found: list[OrderMoment]) -> OrderMoment:
+    """Return the largest of independent moments, of blocks."""
+    if len(found) == 1:
+        return found[0]
+    leader, error = leading(np.array([e.exponent for e in found]), np.array([e.standard_error for e in found]))
+    return replace(
+        found[leader],
+        standard_error=error,
+        n_steps=sum(each.n_steps for each in found),
+        within_tolerance=all(each.within_tolerance for each in found),
+        mixed=all(each.mixed for each in found),
+    )
+
+
+def values_at(orders: FloatArray, found: list[OrderMoment]) -> dict[float, tuple[float, float]]:
+    """Return orders with the exponents and errors that are known, 0 among them."""
+    values = {
+        order: (each.exponent, each.error)
+        for order, each in zip(orders.tolist(), found, strict=True)
+        if not math.isnan(each.exponent) and math.isfinite(each.error)
+    }
+    values[0.0] = 0.0, 0.0
+    return values
+
+
+def sorted_values(values: dict[float, tuple[float, float]]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return orders, ascending, values and errors."""
+    order = np.array(sorted(values))
+    return order, np.array([values[each][0] for each in order]), np.array([values[each][1] for each in order])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -19,13 +19,13 @@ from dataclasses import replace
 import numpy as np
 
 from sgdstab_fast._native import FloatArray
-from sgdstab_fast.blocks import PlainBlock, leading, plain_blocks_of
+from sgdstab_fast.blocks import PlainBlock, plain_blocks_of
 from sgdstab_fast.exact_moments import ExactMoments, value_at, with_nodes
 from sgdstab_fast.joint_moments import Curve, joint_exponent
 from sgdstab_fast.matrix_moments import ExactMoment
 from sgdstab_fast.metrics import LARGEST_DIMENSION, Metrics
 from sgdstab_fast.moment_curve import MomentCurve
-from sgdstab_fast.moment_results import OrderMoment
+from sgdstab_fast.moment_results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.one_block import BLOCK_STREAMS, How
 from sgdstab_fast.population import LEAST_SIZE, MomentMetrics, simulate_moment
 from sgdstab_fast.systems import LinearizedSGD
@@ -66,25 +66,11 @@ class PlainMoments:
         share = max(how.budget.max_steps // max(len(contenders), 1), how.n_chains * (size or LEAST_SIZE))
         its = replace(how, budget=replace(how.budget, max_steps=share))
         found += [self._simulated_block(index, order, its, size) for index in contenders]
-        if len(found) == 1:
-            return found[0]
-        leader, error = leading(np.array([e.exponent for e in found]), np.array([e.standard_error for e in found]))
-        return replace(
-            found[leader],
-            standard_error=error,
-            n_steps=sum(each.n_steps for each in found),
-            within_tolerance=all(each.within_tolerance for each in found),
-            mixed=all(each.mixed for each in found),
-        )
+        return largest_of(found)
 
     def known(self, orders: FloatArray, found: list[OrderMoment]) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return orders, values and errors of what is known of Lambda, ascending, and the whole curve where cheap."""
-        values = {
-            order: (each.exponent, each.error)
-            for order, each in zip(orders.tolist(), found, strict=True)
-            if not math.isnan(each.exponent) and math.isfinite(each.error)
-        }
-        values[0.0] = 0.0, 0.0
+        values = values_at(orders, found)
         if all(block.system.dimension == 1 and _annihilates(block.system) for block in self._blocks):
             return np.zeros(1), np.zeros(1), np.zeros(1)  # lambda is -inf, and Lambda jumps at p = 0
         if self._computed and len(self._blocks) == 1 and self._exact[0].everywhere:
@@ -93,8 +79,7 @@ class PlainMoments:
             mean_square = self.mean_square
             if mean_square is not None and math.isfinite(mean_square.exponent):
                 values[2.0] = mean_square.exponent, mean_square.error
-        order = np.array(sorted(values))
-        return order, np.array([values[each][0] for each in order]), np.array([values[each][1] for each in order])
+        return sorted_values(values)
 
     @property
     def mean_square(self) -> OrderMoment | None:

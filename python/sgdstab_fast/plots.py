@@ -160,7 +160,7 @@ def stability_map(result: StabilityMap, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("exponent (nats per step)")
     title = "Stability over the learning rate: below 0, SGD converges"
     ax.set_title(title + (_how(result) if several else ""), fontsize=10, pad=6 if several else 40)
-    ax.legend(fontsize=8, frameon=False)
+    ax.legend(fontsize=8, frameon=several, framealpha=0.8, edgecolor="none")
     return ax
 
 
@@ -180,20 +180,25 @@ def _mark_zeros(result: StabilityMap, ax: Axes) -> None:
 
 def _surface(result: StabilityMap, ax: Axes) -> Axes:
     """Plot lambda as colors over batch size, or momentum, and learning rate, with the edges."""
-    from matplotlib.colors import SymLogNorm
+    from matplotlib.colors import TwoSlopeNorm
 
     by_size = np.unique(result.batch_sizes).size > 1
     x = result.batch_sizes.astype(float) if by_size else result.momenta
     values = np.ma.masked_invalid(result.exponents).T
-    magnitudes = np.abs(result.exponents[np.isfinite(result.exponents) & (result.exponents != 0)])
-    largest = float(np.quantile(magnitudes, 0.98)) if magnitudes.size else 1.0
-    norm = SymLogNorm(linthresh=largest / 30, vmin=-largest, vmax=largest)
+    finite = result.exponents[np.isfinite(result.exponents)]
+    # Decay is slow in most directions, growth is fast: each has colors of its own.
+    lowest, highest = (
+        float(np.quantile(side, 0.95)) if side.size else 1.0 for side in (-finite[finite < 0], finite[finite > 0])
+    )
+    norm = TwoSlopeNorm(0, vmin=-lowest, vmax=highest)
     ax.set_facecolor("#2f5e8a")  # -inf
     scale = "log" if by_size and x[-1] > 8 * x[0] else "linear"
     if result.learning_rates.size > 1:
         bounds = (_between(x, logarithmic=scale == "log"), _between(result.learning_rates, logarithmic=True))
         mesh = ax.pcolormesh(*bounds, values, cmap="RdBu_r", norm=norm, rasterized=True)
-        ax.figure.colorbar(mesh, ax=ax, label="λ (nats per step)", pad=0.02)
+        bar = ax.figure.colorbar(mesh, ax=ax, label="λ (nats per step)", pad=0.02, extend="both")
+        bar.set_ticks([-lowest, -lowest / 2, 0, highest / 2, highest])
+        bar.ax.set_yticklabels([f"{tick:.2g}" for tick in bar.get_ticks()])
     for name, style, label in (
         ("mean_square", "--", "Λ(2) = 0"),
         ("almost_sure", "-", "λ = 0"),

@@ -38,6 +38,14 @@ from sgdstab_fast.leading_block import LeadingBlock, leading_block
 from sgdstab_fast.metrics import Metrics, growth_metrics, initial_vectors, no_metrics
 from sgdstab_fast.mixing import Mixing, first_resolved
 from sgdstab_fast.next_steps import NextSteps, next_steps
+from sgdstab_fast.not_mixing import (
+    ANNIHILATION,
+    ONE_DIRECTION,
+    REFLECTIONS,
+    SIMILARITIES,
+    are_turning,
+    why_not_mixing,
+)
 from sgdstab_fast.one_block import MOST_BETWEEN_NORMALISATIONS, How, no_records
 from sgdstab_fast.projective_path import from_autocovariances, from_batch_means, path_of
 from sgdstab_fast.projective_results import ProjectiveChain
@@ -51,13 +59,6 @@ from sgdstab_fast.streams import normals
 from sgdstab_fast.system import ExactExponents, System
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
-_ONE_DIRECTION = "there is only one direction"
-_REFLECTIONS = "steps are reflections, which bring no directions closer"
-_SIMILARITIES = "steps turn and scale all vectors alike, in some norm, which brings no directions closer"
-_TURNING = "products are powers of one matrix, whose two largest eigenvalues are of one size"
-_ANNIHILATION = "products of steps annihilate every displacement, and no direction is left"
-_SIMILARITY = 1e-9  # how far A^T M A may be off a multiple of M, relative
-_LARGEST_SIMILARITY = 2**22  # numbers in matrices that are looked at
 _LEAST_STEPS, _LEAST_BATCHES = 256, 24  # of a chain
 _LEAST_EPOCHS = 64
 _FRUITLESS = 4  # times as many steps at most, where directions are known not to mix
@@ -151,12 +152,13 @@ def projective_chain(
         raise ValueError(f"max_steps must be at least {least} * n_chains ({least * how.n_chains}), not {max_steps!r}")
     regular = regularity(system) if isinstance(system, LinearizedSGD) and system.is_plain else None
     if system.dimension == 1:
-        single = single_direction(system, how, regular, _ONE_DIRECTION)
-        warn(f"the chain does not mix: {_ONE_DIRECTION}")
+        single = single_direction(system, how, regular, ONE_DIRECTION)
+        warn(f"the chain does not mix: {ONE_DIRECTION}")
         return single
     start = _start(system, how)
-    reason = _why_not_mixing(system, start, regular)
-    if reason == _SIMILARITIES or _are_turning(start.known):  # of which there is nothing to wait for
+    reason = start.block.reason if start.block is not None else ""
+    reason = reason or why_not_mixing(system, start.known, regular)
+    if reason == SIMILARITIES or are_turning(start.known):  # of which there is nothing to wait for
         budget = replace(budget, max_steps=min(budget.max_steps, _FRUITLESS * least * how.n_chains))
         how = replace(how, budget=budget)
     pilot = _pilot(system, how, start)
@@ -343,6 +345,12 @@ def _estimate(system: System, start: _Start, chains: Chains) -> Estimate:
         change, _, scaled = (part[nearest] for part in drift(differences[:, approach.start_up :]))
         if abs(scaled) > SETTLED_LIMIT:
             rate_error, unsettled = math.hypot(rate_error, float(change) / steps), max(unsettled, abs(float(scaled)))
+    if start.known is not None and exponent > -math.inf:
+        exponent = float(start.known.exponents[0])
+        error = start.known.error * abs(exponent)
+        if len(start.known.exponents) > 1:
+            rate, rate_error = float(np.diff(start.known.exponents)[0]), 2 * error
+        found, unsettled = replace(found, drift=0.0), 0.0 if long_enough else math.inf
     largest = max(abs(exponent), abs(rate) if math.isfinite(rate) else 0.0)
     return replace(
         found,
@@ -374,7 +382,7 @@ def _described(
         chains = replace(chains, states=np.ascontiguousarray(chains.states[:, [0, 1 + int(growing.argmax())]]))
     follow = Follow(system, how.seed.key, chains, pilot.spacing, pilot.orthonormalise_every, how.n_threads)
     regular, reason = mixing
-    reason = _ANNIHILATION if annihilated else reason
+    reason = ANNIHILATION if annihilated else reason
     if reason:
         warn(f"the chain does not mix: {reason}")
     else:
@@ -425,7 +433,7 @@ def _described(
     if without_parts and start.known is not None:
         exponent = float(start.known.exponents[0])
         error = start.known.error * abs(exponent)
-    if reason in (_REFLECTIONS, _SIMILARITIES):
+    if reason in (REFLECTIONS, SIMILARITIES):
         rate, rate_error = 0.0, 0.0
     elif system.dimension == 2 and math.isfinite(rate) and not math.isnan(system.sum_of_exponents):
         rate, rate_error = system.sum_of_exponents - 2 * exponent, 2 * error
@@ -451,38 +459,6 @@ def _described(
         mixed=found.mixed and not reason,
         **common,
     )
-
-
-def _why_not_mixing(system: System, start: _Start, regular: Regularity | None) -> str:
-    """Return why directions do not come closer; empty if they may."""
-    if start.block is not None and start.block.reason:
-        return start.block.reason
-    if regular is not None:
-        return "" if regular.contracting else _REFLECTIONS
-    if _are_turning(start.known):
-        return _TURNING
-    return _SIMILARITIES if start.known is None and _are_similarities(system) else ""
-
-
-def _are_turning(known: ExactExponents | None) -> bool:
-    """Whether all products are powers of one matrix, whose two largest eigenvalues are of one size."""
-    exponents = np.empty(0) if known is None else known.exponents
-    return len(exponents) > 1 and bool(exponents[1] > exponents[0] - _SIMILARITY)
-
-
-def _are_similarities(system: System) -> bool:
-    """Whether A^T M A is a multiple of M for all steps A, M the metric of constant mean squared growth."""
-    outcomes = system.outcomes(_LARGEST_SIMILARITY)
-    forms = None if outcomes is None else system.second_moments(_SIMILARITY)
-    if outcomes is None or forms is None or not forms.converged:
-        return False
-    drawn, metric = outcomes.matrices[outcomes.probabilities > 0], (forms.metric + forms.metric.T) / 2
-    try:
-        root = np.linalg.cholesky(metric).T
-    except np.linalg.LinAlgError:
-        return False
-    values = np.linalg.svd(root @ drawn @ np.linalg.inv(root), compute_uv=False)
-    return bool((values[:, -1] > (1 - _SIMILARITY) * values[:, 0]).all())
 
 
 def _warn_of_trouble(budget: Budget, done: Run) -> None:

@@ -63,7 +63,8 @@ class ProjectiveChain(SimulatedEstimate):
     contraction_rate_standard_error: float
     """Of `contraction_rate`."""
     autocorrelation_time: float
-    """tau, in steps: sum over n, of both signs, of the autocorrelation of s s^T."""
+    """tau, in steps: sum over n, of both signs, of the autocorrelation of s s^T. Under random reshuffling n counts
+    whole epochs, and tau is at least about one."""
     autocorrelation_time_standard_error: float
     """Of `autocorrelation_time`; infinite where chains were too short to sum over five of it, and it is a lower
     bound."""

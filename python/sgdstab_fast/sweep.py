@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
@@ -130,8 +131,7 @@ def sweep(
     how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor)
     how.budget.steps_per_chain(how.n_chains)
     curves = _curves(systems, rates, how)
-    _warn_of_trouble(rates, curves, asked)
-    return StabilityMap(
+    found = StabilityMap(
         learning_rates=rates,
         batch_sizes=np.array([system.batch_size for system in systems], dtype=np.int64),
         momenta=np.array([momentum_of(system.recurrence) for system in systems]),
@@ -155,6 +155,8 @@ def sweep(
         steps_per_epoch=np.array([system.steps_per_epoch for system in systems]),
         provenance=provenance(how.seed, "anchored", systems[0].fingerprint),
     )
+    _warn_of_trouble(found, asked)
+    return found
 
 
 def _systems(
@@ -366,27 +368,34 @@ def _edges(curve: Curve, rates: FloatArray) -> Edges:
     )
 
 
-def _warn_of_trouble(rates: FloatArray, curves: list[Curve], budget: Budget) -> None:
-    for curve in curves:
-        lost = np.isnan(curve.exponents)
-        if lost.any():
-            warn(f"the run overflowed at {lost.sum()} of {rates.size} learning rates: their exponents are unknown")
-        sizes = scales(curve.exponents)
-        missed = ~lost & ~budget.met(sizes, curve.standard_errors) & (curve.standard_errors > _ROUNDING)
-        if budget.has_tolerance and missed.any():
-            warn(
-                f"max_steps={budget.max_steps} ended the run short of rtol={budget.rtol:g} and atol={budget.atol:g} at "
-                f"{missed.sum()} of {rates.size} learning rates: {_listed(rates[missed])}"
-            )
-        matters = curve.standard_errors > np.maximum(max(budget.rtol, _NOTEWORTHY) * sizes, _ROUNDING)
-        unmixed = ~lost & ~curve.mixed & matters
-        if unmixed.any():
-            warn(
-                "the chains are too short to see them mix, and standard errors allow for what they may not have seen, "
-                f"at {unmixed.sum()} of {rates.size} learning rates: {_listed(rates[unmixed])}"
-            )
+def _warn_of_trouble(found: StabilityMap, budget: Budget) -> None:
+    """Warn of learning rates at which lambda is lost, or less accurate than asked for."""
+    lost = np.isnan(found.exponents)
+    sizes = np.array([scales(exponents) for exponents in found.exponents])
+    if lost.any():
+        warn(f"the run overflowed at {_listed(found, lost)}: lambda is unknown there")
+    missed = ~lost & ~budget.met(sizes, found.standard_errors) & (found.standard_errors > _ROUNDING)
+    if budget.has_tolerance and missed.any():
+        warn(
+            f"max_steps={budget.max_steps} ended the run short of rtol={budget.rtol:g} and atol={budget.atol:g} at "
+            f"{_listed(found, missed)}"
+        )
+    matters = found.standard_errors > np.maximum(max(budget.rtol, _NOTEWORTHY) * sizes, _ROUNDING)
+    unmixed = ~lost & ~found.mixed & matters
+    if unmixed.any():
+        warn(
+            "the chains are too short to see them mix, and standard errors allow for what they may not have seen, "
+            f"at {_listed(found, unmixed)}"
+        )
 
 
-def _listed(rates: FloatArray) -> str:
-    shown = ", ".join(f"{rate:.4g}" for rate in rates[:4])
-    return shown + (", …" if rates.size > 4 else "")
+def _listed(found: StabilityMap, where: NDArray[np.bool_]) -> str:
+    """Count learning rates of curves, and name a few."""
+    several = len(found.edges) > 1
+    names = [
+        f"{found.learning_rates[index]:.4g}" + (f" ({found.names[row]})" if several else "")
+        for row, index in np.argwhere(where)[:4]
+    ]
+    more = ", …" if where.sum() > 4 else ""
+    of = "points" if several else "learning rates"
+    return f"{where.sum()} of {where.size} {of}: {', '.join(names)}{more}"

@@ -459,7 +459,7 @@ class LinearizedSGD(System):
         >>> decay = sf.Recurrence(free=np.array([[0.99]]), readout=np.array([1.0]))  # weight decay
         >>> system = sf.LinearizedSGD([[2, 1], [1, 2]], 0.5).with_recurrence(decay)
         >>> round(system.sum_of_exponents, 6)  # 2 log 0.99 + the mean of log abs(1 - 0.5 K_ii / 0.99)
-        -4.615171
+        -4.615221
         """
         if not isinstance(recurrence, Recurrence):
             raise TypeError(f"recurrence must be a Recurrence, not {type(recurrence).__name__}")
