@@ -14,7 +14,7 @@ demo: $(VENV)/installed
 test: lint cpp-test check
 
 check: $(VENV)/installed $(VENV)/tools
-	$(RUN)/python -m pytest
+	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto
 
 lint: $(VENV)/installed $(VENV)/tools
 	$(RUN)/ruff check .

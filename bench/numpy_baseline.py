@@ -6,6 +6,8 @@ are looked up once and for all.
 
 import numpy as np
 
+_DRAWN_AT_ONCE = 4096  # batches
+
 
 def lyapunov_exponent(gram, learning_rate, n_steps, rng, renormalise_every=64):
     """lambda from one chain of n_steps steps."""
@@ -79,8 +81,9 @@ def batch_exponent(gram, learning_rate, batch_size, n_steps, rng, momentum=0.0, 
     n_rows = batch_size * members.shape[1]
     x, change = rng.standard_normal(len(gram)), np.zeros(len(gram))
     rows, log_growth = np.empty((n_rows, len(gram))), 0.0
-    for _ in range(n_steps // renormalise_every):
-        for i in members[batches(len(members), batch_size, (renormalise_every,), rng)].reshape(-1, n_rows):
+    for done in range(0, n_steps, _DRAWN_AT_ONCE):
+        drawn = members[batches(len(members), batch_size, (min(_DRAWN_AT_ONCE, n_steps - done),), rng)]
+        for step, i in enumerate(drawn.reshape(-1, n_rows), 1):
             scaled.take(i, axis=0, out=rows, mode="clip")
             if momentum:
                 change *= momentum
@@ -88,10 +91,11 @@ def batch_exponent(gram, learning_rate, batch_size, n_steps, rng, momentum=0.0, 
                 x += change
             else:
                 x[i] -= rows.dot(x)
-        norm = np.sqrt(x @ x + change @ change)
-        x /= norm
-        change /= norm
-        log_growth += np.log(norm)
+            if step % renormalise_every == 0:
+                norm = np.sqrt(x @ x + change @ change)
+                x /= norm
+                change /= norm
+                log_growth += np.log(norm)
     return log_growth / n_steps
 
 

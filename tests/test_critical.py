@@ -177,8 +177,6 @@ def test_nothing_moves_for_zero():
         assert result.criterion == criterion
     with pytest.raises(ValueError, match=r"batch_size must be .*, not 0"):
         sf.critical_learning_rate(np.zeros((3, 3)), batch_size=0)
-    with pytest.raises(NotImplementedError, match="batch_size=2"):
-        sf.critical_learning_rate(np.zeros((3, 3)), batch_size=2)
 
 
 def first_zero(diagonal):
@@ -477,7 +475,6 @@ def test_bad_criteria(criterion, error, message):
         ({"batch_size": 0}, ValueError, "batch_size must be .*, not 0"),
         ({"batch_size": 5}, ValueError, r"batch_size must be in 1\.\.4, not 5"),
         ({"batch_size": 1.5}, TypeError, "batch_size must be an integer, not 1.5"),
-        ({"batch_size": 2}, NotImplementedError, "batch_size=2 is not implemented"),
         ({"rtol": -1e-3}, ValueError, "rtol must be finite and not negative, not -0.001"),
         ({"rtol": "1"}, TypeError, "rtol must be a real number, not '1'"),
         ({"atol": np.inf}, ValueError, "atol must be finite and not negative, not inf"),

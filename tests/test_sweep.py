@@ -520,8 +520,6 @@ def test_bad_learning_rates(learning_rates, error, message):
         ({"batch_sizes": ()}, ValueError, r"batch_sizes must be a non-empty sequence of numbers, not \(\)"),
         ({"batch_sizes": (1.5,)}, TypeError, "batch_sizes must be an integer, not 1.5"),
         ({"batch_sizes": "1"}, TypeError, r"batch_sizes\[0\] must be a real number, not '1'"),
-        ({"batch_sizes": 2}, NotImplementedError, "batch_size=2 is not implemented"),
-        ({"batch_sizes": (1, 2)}, NotImplementedError, "batch_size=2 is not implemented"),
         ({"batch_sizes": 5}, ValueError, r"must be in 1\.\.4, not 5"),
         ({"max_steps": 63}, ValueError, r"max_steps must be at least n_chains \(64\), not 63"),
         ({"max_steps": 1.5}, TypeError, "max_steps must be an integer, not 1.5"),

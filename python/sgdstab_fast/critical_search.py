@@ -372,6 +372,7 @@ def _last_set(
         below, above = _between_signs(rates, found)
         ready, share = False, share if above - below < half else min(2 * share, 1.0)
         middle, half = (below + above) / 2, min(0.6 * (above - below), 0.75 * half)
+        error = (above - below) / 2
         if candidate is not None and below < candidate.value < above:
             slope = candidate.slope
     if fit is None:
@@ -436,8 +437,9 @@ def _fitted(rates: FloatArray, found: list[LyapunovExponent]) -> _Fit | None:
         zero -= (constant + zero * (linear + square * zero)) / slope
     at = np.array([1.0, zero, zero**2])
     along = np.array([0.0, 1.0, 2 * zero])
-    # Errors of chains that were not seen to mix are common to all.
-    common = max(each.bias_allowance for each in found)
+    # Errors of chains that were not seen to mix may have the same sign at all learning rates.
+    allowances = np.array([each.bias_allowance for each in found])[usable]
+    common = float(np.abs(at @ inverse * weights) @ allowances)
     sampling = math.hypot(math.sqrt(float(at @ covariance @ at)), common) / slope
     significant = max(abs(square) - math.sqrt(float(covariance[2, 2])), 0.0)
     value = middle + half * zero

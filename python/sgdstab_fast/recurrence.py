@@ -60,9 +60,9 @@ class Recurrence:
 
     @property
     def feedback(self) -> float:
-        """The feedback g = h^T F^-1 e_1: the determinant of a step is that of F, to the power of the dimension, times det(A).
+        """The feedback g = h^T F^-1 e_1: a step has the determinant det(F)^d det(I - g eta (gradient map)).
 
-        Here A = I - g eta (gradient map); g is 0 where a gradient does not change volumes.
+        It is 0 where gradients do not change volumes.
         """
         return float(self.readout @ np.linalg.solve(self.free, np.eye(self.levels)[0]))
 

@@ -96,7 +96,8 @@ def lyapunov_spectrum(
     -------
     LyapunovSpectrum
         Nats per step, largest first. Exact, without steps, where all products are powers of one matrix: full batches,
-        and one order for ever as long as rounding allows. Exponents of directions that singular steps (eta K_ii = 1) destroy are -inf.
+        and one order for ever as long as rounding allows. Exponents of directions that singular steps (eta K_ii = 1)
+        destroy are -inf.
 
     Raises
     ------

@@ -3,7 +3,8 @@
 Exact certificates come first, in order of cost (eta K_ii is the step on example i, B = 1):
 
 - eta K_ii < 2 for all i: E |A s|^2 = |s|^2 - (1/N) sum_i eta (2 - eta K_ii) (f_i . s)^2 < |s|^2, so that Lambda(2) < 0;
-  in the same way for all batches, in any order, without memory, if eta lambda_max(K_uu) < 2 for all examples' blocks of K;
+  in the same way for all batches, in any order, without memory, if eta lambda_max(K_uu) < 2 for the blocks of K that
+  belong to examples u;
 - (1/N) sum_i log abs(1 - eta K_ii) > 0: so is the mean of all exponents, and lambda is at least that; of any system, if
   the sum of its exponents is known;
 - Lambda(2) < 0, computed exactly: lambda <= Lambda(2) / 2 < 0 (Chemnitz & Engel 2025, proposition A.4);
