@@ -73,8 +73,8 @@ def batch_exponent(gram, learning_rate, batch_size, n_steps, rng, momentum=0.0, 
     """lambda of steps on batches, from one chain; members[u] are the rows of unit u, of all units as many.
 
     With momentum the state is (x, x_t - x_{t-1}), which has the same exponents as (x_t, x_{t-1}). At N = 256 and
-    B = 16 a step takes 2.6 us, and its draw 0.2 us more; 3.9 us without a buffer for the rows, 6.5 us by products with
-    all rows, 10 us by single inner products.
+    B = 16 a step takes 3 to 4 us; half as long again without a buffer for the rows, 2.5 times as long by products with
+    all rows, 4 times by single inner products.
     """
     members = np.arange(len(gram))[:, None] if members is None else members
     scaled = learning_rate / batch_size * gram
@@ -104,8 +104,8 @@ def batch_exponents(
 ):
     """The same from chains side by side, n_steps in all, whose rows are gathered and multiplied together.
 
-    At N = 256 and B = 16 a step takes 2.2 us so, its draw included, 0.5 us more with einsum in place of matvec, and as
-    much as that of one chain with products with all rows.
+    At N = 256 and B = 16 a step takes 2.2 to 2.4 us so, its draw included; 0.7 us more with einsum in place of matvec,
+    1.5 us more by products with all rows. 16 to 128 chains do as well.
     """
     members = np.arange(len(gram))[:, None] if members is None else members
     scaled = learning_rate / batch_size * gram
@@ -148,7 +148,7 @@ def batch_spectrum(gram, learning_rate, batch_size, n_steps, period, rng):
 def ensemble_exponent(matrices, n_steps, rng, renormalise_every=64):
     """lambda of a random product of matrices, from one chain.
 
-    Of 8 matrices of dimension 16 a step takes 0.85 us, with new vectors 1.0 us, with @ 1.8 us.
+    Of 8 matrices of dimension 16 a step takes 0.45 to 0.85 us, 1.2 times as long with new vectors, twice with @.
     """
     multiply = [matrix.dot for matrix in matrices]
     v, image = rng.standard_normal(matrices.shape[1]), np.empty(matrices.shape[1])

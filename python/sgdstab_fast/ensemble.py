@@ -14,6 +14,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, core
 from sgdstab_fast.laws import distribution
 from sgdstab_fast.matrix_moments import MatrixMoments
+from sgdstab_fast.sampled_steps import aligned
 from sgdstab_fast.system import (
     LARGEST_ENUMERATION,
     Call,
@@ -135,7 +136,7 @@ class MatrixEnsemble(System):
         n, d, lanes = len(self._matrices), self.dimension, core.n_lanes
         padded = np.zeros((n, -(-d // lanes) * lanes, d))
         padded[:, :d] = self._matrices
-        panels = np.ascontiguousarray(padded.reshape(n, -1, lanes, d).transpose(0, 1, 3, 2))
+        panels = aligned(padded.reshape(n, -1, lanes, d).transpose(0, 1, 3, 2))
         arguments = {"panels": panels, "probabilities": self._probabilities, "cumulative": self._cumulative}
         return Call("advance_matrix_vectors", arguments, 1e-8 + 1e-10 * padded[0].size)
 

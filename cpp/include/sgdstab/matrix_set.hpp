@@ -27,9 +27,13 @@ struct MatrixSet {
 
 inline Law law_of(const MatrixSet& set) { return {Sampling::iid, set.count, 1, set.cumulative, nullptr, nullptr}; }
 
-// v <- A_i v, through `image` of n_panels kLanes.
+// v <- A_i v, through `image` of n_panels kLanes unless there is just one panel, full.
 inline void multiply(const MatrixSet& set, Index i, double* v, double* image) {
   const double* row = v;
+  if (set.size == kLanes) {
+    multiply_rows<1>(&row, set.panels + i * kLanes * kLanes, kLanes, v);
+    return;
+  }
   for (Index p = 0; p < set.n_panels(); ++p) {
     multiply_rows<1>(&row, set.panels + (i * set.n_panels() + p) * set.size * kLanes, set.size, image + p * kLanes);
   }

@@ -1,6 +1,7 @@
 // Steps of single vectors of a sampled system.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <span>
 
@@ -15,7 +16,7 @@ class SampledSteps {
   explicit SampledSteps(const Sampled<Form>& system)
       : system_(system),
         products_(system.law.batch_size * most_rows_of_a_unit(system.law)),
-        next_(system.recurrence.levels > 1 ? system.dimension() : 0),
+        next_(system.recurrence.levels > 2 ? system.dimension() : 0),
         read_(system.recurrence.levels > 1 ? system.form.dimension() : 0) {}
 
   // z <- M z for the batch with these rows.
@@ -23,19 +24,18 @@ class SampledSteps {
     const Form& form = system_.form;
     const double* at = read(system_.recurrence, form.dimension(), z, read_.data());
     multiply(rows, at);
-    if (system_.recurrence.levels > 1) {
-      move_freely(system_.recurrence, form.dimension(), z, next_.data());
-      std::copy_n(next_.data(), next_.size(), z);
-    }
+    if (system_.recurrence.levels > 1) move_freely(z);
     const double size = form.learning_rate / static_cast<double>(n_drawn);
     for (std::size_t j = 0; j < rows.size(); ++j) {
       subtract(form, rows[j], size * products_[static_cast<Index>(j)], z);
     }
   }
 
-  // (h^T (x) I) z, in `scratch` unless it is z itself.
+  // (h^T (x) I) z, in `scratch` unless it is the first block of z.
   static const double* read(const Recurrence& recurrence, Index dimension, const double* z, double* scratch) {
-    if (recurrence.levels == 1) return z;
+    const auto* rest = recurrence.readout + recurrence.levels;
+    if (recurrence.readout[0] == 1 && std::all_of(recurrence.readout + 1, rest, [](double h) { return h == 0; }))
+      return z;
     std::fill_n(scratch, dimension, 0.0);
     for (Index level = 0; level < recurrence.levels; ++level) {
       const double weight = recurrence.readout[level];
@@ -58,6 +58,25 @@ class SampledSteps {
   }
 
  private:
+  // z <- (F (x) I) z, in place where there are two levels.
+  void move_freely(double* z) {
+    const Recurrence& recurrence = system_.recurrence;
+    const Index d = system_.form.dimension();
+    if (recurrence.levels != 2) {
+      move_freely(recurrence, d, z, next_.data());
+      std::copy_n(next_.data(), next_.size(), z);
+      return;
+    }
+    const double f00 = recurrence.free_entry(0, 0), f01 = recurrence.free_entry(0, 1);
+    const double f10 = recurrence.free_entry(1, 0), f11 = recurrence.free_entry(1, 1);
+    double *now = z, *before = z + d;
+    for (Index j = 0; j < d; ++j) {
+      const double x = now[j], y = before[j];
+      now[j] = f00 * x + f01 * y;
+      before[j] = f10 * x + f11 * y;
+    }
+  }
+
   void multiply(std::span<const std::uint32_t> rows, const double* v) {
     const Form& form = system_.form;
     const auto n = static_cast<Index>(rows.size()), d = form.dimension();

@@ -103,19 +103,26 @@ class VectorWorker<MatrixSet> {
   using Metrics = MatrixMetrics;
 
   VectorWorker(const MatrixSet& set, const Metrics& metrics)
-      : set_(set), metrics_(metrics), draws_(law_of(set)), image_(set.n_panels() * kLanes), growth_(set, metrics) {}
+      : set_(set),
+        metrics_(metrics),
+        draws_(kSideBySide, Draws(law_of(set))),
+        image_(set.n_panels() * kLanes),
+        growth_(set, metrics) {}
 
   template <class Vector>
   void take_steps(const StreamKey& key, std::uint64_t chain, std::uint64_t start, Index n_steps, bool, Index n_chains,
                   Index k, const Vector& vector) {
-    for (Index c = 0; c < n_chains; ++c) {
-      for (Index done = 0; done < n_steps;) {
-        const Index drawn = draws_.fill(key, chain + static_cast<std::uint64_t>(c),
-                                        start + static_cast<std::uint64_t>(done), n_steps - done);
-        for (Index j = 0; j < drawn; ++j) {
-          for (Index l = 0; l < k; ++l) multiply(set_, draws_.units(j)[0], vector(c, l), image_.data());
+    // Chains in turn: one's product hides behind another's.
+    for (Index done = 0, drawn = 0; done < n_steps; done += drawn) {
+      for (Index c = 0; c < n_chains; ++c) {
+        drawn = draws_[static_cast<std::size_t>(c)].fill(key, chain + static_cast<std::uint64_t>(c),
+                                                         start + static_cast<std::uint64_t>(done), n_steps - done);
+      }
+      for (Index j = 0; j < drawn; ++j) {
+        for (Index c = 0; c < n_chains; ++c) {
+          const auto i = static_cast<Index>(draws_[static_cast<std::size_t>(c)].units(j)[0]);
+          for (Index l = 0; l < k; ++l) multiply(set_, i, vector(c, l), image_.data());
         }
-        done += drawn;
       }
     }
   }
@@ -128,7 +135,7 @@ class VectorWorker<MatrixSet> {
  private:
   const MatrixSet& set_;
   const Metrics& metrics_;
-  Draws draws_;
+  std::vector<Draws> draws_;
   Eigen::VectorXd image_;
   MatrixGrowth growth_;
 };
