@@ -329,5 +329,5 @@ def test_what_is_refused():
         sf.moment_exponent(sf.MatrixEnsemble([[[1e10]], [[1.0]]]), 20)
     with pytest.raises(ValueError, match="max_steps must be at least"):
         sf.moment_exponent(system, 1.5, max_steps=1000)
-    with pytest.raises(NotImplementedError, match="finite_time_probability is for SGD on single examples"):
+    with pytest.raises(ValueError, match="finite_time_probability is for SGD on single examples"):
         finite_time_probability(system, 12)

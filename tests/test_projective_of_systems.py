@@ -353,7 +353,7 @@ def test_bits_depend_on_the_seed_alone():
 @pytest.mark.parametrize("what", [sf.regularity, lambda system: eigenfunction(system, 1), lyapunov_function])
 @pytest.mark.parametrize("system", [sf.LinearizedSGD(K4, 0.7, 2), sf.MatrixEnsemble(POLLICOTT)], ids=["batches", "set"])
 def test_what_is_about_single_examples_says_so(what, system):
-    with pytest.raises(NotImplementedError, match="SGD on single examples"):
+    with pytest.raises(ValueError, match="SGD on single examples"):
         what(system)
 
 

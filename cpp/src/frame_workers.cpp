@@ -49,8 +49,8 @@ FrameWorker<Sampled<Form>>::FrameWorker(const Sampled<Form>& system, const Metri
       products_k_(rows_.rows(), rows_.rows()),
       coupling_(rows_.rows(), rows_.rows()),
       steps_(rows_.rows(), k),
-      level_steps_(system.recurrence.levels > 1 ? rows_.rows() : 0, k),
-      moved_(system.recurrence.levels > 1 ? system.dimension() : 0, k),
+      level_steps_(system.recurrence.is_plain() ? 0 : rows_.rows(), k),
+      moved_(system.recurrence.is_plain() ? 0 : system.dimension(), k),
       minor_(metrics.log_determinants == nullptr ? system.law.batch_size * most_rows_of_a_unit(system.law) : 0,
              metrics.log_determinants == nullptr ? system.law.batch_size * most_rows_of_a_unit(system.law) : 0),
       products_(std::max(k, rows_.rows()), std::max(rows_.cols(), rows_.rows()), std::max(rows_.cols(), rows_.rows())),
@@ -101,7 +101,7 @@ void FrameWorker<Sampled<Form>>::multiply(const MatrixView& v) {
     accumulate_product<ColMajor, ColMajor>(k, n_rows_, dimension(), 1, v.data() + level * dimension() * v.outerStride(),
                                            v.outerStride(), rows_.data(), rows_.cols(), result.data(), k, products_);
   };
-  if (levels == 1) {
+  if (system_.recurrence.is_plain()) {
     product(0, steps_);
     return;
   }
@@ -130,7 +130,7 @@ void FrameWorker<Sampled<Form>>::fill_products() {
 
 template <class Form>
 void FrameWorker<Sampled<Form>>::fill_coupling() {
-  const bool plain = system_.recurrence.levels == 1;
+  const bool plain = system_.recurrence.is_plain();
   for (Index j = 0; j < n_rows_; ++j) {
     for (Index l = 0; l < j; ++l) {
       const Index lag = step_of_[static_cast<std::size_t>(j)] - step_of_[static_cast<std::size_t>(l)];
@@ -166,7 +166,8 @@ void FrameWorker<Sampled<Form>>::solve_recursion(Index first, Index last) {
 template <class Form>
 void FrameWorker<Sampled<Form>>::apply(Index n_steps, MatrixView& v) {
   const Index levels = system_.recurrence.levels, d = dimension();
-  if (levels > 1) {
+  const bool plain = system_.recurrence.is_plain();
+  if (!plain) {
     moved_.setZero();
     for (Index to = 0; to < levels; ++to) {
       for (Index from = 0; from < levels; ++from) {
@@ -177,7 +178,7 @@ void FrameWorker<Sampled<Form>>::apply(Index n_steps, MatrixView& v) {
   }
   const auto weight = [&](Index level, Index j) {
     const auto row = static_cast<std::size_t>(j);
-    return size_of_[row] * (levels == 1 ? 1 : power(n_steps - 1 - step_of_[row])(level, 0));
+    return size_of_[row] * (plain ? 1 : power(n_steps - 1 - step_of_[row])(level, 0));
   };
   for (Index level = 0; level < levels; ++level) {
     if constexpr (std::is_same_v<Form, GramForm>) {
@@ -185,7 +186,7 @@ void FrameWorker<Sampled<Form>>::apply(Index n_steps, MatrixView& v) {
         v.row(level * d + examples_[static_cast<std::size_t>(j)]) -= weight(level, j) * steps_.row(j);
       }
     } else {
-      RowMatrix& scaled = levels == 1 ? steps_ : level_steps_;
+      RowMatrix& scaled = plain ? steps_ : level_steps_;
       for (Index j = 0; j < n_rows_; ++j) scaled.row(j) = weight(level, j) * steps_.row(j);
       accumulate_product<ColMajor, RowMajor>(v.cols(), d, n_rows_, -1, scaled.data(), scaled.cols(), rows_.data(),
                                              rows_.cols(), v.data() + level * d * v.outerStride(), v.outerStride(),

@@ -113,14 +113,14 @@ typename SampledGrowth<Form>::Terms SampledGrowth<Form>::measure(Index metric) {
   const double* matrix = metrics_.matrices + metric * whole * whole;
   Terms terms;
   terms.log_ratio.setZero();
-  if (system_.recurrence.levels > 1) {
+  if (!system_.recurrence.is_plain()) {
     multiply_panel(matrix, whole, whole, z_.data(), whole, metric_image_.data());
     terms.log_ratio = -inner(z_.data(), metric_image_.data(), whole).log() / 2;
   }
   multiply_panel(matrix, whole, whole, image_.data(), whole, metric_image_.data());
   terms.norm = inner(image_.data(), metric_image_.data(), whole);
   terms.scale = (terms.norm > 0).select(1 / terms.norm, Lanes::Zero());
-  if (system_.recurrence.levels > 1) terms.log_ratio += terms.norm.log() / 2;
+  if (!system_.recurrence.is_plain()) terms.log_ratio += terms.norm.log() / 2;
   double* y = y_.data() + metric * n * kLanes;
   if constexpr (std::is_same_v<Form, GramForm>) {
     std::copy_n(metric_image_.data(), n * kLanes, y);

@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
-    except (ValueError, TypeError, OSError, MemoryError, NotImplementedError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         print(f"sgdstab: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:

@@ -48,6 +48,7 @@ from sgdstab_fast.system import System
 from sgdstab_fast.systems import LinearizedSGD
 from sgdstab_fast.variants import variant_of
 
+_RTOL, _RTOL_OF_SEARCH = 2e-5, 1e-3
 _CRITERIA = ("gd", "mean-square", "almost-sure")
 _EXACT = 1e-12  # relative distance of bounds that are the same
 _FINE = 8  # standard errors between neighbours at which a panel has done its work
@@ -71,7 +72,7 @@ def critical_learning_rate(
     scale: float | None = None,
     momentum: float | None = None,
     nesterov: bool | None = None,
-    rtol: float = 2e-5,
+    rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 200_000_000,
     n_chains: int = 32,
@@ -95,7 +96,8 @@ def critical_learning_rate(
     groups, probabilities, step_scaling, scale
         As for `LinearizedSGD`; not with a system, which has its own.
     rtol, atol : float, optional
-        For the standard error of what is simulated: relative to the learning rate, and absolute.
+        For the standard error of what is simulated: relative to the learning rate, and absolute. By default rtol is
+        2e-5 for SGD on single examples, and 1e-3 for other systems, whose steps are not shared by learning rates.
     max_steps : int, optional
         Steps of all streams together.
     n_chains : int, optional
@@ -136,7 +138,7 @@ def critical_learning_rate(
     0.655848135935
     """
     criterion = _criterion(criterion)
-    budget = Budget.validated(rtol, atol, max_steps)
+    budget = Budget.validated(_RTOL if rtol is None else rtol, atol, max_steps)
     how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=_LEAST_CHAINS)
     budget.steps_per_chain(how.n_chains)
     options = {
@@ -164,6 +166,8 @@ def critical_learning_rate(
         reason = "2 N over the largest eigenvalue of K" if plain else "full steps leave the unit circle"
         return _known(criterion, gd_threshold(system), reason, made_of)
     if not system.is_plain:
+        if rtol is None:
+            how = replace(how, budget=replace(budget, rtol=_RTOL_OF_SEARCH))
         return _of_any_law(system, criterion, how)
     if criterion not in ("almost-sure", "mean-square", 2.0):
         return critical_moment(system, float(criterion), how)

@@ -138,7 +138,7 @@ def _searched_bounds(system: LinearizedSGD, order: float, function: _Function) -
             return known[0], known[0]
     independent = system
     if not system.law.is_independent:
-        independent = system.with_batches(system.batch_size).with_recurrence(system.recurrence)
+        independent = system.with_batches(sampling="iid")
     start = mean_square_zero(independent)
     assert start is not None  # of independent batches
     share = int(_COARSE_SHARE * function.how.budget.max_steps)

@@ -242,8 +242,7 @@ def _bracket(function: _Simulated, bounds: tuple[float, float]) -> tuple[float, 
     rate, down = low * factor, False
     if low == 0 or not function.system.law.is_independent:
         # Without replacement or with it, epochs or not: thresholds are of the same order.
-        law = function.system.law
-        alike = function.system.with_batches(law.batch_size).with_recurrence(function.system.recurrence)
+        alike = function.system.with_batches(sampling="iid")
         first = mean_square_zero(alike) if alike.rank <= LARGEST_RANK else None
         rate = max(rate, gd_threshold(alike) / 8 if first is None else first[0])
         down = low == 0

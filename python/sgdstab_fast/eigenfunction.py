@@ -385,7 +385,7 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     ------
     ValueError, TypeError
         If an argument is out of range.
-    NotImplementedError
+    ValueError
         If steps are not on single examples, drawn uniformly, without memory.
 
     Warns

@@ -28,7 +28,8 @@ from sgdstab_fast.system import (
 
 _LARGEST_METRIC = 128  # dimension with a mean-square metric
 _FLOOR = 1e-9  # of the identity, in it
-_FEW_DIMENSIONS, _ELONGATION = 4, 4.0
+_FEW_DIMENSIONS, _FEW_MATRICES, _ELONGATION = 4, 64, 4.0
+_LARGEST_ENTRY = 1e60  # and the smallest of what is not 0, so that squares of quotients are numbers
 _NONE = np.empty(0)
 
 
@@ -171,7 +172,8 @@ class MatrixEnsemble(System):
         metric += max(_FLOOR, -2 * float(np.linalg.eigvalsh(metric)[0])) * identity
         values, vectors = np.linalg.eigh(metric)
         between = vectors * np.sqrt(values) @ vectors.T
-        return [identity, metric, between, *_elongated(self.dimension)], found.covariance
+        further = _elongated(self.dimension) if len(self._matrices) <= _FEW_MATRICES else []
+        return [identity, metric, between, *further], found.covariance
 
     def second_moments(self, tolerance: float) -> QuadraticForms:
         """Return Lambda(2) and its forms."""
@@ -190,11 +192,19 @@ class MatrixEnsemble(System):
         """Return the exponents of a single matrix, of numbers, or of matrices that vanish."""
         drawn = self._matrices[self._probabilities > 0]
         if len(drawn) == 1 or (drawn == drawn[0]).all():
-            return of_products(drawn[0], 1)
+            _, shift = math.frexp(float(np.abs(drawn[0]).max()))
+            return of_products(np.ldexp(drawn[0], -shift), shift * math.log(2), 1)
         if self.dimension == 1:
-            return ExactExponents(np.array([self.sum_of_exponents]), "matrices are numbers")
+            total = self.sum_of_exponents
+            error = 4 * float(np.finfo(float).eps) * abs(total) if math.isfinite(total) else 0.0
+            return ExactExponents(np.array([total]), "matrices are numbers", error)
+        if self.moments.stretches is not None:
+            total = self.sum_of_exponents / self.dimension
+            if math.isfinite(total):
+                error = 1e-14 * (1 + abs(total))
+                return ExactExponents(np.full(self.dimension, total), "matrices stretch all vectors alike", error)
         if not drawn.any(axis=(1, 2)).all():
-            return ExactExponents(np.full(self.dimension, -np.inf), "one of the matrices is zero")
+            return ExactExponents(np.full(self.dimension, -np.inf), "one of the matrices is zero", 0.0)
         return None
 
     def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:
@@ -229,6 +239,12 @@ def _checked(matrices: Any) -> FloatArray:
         each, _ = validation.matrix(matrix, f"matrices[{index}]")
         if each.shape[0] != each.shape[1]:
             raise ValueError(f"matrices[{index}] must be square, not of shape {each.shape}")
+        largest = float(np.abs(each).max())
+        if largest > _LARGEST_ENTRY or 0 < largest < 1 / _LARGEST_ENTRY:
+            raise ValueError(
+                f"matrices[{index}] is beyond computing with, its largest entry {largest:.3g}: scale matrices "
+                "to about 1, which adds a logarithm to exponents"
+            )
         if found and each.shape != found[0].shape:
             raise ValueError(
                 f"matrices must have the same shape, but matrices[{index}] has {each.shape} and matrices[0] has "

@@ -86,7 +86,7 @@ def finite_time_probability(
     ------
     ValueError, TypeError
         If an argument is out of range.
-    NotImplementedError
+    ValueError
         For systems other than SGD on single examples.
 
     Warns

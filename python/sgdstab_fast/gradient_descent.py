@@ -10,7 +10,8 @@ from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray
 from sgdstab_fast.decomposition import smallest_eigenvalue, spectral_decomposition
 from sgdstab_fast.second_moments import gd_exponent_of, gd_threshold_of
-from sgdstab_fast.systems import LinearizedSGD, system_of
+from sgdstab_fast.systems import LinearizedSGD
+from sgdstab_fast.variants import variant_of
 
 _LARGEST_DECOMPOSITION = 1024  # of which all eigenvalues cost less than a second
 
@@ -49,12 +50,12 @@ def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
     """
     if learning_rate is None and isinstance(gram, LinearizedSGD):
         learning_rate = gram.learning_rate
-    system = system_of(gram, validation.positive_number(learning_rate, "learning_rate")).averaged()
+    system = variant_of(gram, validation.positive_number(learning_rate, "learning_rate")).averaged()
     if not system.recurrence.is_plain:
         extremes = np.array(extreme_eigenvalues(system))
         recurrence = system.recurrence
         return gd_exponent_of(
-            extremes if recurrence.levels == 1 else _eigenvalues(system),
+            extremes if recurrence.levels == 1 else system.gram_eigenvalues(),
             system.learning_rate,
             system.n_examples,
             recurrence.free,
@@ -83,23 +84,9 @@ def gd_threshold(system: LinearizedSGD) -> float:
     return gd_threshold_of(np.array([largest]), system.n_examples, recurrence.free, recurrence.readout)
 
 
-def _eigenvalues(system: LinearizedSGD) -> FloatArray:
-    return system.gram_eigenvalues() if system.law.probabilities is None else _mean_eigenvalues(system)
-
-
-def _mean_eigenvalues(system: LinearizedSGD) -> FloatArray:
-    """Return N times the eigenvalues of sum_u p_u G_u, ascending: those of the K that the mean step is on."""
-    law = system.law
-    weights = (law.n_units * law.unit_probabilities)[law.units_of_rows(len(system.rows))]
-    features = np.sqrt(weights)[:, None] * system.gradients()
-    return np.asarray(np.linalg.svd(features, compute_uv=False)[::-1] ** 2)
-
-
 def extreme_eigenvalues(system: LinearizedSGD) -> tuple[float, float]:
     """Return the smallest and the largest non-zero eigenvalue of K, of examples weighted by their probabilities."""
-    if system.law.probabilities is not None:
-        eigenvalues = _mean_eigenvalues(system)
-        return float(eigenvalues[0]), float(eigenvalues[-1])
+    system = system.averaged()
     if system.rank <= _LARGEST_DECOMPOSITION or system.coordinates == "factor":
         eigenvalues = spectral_decomposition(system).eigenvalues
         return float(eigenvalues[0]), float(eigenvalues[-1])

@@ -212,10 +212,8 @@ def _grouped(groups: Any, n_rows: int) -> tuple[IntArray, IntArray]:
     labels = np.asarray(groups)
     if labels.shape != (n_rows,):
         raise ValueError(f"groups must have the shape ({n_rows},), one label for each row, not {labels.shape}")
-    _, first, group = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    units = rank[group]
+    known: dict[Any, int] = {}
+    units = np.array([known.setdefault(label, len(known)) for label in labels.tolist()], dtype=np.int64)
     return np.concatenate([[0], np.cumsum(np.bincount(units))]), np.argsort(units, kind="stable")
 
 

@@ -119,7 +119,7 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     ------
     ValueError, TypeError
         If lambda is not positive, or an argument is out of range.
-    NotImplementedError
+    ValueError
         If steps are not on single examples, drawn uniformly, without memory.
 
     Warns

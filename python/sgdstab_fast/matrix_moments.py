@@ -120,7 +120,7 @@ class MatrixMoments:
     def everywhere(self) -> bool:
         """Whether all orders are cheap, so that the whole curve is known."""
         grows = len(self._given) == 1 or (self._plane is not None and self._plane.has_cone)
-        return self._stretches is not None or (grows and not self._vanishes)
+        return self.stretches is not None or (grows and not self._vanishes)
 
     def at(self, order: float) -> ExactMoment | None:
         """Return Lambda(p); None if it takes simulation."""
@@ -128,8 +128,8 @@ class MatrixMoments:
             return ExactMoment(0.0, 0.0, "closed form")
         if self._vanishes or (order < 0 and not self._given.any(axis=(1, 2)).all()):
             return ExactMoment(-math.copysign(math.inf, order), 0.0, "closed form")
-        if self._stretches is not None:
-            logs, error = self._stretches
+        if self.stretches is not None:
+            logs, error = self.stretches
             value, _ = _mean_of_powers(logs, self._probabilities, order)
             return ExactMoment(value, abs(order) * error + 4 * _EPS * abs(value), "closed form")
         if len(self._given) == 1:
@@ -144,8 +144,8 @@ class MatrixMoments:
 
     def with_slope(self, order: float) -> tuple[float, float]:
         """Return Lambda(p) and Lambda'(p), where all orders are known `everywhere`; elsewhere perhaps NaN."""
-        if self._stretches is not None:
-            return _mean_of_powers(self._stretches[0], self._probabilities, order)
+        if self.stretches is not None:
+            return _mean_of_powers(self.stretches[0], self._probabilities, order)
         if self._vanishes or (len(self._given) > 1 and self._plane is None):
             return math.nan, math.nan
         if len(self._given) == 1 or self._plane is None:
@@ -214,7 +214,7 @@ class MatrixMoments:
         return _iterated_eigenvalue(powers, base, self._probabilities)
 
     @cached_property
-    def _stretches(self) -> tuple[FloatArray, float] | None:
+    def stretches(self) -> tuple[FloatArray, float] | None:
         """Stretches: log c_i and their error, if |A_i v| = c_i |v| for all i."""
         d, (given, log_unit) = self._dimension, _to_unit(self._given)
         products = given.swapaxes(1, 2) @ given

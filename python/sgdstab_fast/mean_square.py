@@ -141,9 +141,9 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
 
 def has_mean_square(system: System) -> bool:
     """Say whether Lambda(2) is computed without simulation."""
-    if not isinstance(system, LinearizedSGD) or system.law.is_independent:
+    if not isinstance(system, LinearizedSGD) or system.law.is_independent or system.law.is_full:
         return True
-    return system.outcomes(SMALL) is not None
+    return all(part.outcomes(SMALL) is not None for part in system.parts())
 
 
 def _of_second_moments(system: System) -> MeanSquareExponent:

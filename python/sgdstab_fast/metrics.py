@@ -166,12 +166,21 @@ def _with_floor(system: LinearizedSGD, metric: FloatArray) -> FloatArray:
     return metric
 
 
+def _root(covariance: FloatArray) -> FloatArray:
+    """Return L with covariance = L L^T: Cholesky's, or the symmetric one of what is definite up to rounding."""
+    try:
+        return np.asarray(np.linalg.cholesky(covariance))
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(covariance)
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T)
+
+
 def initial_vectors(
     system: System, metrics: Metrics, key: StreamKey, n_chains: int, k: int, first_chain: int = 0
 ) -> FloatArray:
     """Return the vectors to start from, shape (n_chains, k, dimension), the first of each chain nearly stationary."""
     if metrics.covariance is None:
-        states = initial_states(key, n_chains, k, system.slow_directions(1), first_chain)
+        states = initial_states(key, n_chains, k, system.slow_directions(1), first_chain, system.random_share)
         return np.ascontiguousarray(states.transpose(0, 2, 1))
     covariance = metrics.covariance / metrics.covariance.diagonal().max()
     main = covariance[:, covariance.diagonal().argmax()]
@@ -182,7 +191,7 @@ def initial_vectors(
     size = float(main @ along)
     jitter = _JITTER * np.trace(covariance) * np.eye(system.dimension)
     # Rounded, so that the last bits of a decomposition rarely matter; another build of LAPACK may still find others.
-    root = np.linalg.cholesky(covariance + jitter).astype(np.float32).astype(float)
+    root = _root(covariance + jitter).astype(np.float32).astype(float)
     vectors = normals(key, n_chains, (k, system.dimension), first_chain) @ root.T
     vectors[:, 0] += ((np.sqrt(size) - vectors[:, 0] @ main) / size)[:, None] * along.astype(np.float32)
     return np.ascontiguousarray(vectors)

@@ -114,7 +114,7 @@ class UnitSteps:
             form = system.steps.norm() if metric is None else metric
             norms = np.einsum("ni,ni->n", vectors @ form, vectors)
             carried = image @ form
-            rest = np.einsum("ni,ni->n", carried, image) - norms if recurrence.levels > 1 else np.zeros(len(norms))
+            rest = np.einsum("ni,ni->n", carried, image) - norms if not recurrence.is_plain else np.zeros(len(norms))
             with np.errstate(divide="ignore", invalid="ignore"):
                 x = (rest[:, None] + self._changes(moves, carried[:, : system.rank], form)) / norms[:, None]
                 log_growth = np.log1p(np.maximum(x, -1.0)) / 2

@@ -40,6 +40,7 @@ _MOST_CHAINS = 2**24
 BLOCK_STREAMS, COMPANION_STREAMS, _PILOT_STREAMS = 2**34, 2**32, 2**33
 _PILOT_CHAINS, _PILOT_EVALUATIONS, _PILOT_GROUPS, _PILOT_SHARE = 64, 32, 4, 1 / 16
 _NOISE = 0.1  # of an autocorrelation
+_SEPARATIONS = 4.0  # standard errors of a gap
 _LONGEST_SPACING = 16  # times N
 _VECTORS_PER_EVALUATION, _VECTORS_PER_ITEM = 16, 4  # of the core's work items
 
@@ -96,8 +97,8 @@ def simulate(
         anchored = resume.provenance["method"] == "anchored"
     else:
         anchored = how.method == "anchored"
-    metrics = growth_metrics(system, mean_square) if anchored and system.dimension > 1 else no_metrics(system)
-    anchored = metrics.size > 0
+    anchored = anchored and system.dimension > 1
+    metrics = growth_metrics(system, mean_square) if anchored else no_metrics(system)
     kernel, companion_kernel = vectors_kernel(system, metrics), vectors_kernel(system, no_metrics(system))
     if resume is None:
         how.budget.steps_per_chain(how.n_chains)
@@ -151,18 +152,33 @@ def estimate_with_own_growth(chains: Chains) -> Estimate:
     of a few.
     """
     log_growth, growth, _ = chains.records
-    if growth.shape[2] == 0 or not np.isfinite(log_growth).all():
+    own = log_growth[:, :, :1] / chains.steps_per_batch
+    if not np.isfinite(own).all():
         return estimate(chains)
+    if growth.shape[2] == 0:
+        if chains.companions is None:
+            return batch_means(log_growth, chains.steps_per_batch)
+        return _anchored(chains, own, telescoping=True)
     anchored = growth / (chains.steps_per_batch // chains.spacing)
-    return _anchored(chains, np.concatenate([anchored, log_growth[:, :, :1] / chains.steps_per_batch], axis=2))
+    return _anchored(chains, np.concatenate([anchored, own], axis=2))
 
 
-def _anchored(chains: Chains, growth: FloatArray) -> Estimate:
+def _anchored(chains: Chains, growth: FloatArray, *, telescoping: bool = False) -> Estimate:
+    """Estimate lambda from growth per step in columns of the same mean.
+
+    Growth along a chain adds up to that of one vector's length, `telescoping`: before directions have mixed it grows at
+    a rate between exponents that are no farther apart than companions let them be, but for what its first and last
+    batch may add.
+    """
     mixing = Mixing(math.nan, 0.0, 0)
     if chains.companions is not None:
         looks = grid_of_looks(chains.companions.n_batches)
         mixing = first_resolved(chains.companions.records[0], chains.steps_per_batch, looks)
-    return anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
+    spread = None
+    if telescoping and math.isfinite(mixing.gap) and mixing.separation != 0:
+        apart = abs(mixing.gap) * (1 + _SEPARATIONS / abs(mixing.separation))
+        spread = apart + float(np.ptp(growth)) / growth.shape[1]
+    return anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding, spread)
 
 
 def vectors_kernel(system: System, metrics: Metrics) -> Kernel:
@@ -190,10 +206,10 @@ def no_records(n_chains: int, k: int, n_metrics: int, recorded: int = 0) -> tupl
 
 def _averaged_chains(system: System, how: How, first_chain: int) -> Chains:
     most = how.budget.steps_per_chain(how.n_chains)
-    states = initial_states(how.seed.key, how.n_chains, 1, system.slow_directions(1), first_chain)
+    share = system.random_share
+    states = initial_states(how.seed.key, how.n_chains, 1, system.slow_directions(1), first_chain, share)
     steps_per_batch = min(max(_STEPS_PER_BATCH, most // _MAX_BATCHES), max(1, most // 16))
-    if steps_per_batch > system.grain:  # whole epochs
-        steps_per_batch -= steps_per_batch % system.grain
+    steps_per_batch = _whole(system, steps_per_batch)
     return Chains(
         key=how.seed.key,
         states=np.ascontiguousarray(states.transpose(0, 2, 1)),
@@ -203,18 +219,30 @@ def _averaged_chains(system: System, how: How, first_chain: int) -> Chains:
     )
 
 
+def _whole(system: System, n_steps: int) -> int:
+    """Return the number of steps rounded up to whole epochs, where batches depend on each other."""
+    return -(-n_steps // system.grain) * system.grain
+
+
 def _anchored_chains(system: System, how: How, metrics: Metrics, kernel: Kernel, first_chain: int) -> Chains:
     n_companions = min(N_COMPANIONS, how.budget.max_steps - how.n_chains)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
-    spacing, pilot_steps = _spacing(system, how, metrics, kernel, first_chain)
+    spacing, pilot_steps = max(1, int(system.steps_per_epoch)), 0
+    if metrics.size > 0:
+        spacing, pilot_steps = _spacing(system, how, metrics, kernel, first_chain)
     most = (how.budget.max_steps - pilot_steps) // (how.n_chains + n_companions)
     spacing = min(spacing, max(1, most // 16))
+    if metrics.size == 0:
+        spacing = _whole(system, spacing)
     steps_per_batch = spacing * max(1, most // (spacing * _MAX_BATCHES))
 
     def chains(n_chains: int, k: int, first: int, n_metrics: int) -> Chains:
+        states = initial_vectors(system, metrics, how.seed.key, n_chains, k, first)
+        if not system.is_plain:  # what chains grow by themselves counts from the start
+            states /= np.linalg.norm(states, axis=2, keepdims=True)
         return Chains(
             key=how.seed.key,
-            states=initial_vectors(system, metrics, how.seed.key, n_chains, k, first),
+            states=states,
             steps_per_batch=steps_per_batch,
             records=no_records(n_chains, k, n_metrics),
             first_chain=first,
@@ -272,18 +300,20 @@ def _spacing(system: System, how: How, metrics: Metrics, kernel: Kernel, first_c
 
 def known_exponents(system: System) -> ExactExponents | None:
     """Return exponents that take no simulation, of a system that does not fall into blocks."""
-    if isinstance(system, LinearizedSGD) and system.law.is_full:
-        return ExactExponents(np.array([gd_exponent(system)]), "every step is a full step", 0.0)
     exact = system.exact_exponents()
-    if exact is None and system.dimension == 1 and not math.isnan(system.sum_of_exponents):
-        return ExactExponents(np.array([system.sum_of_exponents]), "steps are numbers")
+    if exact is not None and isinstance(system, LinearizedSGD) and system.law.is_full:
+        return exact._replace(exponents=np.array([gd_exponent(system)]))
+    total = system.sum_of_exponents if exact is None and system.dimension == 1 else math.nan
+    if not math.isnan(total):
+        error = 4 * float(np.finfo(float).eps) * abs(total) if math.isfinite(total) else 0.0
+        return ExactExponents(np.array([total]), "steps are numbers", error)
     return exact
 
 
 def closed_form(system: System, how: How, known: ExactExponents) -> LyapunovExponent:
     """Return the exponent that is known: in one dimension, the mean of the logarithms of the steps' sizes."""
     exponent = float(known.exponents[0])
-    rounding = known.error * abs(exponent) if math.isfinite(exponent) else 0.0
+    rounding = known.error if math.isfinite(exponent) else 0.0
     return LyapunovExponent(
         exponent=exponent,
         standard_error=rounding,

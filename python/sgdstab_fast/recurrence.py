@@ -43,6 +43,25 @@ class Recurrence:
     readout: FloatArray
     """h, shape (levels,)."""
 
+    def __post_init__(self) -> None:
+        """Check what the user passed."""
+        for name in ("free", "readout"):
+            try:
+                found = np.ascontiguousarray(getattr(self, name), dtype=float)
+            except (TypeError, ValueError):
+                raise TypeError(f"{name} must be numbers, not {getattr(self, name)!r}") from None
+            object.__setattr__(self, name, found)
+        levels = self.readout.size
+        if levels == 0 or self.readout.ndim != 1 or self.free.shape != (levels, levels):
+            raise ValueError(
+                f"free and readout must have the shapes (levels, levels) and (levels,), not {self.free.shape} and "
+                f"{self.readout.shape}"
+            )
+        if not (np.isfinite(self.free).all() and np.isfinite(self.readout).all()):
+            raise ValueError(f"free and readout must be finite, not {self.free.tolist()} and {self.readout.tolist()}")
+        if abs(np.linalg.det(self.free)) < 1e-300:
+            raise ValueError(f"free must be invertible, not {self.free.tolist()}: steps would lose part of the state")
+
     @property
     def levels(self) -> int:
         """Blocks of the state."""

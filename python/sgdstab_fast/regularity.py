@@ -164,7 +164,7 @@ def regularity(system: LinearizedSGD, *, tolerance: float = 1e-9) -> Regularity:
     ------
     ValueError, TypeError
         If an argument is out of range.
-    NotImplementedError
+    ValueError
         If steps are not on single examples, drawn uniformly, without memory.
 
     References

@@ -22,8 +22,10 @@ from sgdstab_fast.laws import IntArray, Law
 from sgdstab_fast.matrix_moments import MatrixMoments, SecondMomentsOfMatrices
 from sgdstab_fast.recurrence import Recurrence
 from sgdstab_fast.second_moments import SecondMoments, second_moments
+from sgdstab_fast.streams import RANDOM_SHARE
 from sgdstab_fast.system import Call, ExactExponents, GrowthCall, Outcomes, of_products
 
+_EPS = float(np.finfo(float).eps)
 _MOST_DETERMINANTS = 2**22  # multiplications
 _LARGEST_PRODUCT = 1024  # dimension of matrices that are multiplied through an epoch
 _LARGEST_DIMENSION = 1024  # with metrics
@@ -72,7 +74,7 @@ class SampledSteps:
     def step_sizes(self) -> FloatArray:
         """Bounds of the logarithms of what a step does to lengths: growth, and by volume shrinkage."""
         largest = self.learning_rate * self.largest_unit
-        memory = float(np.abs(self.recurrence.free).sum()) if self.recurrence.levels > 1 else 1.0
+        memory = float(np.abs(self.recurrence.free).sum()) if not self.recurrence.is_plain else 1.0
         growth = math.log(max(memory + float(np.abs(self.recurrence.readout).sum()) * largest, 1.0 + 1e-12))
         return np.array([growth, max(-self.recurrence.log_determinant, 1e-12)])
 
@@ -145,17 +147,21 @@ class SampledSteps:
 
     def metrics(self, tolerance: float) -> tuple[list[FloatArray], FloatArray | None]:
         """Return the norm of K, mean-square metrics here and at a lower learning rate, and those for rare steps."""
-        if not self.law.is_independent or self.dimension > _LARGEST_DIMENSION:
+        if self.dimension > _LARGEST_DIMENSION:
             return [], None
+        if not self.law.is_independent:  # starts as if it were
+            found = replace(self, law=replace(self.law, sampling="iid")).solved(tolerance)
+            return [], found.covariance if _is_of_use(found) else None
         norm = self.norm()
         found = self.solved(tolerance)
-        further = [found.metric, replace(self, learning_rate=_LOWER * self.learning_rate).solved(tolerance).metric]
+        further = [found, replace(self, learning_rate=_LOWER * self.learning_rate).solved(tolerance)]
         growth = self._growth_of_units()
         if self.law.batch_size == 1 and growth.max() > 1:
             weights = self.law.unit_probabilities / growth
             held_down = replace(self, law=replace(self.law, probabilities=weights / weights.sum()))
-            further.append(held_down.solved(tolerance).metric)
-        return [norm, *(_with_floor(metric, norm) for metric in further)], found.covariance
+            further.append(held_down.solved(tolerance))
+        of_use = [_with_floor(each.metric, norm) for each in further if _is_of_use(each)]
+        return [norm, *of_use], found.covariance if _is_of_use(found) else None
 
     def _growth_of_units(self) -> FloatArray:
         """Return max(1, (1 - eta trace K_uu)^2) for every unit: how much a step on it may multiply squared norms."""
@@ -186,13 +192,14 @@ class SampledSteps:
 
     def second_moments(self, tolerance: float) -> SecondMoments | SecondMomentsOfMatrices | None:
         """Return second moments, of the matrices of epochs where batches depend on each other and these are few."""
-        if self.law.is_independent:
+        if self.law.is_independent or self.law.is_full:
             return self.solved(tolerance)
         outcomes = self.outcomes(_SMALL)
         if outcomes is None:
             return None
         found = MatrixMoments(outcomes.matrices, outcomes.probabilities).second_moments
-        return replace(found, exponent=found.exponent / outcomes.n_steps, error=found.error / outcomes.n_steps)
+        exponent = found.exponent / outcomes.n_steps
+        return replace(found, exponent=exponent, error=found.error / outcomes.n_steps, growth=math.expm1(exponent))
 
     def exact_exponents(self) -> ExactExponents | None:
         """Return the exponents where all steps, or all epochs, are the same."""
@@ -200,11 +207,12 @@ class SampledSteps:
             curvatures = self.learning_rate * self.eigenvalues / self.law.n_units
             radii = np.array([np.abs(np.linalg.eigvals(self.recurrence.along(c))) for c in curvatures]).ravel()
             with np.errstate(divide="ignore"):
-                logs = np.log(np.where(radii < 8 * np.finfo(float).eps, 0.0, radii))
-            return ExactExponents(np.sort(logs)[::-1], "every step is a full step")
+                logs = np.log(np.where(radii < 8 * _EPS, 0.0, radii))
+            error = 8 * _EPS * (1 + float(curvatures.max())) / max(float(radii.max()), _EPS)
+            return ExactExponents(np.sort(logs)[::-1], "every step is a full step", error)
         if self.law.is_deterministic and self.dimension <= _LARGEST_PRODUCT:
             _, batches = next(self.law.batches())
-            return of_products(self._product(batches), len(batches))
+            return of_products(*self._scaled_product(batches), len(batches))
         return None
 
     def sum_of_exponents(self) -> float:
@@ -245,14 +253,23 @@ class SampledSteps:
             return None
         found = [(probability, self._product(batches), len(batches)) for probability, batches in law.batches()]
         probabilities, matrices, n_steps = zip(*found, strict=True)
-        return Outcomes(np.array(matrices), np.array(probabilities), n_steps[0])
+        every = np.array(matrices)
+        return Outcomes(every, np.array(probabilities), n_steps[0]) if np.isfinite(every).all() else None
 
     def _product(self, batches: list[tuple[int, ...]]) -> FloatArray:
         """Return the matrix of steps on batches of units, in order."""
-        product = np.eye(self.dimension)
+        product, log_scale = self._scaled_product(batches)
+        with np.errstate(over="ignore"):
+            return np.asarray(product * np.exp(log_scale))
+
+    def _scaled_product(self, batches: list[tuple[int, ...]]) -> tuple[FloatArray, float]:
+        """Return the same with entries of at most about 1, and the logarithm of what it was divided by."""
+        product, exponent = np.eye(self.dimension), 0
         for batch in batches:
             product = self._step(batch, product)
-        return product
+            _, shift = math.frexp(float(np.abs(product).max()))
+            product, exponent = np.ldexp(product, -shift), exponent + shift
+        return product, exponent * math.log(2)
 
     def _step(self, batch: tuple[int, ...], frame: FloatArray) -> FloatArray:
         """Return the image of a frame, (dimension, k), under the step on a batch of units."""
@@ -273,12 +290,27 @@ class SampledSteps:
         levels = self.recurrence.levels
         return np.asarray(np.tile(directions, (levels, 1)) / math.sqrt(levels))
 
+    @property
+    def random_share(self) -> float:
+        """How much of starts near slow directions is random.
+
+        A velocity is carried over 1/(1 - b) steps: it is to move no farther than the displacement's random part.
+        """
+        rates = np.abs(1 - np.linalg.eigvals(self.recurrence.free))
+        slowest = float(rates[rates > _EPS].min(initial=1.0))
+        return RANDOM_SHARE * min(1.0, slowest**2)
+
     def digest(self) -> bytes:
         """Return what tells one law and optimiser from another."""
         law, parts = self.law, [self.recurrence.free, self.recurrence.readout, self.law.offsets, self.law.members]
         parts += [] if law.probabilities is None else [law.probabilities]
         text = f"{law.sampling}-{law.batch_size}".encode()
         return hashlib.sha256(text + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).digest()
+
+
+def _is_of_use(found: SecondMoments) -> bool:
+    """Say whether forms are numbers, not lost to steps or powers beyond floating point."""
+    return bool(np.isfinite(found.metric).all() and np.isfinite(found.covariance).all())
 
 
 def aligned(array: FloatArray) -> FloatArray:

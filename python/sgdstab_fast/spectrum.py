@@ -25,7 +25,7 @@ from sgdstab_fast.rounds import Budget, Chains, Kernel, ProgressOption, Run, ove
 from sgdstab_fast.simulated import common_attributes, resumed, warn_of_trouble
 from sgdstab_fast.statistics import Estimate
 from sgdstab_fast.streams import initial_states, seed_from
-from sgdstab_fast.system import System
+from sgdstab_fast.system import ExactExponents, System
 from sgdstab_fast.systems import LinearizedSGD, require_system
 
 # How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is
@@ -37,6 +37,7 @@ _PILOT_PASSES = 8
 # so many, in small dimensions, that a direction may shrink by more than this while they are taken.
 _BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
 _PILOT_CHAIN = 2**63  # a stream that no other chain uses
+_LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding times that must stay small
 _NULL_RATIO = 1e-12
 # Below this log abs(1 - eta K_ii), growth of volumes, which is as the square of 1 - eta K_ii, drowns in rounding.
 _NEARLY_SINGULAR = math.log(1e-3)
@@ -131,7 +132,7 @@ def lyapunov_spectrum(
     n_threads = validation.thread_count(n_threads)
     known = None if resume is not None or method == "average" else system.exact_exponents()
     if known is not None and known.exponents.size >= k:
-        return _known(system, k, known.exponents[:k], rng)
+        return _known(system, k, known, rng)
     singular = bool(np.isneginf(system.step_sizes).any() or np.isneginf(system.sum_of_exponents))
     call = system.frames_call()
     arguments: dict[str, Any] = {
@@ -165,7 +166,7 @@ def lyapunov_spectrum(
             passes = max(passes, math.ceil(evaluation / (k * (1.3 * period + k))))
         chains = Chains(
             key=seed.key,
-            states=initial_states(seed.key, n_chains, k, slow),
+            states=initial_states(seed.key, n_chains, k, slow, random_share=system.random_share),
             steps_per_batch=min(passes * period, max(1, most // 4)),
             records=_no_records(n_chains, k, evaluated, len(growth_arguments["diagonals"])),
         )
@@ -205,13 +206,15 @@ def lyapunov_spectrum(
     )
 
 
-def _known(system: System, k: int, exponents: FloatArray, rng: Any) -> LyapunovSpectrum:
+def _known(system: System, k: int, known: ExactExponents, rng: Any) -> LyapunovSpectrum:
     """Return exponents that need no simulation, those of products that are powers of one matrix."""
-    complete = k == system.dimension
+    exponents, complete = known.exponents[:k], k == system.dimension
+    with np.errstate(over="ignore"):
+        errors = known.error * np.exp(np.minimum(exponents[0] - exponents, 40)) if np.isfinite(exponents[0]) else 0.0
     total = float(exponents.sum()) if complete else None
     return LyapunovSpectrum(
         exponents=exponents,
-        standard_errors=np.zeros(k),
+        standard_errors=np.where(np.isfinite(exponents), errors, 0.0),
         effective_sample_size=np.full(k, math.inf),
         period=0,
         sum_of_exponents=total,
@@ -290,7 +293,7 @@ def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, name: str, 
     if arguments["careful"]:  # singular steps leave angles of 0
         return max(1, min(longest, k // 2))
     wanted = -math.log(_ANGLE if k > _SMALL_FRAME else _SMALL_FRAME_ANGLE)
-    states = initial_states(key, 1, k, slow)
+    states = initial_states(key, 1, k, slow, random_share=system.random_share)
     period = max(1, k // 32)
     known: list[tuple[int, float]] = []  # (period, -log angle)
     while period < longest:
@@ -311,5 +314,10 @@ def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, name: str, 
             share = (wanted - less) / max(shrinkage - less, wanted - less)
             return max(1, int(shorter + share * (period - shorter)))
         known.append((period, shrinkage))
+        if not system.is_plain:
+            # Where steps nearly commute, vectors along common eigenvectors keep their angles until rounding has grown.
+            growth = pilot.records[0][0, 1:].mean(axis=0) / period
+            spread = float(growth.max() - growth.min()) if np.isfinite(growth).all() else math.inf
+            longest = min(longest, max(1, int(min(_LARGEST_SPREAD / max(spread, 1e-300), 2.0**20))))
         period *= 2
     return longest

@@ -15,7 +15,7 @@ import numpy as np
 from sgdstab_fast._native import FloatArray, StreamKey
 
 _INITIAL_STATES = 1  # the counter's last word: 0 for steps
-_RANDOM_SHARE = 1e-3
+RANDOM_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,25 @@ def normals(key: StreamKey, n_chains: int, shape: tuple[int, ...], first_chain: 
     return numbers
 
 
-def initial_states(key: StreamKey, n_chains: int, k: int, slow: FloatArray, first_chain: int = 0) -> FloatArray:
+def initial_states(
+    key: StreamKey,
+    n_chains: int,
+    k: int,
+    slow: FloatArray,
+    first_chain: int = 0,
+    random_share: float = RANDOM_SHARE,
+) -> FloatArray:
     """Return the states to start from, shape (n_chains, dimension, k); chain c's depends on key and c alone.
 
     The first columns start near the slow directions given, of shape (dimension, at most k) and unit length, where a
-    stable system spends its time, plus a random thousandth, so that no direction and no block of a reducible K is left
-    out; further columns are random. The slow directions come from an eigen-solver, rounded to single precision
-    so that its last bits rarely matter; another build of LAPACK may still find other signs, and other paths from them.
+    stable system spends its time, plus a random thousandth, or another share, so that no direction and no block of a
+    reducible K is left out; further columns are random. The slow directions come from an eigen-solver, rounded to
+    single precision so that its last bits rarely matter; another build of LAPACK may still find other signs, and other
+    paths from them.
     """
     dimension, n_slow = slow.shape
     states = normals(key, n_chains, (dimension, k), first_chain)
     states *= 1 / np.sqrt(dimension)
-    states[:, :, :n_slow] *= _RANDOM_SHARE
+    states[:, :, :n_slow] *= random_share
     states[:, :, :n_slow] += slow.astype(np.float32)
     return states

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from sgdstab_fast._native import FloatArray
+from sgdstab_fast.streams import RANDOM_SHARE
 
+_LOST = 1e-10  # eigenvalues, relative to the norm of a product, that rounding may have made
 LARGEST_ENUMERATION = 2**24  # numbers in all matrices of a law
 
 
@@ -52,8 +54,8 @@ class ExactExponents(NamedTuple):
     exponents: FloatArray
     """Largest first; only those that are known to rounding."""
     reason: str
-    error: float = 4 * float(np.finfo(float).eps)
-    """Of the largest, relative."""
+    error: float
+    """Numerical error of the largest."""
 
 
 class QuadraticForms(Protocol):
@@ -128,6 +130,11 @@ class System(ABC):
         return float(self.dimension)
 
     @property
+    def random_share(self) -> float:
+        """How much of starts near slow directions is random."""
+        return RANDOM_SHARE
+
+    @property
     def grain(self) -> int:
         """Steps after which draws begin anew: 1 where they are independent."""
         return 1
@@ -174,13 +181,20 @@ class System(ABC):
         """Return all matrices, if they have at most so many entries together."""
 
 
-def of_products(matrices: FloatArray, n_steps: int) -> ExactExponents:
-    """Return the exponents of one matrix that is n_steps steps: log abs of its eigenvalues.
+def of_products(product: FloatArray, log_scale: float, n_steps: int) -> ExactExponents | None:
+    """Return the exponents of one matrix, exp(log_scale) times `product`, that is n_steps steps.
 
-    Eigenvalues that rounding of the largest may have made are left out.
+    None if rounding may have made even the largest. They are the logarithms of the sizes of its eigenvalues; those that
+    rounding of the product may have made are left out. The error is a first-order one for an eigenvalue that is not
+    defective.
     """
-    sizes = np.sort(np.abs(np.linalg.eigvals(matrices)))[::-1]
-    known = sizes > 1e-10 * np.linalg.norm(matrices, 2)
-    known[0] = True
-    with np.errstate(divide="ignore"):
-        return ExactExponents(np.log(sizes[known]) / n_steps, "all products are powers of one matrix")
+    sizes = np.sort(np.abs(np.linalg.eigvals(product)))[::-1]
+    norm = float(np.linalg.norm(product, 2))
+    if sizes[0] == 0 or norm == 0:
+        return ExactExponents(np.full(1, -np.inf), "all products vanish", 0.0)
+    if sizes[0] <= _LOST * norm:
+        return None
+    known = sizes > _LOST * norm
+    error = 8 * float(np.finfo(float).eps) * (len(sizes) * norm / float(sizes[0]) + abs(log_scale)) / n_steps
+    logs = (np.log(sizes[known]) + log_scale) / n_steps
+    return ExactExponents(logs, "all products are powers of one matrix", error)

@@ -120,7 +120,7 @@ class LinearizedSGD(System):
     ) -> None:
         matrix, precision = validation.gram_matrix(gram)
         law = laws.validated(len(matrix), batch_size, sampling, groups, probabilities)
-        recurrence = _recurrence(momentum, nesterov)
+        recurrence = recurrence_of(momentum, nesterov)
         weights = _row_weights(law, len(matrix), step_scaling, scale)
         if weights is not None:
             # A_i = I - eta c_i e_i e_i^T K is similar to I - eta e_i e_i^T K', K' = c^(1/2) K c^(1/2).
@@ -174,7 +174,7 @@ class LinearizedSGD(System):
         """
         matrix, precision = validation.matrix(features, "features")
         law = laws.validated(len(matrix), batch_size, sampling, groups, probabilities)
-        recurrence = _recurrence(momentum, nesterov)
+        recurrence = recurrence_of(momentum, nesterov)
         weights = _row_weights(law, len(matrix), step_scaling, scale)
         if weights is not None:
             matrix = np.sqrt(weights)[:, None] * matrix
@@ -322,6 +322,11 @@ class LinearizedSGD(System):
         return self._steps.rows_per_step
 
     @property
+    def random_share(self) -> float:
+        """How much of starts near slow directions is random: little, where momentum would carry velocities on."""
+        return self._steps.random_share
+
+    @property
     def n_draws(self) -> int:
         """N."""
         return self.n_examples
@@ -465,15 +470,13 @@ class LinearizedSGD(System):
             raise TypeError(f"recurrence must be a Recurrence, not {type(recurrence).__name__}")
         return self._changed(self._learning_rate, self.law, recurrence)
 
-    def with_batches(
-        self, batch_size: int = 1, *, sampling: str = "iid", momentum: float = 0.0, nesterov: bool = False
-    ) -> LinearizedSGD:
-        """Return the system of the same K, learning rate and groups with other batches and momentum.
+    def with_batches(self, batch_size: int | None = None, *, sampling: str | None = None) -> LinearizedSGD:
+        """Return the system of the same K, learning rate, groups and optimiser with other batches.
 
         Parameters
         ----------
-        batch_size, sampling, momentum, nesterov
-            As for `LinearizedSGD`.
+        batch_size, sampling
+            As for `LinearizedSGD`; by default those of the system.
 
         Returns
         -------
@@ -492,9 +495,10 @@ class LinearizedSGD(System):
         """
         if self.law.probabilities is not None:
             raise ValueError("a system with probabilities cannot change its batches: make another one")
-        checked = laws.validated(self.n_examples, batch_size, sampling)
+        size = self.batch_size if batch_size is None else batch_size
+        checked = laws.validated(self.n_examples, size, self.law.sampling if sampling is None else sampling)
         law = replace(self.law, batch_size=checked.batch_size, sampling=checked.sampling)
-        return self._changed(self._learning_rate, law, _recurrence(momentum, nesterov))
+        return self._changed(self._learning_rate, law, self.recurrence)
 
     def _changed(self, learning_rate: float, law: Law, recurrence: Recurrence) -> LinearizedSGD:
         system = LinearizedSGD.__new__(LinearizedSGD)
@@ -616,7 +620,7 @@ def require_plain(system: Any, what: str) -> None:
     """Refuse systems other than SGD on single examples, for what is about those."""
     require_system(system)
     if not isinstance(system, LinearizedSGD) or not system.is_plain:
-        raise NotImplementedError(
+        raise ValueError(
             f"{what} is for SGD on single examples: batch_size=1, iid, without groups, probabilities and momentum; "
             f"not for {system!r}"
         )
@@ -627,22 +631,8 @@ def is_nearly_singular(log_determinants: FloatArray) -> bool:
     return log_determinants.size < _FEW_EXAMPLES and float(log_determinants.min()) < math.log(_NEARLY_SINGULAR)
 
 
-def system_of(gram: Any, learning_rate: float, batch_size: Any = None, **options: Any) -> LinearizedSGD:
-    """Return the system of a K, given as an array or as a system of it, at a learning rate.
-
-    Batches and momentum are those of the system, unless they are given.
-    """
-    if not isinstance(gram, LinearizedSGD):
-        return LinearizedSGD(gram, learning_rate, 1 if batch_size is None else batch_size, **options)
-    system = gram.with_learning_rate(learning_rate)
-    if batch_size is None and not options:
-        return system
-    kept = {"sampling": system.law.sampling, "batch_size": system.batch_size}
-    given = {**kept, **({} if batch_size is None else {"batch_size": batch_size}), **options}
-    return system.with_batches(given.pop("batch_size"), **given)
-
-
-def _recurrence(momentum: Any, nesterov: Any) -> Recurrence:
+def recurrence_of(momentum: Any, nesterov: Any) -> Recurrence:
+    """Return the recurrence of heavy-ball or Nesterov momentum, checked."""
     value = validation.nonnegative_number(momentum, "momentum")
     if value >= 1:
         raise ValueError(f"momentum must be less than 1, not {momentum!r}")

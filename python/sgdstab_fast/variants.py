@@ -7,7 +7,7 @@ from typing import Any
 
 from sgdstab_fast.recurrence import Recurrence
 from sgdstab_fast.system import System
-from sgdstab_fast.systems import LinearizedSGD
+from sgdstab_fast.systems import LinearizedSGD, recurrence_of
 
 
 def variant_of(
@@ -43,18 +43,13 @@ def variant_of(
     system = gram if learning_rate is None else gram.with_learning_rate(learning_rate)
     recurrence = system.recurrence
     if batch_size is not None or sampling is not None:
-        system = system.with_batches(
-            system.batch_size if batch_size is None else batch_size,
-            sampling=system.law.sampling if sampling is None else sampling,
-        ).with_recurrence(recurrence)
+        system = system.with_batches(batch_size, sampling=sampling)
     if momentum is not None or nesterov is not None:
         if momentum is None:
             momentum = _whole_momentum(recurrence, "nesterov")
         if nesterov is None:
             nesterov = uses_nesterov(recurrence)
-        # Of any K: what an optimiser does is known without it.
-        with_momentum = LinearizedSGD([[1.0]], 1.0, momentum=momentum, nesterov=nesterov).recurrence
-        system = system.with_recurrence(with_momentum)
+        system = system.with_recurrence(recurrence_of(momentum, nesterov))
     return system
 
 

@@ -161,7 +161,7 @@ def _exactly(system: System, mean_square: MeanSquareExponent | None) -> tuple[st
         return "stable", _SHORT if not system.law.offsets.size else _SHORT_GROUPS
     sizes = np.abs(system.step_sizes)
     total = system.sum_of_exponents
-    if total > _ROUNDING * (1 + float(sizes[np.isfinite(sizes)].mean()) * system.dimension):
+    if total > _ROUNDING * (1 + float(sizes[np.isfinite(sizes)].max(initial=0.0)) * system.dimension):
         return "unstable", "mean of all exponents > 0"
     if mean_square is not None and mean_square.stable:
         return "stable", "mean-square exponent < 0"

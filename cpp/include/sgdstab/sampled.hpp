@@ -38,6 +38,7 @@ struct Recurrence {
   double log_determinant;  // log|det F|
   double feedback;         // h^T F^{-1} e_1
 
+  bool is_plain() const { return levels == 1 && free[0] == 1 && readout[0] == 1; }
   double free_entry(Index row, Index column) const { return free[row * levels + column]; }
 };
 

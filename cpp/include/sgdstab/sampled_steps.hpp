@@ -16,15 +16,15 @@ class SampledSteps {
   explicit SampledSteps(const Sampled<Form>& system)
       : system_(system),
         products_(system.law.batch_size * most_rows_of_a_unit(system.law)),
-        next_(system.recurrence.levels > 2 ? system.dimension() : 0),
-        read_(system.recurrence.levels > 1 ? system.form.dimension() : 0) {}
+        next_(system.recurrence.levels != 2 ? system.dimension() : 0),
+        read_(system.recurrence.is_plain() ? 0 : system.form.dimension()) {}
 
   // z <- M z for the batch with these rows.
   void take(std::span<const std::uint32_t> rows, Index n_drawn, double* z) {
     const Form& form = system_.form;
     const double* at = read(system_.recurrence, form.dimension(), z, read_.data());
     multiply(rows, at);
-    if (system_.recurrence.levels > 1) move_freely(z);
+    if (!system_.recurrence.is_plain()) move_freely(z);
     const double size = form.learning_rate / static_cast<double>(n_drawn);
     for (std::size_t j = 0; j < rows.size(); ++j) {
       subtract(form, rows[j], size * products_[static_cast<Index>(j)], z);
