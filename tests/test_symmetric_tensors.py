@@ -156,7 +156,7 @@ def test_the_eigentensor_of_a_real_matrix(rng, learning_rate):
     noise = rng.standard_normal(vector.size)
     images = [math.exp(operator.log_unit) * operator.product(x) + x for x in (vector, noise)]
 
-    *_, numbers = symmetric_tensors._ladder(16, 4)
+    *_, numbers = symmetric_tensors.occupation_ladder(16, 4)
     permutations = [numbers[list(order)] for order in itertools.permutations(range(4))]
     n_distinct = 24 / sum((numbers == other).all(axis=0) for other in permutations)
 

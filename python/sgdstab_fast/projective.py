@@ -251,6 +251,7 @@ def _start_of_any(system: System, how: How) -> _Start:
     if isinstance(system, LinearizedSGD):
         block = leading_block(system, how.seed, how.n_threads, how.executor)
     known = system.exact_exponents()
+    known = known if known is not None and known.of_powers else None
     if block is None:
         matrices, covariance = system.metrics(_TOLERANCE)
         metrics = replace(no_metrics(system), covariance=covariance, call=system.growth_call(matrices))

@@ -209,7 +209,7 @@ class SampledSteps:
             with np.errstate(divide="ignore"):
                 logs = np.log(np.where(radii < 8 * _EPS, 0.0, radii))
             error = 8 * _EPS * (1 + float(curvatures.max())) / max(float(radii.max()), _EPS)
-            return ExactExponents(np.sort(logs)[::-1], "every step is a full step", error)
+            return ExactExponents(np.sort(logs)[::-1], "every step is a full step", error, of_powers=True)
         if self.law.is_deterministic and self.dimension <= _LARGEST_PRODUCT:
             _, batches = next(self.law.batches())
             return of_products(*self._scaled_product(batches), len(batches))

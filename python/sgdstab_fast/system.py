@@ -56,6 +56,8 @@ class ExactExponents(NamedTuple):
     reason: str
     error: float
     """Numerical error of the largest."""
+    of_powers: bool = False
+    """Whether all products are powers of one matrix."""
 
 
 class QuadraticForms(Protocol):
@@ -191,10 +193,10 @@ def of_products(product: FloatArray, log_scale: float, n_steps: int) -> ExactExp
     sizes = np.sort(np.abs(np.linalg.eigvals(product)))[::-1]
     norm = float(np.linalg.norm(product, 2))
     if sizes[0] == 0 or norm == 0:
-        return ExactExponents(np.full(1, -np.inf), "all products vanish", 0.0)
+        return ExactExponents(np.full(1, -np.inf), "all products vanish", 0.0, of_powers=True)
     if sizes[0] <= _LOST * norm:
         return None
     known = sizes > _LOST * norm
     error = 8 * float(np.finfo(float).eps) * (len(sizes) * norm / float(sizes[0]) + abs(log_scale)) / n_steps
     logs = (np.log(sizes[known]) + log_scale) / n_steps
-    return ExactExponents(logs, "all products are powers of one matrix", error)
+    return ExactExponents(logs, "all products are powers of one matrix", error, of_powers=True)
