@@ -14,7 +14,7 @@ demo: $(VENV)/installed
 test: lint cpp-test check
 
 check: $(VENV)/installed $(VENV)/tools
-	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto
+	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed $(VENV)/tools
 	$(RUN)/ruff check .

@@ -16,12 +16,14 @@ namespace {
 constexpr StreamKey kKey{11, 22};
 constexpr double kEta = 1.6, kMomentum = 0.6;
 
+enum class Optimiser { plain, decay, heavy_ball, nesterov };
+
 // A law with its groups, and an optimiser.
 struct Setting {
   Sampling sampling;
   Index batch_size;
   bool grouped;
-  int levels;  // 1: plain, 2: heavy ball, 3: Nesterov
+  Optimiser optimiser;
 };
 
 // Of an n x n problem: groups are rows u and u + n / 2.
@@ -34,14 +36,26 @@ struct Case {
       members.insert(members.end(), {u, u + n / 2});
     }
     offsets.push_back(2 * n_units);
-    const bool is_plain = setting.levels == 1;
-    free = is_plain ? std::vector<double>{1} : std::vector<double>{1 + kMomentum, -kMomentum, 1, 0};
-    if (is_plain) {
-      readout = {1};
-    } else if (setting.levels == 2) {
-      readout = {1, 0};
-    } else {
-      readout = {1 + kMomentum, -kMomentum};
+    double log_determinant = std::log(kMomentum), feedback = 1;
+    free = {1 + kMomentum, -kMomentum, 1, 0};
+    readout = {1 + kMomentum, -kMomentum};
+    switch (setting.optimiser) {
+      case Optimiser::plain:
+        free = readout = {1};
+        log_determinant = 0;
+        break;
+      case Optimiser::decay:  // of 10%, with gradients at half the displacement
+        free = {0.9};
+        readout = {0.5};
+        log_determinant = std::log(0.9);
+        feedback = 0.5 / 0.9;
+        break;
+      case Optimiser::heavy_ball:
+        readout = {1, 0};
+        feedback = 0;
+        break;
+      case Optimiser::nesterov:
+        break;
     }
     system.law = {setting.sampling,
                   n_units,
@@ -49,8 +63,7 @@ struct Case {
                   nullptr,
                   setting.grouped ? offsets.data() : nullptr,
                   setting.grouped ? members.data() : nullptr};
-    system.recurrence = {is_plain ? 1 : 2, free.data(), readout.data(), is_plain ? 0 : std::log(kMomentum),
-                         setting.levels == 2 ? 0.0 : 1.0};
+    system.recurrence = {static_cast<Index>(readout.size()), free.data(), readout.data(), log_determinant, feedback};
   }
 
   // The matrix of a step on rows of n_drawn units.
@@ -83,7 +96,10 @@ const std::vector<Setting>& settings() {
     for (const auto sampling : {Sampling::iid, Sampling::with_replacement, Sampling::epoch, Sampling::cyclic}) {
       for (const Index batch_size : {1, 3, 5}) {
         for (const bool grouped : {false, true}) {
-          for (const int levels : {1, 2, 3}) made.push_back({sampling, batch_size, grouped, levels});
+          for (const auto optimiser :
+               {Optimiser::plain, Optimiser::decay, Optimiser::heavy_ball, Optimiser::nesterov}) {
+            made.push_back({sampling, batch_size, grouped, optimiser});
+          }
         }
       }
     }
@@ -142,7 +158,7 @@ TEST_CASE("sampled systems advance as the product of single steps does") {
   const Problem problem(12);
   for (const Setting& setting : settings()) {
     CAPTURE(setting.batch_size);
-    CAPTURE(setting.levels);
+    CAPTURE(static_cast<int>(setting.optimiser));
     check(setting, GramForm{problem.gram_form(kEta)});
     check(setting, FactorForm{problem.factor_form(kEta)});
   }
@@ -157,7 +173,7 @@ TEST_CASE("growth of batches has the mean of all batches, whatever the column, a
   for (const auto sampling : {Sampling::iid, Sampling::with_replacement}) {
     for (const Index batch_size : {2, 3}) {
       const Sampled<GramForm> system{form, {sampling, 6, batch_size}, plain(form).recurrence};
-      const Case<GramForm> given({sampling, batch_size, false, 1}, form);
+      const Case<GramForm> given({sampling, batch_size, false, Optimiser::plain}, form);
       double expected = 0, total = 0;
       std::vector<std::uint32_t> batch(static_cast<std::size_t>(batch_size));
       const auto all = static_cast<Index>(std::pow(6, batch_size));

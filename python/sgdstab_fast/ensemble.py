@@ -12,7 +12,7 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._native import FloatArray, core
-from sgdstab_fast.laws import distribution
+from sgdstab_fast.laws import cumulative, distribution
 from sgdstab_fast.matrix_moments import MatrixMoments
 from sgdstab_fast.sampled_steps import aligned
 from sgdstab_fast.system import (
@@ -126,11 +126,8 @@ class MatrixEnsemble(System):
 
     @property
     def _cumulative(self) -> FloatArray:
-        if (self._probabilities == self._probabilities[0]).all():
-            return _NONE
-        cumulative = np.cumsum(self._probabilities)
-        cumulative[np.flatnonzero(self._probabilities)[-1] :] = 1.0
-        return np.asarray(cumulative)
+        equal = (self._probabilities == self._probabilities[0]).all()
+        return _NONE if equal else cumulative(self._probabilities)
 
     def vectors_call(self) -> Call:
         """Return what advances vectors."""

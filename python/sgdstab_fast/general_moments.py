@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from sgdstab_fast._native import FloatArray, StreamKey, core
+from sgdstab_fast._native import FloatArray, StreamKey
 from sgdstab_fast.blocks import blocks_of
 from sgdstab_fast.ensemble import MatrixEnsemble
 from sgdstab_fast.exact_moments import ExactMomentsOfSteps, value_at, with_nodes
@@ -33,6 +32,7 @@ from sgdstab_fast.metrics import LARGEST_DIMENSION, initial_vectors, no_metrics
 from sgdstab_fast.mixing import N_COMPANIONS
 from sgdstab_fast.moment_results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.one_block import BLOCK_STREAMS, How, known_exponents, vectors_kernel
+from sgdstab_fast.rounds import call
 from sgdstab_fast.streams import seed_at
 from sgdstab_fast.system import QuadraticForms, System
 from sgdstab_fast.systems import LinearizedSGD
@@ -234,12 +234,6 @@ def _advance(system: System, key: StreamKey, first_chain: int, how: How) -> Adva
         return states, log_growth[:, 0, 0]
 
     return advance
-
-
-def call(kernel: str, arguments: dict[str, Any]) -> tuple[FloatArray, ...]:
-    """Call a kernel of the core by name: what an executor, of threads or of processes, is given."""
-    result: tuple[FloatArray, ...] = getattr(core, kernel)(**arguments)
-    return result
 
 
 def _start(system: System, key: StreamKey, covariance: FloatArray | None, first_chain: int) -> Start:

@@ -117,7 +117,7 @@ class Law:
             "sampling": self.sampling,
             "batch_size": self.batch_size,
             "n_units": self.n_units,
-            "cumulative": _NO_PROBABILITIES if probabilities is None else _cumulative(probabilities),
+            "cumulative": _NO_PROBABILITIES if probabilities is None else cumulative(probabilities),
             "offsets": np.ascontiguousarray(self.offsets, dtype=np.int64),
             "members": np.ascontiguousarray(self.members, dtype=np.int64),
         }
@@ -217,10 +217,11 @@ def _grouped(groups: Any, n_rows: int) -> tuple[IntArray, IntArray]:
     return np.concatenate([[0], np.cumsum(np.bincount(units))]), np.argsort(units, kind="stable")
 
 
-def _cumulative(probabilities: FloatArray) -> FloatArray:
-    cumulative = np.cumsum(probabilities)
-    cumulative[-1] = 1.0
-    return cumulative
+def cumulative(probabilities: FloatArray) -> FloatArray:
+    """Return cumulative probabilities, 1 from the last that is not 0 on."""
+    sums = np.cumsum(probabilities)
+    sums[np.flatnonzero(probabilities)[-1] :] = 1.0
+    return np.asarray(sums)
 
 
 def _partitions(units: tuple[int, ...], size: int) -> Iterator[list[tuple[int, ...]]]:

@@ -75,11 +75,12 @@ def make_report(
             n_threads=n_threads,
             progress=progress,
         )
+        work = k * system.dimension * system.rows_per_step
         spectrum = lyapunov_spectrum(
             system,
             k,
             rtol=0,
-            max_steps=max(min(int(_SPECTRUM_WORK / (k * system.dimension)), _SPECTRUM_STEPS), 100 * system.n_examples),
+            max_steps=max(min(int(_SPECTRUM_WORK / work), _SPECTRUM_STEPS), int(100 * system.steps_per_epoch)),
             rng=rng,
             n_threads=n_threads,
             progress=progress,

@@ -129,14 +129,14 @@ class Chains:
         }
         if executor is None:
             first = {kernel.states: self.states, "first_chain": self.first_chain}
-            outputs = [_call(kernel.name, {**common, **first, "n_threads": n_threads})]
+            outputs = [call(kernel.name, {**common, **first, "n_threads": n_threads})]
         else:
             size = kernel.chains_per_item
             items = [
                 {kernel.states: self.states[c : c + size], "first_chain": self.first_chain + c}
                 for c in range(0, self.n_chains, size)
             ]
-            futures = [executor.submit(_call, kernel.name, {**common, **item, "n_threads": 1}) for item in items]
+            futures = [executor.submit(call, kernel.name, {**common, **item, "n_threads": 1}) for item in items]
             outputs = [future.result() for future in futures]
         states, *records = (
             parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*outputs, strict=True)
@@ -148,7 +148,7 @@ class Chains:
         )
 
 
-def _call(kernel: str, arguments: dict[str, Any]) -> tuple[FloatArray, ...]:
+def call(kernel: str, arguments: dict[str, Any]) -> tuple[FloatArray, ...]:
     """Call a kernel of the core by name: what an executor, of threads or of processes, is given."""
     result: tuple[FloatArray, ...] = getattr(core, kernel)(**arguments)
     return result
