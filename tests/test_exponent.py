@@ -286,6 +286,7 @@ def test_blocks_are_solved_one_by_one_and_go_on(rng):
     assert_within(longer.exponent, longer.standard_error, uncut.exponent, uncut.standard_error)
 
 
+@pytest.mark.statistics
 def test_nearly_separate_blocks_are_not_confidently_wrong(rng):
     # Two copies of one system, coupled by 1e-6: which of them leads changes about every 1e4 steps, and lambda is
     # larger than that of one alone. A run that ends before it has seen that has a wide interval and says why.

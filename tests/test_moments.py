@@ -144,6 +144,7 @@ def test_two_projections_repeat_or_turn(correlation):
     assert_computed([[1, correlation], [correlation, 1]], 1.0, orders, expected)
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("learning_rate", [0.45, 1.1])
 def test_moments_of_blocks_are_the_largest_of_theirs(learning_rate):
     def idle(gram, share, orders):
@@ -282,6 +283,7 @@ def test_negative_moments_are_those_of_the_norm_of_the_product(order):
     assert_within(result.exponent, result.standard_error, exact.exponent)
 
 
+@pytest.mark.statistics
 def test_the_slope_of_many_orders_is_as_good_as_it_says():
     system = sf.LinearizedSGD(K4, 0.425)
     squares = []
@@ -292,6 +294,7 @@ def test_the_slope_of_many_orders_is_as_good_as_it_says():
     assert sum(squares) < chi2.isf(1e-4, 12)
 
 
+@pytest.mark.statistics
 def test_runs_that_a_tolerance_stops_early_are_as_good_as_they_say():
     # Several directions compete at high orders, and walkers change between them only now and then.
     features = np.random.default_rng(0).standard_normal((5, 20))

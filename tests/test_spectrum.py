@@ -52,6 +52,7 @@ def test_sum_rule_at_a_learning_rate_that_costs_most_digits():
     assert result.sum_rule_error <= 1e-6
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize(("name", "learning_rate", "expected", "error"), REFERENCES)
 def test_real_matrices(name, learning_rate, expected, error):
     system = sf.LinearizedSGD(REAL_GRAMS[name], learning_rate)

@@ -250,6 +250,7 @@ def test_learning_rates_of_all_sizes_together():
 # What sharing the streams does.
 
 
+@pytest.mark.statistics
 @pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 @pytest.mark.parametrize(
     ("gram", "low", "high", "n_steps"), [(K4, 0.41, 0.44, 200_000), (IRIS, 1.4, 1.5, 50_000)], ids=["K4", "iris"]
@@ -290,6 +291,7 @@ K4_REFERENCES = {
 }
 
 
+@pytest.mark.statistics
 @pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 def test_error_bars_are_what_estimates_scatter_by():
     # 100 seeds: the variance of standardised differences, 63/61 for Student's t, has the standard error 0.15; each of
