@@ -151,6 +151,15 @@ def test_what_brings_no_directions_closer_is_said(matrices, reason):
     assert chain.mixing_time == math.inf
 
 
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+def test_powers_of_a_shear_have_the_exponent_zero():
+    """[[1, 1], [0, 1]]^n grows as n: chains alone would take it for a small exponent."""
+    chain = chain_of(sf.MatrixEnsemble([[[1, 1], [0, 1]]]))
+    assert chain.exponent == pytest.approx(0, abs=1e-13)
+    assert chain.exponent_by_example.sum() == pytest.approx(0, abs=1e-13)
+    assert not chain.mixed
+
+
 def test_powers_of_one_matrix():
     chain = chain_of(sf.MatrixEnsemble(POLLICOTT[:1]))
     golden = math.log((3 + math.sqrt(5)) / 2)

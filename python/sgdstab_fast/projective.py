@@ -33,6 +33,7 @@ import numpy as np
 from sgdstab_fast._native import FloatArray, core
 from sgdstab_fast.control_variates import adjusted, anchored_means
 from sgdstab_fast.directions import LONGEST_SEGMENT, memory, to_parameter_space
+from sgdstab_fast.ensemble import MatrixEnsemble
 from sgdstab_fast.follow import Follow, Measured, recording_kernel, relaxation_rate, whole
 from sgdstab_fast.leading_block import LeadingBlock, leading_block
 from sgdstab_fast.metrics import Metrics, growth_metrics, initial_vectors, no_metrics
@@ -348,7 +349,7 @@ def _estimate(system: System, start: _Start, chains: Chains) -> Estimate:
             rate_error, unsettled = math.hypot(rate_error, float(change) / steps), max(unsettled, abs(float(scaled)))
     if start.known is not None and exponent > -math.inf:
         exponent = float(start.known.exponents[0])
-        error = start.known.error * abs(exponent)
+        error = start.known.error
         if len(start.known.exponents) > 1:
             rate, rate_error = float(np.diff(start.known.exponents)[0]), 2 * error
         found, unsettled = replace(found, drift=0.0), 0.0 if long_enough else math.inf
@@ -431,9 +432,11 @@ def _described(
             error = listed_error if without_parts and found.mixed else max(error, listed_error)
     if without_parts:
         parts = parts[:, :0]
-    if without_parts and start.known is not None:
-        exponent = float(start.known.exponents[0])
-        error = start.known.error * abs(exponent)
+    if start.known is not None and math.isfinite(exponent):
+        exponent, error = float(start.known.exponents[0]), start.known.error
+        if parts.shape[1] > 0:  # of one matrix, drawn under several numbers perhaps
+            drawn = system.probabilities if isinstance(system, MatrixEnsemble) else np.full(parts.shape[1], 1.0)
+            parts = np.tile(exponent * drawn / drawn.sum(), (len(parts), 1))
     if reason in (REFLECTIONS, SIMILARITIES):
         rate, rate_error = 0.0, 0.0
     elif system.dimension == 2 and math.isfinite(rate) and not math.isnan(system.sum_of_exponents):
