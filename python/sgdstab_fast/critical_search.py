@@ -35,7 +35,6 @@ from sgdstab_fast.mean_square import has_mean_square, mean_square_exponent
 from sgdstab_fast.one_block import How, known_exponents
 from sgdstab_fast.results import AccuracyWarning, CriticalLearningRate, LyapunovExponent, provenance, warn
 from sgdstab_fast.rounds import Progress, after, reporter
-from sgdstab_fast.second_moments import mean_square_threshold
 from sgdstab_fast.systems import LinearizedSGD
 
 LARGEST_RANK = 1024  # of a K whose mean-square threshold costs little next to a search
@@ -76,7 +75,7 @@ def mean_square_zero(system: LinearizedSGD) -> tuple[float, float] | None:
         zero = exact_zero(system)
         return None if zero is None else (zero, 16 * _EPS * zero)
     if system.law.is_independent:
-        return min(_threshold(part) for part in system.parts() if isinstance(part, LinearizedSGD))
+        return min(part.steps.threshold() for part in system.parts() if isinstance(part, LinearizedSGD))
     if not has_mean_square(system):
         return None
 
@@ -85,23 +84,6 @@ def mean_square_zero(system: LinearizedSGD) -> tuple[float, float] | None:
 
     zero = _first_change(exponent, _start(system))
     return zero, 64 * _EPS * zero
-
-
-def _threshold(system: LinearizedSGD) -> tuple[float, float]:
-    """Return the mean-square threshold of a system of independent batches that does not fall into blocks."""
-    law, recurrence = system.law, system.recurrence
-    has_groups = law.offsets.size > 0
-    return mean_square_threshold(
-        system.rows,
-        system.coordinates,
-        law.noise,
-        law.n_units,
-        law.members if has_groups else np.arange(len(system.rows)),
-        law.offsets if has_groups else np.arange(len(system.rows) + 1),
-        law.probabilities,
-        recurrence.free,
-        recurrence.readout,
-    )
 
 
 def _exponent(system: LinearizedSGD) -> float | None:

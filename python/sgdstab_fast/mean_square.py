@@ -21,6 +21,7 @@ from sgdstab_fast.components import IntArray, components
 from sgdstab_fast.decomposition import SpectralDecomposition, decompose, spectral_decomposition
 from sgdstab_fast.mean_square_operator import MeanSquareOperator, MeanSquareSolution
 from sgdstab_fast.results import MeanSquareExponent, versions, warn
+from sgdstab_fast.sampled_steps import SMALL
 from sgdstab_fast.system import System
 from sgdstab_fast.systems import LinearizedSGD, require_plain, require_system
 
@@ -36,7 +37,6 @@ __all__ = [
 # Of the Perron vector; the exponent's error is quadratic in it.
 _TOLERANCE = 1e-11
 _MAX_APPLICATIONS = 1000
-SMALL = 2**16  # numbers in the matrices of all epochs: more of them are not gone through
 _FAMILY_TOLERANCE = 1e-8  # where exponents alone are asked for
 _INTERPOLATED, _APART = 4, 1e-3  # neighbours, and how far apart they are, relative
 

@@ -26,7 +26,7 @@ from sgdstab_fast.rounds import (
     overflow_safe_steps,
     run,
 )
-from sgdstab_fast.simulated import common_attributes, resumed, warn_of_trouble
+from sgdstab_fast.simulated import closed_form_attributes, common_attributes, resumed, warn_of_trouble
 from sgdstab_fast.statistics import Estimate, batch_means
 from sgdstab_fast.streams import Seed, initial_states, seed_from
 from sgdstab_fast.system import ExactExponents, System
@@ -322,16 +322,5 @@ def closed_form(system: System, how: How, known: ExactExponents) -> LyapunovExpo
         gap=math.inf,
         mixed=True,
         bias_allowance=0.0,
-        degrees_of_freedom=2**31,
-        n_steps=0,
-        n_chains=0,
-        steps_per_batch=0,
-        start_up_steps=0,
-        chain_disagreement=1.0,
-        converged=True,
-        stopped_by="closed form",
-        drifts=False,
-        steps_per_epoch=system.steps_per_epoch,
-        provenance=provenance(how.seed, "closed form", system.fingerprint),
-        chains=None,
+        **closed_form_attributes(system, how.seed),
     )

@@ -21,7 +21,7 @@ from sgdstab_fast._native import Coordinates, FloatArray
 from sgdstab_fast.laws import IntArray, Law
 from sgdstab_fast.matrix_moments import MatrixMoments, SecondMomentsOfMatrices
 from sgdstab_fast.recurrence import Recurrence
-from sgdstab_fast.second_moments import SecondMoments, second_moments
+from sgdstab_fast.second_moments import SecondMoments, mean_square_threshold, second_moments
 from sgdstab_fast.streams import RANDOM_SHARE
 from sgdstab_fast.system import Call, ExactExponents, GrowthCall, Outcomes, of_products
 
@@ -33,7 +33,7 @@ _FLOOR = 1e-6  # of the norm of K in other metrics
 _LOWER = 0.7  # the learning rate of the second metric, relative
 _TRIAL_SHARE, _LEAST_TRIALS, _MOST_TRIALS = 1 / 16, 8, 256
 _CACHE_LINE, _MOST_COPIED = 64, 2**22  # bytes; numbers
-_SMALL = 2**16  # numbers: matrices of an epoch that are enumerated for Lambda(2)
+SMALL = 2**16  # numbers in the matrices of all epochs: more of them are not gone through for Lambda(2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +185,21 @@ class SampledSteps:
             tolerance=tolerance,
         )
 
+    def threshold(self) -> tuple[float, float]:
+        """Return the learning rate at which Lambda(2) = 0 under a law of independent batches, and its error."""
+        members, offsets = self._units()
+        return mean_square_threshold(
+            self.rows,
+            self.coordinates,
+            self.law.noise,
+            self.law.n_units,
+            members,
+            offsets,
+            self.law.probabilities,
+            self.recurrence.free,
+            self.recurrence.readout,
+        )
+
     def _units(self) -> tuple[IntArray, IntArray]:
         if self.law.offsets.size:
             return self.law.members, self.law.offsets
@@ -194,7 +209,7 @@ class SampledSteps:
         """Return second moments, of the matrices of epochs where batches depend on each other and these are few."""
         if self.law.is_independent or self.law.is_full:
             return self.solved(tolerance)
-        outcomes = self.outcomes(_SMALL)
+        outcomes = self.outcomes(SMALL)
         if outcomes is None:
             return None
         found = MatrixMoments(outcomes.matrices, outcomes.probabilities).second_moments

@@ -1,4 +1,4 @@
-"""What the simulated estimates share: going on from an earlier result, warnings, and how a result came about."""
+"""What estimates share: going on from an earlier result, warnings, and how a result came about."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from sgdstab_fast.results import warn
+from sgdstab_fast.results import provenance, warn
 from sgdstab_fast.rounds import Budget, Chains, Run
+from sgdstab_fast.streams import Seed
 from sgdstab_fast.system import System
 
 _NOTEWORTHY = 1e-2  # a relative standard error
@@ -72,4 +73,22 @@ def common_attributes(done: Run, system: System, run_provenance: Any) -> dict[st
         "steps_per_epoch": system.steps_per_epoch,
         "provenance": run_provenance,
         "chains": chains,
+    }
+
+
+def closed_form_attributes(system: System, seed: Seed) -> dict[str, Any]:
+    """Return what estimates that took no steps say about how they came about."""
+    return {
+        "degrees_of_freedom": 2**31,
+        "n_steps": 0,
+        "n_chains": 0,
+        "steps_per_batch": 0,
+        "start_up_steps": 0,
+        "chain_disagreement": 1.0,
+        "converged": True,
+        "stopped_by": "closed form",
+        "drifts": False,
+        "steps_per_epoch": system.steps_per_epoch,
+        "provenance": provenance(seed, "closed form", system.fingerprint),
+        "chains": None,
     }

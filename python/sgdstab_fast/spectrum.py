@@ -22,7 +22,7 @@ from sgdstab_fast.exponent import METHODS
 from sgdstab_fast.metrics import frame_arguments, growth_metrics, no_metrics
 from sgdstab_fast.results import LyapunovSpectrum, provenance, warn
 from sgdstab_fast.rounds import Budget, Chains, Kernel, ProgressOption, Run, overflow_safe_steps, run
-from sgdstab_fast.simulated import common_attributes, resumed, warn_of_trouble
+from sgdstab_fast.simulated import closed_form_attributes, common_attributes, resumed, warn_of_trouble
 from sgdstab_fast.statistics import Estimate
 from sgdstab_fast.streams import initial_states, seed_from
 from sgdstab_fast.system import ExactExponents, System
@@ -219,18 +219,7 @@ def _known(system: System, k: int, known: ExactExponents, rng: Any) -> LyapunovS
         period=0,
         sum_of_exponents=total,
         sum_rule_error=0.0 if complete else None,
-        degrees_of_freedom=2**31,
-        n_steps=0,
-        n_chains=0,
-        steps_per_batch=0,
-        start_up_steps=0,
-        chain_disagreement=1.0,
-        converged=True,
-        stopped_by="closed form",
-        drifts=False,
-        steps_per_epoch=system.steps_per_epoch,
-        provenance=provenance(seed_from(rng), "closed form", system.fingerprint),
-        chains=None,
+        **closed_form_attributes(system, seed_from(rng)),
     )
 
 
