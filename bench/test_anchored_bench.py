@@ -6,7 +6,7 @@ import numpy as np
 import numpy_baseline
 import pytest
 import sgdstab_fast as sf
-from sgdstab_fast.metrics import growth_metrics
+from sgdstab_fast.systems.growth import growth_metrics
 from test_bench import GRAMS, THREADS, seconds
 
 # (matrix, learning rate, goal for the gain, lambda, asymptotic variance of the average)

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from sgdstab_fast.components import components
-from sgdstab_fast.mean_square import mean_square_exponent
+from sgdstab_fast.exact.mean_square import mean_square_exponent
+from sgdstab_fast.systems.components import components
 from test_bench import seconds
 
 N = 1024
@@ -15,7 +15,7 @@ MEMORY = """
 import resource
 import numpy as np
 import sgdstab_fast as sf
-from sgdstab_fast.mean_square import mean_square_exponent
+from sgdstab_fast.exact.mean_square import mean_square_exponent
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 n = 2048
 gram = np.eye(n)

@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from sgdstab_fast._native import core
-from sgdstab_fast.metrics import growth_metrics, initial_vectors, no_metrics
-from sgdstab_fast.population import population_kernel, walkers_from
+from sgdstab_fast._core.functions import core
+from sgdstab_fast.moments.populations import population_kernel, walkers_from
+from sgdstab_fast.systems.growth import growth_metrics, initial_vectors, no_metrics
 from test_bench import GRAMS, THREADS, seconds
 
 RATES = (0.469, 1.004, 1.473)  # of the 40 irises

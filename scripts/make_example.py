@@ -1,4 +1,4 @@
-"""Make ``python/sgdstab_fast/data/example.npz``, the Gram matrix that ``load_example`` returns.
+"""Make ``python/sgdstab_fast/datasets/example.npz``, the Gram matrix that ``load_example`` returns.
 
 A two-layer tanh network of width 64 learns to tell malignant from benign in 160 cases of the breast cancer data set
 that ships with scikit-learn (W. N. Street, W. H. Wolberg and O. L. Mangasarian, 1993), by full-batch gradient descent
@@ -63,7 +63,7 @@ def main():
         f"tanh network of width {WIDTH} trained to a mean squared loss of {loss:.0e}"
     )
     np.savez_compressed(
-        Path(__file__).parent.parent / "python/sgdstab_fast/data/example.npz",
+        Path(__file__).parent.parent / "python/sgdstab_fast/datasets/example.npz",
         n_examples=N,
         lower_triangle=gram[np.tril_indices(N)],
         learning_rate=LEARNING_RATE,

@@ -373,7 +373,7 @@ auto bound_examples(StreamKey key, std::uint64_t chain, std::uint64_t first_step
 }  // namespace
 
 PYBIND11_MODULE(SGDSTAB_MODULE, module) {
-  module.doc() = "Compiled core of sgdstab_fast; see sgdstab_fast._native.";
+  module.doc() = "Compiled core of sgdstab_fast; see sgdstab_fast._core.";
   module.def("philox4x64", &philox4x64, "The Philox4x64-10 block of a counter.", py::arg("counter"), py::arg("key"));
   module.def("examples", &bound_examples, "The examples that a chain draws at n_steps steps from first_step on.",
              py::kw_only(), py::arg("key"), py::arg("chain"), py::arg("first_step"), py::arg("n_steps"),

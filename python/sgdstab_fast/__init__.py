@@ -1,24 +1,25 @@
 """Can SGD settle at this minimum? Lyapunov exponents of stochastic gradient descent, with honest error bars."""
 
-from sgdstab_fast._build import __version__, build_info
-from sgdstab_fast.coupling import HolderContraction
-from sgdstab_fast.critical import critical_learning_rate
-from sgdstab_fast.eigenfunction import Eigenfunction, eigenfunction
-from sgdstab_fast.ensemble import MatrixEnsemble
-from sgdstab_fast.example import Example, load_example
-from sgdstab_fast.exponent import lyapunov_exponent
-from sgdstab_fast.finite_time import finite_time_probability
-from sgdstab_fast.finite_time_distribution import FiniteTimeDistribution
-from sgdstab_fast.gradient_descent import gd_exponent
-from sgdstab_fast.lyapunov_function import LyapunovFunction, lyapunov_function
-from sgdstab_fast.mean_square import mean_square_exponent
-from sgdstab_fast.moment_results import FiniteTimeProbability, MomentExponents
-from sgdstab_fast.moments import moment_exponent
-from sgdstab_fast.projective import projective_chain
-from sgdstab_fast.projective_results import ProjectiveChain
-from sgdstab_fast.recurrence import Recurrence
-from sgdstab_fast.regularity import Regularity, regularity
-from sgdstab_fast.results import (
+from sgdstab_fast._core.build import __version__, build_info
+from sgdstab_fast.datasets.example import Example, load_example
+from sgdstab_fast.directions.chain import projective_chain
+from sgdstab_fast.directions.coupling import HolderContraction
+from sgdstab_fast.directions.distribution import FiniteTimeDistribution
+from sgdstab_fast.directions.eigenfunction import Eigenfunction, eigenfunction
+from sgdstab_fast.directions.lyapunov_function import LyapunovFunction, lyapunov_function
+from sgdstab_fast.directions.results import ProjectiveChain
+from sgdstab_fast.exact.full_batches import gd_exponent
+from sgdstab_fast.exact.mean_square import mean_square_exponent
+from sgdstab_fast.exact.regularity import Regularity, regularity
+from sgdstab_fast.exponents.exponent import lyapunov_exponent
+from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
+from sgdstab_fast.exponents.stability import stability
+from sgdstab_fast.learning_rates.critical import critical_learning_rate
+from sgdstab_fast.learning_rates.sweep import sweep
+from sgdstab_fast.moments.finite_time import finite_time_probability
+from sgdstab_fast.moments.moments import moment_exponent
+from sgdstab_fast.moments.results import FiniteTimeProbability, MomentExponents
+from sgdstab_fast.results.results import (
     AccuracyWarning,
     CriticalLearningRate,
     Edges,
@@ -28,11 +29,10 @@ from sgdstab_fast.results import (
     Stability,
     StabilityMap,
 )
-from sgdstab_fast.rounds import Progress
-from sgdstab_fast.spectrum import lyapunov_spectrum
-from sgdstab_fast.sweep import sweep
-from sgdstab_fast.systems import LinearizedSGD
-from sgdstab_fast.verdict import stability
+from sgdstab_fast.simulation.run import Progress
+from sgdstab_fast.systems.ensemble import MatrixEnsemble
+from sgdstab_fast.systems.recurrence import Recurrence
+from sgdstab_fast.systems.sgd import LinearizedSGD
 
 __all__ = [
     "AccuracyWarning",

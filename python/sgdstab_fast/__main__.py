@@ -20,19 +20,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from sgdstab_fast import __version__, validation
-from sgdstab_fast.critical import critical_learning_rate
-from sgdstab_fast.example import load_example
-from sgdstab_fast.laws import SAMPLINGS
-from sgdstab_fast.map_report import print_chain, print_critical, print_map, print_moments, save_csv, save_plot
-from sgdstab_fast.moment_results import MomentExponents
-from sgdstab_fast.moments import moment_exponent
-from sgdstab_fast.projective import projective_chain
-from sgdstab_fast.projective_results import ProjectiveChain
-from sgdstab_fast.report import EXIT_STATUS, make_report, print_report, report_json, save_plots
-from sgdstab_fast.results import AccuracyWarning, StabilityMap
-from sgdstab_fast.rounds import Progress, reporter
-from sgdstab_fast.sweep import sweep
-from sgdstab_fast.systems import LinearizedSGD
+from sgdstab_fast.cli.report import EXIT_STATUS, make_report, print_report, report_json, save_plots
+from sgdstab_fast.cli.tables import print_chain, print_critical, print_map, print_moments, save_csv, save_plot
+from sgdstab_fast.datasets.example import load_example
+from sgdstab_fast.directions.chain import projective_chain
+from sgdstab_fast.directions.results import ProjectiveChain
+from sgdstab_fast.learning_rates.critical import critical_learning_rate
+from sgdstab_fast.learning_rates.sweep import sweep
+from sgdstab_fast.moments.moments import moment_exponent
+from sgdstab_fast.moments.results import MomentExponents
+from sgdstab_fast.results.results import AccuracyWarning, StabilityMap
+from sgdstab_fast.simulation.run import Progress, reporter
+from sgdstab_fast.systems.sampling import SAMPLINGS
+from sgdstab_fast.systems.sgd import LinearizedSGD
 
 BAD_INPUT = 2
 _MOST_RATES = 10_000

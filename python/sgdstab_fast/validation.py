@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sgdstab_fast._native import FloatArray
+from sgdstab_fast._core.functions import FloatArray
 
 # A matrix given in float32 was rounded there, whatever is done to it afterwards; what counts as rounding is
 # measured in the precision of the input.
@@ -147,7 +147,7 @@ def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
 def gram_matrix(value: Any) -> tuple[FloatArray, float]:
     """Return a symmetric float64 matrix with a non-negative diagonal, C-contiguous, and its precision.
 
-    Whether it is positive semidefinite takes a factorisation: `sgdstab_fast.systems` finds out with the rank.
+    Whether it is positive semidefinite takes a factorisation: `systems.sgd` finds out with the rank.
     """
     # In Fortran order the transpose is in C order, and the same matrix once it is known to be symmetric.
     transposed = isinstance(value, np.ndarray) and value.ndim == 2 and not value.flags.c_contiguous

@@ -1,0 +1,1 @@
+"""The compiled core and what it is called with: keys of streams, typed functions, how it was built."""

@@ -1,0 +1,310 @@
+"""The report: everything the package knows about one system, as a table, JSON and plots."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sgdstab_fast import validation
+from sgdstab_fast.exact.full_batches import gd_threshold
+from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
+from sgdstab_fast.exponents.stability import stability
+from sgdstab_fast.results.results import AccuracyWarning, LyapunovSpectrum, Stability
+from sgdstab_fast.simulation.run import Progress
+from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov
+from sgdstab_fast.systems.sgd import LinearizedSGD
+
+LEVEL = 0.99
+"""Confidence of a verdict by simulation, and of the intervals shown."""
+_FULL_SPECTRUM = 512  # dimensions up to which all exponents are computed
+_SOME_EXPONENTS = 32
+_SPECTRUM_WORK, _SPECTRUM_STEPS = 1e10, 1_000_000  # multiply-adds at the most, a few seconds; steps at the most
+_SHOWN = 5
+EXIT_STATUS = {"stable": 0, "unstable": 1, "undecided": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `make_report` found out about a system."""
+
+    name: str
+    system: LinearizedSGD
+    stability: Stability
+    gd_threshold: float
+    spectrum: LyapunovSpectrum
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+def make_report(
+    name: str,
+    system: LinearizedSGD,
+    *,
+    rtol: float,
+    max_steps: int,
+    k: int | None = None,
+    rng: int | None,
+    n_threads: int | None,
+    progress: Callable[[Progress], object] | None = None,
+) -> Report:
+    """Compute everything that the report shows."""
+    start = time.perf_counter()
+    if k is None:
+        k = system.dimension if system.dimension <= _FULL_SPECTRUM else _SOME_EXPONENTS
+    validation.integer(k, "--exponents", high=system.dimension)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AccuracyWarning)
+        found = stability(
+            system,
+            confidence=LEVEL,
+            rtol=rtol,
+            max_steps=max_steps,
+            rng=rng,
+            n_threads=n_threads,
+            progress=progress,
+        )
+        work = k * system.dimension * system.rows_per_step
+        spectrum = lyapunov_spectrum(
+            system,
+            k,
+            rtol=0,
+            max_steps=max(min(int(_SPECTRUM_WORK / work), _SPECTRUM_STEPS), int(100 * system.steps_per_epoch)),
+            rng=rng,
+            n_threads=n_threads,
+            progress=progress,
+        )
+    return Report(
+        name=name,
+        system=system,
+        stability=found,
+        gd_threshold=2 * system.n_examples / float(system.gram_eigenvalues()[0])
+        if system.is_plain
+        else gd_threshold(system),
+        spectrum=spectrum,
+        warnings=tuple(str(warning.message) for warning in caught),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the report as a table."""
+    system, found, spectrum = report.system, report.stability, report.spectrum
+    exponent = found.lyapunov
+    low, high = exponent.confidence_interval(LEVEL)
+    table = Table(
+        title=escape(report.name), title_justify="left", show_header=False, box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    rows = "" if len(system.diagonal) == system.n_examples else f"   ({len(system.diagonal)} rows of K)"
+    table.add_row("examples, rank", f"{system.n_examples}, {system.rank}{rows}")
+    table.add_row("learning rate", f"{system.learning_rate:.12g}   (batch size {system.batch_size})")
+    if not system.is_plain:
+        table.add_row("steps", _steps(system))
+    if system.is_plain or (system.recurrence.is_plain and not system.law.offsets.size):
+        table.add_row("growing steps", _growing(found, system))
+    relative = system.learning_rate / report.gd_threshold - 1
+    side = "at" if abs(relative) < 1e-12 else "below" if relative < 0 else "above"
+    table.add_row("full-batch GD", f"mu = {found.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})")
+    table.add_row("mean square", _mean_square(found))
+    table.add_row(
+        "SGD",
+        f"lambda = {with_error(exponent.exponent, exponent.standard_error)} per step\n"
+        f"{LEVEL:.0%} interval [{low:.6g}, {high:.6g}]\n{exponent.per_epoch:.6g} per epoch",
+    )
+    shown = [
+        with_error(value, error)
+        for value, error in zip(spectrum.exponents[:_SHOWN], spectrum.standard_errors[:_SHOWN], strict=True)
+    ]
+    more = spectrum.exponents.size - len(shown)
+    table.add_row("top exponents", "\n".join(shown) + (f"\n… and {more} more" if more else ""))
+    table.add_row("sum rule", _sum_rule(spectrum))
+    stopped = _STOPPED[exponent.stopped_by]
+    table.add_row(
+        "steps taken" if not system.is_plain else "steps",
+        f"{exponent.n_steps:.3g} for lambda ({stopped})\n{spectrum.n_steps:.3g} for the spectrum",
+    )
+    table.add_row("time", f"{found.seconds:.2f} s for the verdict, {report.seconds:.2f} s in all")
+    style = {"stable": "bold green", "unstable": "bold red", "undecided": "bold yellow"}[found.verdict]
+    meaning = _NEITHER if found.verdict == "undecided" and exponent.stopped_by == "atol" else _MEANING[found.verdict]
+    table.add_row("verdict", f"[{style}]{found.verdict.upper()}[/]   {meaning}")
+    table.add_row("certificate", f"{found.certificate}{'   (exact)' if found.confidence == 1 else ''}")
+    if found.regularity is not None:
+        table.add_row(
+            "Theorem B", escape(found.theorem_b.removeprefix("by Theorem B, ").replace(" by Theorem B", "", 1))
+        )
+    console.print(table)
+    for warning in report.warnings:
+        console.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
+
+
+_MEANING = {
+    "stable": "SGD can converge to this minimum (lambda < 0)",
+    "unstable": "SGD cannot converge to this minimum (lambda > 0)",
+    "undecided": "lambda is not known well enough: allow more steps",
+}
+_NEITHER = "lambda = 0 as far as rounding lets it be known, where theory claims nothing"
+_STOPPED = {
+    "rtol": "relative tolerance met",
+    "atol": "absolute tolerance met",
+    "sign": "its sign is known",
+    "max_steps": "all that were allowed",
+    "closed form": "known in closed form",
+}
+
+
+_SAMPLING = {
+    "iid": "batches drawn independently, without repeats",
+    "with_replacement": "batches of independent examples",
+    "epoch": "random reshuffling: every example once an epoch",
+    "cyclic": "the same order every epoch",
+}
+
+
+def _steps(system: LinearizedSGD) -> str:
+    """Say how batches are drawn, and what the optimiser remembers."""
+    single = system.batch_size == 1 and system.law.is_independent
+    parts = ["single examples" if single else _SAMPLING[system.law.sampling]]
+    parts += ["importance sampling"] if system.law.probabilities is not None else []
+    momentum = momentum_of(system.recurrence)
+    if math.isnan(momentum):
+        parts.append(f"recurrence of {system.recurrence.levels} levels")
+    elif momentum:
+        parts.append(f"{'Nesterov' if uses_nesterov(system.recurrence) else 'heavy-ball'} momentum {momentum:g}")
+    return "\n".join(parts)
+
+
+def _mean_square(found: Stability) -> str:
+    """Say what is known of Lambda(2)."""
+    mean_square = found.mean_square
+    if mean_square is None:
+        return "Lambda(2) has no closed form here: sgdstab moments --p 2 simulates it"
+    exactly = "exactly" if mean_square.converged else "NOT CONVERGED"
+    decays = "decays" if found.mean_square_stable else "does not decay"
+    return f"Lambda(2) = {mean_square.exponent:.12g} per step, {exactly}   ({decays})"
+
+
+def _growing(found: Stability, system: LinearizedSGD) -> str:
+    n, limit = found.growing_examples.size, f"{2 * system.batch_size}"
+    if n == 0:
+        return f"none: learning rate * K_ii is at most {limit} for all i"
+    largest = found.growing_examples[np.argsort(-system.diagonal[found.growing_examples], kind="stable")]
+    names = ", ".join(str(i) for i in largest[:_SHOWN]) + (", …" if n > _SHOWN else "")
+    return f"learning rate * K_ii > {limit} for {n} of {system.n_examples} i ({names})"
+
+
+def report_json(report: Report) -> str:
+    """Return the report as JSON; what is infinite or unknown is a string."""
+    found, spectrum = report.stability, report.spectrum
+    exponent, mean_square, law = found.lyapunov, found.mean_square, report.system.law
+    content = {
+        "name": report.name,
+        "verdict": found.verdict,
+        "certificate": found.certificate,
+        "confidence": found.confidence,
+        "n_examples": report.system.n_examples,
+        "rank": report.system.rank,
+        "learning_rate": report.system.learning_rate,
+        "batch_size": report.system.batch_size,
+        "sampling": law.sampling,
+        "momentum": momentum_of(report.system.recurrence),
+        "nesterov": uses_nesterov(report.system.recurrence),
+        "regular": None if found.regularity is None else found.regularity.regular,
+        "theorem_b": found.theorem_b,
+        "growing_examples": found.growing_examples.tolist(),
+        "gd": {"exponent": found.gd, "threshold": report.gd_threshold},
+        "mean_square": None
+        if mean_square is None
+        else {
+            "exponent": mean_square.exponent,
+            "error": mean_square.error,
+            "residual": mean_square.residual,
+            "converged": mean_square.converged,
+        },
+        "lyapunov": {
+            "exponent": exponent.exponent,
+            "standard_error": exponent.standard_error,
+            "confidence_level": LEVEL,
+            "confidence_interval": exponent.confidence_interval(LEVEL),
+            "per_epoch": exponent.per_epoch,
+            "n_steps": exponent.n_steps,
+            "stopped_by": exponent.stopped_by,
+            "mixed": exponent.mixed,
+            "gap": exponent.gap,
+        },
+        "spectrum": {
+            "exponents": spectrum.exponents.tolist(),
+            "standard_errors": spectrum.standard_errors.tolist(),
+            "sum_of_exponents": spectrum.sum_of_exponents,
+            "sum_rule_error": spectrum.sum_rule_error,
+            "n_steps": spectrum.n_steps,
+        },
+        "warnings": report.warnings,
+        "seconds": report.seconds,
+        "provenance": dict(exponent.provenance),
+    }
+    return json.dumps(_finite(content), indent=2)
+
+
+def save_plots(report: Report, path: Path) -> None:
+    """Write the exponents of the verdict, the spectrum and the convergence of lambda into one figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, middle, right = figure.subplots(1, 3)
+    report.stability.plot(left)
+    report.spectrum.plot(middle)
+    report.stability.lyapunov.plot(right)
+    name = report.name.split(":")[0]  # without the example's description
+    figure.suptitle(f"{name}, learning rate {report.system.learning_rate:g}: {report.stability.verdict}", fontsize=11)
+    figure.savefig(path, dpi=150)
+
+
+def with_error(value: float, error: float) -> str:
+    """Return the value and its error to the error's second digit, as -0.08411 ± 0.00028."""
+    if not (math.isfinite(value) and math.isfinite(error)):
+        return f"{value:g} ± {error:g}"
+    if error == 0:
+        return f"{value:.12g} ± 0"
+    if value != 0 and not 1e-3 <= abs(value) < 1e4:
+        exponent = math.floor(math.log10(abs(value)))
+        scaled = with_error(value / 10.0**exponent, error / 10.0**exponent)
+        return f"({scaled})e{exponent}"
+    digits = min(max(1 - math.floor(math.log10(error)), 0), 15)
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def _sum_rule(spectrum: LyapunovSpectrum) -> str:
+    if spectrum.sum_of_exponents is None or spectrum.sum_rule_error is None:
+        return "needs all exponents, which are not computed here"
+    if math.isinf(spectrum.sum_of_exponents):
+        return "-inf: a step is singular (learning rate times gram diagonal is 1)"
+    holds = "holds" if spectrum.sum_rule_error <= 1e-9 * max(1, abs(spectrum.sum_of_exponents)) else "VIOLATED"
+    return (
+        f"{holds} to {spectrum.sum_rule_error:.0e} along the path "
+        f"(estimated {spectrum.exponents.sum():.5g}, exact {spectrum.sum_of_exponents:.5g})"
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,1 @@
+"""Curves through numbers: moments over orders, zeros over learning rates."""

@@ -1,0 +1,62 @@
+"""Negative moments where K falls into blocks: Lambda(p) of the whole from the curves of the blocks.
+
+Every step moves one block b, with probability s_b, and the norm of the product goes with the largest of the blocks'
+norms N_b. For p < 0 its moment counts paths on which all of them are small: by large deviations, and since a maximum is
+the largest of all weighted means,
+
+    Lambda(p) = min_theta lim (1/n) log E prod_b N_b^(p theta_b) = min_theta log sum_b s_b exp Lambda_b(p theta_b)
+
+over theta_b >= 0 of sum 1. The terms are convex in theta_b. So at the minimum the slopes of all with theta_b > 0 are
+the same mu, and those of the others are at least mu: theta_b(mu) increases, and their sum is 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray
+
+Curve: TypeAlias = Callable[[float], tuple[float, float]]
+"""Lambda_b and its slope, at an order."""
+_TOLERANCE, _SMALL = 1e-14, 1e-12
+
+
+def joint_exponent(order: float, curves: Sequence[Curve], shares: Sequence[float]) -> tuple[float, FloatArray]:
+    """Return Lambda(p) at a negative order and the weight that each block's error has in it.
+
+    Where shares do not add up to 1 the rest of the steps moves nothing.
+    """
+    from scipy.optimize import brentq  # type: ignore[import-untyped]
+
+    def slope(b: int, theta: float) -> float:
+        """d/d theta_b of s_b exp Lambda_b(p theta_b)."""
+        value, derivative = curves[b](order * theta)
+        return shares[b] * order * derivative * math.exp(value)
+
+    at_zero, at_one = ([slope(b, theta) for b in range(len(curves))] for theta in (0.0, 1.0))
+
+    def theta(b: int, mu: float) -> float:
+        if at_zero[b] >= mu:
+            return 0.0
+        return 1.0 if at_one[b] <= mu else float(brentq(lambda part: slope(b, part) - mu, 0.0, 1.0, xtol=_TOLERANCE))
+
+    def left_over(mu: float) -> float:
+        return sum(theta(b, mu) for b in range(len(curves))) - 1
+
+    least, most = min(at_zero), max(at_one)
+    mu = most
+    if left_over(most) > 0:
+        # Slopes are exponentials: mu to a relative accuracy.
+        ends = math.asinh(least / _SMALL), math.asinh(most / _SMALL)
+        root = float(brentq(lambda t: left_over(_SMALL * math.sinh(t)), *ends, xtol=_TOLERANCE, rtol=1e-15))
+        mu = _SMALL * math.sinh(root)
+    thetas = np.array([theta(b, mu) for b in range(len(curves))])
+    # Where a term is affine, one mu belongs to a whole range of theta_b.
+    thetas = thetas / thetas.sum() if thetas.sum() > 0 else np.eye(len(curves))[int(np.argmin(at_zero))]
+    values = np.array([curve(order * float(part))[0] for curve, part in zip(curves, thetas, strict=True)])
+    exponent = math.log1p(float(np.sum(np.array(shares) * np.expm1(values))))
+    return exponent, np.array(shares) * np.exp(values - exponent)

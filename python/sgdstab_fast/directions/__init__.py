@@ -1,0 +1,1 @@
+"""The projective chain: directions of displacements, and how they forget where they started."""

@@ -1,0 +1,483 @@
+"""The projective chain: directions of displacements, their stationary measure, and how fast they reach it.
+
+The direction s = v / |v|, up to its sign, of a vector v under a random product is a Markov chain on projective space.
+Where the steps contract and are strongly irreducible it has one stationary measure nu (Furstenberg), is drawn to it at
+a geometric rate, and log |A_{i_n} .. A_{i_1} s| obeys a central limit theorem (Le Page; Chemnitz & Engel 2025, lemma
+3.10 and corollary 3.11). Under nu,
+
+    lambda = sum_i p_i E log |A_i s|                                                          (Furstenberg's formula)
+    lambda_2 - lambda_1 = the rate at which two directions under the same steps approach each other
+    sigma^2 = lim (1/n) Var log |A_{i_n} .. A_{i_1} s|
+
+Chains of two vectors each are recorded every so many steps (`simulation.vectors` chooses metrics and starts); what
+the next step does to the directions recorded is known for all its outcomes (`systems.next_steps`). Differences
+between metrics are control variates for the parts of examples in lambda as well as for lambda
+(`statistics.control_variates`); `directions.path` has sigma^2.
+
+With momentum the chain is of states, the present displacement and the past one together. Where batches depend on each
+other within epochs, it is the chain of directions at the ends of epochs.
+
+*Blocks.* Where K falls into blocks that do not feel each other, directions end up in the block that grows fastest: the
+chain of the whole system, started there.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast._core.seeds import normals
+from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
+from sgdstab_fast.directions.obstacles import (
+    ANNIHILATION,
+    ONE_DIRECTION,
+    REFLECTIONS,
+    SIMILARITIES,
+    are_turning,
+    why_not_mixing,
+)
+from sgdstab_fast.directions.path import from_autocovariances, from_batch_means, path_of
+from sgdstab_fast.directions.results import ProjectiveChain
+from sgdstab_fast.directions.special_cases import single_direction, what_is_missing, without_direction
+from sgdstab_fast.exact.regularity import Regularity, regularity
+from sgdstab_fast.results.results import provenance, warn
+from sgdstab_fast.simulation.continuation import Follow, Measured, recording_kernel, relaxation_rate, whole
+from sgdstab_fast.simulation.outcome import common_attributes
+from sgdstab_fast.simulation.run import Budget, Chains, ProgressOption, Run, grid_of_looks, run
+from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, How, no_records
+from sgdstab_fast.statistics.control_variates import adjusted, anchored_means
+from sgdstab_fast.statistics.estimates import SETTLED_LIMIT, Estimate, batch_means, drift, unknown
+from sgdstab_fast.statistics.mixing import Mixing, first_resolved
+from sgdstab_fast.systems.coordinates import LONGEST_SEGMENT, memory, to_parameter_space
+from sgdstab_fast.systems.ensemble import MatrixEnsemble
+from sgdstab_fast.systems.growth import Metrics, growth_metrics, initial_vectors, no_metrics
+from sgdstab_fast.systems.next_steps import NextSteps, next_steps
+from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
+from sgdstab_fast.systems.system import ExactExponents, System
+
+_LEAST_STEPS, _LEAST_BATCHES = 256, 24  # of a chain
+_LEAST_EPOCHS = 64
+_FRUITLESS = 4  # times as many steps at most, where directions are known not to mix
+_LEAST_RELAXATIONS = 60.0  # that a chain lasts before a tolerance stops it, for the sake of variances
+_PILOT_BATCHES, _PILOT_EPOCHS, _MEMORY_BATCHES = 129, 33, 2048
+_MEMORY_RELAXATIONS, _FINER = 3.0, 4  # autocorrelations are summed over, and how much finer than in the pilot
+_WINDOW = 6.0  # autocorrelation times that lags have to cover
+_PILOT_STREAMS = 2**33
+_COLLAPSE = 8.0  # logarithm of the angle that two vectors may lose between orthonormalisations
+_MOST_RECORDED = 2**24  # numbers
+# Multiply-adds for all directions recorded; what a logarithm is worth, and what there is to do for each direction.
+_MOST_WORK, _LOGARITHM, _CALLS = 2e9, 50, 200
+_FINENESS = 8  # directions recorded in an autocorrelation time
+_PILOT_SHARE = 1 / 8
+_RANDOM_SHARE = 0.1  # of the second vector
+_MOST_EXTRA_STEPS = 10_000_000  # under reshuffling, to measure the autocorrelation time
+_TOLERANCE = 1e-4  # of metrics
+
+
+def projective_chain(
+    system: System,
+    *,
+    rtol: float = 0.02,
+    atol: float = 0.0,
+    max_steps: int = 10_000_000,
+    n_chains: int = 32,
+    rng: Any = None,
+    n_threads: int | None = None,
+    progress: ProgressOption = None,
+    executor: Executor | None = None,
+) -> ProjectiveChain:
+    """Follow the directions of displacements under SGD: which examples drive them, how they mix, how growth varies.
+
+    With momentum directions are those of states, the present displacement and the past one together; under random
+    reshuffling they are those at the ends of epochs.
+
+    Parameters
+    ----------
+    system : LinearizedSGD or MatrixEnsemble
+        What a step does.
+    rtol, atol : float, optional
+        Tolerances for the standard errors of lambda and of the contraction rate lambda_2 - lambda_1: relative to the
+        larger of both in size for the former and to itself for the latter, and absolute in nats per step.
+    max_steps : int, optional
+        Steps of all chains together, rounded to whole batches. A step moves two displacements. A little more is taken
+        afterwards to measure the autocorrelation time.
+    n_chains : int, optional
+        Independent chains, at least 8.
+    rng, n_threads, progress, executor
+        As for `lyapunov_exponent`.
+
+    Returns
+    -------
+    ProjectiveChain
+        Estimates with errors; its methods draw stationary directions and simulate what else is asked for.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range.
+
+    Warns
+    -----
+    AccuracyWarning
+        If directions do not mix, saying why: K falls into blocks, steps are reflections or rotations, there is but one
+        direction, or products of steps annihilate everything. If no tolerance was met within `max_steps`, or chains
+        were not seen to mix.
+
+    References
+    ----------
+    Chemnitz & Engel 2025, lemma 3.10 and corollary 3.11. E. Le Page, "Theoremes limites pour les produits de matrices
+    aleatoires", Lecture Notes in Mathematics 928, 1982.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> system = sf.LinearizedSGD([[9, 1, 1], [1, 1, 0.5], [1, 0.5, 1]], 0.25)
+    >>> chain = sf.projective_chain(system, rng=1)
+    >>> int(chain.participation.argmax()), int(chain.exponent_by_example.argmax())
+    (0, 0)
+    >>> bool(abs(chain.exponent_by_example.sum() - chain.exponent) < 1e-14)
+    True
+    >>> chain.sample(1000).shape
+    (1000, 3)
+    """
+    require_system(system)
+    budget = Budget.validated(rtol, atol, max_steps)
+    how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=8)
+    least = _LEAST_STEPS if system.grain == 1 else max(_LEAST_STEPS, _LEAST_EPOCHS * system.grain)
+    if budget.max_steps < least * how.n_chains:
+        raise ValueError(f"max_steps must be at least {least} * n_chains ({least * how.n_chains}), not {max_steps!r}")
+    regular = regularity(system) if isinstance(system, LinearizedSGD) and system.is_plain else None
+    if system.dimension == 1:
+        single = single_direction(system, how, regular, ONE_DIRECTION)
+        warn(f"the chain does not mix: {ONE_DIRECTION}")
+        return single
+    start = _start(system, how)
+    reason = start.block.reason if start.block is not None else ""
+    reason = reason or why_not_mixing(system, start.known, regular)
+    if reason == SIMILARITIES or are_turning(start.known):  # of which there is nothing to wait for
+        budget = replace(budget, max_steps=min(budget.max_steps, _FRUITLESS * least * how.n_chains))
+        how = replace(how, budget=budget)
+    pilot = _pilot(system, how, start)
+    longest = max(1, (budget.max_steps - pilot.n_steps) // (_LEAST_BATCHES * how.n_chains))
+    following = next_steps(system)
+    work = (0 if following is None else following.work_of_logarithms(_LOGARITHM)) + _CALLS
+    recorded = math.ceil(budget.max_steps * max(system.dimension / _MOST_RECORDED, work / _MOST_WORK))
+    resolving = max(pilot.spacing, int(system.steps_per_epoch) // 4, recorded, int(pilot.memory / _FINENESS))
+    spacing = min(whole(system, resolving), max(longest - longest % system.grain, system.grain))
+    states = start.vectors(how, 0)
+    chains = Chains(
+        key=how.seed.key,
+        states=states,
+        steps_per_batch=spacing,
+        records=no_records(how.n_chains, states.shape[1], start.metrics.size, system.dimension),
+        spacing=spacing,
+        n_examples=system.n_draws,
+        rounding=system.rounding,
+        pilot_steps=pilot.n_steps,
+    )
+    kernel = recording_kernel(system, start.metrics, spacing, pilot.orthonormalise_every)
+    done = run(
+        chains,
+        kernel,
+        lambda chains: _estimate(system, start, chains),
+        budget,
+        n_threads=how.n_threads,
+        progress=progress,
+        executor=executor,
+    )
+    return _described(system, how, start, pilot, following, (regular, reason), done)
+
+
+class _Start(NamedTuple):
+    """Where chains start: metrics and vectors, of the block of K that grows fastest if there are several."""
+
+    system: System
+    """The whole, or the block."""
+    own_metrics: Metrics
+    """In the coordinates of `system`."""
+    metrics: Metrics
+    """In the coordinates of the whole."""
+    matrices: FloatArray
+    """Those of the metrics but the first, of the whole."""
+    block: LeadingBlock | None
+    """The block, if K falls into blocks."""
+    known: ExactExponents | None
+    """Exponents that need no simulation."""
+
+    def vectors(self, how: How, first_chain: int) -> FloatArray:
+        """Return two vectors for each chain, and of a block three, two in it and one anywhere.
+
+        Shape (n_chains, k, dimension).
+        """
+        key, n_chains = how.seed.key, how.n_chains
+        if self.block is None:
+            vectors = initial_vectors(self.system, self.metrics, key, n_chains, 2, first_chain)
+            # At small learning rates the two slowest directions are where two vectors stay.
+            slow = self.system.slow_directions(2)[:, -1]
+            scale = np.linalg.norm(vectors[:, 1], axis=1, keepdims=True)
+            vectors[:, 1] = slow + _RANDOM_SHARE * vectors[:, 1] / scale
+            return vectors
+        embedding, k = self.block.embedding, min(self.system.dimension, 2)
+        own = initial_vectors(self.system, self.own_metrics, key, n_chains, k, first_chain) @ embedding
+        if k == len(embedding.T):
+            return np.ascontiguousarray(own)
+        other = normals(key, n_chains, (k + 1, embedding.shape[1]), first_chain)[:, k:]
+        return np.ascontiguousarray(np.concatenate([own, other], axis=1))
+
+
+def _start(system: System, how: How) -> _Start:
+    """Return where to start."""
+    if not isinstance(system, LinearizedSGD) or not system.is_plain:
+        return _start_of_any(system, how)
+    block = leading_block(system, how.seed, how.n_threads, how.executor)
+    if block is None:
+        metrics = growth_metrics(system)
+        return _Start(system, metrics, metrics, metrics.matrices, None, None)
+    own = growth_metrics(block.system) if block.system.dimension > 1 else no_metrics(block.system)
+    diagonals = np.zeros((max(own.size, 1), system.n_examples))
+    diagonals[0] = system.diagonal
+    diagonals[1:, block.examples] = own.diagonals[1:]
+    matrices = block.embedding.T @ own.matrices @ block.embedding
+    return _Start(block.system, own, Metrics(matrices, diagonals, None), matrices, block, None)
+
+
+def _start_of_any(system: System, how: How) -> _Start:
+    """Return where to start: the metrics of a block are those of the whole on its part."""
+    block = None
+    if isinstance(system, LinearizedSGD):
+        block = leading_block(system, how.seed, how.n_threads, how.executor)
+    known = system.exact_exponents()
+    known = known if known is not None and known.of_powers else None
+    if block is None:
+        matrices, covariance = system.metrics(_TOLERANCE)
+        metrics = replace(no_metrics(system), covariance=covariance, call=system.growth_call(matrices))
+        return _Start(system, metrics, metrics, _others(matrices, system.dimension), None, known)
+    own, covariance = block.system.metrics(_TOLERANCE)
+    own = own[:1] if block.system.dimension == 1 else own
+    embedded = [np.ascontiguousarray(block.embedding.T @ matrix @ block.embedding) for matrix in own]
+    metrics = replace(no_metrics(system), call=system.growth_call(embedded))
+    own_metrics = replace(no_metrics(block.system), covariance=covariance)
+    return _Start(block.system, own_metrics, metrics, _others(embedded, system.dimension), block, known)
+
+
+def _others(matrices: list[FloatArray], dimension: int) -> FloatArray:
+    """Return all metrics but the first."""
+    return np.array(matrices[1:]).reshape(-1, dimension, dimension)
+
+
+class _Pilot(NamedTuple):
+    """What a short run says about how fast directions move."""
+
+    spacing: int
+    """Steps that resolve the autocorrelation of directions."""
+    orthonormalise_every: int
+    """Steps after which two vectors still span a plane."""
+    resolved: bool
+    """Whether that was reached."""
+    memory: float
+    """The autocorrelation time, as far as it was."""
+    n_steps: int
+
+
+def _pilot(system: System, how: How, start: _Start) -> _Pilot:
+    """Double the spacing until the window of autocorrelations is long enough, or a part of the budget is spent."""
+    vectors = start.vectors(how, _PILOT_STREAMS)
+    n_steps, spacing, first_step = 0, system.grain, 0
+    n_batches = _PILOT_BATCHES if system.grain == 1 else _PILOT_EPOCHS
+    while True:
+        kernel = recording_kernel(system, no_metrics(system), spacing, spacing)
+        vectors, log_growth, _, directions = getattr(core, kernel.name)(
+            **kernel.arguments,
+            vectors=vectors,
+            key=how.seed.key,
+            first_chain=_PILOT_STREAMS,
+            first_step=first_step,
+            n_batches=n_batches,
+            steps_per_batch=spacing,
+            n_threads=how.n_threads,
+        )
+        first_step += n_batches * spacing
+        n_steps += how.n_chains * n_batches * spacing
+        with np.errstate(invalid="ignore"):
+            gap = float(np.mean(log_growth[:, 1:, 0] - log_growth[:, 1:, 1])) / spacing
+        found = memory(to_parameter_space(system, directions), spacing)
+        if found.resolved or 3 * n_steps > _PILOT_SHARE * how.budget.max_steps:
+            break
+        spacing *= 2
+    collapse = _COLLAPSE / gap if gap > 0 else math.inf
+    every = int(np.clip(collapse, 1, MOST_BETWEEN_NORMALISATIONS))
+    return _Pilot(spacing, every, found.resolved, found.time, n_steps)
+
+
+def _estimate(system: System, start: _Start, chains: Chains) -> Estimate:
+    """Estimate lambda and lambda_2 - lambda_1."""
+    log_growth, growth, _ = chains.records
+    steps = chains.steps_per_batch
+    if chains.n_batches == 0:
+        return unknown(2)
+    if start.system.dimension == 1:  # the one direction of a block
+        mixing = Mixing(math.inf, math.inf, chains.n_batches * steps)
+    else:
+        with np.errstate(invalid="ignore"):
+            mixing = first_resolved(log_growth[:, :, :2], steps, [*grid_of_looks(chains.n_batches), chains.n_batches])
+    if growth.shape[2] == 0:
+        growth = log_growth[:, :, :1] / steps
+    found = anchored_means(growth, steps, mixing, chains.n_examples, chains.rounding)
+    exponent, error = float(found.mean[0]), float(found.standard_error[0])
+    long_enough = mixing.resolved and mixing.gap * chains.n_batches * steps >= _LEAST_RELAXATIONS
+    unsettled = 0.0 if long_enough else math.inf
+    if exponent == -math.inf:  # all is annihilated
+        rate, rate_error, unsettled = -math.inf, 0.0, 0.0
+    elif system.dimension == 2 and not math.isnan(system.sum_of_exponents):
+        # lambda_1 + lambda_2 is known.
+        rate = system.sum_of_exponents - 2 * exponent
+        rate_error = 2 * error if math.isfinite(rate) else 0.0
+    else:
+        with np.errstate(invalid="ignore"):
+            differences = log_growth[:, :, 1:] - log_growth[:, :, :1]
+        approach = batch_means(differences, steps)
+        nearest = int(approach.mean.argmax())
+        rate, rate_error = float(approach.mean[nearest]), float(approach.standard_error[nearest])
+        # The second vector has to find its own direction first.
+        change, _, scaled = (part[nearest] for part in drift(differences[:, approach.start_up :]))
+        if abs(scaled) > SETTLED_LIMIT:
+            rate_error, unsettled = math.hypot(rate_error, float(change) / steps), max(unsettled, abs(float(scaled)))
+    if start.known is not None and exponent > -math.inf:
+        exponent = float(start.known.exponents[0])
+        error = start.known.error
+        if len(start.known.exponents) > 1:
+            rate, rate_error = float(np.diff(start.known.exponents)[0]), 2 * error
+        found, unsettled = replace(found, drift=0.0), 0.0 if long_enough else math.inf
+    largest = max(abs(exponent), abs(rate) if math.isfinite(rate) else 0.0)
+    return replace(
+        found,
+        mean=np.array([exponent, rate]),
+        standard_error=np.array([error, rate_error]),
+        effective_sample_size=np.repeat(found.effective_sample_size, 2),
+        scales=np.array([largest, abs(rate)]),
+        top_drift=unsettled,
+        bias_allowance=None,
+    )
+
+
+def _described(
+    system: System,
+    how: How,
+    start: _Start,
+    pilot: _Pilot,
+    following: NextSteps | None,
+    mixing: tuple[Regularity | None, str],
+    done: Run,
+) -> ProjectiveChain:
+    """Make the result, and warn of what it flags; `mixing` is what is known of it beforehand."""
+    chains, found = done.chains, done.estimate
+    annihilated = float(found.mean[0]) == -math.inf
+    if annihilated:
+        chains = replace(chains, states=start.vectors(how, 0))
+    if chains.states.shape[1] > 2:  # the nearest to the first
+        growing = np.nansum(chains.records[0], axis=(0, 1))[1:]
+        chains = replace(chains, states=np.ascontiguousarray(chains.states[:, [0, 1 + int(growing.argmax())]]))
+    follow = Follow(system, how.seed.key, chains, pilot.spacing, pilot.orthonormalise_every, how.n_threads)
+    regular, reason = mixing
+    reason = ANNIHILATION if annihilated else reason
+    if reason:
+        warn(f"the chain does not mix: {reason}")
+    else:
+        _warn_of_trouble(how.budget, done)
+    without_parts, without_shares = what_is_missing(system)
+    common = {
+        **common_attributes(done, system, provenance(how.seed, "anchored", system.fingerprint)),
+        "regularity": regular,
+        "follow": follow,
+        "reason": reason,
+        "without_parts": without_parts,
+        "without_shares": without_shares,
+    }
+    if annihilated:
+        return without_direction(system, common)
+    rate, rate_error = float(found.mean[1]), float(found.standard_error[1])
+    if start.block is not None and start.block.exponents is not None:
+        rate, rate_error = float(np.diff(np.sort(start.block.exponents)[:-3:-1])[0]), 0.0
+    elif start.known is not None and len(start.known.exponents) > 1:
+        rate, rate_error = float(np.diff(start.known.exponents)[0]), 0.0
+    gap = relaxation_rate(system, rate)
+    longest = math.ceil(_MEMORY_RELAXATIONS / gap) if gap > 0 else 0
+    if pilot.resolved:
+        # Fine enough for what is forgotten at once, and lags enough for what is not.
+        n_batches = _MOST_RECORDED // (2 * chains.n_chains * system.dimension)
+        n_batches = min(max(n_batches, 2 * _PILOT_BATCHES), _MEMORY_BATCHES)
+        n_batches = min(n_batches, max(_MOST_EXTRA_STEPS // (chains.n_chains * system.grain), 2 * _PILOT_EPOCHS))
+        n_lags = min(n_batches, LONGEST_SEGMENT) // 2
+        lasting = math.ceil(max(longest, _WINDOW * pilot.memory) / n_lags)
+        every = whole(system, min(max(1, pilot.spacing // _FINER, lasting), pilot.spacing))
+        directions = follow.directions(n_batches, every)
+    else:
+        directions, every = chains.records[2][:, found.start_up :], chains.spacing
+    remembered = memory(to_parameter_space(system, directions), every, longest)
+    memory_error = remembered.standard_error if remembered.resolved else math.inf
+    path = path_of(system, following, start.matrices, chains, found.start_up)
+    root_n = math.sqrt(chains.n_chains)
+    exponent, error = float(found.mean[0]), float(found.standard_error[0])
+    parts = adjusted(path.by_outcome, path.growth) if following is not None else np.empty((chains.n_chains, 0))
+    if following is not None:
+        listed = parts / following.n_steps
+        listed_error = float(listed.sum(axis=1).std(ddof=1)) / root_n
+        if not without_parts or listed_error < error:
+            exponent = float(listed.mean(axis=0).sum())
+            error = listed_error if without_parts and found.mixed else max(error, listed_error)
+    if without_parts:
+        parts = parts[:, :0]
+    if start.known is not None and math.isfinite(exponent):
+        exponent, error = float(start.known.exponents[0]), start.known.error
+        if parts.shape[1] > 0:  # of one matrix, drawn under several numbers perhaps
+            drawn = system.probabilities if isinstance(system, MatrixEnsemble) else np.full(parts.shape[1], 1.0)
+            parts = np.tile(exponent * drawn / drawn.sum(), (len(parts), 1))
+    if reason in (REFLECTIONS, SIMILARITIES):
+        rate, rate_error = 0.0, 0.0
+    elif system.dimension == 2 and math.isfinite(rate) and not math.isnan(system.sum_of_exponents):
+        rate, rate_error = system.sum_of_exponents - 2 * exponent, 2 * error
+    by_route = {}
+    if following is not None:
+        by_route["autocovariances"] = from_autocovariances(path, chains.spacing, following.n_steps, exponent, gap)
+    by_route["batch means"] = from_batch_means(path, chains.spacing, gap)
+    if start.known is not None:
+        by_route = dict.fromkeys(by_route, Measured(0.0, 0.0))
+    return ProjectiveChain(
+        exponent=exponent,
+        standard_error=error,
+        effective_sample_size=float(found.effective_sample_size[0]),
+        exponent_by_example=parts.mean(axis=0),
+        exponent_by_example_standard_error=parts.std(axis=0, ddof=1) / root_n,
+        participation=path.shares.mean(axis=0),
+        participation_standard_error=path.shares.std(axis=0, ddof=1) / root_n,
+        contraction_rate=rate,
+        contraction_rate_standard_error=rate_error,
+        autocorrelation_time=remembered.time,
+        autocorrelation_time_standard_error=memory_error,
+        variances=by_route,
+        mixed=found.mixed and not reason,
+        **common,
+    )
+
+
+def _warn_of_trouble(budget: Budget, done: Run) -> None:
+    """Warn, once for each, of what the result's attributes flag."""
+    found, chains = done.estimate, done.chains
+    if not np.isfinite(found.mean[0]):
+        warn("the run overflowed: lambda is unknown")
+    elif not found.mixed:
+        warn(
+            f"chains of {chains.n_batches * chains.steps_per_batch} steps were not seen to mix, the two largest "
+            "exponents being too close: raise max_steps"
+        )
+    elif budget.has_tolerance and done.stopped_by == "max_steps":
+        (exponent, rate), (error, rate_error) = found.mean, found.standard_error
+        warn(
+            f"max_steps={budget.max_steps} ended the run at lambda = {exponent:.4g} +- {error:.1g} and a contraction "
+            f"rate of {rate:.4g} +- {rate_error:.1g}, short of rtol={budget.rtol:g} and atol={budget.atol:g}"
+        )

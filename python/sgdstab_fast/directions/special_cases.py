@@ -1,0 +1,183 @@
+"""Projective chains that need no estimating, and what is not defined for some systems."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast.directions.path import has_shares, mean_of_chains
+from sgdstab_fast.directions.results import ProjectiveChain
+from sgdstab_fast.exact.regularity import Regularity
+from sgdstab_fast.results.results import provenance
+from sgdstab_fast.simulation.continuation import Follow, Measured, recording_kernel
+from sgdstab_fast.simulation.run import Chains
+from sgdstab_fast.simulation.vectors import How, no_records
+from sgdstab_fast.systems.coordinates import shares_root
+from sgdstab_fast.systems.ensemble import MatrixEnsemble
+from sgdstab_fast.systems.growth import no_metrics
+from sgdstab_fast.systems.next_steps import has_single_units
+from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.system import System
+
+_MOST_SAMPLED = 2**20  # steps
+_SEVERAL = "steps are on several examples, and the log growth of a step is no sum of parts that belong to one each"
+_EPOCHS = "what a step on an example does depends on its place in the epoch"
+_NO_EXAMPLES = "matrices of an ensemble are not examples, and directions have no parts that belong to them"
+_MEMORY = "with momentum a direction is one of the present displacement and of the past one, not of displacements alone"
+
+
+def what_is_missing(system: System) -> tuple[str, str]:
+    """Return why lambda has no parts by example, and why directions have no shares; each empty if they have."""
+    if not isinstance(system, LinearizedSGD):
+        return "", _NO_EXAMPLES
+    without_parts = "" if has_single_units(system) else _SEVERAL if system.law.is_independent else _EPOCHS
+    return without_parts, "" if has_shares(system) else _MEMORY
+
+
+def n_parts(system: System) -> int:
+    """Return how many parts lambda has: examples, or matrices of an ensemble; 0 if it has none."""
+    if what_is_missing(system)[0]:
+        return 0
+    return len(system.matrices) if isinstance(system, MatrixEnsemble) else system.n_draws
+
+
+def n_shares(system: System) -> int:
+    """Return how many shares directions have."""
+    return system.n_draws if has_shares(system) else 0
+
+
+def without_direction(system: System, common: dict[str, Any]) -> ProjectiveChain:
+    """Say that products of steps annihilate every displacement."""
+    n, n_participating = n_parts(system), n_shares(system)
+    return ProjectiveChain(
+        exponent=-math.inf,
+        standard_error=0.0,
+        effective_sample_size=math.inf,
+        exponent_by_example=np.full(n, -math.inf),
+        exponent_by_example_standard_error=np.zeros(n),
+        participation=np.zeros(n_participating),
+        participation_standard_error=np.zeros(n_participating),
+        contraction_rate=-math.inf,
+        contraction_rate_standard_error=0.0,
+        autocorrelation_time=1.0,
+        autocorrelation_time_standard_error=0.0,
+        variances={"autocovariances": Measured(0.0, 0.0), "batch means": Measured(0.0, 0.0)},
+        mixed=False,
+        **common,
+    )
+
+
+def single_direction(system: System, how: How, regular: Regularity | None, reason: str) -> ProjectiveChain:
+    """Describe the one direction there is in one dimension, where steps are numbers."""
+    law = _law_of_numbers(system, how)
+    parts = law.parts
+    chains = Chains(
+        key=how.seed.key,
+        states=np.ones((how.n_chains, 1, 1)),
+        steps_per_batch=system.grain,
+        records=no_records(how.n_chains, 1, 0, 1),
+    )
+    without_parts, without_shares = what_is_missing(system)
+    shares = _shares(system) if isinstance(system, LinearizedSGD) and not without_shares else np.empty(0)
+    parts = np.empty(0) if without_parts else parts
+    return ProjectiveChain(
+        exponent=law.exponent.value,
+        standard_error=law.exponent.standard_error,
+        effective_sample_size=math.inf,
+        exponent_by_example=parts,
+        exponent_by_example_standard_error=np.zeros(len(parts)),
+        participation=shares,
+        participation_standard_error=np.zeros(len(shares)),
+        contraction_rate=-math.inf,
+        contraction_rate_standard_error=0.0,
+        autocorrelation_time=float(system.grain),
+        autocorrelation_time_standard_error=0.0,
+        variances={"autocovariances": law.variance, "batch means": law.variance},
+        mixed=False,
+        reason=reason,
+        without_parts=without_parts,
+        without_shares=without_shares,
+        regularity=regular,
+        follow=Follow(system, how.seed.key, chains, system.grain, 1, how.n_threads),
+        degrees_of_freedom=2**31 if law.n_steps == 0 else how.n_chains - 1,
+        n_steps=law.n_steps,
+        n_chains=0 if law.n_steps == 0 else how.n_chains,
+        steps_per_batch=0,
+        start_up_steps=0,
+        chain_disagreement=1.0,
+        converged=law.converged,
+        stopped_by="closed form" if law.n_steps == 0 else "max_steps",
+        drifts=False,
+        steps_per_epoch=system.steps_per_epoch,
+        provenance=provenance(how.seed, "closed form" if law.n_steps == 0 else "average", system.fingerprint),
+        chains=None,
+    )
+
+
+class _LawOfNumbers(NamedTuple):
+    """Log abs of steps that are numbers, which are independent from epoch to epoch."""
+
+    exponent: Measured
+    variance: Measured
+    parts: FloatArray
+    """Of outcomes in the exponent."""
+    n_steps: int = 0
+    """Steps simulated."""
+    converged: bool = True
+
+
+def _law_of_numbers(system: System, how: How) -> _LawOfNumbers:
+    """Return mean and variance, of all outcomes or, where these are too many, of a sample."""
+    if isinstance(system, LinearizedSGD) and system.is_plain:
+        logs = system.log_determinants
+        exponent, variance = float(logs.mean()), 0.0 if np.isneginf(logs).any() else float(logs.var())
+        return _LawOfNumbers(Measured(exponent, 0.0), Measured(variance, 0.0), logs / len(logs))
+    outcomes = system.outcomes()
+    if outcomes is None:
+        return _sampled(system, how)
+    drawn, n_steps = outcomes.probabilities > 0, outcomes.n_steps
+    sizes, probabilities = np.abs(outcomes.matrices[drawn, 0, 0]), outcomes.probabilities[drawn]
+    with np.errstate(divide="ignore"):
+        logs = np.where(sizes <= 2 * np.finfo(float).eps, -math.inf, np.log(sizes))
+    parts = np.zeros(len(drawn))
+    parts[drawn] = probabilities * logs
+    exponent = float(parts.sum()) / n_steps
+    variance = 0.0
+    if math.isfinite(exponent):
+        variance = float(probabilities @ (logs - n_steps * exponent) ** 2) / n_steps
+    return _LawOfNumbers(Measured(exponent, 0.0), Measured(variance, 0.0), parts)
+
+
+def _sampled(system: System, how: How) -> _LawOfNumbers:
+    """Return mean and variance of log growth over independent epochs, or steps."""
+    grain, budget = system.grain, how.budget
+    n_batches = max(min(budget.max_steps, _MOST_SAMPLED) // (how.n_chains * grain), 2)
+    kernel = recording_kernel(system, no_metrics(system), grain, 1)
+    _, log_growth, _, _ = getattr(core, kernel.name)(
+        **kernel.arguments,
+        vectors=np.ones((how.n_chains, 1, 1)),
+        key=how.seed.key,
+        first_chain=0,
+        first_step=0,
+        n_batches=n_batches,
+        steps_per_batch=grain,
+        n_threads=how.n_threads,
+    )
+    n_steps = how.n_chains * n_batches * grain
+    if not np.isfinite(log_growth).all():
+        return _LawOfNumbers(Measured(-math.inf, 0.0), Measured(0.0, 0.0), np.empty(0), n_steps)
+    exponent = mean_of_chains(log_growth[:, :, 0].mean(axis=1) / grain)
+    variance = mean_of_chains(log_growth[:, :, 0].var(axis=1, ddof=1) / grain)
+    met = budget.met(np.abs([exponent.value]), np.array([exponent.standard_error]))
+    return _LawOfNumbers(exponent, variance, np.empty(0), n_steps, bool(met.all()) or not budget.has_tolerance)
+
+
+def _shares(system: LinearizedSGD) -> FloatArray:
+    """Return the shares of examples in the one direction there is."""
+    lengths = np.abs(shares_root(system)[0]) ** 2
+    if system.law.offsets.size:
+        lengths = np.bincount(system.law.units_of_rows(len(lengths)), lengths, system.n_examples)
+    return np.asarray(lengths / lengths.sum())

@@ -1,0 +1,97 @@
+"""Full-batch gradient descent, exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast import validation
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.operators.second_moments import gd_exponent_of, gd_threshold_of
+from sgdstab_fast.systems.decomposition import smallest_eigenvalue, spectral_decomposition
+from sgdstab_fast.systems.from_gram import variant_of
+from sgdstab_fast.systems.sgd import LinearizedSGD
+
+_LARGEST_DECOMPOSITION = 1024  # of which all eigenvalues cost less than a second
+
+
+def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
+    """Return the exponent of full-batch gradient descent, mu = max_j log abs(1 - eta kappa_j / N).
+
+    Parameters
+    ----------
+    gram : array_like, shape (N, N), or LinearizedSGD
+        Neural-tangent Gram matrix K with non-zero eigenvalues kappa_j; see `LinearizedSGD`. Of a system, its K,
+        examples, momentum and the probabilities that weight the mean over examples.
+    learning_rate : float, optional
+        Step size eta > 0; by default that of the system, if gram is one.
+
+    Returns
+    -------
+    float
+        mu in nats per step; below 0, gradient descent can converge to the minimum. -inf if one step annihilates
+        every displacement.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `LinearizedSGD` does.
+
+    References
+    ----------
+    Chemnitz & Engel 2025, equation 2.18.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> round(sf.gd_exponent([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], 0.3), 12)
+    -0.07796154147
+    """
+    if learning_rate is None and isinstance(gram, LinearizedSGD):
+        learning_rate = gram.learning_rate
+    system = variant_of(gram, validation.positive_number(learning_rate, "learning_rate")).averaged()
+    if not system.recurrence.is_plain:
+        extremes = np.array(extreme_eigenvalues(system))
+        recurrence = system.recurrence
+        return gd_exponent_of(
+            extremes if recurrence.levels == 1 else system.gram_eigenvalues(),
+            system.learning_rate,
+            system.n_examples,
+            recurrence.free,
+            recurrence.readout,
+        )
+    return float(gd_exponents(extreme_eigenvalues(system), np.array([system.learning_rate]), system.n_examples)[0])
+
+
+def gd_exponents(extremes: tuple[float, float], learning_rates: FloatArray, n_examples: int) -> FloatArray:
+    """Return mu at every learning rate, from the smallest and the largest eigenvalue of K."""
+    # The convex abs(1 - x) is largest at an end of the spectrum.
+    x = np.multiply.outer(np.array(extremes), learning_rates / n_examples)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.where(x < 0.5, np.log1p(-x), np.log(np.abs(1 - x)))
+    logs[np.abs(1 - x) <= 8 * np.finfo(float).eps] = -np.inf
+    return np.asarray(logs.max(axis=0))
+
+
+def gd_threshold(system: LinearizedSGD) -> float:
+    """Return the smallest learning rate at which full-batch gradient descent is unstable."""
+    system = system.averaged()
+    largest = extreme_eigenvalues(system)[1]
+    if system.recurrence.is_plain:
+        return 2 * system.n_examples / largest
+    recurrence = system.recurrence
+    return gd_threshold_of(np.array([largest]), system.n_examples, recurrence.free, recurrence.readout)
+
+
+def extreme_eigenvalues(system: LinearizedSGD) -> tuple[float, float]:
+    """Return the smallest and the largest non-zero eigenvalue of K, of examples weighted by their probabilities."""
+    system = system.averaged()
+    if system.rank <= _LARGEST_DECOMPOSITION or system.coordinates == "factor":
+        eigenvalues = spectral_decomposition(system).eigenvalues
+        return float(eigenvalues[0]), float(eigenvalues[-1])
+    from scipy.sparse.linalg import eigsh  # type: ignore[import-untyped]
+
+    start = np.ones(system.rank)
+    largest = float(eigsh(system.rows, k=1, which="LA", v0=start, return_eigenvectors=False)[0])
+    return smallest_eigenvalue(system.rows), largest

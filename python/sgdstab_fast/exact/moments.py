@@ -1,0 +1,227 @@
+"""Exact moments: Lambda(p) of a K that does not fall into blocks, where it needs no simulation.
+
+Of plain SGD:
+
+    p = 0           Lambda(0) = 0
+    dimension 1     Lambda(p) = log((1/N) sum_i |1 - eta K_ii|^p)
+    all eta K_ii = 2 (or 0): steps are reflections, Lambda(p) = 0
+    p = 2           the mean-square exponent
+    dimension 2     transfer operator on the projective line (`operators.projective_line`)
+    p = 4, 6, ..    symmetric tensors, where they are not too large (`operators.tensors`)
+
+(Chemnitz & Engel 2025, definition A.2 and equation 3.43.)
+
+Of all other systems, and of epochs of n steps, n Lambda(p) being that of their products:
+
+    all steps, or all epochs, are the same: Lambda(p) = p lambda
+    p = 2           second moments (`operators.second_moments`)
+    few matrices    those of dense matrices (`operators.matrices`)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.exact.mean_square import mean_square_exponent
+from sgdstab_fast.operators.matrices import ExactMoment, MatrixMoments
+from sgdstab_fast.operators.projective_line import ProjectiveLine
+from sgdstab_fast.operators.tensors import LARGEST_ORDER, tensor_exponent, tensors_fit
+from sgdstab_fast.results.results import MeanSquareExponent
+from sgdstab_fast.systems.ensemble import MatrixEnsemble
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION
+from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.system import Outcomes, QuadraticForms, System
+
+_REFLECTION = 1e-14  # of abs(1 - eta K_ii) from 1
+_FEW, _FEW_IN_THE_PLANE = 2**18, 2**13  # numbers in all matrices: transfer operators take longer
+_TOLERANCE = 1e-11  # of second moments
+_NODES = 41  # of the whole curve, where that is cheap
+_HIGHEST = 64.0  # to which the curve is followed for the tail index
+_EPS = float(np.finfo(float).eps)
+
+
+class Exact(Protocol):
+    """What knows exact moments of a system."""
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether all orders are cheap, so that the whole curve is known."""
+
+    def at(self, order: float) -> ExactMoment | None:
+        """Return Lambda(p); None if it takes simulation."""
+
+
+class ExactMoments:
+    """Moments of plain SGD at any order; what takes long is kept from order to order."""
+
+    def __init__(self, system: LinearizedSGD) -> None:
+        self._system = system
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether all orders are cheap, so that the whole curve is known."""
+        return self._system.dimension == 1 or self._reflects or (self._plane is not None and self._plane.has_cone)
+
+    def at(self, order: float) -> ExactMoment | None:
+        """Return Lambda(p); None if it takes simulation."""
+        system = self._system
+        if order == 0:
+            return ExactMoment(0.0, 0.0, "closed form")
+        if system.dimension == 1:
+            return ExactMoment(*mean_of_powers(system.log_determinants, order), "closed form")
+        if self._reflects:
+            return ExactMoment(0.0, _EPS, "closed form")
+        if order == 2 and system.dimension <= LARGEST_DIMENSION and self.mean_square.converged:
+            return ExactMoment(self.mean_square.exponent, self.mean_square.error, "mean square")
+        if self._plane is not None:
+            found = self._plane.exponent(order)
+            if found.converged:
+                return ExactMoment(found.exponent, found.error, "transfer operator")
+        if order in range(4, LARGEST_ORDER + 1, 2) and tensors_fit(system.n_examples, system.dimension, int(order)):
+            tensors = tensor_exponent(self._gradients, system.learning_rate, int(order))
+            if tensors.converged:
+                return ExactMoment(tensors.exponent, tensors.error, "symmetric tensors")
+        return None
+
+    def with_slope(self, order: float) -> tuple[float, float]:
+        """Return Lambda(p) and Lambda'(p), where all orders are known `everywhere`."""
+        if self._system.dimension == 1:
+            logs = self._system.log_determinants
+            powers = np.exp(order * logs - float((order * logs).max()))
+            value = mean_of_powers(logs, order)[0] if order else 0.0
+            return value, float((powers * logs).sum() / powers.sum())
+        if self._reflects or self._plane is None:
+            return 0.0, 0.0
+        found = self._plane.exponent(order)
+        return found.exponent, found.derivative
+
+    @cached_property
+    def mean_square(self) -> MeanSquareExponent:
+        """Lambda(2)."""
+        return mean_square_exponent(self._system)
+
+    @cached_property
+    def _reflects(self) -> bool:
+        return bool((np.abs(self._system.log_determinants) < _REFLECTION).all())
+
+    @cached_property
+    def _gradients(self) -> FloatArray:
+        return self._system.gradients()
+
+    @cached_property
+    def _plane(self) -> ProjectiveLine | None:
+        system = self._system
+        if system.dimension != 2:
+            return None
+        f = self._gradients
+        matrices = np.eye(2) - system.learning_rate * f[:, :, None] * f[:, None, :]
+        return ProjectiveLine(matrices, np.full(len(f), 1 / len(f)))
+
+
+class ExactMomentsOfSteps:
+    """Moments of a system of any kind at any order, per step; what takes long is kept from order to order."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether all orders are cheap, so that the whole curve is known."""
+        return self.exponent is not None or (self._matrices is not None and self._matrices.everywhere)
+
+    def at(self, order: float) -> ExactMoment | None:
+        """Return Lambda(p); None if it takes simulation."""
+        if order == 0:
+            return ExactMoment(0.0, 0.0, "closed form")
+        if self.exponent is not None:
+            value, error = self.exponent
+            return ExactMoment(order * value, abs(order) * error, "closed form")
+        if order == 2 and self.forms is not None:
+            return ExactMoment(self.forms.exponent, self.forms.error, "mean square")
+        found = None if self._matrices is None else self._matrices.at(order)
+        if found is None:
+            return None
+        return replace(found, exponent=found.exponent / self._n_steps, error=found.error / self._n_steps)
+
+    @cached_property
+    def exponent(self) -> tuple[float, float] | None:
+        """Lambda(p) / p and its error, where all steps, or all epochs, are the same."""
+        system = self._system
+        if not isinstance(system, LinearizedSGD) or not system.law.is_deterministic:
+            return None
+        exact = system.exact_exponents()
+        if exact is None:
+            return None
+        value, error = float(exact.exponents[0]), 0.0
+        if math.isfinite(value):
+            error = _EPS * system.dimension * max(1.0, abs(value))
+            if self._few is not None and not system.law.is_full:
+                _, error = MatrixMoments(self._few.matrices, self._few.probabilities).radius
+                error /= self._few.n_steps
+        return value, error
+
+    @cached_property
+    def forms(self) -> QuadraticForms | None:
+        """Lambda(2), per step, with metric and covariance; None where it is not computed."""
+        system = self._system
+        if system.dimension > LARGEST_DIMENSION:
+            return None
+        if isinstance(system, LinearizedSGD) and not system.law.is_independent:
+            if self._matrices is None:
+                return None
+            second = self._matrices.second_moments
+            found: QuadraticForms | None = replace(
+                second, exponent=second.exponent / self._n_steps, error=second.error / self._n_steps
+            )
+        else:
+            found = system.second_moments(_TOLERANCE)
+        return found if found is not None and found.converged and np.isfinite(found.metric).all() else None
+
+    @cached_property
+    def _few(self) -> Outcomes | None:
+        return self._system.outcomes(_FEW if self._system.dimension > 2 else _FEW_IN_THE_PLANE)
+
+    @cached_property
+    def _matrices(self) -> MatrixMoments | None:
+        if isinstance(self._system, MatrixEnsemble):
+            return self._system.moments
+        return None if self._few is None else MatrixMoments(self._few.matrices, self._few.probabilities)
+
+    @property
+    def _n_steps(self) -> int:
+        return 1 if self._few is None else self._few.n_steps
+
+
+def with_nodes(values: dict[float, tuple[float, float]], exact: Exact, *, grows: bool) -> None:
+    """Add nodes of the whole curve to orders with their exponents and errors, as far as a zero if there may be one."""
+    low, high = min(-1.0, *values), max(2.0, *values)
+    while grows and high < _HIGHEST and value_at(exact, high) < 0:
+        high *= 2
+    low = low if math.isfinite(value_at(exact, low)) else 0.0
+    for node in ((low + high) / 2 - (high - low) / 2 * np.cos(np.linspace(0, np.pi, _NODES))).tolist():
+        at_node = exact.at(node)
+        if at_node is not None and math.isfinite(at_node.exponent):
+            values.setdefault(node, (at_node.exponent, at_node.error))
+
+
+def value_at(exact: Exact, order: float) -> float:
+    """Return Lambda(p), inf where it takes simulation."""
+    found = exact.at(order)
+    return math.inf if found is None else found.exponent
+
+
+def mean_of_powers(logs: FloatArray, order: float) -> tuple[float, float]:
+    """Return log((1/N) sum_i exp(p logs_i)) and its numerical error; p is not 0."""
+    powers = order * logs  # one of them infinite: a step annihilates
+    largest = float(powers.max())
+    if math.isinf(largest):
+        return largest, 0.0
+    if np.abs(powers).max() < 0.5:
+        return math.log1p(float(np.expm1(powers).mean())), 2 * _EPS * float(np.abs(powers).mean())
+    return largest + math.log(float(np.exp(powers - largest).mean())), 2 * _EPS * max(1.0, abs(largest))

@@ -1,0 +1,1 @@
+"""The exponent lambda, the Lyapunov spectrum, and the verdict."""

@@ -1,0 +1,312 @@
+"""The Lyapunov spectrum: the k largest exponents, by frames with periodic orthonormalisation.
+
+V_n = A_n .. A_1 V_0 = Q_n R_n .. R_1, and exponent j is the mean of log (R_n)_jj per step (Benettin et al. 1980). Steps
+are taken in blocks by matrix products. How long a frame may go between orthonormalisations is found out by a pilot
+chain from min_j R_jj / abs(v_j), the sine of the smallest angle that is left.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast import validation
+from sgdstab_fast._core.functions import FloatArray, StreamKey
+from sgdstab_fast._core.seeds import initial_states, seed_from
+from sgdstab_fast.exponents.exponent import METHODS
+from sgdstab_fast.results.results import LyapunovSpectrum, provenance, warn
+from sgdstab_fast.simulation.outcome import closed_form_attributes, common_attributes, resumed, warn_of_trouble
+from sgdstab_fast.simulation.run import Budget, Chains, Kernel, ProgressOption, Run, overflow_safe_steps, run
+from sgdstab_fast.statistics.control_variates import frame_means
+from sgdstab_fast.statistics.estimates import Estimate
+from sgdstab_fast.systems.components import components
+from sgdstab_fast.systems.growth import frame_arguments, growth_metrics, no_metrics
+from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
+from sgdstab_fast.systems.system import ExactExponents, System
+
+# How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is
+# good to about eps over the angle, and the worst of a long run is orders of magnitude worse, more so in small frames,
+# where orthonormalisation costs little.
+_ANGLE, _SMALL_FRAME_ANGLE, _SMALL_FRAME = 1e-5, 1e-3, 128
+_PILOT_PASSES = 8
+# Steps taken at once: more amortise the packing of frames, fewer the coupling between steps, and 32 to 64 is flat. Not
+# so many, in small dimensions, that a direction may shrink by more than this while they are taken.
+_BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
+_PILOT_CHAIN = 2**63  # a stream that no other chain uses
+_LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding times that must stay small
+_NULL_RATIO = 1e-12
+# Below this log abs(1 - eta K_ii), growth of volumes, which is as the square of 1 - eta K_ii, drowns in rounding.
+_NEARLY_SINGULAR = math.log(1e-3)
+# Leading exponents that anchored growth is evaluated for, the others gain little from it, and the dimension up to which
+# it is: it takes a dozen matrices more.
+_EVALUATED, _LARGEST_EVALUATED = 32, 512
+_SUM_RULE = 1e-6  # an error, relative to the sum, to warn about
+
+
+def lyapunov_spectrum(
+    system: System,
+    k: int | None = None,
+    *,
+    method: str = "anchored",
+    rtol: float = 1e-2,
+    atol: float = 0.0,
+    max_steps: int | None = None,
+    n_chains: int = 4,
+    rng: Any = None,
+    n_threads: int | None = None,
+    progress: ProgressOption = None,
+    executor: Executor | None = None,
+    resume: LyapunovSpectrum | None = None,
+) -> LyapunovSpectrum:
+    """Estimate the k largest Lyapunov exponents, with error bars.
+
+    Neighbouring exponents must have separated, and the chains be several times longer than that takes, for anchored
+    growth to be used. Where exponents are equal, as where K falls into equal blocks, single ones settle only as
+    n^-1/2, pushed apart by chance, and error bars do not know; sums over groups of them are right. `lyapunov_exponent`
+    handles the top one.
+
+    Stops at the first look at which every standard error is at most ``rtol`` times the largest exponent in magnitude,
+    or at most ``atol``, or after ``max_steps``.
+
+    Parameters
+    ----------
+    system : LinearizedSGD or MatrixEnsemble
+        What a step does.
+    k : int, optional
+        How many exponents, 1 to ``system.dimension``; all by default.
+    method : {"anchored", "average"}, optional
+        Whether to use anchored growth for the leading 32 of k exponents but the last, up to a dimension of 512, of
+        SGD on single examples. It
+        sharpens the top one as it does for `lyapunov_exponent`, others by little to an order of magnitude.
+    rtol, atol : float, optional
+        Tolerances for the standard errors: relative to the largest finite exponent in magnitude, and absolute in nats
+        per step.
+    max_steps : int, optional
+        Steps of all chains together, rounded to whole batches; by default 2e11 / (k * dimension) but at most 5e7,
+        a minute or so, and at least 2000 * N.
+    n_chains : int, optional
+        Independent chains of one frame each.
+    rng, n_threads, progress, executor, resume
+        As for `lyapunov_exponent`.
+
+    Returns
+    -------
+    LyapunovSpectrum
+        Nats per step, largest first. Exact, without steps, where all products are powers of one matrix: full batches,
+        and one order for ever as long as rounding allows. Exponents of directions that singular steps (eta K_ii = 1)
+        destroy are -inf.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range.
+
+    Warns
+    -----
+    AccuracyWarning
+        If no tolerance was met within `max_steps`, the chains had not left their start-up, or the sum rule is violated.
+
+    References
+    ----------
+    Chemnitz & Engel 2025, theorem 2.1; G. Benettin, L. Galgani, A. Giorgilli and J.-M. Strelcyn, Meccanica 15, 1980.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> system = sf.LinearizedSGD([[1, -0.5], [-0.5, 1]], 0.5)
+    >>> spectrum = sf.lyapunov_spectrum(system, rtol=1e-3, rng=1)
+    >>> spectrum.exponents.round(2).tolist()
+    [-0.14, -0.56]
+    >>> spectrum.sum_rule_error < 1e-12
+    True
+    """
+    require_system(system)
+    k = validation.integer(system.dimension if k is None else k, "k", high=system.dimension)
+    if max_steps is None:
+        max_steps = max(min(int(2e11 / (k * system.dimension)), 50_000_000), int(2000 * system.steps_per_epoch))
+    budget = Budget.validated(rtol, atol, max_steps)
+    n_threads = validation.thread_count(n_threads)
+    known = None if resume is not None or method == "average" else system.exact_exponents()
+    if known is not None and known.exponents.size >= k:
+        return _known(system, k, known, rng)
+    singular = bool(np.isneginf(system.step_sizes).any() or np.isneginf(system.sum_of_exponents))
+    call = system.frames_call()
+    arguments: dict[str, Any] = {
+        **call.arguments,
+        "careful": singular,
+        "null_ratio": _NULL_RATIO if singular else 0.0,
+    }
+    method = validation.choice(method, "method", METHODS) if resume is None else _method(resume)
+    evaluated, metrics, growth_arguments = k, None, {"diagonals": np.empty((0, 1))}
+    if isinstance(system, LinearizedSGD):
+        evaluated = min(k, _EVALUATED)
+        arguments.update({"block": _block(system), "evaluated": evaluated, **frame_arguments(system, None)})
+        if system.is_plain:
+            well_conditioned = float(system.log_determinants.min()) > _NEARLY_SINGULAR
+            if method == "anchored" and well_conditioned and system.dimension <= _LARGEST_EVALUATED:
+                metrics = growth_metrics(system) if len(components(system)) == 1 else no_metrics(system)
+        growth_arguments = frame_arguments(system, metrics)
+    if resume is None:
+        n_chains = validation.integer(n_chains, "n_chains", high=2**20)
+        most = budget.steps_per_chain(n_chains)
+        seed = seed_from(rng)
+        run_provenance = provenance(seed, method, system.fingerprint)
+        slow = system.slow_directions(k)
+        period = _pilot(system, k, slow, seed.key, call.name, arguments)
+        # Batches of whole passes; so many steps each that the record stays small beside the frames.
+        most_batches = int(np.clip(2**20 // (k * n_chains), 64, 4096))
+        passes = max(1, 64 // period, most // (period * most_batches))
+        if metrics is not None:
+            # An evaluation at the end of each takes at most as long as its steps.
+            evaluation = (1 + len(metrics.matrices)) * evaluated * (3 * system.dimension + evaluated + 100)
+            passes = max(passes, math.ceil(evaluation / (k * (1.3 * period + k))))
+        chains = Chains(
+            key=seed.key,
+            states=initial_states(seed.key, n_chains, k, slow, random_share=system.random_share),
+            steps_per_batch=min(passes * period, max(1, most // 4)),
+            records=_no_records(n_chains, k, evaluated, len(growth_arguments["diagonals"])),
+        )
+    else:
+        chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, k))
+        period = resume.period
+    arguments["period"] = period
+    if isinstance(system, LinearizedSGD):
+        arguments.update(growth_arguments)
+    done = run(
+        chains,
+        # About 10 multiply-adds a nanosecond, and what small blocks cost anyway, on one thread.
+        _kernel(call.name, arguments, 2e-7 + system.dimension * k * 1e-10 * (system.rows_per_step + k / period)),
+        _estimate,
+        budget,
+        n_threads=n_threads,
+        progress=progress,
+        executor=executor,
+    )
+    warn_of_trouble(budget, done)
+    estimate = done.estimate
+    order = np.argsort(-estimate.mean, kind="stable")
+    complete = k == system.dimension
+    sum_rule_error = _sum_rule_error(done, system.sum_of_exponents) if complete else None
+    size = float(np.abs(done.estimate.mean[np.isfinite(done.estimate.mean)]).sum())
+    if sum_rule_error is not None and sum_rule_error > _SUM_RULE * max(1.0, size):
+        done = replace(done, stopped_by="max_steps")
+        warn(f"the sum rule is off by {sum_rule_error:.1e} per step: rounding has spoilt the lowest exponents")
+    return LyapunovSpectrum(
+        exponents=estimate.mean[order],
+        standard_errors=estimate.standard_error[order],
+        effective_sample_size=estimate.effective_sample_size[order],
+        period=period,
+        sum_of_exponents=system.sum_of_exponents if complete else None,
+        sum_rule_error=sum_rule_error,
+        **common_attributes(done, system, run_provenance),
+    )
+
+
+def _known(system: System, k: int, known: ExactExponents, rng: Any) -> LyapunovSpectrum:
+    """Return exponents that need no simulation, those of products that are powers of one matrix."""
+    exponents, complete = known.exponents[:k], k == system.dimension
+    with np.errstate(over="ignore"):
+        errors = known.error * np.exp(np.minimum(exponents[0] - exponents, 40)) if np.isfinite(exponents[0]) else 0.0
+    total = float(exponents.sum()) if complete else None
+    return LyapunovSpectrum(
+        exponents=exponents,
+        standard_errors=np.where(np.isfinite(exponents), errors, 0.0),
+        effective_sample_size=np.full(k, math.inf),
+        period=0,
+        sum_of_exponents=total,
+        sum_rule_error=0.0 if complete else None,
+        **closed_form_attributes(system, seed_from(rng)),
+    )
+
+
+def _method(resume: Any) -> str:
+    """Return the method of an earlier result; of anything else any will do, it is refused later on."""
+    return str(resume.provenance["method"]) if isinstance(resume, LyapunovSpectrum) else METHODS[0]
+
+
+def _kernel(name: str, arguments: dict[str, Any], seconds_per_step: float) -> Kernel:
+    return Kernel(name, "frames", arguments, seconds_per_step, chains_per_item=1)
+
+
+def _estimate(chains: Chains) -> Estimate:
+    return frame_means(chains.records[0], chains.records[3], chains.steps_per_batch)
+
+
+def _no_records(n_chains: int, k: int, evaluated: int, n_metrics: int) -> tuple[FloatArray, ...]:
+    """Return the records of log growth, log determinants, smallest ratios and anchored growth before any batch."""
+    of_chains, growth = (n_chains, 0), (n_chains, 0, n_metrics, evaluated)
+    return np.empty((*of_chains, k)), np.empty(of_chains), np.empty(of_chains), np.empty(growth)
+
+
+def _block(system: LinearizedSGD) -> int:
+    """Return how many steps to take at once.
+
+    Every direction together shrinks by sum log abs(1 - eta K_ii) over the steps; a single one by that in one dimension,
+    and by about 4 / dimension of it at the most in many.
+    """
+    rate = float(np.abs(np.maximum(system.step_sizes, -40)).mean()) * min(1.0, 4 / system.dimension)
+    largest = _BLOCK if system.dimension <= 128 else _LARGE_BLOCK
+    return int(np.clip(-math.log(_BLOCK_SHRINKAGE) / max(rate, 1e-300), 1, largest))
+
+
+def _sum_rule_error(done: Run, sum_of_exponents: float) -> float:
+    """Return the largest difference per step of sum_j log R_jj and sum log abs det A_i, over chains.
+
+    The initial frame's own volume is in the first batch, which therefore does not count. What a pass gets wrong about
+    the volume the next one corrects, so the difference is that of the whole path.
+    """
+    log_growth, log_determinant = (record[:, 1:] for record in done.chains.records[:2])
+    mean = done.estimate.mean
+    if np.isnan(mean).any():
+        return math.nan
+    if np.isneginf(mean).any() or np.isneginf(sum_of_exponents):
+        return 0.0 if np.isneginf(mean).any() and np.isneginf(sum_of_exponents) else math.inf
+    if log_growth.size == 0:
+        return math.nan
+    error = np.abs((log_growth.sum(axis=2) - log_determinant).sum(axis=1)).max()
+    return float(error / (log_determinant.shape[1] * done.chains.steps_per_batch))
+
+
+def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, name: str, arguments: dict[str, Any]) -> int:
+    """Return the number of steps after which the smallest angle in a frame is about what it may be.
+
+    Doubles the period, from one so short that frames stay orthonormal, and interpolates the logarithm of the angle.
+    """
+    longest = min(overflow_safe_steps(system.step_sizes), 16 * max(k, 8))
+    if k == 1:
+        return longest
+    if arguments["careful"]:  # singular steps leave angles of 0
+        return max(1, min(longest, k // 2))
+    wanted = -math.log(_ANGLE if k > _SMALL_FRAME else _SMALL_FRAME_ANGLE)
+    states = initial_states(key, 1, k, slow, random_share=system.random_share)
+    period = max(1, k // 32)
+    known: list[tuple[int, float]] = []  # (period, -log angle)
+    while period < longest:
+        pilot = Chains(
+            key=key,
+            states=states,
+            steps_per_batch=period,
+            records=_no_records(1, k, arguments.get("evaluated", k), 0),
+            first_chain=_PILOT_CHAIN + period,
+        )
+        for _ in range(1 + _PILOT_PASSES):
+            pilot = pilot.advance(_kernel(name, {**arguments, "period": period}, 0.0), 1, 1, None)
+        states = pilot.states
+        # The first pass orthonormalises what the random start or another period left.
+        shrinkage = -math.log(max(float(pilot.records[2][0, 1:].min()), 1e-300))
+        if shrinkage >= wanted:
+            shorter, less = known[-1] if known else (1, 0.0)
+            share = (wanted - less) / max(shrinkage - less, wanted - less)
+            return max(1, int(shorter + share * (period - shorter)))
+        known.append((period, shrinkage))
+        if not system.is_plain:
+            # Where steps nearly commute, vectors along common eigenvectors keep their angles until rounding has grown.
+            growth = pilot.records[0][0, 1:].mean(axis=0) / period
+            spread = float(growth.max() - growth.min()) if np.isfinite(growth).all() else math.inf
+            longest = min(longest, max(1, int(min(_LARGEST_SPREAD / max(spread, 1e-300), 2.0**20))))
+        period *= 2
+    return longest

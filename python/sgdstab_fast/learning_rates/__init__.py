@@ -1,0 +1,1 @@
+"""Over learning rates: critical ones, and stability maps."""

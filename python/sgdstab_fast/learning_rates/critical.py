@@ -1,0 +1,420 @@
+"""Critical learning rates: how large a learning rate may be.
+
+In mean square and for full batches they have closed forms; other moments are in `learning_rates.critical_moment`. The
+almost-sure one is the first zero of lambda(eta), which lies between bounds that need no simulation
+(`exact.zeros`). Where they do not agree, panels of 16 learning rates, which share their streams, close in on
+it: between neighbours its error is that of lambda over the slope, and the next panel, with streams of its own, spans
+what is left. The error bar is that of the last one alone.
+
+Where K falls into blocks, lambda is the largest of theirs, and the first zero the smallest. All this is for steps on
+single examples without momentum; `learning_rates.search` has the others.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast import validation
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.curves.zeros import Zero, first_zero
+from sgdstab_fast.exact.full_batches import gd_threshold
+from sgdstab_fast.exact.mean_square import MeanSquareFamily
+from sgdstab_fast.exact.zeros import bounds_of_zero
+from sgdstab_fast.learning_rates.critical_moment import critical_moment
+from sgdstab_fast.learning_rates.panels import (
+    N_LANES,
+    Anchors,
+    anchors_for,
+    combined_growth,
+    estimate_at,
+    estimates,
+    family_of,
+    joined,
+    run_panels,
+)
+from sgdstab_fast.learning_rates.search import exact_zero, mean_square_zero, search
+from sgdstab_fast.results.results import CriticalLearningRate, provenance, warn
+from sgdstab_fast.simulation.parts import PlainBlock, leading, plain_blocks_of, shared_between
+from sgdstab_fast.simulation.run import Budget, Chains, ProgressOption, Run, after, reporter
+from sgdstab_fast.simulation.vectors import BLOCK_STREAMS, How
+from sgdstab_fast.statistics.estimates import Estimate
+from sgdstab_fast.systems.from_gram import variant_of
+from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.system import System
+
+_RTOL, _RTOL_OF_SEARCH = 2e-5, 1e-3
+_CRITERIA = ("gd", "mean-square", "almost-sure")
+_EXACT = 1e-12  # relative distance of bounds that are the same
+_FINE = 8  # standard errors between neighbours at which a panel has done its work
+_LEAST_CHAINS = 8  # fewer do not know their error bar well enough to stop by it
+_SURE = 4.0  # standard errors
+_FIRST_SHARE, _MORE = 1 / 64, 8  # of what is left of the budget, for a panel; by how much more after one that failed
+_NARROWER = 0.75  # at the most, what a panel must leave of the range
+_MUCH_NARROWER, _NARROW = 0.5, 0.04  # what takes new anchors, and what does not, however much narrower it gets
+_PANEL_STREAMS = 2**24  # between those of panels
+
+
+def critical_learning_rate(
+    gram: Any,
+    criterion: str | float = "almost-sure",
+    batch_size: int | None = None,
+    *,
+    sampling: str | None = None,
+    groups: Any = None,
+    probabilities: Any = None,
+    step_scaling: str | None = None,
+    scale: float | None = None,
+    momentum: float | None = None,
+    nesterov: bool | None = None,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    max_steps: int = 200_000_000,
+    n_chains: int = 32,
+    rng: Any = None,
+    n_threads: int | None = None,
+    progress: ProgressOption = None,
+    executor: Executor | None = None,
+) -> CriticalLearningRate:
+    """Find the largest learning rate at which a minimum is stable.
+
+    Parameters
+    ----------
+    gram : array_like, shape (N, N), or LinearizedSGD
+        Neural-tangent Gram matrix K; see `LinearizedSGD`. Of a system, its K, batches and momentum.
+    criterion : {"almost-sure", "mean-square", "gd"} or float, optional
+        In what sense: ``"almost-sure"``, the first zero of lambda; ``"mean-square"``, where Lambda(2) = 0, in closed
+        form for independent batches, and for those of epochs that are few; ``"gd"``, for full batches, without momentum
+        2 N over the largest eigenvalue of K; or a number p other than 0, where Lambda(p) = 0.
+    batch_size, sampling, momentum, nesterov
+        As for `LinearizedSGD`; by default those of the system, if gram is one.
+    groups, probabilities, step_scaling, scale
+        As for `LinearizedSGD`; not with a system, which has its own.
+    rtol, atol : float, optional
+        For the standard error of what is simulated: relative to the learning rate, and absolute. By default rtol is
+        2e-5 for SGD on single examples, and 1e-3 for other systems, whose steps are not shared by learning rates.
+    max_steps : int, optional
+        Steps of all streams together.
+    n_chains : int, optional
+        Independent streams, at least 8.
+    rng, n_threads, progress, executor
+        As for `lyapunov_exponent`.
+
+    Returns
+    -------
+    CriticalLearningRate
+        The value, its interval, and d lambda / d eta there. Infinite for K = 0, where nothing moves.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range.
+
+    Warns
+    -----
+    AccuracyWarning
+        If the tolerance was not met within `max_steps`.
+
+    References
+    ----------
+    Chemnitz & Engel 2025, section 2; R. Mulayoff and T. Michaeli, "Exact Mean Square Linear Stability Analysis for
+    SGD", arXiv 2306.07850, theorem 3.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> gram = [[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]]
+    >>> round(sf.critical_learning_rate(gram, "mean-square").value, 12)
+    0.420521611225
+    >>> low, high = sf.critical_learning_rate(gram, rtol=1e-3, rng=1).confidence_interval(0.999)
+    >>> low < 0.427 < high
+    True
+    >>> round(sf.critical_learning_rate(gram, "mean-square", 2, momentum=0.5).value, 12)
+    0.655848135935
+    """
+    criterion = _criterion(criterion)
+    budget = Budget.validated(_RTOL if rtol is None else rtol, atol, max_steps)
+    how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=_LEAST_CHAINS)
+    budget.steps_per_chain(how.n_chains)
+    options = {
+        "batch_size": batch_size,
+        "sampling": sampling,
+        "groups": groups,
+        "probabilities": probabilities,
+        "step_scaling": step_scaling,
+        "scale": scale,
+        "momentum": momentum,
+        "nesterov": nesterov,
+    }
+    if not isinstance(gram, System):
+        gram, _ = validation.gram_matrix(gram)
+        if not gram.any():
+            variant_of(np.eye(len(gram)), 1.0, **options)  # refuses what is out of range
+            made_of = provenance(how.seed, "closed form", f"zero-{gram.shape[0]}x{gram.shape[0]}")
+            return _known(criterion, math.inf, "K is zero: nothing moves", made_of)
+        system = variant_of(gram, 1 / float(gram.diagonal().max()), **options)
+    else:
+        system = variant_of(gram, None, **options)
+    made_of = provenance(how.seed, "closed form", system.fingerprint)
+    if criterion == "gd":
+        plain = system.recurrence.is_plain
+        reason = "2 N over the largest eigenvalue of K" if plain else "full steps leave the unit circle"
+        return _known(criterion, gd_threshold(system), reason, made_of)
+    if not system.is_plain:
+        if rtol is None:
+            how = replace(how, budget=replace(budget, rtol=_RTOL_OF_SEARCH))
+        return _of_any_law(system, criterion, how)
+    if criterion not in ("almost-sure", "mean-square", 2.0):
+        return critical_moment(system, float(criterion), how)
+    if criterion != "almost-sure":
+        threshold, error = min(MeanSquareFamily(block.system).threshold() for block in plain_blocks_of(system))
+        found = _known(criterion, threshold, "2 over the largest eigenvalue of T", made_of)
+        return replace(found, bounds=(threshold - error, threshold + error))
+    return _almost_sure(system, how)
+
+
+def _of_any_law(system: LinearizedSGD, criterion: str | float, how: How) -> CriticalLearningRate:
+    """Return critical learning rates of what is not plain, other than those of full batches."""
+    made_of = provenance(how.seed, "closed form", system.fingerprint)
+    if (zero := exact_zero(system)) is not None and (system.law.is_deterministic or criterion == "almost-sure"):
+        what = "every step is the same" if system.law.is_full else "every epoch is the same"
+        return _known(criterion, zero, what if system.law.is_deterministic else "lambda is known exactly", made_of)
+    if criterion == "almost-sure":
+        return search(system, how)
+    if criterion in ("mean-square", 2.0):
+        known = mean_square_zero(system)
+        if known is not None:
+            value, error = known
+            return replace(
+                _known(criterion, value, "zero of Lambda(2)", made_of), bounds=(value - error, value + error)
+            )
+    order = 2.0 if criterion == "mean-square" else float(criterion)
+    return replace(critical_moment(system, order, how), criterion=criterion)
+
+
+def _criterion(criterion: Any) -> str | float:
+    if isinstance(criterion, str):
+        return validation.choice(criterion, "criterion", _CRITERIA)
+    try:
+        order = validation.real_number(criterion, "criterion")
+    except TypeError:
+        raise TypeError(
+            f"criterion must be one of {', '.join(map(repr, _CRITERIA))} or a number, not {criterion!r}"
+        ) from None
+    if order == 0 or math.isinf(order):
+        raise ValueError(f"criterion must be a finite order other than 0, not {criterion!r}: Lambda(0) is always 0")
+    return order
+
+
+def _known(criterion: str | float, value: float, reason: str, made_of: dict[str, Any]) -> CriticalLearningRate:
+    return CriticalLearningRate(
+        value=value,
+        standard_error=0.0,
+        criterion=criterion,
+        bounds=(value, value),
+        derivative=math.nan,
+        derivative_standard_error=math.nan,
+        reason=reason,
+        degrees_of_freedom=2**31,
+        n_steps=0,
+        n_chains=0,
+        converged=True,
+        stopped_by="closed form",
+        provenance=made_of,
+    )
+
+
+def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
+    """Return the smallest of the first zeros of lambda of the blocks."""
+    blocks = plain_blocks_of(system)
+    families = [family_of(block.system) for block in blocks]
+    bounds = [bounds_of_zero(block.system, family) for block, family in zip(blocks, families, strict=True)]
+    highest = min(high for _, high in bounds)
+    found: list[CriticalLearningRate] = []
+    to_search = [
+        index
+        for index, (low, high) in enumerate(bounds)
+        if low < highest and high - low > 2 * max(_EXACT * low, how.budget.rtol * low, how.budget.atol)
+    ]
+    its = shared_between(how, len(to_search))
+    with reporter(how.progress, how.budget.max_steps, "critical learning rate") as report:
+        for index, (block, (low, high)) in enumerate(zip(blocks, bounds, strict=True)):
+            if index in to_search:
+                before = sum(each.n_steps for each in found)
+                its_own = replace(its, progress=after(report, before, how.budget.max_steps))
+                found.append(_search(block, families[index], low, high, its_own))
+            elif high == highest:
+                made_of = provenance(how.seed, "closed form", system.fingerprint)
+                if high <= low * (1 + _EXACT):
+                    one = block.system.dimension == 1
+                    reason = "lambda is a mean of logarithms" if one else "bounds from below and above agree"
+                    found.append(_known("almost-sure", high, reason, made_of))
+                else:
+                    middle = _known("almost-sure", (low + high) / 2, "bounds leave no more than the tolerance", made_of)
+                    found.append(replace(middle, standard_error=(high - low) / 2))
+    index, error = leading(-np.array([each.value for each in found]), np.array([each.standard_error for each in found]))
+    result = replace(
+        found[index],
+        standard_error=error,
+        bounds=(min(low for low, _ in bounds), highest),
+        n_steps=sum(each.n_steps for each in found),
+        converged=all(each.converged for each in found),
+        provenance={**found[index].provenance, "system": system.fingerprint},
+    )
+    if how.budget.has_tolerance and not result.converged:
+        warn(
+            f"max_steps={how.budget.max_steps} ended the search at {result.value:.6g} +- {result.standard_error:.1g}, "
+            f"short of rtol={how.budget.rtol:g} and atol={how.budget.atol:g}"
+        )
+    return result
+
+
+def _search(
+    block: PlainBlock, family: MeanSquareFamily | None, low: float, high: float, how: How
+) -> CriticalLearningRate:
+    """Close in on the first zero of a block's lambda between learning rates, in panels that span less and less."""
+    system, bounds, budget = block.system, (low, high), how.budget
+    n_steps = panel = 0
+    share, bend = _FIRST_SHARE, math.inf
+    best: tuple[Zero, Run, Anchors, FloatArray] | None = None
+    anchors, anchored_width = anchors_for(system, family, np.linspace(low, high, N_LANES)), high - low
+    while True:
+        rates = np.linspace(low, high, N_LANES)
+        spacing = float(rates[1] - rates[0])
+        if high - low < _MUCH_NARROWER * anchored_width and anchored_width > _NARROW * low:
+            anchors, anchored_width = anchors_for(system, family, rates), high - low
+        tolerance = max(budget.rtol * low, budget.atol)
+        left = budget.max_steps - n_steps
+        # What a parabola moves goes with the square of the spacing, relative to it that is.
+        last = bend * (spacing / low) ** 2 <= tolerance / 4 or share >= 1 or left < _FIRST_SHARE * budget.max_steps
+        its = replace(budget, max_steps=left)
+        if not last:
+            its = replace(budget, rtol=0.0, atol=max(tolerance, spacing / _FINE), max_steps=math.ceil(share * left))
+        its_how = replace(
+            how,
+            budget=replace(its, max_steps=max(its.max_steps, how.n_chains)),
+            progress=after(how.progress, n_steps, budget.max_steps) if callable(how.progress) else None,
+        )
+        first_chain = block.index * BLOCK_STREAMS + panel * _PANEL_STREAMS
+        done, found = _run_panel(system, family, rates, anchors, its_how, first_chain)
+        zero, n_steps, panel = found.zero, n_steps + done.chains.n_steps, panel + 1
+        bend = zero.bend / (spacing / low) ** 2
+        if best is None or zero.error <= best[0].error:
+            best = zero, done, anchors, rates
+        out_of_steps = budget.max_steps - n_steps < how.n_chains
+        if out_of_steps or (last and (zero.bend <= tolerance / 2 or done.stopped_by == "max_steps")):
+            break
+        if not low <= zero.value <= high:
+            low, high = bounds  # an earlier panel was wrong
+            share *= _MORE
+        elif found.above - found.below <= _NARROWER * (high - low):
+            low, high = found.below, found.above
+            share = share if share == _FIRST_SHARE else 1.0  # the next one would take as many steps again
+        else:
+            share *= _MORE  # not to be resolved with so few steps
+    met = last and done.stopped_by != "max_steps" and zero.bend <= tolerance / 2
+    stopped_by = done.stopped_by if last else "max_steps"
+    # A last panel that did not find it again does not make what an earlier one has found worse.
+    assert best is not None
+    zero, done, anchors, rates = best
+    slope, slope_error = _slope(done.chains, anchors, rates, zero)
+    return CriticalLearningRate(
+        value=min(max(zero.value, bounds[0]), bounds[1]) if math.isfinite(zero.value) else zero.value,
+        standard_error=zero.error,
+        criterion="almost-sure",
+        bounds=bounds,
+        derivative=block.share * slope,
+        derivative_standard_error=block.share * slope_error,
+        reason="first zero of lambda",
+        degrees_of_freedom=done.estimate.degrees_of_freedom,
+        n_steps=n_steps,
+        n_chains=how.n_chains,
+        converged=met,
+        stopped_by=stopped_by,
+        provenance=provenance(how.seed, "anchored", system.fingerprint),
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a panel says about the first zero of lambda."""
+
+    zero: Zero
+    below: float
+    """The highest learning rate before it at which lambda is surely negative, or the lowest of all."""
+    above: float
+    """The lowest after it at which lambda is surely positive, or the highest of all."""
+    nearest: Estimate
+    """Of lambda, at the learning rate next to it."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """The zero as an estimate, for a run to stop by."""
+        mean, error = np.array([self.zero.value]), np.array([self.zero.standard_error])
+        return replace(self.nearest, mean=mean, standard_error=error)
+
+
+def _run_panel(
+    system: LinearizedSGD,
+    family: MeanSquareFamily | None,
+    rates: FloatArray,
+    anchors: Anchors,
+    how: How,
+    first_chain: int,
+) -> tuple[Run, _Found]:
+    done = run_panels(
+        system,
+        family,
+        rates,
+        anchors,
+        how,
+        first_chain,
+        lambda some: _find_zero(rates, some, anchors).estimate,
+        "critical learning rate",
+    )
+    return done, _find_zero(rates, done.chains, anchors)
+
+
+def _find_zero(rates: FloatArray, chains: Chains, anchors: Anchors) -> _Found:
+    """Look for the first zero of lambda, from the lowest learning rate up to where lambda is surely positive."""
+    each: list[Estimate] = []
+    for index in range(rates.size):
+        each.append(estimate_at(chains, anchors, index))
+        if index > 1 and each[-1].mean[0] > _SURE * each[-1].standard_error[0]:
+            break
+    every, seen = joined(each), rates[: len(each)]
+    zero = first_zero(seen, every.mean, every.standard_error, extrapolate=True)
+    surely_negative = seen[(every.mean < -_SURE * every.standard_error) & (seen < zero.value)]
+    surely_positive = seen[(every.mean > _SURE * every.standard_error) & (seen > zero.value)]
+    return _Found(
+        zero=zero,
+        below=float(max(surely_negative, default=rates[0])),
+        above=float(min(surely_positive, default=rates[-1])),
+        nearest=each[int(np.argmin(np.abs(seen - zero.value)))] if math.isfinite(zero.value) else each[0],
+    )
+
+
+def _slope(chains: Chains, anchors: Anchors, rates: FloatArray, zero: Zero) -> tuple[float, float]:
+    """Return d lambda / d eta at the zero, with its standard error: the slope of the parabola of least squares.
+
+    The error includes what the slope changes by if only the half of the learning rates next to the zero are fitted.
+    """
+    found = estimates(chains, anchors, rates.size)
+    if not all(np.isfinite(each.mean[0]) for each in found) or not rates[0] <= zero.value <= rates[-1]:
+        return math.nan, math.nan
+    means = np.array([combined_growth(chains, anchors, i, each).mean(axis=1) for i, each in enumerate(found)])
+    scale = float(rates[-1] - rates[0])
+    x = (rates - zero.value) / scale
+
+    def slopes(these: NDArray[np.intp]) -> FloatArray:
+        return np.asarray(np.linalg.pinv(np.vander(x[these], 3))[1] @ means[these] / scale)
+
+    every = slopes(np.arange(rates.size))
+    near = slopes(np.argsort(np.abs(x))[: rates.size // 2])
+    sampling = float(every.std(ddof=1)) / math.sqrt(every.size) if every.size > 1 else math.inf
+    return float(every.mean()), math.hypot(sampling, float((near - every).mean()))

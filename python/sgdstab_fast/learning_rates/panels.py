@@ -1,0 +1,300 @@
+"""Panels: lambda at many learning rates of one K, all driven by the same streams.
+
+Learning rates go in panels of 16 neighbours, the lanes that the core advances side by side. A chain has one stream of
+examples, which all learning rates share (common random numbers): estimates then vary smoothly with the learning rate,
+and their differences are far better known than they are themselves. What the lanes of a chain say is one sample.
+
+Any positive definite matrix is a valid metric for anchored growth, so that mean-square metrics are not needed at every
+learning rate: those of a few anchors do, and metrics on both sides of a learning rate combine to less variance than its
+own one leaves (digits of tests/data at eta = 0.496: a standard error 50 times smaller). The range is cut into
+intervals at the ends of panels; an interval has mean-square metrics at its ends and at anchors between them and, beyond
+the edge of stability, in its middle those that hold rare steps down (`systems.growth`). Starts are another
+matter: where another direction takes over between two learning rates, what starts in between is far from stationary.
+
+All panels take the same steps, and evaluations a fixed share of the time: fewer would waste steps where growth is
+correlated over a few steps only, more would not help where it is correlated over many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast.curves.zeros import scales
+from sgdstab_fast.exact.mean_square import MeanSquareFamily
+from sgdstab_fast.simulation.run import Chains, Kernel, Run, grid_of_looks, overflow_safe_steps, run
+from sgdstab_fast.simulation.vectors import COMPANION_STREAMS, MOST_BETWEEN_NORMALISATIONS, How
+from sgdstab_fast.statistics.control_variates import anchored_means, combined
+from sgdstab_fast.statistics.estimates import Estimate
+from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
+from sgdstab_fast.systems.growth import (
+    LARGEST_DIMENSION,
+    Metrics,
+    initial_vectors,
+    intermittency_metrics,
+    metric_with_norms,
+)
+from sgdstab_fast.systems.sgd import LinearizedSGD, is_nearly_singular
+
+N_LANES = core.n_lanes
+_MAX_RECORDS, _LEAST_RECORDS = 2048, 256  # batches a chain, by the number of panels
+_START_APART = 1.005  # ratio of learning rates with starts of their own
+_NO_METRICS = np.empty((0, 0, 0)), np.empty((0, 0))
+_LEAST_RATIO = 1.04  # of the learning rates at the ends of the anchors: closer ones say the same
+_NARROW = 1.15  # intervals are at least that wide, panels may be narrower
+_BETWEEN_ANCHORS, _MOST_INNER = 1.3, 3
+_TOLERANCE = 1e-4  # of metrics
+# Time of evaluations over that of steps, of one panel and of several: alone it is mostly near a zero of lambda, where
+# growth is not correlated for long.
+_EVALUATION_SHARE, _OF_SEVERAL = 0.5, 0.25
+_LEAST_EVALUATIONS = 16  # of every chain
+
+
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """The metrics of all panels, in the order of the learning rates that they come from."""
+
+    metrics: FloatArray
+    """Shape (n_metrics, dimension, dimension)."""
+    squared_norms: FloatArray
+    """M_ii or f_i . M f_i, shape (n_metrics, N)."""
+    windows: NDArray[np.int64]
+    """First metric of every panel and how many it has, the norm of K included; shape (n_panels, 2)."""
+
+
+def family_of(system: LinearizedSGD) -> MeanSquareFamily | None:
+    """Return what knows the mean square at all learning rates; None where K is too large for it."""
+    return MeanSquareFamily(system) if system.dimension <= LARGEST_DIMENSION else None
+
+
+def padded(learning_rates: FloatArray) -> FloatArray:
+    """Return ascending learning rates as panels, (n_panels, N_LANES), the last one repeated."""
+    n_panels = -(-learning_rates.size // N_LANES)
+    return np.pad(learning_rates, (0, n_panels * N_LANES - learning_rates.size), mode="edge").reshape(n_panels, N_LANES)
+
+
+def anchors_for(system: LinearizedSGD, family: MeanSquareFamily | None, learning_rates: FloatArray) -> Anchors:
+    """Return the metrics for ascending learning rates; without a family, the norm of K alone."""
+    panels = padded(learning_rates)
+    n, d = system.rows.shape
+    if family is None:
+        return Anchors(np.empty((0, d, d)), np.empty((0, n)), np.array([[0, 1]] * len(panels), dtype=np.int64))
+    found: list[tuple[FloatArray, FloatArray]] = []
+    windows = []
+    for low, high, n_panels in _intervals(panels[:, 0], float(panels[-1, -1])):
+        first = max(len(found) - 1, 0)  # that of the end of the interval before
+        held_down = intermittency_metrics(system.with_learning_rate(math.sqrt(low) * math.sqrt(high)), _TOLERANCE)
+        inner = math.ceil(math.log(high / low) / math.log(_BETWEEN_ANCHORS)) - 1
+        inner = int(np.clip(inner, 0 if held_down else 1, _MOST_INNER))
+        rates = np.geomspace(low, high, inner + 2).tolist()
+        for rate in rates if not found else rates[1:]:
+            if rate == rates[-1]:
+                found += held_down
+            found.append(metric_with_norms(system, family.forms(rate, _TOLERANCE)[0]))
+        windows += [[first, len(found) - first + 1]] * n_panels
+    metrics, squared_norms = zip(*found, strict=True)
+    return Anchors(np.array(metrics), np.array(squared_norms), np.array(windows, dtype=np.int64))
+
+
+def _intervals(starts: FloatArray, end: float) -> Iterator[tuple[float, float, int]]:
+    """Yield (lowest, highest learning rate, number of panels): panels that are narrow share one."""
+    edges, first = [*map(float, starts), end], 0
+    for index in range(1, len(edges)):
+        if index == len(edges) - 1 or (edges[index] >= _NARROW * edges[first] and end >= _NARROW * edges[index]):
+            low, high = edges[first], edges[index]
+            if high < _LEAST_RATIO * low and first == 0 and index == len(edges) - 1:
+                middle = math.sqrt(low) * math.sqrt(high)
+                low, high = middle / math.sqrt(_LEAST_RATIO), middle * math.sqrt(_LEAST_RATIO)
+            yield low, high, index - first
+            first = index
+
+
+def _kernel(system: LinearizedSGD, learning_rates: FloatArray, anchors: Anchors | None) -> Kernel:
+    """Return the kernel for ascending learning rates; without anchors nothing is evaluated."""
+    panels = padded(learning_rates)
+    n, d = system.rows.shape
+    determinants = [system.with_learning_rate(float(rate)).log_determinants for rate in learning_rates]
+    count = int(anchors.windows[:, 1].max()) if anchors is not None else 0
+    diagonals = np.zeros((len(panels), count, n))
+    if anchors is not None:
+        for panel, (first, n_metrics) in enumerate(anchors.windows):
+            diagonals[panel, 0] = system.diagonal
+            for m in range(1, n_metrics):
+                diagonals[panel, m] = anchors.squared_norms[first + m - 1]
+    products = panels.size * d * (1 if system.coordinates == "gram" else 2)
+    return Kernel(
+        name="advance_panels",
+        states="panels",
+        arguments={
+            "rows": system.rows,
+            "coordinates": system.coordinates,
+            "learning_rates": panels,
+            "metrics": np.empty((0, d, d)) if anchors is None else anchors.metrics,
+            "windows": np.empty(0, dtype=np.int64) if anchors is None else anchors.windows,
+            "diagonals": diagonals,
+            "renormalise_every": min(*map(overflow_safe_steps, determinants), MOST_BETWEEN_NORMALISATIONS),
+            "spacing": 1,
+            "careful": any(is_nearly_singular(each) for each in determinants),
+        },
+        seconds_per_step=(1 + _EVALUATION_SHARE) * (2e-9 * len(panels) + 4e-11 * products),  # measured, on one thread
+        chains_per_item=16,
+    )
+
+
+def _chains(
+    system: LinearizedSGD,
+    family: MeanSquareFamily | None,
+    learning_rates: FloatArray,
+    anchors: Anchors,
+    how: How,
+    first_chain: int,
+) -> Chains:
+    """Return chains, and companions that carry a second vector for every learning rate."""
+    panels = padded(learning_rates)
+    n_companions = min(N_COMPANIONS, how.budget.max_steps - how.n_chains)
+    n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
+    count = int(anchors.windows[:, 1].max())
+    most = how.budget.max_steps // (how.n_chains + n_companions)
+    share = _EVALUATION_SHARE if len(panels) == 1 else _OF_SEVERAL
+    spacing = min(max(1, round(count * system.n_examples / share)), max(1, most // _LEAST_EVALUATIONS))
+    n_batches = max(_MAX_RECORDS // len(panels), _LEAST_RECORDS)
+    steps_per_batch = spacing * max(1, most // (spacing * n_batches))
+    groups = [(how.n_chains, 1, first_chain, count), (n_companions, 2, first_chain + COMPANION_STREAMS, 0)]
+    states = _initial_panels(system, family, panels, how, groups)
+    own, companions = (
+        Chains(
+            key=how.seed.key,
+            states=its_states,
+            steps_per_batch=steps_per_batch,
+            records=tuple(np.empty((n_chains, 0, len(panels), size, N_LANES)) for size in (k, n_metrics)),
+            first_chain=first,
+        )
+        for its_states, (n_chains, k, first, n_metrics) in zip(states, groups, strict=True)
+    )
+    return replace(
+        own,
+        spacing=spacing,
+        n_examples=system.n_examples,
+        rounding=float(np.finfo(float).eps) * min(1.0, float(panels.max() * system.diagonal.mean())),
+        companions=companions if n_companions > 0 else None,
+    )
+
+
+def _initial_panels(
+    system: LinearizedSGD,
+    family: MeanSquareFamily | None,
+    panels: FloatArray,
+    how: How,
+    groups: list[tuple[int, int, int, int]],
+) -> list[FloatArray]:
+    """Return what groups of (n_chains, k, first_chain, ..) start from.
+
+    Of the shape (n_chains, n_panels, k, dimension, N_LANES) each.
+
+    Vectors start with the dominant second moment of their own learning rate, from normal numbers that all learning
+    rates share, those between close neighbours by interpolation. Signs do not matter, and follow the neighbour's.
+    """
+    rates = np.unique(panels)
+    starts = [float(rates[0])]
+    for rate in rates[1:].tolist():
+        if rate >= _START_APART * starts[-1] or rate == rates[-1]:
+            starts.append(rate)
+    states = [np.empty((n_chains, len(panels), k, system.dimension, N_LANES)) for n_chains, k, *_ in groups]
+    before: list[FloatArray] = []
+    for index, rate in enumerate(starts):
+        metrics = Metrics(*_NO_METRICS, None if family is None else family.forms(rate, _TOLERANCE)[1])
+        here = [initial_vectors(system, metrics, how.seed.key, n, k, first) for n, k, first, _ in groups]
+        for group, vectors in enumerate(here):
+            vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+            if before:
+                vectors *= np.copysign(1.0, np.einsum("ckd,ckd->ck", vectors, before[group]))[:, :, None]
+        low = starts[max(index - 1, 0)]
+        for panel, lane in np.argwhere((panels >= low) & (panels <= rate)):
+            share = (panels[panel, lane] - low) / (rate - low) if rate > low else 1.0
+            for group, vectors in enumerate(here):
+                mixture = share * vectors + (1 - share) * before[group] if before else vectors
+                states[group][:, panel, :, :, lane] = mixture
+        before = here
+    return states
+
+
+def run_panels(
+    system: LinearizedSGD,
+    family: MeanSquareFamily | None,
+    learning_rates: FloatArray,
+    anchors: Anchors,
+    how: How,
+    first_chain: int,
+    estimate: Callable[[Chains], Estimate],
+    label: str,
+) -> Run:
+    """Advance chains at ascending learning rates until the estimate meets a tolerance, or the budget is used up."""
+    chains = _chains(system, family, learning_rates, anchors, how, first_chain)
+    kernel = _kernel(system, learning_rates, anchors)
+    return run(
+        chains,
+        replace(kernel, arguments={**kernel.arguments, "spacing": chains.spacing}),
+        estimate,
+        how.budget,
+        companion_kernel=_kernel(system, learning_rates, None),
+        n_threads=how.n_threads,
+        progress=how.progress,
+        executor=how.executor,
+        label=label,
+    )
+
+
+def _growth(chains: Chains, anchors: Anchors, index: int) -> FloatArray:
+    """Return anchored growth per step at one learning rate, in all its metrics: (n_chains, n_batches, n_metrics).
+
+    Where K is nearly singular, metrics of another learning rate may be singular to rounding for the vectors of this
+    one, and their growth not a number.
+    """
+    panel, lane = divmod(index, N_LANES)
+    evaluations = chains.steps_per_batch // chains.spacing
+    growth = chains.records[1][:, :, panel, : anchors.windows[panel, 1], lane] / evaluations
+    of_use = ~np.isnan(growth).any(axis=(0, 1))
+    return np.asarray(growth[:, :, of_use] if of_use.any() else growth)
+
+
+def combined_growth(chains: Chains, anchors: Anchors, index: int, estimate: Estimate) -> FloatArray:
+    """Return the growth whose mean an estimate is, at one learning rate: (n_chains, n_batches)."""
+    return combined(_growth(chains, anchors, index)[:, estimate.start_up :], 4)
+
+
+def estimate_at(chains: Chains, anchors: Anchors, index: int) -> Estimate:
+    """Estimate lambda at one learning rate."""
+    panel, lane = divmod(index, N_LANES)
+    mixing = Mixing(math.nan, 0.0, 0)
+    if chains.companions is not None:
+        log_growth = chains.companions.records[0][:, :, panel, :, lane]
+        mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(chains.companions.n_batches))
+    growth = _growth(chains, anchors, index)
+    return anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
+
+
+def estimates(chains: Chains, anchors: Anchors, n_learning_rates: int) -> list[Estimate]:
+    """Estimate lambda at every learning rate."""
+    return [estimate_at(chains, anchors, index) for index in range(n_learning_rates)]
+
+
+def joined(found: list[Estimate]) -> Estimate:
+    """Return what estimates at several learning rates say together."""
+    worst = max(found, key=lambda each: abs(each.drift))
+    allowances = [each.bias_allowance for each in found if each.bias_allowance is not None]
+    mean = np.concatenate([each.mean for each in found])
+    return replace(
+        worst,
+        mean=mean,
+        standard_error=np.concatenate([each.standard_error for each in found]),
+        effective_sample_size=np.concatenate([each.effective_sample_size for each in found]),
+        bias_allowance=max(allowances) if len(allowances) == len(found) else None,
+        mixed=all(each.mixed for each in found),
+        scales=scales(mean),
+        is_curve=True,
+    )

@@ -1,0 +1,455 @@
+"""Critical learning rates of every law of batches and every optimiser.
+
+In mean square the zero of Lambda(2) is an eigenvalue for independent batches (`operators.second_moments`); where
+epochs are few enough to go through, Lambda(2) is computed at learning rates that close in on it. Where every step, or
+every epoch, is the same, Lambda(p) = p lambda, and lambda is a spectral radius: one zero for all criteria.
+
+Else the first zero of lambda(eta) is searched for by simulation. It lies between
+
+    eta_ms  <=  eta_as  <=  the first eta with E log abs det A = 0,
+
+the latter where the determinants are few. From below, learning rates rise until lambda is surely positive. Sets of
+learning rates then close in on what is in between, and the last set, at n learning rates with independent streams,
+gives the zero of the parabola of least squares. Independent streams make n short runs worth as much as a long one. With
+z the zero, b and c slope and curvature there, and h the half width of the set, the parabola has the error
+
+    e^2 = x^T C x / b^2 + (abs(c) h^2 / b)^2 (h / z)^2,    x = (1, z, z^2),
+
+C the covariance of its coefficients: what parabolas do to lines, cubics do to parabolas in the proportion h / z.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.exact.full_batches import gd_threshold
+from sgdstab_fast.exact.mean_square import has_mean_square, mean_square_exponent
+from sgdstab_fast.exponents.exponent import estimate_exponent
+from sgdstab_fast.results.results import AccuracyWarning, CriticalLearningRate, LyapunovExponent, provenance, warn
+from sgdstab_fast.simulation.run import Progress, after, reporter
+from sgdstab_fast.simulation.vectors import How, known_exponents
+from sgdstab_fast.systems.sgd import LinearizedSGD
+
+LARGEST_RANK = 1024  # of a K whose mean-square threshold costs little next to a search
+_SCAN = 1.02  # ratio of learning rates at which what is computed is looked at for a change of sign
+_FARTHEST = 2.0**20  # times the first
+_EPS = float(np.finfo(float).eps)
+_FEW_DETERMINANTS = 512
+_REST = 1e-12  # of an exponent that is 0
+_BRACKET_SHARE, _SET_SHARE = 1 / 64, 1 / 8  # of the budget, for a learning rate on the way up, for a set
+_SIGN_CONFIDENCE = 1 - 1e-4
+_FIRST_FACTOR, _LARGEST_FACTOR = 1.1, 2.0  # between learning rates on the way up
+_N_RATES = 8  # of a set
+_SURE = 4.0  # standard errors
+_RESOLVED = 6.0  # errors in the distance of neighbours
+_MOST_SETS = 12
+_WIDEST, _CUBIC = 0.03, 1 / 12  # the last set's half width, relative: tolerances of cubics that it is made for
+_PARABOLA, _SPARE = 1.5, 1.25  # by which a parabola knows its zero worse than a constant, and what is to spare
+_ROUNDS, _MISFIT = 12, 4.0  # of sets that are fitted; chi squared of parabolas that do not fit
+
+
+def exact_zero(system: LinearizedSGD) -> float | None:
+    """Return the first zero of lambda where lambda is known without simulation at every learning rate, else None."""
+    if system.law.is_full:
+        return gd_threshold(system)
+    if _exponent(system) is None:
+        return None
+
+    def exponent(learning_rate: float) -> float:
+        value = _exponent(system.with_learning_rate(learning_rate))
+        return -math.inf if value is None else value
+
+    return _first_change(exponent, _start(system))
+
+
+def mean_square_zero(system: LinearizedSGD) -> tuple[float, float] | None:
+    """Return the first zero of Lambda(2) and its numerical error; None where it takes simulation."""
+    if system.law.is_deterministic:
+        zero = exact_zero(system)
+        return None if zero is None else (zero, 16 * _EPS * zero)
+    if system.law.is_independent:
+        return min(part.steps.threshold() for part in system.parts() if isinstance(part, LinearizedSGD))
+    if not has_mean_square(system):
+        return None
+
+    def exponent(learning_rate: float) -> float:
+        return mean_square_exponent(system.with_learning_rate(learning_rate)).exponent
+
+    zero = _first_change(exponent, _start(system))
+    return zero, 64 * _EPS * zero
+
+
+def _exponent(system: LinearizedSGD) -> float | None:
+    """Return lambda where it is known, else None."""
+    found = [known_exponents(part) for part in system.parts()]
+    known = [float(each.exponents[0]) for each in found if each is not None]
+    return max(known) if len(known) == len(found) else None
+
+
+def _start(system: LinearizedSGD) -> float:
+    """Return a learning rate that is surely stable: without memory, one up to which no step grows."""
+    least = 2 / system.steps.largest_unit
+    return least if system.recurrence.is_plain else min(least, gd_threshold(system)) / 256
+
+
+def _first_change(function: Callable[[float], float], start: float) -> float:
+    """Return where a function of the learning rate turns positive; infinite if it does not."""
+    from scipy.optimize import brentq  # type: ignore[import-untyped]
+
+    before, after_ = start, start
+    while not (value := function(after_ := before * _SCAN)) > _REST:
+        before = after_
+        if after_ > _FARTHEST * start:
+            return math.inf
+    if not math.isfinite(value) or not math.isfinite(at_before := function(before)):
+        return _bisected(function, before, after_)
+    if at_before >= 0:
+        return before
+    return float(brentq(function, before, after_, xtol=4 * _EPS * before, rtol=4 * _EPS))
+
+
+def _bisected(function: Callable[[float], float], before: float, after_: float) -> float:
+    while before < (middle := before + (after_ - before) / 2) < after_:
+        before, after_ = (before, middle) if function(middle) > 0 else (middle, after_)
+    return after_
+
+
+def bounds_of(system: LinearizedSGD) -> tuple[float, float]:
+    """Return learning rates between which lambda has its first zero, (0, infinity) where nothing is known."""
+    least = 2 / system.steps.largest_unit if system.recurrence.is_plain else 0.0
+    if system.rank <= LARGEST_RANK and (zero := mean_square_zero(system)) is not None:
+        least = max(least, zero[0] - 2 * zero[1])
+    return least, max(least, _sum_zero(system, least)) if least > 0 else math.inf
+
+
+def _sum_zero(system: LinearizedSGD, least: float) -> float:
+    """Return the first learning rate from which the sum of all exponents is positive; infinite if it is not known."""
+    law = system.law if system.law.is_independent else replace(system.law, sampling="iid")
+    if abs(system.recurrence.feedback) < _REST or law.n_batches > _FEW_DETERMINANTS:
+        return math.inf
+
+    def mean(learning_rate: float) -> float:
+        return system.with_learning_rate(learning_rate).sum_of_exponents / system.dimension
+
+    before = least
+    while not (value := mean(before * _SCAN)) > _REST:
+        before *= _SCAN
+        if math.isnan(value) or before > _FARTHEST * least:
+            return math.inf
+    return _bisected(mean, before, before * _SCAN)
+
+
+@dataclass
+class _Simulated:
+    """Lambda at any learning rate, and what it has cost."""
+
+    system: LinearizedSGD
+    how: How
+    report: Callable[[Progress], object]
+    n_steps: int = 0
+    n_runs: int = 0
+
+    def __call__(
+        self,
+        learning_rate: float,
+        max_steps: int,
+        tolerance: float = 0.0,
+        *,
+        sign_confidence: float | None = None,
+        resume: LyapunovExponent | None = None,
+    ) -> LyapunovExponent:
+        """Simulate, with streams of its own unless there is a run to go on from."""
+        spent = 0 if resume is None else resume.n_steps
+        most = max(max_steps, self.how.n_chains) + spent
+        budget = replace(self.how.budget, rtol=0.0, atol=tolerance, max_steps=most, sign_confidence=sign_confidence)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AccuracyWarning)
+            found = estimate_exponent(
+                self.system.with_learning_rate(learning_rate),
+                method="anchored",
+                budget=budget,
+                n_chains=self.how.n_chains,
+                rng=np.random.SeedSequence(list(self.how.seed.key), spawn_key=(self.n_runs,)),
+                n_threads=self.how.n_threads,
+                progress=after(self.report, self.n_steps - spent, self.how.budget.max_steps),
+                executor=self.how.executor,
+                resume=resume,
+            )
+        self.n_runs += resume is None
+        self.n_steps += found.n_steps - spent
+        return found
+
+    @property
+    def left(self) -> int:
+        """Steps of the budget that are left."""
+        return self.how.budget.max_steps - self.n_steps
+
+
+def search(system: LinearizedSGD, how: How) -> CriticalLearningRate:
+    """Return the first zero of lambda, by simulation where bounds do not settle it."""
+    bounds = low, high = bounds_of(system)
+    tolerance = max(how.budget.rtol * low, how.budget.atol)
+    if low > 0 and high - low <= 2 * max(_REST * low, tolerance):
+        agree = high - low <= _REST * low
+        reason = "bounds from below and above agree" if agree else "bounds leave no more than the tolerance"
+        error = 0.0 if agree else (high - low) / 2
+        return _result(system, how, high if agree else (low + high) / 2, error, bounds, reason=reason)
+    with reporter(how.progress, how.budget.max_steps, "critical learning rate") as report:
+        function = _Simulated(system, how, report)
+        low, high, height = _bracket(function, bounds)
+        found = _close_in(function, low, high, height, bounds)
+    if how.budget.has_tolerance and not found.converged:
+        warn(
+            f"max_steps={how.budget.max_steps} ended the search at {found.value:.6g} +- {found.standard_error:.1g}, "
+            f"short of rtol={how.budget.rtol:g} and atol={how.budget.atol:g}"
+        )
+    return found
+
+
+def _bracket(function: _Simulated, bounds: tuple[float, float]) -> tuple[float, float, float]:
+    """Return learning rates at which lambda is surely negative and surely positive, and its value at the latter.
+
+    What the budget does not tell is infinite, or 0.
+    """
+    low, highest = bounds
+    share = int(_BRACKET_SHARE * function.how.budget.max_steps)
+    factor = _FIRST_FACTOR
+    rate, down = low * factor, False
+    if low == 0 or not function.system.law.is_independent:
+        # Without replacement or with it, epochs or not: thresholds are of the same order.
+        alike = function.system.with_batches(sampling="iid")
+        first = mean_square_zero(alike) if alike.rank <= LARGEST_RANK else None
+        rate = max(rate, gd_threshold(alike) / 8 if first is None else first[0])
+        down = low == 0
+    high, height = highest, math.nan
+    while function.left >= function.how.n_chains:
+        if rate >= highest:
+            break
+        found = function(rate, share, sign_confidence=_SIGN_CONFIDENCE)
+        mean, error = found.exponent, found.standard_error
+        if mean > _SURE * error:
+            high, height = rate, mean
+            if not down:
+                break
+            rate /= _FIRST_FACTOR
+            continue
+        if mean < -_SURE * error:
+            low, down = rate, False
+            if high < highest:
+                break
+        if down:
+            rate /= _FIRST_FACTOR
+        else:
+            factor = min(factor**1.5, _LARGEST_FACTOR) if rate > low else factor
+            rate *= factor
+        if rate > _FARTHEST * max(low, bounds[0]) > 0:
+            break
+    return low, high, height
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The zero of the parabola of least squares, the parabola, and their errors."""
+
+    value: float
+    sampling_error: float
+    bend: float
+    slope: float
+    slope_error: float
+    misfit: float
+    """Chi squared, per degree of freedom."""
+
+    @property
+    def error(self) -> float:
+        return math.hypot(self.sampling_error, self.bend)
+
+
+def _close_in(
+    function: _Simulated, low: float, high: float, height: float, bounds: tuple[float, float]
+) -> CriticalLearningRate:
+    """Narrow a bracket, and fit the zero in what is left."""
+    budget, system, how = function.how.budget, function.system, function.how
+    middle, error = (low + high) / 2, (high - low) / 2
+    if not math.isfinite(high):
+        result = _result(system, how, max(low, bounds[0]), math.inf, bounds, reason="first zero of lambda")
+        return replace(result, n_steps=function.n_steps, n_chains=how.n_chains, converged=False, stopped_by="max_steps")
+    for _ in range(_MOST_SETS):
+        goal = max(budget.rtol * middle, budget.atol)
+        half = _half_width(middle, goal)
+        affordable = function.left / _N_RATES >= 16 * how.n_chains
+        if high - low <= 4 * half or not affordable:
+            break
+        rates = np.linspace(low, high, _N_RATES + 1)[1:]
+        spacing = float(rates[1] - rates[0])
+        steps = int(_SET_SHARE * function.left / _N_RATES)
+        slope = height / (high - low) if height > 0 else 0.0
+        found = [function(float(rate), steps, slope * spacing / _RESOLVED) for rate in rates]
+        means, errors = _arrays(found)
+        below, above = _between_signs(rates, found)
+        below = low if below == rates[0] and not means[0] < -_SURE * errors[0] else below
+        at_above = float(means[int(np.searchsorted(rates, above))])
+        height = at_above if at_above > 0 else height
+        stuck = above - below > 0.75 * (high - low)
+        low, high = below, above
+        middle, error = (low + high) / 2, (high - low) / 2
+        if stuck:
+            break
+    return _last_set(function, middle, error, height / (2 * error) if height > 0 else 0.0, bounds)
+
+
+def _half_width(middle: float, goal: float) -> float:
+    """Return the half width of a set at which cubics move the zero by less than the goal."""
+    return middle * min(_WIDEST, max((_CUBIC * goal / middle) ** (1 / 3), 1e-4)) if goal > 0 else middle * _WIDEST / 4
+
+
+def _last_set(
+    function: _Simulated, middle: float, error: float, slope: float, bounds: tuple[float, float]
+) -> CriticalLearningRate:
+    """Fit the zero at learning rates around what is known of it."""
+    budget, how = function.how.budget, function.how
+    goal = max(budget.rtol * middle, budget.atol)
+    half = max(_half_width(middle, goal), min(1.1 * error, middle / 4))
+    fit: _Fit | None = None
+    found: list[LyapunovExponent] = []
+    met, ready, share = False, False, _SET_SHARE
+    for _ in range(_ROUNDS):
+        # A first set tells the slope, and centres the others.
+        rates = np.linspace(max(middle - half, middle / 2), middle + half, _N_RATES)
+        steps = int(function.left / _N_RATES * (0.75 if ready and goal > 0 else 1.0 if ready else share))
+        if steps < how.n_chains:
+            break
+        ask = goal / _PARABOLA / _SPARE * math.sqrt(_N_RATES)
+        tolerance = (ask if ready else max(ask, half / _RESOLVED)) * max(slope, 0.0)
+        found = [function(float(rate), steps, tolerance) for rate in rates]
+        candidate = _fitted(rates, found)
+        if ready and candidate is not None and candidate.error > goal > 0 and candidate.misfit < _MISFIT:
+            tolerance = ask * max(0.5, goal / candidate.error) * 0.9 * candidate.slope
+            steps = function.left // _N_RATES
+            if steps >= how.n_chains:
+                found = [
+                    function(float(rate), steps, tolerance, resume=each) if each.chains is not None else each
+                    for rate, each in zip(rates, found, strict=True)
+                ]
+                candidate = _fitted(rates, found) or candidate
+        if candidate is not None and (fit is None or candidate.error <= fit.error):
+            fit = candidate
+        good = candidate is not None and candidate.misfit < _MISFIT
+        met = good and candidate is not None and candidate.error <= goal
+        if met or (ready and good):
+            break
+        if candidate is not None and good:
+            middle, slope, ready = candidate.value, candidate.slope, True
+            half = max(_half_width(middle, goal), min(4 * candidate.error, half))
+            goal = max(budget.rtol * middle, budget.atol)
+            continue
+        # A bend that no parabola has: closer, and more of the budget if signs do not tell where.
+        below, above = _between_signs(rates, found)
+        ready, share = False, share if above - below < half else min(2 * share, 1.0)
+        middle, half = (below + above) / 2, min(0.6 * (above - below), 0.75 * half)
+        error = (above - below) / 2
+        if candidate is not None and below < candidate.value < above:
+            slope = candidate.slope
+    if fit is None:
+        result = _result(
+            function.system, how, middle, max(error, bounds[0] * _EPS), bounds, reason="first zero of lambda"
+        )
+        return replace(result, n_steps=function.n_steps, n_chains=how.n_chains, converged=False, stopped_by="max_steps")
+    value = min(max(fit.value, bounds[0]), bounds[1])
+    stopped_by = "max_steps" if not met else "rtol" if fit.error <= budget.rtol * value else "atol"
+    return replace(
+        _result(function.system, how, value, fit.error, bounds, reason="first zero of lambda"),
+        derivative=fit.slope,
+        derivative_standard_error=fit.slope_error,
+        degrees_of_freedom=min(each.degrees_of_freedom for each in found),
+        n_steps=function.n_steps,
+        n_chains=how.n_chains,
+        converged=met,
+        stopped_by=stopped_by,
+        provenance=provenance(how.seed, "anchored", function.system.fingerprint),
+    )
+
+
+def _between_signs(rates: FloatArray, found: list[LyapunovExponent]) -> tuple[float, float]:
+    """Return the learning rates of a set between which lambda surely changes its sign, or its ends."""
+    means, errors = _arrays(found)
+    positive = np.flatnonzero(means > _SURE * errors)
+    first = int(positive[0]) if positive.size else len(rates) - 1
+    negative = np.flatnonzero(means[:first] < -_SURE * errors[:first])
+    return float(rates[negative[-1]] if negative.size else rates[0]), float(rates[first])
+
+
+def _arrays(found: list[LyapunovExponent]) -> tuple[FloatArray, FloatArray]:
+    means = np.array([each.exponent for each in found])
+    errors = np.array([each.standard_error for each in found])
+    return means, np.where(np.isfinite(means), errors, 0.0)
+
+
+def _fitted(rates: FloatArray, found: list[LyapunovExponent]) -> _Fit | None:
+    """Return the zero of a parabola through estimates with independent errors; None if it has none near."""
+    means, errors = _arrays(found)
+    usable = np.isfinite(means) & np.isfinite(errors)
+    if usable.sum() < 5:
+        return None
+    middle, half = float(rates.mean()), float(rates[-1] - rates[0]) / 2
+    x = (rates[usable] - middle) / half
+    weights = 1 / np.maximum(errors[usable], _EPS)
+    design = np.vander(x, 3, increasing=True) * weights[:, None]
+    inverse = np.linalg.pinv(design)
+    coefficients = inverse @ (means[usable] * weights)
+    misfit = design @ coefficients - means[usable] * weights
+    inflation = max(1.0, float(misfit @ misfit) / (usable.sum() - 3))
+    covariance = inflation * inverse @ inverse.T
+    constant, linear, square = coefficients.tolist()
+    straight = np.linalg.lstsq(design[:, :2], means[usable] * weights, rcond=None)[0]
+    if not (linear > 0 and straight[1] > 0):
+        return None
+    zero = -float(straight[0] / straight[1])
+    for _ in range(50):
+        slope = linear + 2 * square * zero
+        if not slope > 0.1 * linear or abs(zero) > 3:
+            return None
+        zero -= (constant + zero * (linear + square * zero)) / slope
+    at = np.array([1.0, zero, zero**2])
+    along = np.array([0.0, 1.0, 2 * zero])
+    # Errors of chains that were not seen to mix may have the same sign at all learning rates.
+    allowances = np.array([each.bias_allowance for each in found])[usable]
+    common = float(np.abs(at @ inverse * weights) @ allowances)
+    sampling = math.hypot(math.sqrt(float(at @ covariance @ at)), common) / slope
+    significant = max(abs(square) - math.sqrt(float(covariance[2, 2])), 0.0)
+    value = middle + half * zero
+    return _Fit(
+        value=value,
+        sampling_error=half * sampling,
+        bend=half * significant / slope * (half / value) * max(abs(zero), 0.5),
+        slope=slope / half,
+        slope_error=math.sqrt(float(along @ covariance @ along)) / half,
+        misfit=float(misfit @ misfit) / (usable.sum() - 3),
+    )
+
+
+def _result(
+    system: LinearizedSGD, how: How, value: float, error: float, bounds: tuple[float, float], *, reason: str
+) -> CriticalLearningRate:
+    made_of: dict[str, Any] = provenance(how.seed, "closed form", system.fingerprint)
+    return CriticalLearningRate(
+        value=value,
+        standard_error=error,
+        criterion="almost-sure",
+        bounds=bounds,
+        derivative=math.nan,
+        derivative_standard_error=math.nan,
+        reason=reason,
+        degrees_of_freedom=2**31,
+        n_steps=0,
+        n_chains=0,
+        converged=True,
+        stopped_by="closed form",
+        provenance=made_of,
+    )

@@ -1,0 +1,401 @@
+"""Stability maps: lambda, Lambda(2) and mu on a grid of learning rates, for batches of some sizes and some momenta.
+
+For batches of one without momentum all learning rates advance together (`learning_rates.panels`); the other curves are
+in `learning_rates.sweep_points`.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast import validation
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.curves.zeros import first_zero, scales
+from sgdstab_fast.exact.full_batches import extreme_eigenvalues, gd_exponents
+from sgdstab_fast.exact.mean_square import MeanSquareFamily
+from sgdstab_fast.exact.zeros import bounds_of_zero
+from sgdstab_fast.learning_rates.panels import anchors_for, combined_growth, estimates, family_of, joined, run_panels
+from sgdstab_fast.learning_rates.sweep_points import Curve, curve_of_points, derivatives_of
+from sgdstab_fast.results.results import Edges, StabilityMap, provenance, warn
+from sgdstab_fast.simulation.parts import PlainBlock, leading, plain_blocks_of, shared_between
+from sgdstab_fast.simulation.run import Budget, ProgressOption, after, reporter
+from sgdstab_fast.simulation.vectors import BLOCK_STREAMS, How
+from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov, variant_of
+from sgdstab_fast.systems.sgd import LinearizedSGD, log_abs_one_minus
+
+_ROUNDING = 8 * float(np.finfo(float).eps)  # an error that small meets every tolerance
+_EXACT = 1e-12  # relative distance of bounds that are the same
+_NOTEWORTHY = 1e-2  # a relative standard error
+
+
+def sweep(
+    gram: Any,
+    learning_rates: Any,
+    batch_sizes: Any = None,
+    momenta: Any = None,
+    *,
+    sampling: str | None = None,
+    nesterov: bool | None = None,
+    groups: Any = None,
+    probabilities: Any = None,
+    step_scaling: str | None = None,
+    scale: float | None = None,
+    rtol: float = 1e-2,
+    atol: float = 0.0,
+    max_steps: int = 10_000_000,
+    n_chains: int = 64,
+    rng: Any = None,
+    n_threads: int | None = None,
+    progress: ProgressOption = None,
+    executor: Executor | None = None,
+) -> StabilityMap:
+    """Map stability over learning rates: lambda with error bars, Lambda(2) and mu, and the edges between them.
+
+    There is a curve for every batch size and momentum. All learning rates are driven by the same streams of examples,
+    so that curves are smooth; for batches of one without momentum a whole curve costs much less than its points one by
+    one. Runs until every standard error is at most `rtol` times the size of lambda there (or at a neighbour of the
+    other sign, next to a zero), or at most `atol`, or up to `max_steps`.
+
+    Parameters
+    ----------
+    gram : array_like, shape (N, N), or LinearizedSGD
+        Neural-tangent Gram matrix K; see `LinearizedSGD`. Of a system, its K, batches and momentum.
+    learning_rates : array_like, shape (L,)
+        Step sizes eta > 0, increasing.
+    batch_sizes : sequence of int, optional
+        Examples per step, increasing. By default that of the system, or 1.
+    momenta : sequence of float, optional
+        Heavy-ball or Nesterov momenta in [0, 1), increasing. By default that of the system, or 0.
+    sampling, nesterov
+        As for `LinearizedSGD`, for all curves; by default those of the system.
+    groups, probabilities, step_scaling, scale
+        As for `LinearizedSGD`; not with a system, which has its own.
+    rtol, atol : float, optional
+        Tolerances for the standard errors: relative to lambda, and absolute in nats per step.
+    max_steps : int, optional
+        Steps of all streams together. Every curve may take an equal share of them. Of batches of one without momentum
+        every learning rate takes all of the curve's; of others it takes those of its own.
+    n_chains : int, optional
+        Independent streams.
+    rng, n_threads, progress, executor
+        As for `lyapunov_exponent`.
+
+    Returns
+    -------
+    StabilityMap
+        Arrays of shape (curves, learning rates), nats per step, all momenta of the first batch size before the next;
+        `.plot()`, `.to_dict()`. Lambda(2), and its edge, are NaN for K of rank above 2048 (1024, but for batches of one
+        without momentum), where they would cost more than all the rest, and where they have no closed form.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range.
+
+    Warns
+    -----
+    AccuracyWarning
+        If some learning rates miss the tolerance, or their chains were not seen to mix and the standard errors, which
+        allow for it, are not small all the same.
+
+    References
+    ----------
+    Chemnitz & Engel 2025, equations 2.12 and 2.18, definition A.2 and lemma 3.10.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> gram = [[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]]
+    >>> result = sf.sweep(gram, [0.2, 0.3, 0.4, 0.5], rng=1)
+    >>> result.exponents[0] < 0
+    array([ True,  True,  True, False])
+    >>> round(result.edges[0].mean_square, 6)
+    0.420522
+    >>> of_batches = sf.sweep(gram, [0.2, 0.5, 0.8, 1.1], [1, 2, 4], rng=1)
+    >>> [round(edges.mean_square, 6) for edges in of_batches.edges]
+    [0.420522, 0.811851, 1.333333]
+    """
+    rates = validation.increasing(learning_rates, "learning_rates")
+    of_k = {"groups": groups, "probabilities": probabilities, "step_scaling": step_scaling, "scale": scale}
+    systems = _systems(gram, float(rates[0]), batch_sizes, momenta, sampling, nesterov, of_k)
+    systems[0].with_learning_rate(float(rates[-1]))  # refused here if too large
+    asked = budget = Budget.validated(rtol, atol, max_steps)
+    if budget.has_tolerance:
+        budget = replace(budget, atol=max(budget.atol, _ROUNDING))
+    how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor)
+    how.budget.steps_per_chain(how.n_chains)
+    curves = _curves(systems, rates, how)
+    found = StabilityMap(
+        learning_rates=rates,
+        batch_sizes=np.array([system.batch_size for system in systems], dtype=np.int64),
+        momenta=np.array([momentum_of(system.recurrence) for system in systems]),
+        sampling=systems[0].law.sampling,
+        nesterov=any(uses_nesterov(system.recurrence) for system in systems),
+        exponents=np.array([curve.exponents for curve in curves]),
+        standard_errors=np.array([curve.standard_errors for curve in curves]),
+        degrees_of_freedom=np.array([curve.degrees_of_freedom for curve in curves]),
+        effective_sample_size=np.array([curve.effective_sample_size for curve in curves]),
+        derivatives=np.array([curve.derivatives for curve in curves]),
+        derivative_standard_errors=np.array([curve.derivative_standard_errors for curve in curves]),
+        mean_square_exponents=np.array([curve.mean_square for curve in curves]),
+        mean_square_errors=np.array([curve.mean_square_errors for curve in curves]),
+        gd_exponents=np.array([curve.gd_exponents for curve in curves]),
+        edges=tuple(_edges(curve, rates) for curve in curves),
+        within_tolerance=np.array([how.budget.met(scales(curve.exponents), curve.standard_errors) for curve in curves]),
+        mixed=np.array([curve.mixed for curve in curves]),
+        n_steps=sum(curve.n_steps for curve in curves),
+        n_chains=how.n_chains,
+        stopped_by=_stopped_by([curve.stopped_by for curve in curves]),
+        steps_per_epoch=np.array([system.steps_per_epoch for system in systems]),
+        provenance=provenance(how.seed, "anchored", systems[0].fingerprint),
+    )
+    _warn_of_trouble(found, asked)
+    return found
+
+
+def _systems(
+    gram: Any, rate: float, batch_sizes: Any, momenta: Any, sampling: Any, nesterov: Any, of_k: dict[str, Any]
+) -> list[LinearizedSGD]:
+    """Return the systems of all curves."""
+    sizes: list[int | None] = [None]
+    if batch_sizes is not None:
+        increasing = validation.increasing(batch_sizes, "batch_sizes").tolist()
+        sizes = [validation.integer(size, "batch_sizes") for size in increasing]
+    values = [None] if momenta is None else _momenta(momenta)
+    first = variant_of(gram, rate, sizes[0], sampling=sampling, momentum=values[0], nesterov=nesterov, **of_k)
+    # K is looked at once.
+    return [
+        variant_of(first, rate, size, momentum=value, nesterov=nesterov)
+        if (size, value) != (sizes[0], values[0])
+        else first
+        for size in sizes
+        for value in values
+    ]
+
+
+def _momenta(momenta: Any) -> list[float]:
+    found = validation.orders(momenta, "momenta").tolist()
+    for index, value in enumerate(found):
+        if not 0 <= value < 1:
+            raise ValueError(f"momenta[{index}] must lie in [0, 1), not {value!r}")
+        if index and value <= found[index - 1]:
+            raise ValueError(f"momenta must increase, but momenta[{index}] is {value!r} after {found[index - 1]!r}")
+    return list(found)
+
+
+def _curves(systems: list[LinearizedSGD], rates: FloatArray, how: How) -> list[Curve]:
+    """Return all curves, each from its share of the budget."""
+    if len(systems) == 1 and systems[0].is_plain:
+        return [_plain_curve(systems[0], rates, how)]
+    share = max(how.budget.max_steps // len(systems), how.n_chains)
+    budget, curves = replace(how.budget, max_steps=share), list[Curve]()
+    with reporter(how.progress, how.budget.max_steps, f"{rates.size} learning rates") as report:
+        for system in systems:
+            before = sum(curve.n_steps for curve in curves)
+            its = replace(how, budget=budget, progress=after(report, before, how.budget.max_steps))
+            find = _plain_curve if system.is_plain else curve_of_points
+            curves.append(find(system, rates, its))
+    return curves
+
+
+def _stopped_by(reasons: list[str]) -> str:
+    """Return what stopped the curves: what is furthest from an exact one of them."""
+    return max(reasons, key=["closed form", "rtol", "atol", "max_steps"].index)
+
+
+def _plain_curve(system: LinearizedSGD, rates: FloatArray, how: How) -> Curve:
+    """Return the curve of a plain system, with that of full batches."""
+    curve = _curve(system, rates, how)
+    extremes = curve.extreme_eigenvalues
+    n = system.n_examples
+    return replace(curve, gd_exponents=gd_exponents(extremes, rates, n), gd_threshold=2 * n / extremes[1])
+
+
+def _curve(system: LinearizedSGD, rates: FloatArray, how: How) -> Curve:
+    """Return the curve of a system: that of K, or the largest of those of its blocks."""
+    blocks = plain_blocks_of(system)
+    # Means of all exponents of blocks, which their largest are not below.
+    means = [
+        log_abs_one_minus(np.multiply.outer(rates, block.system.diagonal)).mean(axis=1) / block.system.dimension
+        for block in blocks
+    ]
+    families = [family_of(block.system) for block in blocks]
+    curves = [
+        _exactly(block.system, family, rates, mean) for block, family, mean in zip(blocks, families, means, strict=True)
+    ]
+    contenders = _contenders(blocks, curves, means)
+    its = shared_between(how, len(contenders))
+    for index in contenders:
+        its_own = replace(its, budget=replace(its.budget, atol=its.budget.atol / blocks[index].share))
+        curves[index] = _simulated(curves[index], blocks[index], families[index], rates, its_own)
+    return curves[0] if blocks[0].share == 1 else _largest(curves, np.array([block.share for block in blocks]))
+
+
+def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: FloatArray, means: FloatArray) -> Curve:
+    """Return what is known of a block without simulation: lambda in one dimension, where it is the mean of all."""
+    nothing = np.full(rates.shape, np.nan)
+    mean_square, errors = (nothing, nothing) if family is None else family.exponents(rates)
+    curve = Curve(
+        exponents=np.full(rates.shape, -np.inf),
+        standard_errors=np.zeros(rates.shape),
+        degrees_of_freedom=np.full(rates.shape, 2**31),
+        effective_sample_size=np.full(rates.shape, math.inf),
+        derivatives=nothing,
+        derivative_standard_errors=nothing,
+        mixed=np.ones(rates.shape, bool),
+        mean_square=mean_square,
+        mean_square_errors=errors,
+        mean_square_threshold=math.nan if family is None else family.threshold()[0],
+        bounds=bounds_of_zero(system, family),
+        extreme_eigenvalues=extreme_eigenvalues(system) if family is None else family.extreme_eigenvalues,
+    )
+    if system.dimension > 1:
+        return curve
+    finite = np.isfinite(means)
+    with np.errstate(divide="ignore"):
+        slopes = -(system.diagonal / (1 - np.multiply.outer(rates, system.diagonal))).mean(axis=1)
+    return replace(
+        curve,
+        exponents=means,
+        standard_errors=np.where(finite, 4 * np.finfo(float).eps * np.abs(means), 0.0),
+        derivatives=np.where(finite, slopes, np.nan),
+        derivative_standard_errors=np.where(finite, 0.0, np.nan),
+    )
+
+
+def _contenders(blocks: list[PlainBlock], curves: list[Curve], means: list[FloatArray]) -> list[int]:
+    """Return the blocks to simulate: of more than one dimension, and possibly the largest exponent somewhere.
+
+    An exponent lies between the mean of all of its block and Lambda(2)/2.
+    """
+    shares = np.array([block.share for block in blocks])[:, None]
+    highest = shares * np.array([curve.mean_square / 2 + curve.mean_square_errors for curve in curves])
+    possible = np.isnan(highest) | (highest + _ROUNDING >= (shares * np.array(means)).max(axis=0))
+    simulated = np.array([block.system.dimension > 1 for block in blocks])
+    return np.flatnonzero(possible.any(axis=1) & simulated).tolist()
+
+
+def _simulated(curve: Curve, block: PlainBlock, family: MeanSquareFamily | None, rates: FloatArray, how: How) -> Curve:
+    """Add to a block's curve what is simulated."""
+    anchors = anchors_for(block.system, family, rates)
+    done = run_panels(
+        block.system,
+        family,
+        rates,
+        anchors,
+        how,
+        block.index * BLOCK_STREAMS,
+        lambda some: joined(estimates(some, anchors, rates.size)),
+        f"{rates.size} learning rates",
+    )
+    found = estimates(done.chains, anchors, rates.size)
+    means = [
+        combined_growth(done.chains, anchors, index, each).mean(axis=1) if np.isfinite(each.mean[0]) else None
+        for index, each in enumerate(found)
+    ]
+    derivatives, errors = derivatives_of(rates, means)
+    return replace(
+        curve,
+        exponents=done.estimate.mean,
+        standard_errors=done.estimate.standard_error,
+        degrees_of_freedom=np.array([each.degrees_of_freedom for each in found]),
+        effective_sample_size=done.estimate.effective_sample_size,
+        derivatives=derivatives,
+        derivative_standard_errors=errors,
+        mixed=np.array([each.mixed for each in found]),
+        n_steps=done.chains.n_steps,
+        stopped_by=done.stopped_by,
+    )
+
+
+def _largest(curves: list[Curve], shares: FloatArray) -> Curve:
+    """Return the curve of the whole from those of blocks, each of which gets its share of the steps."""
+    exponents = np.array([share * curve.exponents for share, curve in zip(shares, curves, strict=True)])
+    errors = np.array([share * curve.standard_errors for share, curve in zip(shares, curves, strict=True)])
+    leaders, standard_errors = zip(*map(leading, exponents.T, errors.T), strict=True)
+    columns = np.arange(exponents.shape[1])
+
+    def of_leader(values: Any) -> Any:
+        return np.array(values)[list(leaders), columns]
+
+    growth = np.array([share * np.expm1(curve.mean_square) for share, curve in zip(shares, curves, strict=True)])
+    dominant = np.nanargmax(np.where(np.isnan(growth), -np.inf, growth), axis=0)
+    unknown = np.isnan(growth).any(axis=0)
+    simulated = [curve for curve in curves if curve.n_steps > 0]
+    # The curve is exact only if all of it is.
+    last = max(simulated, key=lambda curve: curve.stopped_by == "max_steps", default=curves[0])
+    return Curve(
+        exponents=of_leader(list(exponents)),
+        standard_errors=np.array(standard_errors),
+        degrees_of_freedom=of_leader([curve.degrees_of_freedom for curve in curves]),
+        effective_sample_size=of_leader([curve.effective_sample_size for curve in curves]),
+        derivatives=of_leader([share * curve.derivatives for share, curve in zip(shares, curves, strict=True)]),
+        derivative_standard_errors=of_leader(
+            [share * curve.derivative_standard_errors for share, curve in zip(shares, curves, strict=True)]
+        ),
+        mixed=np.all([curve.mixed for curve in curves], axis=0),
+        mean_square=np.where(unknown, np.nan, np.log1p(growth[dominant, columns])),
+        mean_square_errors=np.array([curve.mean_square_errors for curve in curves])[dominant, columns],
+        mean_square_threshold=min(curve.mean_square_threshold for curve in curves) if not unknown.any() else math.nan,
+        bounds=(min(curve.bounds[0] for curve in curves), min(curve.bounds[1] for curve in curves)),
+        extreme_eigenvalues=(
+            min(curve.extreme_eigenvalues[0] for curve in curves),
+            max(curve.extreme_eigenvalues[1] for curve in curves),
+        ),
+        n_steps=sum(curve.n_steps for curve in curves),
+        stopped_by=last.stopped_by,
+    )
+
+
+def _edges(curve: Curve, rates: FloatArray) -> Edges:
+    # lambda <= Lambda(2) / 2, which knows its sign exactly.
+    exponents, (low, high) = np.fmin(curve.exponents, curve.mean_square / 2), curve.bounds
+    zero = first_zero(rates, exponents, curve.standard_errors, bounds=curve.bounds)
+    value, error = zero.value, zero.error if math.isfinite(zero.value) else math.nan
+    if high <= low * (1 + _EXACT):
+        value, error = high, 0.0
+    return Edges(
+        gd=curve.gd_threshold,
+        mean_square=curve.mean_square_threshold,
+        almost_sure=min(max(value, low), high) if math.isfinite(value) else math.nan,
+        almost_sure_standard_error=error,
+    )
+
+
+def _warn_of_trouble(found: StabilityMap, budget: Budget) -> None:
+    """Warn of learning rates at which lambda is lost, or less accurate than asked for."""
+    lost = np.isnan(found.exponents)
+    sizes = np.array([scales(exponents) for exponents in found.exponents])
+    if lost.any():
+        warn(f"the run overflowed at {_listed(found, lost)}: lambda is unknown there")
+    missed = ~lost & ~budget.met(sizes, found.standard_errors) & (found.standard_errors > _ROUNDING)
+    if budget.has_tolerance and missed.any():
+        warn(
+            f"max_steps={budget.max_steps} ended the run short of rtol={budget.rtol:g} and atol={budget.atol:g} at "
+            f"{_listed(found, missed)}"
+        )
+    matters = found.standard_errors > np.maximum(max(budget.rtol, _NOTEWORTHY) * sizes, _ROUNDING)
+    unmixed = ~lost & ~found.mixed & matters
+    if unmixed.any():
+        warn(
+            "the chains are too short to see them mix, and standard errors allow for what they may not have seen, "
+            f"at {_listed(found, unmixed)}"
+        )
+
+
+def _listed(found: StabilityMap, where: NDArray[np.bool_]) -> str:
+    """Count learning rates of curves, and name a few."""
+    several = len(found.edges) > 1
+    names = [
+        f"{found.learning_rates[index]:.4g}" + (f" ({found.names[row]})" if several else "")
+        for row, index in np.argwhere(where)[:4]
+    ]
+    more = ", …" if where.sum() > 4 else ""
+    of = "points" if several else "learning rates"
+    return f"{where.sum()} of {where.size} {of}: {', '.join(names)}{more}"

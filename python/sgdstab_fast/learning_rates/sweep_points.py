@@ -1,0 +1,181 @@
+"""Curves of stability maps, point by point: lambda at one learning rate after the other.
+
+Every learning rate has the same streams, so that neighbours have similar errors. Errors of differences between
+neighbours are those of independent ones all the same, which they are not above.
+
+A learning rate may take its share of the steps; what some leave, those that miss the tolerance take.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.curves.zeros import scales
+from sgdstab_fast.exact.full_batches import extreme_eigenvalues, gd_exponent, gd_threshold
+from sgdstab_fast.exact.mean_square import has_mean_square, mean_square_exponent
+from sgdstab_fast.exponents.exponent import estimate_exponent
+from sgdstab_fast.learning_rates.search import LARGEST_RANK, exact_zero, mean_square_zero
+from sgdstab_fast.results.results import AccuracyWarning, LyapunovExponent
+from sgdstab_fast.simulation.run import after
+from sgdstab_fast.simulation.vectors import How
+from sgdstab_fast.systems.sgd import LinearizedSGD
+
+_LEAST_ROUND = 64  # steps of a chain that are worth a second round
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Curve:
+    """What a system, or a block of its K, does at every learning rate: arrays of shape (L,)."""
+
+    exponents: FloatArray
+    """-inf for a block that cannot have the largest."""
+    standard_errors: FloatArray
+    degrees_of_freedom: NDArray[np.int64]
+    effective_sample_size: FloatArray
+    derivatives: FloatArray
+    derivative_standard_errors: FloatArray
+    mixed: NDArray[np.bool_]
+    mean_square: FloatArray
+    mean_square_errors: FloatArray
+    mean_square_threshold: float
+    bounds: tuple[float, float]
+    """Of the first zero of lambda."""
+    extreme_eigenvalues: tuple[float, float]
+    """The smallest and the largest of K."""
+    gd_exponents: FloatArray | None = None
+    """mu; None for a block."""
+    gd_threshold: float = math.nan
+    n_steps: int = 0
+    stopped_by: str = "closed form"
+
+
+def curve_of_points(system: LinearizedSGD, rates: FloatArray, how: How) -> Curve:
+    """Return the curve of any system."""
+    systems = [system.with_learning_rate(float(rate)) for rate in rates]
+    found = _exponents(systems, how)
+    exponents = np.array([each.exponent for each in found])
+    errors = np.array([each.standard_error for each in found])
+    gd = np.array([gd_exponent(each) for each in systems])
+    if system.law.is_full:  # to the last bit
+        exponents = gd.copy()
+    slopes, slope_errors = derivatives_of(
+        rates, [np.array([value]) if math.isfinite(value) else None for value in exponents], errors
+    )
+    mean_square, mean_square_errors, threshold = _mean_square(system, systems)
+    zero = exact_zero(system)
+    bounds = (0.0, math.inf) if math.isnan(threshold) else (threshold, math.inf)
+    return Curve(
+        exponents=exponents,
+        standard_errors=errors,
+        degrees_of_freedom=np.array([each.degrees_of_freedom for each in found]),
+        effective_sample_size=np.array([each.effective_sample_size for each in found]),
+        derivatives=slopes,
+        derivative_standard_errors=slope_errors,
+        mixed=np.array([each.mixed for each in found]),
+        mean_square=mean_square,
+        mean_square_errors=mean_square_errors,
+        mean_square_threshold=threshold,
+        bounds=bounds if zero is None else (zero, zero),
+        extreme_eigenvalues=extreme_eigenvalues(system),
+        gd_exponents=gd,
+        gd_threshold=gd_threshold(system),
+        n_steps=sum(each.n_steps for each in found),
+        stopped_by=_stopped_by(how, exponents, errors, found),
+    )
+
+
+def _stopped_by(how: How, exponents: FloatArray, errors: FloatArray, found: list[LyapunovExponent]) -> str:
+    if all(each.stopped_by == "closed form" for each in found):
+        return "closed form"
+    sizes = scales(exponents)
+    if not how.budget.met(sizes, errors).all():
+        return "max_steps"
+    return "rtol" if how.budget.met_relative(sizes, errors).all() else "atol"
+
+
+def _exponents(systems: list[LinearizedSGD], how: How) -> list[LyapunovExponent]:
+    """Return lambda of every system, with common random numbers."""
+    seed = np.random.SeedSequence(how.seed.entropy, spawn_key=how.seed.spawn_key)
+    budget, n_steps = how.budget, 0
+
+    def simulated(
+        system: LinearizedSGD, max_steps: int, atol: float, resume: LyapunovExponent | None
+    ) -> LyapunovExponent:
+        spent = 0 if resume is None else resume.n_steps
+        report = how.progress if callable(how.progress) else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AccuracyWarning)
+            return estimate_exponent(
+                system,
+                method=how.method,
+                budget=replace(budget, max_steps=max_steps + spent, atol=atol),
+                n_chains=min(how.n_chains, max_steps) if resume is None else how.n_chains,
+                rng=seed,
+                n_threads=how.n_threads,
+                progress=None if report is None else after(report, n_steps - spent, budget.max_steps),
+                executor=how.executor,
+                resume=resume,
+            )
+
+    found: list[LyapunovExponent] = []
+    for index, system in enumerate(systems):
+        share = max((budget.max_steps - n_steps) // (len(systems) - index), 1)
+        share = min(share, max(budget.max_steps // len(systems), 1))
+        found.append(simulated(system, share, budget.atol, None))
+        n_steps += found[-1].n_steps
+    exponents = np.array([each.exponent for each in found])
+    errors = np.array([each.standard_error for each in found])
+    sizes = scales(exponents)
+    missing = np.flatnonzero(~budget.met(sizes, errors) & ~np.isnan(exponents) & (errors > 0))
+    for count, index in enumerate(missing.tolist()):
+        share = (budget.max_steps - n_steps) // (missing.size - count)
+        if found[index].chains is None or share < _LEAST_ROUND * how.n_chains:
+            continue
+        goal = max(budget.atol, budget.rtol * float(sizes[index]) if budget.rtol > 0 else 0.0)
+        before = found[index].n_steps
+        found[index] = simulated(systems[index], share, goal, found[index])
+        n_steps += found[index].n_steps - before
+    return found
+
+
+def _mean_square(system: LinearizedSGD, systems: list[LinearizedSGD]) -> tuple[FloatArray, FloatArray, float]:
+    """Return Lambda(2), its numerical errors and its zero, NaN where they take simulation or too long."""
+    nothing = np.full(len(systems), np.nan)
+    if system.rank > LARGEST_RANK:
+        return nothing, nothing, math.nan
+    zero = mean_square_zero(system)
+    threshold = math.nan if zero is None else zero[0]
+    if not has_mean_square(system):
+        return nothing, nothing, threshold
+    found = [mean_square_exponent(each) for each in systems]
+    return np.array([each.exponent for each in found]), np.array([each.error for each in found]), threshold
+
+
+def derivatives_of(
+    rates: FloatArray, means: list[FloatArray | None], errors_of_means: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return derivatives with standard errors from the means of chains, (n_chains,) for every learning rate.
+
+    Of the parabola through a learning rate and its two neighbours. Without means of single chains errors come from
+    those of the means, as if they were independent.
+    """
+    values, errors = np.full(rates.shape, np.nan), np.full(rates.shape, np.nan)
+    for index in range(1, rates.size - 1):
+        left, middle, right = means[index - 1 : index + 2]
+        if left is None or middle is None or right is None:
+            continue
+        below, above = rates[index] - rates[index - 1], rates[index + 1] - rates[index]
+        slopes = (below / above * (right - middle) + above / below * (middle - left)) / (below + above)
+        values[index] = slopes.mean()
+        if errors_of_means is not None:
+            weights = np.array([above / below, below / above - above / below, below / above]) / (below + above)
+            errors[index] = math.hypot(*(weights * errors_of_means[index - 1 : index + 2]))
+        else:
+            errors[index] = slopes.std(ddof=1) / math.sqrt(slopes.size) if slopes.size > 1 else math.inf
+    return values, errors

@@ -1,0 +1,1 @@
+"""Moment Lyapunov exponents, and probabilities over finite times."""

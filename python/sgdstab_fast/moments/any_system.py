@@ -1,0 +1,242 @@
+"""Moments of systems of any kind: batches, data orders, optimisers with memory, random matrices.
+
+Every order goes the cheapest way that gives it: computed (`exact.moments`), or else simulated by
+populations of weighted walkers (`moments.populations_of_any_system`), each with streams of its own, in the metric of
+second moments. Where batches depend on each other, weights are looked at after whole epochs, and Lambda(p) is that of a step.
+
+Blocks of K draw from the same batches. For p > 0, where the norm goes with the largest of the blocks' norms,
+
+    max_b |Phi_b|^p  <=  |Phi|^p  <=  const sum_b |Phi_b|^p,    Lambda(p) = max_b Lambda_b(p).
+
+At negative orders the norm is small where all blocks are, and the whole is simulated as it is.
+
+In coordinates isometric to parameter space a step is (F (x) I) - e_1 h^T (x) eta H, H the mean of the batch's parts of
+K, with eigenvalues between 0 and c; it is normal but for F and h, so that no step multiplies lengths by more than
+
+    max(|F|, |F - eta c e_1 h^T|),    c <= max_u w_max(K_uu)  (a mean is no larger than its terms),  c <= w_max(K) / B.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray, StreamKey
+from sgdstab_fast._core.seeds import seed_at
+from sgdstab_fast.exact.moments import ExactMomentsOfSteps, value_at, with_nodes
+from sgdstab_fast.moments.populations_of_any_system import LEAST_BATCHES, Advance, Start, walker_moment
+from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
+from sgdstab_fast.operators.matrices import ExactMoment
+from sgdstab_fast.simulation.parts import blocks_of
+from sgdstab_fast.simulation.run import call
+from sgdstab_fast.simulation.vectors import BLOCK_STREAMS, How, known_exponents, vectors_kernel
+from sgdstab_fast.statistics.mixing import N_COMPANIONS
+from sgdstab_fast.systems.ensemble import MatrixEnsemble
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, initial_vectors, no_metrics
+from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.system import QuadraticForms, System
+
+_LEAST_SIZE, _SIZE = 8, 64  # walkers of a population, by default
+_LENGTH, _LENGTH_IN_EPOCHS = 400, 100  # of a run, steps and epochs, from which on populations are of that size
+_METRIC_TOLERANCE = 1e-4
+_SECONDS_PER_THREAD = 2e-4  # of a call of the core: less is not worth starting one
+_MOST_MINORS = 2**22  # multiplications
+_ROUNDING = 1e-12  # of what multiplies no length
+
+
+class GeneralMoments:
+    """Lambda(p) of one system at any order."""
+
+    def __init__(self, system: System, *, computed: bool = True) -> None:
+        self._system, self._computed = system, computed
+        self._whole = ExactMomentsOfSteps(system)
+        if self._whole.exponent is not None:
+            self._blocks, self._exact = [system], [self._whole]
+            return
+        self._blocks = [block.system for block in blocks_of(system)]
+        self._exact = [self._whole if block is system else ExactMomentsOfSteps(block) for block in self._blocks]
+
+    @property
+    def largest_amplification(self) -> float:
+        """A bound of what a step may multiply lengths by, in some norm."""
+        bound = math.inf
+        if self._whole.exponent is not None:
+            bound = math.exp(min(self._whole.exponent[0], 700.0))
+        elif isinstance(self._system, LinearizedSGD):
+            recurrence, eta = self._system.recurrence, self._system.learning_rate
+            steepest = recurrence.along(eta * largest_curvature(self._system))
+            bound = max(float(np.linalg.norm(each, 2)) for each in (recurrence.free, steepest))
+        elif isinstance(self._system, MatrixEnsemble):
+            matrices = self._system.matrices[self._system.probabilities > 0]
+            bound = float(np.linalg.norm(matrices, 2, axis=(1, 2)).max())
+        return 1.0 if abs(bound - 1) <= _ROUNDING else bound
+
+    def least_steps_per_chain(self, n_chains: int) -> int:
+        """Return the steps that a simulation needs, by the number of populations."""
+        return _LEAST_SIZE * LEAST_BATCHES * self._system.grain * (n_chains + min(N_COMPANIONS, n_chains)) // n_chains
+
+    def at(self, order: float, how: How, size: int | None) -> OrderMoment:
+        """Return Lambda(p), simulated with populations of `size` walkers if it cannot be computed."""
+        if order == 0:
+            return OrderMoment(0.0, "closed form")
+        if order < 0 and len(self._blocks) > 1:
+            found = self._whole.at(order) if self._computed else None
+            return _computed(found) if found is not None else self._simulated(0, order, how, size, whole=True)
+        computed = [self._known_of_block(index, order) for index in range(len(self._blocks))]
+        each = [one for one in computed if one is not None]
+        # Of several blocks, those that cannot be the largest are left out.
+        least = max((one.exponent - one.error for one in each), default=-math.inf)
+        bounds = {index: self._upper_bound(index, order) for index, one in enumerate(computed) if one is None}
+        contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
+        its = replace(how, budget=replace(how.budget, max_steps=how.budget.max_steps // max(len(contenders), 1)))
+        each += [self._simulated(index, order, its, size) for index in contenders]
+        return largest_of(each)
+
+    def known(self, orders: FloatArray, found: list[OrderMoment]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return orders, values and errors of what is known of Lambda, ascending, and the whole curve where cheap."""
+        values = values_at(orders, found)
+        exponents = [known_exponents(block) for block in self._blocks]
+        if all(each is not None and each.exponents[0] == -math.inf for each in exponents):
+            return np.zeros(1), np.zeros(1), np.zeros(1)  # lambda is -inf, and Lambda jumps at p = 0
+        if self._computed and len(self._blocks) == 1 and self._exact[0].everywhere:
+            with_nodes(values, self._exact[0], grows=self.largest_amplification > 1)
+        elif self._computed and 2.0 not in values:
+            squares = [exact.at(2.0) for exact in self._exact]
+            known = [each for each in squares if each is not None and math.isfinite(each.exponent)]
+            if len(known) == len(squares):
+                best = max(known, key=lambda each: each.exponent)
+                values[2.0] = best.exponent, best.error
+        return sorted_values(values)
+
+    def _known_of_block(self, index: int, order: float) -> OrderMoment | None:
+        """Return a block's moment, if it is computed."""
+        deterministic = self._exact[index].exponent is not None
+        if not (self._computed or self._blocks[index].dimension == 1 or deterministic):
+            return None
+        found = self._exact[index].at(order)
+        return None if found is None else _computed(found)
+
+    def _upper_bound(self, index: int, order: float) -> float:
+        """Return what a block's moment cannot exceed: the chord of the convex Lambda from 0 to 2, below p = 2."""
+        if len(self._blocks) == 1 or not 0 < order <= 2:
+            return math.inf
+        return order / 2 * value_at(self._exact[index], 2.0) + _ROUNDING
+
+    def _simulated(self, index: int, order: float, how: How, size: int | None, *, whole: bool = False) -> OrderMoment:
+        """Return a block's moment, or that of all together, by walkers."""
+        system = self._system if whole else self._blocks[index]
+        exact = self._whole if whole else self._exact[index]
+        forms = None if whole else exact.forms
+        seed, grain = seed_at(how.seed, order), system.grain
+        first_chain = index * BLOCK_STREAMS
+        if size is None:
+            length = max(_LENGTH, _LENGTH_IN_EPOCHS * grain) * (how.n_chains + min(N_COMPANIONS, how.n_chains))
+            size = int(np.clip(how.budget.max_steps // length, _LEAST_SIZE, _SIZE))
+        metric, covariance, exponent = _metric(system, forms, whole=whole)
+        found = walker_moment(
+            _advance(system, seed.key, first_chain, how),
+            _start(system, seed.key, covariance, first_chain),
+            order,
+            dimension=system.dimension,
+            budget=how.budget,
+            seed=seed,
+            n_populations=how.n_chains,
+            size=size,
+            steps_unit=grain,
+            scale=0.0 if exponent is None else min(abs(order), 2) * abs(exponent) / 2,
+            metric=metric,
+            mean_square=exponent,
+            floor=system.steps.norm() if isinstance(system, LinearizedSGD) else None,
+            progress=how.progress if callable(how.progress) else None,
+        )
+        return OrderMoment(
+            exponent=found.exponent,
+            method="population",
+            standard_error=found.standard_error,
+            population_bias=found.population_bias,
+            effective_sample_size=found.effective_sample_size,
+            effective_walkers=found.effective_walkers,
+            degrees_of_freedom=found.degrees_of_freedom,
+            reason=found.reason if math.isinf(found.exponent) else "",
+            within_tolerance=found.within_tolerance,
+            mixed=found.mixed,
+            n_steps=found.n_steps,
+            population=found.population,
+            stopped_by=found.stopped_by,
+        )
+
+
+def _computed(found: ExactMoment) -> OrderMoment:
+    reason = "products of steps annihilate every displacement" if math.isinf(found.exponent) else ""
+    return OrderMoment(found.exponent, found.method, numerical_error=found.error, reason=reason)
+
+
+def largest_curvature(system: LinearizedSGD) -> float:
+    """Return the largest eigenvalue that the Hessian of a batch may have, or a bound where there are many batches."""
+    law, steps = system.law, system.steps
+    gram = steps.gram
+
+    def of(batch: tuple[int, ...]) -> float:
+        rows = np.concatenate([law.rows(unit) for unit in batch])
+        return float(np.linalg.eigvalsh(gram[np.ix_(rows, rows)])[-1]) / len(batch) if rows.size else 0.0
+
+    largest = max(of((unit,)) for unit in range(law.n_units))
+    if law.batch_size == 1 or law.sampling == "with_replacement":
+        return largest
+    rest = law.n_units % law.batch_size
+    sizes = {law.batch_size, rest} if rest > 0 and not law.is_independent else {law.batch_size}
+    laws = [replace(law, sampling="iid", batch_size=size) for size in sizes]
+    if sum(each.n_batches for each in laws) * system.rows_per_step**3 <= _MOST_MINORS:
+        return max(of(batch) for each in laws for _, batches in each.batches() for batch in batches)
+    return min(largest, float(steps.eigenvalues[-1]) / min(sizes))
+
+
+def _metric(
+    system: System, forms: QuadraticForms | None, *, whole: bool
+) -> tuple[FloatArray | None, FloatArray | None, float | None]:
+    """Return the metric that weights are taken in, a covariance to start from, and Lambda(2) if it is that metric's."""
+    if forms is not None and math.isfinite(forms.exponent):
+        return forms.metric, forms.covariance, forms.exponent
+    if whole or not isinstance(system, LinearizedSGD) or system.dimension > LARGEST_DIMENSION:
+        return None, None, None
+    found = system.steps.solved(_METRIC_TOLERANCE)  # as if batches were independent
+    return (found.metric, found.covariance, None) if found.converged else (None, None, None)
+
+
+def _advance(system: System, key: StreamKey, first_chain: int, how: How) -> Advance:
+    """Return what advances walkers through the core."""
+    kernel = vectors_kernel(system, no_metrics(system))
+    common = {**kernel.arguments, "key": key, "n_batches": 1}
+
+    def advance(vectors: FloatArray, first_step: int, n_steps: int) -> tuple[FloatArray, FloatArray]:
+        seconds = kernel.seconds_per_step * len(vectors) * n_steps
+        n_threads = int(np.clip(seconds / _SECONDS_PER_THREAD, 1, how.n_threads))
+        per_item = len(vectors) if how.executor is None else -(-len(vectors) // n_threads)
+        items = [
+            {
+                **common,
+                kernel.states: np.ascontiguousarray(vectors[first : first + per_item]),
+                "first_chain": first_chain + first,
+                "first_step": first_step,
+                "steps_per_batch": n_steps,
+                "n_threads": n_threads if how.executor is None else 1,
+            }
+            for first in range(0, len(vectors), per_item)
+        ]
+        if how.executor is None:
+            outputs = [call(kernel.name, item) for item in items]
+        else:
+            futures = [how.executor.submit(call, kernel.name, item) for item in items]
+            outputs = [future.result() for future in futures]
+        states, log_growth = (np.concatenate([each[k] for each in outputs]) for k in (0, 1))
+        return states, log_growth[:, 0, 0]
+
+    return advance
+
+
+def _start(system: System, key: StreamKey, covariance: FloatArray | None, first_chain: int) -> Start:
+    """Return what walkers start from: vectors with the dominant second moment."""
+    metrics = replace(no_metrics(system), covariance=covariance)
+    return lambda n, first: initial_vectors(system, metrics, key, n, 1, first_chain + first)

@@ -1,0 +1,165 @@
+"""Finite-time exponents: how likely SGD looks convergent over n steps though it is not, or the other way round.
+
+In coordinates that are isometric to parameter space, the finite-time Lyapunov exponent over n steps is
+
+    lambda_n = (1/n) log ||Phi_n||_2,    Phi_n = A_{i_n} .. A_{i_1},    A_i = I - eta f_i f_i^T,    K = F F^T
+
+(Chemnitz & Engel 2025, section 2.7). Far from lambda, P(lambda_n < x) and P(lambda_n >= x) decay like exp(-n I(x)).
+
+Likely events are counted, rare ones met by weighted products (`moments.products`).
+
+What needs no simulation: with det A_i = 1 - eta K_ii, in d dimensions,
+
+    (1/d) min_i log abs det A_i  <=  lambda_n  <=  max_i log max(1, abs det A_i)    (without the 1 where d = 1),
+
+and lambda_n >= 0 for n < d.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast import validation
+from sgdstab_fast.moments.products import PILOT_SHARE, Outcome, Simulation, allowance
+from sgdstab_fast.moments.results import FiniteTimeProbability
+from sgdstab_fast.results.results import warn
+from sgdstab_fast.simulation.run import Budget, ProgressOption, reporter
+from sgdstab_fast.simulation.vectors import How
+from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
+
+METHODS = ("auto", "direct", "tilted")
+_SIZE = 128  # walkers of a population, by default
+_LARGEST_POPULATION = 2**23  # of its matrices' entries, by default
+
+
+def finite_time_probability(
+    system: LinearizedSGD,
+    n: int,
+    threshold: float = 0.0,
+    *,
+    method: str = "auto",
+    rtol: float = 0.05,
+    max_steps: int = 100_000_000,
+    n_chains: int = 32,
+    population: int | None = None,
+    rng: Any = None,
+    n_threads: int | None = None,
+    progress: ProgressOption = None,
+    executor: Executor | None = None,
+) -> FiniteTimeProbability:
+    """Estimate the probability that the finite-time Lyapunov exponent over n steps is below a threshold.
+
+    With lambda > 0 and a threshold of 0 that is how likely n steps look convergent; with lambda < 0 its `complement`
+    is how likely they look divergent. Whichever of both is rare is estimated itself, down to the smallest.
+
+    Parameters
+    ----------
+    system : LinearizedSGD
+        What a step does.
+    n : int
+        Steps.
+    threshold : float, optional
+        Nats per step; may be infinite. Products that are 0 count as below any threshold, -inf included.
+    method : {"auto", "direct", "tilted"}, optional
+        Whether walkers are counted or weighted; by default the latter where a pilot finds the event or its complement
+        rare, below 1%. Where no order brings more walkers to the event they are counted in any case.
+    rtol : float, optional
+        Tolerance for the standard error, relative to the smaller of the probability and its complement.
+    max_steps : int, optional
+        Steps of all walkers together; one step of a walker moves as many vectors as the system has dimensions.
+    n_chains : int, optional
+        Independent populations, at first, 8 or more; their number doubles until the tolerance is met.
+    population : int, optional
+        Walkers of a population, 2 or more.
+    rng, n_threads, progress, executor : optional
+        As of `lyapunov_exponent`.
+
+    Returns
+    -------
+    FiniteTimeProbability
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range.
+    ValueError
+        For systems other than SGD on single examples.
+
+    Warns
+    -----
+    AccuracyWarning
+        If the tolerance was not met within `max_steps`, or no walker met the event.
+
+    References
+    ----------
+    Chemnitz & Engel 2025, section 2.7.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> from sgdstab_fast.moments.finite_time import finite_time_probability
+    >>> system = sf.LinearizedSGD([[1, -0.5], [-0.5, 1]], 0.5)
+    >>> result = finite_time_probability(system, 12, -0.08, rng=1)
+    >>> low, high = result.confidence_interval(0.999)
+    >>> low < 3902 / 4096 < high  # of all 2^12 products
+    True
+    """
+    require_plain(system, "finite_time_probability")
+    n = validation.integer(n, "n", high=2**53)
+    threshold = validation.real_number(threshold, "threshold")
+    validation.choice(method, "method", METHODS)
+    budget = Budget.validated(rtol, 0.0, max_steps)
+    how = How.validated(method, budget, n_chains, rng, n_threads, progress, executor, least_chains=8)
+    n_walkers = budget.max_steps // n
+    kept = n_walkers - int(PILOT_SHARE * n_walkers)  # the rest is for pilots
+    if population is None:
+        population = min(_SIZE, max(2, kept // how.n_chains), max(2, _LARGEST_POPULATION // system.dimension**2))
+    else:
+        population = validation.integer(population, "population", low=2, high=2**20)
+    known = _known(system, n, threshold)
+    if known is not None:
+        log_probability = math.log(known) if known > 0 else -math.inf
+        outcome = Outcome("closed form", "below", log_probability, 0.0, stopped_by="closed form")
+        return outcome.result(system, how, n, threshold, 0, 0)
+    if how.n_chains * population > kept:
+        raise ValueError(
+            f"max_steps must be at least {math.ceil(how.n_chains * population * n / (1 - PILOT_SHARE))}, for n_chains "
+            f"({how.n_chains}) populations of {population} walkers, a quarter of it for pilots, not {max_steps!r}"
+        )
+    with reporter(progress, budget.max_steps, "probability") as report:
+        simulation = Simulation(system, n, threshold, how, report)
+        outcome = simulation.estimate(population, n_walkers)
+    result = outcome.result(system, how, n, threshold, population, simulation.n_steps)
+    if result.n_hits == 0 and not result.converged:
+        event = "lambda_n < threshold" if result.tail == "below" else "lambda_n >= threshold"
+        low, high = result.confidence_interval()
+        bound = math.exp(result.log_bound) if result.method == "tilted" else high if result.tail == "below" else 1 - low
+        warn(f"no walker met the event {event}: its probability is at most {min(bound, 1):.2g}, with confidence 0.95")
+    elif how.budget.has_tolerance and not result.converged:
+        warn(
+            f"max_steps={budget.max_steps} ended the run at a relative error of {result.relative_error:.2g}, short of "
+            f"rtol={budget.rtol:g}"
+        )
+    return result
+
+
+def _known(system: LinearizedSGD, n: int, threshold: float) -> float | None:
+    """Return the probability where bounds or a count give it, else None."""
+    d, determinants = system.dimension, system.log_determinants
+    low, high = float(determinants.min()) / d, float(determinants.max())
+    if d > 1:
+        high = max(high, 0.0)
+        low = max(low, 0.0) if n < d else low
+    slack = allowance(n, d, threshold) / n
+    if low > -math.inf and threshold <= low + slack:
+        return 0.0
+    if threshold > high + slack:
+        return 1.0
+    if d == 1 and threshold == -math.inf:
+        with np.errstate(divide="ignore"):
+            return float(-np.expm1(n * np.log1p(-np.isneginf(determinants).mean())))
+    return None

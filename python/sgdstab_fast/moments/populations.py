@@ -1,0 +1,395 @@
+"""Populations: the moment exponent Lambda(p) of a K that does not fall into blocks, by weighted walkers.
+
+The core advances populations of walkers with weights norm^p (`cpp/include/sgdstab/advance_populations.hpp`) and gives,
+at the end of every batch and for every metric M,
+
+    X_M = sum_j W_j |s_j|_M^p / sum_j W_j,    E_M = sum_j W_j |s_j|_M^p (h_M(s_j) - 1) / sum_j W_j.
+
+Of infinitely many walkers E_M / X_M is exp Lambda(p) - 1 for every metric: differences between metrics are control
+variates, and the best combination follows from the data (`statistics.control_variates`). In the metric of order p,
+E[growth^(p-2) A^T M A] = rho M, |s|_M^p is nearly the eigenfunction of the moments; it comes from the mean-square
+operator with examples weighted by the growth that they may bring.
+
+A finite population is drawn towards itself, a bias of order 1 / size: a population that has grown more than others in
+the recent past stands for more of the mean than it is given. So each is weighted by its growth over a window of time,
+
+    G_t = prod_{u in (t - L, t]} (total weight after batch u over that before),
+
+    exp Lambda(p) - 1 = sum_t G_t E_M,t / sum_t G_t X_M,t,    over all populations,
+
+which makes them one population as large as all together, as far as what happened before the window no longer matters
+(C. J. Umrigar, M. P. Nightingale and K. J. Runge, J. Chem. Phys. 99, 1993, for diffusion Monte Carlo). Windows double
+as long as that hardly costs variance; what the last doubling has changed goes into the error bar, and what the window
+has changed in all is the measured bias.
+
+Steps are plain where a single one hardly changes weights, and tilted, drawn in proportion to growth^p, elsewhere. The
+companions that tell how fast chains forget their starts (`statistics.mixing`) take tilted steps as well.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.seeds import seed_at
+from sgdstab_fast.exact.mean_square import mean_square_metric
+from sgdstab_fast.simulation.run import Chains, Kernel, Run, grid_of_looks, overflow_safe_steps, run
+from sgdstab_fast.simulation.vectors import (
+    COMPANION_STREAMS,
+    MOST_BETWEEN_NORMALISATIONS,
+    How,
+    no_records,
+    vectors_kernel,
+)
+from sgdstab_fast.statistics.control_variates import anchored_means, combined, start_up_batches
+from sgdstab_fast.statistics.estimates import Estimate, unknown
+from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
+from sgdstab_fast.systems.growth import (
+    LARGEST_DIMENSION,
+    Metrics,
+    initial_vectors,
+    largest_growth,
+    metric_with_norms,
+    no_metrics,
+)
+from sgdstab_fast.systems.sgd import LinearizedSGD, is_nearly_singular
+
+_METRIC_TOLERANCE = 1e-4
+_MOST_WEIGHTED, _GRID = 3.0, 0.5  # theta of metrics
+_LEAST_SHARE = 0.5  # of effective walkers
+_PROBES = 64  # vectors that show how a step spreads weights
+_SPREAD = 0.1  # relative variance of weights over N plain steps, beyond which tilted ones are worth their time
+_RARE = 1e-3  # the same at negative orders, where rare shrinking steps count
+_LEAST_LENGTH, _LEAST_STEPS = 12, 200  # of a run, times N and in all, at the default size
+_SETTLING, _LEAST_SETTLING = 100, (400, 2000)  # steps before a tolerance may stop a run: times N, and between
+_START_UP = 8  # at least one batch in so many is cut off
+_SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
+_TILTED_SIZE, LEAST_SIZE = 128, 16  # walkers of a population, by default
+_COMPANION_SIZE = 16
+_ROUNDING = 256 * float(np.finfo(float).eps)  # of sums over walkers
+_NOISE = 0.1  # of starts next to gradients
+_DISAGREE = 5.0  # standard errors: what metrics say apart from each other
+_LEAST_BATCHES, _MOST_BATCHES = 32, 4096  # of a population
+_LONGEST_WINDOW = 1 / 4  # of a run
+_COSTLY = 1.2  # standard error with a window over the least of any
+_PIECES = 4
+_NONE = np.empty(0)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Lambda(p) of one block, by populations."""
+
+    estimate: Estimate
+    population_bias: float
+    """What windows have changed: the bias of a single population, as measured."""
+    effective_walkers: float
+    """(sum W)^2 / sum W^2 of a population, on average."""
+
+
+class MomentMetrics:
+    """The metrics for moments of a system, kept from order to order."""
+
+    def __init__(self, system: LinearizedSGD) -> None:
+        self._system = system
+        self._known: dict[float, tuple[FloatArray, FloatArray]] = {}
+        self._covariance: FloatArray | None = None
+
+    def at(self, order: float) -> Metrics:
+        """Return the metrics for a moment: the norm of K, that of constant mean squared growth and others like it."""
+        system = self._system
+        if system.dimension > LARGEST_DIMENSION:
+            return Metrics(no_metrics(system).matrices, system.diagonal[None], None)
+        amplification = largest_growth(system)
+        thetas = [0.0]
+        if amplification.max() > 1:
+            # theta = 1 - p/2 weighs a step by growth^(p-2); its neighbours on a grid that orders share do as well.
+            own = float(np.clip(1 - order / 2, -_MOST_WEIGHTED, _MOST_WEIGHTED)) / _GRID
+            near = [math.floor(own) * _GRID, math.ceil(own) * _GRID]
+            thetas = list(dict.fromkeys([0.0, *near] if order > 2 else [0.0, 0.5, 1.0, *near]))
+        found = [self._metric(theta, amplification) for theta in thetas]
+        return Metrics(
+            np.array([metric for metric, _ in found]),
+            np.array([system.diagonal, *(squared_norms for _, squared_norms in found)]),
+            self._covariance,
+        )
+
+    def _metric(self, theta: float, amplification: FloatArray) -> tuple[FloatArray, FloatArray]:
+        if theta not in self._known:
+            weights = None if theta == 0 else (amplification / amplification.max()) ** -theta
+            metric, covariance = mean_square_metric(self._system, weights, tolerance=_METRIC_TOLERANCE)
+            if theta == 0:
+                self._covariance = covariance
+            self._known[theta] = metric_with_norms(self._system, metric)
+        return self._known[theta]
+
+
+def simulate_moment(
+    system: LinearizedSGD, order: float, metrics: Metrics, how: How, size: int | None, first_chain: int, scale: float
+) -> tuple[Run, Moment]:
+    """Estimate Lambda(p) at one order p, with populations of `size` walkers.
+
+    A relative tolerance is relative to abs(Lambda(p)) or `scale`, whichever is larger. Every order has streams of its
+    own.
+    """
+    how = replace(how, seed=seed_at(how.seed, order))
+    least_steps = int(np.clip(_SETTLING * system.n_examples, *_LEAST_SETTLING))
+    moment = Moment(unknown(1), math.nan, math.nan)
+
+    def estimate(some: Chains) -> Estimate:
+        nonlocal moment  # that of the last look
+        moment = estimate_moment(some)
+        found = replace(moment.estimate, scales=np.maximum(np.abs(moment.estimate.mean), scale))
+        if some.n_batches * some.steps_per_batch < least_steps:
+            found = replace(found, bias_allowance=None, top_drift=math.inf)  # not to be stopped by a tolerance
+        return found
+
+    tilted = spread_of_weights(system, order, metrics, how) * system.n_examples > (_SPREAD if order > 0 else _RARE)
+    if size is None:
+        # Long runs of few walkers rather than short ones of many.
+        longest = how.budget.max_steps // (how.n_chains * max(_LEAST_LENGTH * system.n_examples, _LEAST_STEPS))
+        size = int(np.clip(longest, LEAST_SIZE, _TILTED_SIZE)) if tilted else LEAST_SIZE
+    chains = _chains(system, order, metrics, how, size, tilted, first_chain)
+    if tilted:
+        companion_kernel = population_kernel(system, order, metrics, tilted=True, n_passive=1)
+    else:
+        companion_kernel = vectors_kernel(system, no_metrics(system))
+    done = run(
+        chains,
+        population_kernel(system, order, metrics, tilted=tilted),
+        estimate,
+        how.budget,
+        companion_kernel=companion_kernel,
+        n_threads=how.n_threads,
+        progress=how.progress,
+        executor=how.executor,
+        label="moments",
+    )
+    return done, moment
+
+
+def spread_of_weights(system: LinearizedSGD, order: float, metrics: Metrics, how: How) -> float:
+    """Return the relative variance of growth^p over one plain step, in the norm of K, on average over starts."""
+    vectors = initial_vectors(system, metrics, how.seed.key, _PROBES, 1)[:, 0]
+    w = vectors @ system.rows.T
+    q = np.einsum("cj,cj->c", vectors, w if system.coordinates == "gram" else vectors)
+    eta = system.learning_rate
+    log_growth = np.log(np.maximum(1 - eta * (2 - eta * system.diagonal) * w**2 / q[:, None], 1e-30)) / 2
+    log_powers = order * log_growth
+    powers = np.exp(log_powers - log_powers.max(axis=1, keepdims=True))
+    return float(((powers**2).mean(axis=1) / powers.mean(axis=1) ** 2 - 1).mean())
+
+
+def population_kernel(
+    system: LinearizedSGD, order: float, metrics: Metrics, *, tilted: bool, n_passive: int = 0
+) -> Kernel:
+    """Return the kernel that advances populations; tilted steps use the second metric, or the norm of K alone.
+
+    With a passive vector nothing is evaluated.
+    """
+    n, d = system.rows.shape
+    gauge = {"gauge_gram": _NONE, "gauge_coupling": _NONE, "gauge_metric": _NONE, "gauge_diagonal": _NONE}
+    seconds_per_step = 1.2e-8 + 1.5e-10 * d  # measured, on one thread
+    if tilted:
+        factor = system.coordinates == "factor"
+        gauge["gauge_gram"] = system.rows @ system.rows.T if factor else system.rows
+        gauge["gauge_diagonal"] = system.diagonal
+        if metrics.matrices.shape[0] > 0:
+            metric = metrics.matrices[0]
+            gauge["gauge_metric"], gauge["gauge_diagonal"] = metric, metrics.diagonals[1]
+            gauge["gauge_coupling"] = system.rows @ metric @ system.rows.T if factor else metric
+        seconds_per_step = 4e-8 + 3e-9 * n
+    evaluated = metrics if n_passive == 0 else no_metrics(system)
+    return Kernel(
+        name="advance_populations",
+        states="walkers",
+        arguments={
+            "rows": system.rows,
+            "coordinates": system.coordinates,
+            "learning_rate": system.learning_rate,
+            "order": order,
+            "metrics": evaluated.matrices,
+            "diagonals": evaluated.diagonals,
+            **{name: np.ascontiguousarray(array) for name, array in gauge.items()},
+            "renormalise_every": min(overflow_safe_steps(system.log_determinants), MOST_BETWEEN_NORMALISATIONS),
+            "careful": is_nearly_singular(system.log_determinants),
+            "least_share": _LEAST_SHARE,
+            "n_passive": n_passive,
+        },
+        seconds_per_step=seconds_per_step,
+        chains_per_item=1,
+    )
+
+
+def walkers_from(vectors: FloatArray) -> FloatArray:
+    """Return walkers of weight 1 with the given vectors, (n_populations, size, n_vectors * dimension)."""
+    norms = np.linalg.norm(vectors, axis=2, keepdims=True)
+    return np.ascontiguousarray(np.concatenate([vectors / norms, np.zeros((*vectors.shape[:2], 2))], axis=2))
+
+
+def _with_starts_at_examples(system: LinearizedSGD, order: float, vectors: FloatArray) -> FloatArray:
+    """Put half of the walkers of every population next to the gradients of examples.
+
+    There steps on an example repeat themselves, and moments far from p = 2 may be carried by other examples than the
+    second moment is, which walkers hardly reach from one another. A quarter starts at those whose steps weigh most, a
+    quarter at examples in turn. Not at negative orders: what a step shrinks again and again is exceptional, and its
+    moments are not those of the product's norm.
+    """
+    n_populations, size, dimension = vectors.shape
+    strongest = np.argsort(-order * system.log_determinants, kind="stable")
+    count = size // 4
+    examples = np.empty((n_populations, 2 * count), dtype=np.intp)
+    examples[:, :count] = strongest[np.arange(count) % system.n_examples]
+    examples[:, count:] = np.arange(n_populations * count).reshape(n_populations, count) % system.n_examples
+    gradients = system.rows if system.coordinates == "factor" else np.eye(dimension)
+    starts = gradients[examples]
+    lengths = np.linalg.norm(starts, axis=2, keepdims=True)
+    noise = vectors[:, : 2 * count] / np.linalg.norm(vectors[:, : 2 * count], axis=2, keepdims=True)
+    mixed = vectors.copy()
+    mixed[:, : 2 * count] = starts + _NOISE * np.where(lengths > 0, lengths, 1.0) * noise
+    return mixed
+
+
+def _empty_records(n_chains: int, n_metrics: int) -> tuple[FloatArray, ...]:
+    per_batch, per_metric = np.empty((n_chains, 0)), np.empty((n_chains, 0, n_metrics))
+    return per_batch, per_batch, per_metric, per_metric, per_batch
+
+
+def _chains(
+    system: LinearizedSGD, order: float, metrics: Metrics, how: How, size: int, tilted: bool, first_chain: int
+) -> Chains:
+    n_companions = min(N_COMPANIONS, how.budget.max_steps - how.n_chains * size)
+    n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
+    most = how.budget.max_steps // (how.n_chains * size + n_companions * (_COMPANION_SIZE if tilted else 1))
+    steps = max(4, system.n_examples // 2) if tilted else max(8, system.n_examples)
+    steps = min(max(steps, most // _MOST_BATCHES), max(1, most // _LEAST_BATCHES))
+    key = how.seed.key
+    vectors = initial_vectors(system, metrics, key, how.n_chains * size, 1, first_chain * size)[:, 0]
+    vectors = vectors.reshape(how.n_chains, size, system.dimension)
+    if tilted and order > 0:
+        vectors = _with_starts_at_examples(system, order, vectors)
+    together = _COMPANION_SIZE if tilted else 1
+    pairs = initial_vectors(system, metrics, key, n_companions * together, 2, first_chain + COMPANION_STREAMS)
+    companions = Chains(
+        key=key,
+        states=walkers_from(pairs.reshape(n_companions, together, 2 * system.dimension)) if tilted else pairs,
+        steps_per_batch=steps,
+        records=_empty_records(n_companions, 0) if tilted else no_records(n_companions, 2, 0),
+        first_chain=first_chain + COMPANION_STREAMS,
+        n_walkers=together,
+    )
+    return Chains(
+        key=key,
+        states=walkers_from(vectors),
+        steps_per_batch=steps,
+        records=_empty_records(how.n_chains, metrics.size),
+        first_chain=first_chain,
+        n_walkers=size,
+        spacing=steps,
+        n_examples=system.n_examples,
+        rounding=_ROUNDING * min(1.0, abs(order)) * min(1.0, system.learning_rate * float(system.diagonal.mean())),
+        companions=companions if n_companions > 0 else None,
+    )
+
+
+def estimate_moment(chains: Chains) -> Moment:
+    """Estimate Lambda(p) from populations."""
+    log_growth, effective, norms, excess, _ = chains.records
+    lost = np.isnan(log_growth).any() or not np.isfinite(norms).all()
+    # A step annihilates all that it is taken on; at a negative order that is infinite growth.
+    annihilated = np.isinf(log_growth).any() or np.isposinf(excess).any()
+    if chains.n_batches == 0 or (not annihilated and (lost or not np.isfinite(excess).all())):
+        return Moment(unknown(1), math.nan, math.nan)
+    if annihilated:
+        limit = -math.inf if np.isneginf(log_growth).any() else math.inf
+        found = replace(unknown(1), mean=np.array([limit]), standard_error=np.zeros(1), bias_allowance=0.0, mixed=True)
+        return Moment(found, 0.0, math.nan)
+    mixing = _mixing(chains)
+    # How populations settle among directions that all lie close to an eigenfunction's maximum does not show in how fast
+    # vectors approach each other.
+    start_up = max(start_up_batches(mixing, chains.n_batches, chains.steps_per_batch), chains.n_batches // _START_UP)
+    windows = [0]
+    while 2 * windows[-1] + 1 <= _LONGEST_WINDOW * (chains.n_batches - start_up):
+        windows.append(max(1, 2 * windows[-1]))
+    series, means = zip(
+        *(_weighted_growth(log_growth, norms, excess, window, start_up) for window in windows), strict=True
+    )
+    errors = np.array([mean.std(ddof=1) for mean in means])
+    if not np.isfinite(errors).all():
+        return Moment(unknown(1), math.nan, math.nan)
+    chosen = int(np.flatnonzero(errors <= _COSTLY * errors.min())[-1])
+    other = means[chosen - 1] if chosen > 0 else means[min(1, len(means) - 1)]
+    unsettled = abs(float((means[chosen] - other).mean()))
+    bias = float((means[0] - (means[chosen] if chosen > 0 else other)).mean())
+    # In the stationary law all metrics have the same mean: where they do not, something has not been seen, and the
+    # combination may be off by as many standard errors as they are.
+    apart = series[chosen][:, start_up:].mean(axis=1) - means[chosen][:, None]
+    noise = apart.std(axis=0, ddof=1) / math.sqrt(len(apart)) + chains.rounding
+    disagreement = float(np.abs(apart.mean(axis=0) / noise).max())
+    disagreement = disagreement if disagreement > _DISAGREE else 0.0
+    unsettled = math.hypot(unsettled, disagreement * float(errors[chosen]) / math.sqrt(len(apart)))
+    # Walkers that never mix have values of their own, and populations are means over them.
+    spread = math.sqrt(chains.n_walkers) * float(errors[chosen])
+    found = anchored_means(
+        series[chosen][:, start_up:], chains.steps_per_batch, mixing, chains.n_examples, chains.rounding, spread
+    )
+    growth = 1 + float(found.mean[0])
+    if not growth > 0:
+        return Moment(unknown(1), math.nan, math.nan)
+    found = replace(
+        found,
+        start_up=start_up + found.start_up,
+        mean=np.log1p(found.mean),
+        standard_error=np.hypot(found.standard_error, unsettled) / growth,
+        bias_allowance=math.hypot(found.bias_allowance or 0.0, unsettled) / growth,
+        mixed=found.mixed and disagreement == 0,
+    )
+    return Moment(found, bias / growth, float(effective[:, start_up:].mean()))
+
+
+def _mixing(chains: Chains) -> Mixing:
+    companions = chains.companions
+    if companions is None:
+        return Mixing(math.nan, 0.0, 0)
+    weighted = companions.n_walkers > 1
+    if not weighted:
+        log_growth = companions.records[0]
+    else:
+        separation = companions.records[-1]
+        log_growth = np.stack([separation, np.zeros(separation.shape)], axis=2)
+    mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(companions.n_batches))
+    if weighted and not mixing.separated:
+        # At negative orders the vectors that carry moments are those that others move away from; what populations
+        # forget they then forget through selection. Allow for a relaxation time of half the run.
+        n_steps = chains.n_batches * chains.steps_per_batch
+        mixing = Mixing(_SLOWEST / n_steps, math.inf, n_steps)
+    return mixing
+
+
+def _weighted_growth(
+    log_growth: FloatArray, norms: FloatArray, excess: FloatArray, window: int, start_up: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return what has the mean exp Lambda(p) - 1 in every metric, of shape (n_chains, n_batches, n_metrics).
+
+    Also what populations say on average, metrics combined, of shape (n_chains,).
+
+    It is the ratio sum G E / sum G X, linear in what each population and batch contributes, about one value for all
+    metrics, the best known: what is left of second order does not cancel when metrics are combined.
+    """
+    n_batches = log_growth.shape[1]
+    total = np.cumsum(log_growth - log_growth[:, start_up:].mean(), axis=1)
+    total = np.concatenate([np.zeros((len(total), 1)), total], axis=1)
+    log_weights = total[:, 1:] - total[:, np.maximum(np.arange(1, n_batches + 1) - window, 0)]
+    weights = np.exp(log_weights - log_weights[:, start_up:].max()) if window > 0 else np.ones(log_weights.shape)
+    numerator, denominator = weights[:, :, None] * excess, weights[:, :, None] * norms
+    scale = denominator[:, start_up:].mean(axis=(0, 1))
+    ratio: Any = numerator[:, start_up:].mean(axis=(0, 1)) / scale
+    for _ in range(2):
+        series = ratio + (numerator - ratio * denominator) / scale
+        means = combined(series[:, start_up:], _PIECES).mean(axis=1)
+        ratio = float(means.mean())
+    return np.asarray(series), np.asarray(means)

@@ -1,0 +1,471 @@
+"""Walkers: the moment exponent Lambda(p) of any random product that can be advanced, by populations.
+
+A walker j is a direction s_j of R^d, of unit length, with a weight W_j; its own stream of random steps takes it to the
+direction s_j' with the log growth l_j over n steps. In the norm of a positive definite matrix M it is worth
+
+    W_j' = W_j (e^(l_j) |s_j'|_M / |s_j|_M)^p,    g = sum_j W_j' / sum_j W_j,    E g = exp(n Lambda(p)),
+
+the mean over walkers with the stationary law of order p. In the metric E|A s|_M^2 = rho |s|_M^2 the norm |s|_M^p is
+close to the eigenfunction of the moments, in which weights fluctuate least (at p = 2 it is the eigenfunction). Walkers
+are resampled, systematically, once weights are worth less than half as many walkers; streams stay where they are.
+
+That metric gives a control variate as well: whatever p is, and whatever came before,
+
+    c = sum_j W_j (e^(2 l_j) |s_j'|_M^2 / rho^n - |s_j|_M^2) / |s_j|_M^2 / sum_j W_j,    E c = 0.
+
+Weights by the growth over a window of the past make all populations one (`moments.populations`); here g of a batch
+is weighted by the growth before it. How fast starts are forgotten under the weights of order p is seen from second
+vectors q_j, orthogonal to s_j and under the same steps, which some populations carry along (`statistics.mixing`).
+
+With p > 0, walkers that are annihilated have no weight; a population of none but such begins again anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.seeds import Seed
+from sgdstab_fast.simulation.run import Budget, Progress, grid_of_looks
+from sgdstab_fast.statistics.control_variates import anchored_means, combined, start_up_batches
+from sgdstab_fast.statistics.estimates import Estimate, unknown
+from sgdstab_fast.statistics.mixing import N_COMPANIONS, Mixing, first_resolved
+
+Advance = Callable[[FloatArray, int, int], tuple[FloatArray, FloatArray]]
+"""(vectors (n, 1, d), first_step, n_steps) -> (vectors of unit length, log growth (n,)), of chains 0, .., n - 1."""
+Start = Callable[[int, int], FloatArray]
+"""(n, first_chain) -> vectors (n, 1, d), of any length."""
+
+_LEAST_POPULATIONS = 8
+_LEAST_SHARE = 0.5  # of effective walkers
+# Relative variance of weights between looks at them; growth over few steps is what the control variate explains best.
+_SPREAD, _CONTROLLED_SPREAD = 0.1, 0.01
+_PILOT_LOOKS, _PILOT_SHARE, _MOST_UNITS = 32, 1 / 8, 64  # a unit each, and of the budget; between looks
+LEAST_BATCHES, _MOST_BATCHES = 32, 4096
+_LEAST_STEPS = 400  # of a walker before a tolerance may stop a run
+_LEAST_EIGENVALUE = 1e-3  # of a metric that weights are taken in, over the mean one
+_NOTHING_LEFT = -60.0  # log growth that windows give a population that is annihilated, from a typical one
+_START_UP = 8  # at least one batch in so many is cut off
+_SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
+_LONGEST_WINDOW, _LEAST_WEIGHT = 1 / 4, 1 / 5  # of a run; effective share of populations and batches, by window weights
+_COSTLY = 1.2  # standard error with a window over the least of any
+_PIECES = 4
+_ROUNDING = 256 * float(np.finfo(float).eps)
+_SELECTION = 3  # streams of resampling, under the key of the seed
+
+
+@dataclass(frozen=True)
+class WalkerMoment:
+    """Lambda(p) at one order, by walkers, nats per step."""
+
+    exponent: float
+    """Infinite where products annihilate: -inf for p > 0, inf for p < 0. NaN if the run overflowed."""
+    standard_error: float = 0.0
+    population_bias: float = 0.0
+    """What windows have changed: the bias of a single population, as measured."""
+    effective_sample_size: float = math.inf
+    effective_walkers: float = math.inf
+    """(sum W)^2 / sum W^2 of a population, on average."""
+    degrees_of_freedom: int = 2**31
+    within_tolerance: bool = True
+    mixed: bool = True
+    n_steps: int = 0
+    """Of all walkers together, those of second vectors included."""
+    population: int = 0
+    stopped_by: str = "closed form"
+    reason: str = ""
+
+
+def walker_moment(
+    advance: Advance,
+    start: Start,
+    order: float,
+    *,
+    dimension: int,
+    budget: Budget,
+    seed: Seed,
+    n_populations: int = 32,
+    size: int = 64,
+    steps_unit: int = 1,
+    scale: float = 0.0,
+    metric: FloatArray | None = None,
+    mean_square: float | None = None,
+    floor: FloatArray | None = None,
+    progress: Callable[[Progress], object] | None = None,
+) -> WalkerMoment:
+    """Estimate Lambda(p) at one order p from what a random product does to vectors.
+
+    Parameters
+    ----------
+    advance : callable
+        ``advance(vectors, first_step, n_steps)`` takes vectors of shape (n, 1, dimension), those of the chains 0, ..,
+        n - 1, and returns them, of unit length, with their log growth, (n,); -inf where one is annihilated. What chain
+        c does at a step depends on c and the step alone. n is n_populations * size, or less for second vectors.
+    start : callable
+        ``start(n, first_chain)`` returns the vectors to start from, (n, 1, dimension).
+    order : float
+        p. Errors at different orders are independent if their streams are.
+    dimension : int
+        Of the vectors.
+    budget : Budget
+        A relative tolerance is relative to abs(Lambda(p)) or `scale`, whichever is larger; max_steps counts the steps
+        of all walkers. Looks at the estimate are at totals that grow by half.
+    seed : Seed
+        For resampling and second vectors.
+    n_populations, size : int, optional
+        Independent populations, at least 8, and the walkers of each, at least 2.
+    steps_unit : int, optional
+        Weights are looked at after multiples of so many steps: those of an epoch, or 1.
+    scale : float, optional
+        See `budget`.
+    metric : array, shape (dimension, dimension), optional
+        M, symmetric and positive semidefinite, in whose norm weights are taken; that of `floor` by default.
+    mean_square : float, optional
+        log rho per step, if E|A v|_M^2 = rho^steps_unit |v|_M^2 for the product A of a unit's steps, whatever came
+        before: for a control variate.
+
+    Returns
+    -------
+    WalkerMoment
+        Lambda(p) with its standard error.
+
+    Raises
+    ------
+    ValueError
+        If the populations are too few or too small, or the budget does not give each of them a few looks.
+    """
+    if n_populations < _LEAST_POPULATIONS or size < 2 or steps_unit < 1:
+        raise ValueError(
+            f"n_populations must be at least {_LEAST_POPULATIONS}, size at least 2 and steps_unit at least 1, not "
+            f"{n_populations!r}, {size!r} and {steps_unit!r}"
+        )
+    if order == 0:
+        return WalkerMoment(0.0)
+    n_walkers, n_beside = n_populations * size, min(N_COMPANIONS, n_populations) * size
+    most = budget.max_steps // ((n_walkers + n_beside) * steps_unit)
+    if most < LEAST_BATCHES:
+        least = (n_walkers + n_beside) * steps_unit * LEAST_BATCHES
+        raise ValueError(f"max_steps must be at least {least} for so many walkers, not {budget.max_steps!r}")
+    rng = np.random.default_rng(np.random.SeedSequence(list(seed.key), spawn_key=(_SELECTION,)))
+    vectors = np.asarray(start(n_walkers, 0), dtype=float).reshape(n_walkers, dimension)
+    beside = rng.standard_normal((n_beside, dimension))
+    if metric is None and mean_square is None:
+        metric, floor = floor, None
+    populations = _Populations(advance, order, metric, mean_square, vectors, beside, size, rng, floor)
+    try:
+        pilot_looks = max(1, min(_PILOT_LOOKS, int(_PILOT_SHARE * most)))
+        spread = populations.batch(pilot_looks, steps_unit).spread
+        goal = _SPREAD if mean_square is None else _CONTROLLED_SPREAD
+        longest = min(_MOST_UNITS, max(1, (most - pilot_looks) // LEAST_BATCHES))
+        units = int(np.clip(math.log1p(goal) / math.log1p(max(1e-12, spread)), 1, longest))
+        n_looks = math.ceil(most / (units * _MOST_BATCHES))
+        return _simulated(populations, units * steps_unit, n_looks, budget, scale, progress)
+    except _AnnihilatedError:
+        return WalkerMoment(
+            math.copysign(math.inf, -order),
+            n_steps=populations.n_steps,
+            population=size,
+            stopped_by="annihilation",
+            reason="products of steps annihilate every displacement",
+        )
+
+
+class _AnnihilatedError(Exception):
+    """No walker has any weight left, or one has infinite weight."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What populations have done over some looks; shape (n_populations,) each."""
+
+    log_growth: FloatArray
+    """log g; -inf if nothing is left."""
+    control: FloatArray
+    effective: FloatArray
+    separation: FloatArray
+    """How much closer second vectors have come, logarithm; of the populations that carry them."""
+    spread: float
+    """Relative variance of what a look multiplies weights by, the mean over looks."""
+
+
+class _Populations:
+    """Populations of walkers."""
+
+    def __init__(
+        self,
+        advance: Advance,
+        order: float,
+        metric: FloatArray | None,
+        mean_square: float | None,
+        vectors: FloatArray,
+        beside: FloatArray,
+        size: int,
+        rng: np.random.Generator,
+        floor: FloatArray | None = None,
+    ) -> None:
+        self.order, self.mean_square, self.n_steps, self._step = order, mean_square, 0, 0
+        self._advance, self._metric, self._rng = advance, metric, rng
+        self._floor, self._ridge = floor, 0.0 if metric is None else _ridge(metric, floor)
+        self._vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        self._squares, self._sizes = self._measured(self._vectors)
+        self.beside: FloatArray = _orthogonal(beside, self._vectors[: len(beside)])[0]
+        self._log_weights = np.zeros((len(vectors) // size, size))
+
+    def _measured(self, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return |s|_M^2, and the squares of the norm that weights are taken in."""
+        squares = _squares(vectors, self._metric)
+        return squares, squares + (self._ridge * _squares(vectors, self._floor) if self._ridge > 0 else 0.0)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Populations, and walkers of each."""
+        return len(self._log_weights), self._log_weights.shape[1]
+
+    @property
+    def n_streams(self) -> int:
+        """Vectors that a step advances."""
+        return len(self._vectors) + len(self.beside)
+
+    def batch(self, n_looks: int, n_steps: int) -> _Batch:
+        """Advance all by n_looks times n_steps."""
+        n_populations, size = self.shape
+        total, control, effective = np.zeros((3, n_populations))
+        separation, spread = np.zeros(len(self.beside) // size), 0.0
+        for look in range(n_looks):
+            advanced, log_growth = self._advance(self._vectors[:, None], self._step, n_steps)
+            dead = np.isneginf(log_growth)
+            self.n_steps += n_steps * self.n_streams
+            if dead.any() and (self.order < 0 or dead.all()):
+                raise _AnnihilatedError
+            vectors = np.where(dead[:, None], self._vectors, advanced[:, 0])
+            squares, after = self._measured(vectors)
+            before = self._sizes
+            changes = (self.order * (log_growth + np.log(after / before) / 2)).reshape(self.shape)
+            factors = np.exp(changes - changes.max())
+            spread += float(factors.var() / factors.mean() ** 2) / n_looks
+            if self.mean_square is not None:
+                # Each weighted by what came before it: at p = 2 they add up to the growth less its mean.
+                so_far = total - self.order / 2 * self.mean_square * n_steps * look
+                weights = np.exp(self._log_weights + so_far[:, None])
+                with np.errstate(over="ignore"):
+                    growth = np.exp(2 * log_growth - self.mean_square * n_steps)
+                control += (weights * ((squares * growth - self._squares) / before).reshape(self.shape)).mean(axis=1)
+            log_weights = self._log_weights + changes
+            lost: NDArray[np.bool_] = np.asarray(np.isneginf(log_weights).all(axis=1))
+            log_weights[lost] = 0.0
+            log_mean = np.logaddexp.reduce(log_weights, axis=1) - math.log(size)
+            total += np.where(lost, -math.inf, log_mean)
+            self._vectors, self._squares, self._sizes = vectors, squares, after
+            self._log_weights = log_weights - log_mean[:, None]
+            weights = np.exp(self._log_weights)
+            if len(self.beside) > 0:
+                separation += self._separate(log_growth, weights, n_steps)
+            self._step += n_steps
+            effective += size / (weights**2).mean(axis=1) / n_looks
+            self._resample(weights)
+            self._restart(lost)
+        return _Batch(total, control, effective, separation, spread)
+
+    def _separate(self, log_growth: FloatArray, weights: FloatArray, n_steps: int) -> FloatArray:
+        """Advance second vectors, and return weighted means over walkers of how much closer they have come."""
+        n = len(self.beside)
+        advanced, beside_growth = self._advance(self.beside[:, None], self._step, n_steps)
+        gone = np.isneginf(beside_growth)
+        self.beside, sines = _orthogonal(np.where(gone[:, None], self.beside, advanced[:, 0]), self._vectors[:n])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            closer = np.where(gone, math.inf, log_growth[:n] - beside_growth - np.log(sines))
+            shares = weights[: n // weights.shape[1]]
+            return np.asarray(np.where(shares > 0, shares * closer.reshape(shares.shape), 0.0).mean(axis=1))
+
+    def _resample(self, weights: FloatArray) -> None:
+        """Resample, systematically, populations whose weights are worth too few walkers."""
+        size = weights.shape[1]
+        offsets = self._rng.random(len(weights))  # one each, so that none depends on what others do
+        for c in np.flatnonzero((weights**2).mean(axis=1) * _LEAST_SHARE > 1).tolist():
+            cumulative = np.cumsum(weights[c])
+            places = (np.arange(size) + offsets[c]) * (cumulative[-1] / size)
+            last = int(np.flatnonzero(weights[c])[-1])
+            parents = c * size + np.minimum(np.searchsorted(cumulative, places, side="right"), last)
+            slots = slice(c * size, (c + 1) * size)
+            for values in (self._vectors, self._squares, self._sizes):
+                values[slots] = values[parents]
+            if slots.stop <= len(self.beside):
+                self.beside[slots] = self.beside[parents]
+            self._log_weights[c] = 0.0
+
+    def _restart(self, lost: NDArray[np.bool_]) -> None:
+        """Give populations of which nothing is left random directions."""
+        slots = np.repeat(lost, self.shape[1])
+        if slots.any():
+            vectors = self._rng.standard_normal((int(slots.sum()), self._vectors.shape[1]))
+            self._vectors[slots] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            self._squares, self._sizes = self._measured(self._vectors)
+
+
+def _ridge(metric: FloatArray, floor: FloatArray | None) -> float:
+    """Return how much of a form to add to the metric: weights of vectors that it does not see would know no bounds."""
+    if floor is not None:
+        root = np.linalg.inv(np.linalg.cholesky(floor))
+        metric = root @ metric @ root.T
+    return max(_LEAST_EIGENVALUE * float(np.trace(metric)) / len(metric) - float(np.linalg.eigvalsh(metric)[0]), 0.0)
+
+
+def _squares(vectors: FloatArray, metric: FloatArray | None) -> FloatArray:
+    """Return |s|_M^2 of unit vectors (n, d)."""
+    return np.ones(len(vectors)) if metric is None else np.asarray(((vectors @ metric) * vectors).sum(axis=1))
+
+
+def _orthogonal(vectors: FloatArray, to: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return unit vectors along the parts of vectors (n, d) orthogonal to unit ones, and how long these are."""
+    rest = vectors - (vectors * to).sum(axis=1, keepdims=True) * to
+    lengths = np.linalg.norm(rest, axis=1)
+    # A vector that is parallel stays so: of one dimension, or where steps leave one direction.
+    kept = np.where(lengths[:, None] > 0, rest, vectors)
+    return kept / np.linalg.norm(kept, axis=1, keepdims=True), lengths
+
+
+def _simulated(
+    populations: _Populations,
+    n_steps: int,
+    n_looks: int,
+    budget: Budget,
+    scale: float,
+    progress: Callable[[Progress], object] | None,
+) -> WalkerMoment:
+    """Simulate in batches of n_looks times n_steps until a tolerance is met or the budget is used up."""
+    per_batch = n_steps * n_looks
+    batches: list[_Batch] = []
+    separations: list[FloatArray] = []
+    estimate, bias, effective, stopped_by = unknown(1), math.nan, math.nan, "max_steps"
+    while stopped_by == "max_steps":
+        limit = len(batches) + (budget.max_steps - populations.n_steps) // (populations.n_streams * per_batch)
+        # Without a tolerance there is nothing to look for once it is known how populations mix.
+        looks = grid_of_looks(limit) if budget.has_tolerance or len(populations.beside) > 0 else []
+        target = next((look for look in [*looks, limit] if look > len(batches)), None)
+        if target is None:
+            break
+        while len(batches) < target:
+            batches.append(populations.batch(n_looks, n_steps))
+            if len(populations.beside) > 0:
+                separations.append(batches[-1].separation)
+        estimate, bias, effective = _estimate(populations, batches, np.array(separations).T, per_batch)
+        if estimate.mixed:
+            populations.beside = populations.beside[:0]
+        sizes = np.maximum(np.abs(estimate.mean) / per_batch, scale)
+        errors = estimate.standard_error / per_batch
+        if progress is not None:
+            now = float(estimate.mean[0]) / per_batch, float(errors[0])
+            progress(Progress(populations.n_steps, budget.max_steps, *now))
+        if target * per_batch >= _LEAST_STEPS and estimate.settled and budget.met(sizes, errors).all():
+            stopped_by = "rtol" if budget.met_relative(sizes, errors).all() else "atol"
+    exponent = float(estimate.mean[0]) / per_batch
+    return WalkerMoment(
+        exponent=exponent,
+        standard_error=float(estimate.standard_error[0]) / per_batch,
+        population_bias=bias / per_batch,
+        effective_sample_size=float(estimate.effective_sample_size[0]),
+        effective_walkers=effective,
+        degrees_of_freedom=estimate.degrees_of_freedom,
+        within_tolerance=stopped_by != "max_steps",
+        mixed=estimate.mixed,
+        n_steps=populations.n_steps,
+        population=populations.shape[1],
+        stopped_by=stopped_by,
+        reason="the run overflowed" if math.isnan(exponent) else "",
+    )
+
+
+def _estimate(
+    populations: _Populations, batches: list[_Batch], separation: FloatArray, per_batch: int
+) -> tuple[Estimate, float, float]:
+    """Return the estimate of Lambda(p) over a batch, what windows have changed, and effective walkers."""
+    log_growth, control, effective = (
+        np.array([getattr(batch, name) for batch in batches]).T for name in ("log_growth", "control", "effective")
+    )
+    if not (np.isfinite(log_growth) | np.isneginf(log_growth)).all() or np.isneginf(log_growth).all():
+        return unknown(1), math.nan, math.nan
+    level = float(np.median(log_growth[np.isfinite(log_growth)]))
+    columns = [np.expm1(log_growth - level)]
+    if populations.mean_square is not None and np.isfinite(control).all():
+        half = populations.order / 2
+        columns.append(columns[0] - half * math.exp(half * populations.mean_square * per_batch - level) * control)
+    growth = np.stack(columns, axis=2)[:, 1:]
+    looks = grid_of_looks(separation.shape[1])
+    mixing = first_resolved(np.stack([separation, np.zeros(separation.shape)], axis=2), per_batch, looks)
+    if not mixing.separated:
+        # As for other populations: allow for a relaxation time of half the run.
+        mixing = Mixing(_SLOWEST / (len(batches) * per_batch), math.inf, len(batches) * per_batch)
+    start_up = max(start_up_batches(mixing, growth.shape[1], per_batch), growth.shape[1] // _START_UP)
+    series, unsettled, bias = windowed(np.maximum(log_growth, level + _NOTHING_LEFT)[:, :-1], growth, start_up)
+    size, rounding = populations.shape[1], _ROUNDING * max(1.0, abs(populations.order))
+    spread = math.sqrt(size) * float(_combined(series).mean(axis=1).std(ddof=1))
+    found = anchored_means(series, per_batch, mixing, 1, rounding, spread)
+    total = 1 + float(found.mean[0])
+    if not total > 0:
+        return unknown(1), math.nan, math.nan
+    estimate = replace(
+        found,
+        mean=level + np.log1p(found.mean),
+        standard_error=np.hypot(found.standard_error, unsettled) / total,
+        bias_allowance=math.hypot(found.bias_allowance or 0.0, unsettled) / total,
+    )
+    return estimate, bias / total, float(effective[:, start_up:].mean())
+
+
+def windowed(log_growth: FloatArray, excess: FloatArray, start_up: int) -> tuple[FloatArray, float, float]:
+    """Weight populations by their growth over a window of the past.
+
+    Parameters
+    ----------
+    log_growth : array, shape (n_populations, n_batches)
+        Of total weights, up to the beginning of what `excess` is about.
+    excess : array, shape (n_populations, n_batches, n_columns)
+        What has the same mean in every column: of growth less 1, in units of a typical one.
+    start_up : int
+        Batches to cut off.
+
+    Returns
+    -------
+    series : array, shape (n_populations, n_batches - start_up, n_columns)
+        The ratio sum G E / sum G, linear in what each population and batch contributes.
+    unsettled : float
+        What half the window, or twice the window, makes of the mean.
+    bias : float
+        What the window has changed.
+    """
+    n_batches = log_growth.shape[1]
+    total = np.cumsum(log_growth - log_growth[:, start_up:].mean(), axis=1)
+    total = np.concatenate([np.zeros((len(total), 1)), total], axis=1)
+    all_series: list[FloatArray] = []
+    all_means: list[FloatArray] = []
+    window = 0
+    while window <= _LONGEST_WINDOW * (n_batches - start_up):
+        log_weights = total[:, 1:] - total[:, np.maximum(np.arange(1, n_batches + 1) - window, 0)]
+        weights = np.exp(log_weights - log_weights[:, start_up:].max())[:, start_up:]
+        weights /= weights.mean()
+        if 1 / (weights**2).mean() < _LEAST_WEIGHT:
+            break  # few populations would stand for all, and their error not be seen
+        ratio: Any = (weights[:, :, None] * excess[:, start_up:]).mean(axis=(0, 1))
+        for _ in range(2):
+            series = ratio + weights[:, :, None] * (excess[:, start_up:] - ratio)
+            means = _combined(series).mean(axis=1)
+            ratio = float(means.mean())
+        all_series.append(series)
+        all_means.append(means)
+        window = max(1, 2 * window)
+    errors = np.array([means.std(ddof=1) for means in all_means])
+    values = np.array([means.mean() for means in all_means])
+    chosen = int(np.flatnonzero(errors <= _COSTLY * errors.min())[-1])
+    beside = np.abs(values[max(chosen - 1, 0) : chosen + 2] - values[chosen])
+    return all_series[chosen], float(beside.max()), float(values[0] - values[max(chosen, min(1, len(values) - 1))])
+
+
+def _combined(series: FloatArray) -> FloatArray:
+    """Combine the columns; (n_populations, n_batches)."""
+    return combined(series, _PIECES) if series.shape[2] > 1 else series[:, :, 0]

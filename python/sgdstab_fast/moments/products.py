@@ -1,0 +1,398 @@
+"""Populations of products: the finite-time exponent over n steps, counted or weighted.
+
+A walker is one product: d vectors that start as multiples of the unit vectors of R^d. Likely events are counted among
+independent walkers. Rare ones are met by populations in tilted steps (`moments.populations`), whose walkers have
+the weights exp(p S), S = log(||Phi_n||_M / ||1||_M), where ||B||_M^2 = tr B^T M B in a metric M of nearly constant mean
+squared growth. With Z_c the growth of the total weight of population c, and W_j its weights scaled to a mean of 1,
+
+    P_c = Z_c mean_j W_j exp(-p S_j) 1{walker j meets the event},    E P_c = P,
+
+exactly, whatever the order p, the metric, the size of populations and n. The variance is small where the mean of
+log ||Phi_n||_2 under these weights is about a standard deviation short of n x, so that some of the weight meets
+the event. Pilots find such a p by Newton's iteration: the slope of the mean is the variance.
+
+An event that occurs has probability N^-n at least, and by Markov's inequality at most
+
+    E exp(p S) exp(-p n x)  for p < 0 (below x),    E exp(p S) exp(-p (n x + log r))  for p > 0 (above x),
+
+    r ||B||_2 <= ||B||_M / ||1||_M <= ||B||_2,    r^2 = w_min(M) / tr M.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast.exact.mean_square import mean_square_metric
+from sgdstab_fast.moments.populations import population_kernel
+from sgdstab_fast.moments.results import FiniteTimeProbability
+from sgdstab_fast.results.results import provenance
+from sgdstab_fast.simulation.run import Progress
+from sgdstab_fast.simulation.vectors import How
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics, largest_growth, no_metrics
+from sgdstab_fast.systems.sgd import LinearizedSGD
+
+_EPS = float(np.finfo(float).eps)
+_LIKELY = 0.01  # from which on events are counted
+_PILOT_STREAMS = 2**33  # populations between those of pilots
+_PILOT_POPULATIONS, _LEAST_PILOT, _PILOT_WALKERS, _MOST_PILOTS, PILOT_SHARE = 8, 128, 1024, 16, 1 / 4
+_FEWEST, _MOST = 0.03, 0.3  # of the weight, at the order to choose: what meets the event
+_METRIC_TOLERANCE, _IDENTITY = 1e-4, 0.02  # of the metric, and how much of the identity it contains
+_LONGEST_STRIDE = 4.0  # from order to order
+_LOOKS = 32  # at the spread of weights, at least
+_PIECE_SECONDS, _PIECE_DOUBLES = 0.1, 2**22  # of a call of the core
+_ROUNDING = 64 * _EPS  # of log norms, a step
+
+
+def allowance(n: int, dimension: int, threshold: float) -> float:
+    """Return what rounding may do to log ||Phi_n||; a tie is not below the threshold."""
+    return _ROUNDING * (n + dimension) * (1 + abs(threshold)) if math.isfinite(threshold) else 0.0
+
+
+def _isometric(system: LinearizedSGD) -> LinearizedSGD:
+    """Return the system in factor coordinates, which are isometric to parameter space."""
+    if system.coordinates == "factor":
+        return system
+    return LinearizedSGD.from_factor(np.linalg.cholesky(system.rows), system.learning_rate)
+
+
+def _gauge(system: LinearizedSGD) -> Metrics:
+    """Return the metric to tilt steps in; none where it would be costly, for the Euclidean norm."""
+    if system.dimension > LARGEST_DIMENSION:
+        return no_metrics(system)
+    amplification = largest_growth(system)
+    weights = 1 / amplification if amplification.max() > 1 else None  # rare steps held down
+    metric, _ = mean_square_metric(system, weights, tolerance=_METRIC_TOLERANCE)
+    metric = metric / np.trace(metric) + _IDENTITY / system.dimension * np.eye(system.dimension)
+    diagonal = np.einsum("ij,ij->i", system.rows @ metric, system.rows)
+    return Metrics(metric[None], np.array([system.diagonal, diagonal]), None)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a simulation knows of the event."""
+
+    method: str
+    tail: str
+    log_tail: float
+    relative_error: float
+    stopped_by: str
+    n_populations: int = 0
+    order: float = 0.0
+    n_hits: int = 0
+    log_bound: float = math.nan
+
+    def result(
+        self, system: LinearizedSGD, how: How, n: int, threshold: float, population: int, n_steps: int
+    ) -> FiniteTimeProbability:
+        """Return it with the complement."""
+        log_tail = min(self.log_tail, 0.0)
+        log_rest = float(np.log(-np.expm1(log_tail))) if log_tail < 0 else -math.inf
+        below, above = (log_tail, log_rest) if self.tail == "below" else (log_rest, log_tail)
+        tail, rest = math.exp(log_tail), -math.expm1(log_tail)
+        return FiniteTimeProbability(
+            probability=tail if self.tail == "below" else rest,
+            complement=rest if self.tail == "below" else tail,
+            log_probability=below,
+            log_complement=above,
+            standard_error=self.relative_error * tail if math.isfinite(self.relative_error) else 0.0,
+            relative_error=self.relative_error,
+            n=n,
+            threshold=threshold,
+            tail=self.tail,
+            order=self.order,
+            method=self.method,
+            log_bound=self.log_bound,
+            n_hits=self.n_hits,
+            n_steps=n_steps,
+            n_chains=self.n_populations,
+            population=population,
+            converged=self.stopped_by != "max_steps",
+            stopped_by=self.stopped_by,
+            provenance=provenance(how.seed, self.method, system.fingerprint),
+        )
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Products of some populations; all but the first of shape (n_populations, size)."""
+
+    log_growth: FloatArray
+    """log Z_c, shape (n_populations,)."""
+    log_weights: FloatArray
+    log_sizes: FloatArray
+    """S."""
+    log_norms: FloatArray
+    """log ||Phi_n||_2 from below, close where few singular values are large, or all are equal."""
+    below: NDArray[np.bool_]
+    """Whether lambda_n is below the threshold."""
+
+
+@dataclass(frozen=True)
+class _Pilot:
+    """What weighted walkers of some order tell: moments of log ||Phi_n||_2, and the weight below the threshold."""
+
+    mean: float
+    variance: float
+    share_below: float
+    log_growth: float
+
+
+class Simulation:
+    """Populations of products, and what they tell of the event."""
+
+    def __init__(
+        self,
+        system: LinearizedSGD,
+        n: int,
+        threshold: float,
+        how: How,
+        report: Callable[[Progress], object],
+    ) -> None:
+        self.n_steps = 0
+        self._system = system = _isometric(system)
+        self._how, self._n, self._goal, self._report = how, n, n * threshold, report
+        self._limit = self._goal - allowance(n, system.dimension, threshold)
+        self._log_least = -n * math.log(system.n_examples) - 1  # below any probability but 0
+        self._metrics = _gauge(system)
+        self._trace, self._log_ratio = float(system.dimension), -math.log(system.dimension) / 2
+        if self._metrics.size > 0:
+            self._trace = float(np.trace(self._metrics.matrices[0]))
+            self._log_ratio = math.log(float(np.linalg.eigvalsh(self._metrics.matrices[0])[0]) / self._trace) / 2
+        self._estimate = Progress(0, how.budget.max_steps, math.nan, math.nan)
+
+    def estimate(self, size: int, n_walkers: int) -> Outcome:
+        """Return what is known once the tolerance is met or all walkers are spent."""
+        if self._how.method == "direct" or self._goal == -math.inf:
+            return self._rounds(0.0, "below", size, n_walkers, tilted=False)
+        order, tail = self._order(int(PILOT_SHARE * n_walkers))
+        outcome = self._rounds(order, tail, size, n_walkers, tilted=order != 0)
+        if outcome.stopped_by == "counting":
+            outcome = self._rounds(0.0, "below", size, n_walkers, tilted=False)
+        return outcome
+
+    def _rounds(self, order: float, tail: str, size: int, n_walkers: int, *, tilted: bool) -> Outcome:
+        """Run populations, doubling their number, until the tolerance is met, or counting promises to be better."""
+        log_terms, log_growth = np.empty(0), np.empty(0)
+        most = max((n_walkers - self.n_steps // self._n) // size, 1)
+        n_below, n_done, target = 0, 0, min(self._how.n_chains, most)
+        while True:
+            for products in self._runs(order, n_done, target - n_done, size, tilted):
+                n_below += int(products.below.sum())
+                log_growth = np.concatenate([log_growth, products.log_growth])
+                if tilted:
+                    log_terms = np.concatenate([log_terms, _log_terms(products, order, tail)])
+            n_done = target
+            if tilted:
+                n_hits = n_below if tail == "below" else n_done * size - n_below
+                outcome = self._weighted(log_terms, log_growth, order, tail, n_hits)
+            else:
+                outcome = _counted(n_below, n_done, size)
+            if outcome.n_hits > 0 and outcome.relative_error <= self._how.budget.rtol:
+                outcome = replace(outcome, stopped_by="rtol")
+            self._show(outcome)
+            if outcome.stopped_by != "max_steps" or n_done == most:
+                return outcome
+            # Near the ends of what products reach, weights may spread more than they help.
+            in_doubt = tilted and self._how.method == "auto" and n_done <= most - n_done and outcome.n_hits > 0
+            if in_doubt and 2 * math.log(outcome.relative_error) > -outcome.log_tail - math.log(n_done * size):
+                return replace(outcome, stopped_by="counting")
+            target = min(2 * n_done, most)
+
+    def _weighted(self, log_terms: FloatArray, log_growth: FloatArray, order: float, tail: str, n_hits: int) -> Outcome:
+        """Estimate the probability from log P_c of independent populations."""
+        log_bound = _log_mean(log_growth) - self._log_power(order, tail)
+        outcome = Outcome("tilted", tail, -math.inf, math.inf, "max_steps", len(log_terms), order, n_hits, log_bound)
+        if np.isposinf(log_growth).any():  # annihilated at a negative order
+            return replace(outcome, stopped_by="counting")
+        if n_hits == 0:
+            unreachable = log_bound < self._log_least
+            return replace(outcome, stopped_by="unreachable", relative_error=0.0) if unreachable else outcome
+        log_tail = _log_mean(log_terms)
+        error = float(np.exp(log_terms - log_tail).std(ddof=1)) / math.sqrt(len(log_terms))
+        return replace(outcome, log_tail=log_tail, relative_error=error)
+
+    def _log_power(self, order: float, tail: str) -> float:
+        """Return log of the least exp(p S) at which the event occurs."""
+        return order * (self._goal if tail == "below" else self._goal + self._log_ratio)
+
+    def _order(self, n_walkers: int) -> tuple[float, str]:
+        """Return the order to weigh walkers by, 0 if they are to be counted, and which tail is the small one."""
+        per_pilot = int(np.clip(_PIECE_DOUBLES // self._system.dimension**2, _LEAST_PILOT, _PILOT_WALKERS))
+        per_pilot = max(1, min(per_pilot, n_walkers // 4))
+        pilots = iter(range(min(_MOST_PILOTS, n_walkers // per_pilot)))
+        at_zero = self._pilot(0.0, next(pilots, 0), per_pilot)
+        tail = "below" if at_zero is None or at_zero.share_below <= 1 / 2 else "above"
+        sign = -1 if tail == "below" else 1
+        likely = at_zero is not None and _LIKELY <= at_zero.share_below <= 1 - _LIKELY
+        if at_zero is None or (likely and self._how.method == "auto"):
+            return 0.0, tail
+        if sign * (self._goal - at_zero.mean) <= 0 or at_zero.variance == 0:
+            return 0.0, tail
+        inside, beyond, best, closest = 0.0, math.nan, 0.0, math.inf
+        order = (self._goal - at_zero.mean) / at_zero.variance
+        for number in pilots:
+            found = self._pilot(order, number, per_pilot)
+            if found is None:  # walkers of infinite weight
+                beyond, order = order, (inside + order) / 2
+                continue
+            share = found.share_below if tail == "below" else 1 - found.share_below
+            if (distance := abs(math.log(max(share, _EPS) / math.sqrt(_FEWEST * _MOST)))) < closest:
+                best, closest = order, distance
+            if _FEWEST <= share <= _MOST:
+                break
+            if share < _FEWEST:
+                inside = order
+                if found.log_growth - self._log_power(order, tail) < self._log_least:
+                    return order, tail
+            else:
+                beyond = order
+            deviation = math.sqrt(max(found.variance, _EPS**2))
+            order += ((self._goal - found.mean) / deviation - sign) / deviation
+            if math.isnan(beyond):
+                order = sign * float(np.clip(sign * order, 1.2 * abs(inside), _LONGEST_STRIDE * abs(inside)))
+            elif not min(inside, beyond) < order < max(inside, beyond):
+                order = (inside + beyond) / 2
+        return best, tail
+
+    def _pilot(self, order: float, number: int, n_walkers: int) -> _Pilot | None:
+        """Run a pilot; None if weights are not finite."""
+        n_populations = min(_PILOT_POPULATIONS, n_walkers)
+        first = (number + 1) * _PILOT_STREAMS
+        runs = list(self._runs(order, first, n_populations, n_walkers // n_populations, order != 0))
+        log_growth = np.concatenate([products.log_growth for products in runs])
+        log_norms = np.concatenate([products.log_norms for products in runs])
+        log_weights = np.concatenate([products.log_weights for products in runs]) + log_growth[:, None]
+        finite = np.isfinite(log_norms) & np.isfinite(log_weights)
+        if not np.isfinite(log_growth).all() or not finite.any():
+            return None
+        weights = np.exp(log_weights[finite] - log_weights[finite].max())
+        mean = float(np.average(log_norms[finite], weights=weights))
+        variance = float(np.average((log_norms[finite] - mean) ** 2, weights=weights))
+        below = np.concatenate([products.below for products in runs])
+        log_largest = log_weights.max()
+        share_below = float(np.average(below, weights=np.exp(log_weights - log_largest)))
+        return _Pilot(mean, variance, share_below, _log_mean(log_growth))
+
+    def _runs(self, order: float, first_chain: int, n_populations: int, size: int, tilted: bool) -> Iterator[_Products]:
+        """Run populations, some at a time; how many does not matter to their bits."""
+        system, n, how = self._system, self._n, self._how
+        kernel, nothing = population_kernel(system, order, self._metrics, tilted=tilted), no_metrics(system)
+        arguments = {**kernel.arguments, "metrics": nothing.matrices, "diagonals": nothing.diagonals}
+        seconds = kernel.seconds_per_step * system.dimension * size
+        piece = int(np.clip(_PIECE_SECONDS / seconds, 1, n))
+        batch = int(np.clip(n // _LOOKS, 1, piece)) if tilted else piece
+        together = min(how.n_threads * _PIECE_SECONDS / (seconds * n), _PIECE_DOUBLES / (size * system.dimension**2))
+        together = max(together, 1) if how.executor is not None else max(together, how.n_threads)
+        items = [
+            (arguments, self._trace, how.seed.key, first_chain + c, min(int(together), n_populations - c), size)
+            for c in range(0, n_populations, int(together))
+        ]
+        if how.executor is None:
+            runs = (_products(*item, n, batch, piece, self._limit, how.n_threads) for item in items)
+        else:
+            futures = [how.executor.submit(_products, *item, n, batch, piece, self._limit, 1) for item in items]
+            runs = (future.result() for future in futures)
+        for products in runs:
+            self.n_steps += products.below.size * n
+            self._report(replace(self._estimate, n_steps=self.n_steps))
+            yield products
+
+    def _show(self, outcome: Outcome) -> None:
+        value = math.exp(min(outcome.log_tail, 0.0))
+        error = outcome.relative_error * value if value > 0 else math.nan
+        value = value if outcome.tail == "below" else 1 - value
+        self._estimate = Progress(self.n_steps, self._how.budget.max_steps, value, error)
+        self._report(self._estimate)
+
+
+def _counted(n_below: int, n_populations: int, size: int) -> Outcome:
+    """Estimate the probability from counts."""
+    n_walkers = n_populations * size
+    tail, n_hits = ("below", n_below) if 2 * n_below <= n_walkers else ("above", n_walkers - n_below)
+    share = n_hits / n_walkers
+    error = math.sqrt((1 - share) / n_hits) if n_hits > 0 else math.inf
+    log_tail = math.log(share) if n_hits > 0 else -math.inf
+    return Outcome("direct", tail, log_tail, error, "max_steps", n_populations, n_hits=n_hits)
+
+
+def _log_terms(products: _Products, order: float, tail: str) -> FloatArray:
+    """Return log P_c, shape (n_populations,)."""
+    hits = products.below if tail == "below" else ~products.below
+    # Those annihilated have weight 0, at positive orders.
+    log_sizes = np.where(np.isfinite(products.log_sizes), products.log_sizes, 0.0)
+    terms = np.where(hits, products.log_weights - order * log_sizes, -np.inf)
+    return np.asarray(products.log_growth + np.logaddexp.reduce(terms, axis=1) - math.log(hits.shape[1]))
+
+
+def _log_mean(logs: FloatArray) -> float:
+    """Return the log of a mean."""
+    return float(np.logaddexp.reduce(logs)) - math.log(logs.size)
+
+
+def _products(
+    arguments: dict[str, Any],
+    trace: float,
+    key: tuple[int, int],
+    first_chain: int,
+    n_populations: int,
+    size: int,
+    n: int,
+    batch: int,
+    piece: int,
+    limit: float,
+    n_threads: int,
+) -> _Products:
+    """Run populations over n steps: what an executor, of threads or of processes, is given.
+
+    lambda_n is below the threshold where log ||Phi_n||_2 is below the limit.
+    """
+    d = arguments["rows"].shape[1]
+    start = np.concatenate([np.eye(d).reshape(-1) / math.sqrt(trace), np.zeros(2)])
+    walkers, log_growth = np.tile(start, (n_populations, size, 1)), np.zeros(n_populations)
+    first_step = 0
+    while first_step < n:
+        steps = min(batch, n - first_step)
+        n_batches = min(max(1, piece // batch), (n - first_step) // steps)
+        walkers, growth, *_ = core.advance_populations(
+            **arguments,
+            walkers=walkers,
+            key=key,
+            first_chain=first_chain,
+            first_step=first_step,
+            n_batches=n_batches,
+            steps_per_batch=steps,
+            n_threads=n_threads,
+        )
+        first_step += n_batches * steps
+        log_growth += growth.sum(axis=1)
+    log_sizes = walkers[:, :, -1].copy()
+    log_scales = log_sizes + math.log(trace) / 2
+    matrices = walkers[:, :, :-2].reshape(n_populations, size, d, d)
+    low, high = _log_norm_bounds(matrices, log_scales)
+    below = high < limit
+    open_ = (low < limit) & ~below
+    exact = np.linalg.svd(matrices[open_], compute_uv=False)[:, 0]
+    below[open_] = np.log(exact) + log_scales[open_] < limit
+    return _Products(log_growth, walkers[:, :, -2].copy(), log_sizes, low, below | np.isneginf(log_sizes))
+
+
+def _log_norm_bounds(matrices: FloatArray, log_scales: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return bounds of log ||Phi||_2, Phi = exp(log scale) matrix, from the singular values s_k of the matrix.
+
+    sum s_k^8 / sum s_k^6 <= s_1^2 <= (sum s_k^8)^(1/4).
+    """
+    gram = matrices @ matrices.swapaxes(-1, -2)
+    square = gram @ gram
+    sixth, eighth = np.einsum("...ij,...ij->...", gram, square), np.einsum("...ij,...ij->...", square, square)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low = log_scales + np.log(eighth / sixth) / 2
+        high = log_scales + np.log(eighth) / 8
+    annihilated = np.isneginf(log_scales)
+    return np.where(annihilated, -np.inf, low), np.where(annihilated, -np.inf, high)

@@ -1,0 +1,236 @@
+"""Moments of plain SGD: Lambda(p) of single examples drawn uniformly, of blocks and all together.
+
+Every order goes the cheapest way that gives it: computed (`exact.moments`), or else simulated by
+populations (`moments.populations`), each with streams of its own.
+
+Where K falls into blocks, a block with the share s of the examples stands still in the other steps, so that it adds
+
+    Lambda_b = log(1 - s + s exp Lambda(p) of the block alone),
+
+and for p > 0, where the norm goes with the largest of the blocks' norms, Lambda(p) is the largest. Negative orders
+involve all blocks at once (`curves.joint`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.curves.joint import Curve, joint_exponent
+from sgdstab_fast.curves.moments import MomentCurve
+from sgdstab_fast.exact.moments import ExactMoments, value_at, with_nodes
+from sgdstab_fast.moments.populations import LEAST_SIZE, MomentMetrics, simulate_moment
+from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
+from sgdstab_fast.operators.matrices import ExactMoment
+from sgdstab_fast.simulation.parts import PlainBlock, plain_blocks_of
+from sgdstab_fast.simulation.vectors import BLOCK_STREAMS, How
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics
+from sgdstab_fast.systems.sgd import LinearizedSGD
+
+_SHARES = (1.0, 0.75, 0.5, 0.25)  # of a negative order, at which the curve of a block is known
+
+
+class PlainMoments:
+    """Lambda(p) of plain SGD at any order."""
+
+    def __init__(self, system: LinearizedSGD, *, computed: bool = True) -> None:
+        self._system, self._computed = system, computed
+        self._blocks = plain_blocks_of(system)
+        self._exact = [ExactMoments(block.system) for block in self._blocks]
+        self._metrics = [MomentMetrics(block.system) for block in self._blocks]
+
+    @property
+    def largest_amplification(self) -> float:
+        """max_i abs(1 - eta K_ii)."""
+        return math.exp(float(self._system.log_determinants.max()))
+
+    def least_steps_per_chain(self, n_chains: int) -> int:
+        """Return the steps that a simulation needs, by the number of populations."""
+        return 1
+
+    def at(self, order: float, how: How, size: int | None) -> OrderMoment:
+        """Return Lambda(p), simulated with populations of `size` walkers if it cannot be computed."""
+        if order == 0:
+            return OrderMoment(0.0, "closed form")
+        if order < 0 and len(self._blocks) > 1:
+            return self._jointly(order, how, size)
+        computed = [self._known_of_block(index, order) for index in range(len(self._blocks))]
+        found = [each for each in computed if each is not None]
+        # Of several blocks, those that cannot be the largest are left out.
+        least = max((each.exponent - each.error for each in found), default=-math.inf)
+        bounds = {index: self._upper_bound(index, order) for index, each in enumerate(computed) if each is None}
+        contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
+        share = max(how.budget.max_steps // max(len(contenders), 1), how.n_chains * (size or LEAST_SIZE))
+        its = replace(how, budget=replace(how.budget, max_steps=share))
+        found += [self._simulated_block(index, order, its, size) for index in contenders]
+        return largest_of(found)
+
+    def known(self, orders: FloatArray, found: list[OrderMoment]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return orders, values and errors of what is known of Lambda, ascending, and the whole curve where cheap."""
+        values = values_at(orders, found)
+        if all(block.system.dimension == 1 and _annihilates(block.system) for block in self._blocks):
+            return np.zeros(1), np.zeros(1), np.zeros(1)  # lambda is -inf, and Lambda jumps at p = 0
+        if self._computed and len(self._blocks) == 1 and self._exact[0].everywhere:
+            with_nodes(values, self._exact[0], grows=float(self._system.log_determinants.max()) > 0)
+        elif self._computed and self._system.dimension <= LARGEST_DIMENSION and 2.0 not in values:
+            mean_square = self.mean_square
+            if mean_square is not None and math.isfinite(mean_square.exponent):
+                values[2.0] = mean_square.exponent, mean_square.error
+        return sorted_values(values)
+
+    @property
+    def mean_square(self) -> OrderMoment | None:
+        """Lambda(2), computed; None if it was not found for every block."""
+        each = [self._whole(block, exact.at(2.0)) for block, exact in zip(self._blocks, self._exact, strict=True)]
+        known = [one for one in each if one is not None]
+        return max(known, key=lambda one: one.exponent) if len(known) == len(each) else None
+
+    def _known_of_block(self, index: int, order: float) -> OrderMoment | None:
+        """Return a block's part in steps of the whole, if it is computed."""
+        block, exact = self._blocks[index], self._exact[index]
+        if self._computed or block.system.dimension == 1:
+            return self._whole(block, exact.at(order))
+        return None
+
+    def _simulated_block(self, index: int, order: float, how: How, size: int | None) -> OrderMoment:
+        """Return a block's part in steps of the whole, simulated."""
+        block, metrics = self._blocks[index], self._metrics[index].at(order)
+        found = self._simulated(block.system, order, metrics, how, size, index, self._exact[index])
+        if block.share == 1 or not math.isfinite(found.exponent):
+            return found
+        value = _idle(block.share, found.exponent)
+        slope = block.share * math.exp(found.exponent - value)
+        return replace(
+            found,
+            exponent=value,
+            standard_error=slope * found.standard_error,
+            population_bias=slope * found.population_bias,
+        )
+
+    def _whole(self, block: PlainBlock, moment: ExactMoment | None) -> OrderMoment | None:
+        """Return what a block's moment, computed, is in steps of the whole."""
+        if moment is None:
+            return None
+        reason = "a step annihilates every displacement" if math.isinf(moment.exponent) else ""
+        return OrderMoment(
+            _idle(block.share, moment.exponent), moment.method, numerical_error=moment.error, reason=reason
+        )
+
+    def _simulated(
+        self,
+        system: LinearizedSGD,
+        order: float,
+        metrics: Metrics,
+        how: How,
+        size: int | None,
+        index: int,
+        exact: ExactMoments,
+    ) -> OrderMoment:
+        mean_square = exact.at(2.0)
+        scale = min(abs(order), 2) * abs(mean_square.exponent) / 2 if mean_square is not None else 0.0
+        done, moment = simulate_moment(system, order, metrics, how, size, index * BLOCK_STREAMS, scale)
+        estimate = moment.estimate
+        exponent = float(estimate.mean[0])
+        reason = "products of steps annihilate every displacement" if math.isinf(exponent) else ""
+        return OrderMoment(
+            exponent=exponent,
+            method="population",
+            standard_error=float(estimate.standard_error[0]),
+            population_bias=moment.population_bias,
+            effective_sample_size=float(estimate.effective_sample_size[0]),
+            effective_walkers=moment.effective_walkers,
+            degrees_of_freedom=estimate.degrees_of_freedom,
+            reason=reason,
+            within_tolerance=done.stopped_by != "max_steps",
+            mixed=estimate.mixed,
+            n_steps=done.chains.n_steps,
+            population=done.chains.n_walkers,
+            stopped_by=done.stopped_by,
+        )
+
+    def _upper_bound(self, index: int, order: float) -> float:
+        """Return what a block's part cannot exceed: a step on i multiplies norms by at most max(1, abs(1 - eta K_ii)).
+
+        Below p = 2 the chord of the convex Lambda from 0 to 2 is a bound as well.
+        """
+        block = self._blocks[index]
+        if len(self._blocks) == 1:
+            return math.inf
+        growth = np.exp(order * np.maximum(block.system.log_determinants, 0))
+        bound = math.log(float(growth.mean()))
+        if order <= 2 and block.system.dimension <= LARGEST_DIMENSION:
+            bound = min(bound, order / 2 * value_at(self._exact[index], 2.0))
+        return _idle(block.share, bound) + 1e-12
+
+    def _jointly(self, order: float, how: How, size: int | None) -> OrderMoment:
+        """Return Lambda(p) of several blocks at a negative order, from the curves of each from p to 0."""
+        curves: list[Curve] = []
+        shares: list[float] = []
+        errors: list[float] = []
+        simulated: list[OrderMoment] = []
+        for index, (block, exact) in enumerate(zip(self._blocks, self._exact, strict=True)):
+            if exact.everywhere and (self._computed or block.system.dimension == 1):
+                at_order = exact.at(order)
+                if at_order is None or math.isinf(at_order.exponent):
+                    continue  # annihilated sooner or later: the others are the norm
+                curves.append(exact.with_slope)
+                errors.append(at_order.error)
+            else:
+                curve, moments = self._curve(index, order, how, size)
+                curves.append(_with_slope(curve))
+                nodes = np.array([part * order for part in np.linspace(0, 1, 33)])
+                errors.append(float(curve.value_standard_error(nodes).max()))
+                simulated += moments
+            shares.append(block.share)
+        if not curves:
+            return OrderMoment(math.inf, "closed form", reason="products of steps annihilate every displacement")
+        exponent, weights = joint_exponent(order, curves, shares)
+        error = float(np.linalg.norm(weights * np.array(errors)))
+        if not any(moment.n_steps for moment in simulated):
+            return OrderMoment(exponent, "closed form", numerical_error=max(error, 1e-13 * abs(exponent)))
+        return replace(
+            max(simulated, key=lambda moment: (not moment.within_tolerance, moment.error)),
+            exponent=exponent,
+            method="population",
+            standard_error=error,
+            n_steps=sum(moment.n_steps for moment in simulated),
+            mixed=all(moment.mixed for moment in simulated),
+        )
+
+    def _curve(self, index: int, order: float, how: How, size: int | None) -> tuple[MomentCurve, list[OrderMoment]]:
+        """Return Lambda of one block, in steps of its own, from p to 0, and what it is made of."""
+        block, exact = self._blocks[index], self._exact[index]
+        parts = [share * order for share in _SHARES]
+        share = how.budget.max_steps // (len(parts) * len(self._blocks))
+        its = replace(how, budget=replace(how.budget, max_steps=max(share, how.n_chains * (size or LEAST_SIZE))))
+        found = []
+        for part in parts:
+            computed = exact.at(part) if self._computed else None
+            if computed is None:
+                found.append(
+                    self._simulated(block.system, part, self._metrics[index].at(part), its, size, index, exact)
+                )
+            else:
+                found.append(OrderMoment(computed.exponent, computed.method, numerical_error=computed.error))
+        kept = [(part, each.exponent, each.error) for part, each in zip(parts, found, strict=True)]
+        kept = [point for point in kept if not any(map(math.isnan, point))]
+        nodes = np.array([*kept, (0.0, 0.0, 0.0), (2.0, value_at(exact, 2.0), 0.0)])
+        return MomentCurve.fit(*nodes.T), found
+
+
+def _with_slope(curve: MomentCurve) -> Curve:
+    return lambda order: (float(curve.value(order)), float(curve.derivative(order)))
+
+
+def _annihilates(system: LinearizedSGD) -> bool:
+    return bool(np.isneginf(system.log_determinants).any())
+
+
+def _idle(share: float, exponent: float) -> float:
+    """Return log(1 - share + share exp(exponent))."""
+    if share == 1 or exponent == math.inf:
+        return exponent
+    return math.log1p(share * math.expm1(exponent))

@@ -1,0 +1,1 @@
+"""Positive maps of second and higher moments, and their dominant eigenvalues."""

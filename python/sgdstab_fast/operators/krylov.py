@@ -1,0 +1,56 @@
+"""Perron vectors: a few Lanczos steps towards the largest eigenvalue of a symmetric, entrywise non-negative matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray
+
+_MOST_STEPS = 24
+
+
+def improved_perron_vector(
+    product: Callable[[FloatArray], FloatArray], x: FloatArray, image: FloatArray, *, goal: float, most: int
+) -> tuple[FloatArray, float, int]:
+    """Improve a vector until the residual of R x = lambda x is at most a goal.
+
+    Parameters
+    ----------
+    product : callable
+        x -> R x.
+    x : array, shape (N,)
+        A unit vector to start from.
+    image : array, shape (N,)
+        R x.
+    goal : float
+        For the norm of the residual.
+    most : int
+        Products to make.
+
+    Returns
+    -------
+    vector : array, shape (N,)
+        Non-negative, as Perron vectors are.
+    gap : float
+        Distance to the next eigenvalue, from above; 0 if it is not known.
+    n_products : int
+        Products made.
+    """
+    basis, diagonal, beside = [x], [float(x @ image)], list[float]()
+    while True:
+        rest = image
+        for _ in range(2):  # orthogonal to all, to rounding
+            for vector in basis:
+                rest = rest - (vector @ rest) * vector
+        size = float(np.linalg.norm(rest))
+        ritz, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+        if size * abs(vectors[-1, -1]) <= goal or len(basis) > min(most, _MOST_STEPS):
+            break
+        beside.append(size)
+        basis.append(rest / size)
+        image = product(basis[-1])
+        diagonal.append(float(basis[-1] @ image))
+    gap = float(ritz[-1] - ritz[-2]) if len(ritz) > 1 else 0.0
+    return np.abs(vectors[:, -1] @ np.array(basis)), gap, len(basis) - 1

@@ -1,0 +1,1 @@
+"""Chains in time: the only loop over steps."""

@@ -1,0 +1,113 @@
+"""Chains that go on from where a run ended."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray, StreamKey, core
+from sgdstab_fast.simulation.run import Chains, Kernel, pieces
+from sgdstab_fast.simulation.vectors import vectors_kernel
+from sgdstab_fast.systems.growth import Metrics, no_metrics
+from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.system import System
+
+_FEW_NUMBERS = 2**20  # in all matrices
+
+
+class Measured(NamedTuple):
+    """A number with its error."""
+
+    value: float
+    standard_error: float
+
+
+def recording_kernel(system: System, metrics: Metrics, spacing: int, orthonormalise_every: int) -> Kernel:
+    """Return the kernel that records the direction, and growth in the metrics, after every batch of `spacing` steps."""
+    kernel = vectors_kernel(system, metrics)
+    every = min(kernel.arguments["renormalise_every"], orthonormalise_every)
+    arguments = {**kernel.arguments, "spacing": spacing, "renormalise_every": every, "record": True}
+    seconds = 2 * kernel.seconds_per_step + metrics.seconds_per_evaluation / spacing
+    return replace(kernel, arguments=arguments, seconds_per_step=seconds)
+
+
+class Path(NamedTuple):
+    """What chains do over batches of steps."""
+
+    log_growth: FloatArray
+    """Of the vectors, shape (n_chains, n_batches, k)."""
+    directions: FloatArray
+    """The first vectors after every batch, shape (n_chains, n_batches, dimension)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Follow:
+    """Chains at the end of a run, which go on from there; calling twice gives the same."""
+
+    system: System
+    key: StreamKey
+    chains: Chains
+    resolution: int
+    """Steps that resolve how directions move."""
+    orthonormalise_every: int
+    """Steps after which two vectors still span a plane."""
+    n_threads: int
+
+    @property
+    def first_step(self) -> int:
+        """The step at which it goes on."""
+        return self.chains.n_batches * self.chains.steps_per_batch
+
+    def directions(self, n_batches: int, spacing: int) -> FloatArray:
+        """Return directions every `spacing` steps, or whole epochs, shape (n_chains, n_batches, dimension)."""
+        return self.path(self.chains.states[:, :1], n_batches, whole(self.system, spacing)).directions
+
+    def path(self, vectors: FloatArray, n_batches: int, spacing: int, *, first_batch: int = 0) -> Path:
+        """Take n_batches batches of `spacing` steps from the vectors given, shape (n_chains, k, dimension)."""
+        kernel = recording_kernel(self.system, no_metrics(self.system), spacing, self.orthonormalise_every)
+        vectors = np.array(vectors, order="C")
+        parts, done = [], first_batch
+        for size in pieces(n_batches, kernel.seconds_per_step * len(vectors) * spacing / self.n_threads):
+            vectors, log_growth, _, directions = getattr(core, kernel.name)(
+                **kernel.arguments,
+                vectors=vectors,
+                key=self.key,
+                first_chain=self.chains.first_chain,
+                first_step=self.first_step + done * spacing,
+                n_batches=size,
+                steps_per_batch=spacing,
+                n_threads=self.n_threads,
+            )
+            parts.append((log_growth, directions))
+            done += size
+        return Path(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))
+
+
+def whole(system: System, n_steps: int) -> int:
+    """Return n_steps rounded up to whole epochs, where draws repeat within them."""
+    return -(-n_steps // system.grain) * system.grain
+
+
+def relaxation_rate(system: System, contraction_rate: float) -> float:
+    """Return the rate at which directions forget where they started; 0 if they do not.
+
+    Where lambda_2 is -inf, a singular step forgets everything.
+    """
+    if contraction_rate == -math.inf:
+        return _share_of_singular_steps(system)
+    return max(-contraction_rate, 0.0)
+
+
+def _share_of_singular_steps(system: System) -> float:
+    """Return the probability that a step is singular, or one in an epoch where there are too many to look at."""
+    if isinstance(system, LinearizedSGD) and system.is_plain:
+        return float(np.isneginf(system.log_determinants).mean())
+    found = system.outcomes(_FEW_NUMBERS)
+    if found is None:
+        return 1 / max(system.steps_per_epoch, 1.0)
+    values = np.linalg.svd(found.matrices, compute_uv=False)
+    singular = values[:, -1] <= system.dimension * np.finfo(float).eps * values[:, 0]
+    return float(found.probabilities[singular].sum()) / found.n_steps

@@ -1,0 +1,94 @@
+"""What estimates share: going on from an earlier result, warnings, and how a result came about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast._core.seeds import Seed
+from sgdstab_fast.results.results import provenance, warn
+from sgdstab_fast.simulation.run import Budget, Chains, Run
+from sgdstab_fast.systems.system import System
+
+_NOTEWORTHY = 1e-2  # a relative standard error
+_ROUNDING = 100  # times what rounding does to one evaluation
+
+
+def resumed(result: Any, kind: type, system: System, shape: tuple[int, ...]) -> tuple[Chains, Any]:
+    """Return the chains and the provenance of an earlier result, if it is of the right kind and shape."""
+    if not isinstance(result, kind):
+        raise TypeError(f"resume must be a {kind.__name__}, not {type(result).__name__}")
+    chains: Chains | None = result.chains  # type: ignore[attr-defined]
+    known = result.provenance["system"]  # type: ignore[attr-defined]
+    if chains is None or chains.states.shape[1:] != shape or known != system.fingerprint:
+        raise ValueError(
+            f"resume must come from this system, {system.fingerprint} with states of shape {shape}, not from {known}"
+            + ("" if chains is None else f" with {chains.states.shape[1:]}")
+        )
+    return chains.copy(), result.provenance  # type: ignore[attr-defined]
+
+
+def warn_of_trouble(budget: Budget, done: Run) -> None:
+    """Warn, once for each, of what the result's attributes flag."""
+    estimate = done.estimate
+    if np.isnan(estimate.mean).any():
+        warn("the run overflowed: an exponent is unknown")
+    # An error bar that allows for slow mixing, and is small all the same, needs no warning.
+    allowance = estimate.bias_allowance
+    matters = allowance is None or (
+        done.error > max(budget.rtol, _NOTEWORTHY) * done.size and allowance > _ROUNDING * done.chains.rounding
+    )
+    if estimate.drifts and estimate.mixed and matters:
+        warn("the chains had not left their start-up when the run ended: raise max_steps")
+    if not estimate.mixed and matters:
+        n_steps = done.chains.n_batches * done.chains.steps_per_batch
+        warn(
+            f"the two largest exponents are too close for chains of {n_steps} steps to mix: the standard error, "
+            f"{done.error:.1g}, allows for what they may not have seen"
+        )
+    if budget.has_tolerance and done.stopped_by == "max_steps":
+        wanted = [f"rtol={budget.rtol:g}", f"atol={budget.atol:g}"]
+        if budget.sign_confidence is not None:
+            wanted.append(f"sign_confidence={budget.sign_confidence:g}")
+        warn(
+            f"max_steps={budget.max_steps} ended the run at {done.size:.3g} +- {done.error:.1g} in magnitude, "
+            f"short of {' and '.join(wanted)}"
+        )
+
+
+def common_attributes(done: Run, system: System, run_provenance: Any) -> dict[str, Any]:
+    """Return what every simulated estimate says about how it came about."""
+    chains, estimate = done.chains, done.estimate
+    return {
+        "degrees_of_freedom": estimate.degrees_of_freedom,
+        "n_steps": chains.n_steps,
+        "n_chains": chains.n_chains,
+        "steps_per_batch": chains.steps_per_batch,
+        "start_up_steps": estimate.start_up * chains.steps_per_batch,
+        "chain_disagreement": estimate.chain_disagreement,
+        "converged": done.stopped_by != "max_steps",
+        "stopped_by": done.stopped_by,
+        "drifts": estimate.drifts,
+        "steps_per_epoch": system.steps_per_epoch,
+        "provenance": run_provenance,
+        "chains": chains,
+    }
+
+
+def closed_form_attributes(system: System, seed: Seed) -> dict[str, Any]:
+    """Return what estimates that took no steps say about how they came about."""
+    return {
+        "degrees_of_freedom": 2**31,
+        "n_steps": 0,
+        "n_chains": 0,
+        "steps_per_batch": 0,
+        "start_up_steps": 0,
+        "chain_disagreement": 1.0,
+        "converged": True,
+        "stopped_by": "closed form",
+        "drifts": False,
+        "steps_per_epoch": system.steps_per_epoch,
+        "provenance": provenance(seed, "closed form", system.fingerprint),
+        "chains": None,
+    }

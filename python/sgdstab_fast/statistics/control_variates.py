@@ -1,0 +1,237 @@
+"""Anchored means: one exponent from anchored growth in several metrics.
+
+The mean of g_M under the stationary law is the exponent for every metric M, so every difference g_M - g_M' has the
+known mean 0: they are control variates. With one g as the response and differences as regressors, least squares give
+the combination of metrics, with weights that sum to one, of least variance (S. S. Lavenberg and P. D. Welch, "A
+perspective on the use of control variables to increase the efficiency of Monte Carlo simulations", Management Science
+27, 1981). Weights fitted to the same samples would bias the mean, by a part of the error bar where rare excursions
+carry the variance; so those of a fold of chains are fitted to the other folds, which are independent of it. The error
+bar comes from the means of whole chains.
+
+Nothing here assumes that chains mix within their length; it is checked, and paid for where it fails: with the drift
+between the halves of the run, if there is one; if chains are too short to mix, with that drift and its error
+extrapolated over the relaxation still to come, but no more than the spread of g over all that the chains have visited;
+and with that spread if nothing is known about their relaxation (`statistics.mixing`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.statistics.estimates import (
+    MIN_SAMPLES,
+    Estimate,
+    batch_means,
+    chain_disagreement,
+    drift,
+    effective_sample_size,
+    grouped,
+    unknown,
+)
+from sgdstab_fast.statistics.mixing import Mixing, measure
+
+_COLLINEAR = 1e-7  # differences that are this close to a combination of others, relative, are rounding
+_ROUNDING = 1e-14
+_LEAST_SAMPLES_PER_WEIGHT = 4
+_PIECES = 4  # of a chain for each one that counts for the error bar: weights may be fitted to correlated ones
+_FOLDS = 4  # of chains
+_RELAXATION_TIMES = 5  # that a piece of a chain must last to count as independent of the next
+_FEW_CHAINS = 16  # fewer do not show the spread of what they have not visited
+_DRIFT = 4.0  # standard errors: a false alarm in 1e4
+
+
+def fit(samples: FloatArray) -> FloatArray:
+    """Return the weights, which sum to one, of the combination of the columns of samples with the least variance.
+
+    All columns, of shape (n_samples, n_metrics), have the same mean.
+    """
+    base, controls = _controls(samples)
+    weights = np.insert(_slopes(controls, samples[:, [base]], float(np.abs(samples).max()))[:, 0], base, 1.0)
+    weights[base] -= weights.sum() - 1
+    return weights
+
+
+def _controls(samples: FloatArray) -> tuple[int, FloatArray]:
+    """Return the column of least variance, and its differences from all others, whose mean is 0."""
+    base = int(samples.var(axis=0).argmin())
+    return base, samples[:, [base]] - np.delete(samples, base, axis=1)
+
+
+def _slopes(controls: FloatArray, responses: FloatArray, size: float) -> FloatArray:
+    """Return the regression of responses, (n, n_responses), on controls, (n, n_controls), from samples of a size."""
+    centred = controls - controls.mean(axis=0)
+    # Each difference in units of its own spread; one that does not vary beyond rounding says nothing.
+    spread = centred.std(axis=0)
+    known = spread > _ROUNDING * size
+    left, singular, right = np.linalg.svd(centred[:, known] / spread[known], full_matrices=False)
+    rank = int((singular > _COLLINEAR * singular.max(initial=0.0)).sum())
+    rank = min(rank, max(len(controls) // _LEAST_SAMPLES_PER_WEIGHT - 1, 0))
+    along = left[:, :rank].T @ (responses - responses.mean(axis=0)) / singular[:rank, None]
+    slopes = np.zeros((controls.shape[1], responses.shape[1]))
+    slopes[known] = right[:rank].T @ along / spread[known, None]
+    return slopes
+
+
+def adjusted(responses: FloatArray, growth: FloatArray) -> FloatArray:
+    """Return the means of chains, (n_chains, n_responses), less what differences between metrics explain of them.
+
+    `responses` and `growth`, of shapes (n_chains, n_pieces, n_responses) and (n_chains, n_pieces, n_metrics), are means
+    over pieces of chains. The slopes for a fold of chains are fitted to the others, as in `combined`: a sum of
+    responses that is one of the metrics is adjusted to their combination.
+    """
+    n_chains, _, n_metrics = growth.shape
+    n_folds = min(_FOLDS, n_chains)
+    fold = np.arange(n_chains) % n_folds
+    size = float(np.abs(growth).max())
+    result = responses.mean(axis=1)
+    for f in range(n_folds):
+        others, its = fold != f, fold == f
+        samples = growth[others].reshape(-1, n_metrics)
+        base, controls = _controls(samples)
+        slopes = _slopes(controls, responses[others].reshape(len(samples), -1), size)
+        means = growth[its].mean(axis=1)
+        result[its] -= (means[:, [base]] - np.delete(means, base, axis=1)) @ slopes
+    return np.asarray(result)
+
+
+def combined(growth: FloatArray, n_pieces: int) -> FloatArray:
+    """Combine the metrics of (n_chains, n_batches, n_metrics), with weights from other chains; (n_chains, n_batches).
+
+    The weights of a fold of chains are fitted to the others', cut into n_pieces each.
+    """
+    n_chains, n_batches = growth.shape[:2]
+    if n_chains == 1 and n_batches >= _FOLDS * _LEAST_SAMPLES_PER_WEIGHT:
+        return _combined_in_time(growth, n_pieces)
+    n_folds = min(_FOLDS, n_chains)
+    pieces = grouped(growth, n_pieces).reshape(n_chains, -1, growth.shape[2])
+    fold = np.arange(n_chains) % n_folds
+    result = np.empty(growth.shape[:2])
+    for f in range(n_folds):
+        # Of a single short chain, its own: the only thing there is.
+        others = pieces[fold != f] if n_folds > 1 else pieces
+        result[fold == f] = growth[fold == f] @ fit(others.reshape(-1, growth.shape[2]))
+    return result
+
+
+def _combined_in_time(growth: FloatArray, n_pieces: int) -> FloatArray:
+    """Do the same for a single chain, whose folds are stretches of time."""
+    stretches = np.array_split(growth[0], _FOLDS)
+    combined_stretches = []
+    for f, stretch in enumerate(stretches):
+        others = np.concatenate(stretches[:f] + stretches[f + 1 :])
+        combined_stretches.append(stretch @ fit(grouped(others[None], n_pieces)))
+    return np.concatenate(combined_stretches)[None]
+
+
+def _mean_of_chains(series: FloatArray, n_groups: int) -> tuple[float, float, int]:
+    """Return mean, standard error and degrees of freedom from the means of chains, or of n_groups pieces of each."""
+    samples = grouped(series[:, :, None], n_groups)[:, 0]
+    n = len(samples)
+    return float(samples.mean()), float(samples.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf, max(n - 1, 1)
+
+
+def start_up_batches(mixing: Mixing, n_batches: int, steps_per_batch: int) -> int:
+    """Return how many of n_batches to cut off at the start of every chain."""
+    return min(math.ceil(mixing.start_up_steps / steps_per_batch), n_batches // 2) if mixing.resolved else 0
+
+
+def anchored_means(
+    growth: FloatArray,
+    steps_per_batch: int,
+    mixing: Mixing,
+    n_examples: int,
+    rounding: float,
+    spread: float | None = None,
+) -> Estimate:
+    """Estimate an exponent from anchored growth per batch, of shape (n_chains, n_batches, n_metrics).
+
+    `growth` is the mean over a batch's evaluations, each a mean over n_examples; `rounding` is what rounding does to
+    it; `spread` what chains that do not mix at all may be off by, that of all samples by default.
+    """
+    n_chains, n_batches, _ = growth.shape
+    if n_batches == 0:
+        return unknown(1)
+    if not np.isfinite(growth).all():
+        annihilated = not np.isnan(growth).any() and not np.isposinf(growth).any()
+        if not annihilated:
+            return unknown(1)
+        return replace(
+            unknown(1),
+            mean=np.array([-math.inf]),
+            standard_error=np.zeros(1),
+            effective_sample_size=np.array([math.inf]),
+            bias_allowance=0.0,
+            mixed=True,
+        )
+    # Of few chains, pieces count as independent if they are several relaxation times long.
+    pieces = mixing.gap * n_batches * steps_per_batch / _RELAXATION_TIMES if mixing.separated else 1
+    n_groups = max(1, int(min(math.ceil(MIN_SAMPLES / n_chains), pieces)))
+    # No rule that looks at the series itself: where rare excursions carry the variance, that would choose among them.
+    start_up = start_up_batches(mixing, n_batches, steps_per_batch)
+    series = combined(growth[:, start_up:], _PIECES * n_groups)
+    mean, standard_error, degrees_of_freedom = _mean_of_chains(series, n_groups)
+    # The logarithm of a factor f has the error eps / f, and the smallest f is at least exp(2 N g) or so.
+    eps = float(np.finfo(float).eps)
+    cancellation = 8 * eps * math.exp(min(max(-2 * n_examples * mean, 0.0), 80.0)) / (2 * max(n_examples, 1))
+    cancellation = cancellation if n_examples > 0 else 0.0
+    rounding = max(rounding, eps * abs(mean), cancellation)
+    difference, difference_error, scaled_drift = (float(value[0]) for value in drift(series[:, :, None]))
+    bias_allowance = abs(difference) if abs(scaled_drift) > _DRIFT else 0.0
+    if not mixing.resolved:
+        # No more than the spread of all that the chains have seen, and less if what drifts is seen to relax.
+        n_steps = series.shape[1] * steps_per_batch
+        extrapolated = mixing.bias(math.hypot(difference, difference_error), n_steps) if mixing.separated else math.inf
+        seen = (float(series.std()) if spread is None else spread) if n_chains >= _FEW_CHAINS else math.inf
+        bias_allowance = max(bias_allowance, min(extrapolated, seen))
+    errors = np.array([math.hypot(max(standard_error, rounding), bias_allowance)])
+    return Estimate(
+        mean=np.array([mean]),
+        standard_error=errors,
+        degrees_of_freedom=degrees_of_freedom,
+        start_up=start_up,
+        effective_sample_size=effective_sample_size(series[:, :, None], errors),
+        drift=scaled_drift,
+        top_drift=scaled_drift,
+        chain_disagreement=chain_disagreement(series),
+        bias_allowance=bias_allowance,
+        mixed=mixing.resolved,
+        gap=mixing.gap,
+    )
+
+
+def frame_means(log_growth: FloatArray, growth: FloatArray, steps_per_batch: int) -> Estimate:
+    """Estimate exponents from log growth per batch, (n_chains, n_batches, k), and the anchored growth at its end.
+
+    `growth` has the shape (n_chains, n_batches, n_metrics, leading), for the leading exponents. Both have the same
+    means under the stationary law of the frames, so that each exponent has a combination of its own; it is used where
+    the frame is seen to forget its start on both sides, from the gaps to the exponents before and after.
+    """
+    average = batch_means(log_growth, steps_per_batch)
+    n_chains, n_batches, n_metrics, leading = growth.shape
+    k = log_growth.shape[2]
+    if n_metrics == 0 or n_batches == 0:
+        return average
+    mean, standard_error = average.mean.copy(), average.standard_error.copy()
+    n_groups = math.ceil(MIN_SAMPLES / n_chains)
+    mixes = [measure(log_growth[:, :, j : j + 2], steps_per_batch).resolved for j in range(min(leading, k - 1))]
+    for j in range(min(leading, k - 1)):
+        if not mixes[j] or (j > 0 and not mixes[j - 1]):
+            continue
+        columns = np.concatenate([log_growth[:, :, None, j] / steps_per_batch, growth[:, :, :, j]], axis=2)
+        kept = columns[:, average.start_up :]
+        if not np.isfinite(kept).all():
+            continue
+        value, error, _ = _mean_of_chains(combined(kept, _PIECES * n_groups), n_groups)
+        if abs(value - average.mean[j]) < _DRIFT * average.standard_error[j]:
+            mean[j], standard_error[j] = value, max(error, float(np.finfo(float).eps) * abs(value))
+    kept_growth = log_growth[:, average.start_up :] / steps_per_batch
+    return replace(
+        average,
+        mean=mean,
+        standard_error=standard_error,
+        effective_sample_size=effective_sample_size(kept_growth, standard_error),
+    )

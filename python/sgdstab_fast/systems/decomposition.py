@@ -1,0 +1,159 @@
+"""K = U diag(w) U^T, with the small eigenvalues as accurate as K defines them.
+
+At small learning rates the slowest direction decides, with an exponent in proportion to the smallest eigenvalue. The
+usual eigendecomposition knows that to rounding of the largest one only.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.systems.components import IntArray
+from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.validation import row_blocks
+
+# Below this ratio of eigenvalues they come from a Jacobi singular value decomposition.
+_ILL_CONDITIONED = 1e-10
+_MOST_REFINEMENTS = 6
+_JACOBI_OF_ROW_SCALED, _JACOBI_VECTORS, _JACOBI_NO_VECTORS = 2, 0, 3  # scipy's codes for LAPACK's dgejsv
+
+
+class SpectralDecomposition(NamedTuple):
+    """K = U diag(w) U^T, and F = U diag(sqrt w) V^T in factor coordinates."""
+
+    vectors: FloatArray
+    """U, shape (N, rank)."""
+    eigenvalues: FloatArray
+    """w > 0, ascending, shape (rank,)."""
+    directions: FloatArray | None
+    """V, shape (dimension, rank); None in gram coordinates."""
+
+
+def spectral_decomposition(system: LinearizedSGD, example_weights: FloatArray | None = None) -> SpectralDecomposition:
+    """Decompose K, or Omega^(1/2) K Omega^(1/2), and F or Omega^(1/2) F with it in factor coordinates.
+
+    The smallest eigenvalue, which decides at small learning rates, is accurate to rounding of K.
+    """
+    return decompose(system, np.arange(len(system.rows)), example_weights)
+
+
+def decompose(
+    system: LinearizedSGD, block: IntArray, example_weights: FloatArray | None = None
+) -> SpectralDecomposition:
+    """Decompose the part of K or F that belongs to a block of examples."""
+    matrix, whole = system.rows, block.size == len(system.rows)
+    if system.coordinates == "factor":
+        rank = system.rank
+        if not whole:
+            matrix = matrix[block]
+            rank = 1 if block.size == 1 else system.part(block).dimension
+        if example_weights is not None:
+            matrix = matrix * np.sqrt(example_weights)[:, None]
+        vectors, eigenvalues, directions = _of_factor(matrix, rank)
+        eigenvalues[0] = _refined_smallest(matrix, directions, eigenvalues, is_factor=True)
+        return SpectralDecomposition(vectors, eigenvalues, directions)
+    if not whole:
+        matrix = matrix[np.ix_(block, block)]
+    if example_weights is not None:
+        matrix = matrix * np.sqrt(example_weights)
+        matrix *= np.sqrt(example_weights)[:, None]
+    vectors, eigenvalues = _of_gram(matrix)
+    eigenvalues[0] = _refined_smallest(matrix, vectors, eigenvalues, is_factor=False)
+    return SpectralDecomposition(vectors, eigenvalues, None)
+
+
+def _of_gram(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return (U, w)."""
+    eigenvalues, vectors = np.linalg.eigh(gram)
+    if eigenvalues[0] < _ILL_CONDITIONED * eigenvalues[-1]:
+        # The Cholesky factor keeps the small eigenvalues of a K whose examples differ by orders of magnitude.
+        try:
+            accurate = _jacobi(np.asarray(np.linalg.cholesky(gram), dtype=np.float64), with_directions=False)
+        except np.linalg.LinAlgError:
+            accurate = None
+        if accurate is not None:
+            return accurate[0], accurate[1]
+        eigenvalues = np.maximum(eigenvalues, np.finfo(float).eps * eigenvalues[-1])
+    return vectors, eigenvalues
+
+
+def _of_factor(features: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return (U, w, V)."""
+    vectors, values, directions = map(np.asarray, np.linalg.svd(features, full_matrices=False))
+    if rank == features.shape[1] and values[-1] ** 2 < _ILL_CONDITIONED * values[0] ** 2:
+        accurate = _jacobi(features, with_directions=True)
+        if accurate is not None:
+            return accurate
+    ascending = slice(rank - 1, None, -1)
+    return (
+        np.ascontiguousarray(vectors[:, ascending]),
+        values[ascending] ** 2,
+        np.ascontiguousarray(directions[ascending].T),
+    )
+
+
+def _jacobi(factor: FloatArray, *, with_directions: bool) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    """Return (U, w, V) of factor = U diag(sqrt w) V^T, w accurate whatever the lengths of the rows; None if it fails.
+
+    Z. Drmac and K. Veselic, "New fast and accurate Jacobi SVD algorithm", SIAM J. Matrix Anal. Appl. 29, 2008.
+    """
+    from scipy.linalg import lapack  # type: ignore[import-untyped]
+
+    values, vectors, directions, scale, _, info = lapack.dgejsv(
+        factor,
+        joba=_JACOBI_OF_ROW_SCALED,
+        jobu=_JACOBI_VECTORS,
+        jobv=_JACOBI_VECTORS if with_directions else _JACOBI_NO_VECTORS,
+    )
+    if info != 0 or not values[-1] > 0:
+        return None
+    eigenvalues = (scale[0] / scale[1] * values[::-1]) ** 2
+    return np.ascontiguousarray(vectors[:, ::-1]), eigenvalues, np.ascontiguousarray(directions[:, ::-1])
+
+
+def smallest_eigenvalue(gram: FloatArray) -> float:
+    """Return the smallest eigenvalue of a K of full rank, by Lanczos' iteration with its inverse."""
+    from scipy.linalg import cho_factor, cho_solve
+    from scipy.sparse.linalg import LinearOperator, eigsh  # type: ignore[import-untyped]
+
+    try:
+        factor = cho_factor(gram, lower=True, check_finite=False)
+    except np.linalg.LinAlgError:  # singular to rounding
+        return float(_of_gram(gram)[1][0])
+    inverse = LinearOperator(gram.shape, lambda x: cho_solve(factor, x, check_finite=False), dtype=float)
+    values, vectors = eigsh(inverse, k=1, which="LA", v0=np.ones(len(gram)))
+    return _refined_smallest(gram, vectors, 1 / values, is_factor=False)
+
+
+def _refined_smallest(matrix: FloatArray, basis: FloatArray, eigenvalues: FloatArray, *, is_factor: bool) -> float:
+    """Return the smallest eigenvalue of K, or of F^T F, to rounding of the matrix rather than of its norm.
+
+    The Rayleigh quotient in extended precision; its error is quadratic in that of the vector, which the other
+    eigenvectors correct to first order.
+    """
+    vector = basis[:, 0].astype(np.longdouble)
+    computed, smallest = float(eigenvalues[0]), np.inf
+    for _ in range(_MOST_REFINEMENTS):
+        vector /= np.sqrt(vector @ vector)
+        image = np.zeros_like(vector)
+        for rows in row_blocks(matrix):
+            part = matrix[rows].astype(np.longdouble)
+            if is_factor:
+                image += part.T @ (part @ vector)
+            else:
+                image[rows] = part @ vector
+        value = vector @ image
+        if not value < smallest * (1 - np.finfo(float).eps):
+            break
+        smallest = float(value)
+        distances = eigenvalues - smallest
+        # Within a cluster of eigenvalues the quotient is accurate without.
+        distances[distances < 1e-3 * smallest] = np.inf
+        rest = (image - value * vector).astype(float)
+        vector -= basis @ (basis.T @ rest / distances)
+    if not abs(smallest - computed) < 0.1 * computed:
+        return computed
+    return min(smallest, float(eigenvalues[-1] if len(eigenvalues) == 1 else eigenvalues[1]))

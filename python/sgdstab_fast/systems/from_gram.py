@@ -1,0 +1,75 @@
+"""Variants: the system of a K with other batches, another order of them and other momentum."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sgdstab_fast.systems.recurrence import Recurrence
+from sgdstab_fast.systems.sgd import LinearizedSGD, recurrence_of
+from sgdstab_fast.systems.system import System
+
+
+def variant_of(
+    gram: Any,
+    learning_rate: float | None,
+    batch_size: Any = None,
+    *,
+    sampling: Any = None,
+    groups: Any = None,
+    probabilities: Any = None,
+    step_scaling: Any = None,
+    scale: Any = None,
+    momentum: Any = None,
+    nesterov: Any = None,
+) -> LinearizedSGD:
+    """Return the system of a K, given as an array or as a system of it, at a learning rate.
+
+    What is None is that of the system, or the default of `LinearizedSGD`.
+    """
+    of_k = {"groups": groups, "probabilities": probabilities, "step_scaling": step_scaling, "scale": scale}
+    of_k = {name: value for name, value in of_k.items() if value is not None}
+    batches = {"sampling": sampling, "momentum": momentum, "nesterov": nesterov}
+    batches = {name: value for name, value in batches.items() if value is not None}
+    if isinstance(gram, System) and not isinstance(gram, LinearizedSGD):
+        raise TypeError(
+            f"gram must be a matrix or a LinearizedSGD, not a {type(gram).__name__}: it has no learning rate"
+        )
+    if not isinstance(gram, LinearizedSGD):
+        size = 1 if batch_size is None else batch_size
+        return LinearizedSGD(gram, learning_rate, size, **of_k, **batches)  # type: ignore[arg-type]
+    for name, value in of_k.items():
+        raise ValueError(f"{name} must be left out with a system, which has its own, not {value!r}")
+    system = gram if learning_rate is None else gram.with_learning_rate(learning_rate)
+    recurrence = system.recurrence
+    if batch_size is not None or sampling is not None:
+        system = system.with_batches(batch_size, sampling=sampling)
+    if momentum is not None or nesterov is not None:
+        if momentum is None:
+            momentum = _whole_momentum(recurrence, "nesterov")
+        if nesterov is None:
+            nesterov = uses_nesterov(recurrence)
+        system = system.with_recurrence(recurrence_of(momentum, nesterov))
+    return system
+
+
+def momentum_of(recurrence: Recurrence) -> float:
+    """Return b of heavy-ball or Nesterov momentum; NaN for other recurrences."""
+    if recurrence.is_plain:
+        return 0.0
+    free = recurrence.free
+    if recurrence.levels != 2 or free[1, 0] != 1 or free[1, 1] != 0 or free[0, 0] != 1 - free[0, 1]:
+        return math.nan
+    return float(-free[0, 1])
+
+
+def uses_nesterov(recurrence: Recurrence) -> bool:
+    """Say whether gradients are taken ahead of the present displacement."""
+    return recurrence.levels == 2 and bool(recurrence.readout[1] != 0)
+
+
+def _whole_momentum(recurrence: Recurrence, name: str) -> float:
+    momentum = momentum_of(recurrence)
+    if math.isnan(momentum):
+        raise ValueError(f"{name} is for momentum, which the system's recurrence of {recurrence.levels} levels is not")
+    return momentum

@@ -1,0 +1,235 @@
+"""Laws: which examples a step draws.
+
+A unit is an example, or the group of rows of K that belong to one example of several outputs. A step draws a batch S of
+units and averages their gradients, A_S = I - (eta/|S|) sum_{u in S} P_u K with P_u the projector on the rows of u
+(Chemnitz & Engel 2025, section 2.7; for batches of one and single outputs, equation 2.19):
+
+    iid                B of N units without replacement, independently from step to step
+    with_replacement   B independent units
+    epoch              the N units in a random order, B at a time, the last batch smaller; then in another order
+    cyclic             the same with one order for ever, that of the rows
+
+Second moments feel the law through p: E[A S A^T] = (1 - p) (full step) + p (mean over steps on single units), with
+p = (N - B) / (B (N - 1)) without replacement and 1/B with (Mulayoff & Michaeli, arXiv 2306.07850, equation 20).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast import validation
+from sgdstab_fast._core.functions import FloatArray
+
+IntArray = NDArray[np.int64]
+
+SAMPLINGS = ("iid", "with_replacement", "epoch", "cyclic")
+_NO_ROWS: IntArray = np.empty(0, dtype=np.int64)
+_NO_PROBABILITIES = np.empty(0)
+_SUM = 1e-9  # of probabilities, from 1
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """How batches are drawn."""
+
+    n_units: int
+    """N."""
+    batch_size: int = 1
+    """B."""
+    sampling: str = "iid"
+    probabilities: FloatArray | None = None
+    """Of each unit in a draw, shape (N,); None if they are all the same."""
+    offsets: IntArray = field(default_factory=lambda: _NO_ROWS)
+    """Where the rows of each unit begin in `members`, shape (N + 1,); empty where unit u has row u."""
+    members: IntArray = field(default_factory=lambda: _NO_ROWS)
+
+    @property
+    def is_independent(self) -> bool:
+        """Whether batches do not depend on those before."""
+        return self.sampling in ("iid", "with_replacement")
+
+    @property
+    def is_single(self) -> bool:
+        """Whether every step draws one row, uniformly and independently."""
+        return self.batch_size == 1 and self.is_independent and self.probabilities is None and not self.offsets.size
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether all steps, or all epochs, are the same."""
+        return self.sampling == "cyclic" or self.is_full
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every step draws all units, once each."""
+        return self.batch_size == self.n_units and self.sampling != "with_replacement" and self.probabilities is None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that go through all units once, rounded up."""
+        return -(-self.n_units // self.batch_size)
+
+    @property
+    def noise(self) -> float:
+        """p, of independent batches."""
+        if self.sampling == "with_replacement" or self.n_units == 1:
+            return 1 / self.batch_size if self.sampling == "with_replacement" else 0.0 if self.batch_size > 1 else 1.0
+        return (self.n_units - self.batch_size) / (self.batch_size * (self.n_units - 1))
+
+    @property
+    def unit_probabilities(self) -> FloatArray:
+        """Of each unit in a draw, shape (N,)."""
+        return np.full(self.n_units, 1 / self.n_units) if self.probabilities is None else self.probabilities
+
+    def rows(self, unit: int) -> IntArray:
+        """Return the rows of a unit."""
+        if not self.offsets.size:
+            return np.array([unit], dtype=np.int64)
+        return self.members[self.offsets[unit] : self.offsets[unit + 1]]
+
+    def units_of_rows(self, n_rows: int) -> IntArray:
+        """Return the unit of every row, shape (n_rows,)."""
+        if not self.offsets.size:
+            return np.arange(n_rows)
+        units = np.empty(n_rows, dtype=np.int64)
+        units[self.members] = np.repeat(np.arange(self.n_units), np.diff(self.offsets))
+        return units
+
+    def restricted(self, rows: NDArray[np.intp], n_rows: int) -> Law:
+        """Return the law of the same draws where there are only some of the rows, in that order."""
+        place = np.full(n_rows, -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+        members = [place[self.rows(unit)] for unit in range(self.n_units)]
+        kept = [each[each >= 0] for each in members]
+        return replace(self, offsets=np.cumsum([0, *map(len, kept)]), members=np.concatenate(kept))
+
+    @property
+    def core_arguments(self) -> dict[str, Any]:
+        """What the core is told."""
+        probabilities = self.probabilities
+        return {
+            "sampling": self.sampling,
+            "batch_size": self.batch_size,
+            "n_units": self.n_units,
+            "cumulative": _NO_PROBABILITIES if probabilities is None else cumulative(probabilities),
+            "offsets": np.ascontiguousarray(self.offsets, dtype=np.int64),
+            "members": np.ascontiguousarray(self.members, dtype=np.int64),
+        }
+
+    @property
+    def n_batches(self) -> float:
+        """Different batches, or different epochs, that there are."""
+        n, b = self.n_units, self.batch_size
+        if self.is_deterministic:
+            return 1
+        if self.sampling == "iid":
+            return math.comb(n, b)
+        if self.sampling == "with_replacement":
+            return math.comb(n + b - 1, b)
+        log_count = math.lgamma(n + 1) - (n // b) * math.lgamma(b + 1) - math.lgamma(n % b + 1)
+        return round(math.exp(log_count)) if log_count < 40 else math.inf
+
+    def batches(self) -> Iterator[tuple[float, list[tuple[int, ...]]]]:
+        """Yield the probability of every batch, or epoch, and its batches of units, in order."""
+        n, b = self.n_units, self.batch_size
+        units = range(n)
+        if self.is_deterministic:
+            yield 1.0, [tuple(units[first : first + b]) for first in range(0, n, b)]
+        elif self.sampling == "iid":
+            p = self.unit_probabilities
+            for batch in itertools.combinations(units, b):
+                yield float(p[batch[0]]) if b == 1 else 1 / math.comb(n, b), [batch]
+        elif self.sampling == "with_replacement":
+            p = self.unit_probabilities
+            for batch in itertools.combinations_with_replacement(units, b):
+                counts = np.bincount(batch, minlength=n)
+                ways = math.factorial(b) / math.prod(math.factorial(int(count)) for count in counts)
+                yield ways * float(np.prod(p**counts)), [batch]
+        else:
+            count = self.n_batches
+            for epoch in _partitions(tuple(units), b):
+                yield 1 / count, epoch
+
+
+def validated(
+    n_rows: int,
+    batch_size: Any = 1,
+    sampling: Any = "iid",
+    groups: Any = None,
+    probabilities: Any = None,
+) -> Law:
+    """Check what the user passed."""
+    offsets, members = (_NO_ROWS, _NO_ROWS) if groups is None else _grouped(groups, n_rows)
+    n_units = len(offsets) - 1 if groups is not None else n_rows
+    sampling = validation.choice(sampling, "sampling", SAMPLINGS)
+    high = None if sampling == "with_replacement" else n_units
+    batch_size = validation.integer(batch_size, "batch_size", high=high)
+    if groups is not None and n_units == n_rows and np.array_equal(members, np.arange(n_rows)):
+        offsets = members = _NO_ROWS
+    law = Law(n_units, batch_size, sampling, None, offsets, members)
+    if probabilities is None:
+        return law
+    found = distribution(probabilities, "probabilities", n_units, "one for each example")
+    if not law.is_independent or (sampling == "iid" and batch_size > 1):
+        raise ValueError(
+            f"probabilities are for batch_size=1 or sampling='with_replacement', not for batch_size={batch_size} and "
+            f"sampling={sampling!r}"
+        )
+    if (found == found[0]).all():
+        return law
+    if (found == 0).any():
+        raise ValueError(
+            f"probabilities must be positive, but probabilities[{int(found.argmin())}] is 0: leave out of gram what is "
+            "never drawn"
+        )
+    return replace(law, probabilities=found)
+
+
+def distribution(value: Any, name: str, size: int, which: str) -> FloatArray:
+    """Return probabilities, shape (size,)."""
+    try:
+        found = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be numbers, not {value!r}") from None
+    if found.shape != (size,):
+        raise ValueError(f"{name} must have the shape ({size},), {which}, not {found.shape}")
+    wrong = np.flatnonzero(~(found >= 0))
+    if wrong.size:
+        raise ValueError(f"{name} must not be negative, but {name}[{wrong[0]}] is {found[wrong[0]]}")
+    if not abs(found.sum() - 1) <= _SUM:
+        raise ValueError(f"{name} must sum to 1, not to {found.sum():.6g}")
+    return np.asarray(found / found.sum())
+
+
+def _grouped(groups: Any, n_rows: int) -> tuple[IntArray, IntArray]:
+    """Return offsets and members of the groups, in the order in which they first appear."""
+    labels = np.asarray(groups)
+    if labels.shape != (n_rows,):
+        raise ValueError(f"groups must have the shape ({n_rows},), one label for each row, not {labels.shape}")
+    known: dict[Any, int] = {}
+    units = np.array([known.setdefault(label, len(known)) for label in labels.tolist()], dtype=np.int64)
+    return np.concatenate([[0], np.cumsum(np.bincount(units))]), np.argsort(units, kind="stable")
+
+
+def cumulative(probabilities: FloatArray) -> FloatArray:
+    """Return cumulative probabilities, 1 from the last that is not 0 on."""
+    sums = np.cumsum(probabilities)
+    sums[np.flatnonzero(probabilities)[-1] :] = 1.0
+    return np.asarray(sums)
+
+
+def _partitions(units: tuple[int, ...], size: int) -> Iterator[list[tuple[int, ...]]]:
+    """Yield the ways to cut the units into consecutive batches of a size, the last one smaller."""
+    if not units:
+        yield []
+        return
+    for batch in itertools.combinations(units, min(size, len(units))):
+        left = tuple(unit for unit in units if unit not in batch)
+        for others in _partitions(left, size):
+            yield [batch, *others]

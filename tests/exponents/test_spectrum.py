@@ -1,0 +1,222 @@
+import numpy as np
+import pytest
+import sgdstab_fast as sf
+from conftest import (
+    K4,
+    REAL_GRAMS,
+    REFERENCES,
+    T1,
+    T1_EXPONENT,
+    T1_SECOND_EXPONENT,
+    assert_within,
+    random_gram,
+)
+from sgdstab_fast._core.functions import core
+
+
+def spectrum(system, n_steps, k=None, **options):
+    return sf.lyapunov_spectrum(system, k, rtol=0, max_steps=n_steps, **{"rng": 1, **options})
+
+
+def test_t1_both_exponents():
+    result = spectrum(sf.LinearizedSGD(T1, 0.5), 2e6)
+    assert_within(result.exponents[0], result.standard_errors[0], T1_EXPONENT)
+    assert_within(result.exponents[1], result.standard_errors[1], T1_SECOND_EXPONENT)
+
+
+def test_k4_spectrum():
+    result = spectrum(sf.LinearizedSGD(K4, 0.3), 2e6)
+    for j, (value, error) in enumerate([(-0.0839, 6e-4), (-0.2002, 1.2e-3), (-0.350, 2e-3), (-0.749, 3e-3)]):
+        assert_within(result.exponents[j], result.standard_errors[j], value, error)
+
+
+@pytest.mark.parametrize("n", [3, 8, 17, 40, 64])
+def test_sum_rule_of_random_matrices(n, rng):
+    system = sf.LinearizedSGD(random_gram(rng, n), 1.7)
+    result = spectrum(system, 200 * n + 20_000)
+    # exact along the path; statistical against the mean over examples
+    assert result.sum_rule_error < 1e-11
+    step = system.log_determinants
+    assert_within(result.exponents.sum(), step.std() / np.sqrt(result.n_steps / 2), system.sum_of_exponents)
+
+
+@pytest.mark.parametrize("eta", [1e-12, 1e-6, 1e-3, 0.3, 0.425, 1.5, 1e3, 1e6])
+def test_sum_rule_of_k4_at_every_learning_rate(eta):
+    result = spectrum(sf.LinearizedSGD(K4, eta), 20_000)
+    assert result.sum_rule_error <= 1e-12 * max(1, abs(result.sum_of_exponents))
+
+
+def test_sum_rule_at_a_learning_rate_that_costs_most_digits():
+    # eta K_ii = 4e12 leaves four digits of what a step does to the other directions; a product of rounding errors
+    result = spectrum(sf.LinearizedSGD(K4, 1e12), 20_000)
+    assert result.sum_rule_error <= 1e-6
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize(("name", "learning_rate", "expected", "error"), REFERENCES)
+def test_real_matrices(name, learning_rate, expected, error):
+    system = sf.LinearizedSGD(REAL_GRAMS[name], learning_rate)
+    result = spectrum(system, 2e5)
+    assert result.sum_rule_error < 1e-9
+    assert_within(result.exponent, result.standard_error, expected, error)
+    assert (np.diff(result.exponents) <= 0).all()
+
+
+@pytest.mark.parametrize("eta", [1e-6, 0.3, 0.6, 0.9, 1 + 1e-6, 1.7, 1e6])
+def test_one_direction_is_exact_however_it_shrinks(eta):
+    expected = np.log(abs(1 - eta))
+    for gram in ([[1.0]], np.ones((4, 4))):
+        result = spectrum(sf.LinearizedSGD(gram, eta), 20_000)
+        # rounding of eta K v, relative to what is left of v
+        assert abs(result.exponents[0] - expected) < 1e-12 + 16 * np.finfo(float).eps / abs(1 - eta)
+        assert result.sum_rule_error < 1e-12 + 16 * np.finfo(float).eps / abs(1 - eta)
+
+
+def test_diagonal_gram_that_shrinks_fast_keeps_its_sum():
+    assert spectrum(sf.LinearizedSGD(np.diag([1.0, 2.0]), 0.45), 100_000).sum_rule_error < 1e-12
+
+
+def test_top_k_equals_the_top_of_the_full_spectrum():
+    system = sf.LinearizedSGD(REAL_GRAMS["iris_trained_40"], 1.473)
+    full, top = spectrum(system, 3e5), spectrum(system, 3e5, k=3, rng=2)
+    assert top.exponents.shape == (3,)
+    assert top.sum_of_exponents is top.sum_rule_error is None
+    for j in range(3):
+        assert_within(top.exponents[j], top.standard_errors[j], full.exponents[j], full.standard_errors[j])
+    alone = spectrum(system, 3e5, k=1, rng=3)
+    assert_within(alone.exponent, alone.standard_error, full.exponent, full.standard_error)
+
+
+def test_duality_of_unit_diagonal():
+    # eta' = eta / (eta - 1) inverts every step: the spectrum is negated and reversed
+    gram = random_gram(np.random.default_rng(3), 5)
+    scale = 1 / np.sqrt(gram.diagonal())
+    gram = gram * scale * scale[:, None]
+    eta = 2.5
+    one, other = (spectrum(sf.LinearizedSGD(gram, e), 1e6) for e in (eta, eta / (eta - 1)))
+    for j in range(5):
+        assert_within(one.exponents[j], one.standard_errors[j], -other.exponents[4 - j], other.standard_errors[4 - j])
+
+
+def test_reflections_have_no_growth(rng):
+    gram = random_gram(rng, 6)
+    scale = 1 / np.sqrt(gram.diagonal())
+    result = spectrum(sf.LinearizedSGD(gram * scale * scale[:, None], 2.0), 1e6)
+    assert np.abs(result.exponents).max() < 1e-4
+    assert abs(result.exponents.sum()) < 1e-12
+
+
+def test_diagonal_gram():
+    gram = np.diag([1.0, 3.0, 5.0])
+    result = spectrum(sf.LinearizedSGD(gram, 0.5), 1e6)
+    expected = np.sort(np.log(np.abs(1 - 0.5 * gram.diagonal())) / 3)[::-1]
+    for j in range(3):
+        assert_within(result.exponents[j], result.standard_errors[j], expected[j])
+
+
+def test_projections_lose_one_exponent_and_keep_the_other():
+    result = spectrum(sf.LinearizedSGD([[1, 0.3], [0.3, 1]], 1.0), 1e6)
+    assert_within(result.exponents[0], result.standard_errors[0], 0.5 * np.log(0.3))
+    assert result.exponents[1] == -np.inf
+    assert result.standard_errors[1] == 0
+    assert result.sum_of_exponents == -np.inf
+
+
+def test_a_singular_step_leaves_the_other_exponents_alone():
+    result = spectrum(sf.LinearizedSGD(K4, 0.5), 1e6)
+    assert_within(result.exponents[0], result.standard_errors[0], 0.06724, 6e-5)
+    assert result.exponents[-1] == -np.inf
+    assert not np.isnan(result.exponents).any()
+    nearly = spectrum(sf.LinearizedSGD(K4, 0.5 * (1 + 1e-9)), 1e6)
+    assert np.isfinite(nearly.exponents).all()
+    assert_within(nearly.exponents[0], nearly.standard_errors[0], 0.06724, 6e-5)
+
+
+def test_block_diagonal_gram_has_both_spectra(rng):
+    small = np.array([[5, 1], [1, 6.0]])
+    gram = np.zeros((10, 10))
+    gram[:8, :8] = random_gram(rng, 8)
+    gram[8:, 8:] = small
+    result = spectrum(sf.LinearizedSGD(gram, 0.5), 1e6)
+    alone = spectrum(sf.LinearizedSGD(small, 0.5), 1e6)
+    assert_within(result.exponent, result.standard_error, alone.exponent / 5, alone.standard_error / 5)
+
+
+def test_factor_form_has_the_spectrum_of_its_gram(rng):
+    features = rng.standard_normal((20, 4)) / 2
+    one = spectrum(sf.LinearizedSGD.from_factor(features, 0.8), 1e6)
+    other = spectrum(sf.LinearizedSGD(features @ features.T, 0.8), 1e6, rng=5)
+    assert one.exponents.shape == other.exponents.shape == (4,)
+    for j in range(4):
+        assert_within(one.exponents[j], one.standard_errors[j], other.exponents[j], other.standard_errors[j])
+    assert one.sum_rule_error < 1e-12
+
+
+def test_frames_equal_a_plain_numpy_replay():
+    system = sf.LinearizedSGD(REAL_GRAMS["iris_trained_40"], 1.473)
+    first = spectrum(system, 4000, n_chains=2)
+    second = spectrum(system, 8000, n_chains=2, resume=first)
+    chains, done = second.chains, first.chains.n_batches * first.chains.steps_per_batch
+    n_steps = chains.n_batches * chains.steps_per_batch - done
+    examples = core.examples(key=chains.key, chain=1, first_step=done, n_steps=n_steps, n_examples=40)
+    v, log_diagonal = first.chains.states[1].copy(), np.zeros(40)
+    for step, i in enumerate(examples, 1):
+        v[i] -= system.learning_rate * (system.rows[i] @ v)
+        if step % 10 == 0 or step == n_steps:
+            v, r = np.linalg.qr(v)
+            log_diagonal += np.log(np.abs(r.diagonal()))
+    recorded = chains.records[0][1, first.chains.n_batches :].sum(axis=0)
+    np.testing.assert_allclose(recorded[:10], log_diagonal[:10], atol=1e-6)
+    np.testing.assert_allclose(recorded.sum(), log_diagonal.sum(), atol=1e-6)
+
+
+def test_same_bits_whatever_the_threads_and_rounds():
+    system = sf.LinearizedSGD(REAL_GRAMS["iris_trained_40"], 1.473)
+    reference = spectrum(system, 1e5, n_threads=1)
+    for other in (spectrum(system, 1e5, n_threads=2), spectrum(system, 1e5, resume=spectrum(system, 4e4))):
+        np.testing.assert_array_equal(other.exponents, reference.exponents)
+
+
+@pytest.mark.parametrize("k", [0, -1, 5])
+def test_k_outside_the_dimension_is_a_value_error(k):
+    with pytest.raises(ValueError, match=rf"k must be in 1..4, not {k}"):
+        sf.lyapunov_spectrum(sf.LinearizedSGD(K4, 0.3), k)
+
+
+def test_other_bad_options():
+    system = sf.LinearizedSGD(K4, 0.3)
+    with pytest.raises(TypeError, match="k must be an integer"):
+        sf.lyapunov_spectrum(system, 2.5)
+    with pytest.raises(ValueError, match="max_steps must be at least"):
+        sf.lyapunov_spectrum(system, max_steps=0)
+    with pytest.raises(TypeError, match="system must be"):
+        sf.lyapunov_spectrum(K4)
+
+
+def test_small_learning_rates_and_bad_conditions_have_honest_errors():
+    # eta -> 0: exponent j is -eta kappa_j / N, and frames started there have not mixed by far
+    features = np.random.default_rng(6).normal(size=(6, 6))
+    gram = features @ features.T / 6
+    expected = -1e-6 / 6 * np.linalg.eigvalsh(gram)
+    errors = []
+    for seed in range(10):
+        result = sf.lyapunov_spectrum(sf.LinearizedSGD(gram, 1e-6), rng=seed)
+        errors.append((result.exponents - expected)[1:] / result.standard_errors[1:])
+    assert np.abs(np.mean(errors, axis=0)).max() < 4 / np.sqrt(10)
+    orthogonal = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
+    eigenvalues = np.logspace(0, -12, 8)
+    gram = (orthogonal * eigenvalues) @ orthogonal.T
+    result = sf.lyapunov_spectrum(sf.LinearizedSGD((gram + gram.T) / 2, 1e-9), rng=1)
+    assert abs(result.exponents[-1] / -1.25e-10 - 1) < 0.03
+
+
+def test_nearly_separate_blocks_have_honest_errors():
+    features = np.random.default_rng(1).normal(size=(4, 4))
+    gram = np.kron(np.eye(2), features @ features.T / 4)
+    gram[0, 4] = gram[4, 0] = 1e-6
+    errors = []
+    for seed in range(10):
+        result = sf.lyapunov_spectrum(sf.LinearizedSGD(gram, 1.0), rng=seed)
+        # of a run of 1e9 steps
+        errors.append((result.exponents[:2] - [-0.0035227, -0.0035295]) / result.standard_errors[:2])
+    assert np.abs(np.mean(errors, axis=0)).max() < 2

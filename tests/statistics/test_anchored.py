@@ -1,0 +1,100 @@
+"""The statistics behind anchored estimates: control variates and mixing, on samples whose law is known."""
+
+import numpy as np
+import pytest
+from sgdstab_fast.statistics.control_variates import anchored_means, combined, fit
+from sgdstab_fast.statistics.mixing import Mixing, measure
+
+MIXED = Mixing(gap=1.0, separation=100.0, n_steps=10**6)
+
+
+def correlated(rng, n_chains, n_batches, noise=1e-2):
+    """Three metrics of mean 2: two share a large fluctuation with different signs, the third is pure noise."""
+    shared = rng.standard_normal((n_chains, n_batches))
+    own = noise * rng.standard_normal((n_chains, n_batches, 3))
+    return 2 + own + np.stack([shared, -3 * shared, rng.standard_normal((n_chains, n_batches))], axis=2)
+
+
+def test_weights_cancel_what_metrics_share(rng):
+    weights = fit(correlated(rng, 64, 100).reshape(-1, 3))
+    np.testing.assert_allclose(weights, [0.75, 0.25, 0], atol=1e-2)
+    assert weights.sum() == pytest.approx(1, abs=1e-12)
+
+
+def test_metrics_that_agree_need_no_weights(rng):
+    column = rng.standard_normal((256, 1))
+    weights = fit(np.concatenate([column, column, column + 1e-18], axis=1))
+    assert weights.sum() == pytest.approx(1, abs=1e-12)
+    assert np.isfinite(weights).all()
+    np.testing.assert_array_equal(fit(np.full((64, 3), 0.5)), [1, 0, 0])
+
+
+def test_a_combination_uses_the_weights_of_other_chains_only(rng):
+    growth = correlated(rng, 64, 40)
+    before = combined(growth, 4)
+    growth[0] *= 1e3  # whatever a chain does cannot change its own weights
+    np.testing.assert_allclose(combined(growth, 4)[0] / 1e3, before[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("n_chains", [1, 4, 64])
+def test_anchored_means_cover_and_gain(rng, n_chains):
+    # 400 intervals at 95%: 92% and 98% are 2.75 standard deviations away, a false-alarm rate of 6e-3
+    held = 0
+    for _ in range(400):
+        estimate = anchored_means(correlated(rng, n_chains, 6400 // n_chains), 10, MIXED, 1, 0.0)
+        assert estimate.standard_error[0] < 1e-3
+        held += abs(estimate.mean[0] - 2) < 1.99 * estimate.standard_error[0]
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_nothing_biases_a_mean_that_rare_excursions_carry(rng):
+    means, naive = [], []
+    for _ in range(400):
+        size = rng.exponential(30.0, (64, 200)) * (rng.random((64, 200)) < 3e-3)
+        growth = np.stack([size - 0.09, size - 0.09 + 1e-2 * size**2 - 0.054], axis=2)
+        growth += 0.1 * rng.standard_normal(growth.shape)
+        means.append(anchored_means(growth, 10, MIXED, 1, 0.0).mean[0])
+        naive.append((growth @ fit(growth.reshape(-1, 2))).mean())
+    assert abs(np.mean(means)) < 4 * np.std(means) / 20
+    assert abs(np.mean(naive)) > 4 * np.std(naive) / 20  # what weights from the same samples would do
+
+
+def test_chains_too_short_to_mix_pay_for_it(rng):
+    walks = np.cumsum(rng.standard_normal((64, 100, 1)), axis=1)
+    growth = np.concatenate([walks, walks + 1e-3 * rng.standard_normal((64, 100, 1))], axis=2)
+    unknown = Mixing(gap=0.1, separation=1.0, n_steps=100)
+    estimate = anchored_means(growth, 1, unknown, 1, 0.0)
+    assert not estimate.mixed
+    assert estimate.standard_error[0] > 0.5 * walks.std()
+
+
+def test_a_drift_that_relaxes_is_extrapolated():
+    mixing = Mixing(gap=1e-3, separation=50.0, n_steps=2000)
+    times = np.arange(2000)
+    decay = np.exp(-1e-3 * times)
+    drift = decay[:1000].mean() - decay[1000:].mean()
+    assert mixing.bias(drift, 2000) == pytest.approx(decay.mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_exponents_are_not_separated_and_different_ones_are(seed):
+    rng = np.random.default_rng(seed)
+    steps = rng.standard_normal((16, 1000))
+    # D_n of equal exponents is kept from below 0; increments of the reflected walk
+    walk = np.cumsum(steps, axis=1)
+    reflected = walk - np.minimum(np.minimum.accumulate(walk, axis=1), 0)
+    increments = np.diff(reflected, axis=1, prepend=0)
+    pair = np.stack([increments, np.zeros_like(increments)], axis=2)
+    assert not measure(pair, 1).separated
+    assert not measure(pair, 1).resolved
+    drifting = np.stack([steps + 0.5, np.zeros_like(steps)], axis=2)
+    mixing = measure(drifting, 1)
+    assert mixing.resolved
+    assert mixing.gap == pytest.approx(0.5, abs=0.05)
+    assert mixing.start_up_steps == pytest.approx(6, abs=1)
+
+
+def test_a_destroyed_second_direction_means_that_all_is_forgotten():
+    lost = np.zeros((16, 32, 2))
+    lost[:, :, 1] = -np.inf
+    assert measure(lost, 8).resolved

@@ -1,0 +1,147 @@
+"""Coverage of the error bars: how often nominal 95% intervals hold the truth."""
+
+import numpy as np
+import pytest
+import sgdstab_fast as sf
+from conftest import K4, REAL_GRAMS, REFERENCES, T1, T1_EXPONENT, budget
+from reference.known import K4_ALMOST_SURE, K4_REFERENCES
+from scipy import stats
+from sgdstab_fast.statistics.estimates import student_quantile
+
+
+def coverage(system, truth, n_seeds, n_steps, **options):
+    held = 0
+    for seed in range(n_seeds):
+        low, high = budget(system, n_steps, rng=seed, **options).confidence_interval(0.95)
+        held += low <= truth <= high
+    return held / n_seeds
+
+
+# 400 draws at 95% give 92% or 98% at 2.75 standard deviations: false-alarm rate 6e-3, fixed by seed.
+@pytest.mark.parametrize("method", ["anchored", "average"])
+@pytest.mark.parametrize("n_chains", [4, 64])
+def test_t1_intervals_cover(n_chains, method):
+    system = sf.LinearizedSGD(T1, 0.5)
+    assert 0.92 <= coverage(system, T1_EXPONENT, 400, 200_000, n_chains=n_chains, method=method) <= 0.98
+
+
+# Values of long runs of their own: 3e9 and 1e9 steps, 2e-7 standard errors.
+@pytest.mark.parametrize(
+    ("gram", "learning_rate", "truth"),
+    [(T1, 0.5, T1_EXPONENT), (K4, 0.425, -0.0020511387), (REAL_GRAMS["iris_trained_40"], 1.473, 0.0243077463)],
+    ids=["t1", "k4", "iris"],
+)
+def test_intervals_cover_when_a_tolerance_stops_the_run(gram, learning_rate, truth):
+    held = 0
+    for seed in range(400):
+        result = sf.lyapunov_exponent(sf.LinearizedSGD(gram, learning_rate), rng=seed, n_threads=1)
+        low, high = result.confidence_interval(0.95)
+        held += low <= truth <= high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def moments_covered(system, order, truth, max_steps, n_seeds=400):
+    """How often the interval of a simulated moment holds the computed one."""
+    held = 0
+    for seed in range(1000, 1000 + n_seeds):
+        found = sf.moment_exponent(system, order, method="population", rtol=0, max_steps=max_steps, rng=seed)
+        low, high = found.confidence_interval(0.95)
+        held += float(low[0]) <= truth <= float(high[0])
+    return held / n_seeds
+
+
+@pytest.mark.parametrize(("order", "max_steps"), [(1, 100_000), (3, 50_000)])
+def test_t1_moment_intervals_cover(order, max_steps):
+    system = sf.LinearizedSGD(T1, 0.5)
+    truth = sf.moment_exponent(system, order).exponent
+    assert 0.92 <= moments_covered(system, order, truth, max_steps) <= 0.98
+
+
+IRIS_16 = REAL_GRAMS["iris_trained_40"][:16, :16]
+
+
+# By symmetric tensors at p = 4; steps that grow up to fourfold.
+@pytest.mark.calibrate
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize(
+    ("gram", "learning_rate"),
+    [(K4, 0.425), (K4, 0.8), *((IRIS_16, size / IRIS_16.diagonal().max()) for size in (2.5, 3.5, 5.0))],
+    ids=["k4-0.425", "k4-0.8", "iris-2.5", "iris-3.5", "iris-5"],
+)
+def test_fourth_moment_intervals_cover(gram, learning_rate):
+    system = sf.LinearizedSGD(gram, learning_rate)
+    truth = sf.moment_exponent(system, 4).exponent
+    covered = moments_covered(system, 4, truth, 400_000)
+    assert covered >= 0.92
+    # Before populations are seen to mix, intervals allow for what that may cost.
+    short = sf.moment_exponent(system, 4, method="population", rtol=0, max_steps=400_000, rng=1000)
+    assert covered <= 0.98 or not short.mixed.all()
+
+
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+def test_t1_spectrum_intervals_cover():
+    held = 0
+    for seed in range(400):
+        result = sf.lyapunov_spectrum(sf.LinearizedSGD(T1, 0.5), rtol=0, max_steps=40_000, rng=seed)
+        low, high = result.confidence_interval()
+        held += low[0] <= T1_EXPONENT <= high[0]
+    assert 0.92 <= held / 400 <= 0.98
+
+
+@pytest.mark.calibrate
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize("method", ["anchored", "average"])
+@pytest.mark.parametrize(("name", "learning_rate", "truth", "error"), REFERENCES)
+def test_real_matrices_intervals_cover(name, learning_rate, truth, error, method):
+    system = sf.LinearizedSGD(REAL_GRAMS[name], learning_rate)
+    covered = coverage(system, truth, 400, 1_000_000, method=method)
+    assert covered >= 0.92
+    # Before chains are seen to mix, anchored intervals allow for what that may cost: they hold the truth more often.
+    assert covered <= 0.98 or not budget(system, 1_000_000, method=method).mixed
+
+
+def test_student_quantile_against_scipy():
+    for degrees_of_freedom, tolerance in {1: 1e-12, 2: 1e-12, 3: 0.02, 5: 2e-3, 10: 1e-4, 63: 1e-6, 1000: 1e-9}.items():
+        for level in (0.5, 0.95, 0.99):
+            expected = stats.t.ppf((1 + level) / 2, degrees_of_freedom)
+            assert abs(student_quantile(level, degrees_of_freedom) / expected - 1) < tolerance
+
+
+def test_batch_means_of_white_noise_have_the_textbook_error():
+    from sgdstab_fast.statistics.estimates import batch_means
+
+    noise = np.random.default_rng(0).standard_normal((64, 100, 1))
+    estimate = batch_means(noise, 1)
+    assert estimate.degrees_of_freedom == 63
+    kept = 64 * (100 - estimate.start_up)
+    assert abs(estimate.standard_error[0] * np.sqrt(kept) - 1) < 0.3
+    assert not estimate.drifts
+    assert abs(estimate.chain_disagreement - 1) < 0.5
+
+
+@pytest.mark.calibrate
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize("rtol", [1e-3, 0], ids=["to a tolerance", "of a budget"])
+def test_intervals_of_the_almost_sure_learning_rate_cover(rtol):
+    held = 0
+    for seed in range(400):
+        result = sf.critical_learning_rate(K4, rtol=rtol, max_steps=200_000, rng=seed)
+        low, high = result.confidence_interval(0.95)
+        held += low <= K4_ALMOST_SURE[0] <= high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+@pytest.mark.calibrate
+@pytest.mark.parametrize(
+    ("rtol", "max_steps"), [(1e-2, 10_000_000), (0, 200_000)], ids=["to a tolerance", "of a budget"]
+)
+def test_intervals_of_sweeps_cover(rtol, max_steps):
+    # Each learning rate on its own: those of a seed share their streams.
+    rates = np.array(list(K4_REFERENCES))
+    truth = np.array(list(K4_REFERENCES.values()))[:, 0]
+    held = np.zeros(rates.size)
+    for seed in range(400):
+        low, high = sf.sweep(K4, rates, rtol=rtol, max_steps=max_steps, rng=seed).confidence_interval(0.95)
+        held += (low[0] <= truth) & (truth <= high[0])
+    assert (held / 400 >= 0.92).all()
+    assert (held / 400 <= 0.98).all()
