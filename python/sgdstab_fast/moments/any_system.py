@@ -2,7 +2,8 @@
 
 Every order goes the cheapest way that gives it: computed (`exact.moments`), or else simulated by
 populations of weighted walkers (`moments.populations_of_any_system`), each with streams of its own, in the metric of
-second moments. Where batches depend on each other, weights are looked at after whole epochs, and Lambda(p) is that of a step.
+second moments. Where batches depend on each other, weights are looked at after whole epochs, and Lambda(p) is that of a
+step.
 
 Blocks of K draw from the same batches. For p > 0, where the norm goes with the largest of the blocks' norms,
 
