@@ -7,7 +7,8 @@ import pytest
 import sgdstab_fast as sf
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.moments.populations import population_kernel, walkers_from
-from sgdstab_fast.systems.growth import growth_metrics, initial_vectors, no_metrics
+from sgdstab_fast.simulation.starts import initial_vectors
+from sgdstab_fast.systems.growth import growth_metrics, no_metrics
 from test_bench import GRAMS, THREADS, seconds
 
 RATES = (0.469, 1.004, 1.473)  # of the 40 irises

@@ -9,27 +9,20 @@ from sgdstab_fast.directions.eigenfunction import Eigenfunction, eigenfunction
 from sgdstab_fast.directions.lyapunov_function import LyapunovFunction, lyapunov_function
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.exact.full_batches import gd_exponent
-from sgdstab_fast.exact.mean_square import mean_square_exponent
+from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
 from sgdstab_fast.exact.regularity import Regularity, regularity
 from sgdstab_fast.exponents.exponent import lyapunov_exponent
+from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
 from sgdstab_fast.exponents.stability import stability
 from sgdstab_fast.learning_rates.critical import critical_learning_rate
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, Edges, StabilityMap
 from sgdstab_fast.learning_rates.sweep import sweep
 from sgdstab_fast.moments.finite_time import finite_time_probability
 from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.moments.results import FiniteTimeProbability, MomentExponents
-from sgdstab_fast.results.results import (
-    AccuracyWarning,
-    CriticalLearningRate,
-    Edges,
-    LyapunovExponent,
-    LyapunovSpectrum,
-    MeanSquareExponent,
-    Stability,
-    StabilityMap,
-)
-from sgdstab_fast.simulation.run import Progress
+from sgdstab_fast.results.warnings import AccuracyWarning
+from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.recurrence import Recurrence
 from sgdstab_fast.systems.sgd import LinearizedSGD

@@ -26,11 +26,12 @@ from sgdstab_fast.datasets.example import load_example
 from sgdstab_fast.directions.chain import projective_chain
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.learning_rates.critical import critical_learning_rate
+from sgdstab_fast.learning_rates.results import StabilityMap
 from sgdstab_fast.learning_rates.sweep import sweep
 from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.moments.results import MomentExponents
-from sgdstab_fast.results.results import AccuracyWarning, StabilityMap
-from sgdstab_fast.simulation.run import Progress, reporter
+from sgdstab_fast.results.warnings import AccuracyWarning
+from sgdstab_fast.simulation.progress import Progress, reporter
 from sgdstab_fast.systems.sampling import SAMPLINGS
 from sgdstab_fast.systems.sgd import LinearizedSGD
 

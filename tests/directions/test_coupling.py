@@ -11,13 +11,9 @@ from reference.known import T1_VARIANCE
 from scipy.linalg import sqrtm
 from scipy.stats import binom, kstest, norm
 from sgdstab_fast._core.functions import core
-from sgdstab_fast.systems.coordinates import (
-    from_parameter_space,
-    growth_by_example,
-    memory,
-    shares_root,
-    to_parameter_space,
-)
+from sgdstab_fast.statistics.memory import memory
+from sgdstab_fast.systems.coordinates import from_parameter_space, shares_root, to_parameter_space
+from sgdstab_fast.systems.next_steps import growth_by_example
 
 LOG_R = math.log(0.5)
 PROJECTIONS = np.array([[1, 0.5], [0.5, 1]])

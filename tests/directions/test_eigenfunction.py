@@ -11,7 +11,7 @@ from sgdstab_fast.directions.eigenfunction import eigenfunction, stationary_dire
 from sgdstab_fast.directions.lyapunov_function import lyapunov_function
 from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.exact.moments import ExactMoments
-from sgdstab_fast.results.results import AccuracyWarning
+from sgdstab_fast.results.warnings import AccuracyWarning
 
 # T1 at learning rate 1/2: Lambda(-p)
 T1_VALUES = {-1.0: math.log(7 / 8), 1.0: 0.1388564891406052}

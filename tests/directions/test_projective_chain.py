@@ -9,7 +9,7 @@ import pytest
 import sgdstab_fast as sf
 from conftest import K4, REAL_GRAMS, T1, T1_EXPONENT, T1_SECOND_EXPONENT, assert_within, random_gram
 from reference.known import T1_VARIANCE
-from sgdstab_fast.statistics.estimates import student_quantile
+from sgdstab_fast.statistics.intervals import student_quantile
 from sgdstab_fast.systems.coordinates import shares_root, to_parameter_space
 
 T1_TIME = 4.558406882399832  # from the transfer operator on the projective line, by splines on 4e4 points

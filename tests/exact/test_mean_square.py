@@ -13,9 +13,10 @@ from reference.known import K4_THRESHOLD
 from reference.laws import factor_of
 from scipy.sparse.linalg import LinearOperator, eigsh
 from sgdstab_fast.exact import mean_square
-from sgdstab_fast.exact.mean_square import mean_square_exponent, mean_square_metric, spectral_decomposition
+from sgdstab_fast.exact.mean_square import mean_square_exponent, spectral_decomposition
 from sgdstab_fast.operators.mean_square import MeanSquareOperator
 from sgdstab_fast.systems.components import components
+from sgdstab_fast.systems.mean_square_forms import mean_square_metric
 
 # Computed apart by dense methods in double precision: their rounding is 1e-14 absolutely.
 REAL_EXPONENTS = [
@@ -439,7 +440,7 @@ def test_what_is_not_converged_says_so(rng, monkeypatch):
     system = sf.LinearizedSGD(random_gram(rng, 30), 2.5)
     exact = mean_square_exponent(system)
     for most in (1, 3, 6):
-        monkeypatch.setattr(mean_square, "_MAX_APPLICATIONS", most)
+        monkeypatch.setattr(mean_square, "MOST_APPLICATIONS", most)
         with pytest.warns(sf.AccuracyWarning, match="may be off"):
             result = mean_square_exponent(system)
         assert (result.converged, result.stopped_by) == (False, "max_applications")
@@ -454,7 +455,7 @@ def test_a_block_that_is_not_converged_is_not_ruled_out(monkeypatch):
     gram = np.zeros((5, 5))
     gram[:4, :4], gram[4, 4] = K4, 4.75  # the dominant block, by little
     exact = exponent(gram, 0.5)
-    monkeypatch.setattr(mean_square, "_MAX_APPLICATIONS", 1)
+    monkeypatch.setattr(mean_square, "MOST_APPLICATIONS", 1)
     with pytest.warns(sf.AccuracyWarning, match="did not converge"):
         result = mean_square_exponent(sf.LinearizedSGD(gram, 0.5))
     assert not result.converged

@@ -10,7 +10,7 @@ import pytest
 import sgdstab_fast as sf
 from conftest import K4, T1, assert_within
 from sgdstab_fast.moments.finite_time import finite_time_probability
-from sgdstab_fast.results.results import AccuracyWarning
+from sgdstab_fast.results.warnings import AccuracyWarning
 
 
 def steps(gram, learning_rate):

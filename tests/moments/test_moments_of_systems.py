@@ -13,8 +13,7 @@ from scipy.optimize import brentq
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
 from sgdstab_fast.moments.any_system import largest_curvature
 from sgdstab_fast.moments.finite_time import finite_time_probability
-from sgdstab_fast.simulation.run import Budget
-from sgdstab_fast.simulation.vectors import How
+from sgdstab_fast.simulation.options import Budget, How
 
 POLLICOTT = [[[2, 1], [1, 1]], [[3, 1], [2, 1]]]
 T1_MOMENTS = {

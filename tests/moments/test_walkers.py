@@ -8,7 +8,7 @@ import pytest
 from conftest import K4, T1, assert_within
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.moments.populations_of_any_system import walker_moment, windowed
-from sgdstab_fast.simulation.run import Budget
+from sgdstab_fast.simulation.options import Budget
 
 T1_MOMENTS = {
     -2.0: 0.2816289648804516847556,

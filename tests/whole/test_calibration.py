@@ -6,7 +6,7 @@ import sgdstab_fast as sf
 from conftest import K4, REAL_GRAMS, REFERENCES, T1, T1_EXPONENT, budget
 from reference.known import K4_ALMOST_SURE, K4_REFERENCES
 from scipy import stats
-from sgdstab_fast.statistics.estimates import student_quantile
+from sgdstab_fast.statistics.intervals import student_quantile
 
 
 def coverage(system, truth, n_seeds, n_steps, **options):

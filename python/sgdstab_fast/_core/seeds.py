@@ -12,10 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray, StreamKey
-
-_INITIAL_STATES = 1  # the counter's last word: 0 for steps
-RANDOM_SHARE = 1e-3
+from sgdstab_fast._core.functions import StreamKey
 
 
 @dataclass(frozen=True)
@@ -62,37 +59,3 @@ def seed_at(seed: Seed, order: float) -> Seed:
     sequence = np.random.SeedSequence(list(seed.key), spawn_key=tuple(np.array([order]).view(np.uint32).tolist()))
     high, low = (int(word) for word in sequence.generate_state(2, np.uint64))
     return Seed((high, low), seed.entropy, seed.spawn_key)
-
-
-def normals(key: StreamKey, n_chains: int, shape: tuple[int, ...], first_chain: int = 0) -> FloatArray:
-    """Return standard normal numbers, shape (n_chains, *shape); chain c's depend on key and c alone."""
-    numbers = np.empty((n_chains, *shape))
-    for chain in range(n_chains):
-        counter = [0, 0, first_chain + chain, _INITIAL_STATES]
-        philox = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=counter)
-        np.random.Generator(philox).standard_normal(out=numbers[chain])
-    return numbers
-
-
-def initial_states(
-    key: StreamKey,
-    n_chains: int,
-    k: int,
-    slow: FloatArray,
-    first_chain: int = 0,
-    random_share: float = RANDOM_SHARE,
-) -> FloatArray:
-    """Return the states to start from, shape (n_chains, dimension, k); chain c's depends on key and c alone.
-
-    The first columns start near the slow directions given, of shape (dimension, at most k) and unit length, where a
-    stable system spends its time, plus a random thousandth, or another share, so that no direction and no block of a
-    reducible K is left out; further columns are random. The slow directions come from an eigen-solver, rounded to
-    single precision so that its last bits rarely matter; another build of LAPACK may still find other signs, and other
-    paths from them.
-    """
-    dimension, n_slow = slow.shape
-    states = normals(key, n_chains, (dimension, k), first_chain)
-    states *= 1 / np.sqrt(dimension)
-    states[:, :, :n_slow] *= random_share
-    states[:, :, :n_slow] += slow.astype(np.float32)
-    return states

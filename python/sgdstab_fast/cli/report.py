@@ -19,10 +19,11 @@ from rich.table import Table
 
 from sgdstab_fast import validation
 from sgdstab_fast.exact.full_batches import gd_threshold
+from sgdstab_fast.exponents.results import LyapunovSpectrum, Stability
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
 from sgdstab_fast.exponents.stability import stability
-from sgdstab_fast.results.results import AccuracyWarning, LyapunovSpectrum, Stability
-from sgdstab_fast.simulation.run import Progress
+from sgdstab_fast.results.warnings import AccuracyWarning
+from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov
 from sgdstab_fast.systems.sgd import LinearizedSGD
 

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from sgdstab_fast.cli.report import with_error
 from sgdstab_fast.directions.results import ProjectiveChain
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, StabilityMap
 from sgdstab_fast.moments.results import MomentExponents
-from sgdstab_fast.results.results import CriticalLearningRate, StabilityMap
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
 _SHOWN, _SHOWN_EXAMPLES, _SHOWN_CURVES = 12, 10, 6  # learning rates, examples, curves

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,3 +84,10 @@ def first_zero(
     if not zeros or not least <= moved <= most:
         return somewhere
     return Zero(scale * moved, scale * error, scale * max(abs(other - value) for other in (moved, *zeros)))
+
+
+def bisected(function: Callable[[float], float], before: float, after: float) -> float:
+    """Return the first float found beyond a change of sign from negative to positive."""
+    while before < (middle := before + (after - before) / 2) < after:
+        before, after = (before, middle) if function(middle) > 0 else (middle, after)
+    return after

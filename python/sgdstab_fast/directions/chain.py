@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray, core
-from sgdstab_fast._core.seeds import normals
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.directions.obstacles import (
     ANNIHILATION,
@@ -41,21 +40,28 @@ from sgdstab_fast.directions.obstacles import (
     are_turning,
     why_not_mixing,
 )
-from sgdstab_fast.directions.path import from_autocovariances, from_batch_means, path_of
+from sgdstab_fast.directions.path import from_autocovariances, from_batch_means, path_of, relaxation_rate
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.directions.special_cases import single_direction, what_is_missing, without_direction
 from sgdstab_fast.exact.regularity import Regularity, regularity
-from sgdstab_fast.results.results import provenance, warn
-from sgdstab_fast.simulation.continuation import Follow, Measured, recording_kernel, relaxation_rate, whole
+from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.simulation.continuation import Follow, Measured, recording_kernel, whole
+from sgdstab_fast.simulation.looks import grid_of_looks
+from sgdstab_fast.simulation.options import Budget, How
 from sgdstab_fast.simulation.outcome import common_attributes
-from sgdstab_fast.simulation.run import Budget, Chains, ProgressOption, Run, grid_of_looks, run
-from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, How, no_records
+from sgdstab_fast.simulation.progress import ProgressOption
+from sgdstab_fast.simulation.run import Run, run
+from sgdstab_fast.simulation.starts import initial_vectors, normals
+from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, no_records
 from sgdstab_fast.statistics.control_variates import adjusted, anchored_means
 from sgdstab_fast.statistics.estimates import SETTLED_LIMIT, Estimate, batch_means, drift, unknown
+from sgdstab_fast.statistics.memory import LONGEST_SEGMENT, memory
 from sgdstab_fast.statistics.mixing import Mixing, first_resolved
-from sgdstab_fast.systems.coordinates import LONGEST_SEGMENT, memory, to_parameter_space
+from sgdstab_fast.systems.coordinates import to_parameter_space
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
-from sgdstab_fast.systems.growth import Metrics, growth_metrics, initial_vectors, no_metrics
+from sgdstab_fast.systems.growth import Metrics, growth_metrics, no_metrics
 from sgdstab_fast.systems.next_steps import NextSteps, next_steps
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
 from sgdstab_fast.systems.system import ExactExponents, System

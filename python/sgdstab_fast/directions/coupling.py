@@ -27,9 +27,10 @@ from numpy.typing import ArrayLike
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray, StreamKey, core
-from sgdstab_fast._core.seeds import normals
-from sgdstab_fast.results.results import warn
-from sgdstab_fast.simulation.continuation import Follow, Measured, relaxation_rate, whole
+from sgdstab_fast.directions.path import relaxation_rate
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.simulation.continuation import Follow, Measured, whole
+from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.systems.coordinates import from_parameter_space, isometric_system, to_parameter_space
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System

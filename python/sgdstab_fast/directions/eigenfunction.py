@@ -45,11 +45,13 @@ from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.seeds import Seed, seed_from
 from sgdstab_fast.directions.chain import projective_chain
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
-from sgdstab_fast.exact.mean_square import mean_square_metric
 from sgdstab_fast.exact.moments import mean_of_powers
-from sgdstab_fast.results.results import AccuracyWarning, provenance, warn
-from sgdstab_fast.systems.coordinates import growth_by_example, isometric, parameter_space_norm, to_parameter_space
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.warnings import AccuracyWarning, warn
+from sgdstab_fast.systems.coordinates import isometric, parameter_space_norm, to_parameter_space
 from sgdstab_fast.systems.growth import largest_growth
+from sgdstab_fast.systems.mean_square_forms import mean_square_metric
+from sgdstab_fast.systems.next_steps import growth_by_example
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 
 _INTERMITTENCY, _FLOORS, _POWERS = (0.0, 0.5, 1.0, 2.0), (1e-6, 1e-3, 3e-2), (0.5, 1.5, 2.0)  # theta

@@ -12,9 +12,9 @@ import numpy as np
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast.exponents.exponent import lyapunov_exponent
-from sgdstab_fast.results.results import AccuracyWarning
-from sgdstab_fast.simulation.parts import Block, blocks_of
+from sgdstab_fast.results.warnings import AccuracyWarning
 from sgdstab_fast.systems.components import IntArray, components
+from sgdstab_fast.systems.parts import Block, blocks_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
 _MAX_STEPS, _N_CHAINS = 2_000_000, 32  # of all blocks together

@@ -35,7 +35,8 @@ from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.directions.eigenfunction import NormProduct, Norms, norms_of, stationary_directions
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.exponents.exponent import lyapunov_exponent
-from sgdstab_fast.results.results import provenance, warn
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.statistics.control_variates import fit
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 

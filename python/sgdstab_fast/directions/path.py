@@ -22,8 +22,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.results.chains import Chains
 from sgdstab_fast.simulation.continuation import Measured
-from sgdstab_fast.simulation.run import Chains
 from sgdstab_fast.statistics.control_variates import fit
 from sgdstab_fast.systems.coordinates import parameter_space_norm, shares_root
 from sgdstab_fast.systems.next_steps import NextSteps
@@ -191,3 +191,28 @@ def from_batch_means(path: Path, spacing: int, gap: float) -> Measured:
 def mean_of_chains(values: FloatArray) -> Measured:
     """Return the mean of independent chains, and its standard error."""
     return Measured(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)))
+
+
+_FEW_NUMBERS = 2**20  # in all matrices
+
+
+def relaxation_rate(system: System, contraction_rate: float) -> float:
+    """Return the rate at which directions forget where they started; 0 if they do not.
+
+    Where lambda_2 is -inf, a singular step forgets everything.
+    """
+    if contraction_rate == -math.inf:
+        return _share_of_singular_steps(system)
+    return max(-contraction_rate, 0.0)
+
+
+def _share_of_singular_steps(system: System) -> float:
+    """Return the probability that a step is singular, or one in an epoch where there are too many to look at."""
+    if isinstance(system, LinearizedSGD) and system.is_plain:
+        return float(np.isneginf(system.log_determinants).mean())
+    found = system.outcomes(_FEW_NUMBERS)
+    if found is None:
+        return 1 / max(system.steps_per_epoch, 1.0)
+    values = np.linalg.svd(found.matrices, compute_uv=False)
+    singular = values[:, -1] <= system.dimension * np.finfo(float).eps * values[:, 0]
+    return float(found.probabilities[singular].sum()) / found.n_steps

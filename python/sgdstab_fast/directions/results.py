@@ -19,9 +19,10 @@ from sgdstab_fast.directions.distribution import FiniteTimeDistribution, distrib
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.moments.results import MomentExponents
-from sgdstab_fast.results.results import AccuracyWarning, SimulatedEstimate
+from sgdstab_fast.results.result import SimulatedEstimate
+from sgdstab_fast.results.warnings import AccuracyWarning
 from sgdstab_fast.simulation.continuation import Follow, Measured
-from sgdstab_fast.statistics.estimates import student_quantile
+from sgdstab_fast.statistics.intervals import student_quantile
 from sgdstab_fast.systems.components import components
 from sgdstab_fast.systems.coordinates import parameter_space_norm
 from sgdstab_fast.systems.sgd import LinearizedSGD

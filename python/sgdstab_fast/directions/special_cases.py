@@ -11,10 +11,11 @@ from sgdstab_fast._core.functions import FloatArray, core
 from sgdstab_fast.directions.path import has_shares, mean_of_chains
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.exact.regularity import Regularity
-from sgdstab_fast.results.results import provenance
+from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.continuation import Follow, Measured, recording_kernel
-from sgdstab_fast.simulation.run import Chains
-from sgdstab_fast.simulation.vectors import How, no_records
+from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.vectors import no_records
 from sgdstab_fast.systems.coordinates import shares_root
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.growth import no_metrics

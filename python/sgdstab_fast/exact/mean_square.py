@@ -12,33 +12,23 @@ So in gram coordinates M = U [w_a w_b Z_ab] U^T and C = U Z U^T, and both are V 
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSolution
-from sgdstab_fast.results.results import MeanSquareExponent, versions, warn
+from sgdstab_fast.operators.mean_square import MeanSquareSolution
+from sgdstab_fast.results.provenance import versions
+from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.batch_steps import SMALL
 from sgdstab_fast.systems.components import IntArray, components
-from sgdstab_fast.systems.decomposition import SpectralDecomposition, decompose, spectral_decomposition
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain, require_system
+from sgdstab_fast.systems.decomposition import SpectralDecomposition, decompose
+from sgdstab_fast.systems.mean_square_forms import MOST_APPLICATIONS, TOLERANCE, forms_of, operator_of
+from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
 from sgdstab_fast.systems.system import System
-
-__all__ = [
-    "MeanSquareFamily",
-    "MeanSquareOperator",
-    "SpectralDecomposition",
-    "mean_square_exponent",
-    "mean_square_metric",
-    "spectral_decomposition",
-]
-
-# Of the Perron vector; the exponent's error is quadratic in it.
-_TOLERANCE = 1e-11
-_MAX_APPLICATIONS = 1000
-_FAMILY_TOLERANCE = 1e-8  # where exponents alone are asked for
-_INTERPOLATED, _APART = 4, 1e-3  # neighbours, and how far apart they are, relative
 
 
 def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition | None = None) -> MeanSquareExponent:
@@ -105,7 +95,7 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
             parts = decomposition
         else:
             parts = decompose(system, block)
-        solution = _operator(system, parts, None).solve(_TOLERANCE, _MAX_APPLICATIONS)
+        solution = operator_of(system, parts, None).solve(TOLERANCE, MOST_APPLICATIONS)
         n_applications += solution.n_applications
         n_iterations += solution.n_iterations
         highest = max(highest, solution.exponent + solution.error)
@@ -119,9 +109,9 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
     if not converged:
         warn(
             f"the mean-square exponent {solution.exponent:.6g} may be off by {error:.1g}: the iteration did not "
-            f"converge in {_MAX_APPLICATIONS} products"
+            f"converge in {MOST_APPLICATIONS} products"
         )
-    metric, covariance = _forms(parts, solution, None)
+    metric, covariance = forms_of(parts, solution, None)
     if parts.directions is None and block.size < system.n_examples:
         metric, covariance = (_embedded(form, block, system.dimension) for form in (metric, covariance))
     return MeanSquareExponent(
@@ -149,7 +139,7 @@ def has_mean_square(system: System) -> bool:
 def _of_second_moments(system: System) -> MeanSquareExponent:
     """Return the largest Lambda(2) of a system's blocks, each as the system itself computes it."""
     parts = system.parts()
-    found = [part.second_moments(_TOLERANCE) for part in parts]
+    found = [part.second_moments(TOLERANCE) for part in parts]
     known = [each for each in found if each is not None]
     if len(known) < len(found):
         raise ValueError(
@@ -196,140 +186,75 @@ def _in_the_whole(
     return embedding @ metric @ embedding.T, embedding @ covariance @ embedding.T
 
 
-class MeanSquareFamily:
-    """The mean-square exponents and forms of one K, which does not fall into blocks, at many learning rates.
-
-    K is decomposed once, and what is known at some learning rates starts the iteration at others: the Perron vector is
-    a smooth function of the learning rate, interpolated in its logarithm.
-    """
-
-    def __init__(self, system: LinearizedSGD) -> None:
-        require_plain(system, "MeanSquareFamily")
-        self._system = system
-        self._parts = spectral_decomposition(system)
-        self._vectors: dict[float, FloatArray] = {}
-
-    def exponents(self, learning_rates: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return Lambda(2) at every learning rate and its numerical error, coarse grids before finer ones."""
-        exponents, errors = np.empty(learning_rates.shape), np.empty(learning_rates.shape)
-        for index in _coarse_to_fine(learning_rates.size):
-            solution = self.solve(float(learning_rates[index]), _FAMILY_TOLERANCE)
-            exponents[index], errors[index] = solution.exponent, solution.error
-        return exponents, errors
-
-    def forms(self, learning_rate: float, tolerance: float) -> tuple[FloatArray, FloatArray]:
-        """Return metric and covariance at a learning rate."""
-        return _forms(self._parts, self.solve(learning_rate, tolerance), None)
-
-    @property
-    def extreme_eigenvalues(self) -> tuple[float, float]:
-        """The smallest and the largest non-zero eigenvalue of K."""
-        return float(self._parts.eigenvalues[0]), float(self._parts.eigenvalues[-1])
-
-    def threshold(self) -> tuple[float, float]:
-        """Return the learning rate at which Lambda(2) = 0, and its numerical error."""
-        return self._threshold
-
-    @cached_property
-    def _threshold(self) -> tuple[float, float]:
-        value, error, converged = _operator(self._system, self._parts, None).threshold(_TOLERANCE, _MAX_APPLICATIONS)
-        if not converged:
-            warn(
-                f"the mean-square threshold {value:.6g} may be off by {error:.1g}: the iteration did not converge in "
-                f"{_MAX_APPLICATIONS} products"
-            )
-        return value, error
-
-    def solve(self, learning_rate: float, tolerance: float) -> MeanSquareSolution:
-        """Solve at a learning rate, from what is known at its neighbours."""
-        operator = _operator(self._system, self._parts, None, learning_rate)
-        solution = operator.solve(tolerance, _MAX_APPLICATIONS, self._guess(learning_rate))
-        self._vectors[learning_rate] = solution.vector
-        return solution
-
-    def _guess(self, learning_rate: float) -> FloatArray | None:
-        nearest: list[float] = []
-        for known in sorted(self._vectors, key=lambda known: abs(math.log(known / learning_rate))):
-            if len(nearest) < _INTERPOLATED and all(abs(known / other - 1) > _APART for other in nearest):
-                nearest.append(known)
-        if not nearest:
-            return None
-        x = np.log(np.array(nearest) / learning_rate)
-        if abs(x[0]) < _APART:
-            return self._vectors[nearest[0]]
-        # Lagrange's interpolation
-        weights = [np.prod(np.delete(x, j) / (np.delete(x, j) - x[j])) for j in range(len(x))]
-        return np.asarray(sum(w * self._vectors[known] for w, known in zip(weights, nearest, strict=True)))
-
-
-def _coarse_to_fine(n: int) -> list[int]:
-    """Return 0..n-1, the ends first, then the middles of what lies between."""
-    order, stride = [0, n - 1] if n > 1 else [0], 1 << max(n - 1, 1).bit_length()
-    while stride > 1:
-        stride //= 2
-        order += [index for index in range(0, n, stride) if index not in order]
-    return order
-
-
-def mean_square_metric(
-    system: LinearizedSGD,
-    example_weights: FloatArray | None = None,
-    *,
-    tolerance: float = 1e-3,
-    decomposition: SpectralDecomposition | None = None,
-) -> tuple[FloatArray, FloatArray]:
-    """Return metric and covariance of S -> (1/N) sum_i omega_i A_i S A_i^T, for a K that does not fall into blocks.
-
-    `tolerance` is for the Perron vector. Whatever it is, both forms are symmetric, and positive definite up to
-    rounding. `decomposition` is the `spectral_decomposition` with the same weights.
-    """
-    parts = spectral_decomposition(system, example_weights) if decomposition is None else decomposition
-    solution = _operator(system, parts, example_weights).solve(tolerance, _MAX_APPLICATIONS)
-    return _forms(parts, solution, example_weights)
-
-
-def _operator(
-    system: LinearizedSGD,
-    parts: SpectralDecomposition,
-    example_weights: FloatArray | None,
-    learning_rate: float | None = None,
-) -> MeanSquareOperator:
-    return MeanSquareOperator(
-        parts.vectors,
-        parts.eigenvalues,
-        system.learning_rate if learning_rate is None else learning_rate,
-        system.n_examples,
-        example_weights=example_weights,
-    )
-
-
-def _forms(
-    parts: SpectralDecomposition, solution: MeanSquareSolution, example_weights: FloatArray | None
-) -> tuple[FloatArray, FloatArray]:
-    """Return metric and covariance in the system's coordinates, the largest diagonal entry 1."""
-    rates, moment = parts.eigenvalues / parts.eigenvalues[-1], solution.moment
-    if parts.directions is not None:
-        roots = np.sqrt(rates)
-        form = _normalised(parts.directions, moment * roots * roots[:, None])
-        return form, form.copy()
-    if example_weights is None:
-        outer = inner = parts.vectors
-    else:
-        root = np.sqrt(example_weights)[:, None]
-        outer, inner = parts.vectors / root, parts.vectors * root
-    covariance = _normalised(inner, moment)
-    return _normalised(outer, moment * rates * rates[:, None]), covariance
-
-
-def _normalised(frame: FloatArray, middle: FloatArray) -> FloatArray:
-    """Return frame middle frame^T, exactly symmetric, with largest diagonal entry 1."""
-    form = (frame @ middle) @ frame.T
-    form = form + form.T
-    form /= form.diagonal().max()
-    return form
-
-
 def _embedded(form: FloatArray, block: IntArray, n: int) -> FloatArray:
     whole = np.zeros((n, n))
     whole[np.ix_(block, block)] = form
     return whole
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeanSquareExponent:
+    """The mean-square exponent Lambda(2), as `mean_square_exponent` returns it; nats per step.
+
+    It is computed, not sampled: it has no standard error, and `error` estimates what the iteration and rounding
+    leave.
+    """
+
+    exponent: float
+    """Lambda(2); below 0, SGD converges to the minimum in mean square, above 0 second moments grow."""
+    error: float
+    """Estimated numerical error of `exponent`."""
+    residual: float
+    """Of the eigenvalue problem that `exponent` solves, relative; the error of `metric` and `covariance` goes with
+    it, that of `exponent` with its square."""
+    n_applications: int
+    """Products of the N x N matrix of that problem with a vector."""
+    n_iterations: int
+    """Outer iterations."""
+    converged: bool
+    """Whether `residual` came down to rounding; if not, `exponent` is only as good as `error` says."""
+    stopped_by: str
+    """``"residual"``, ``"max_applications"``, or ``"closed form"`` where there was nothing to iterate."""
+    metric: FloatArray = field(repr=False)
+    """M with E[A^T M A] = exp(Lambda(2)) M, symmetric, positive semidefinite, its largest diagonal entry 1."""
+    covariance: FloatArray = field(repr=False)
+    """C with E[A C A^T] = exp(Lambda(2)) C, of the same kind."""
+    steps_per_epoch: float
+    """N / batch_size."""
+    provenance: Mapping[str, Any] = field(repr=False)
+    """Versions, method."""
+
+    @property
+    def stable(self) -> bool:
+        """Whether Lambda(2) is negative, beyond its numerical error."""
+        return self.converged and self.exponent + 2 * self.error < 0
+
+    @property
+    def per_epoch(self) -> float:
+        """The exponent per epoch."""
+        return self.exponent * self.steps_per_epoch
+
+    @property
+    def standard_error(self) -> float:
+        """0: nothing is sampled. `error` and `residual` tell the numerical accuracy."""
+        return 0.0
+
+    @property
+    def effective_sample_size(self) -> float:
+        """Infinite: nothing is sampled."""
+        return math.inf
+
+    @property
+    def n_steps(self) -> int:
+        """0: no steps are simulated."""
+        return 0
+
+    @property
+    def n_chains(self) -> int:
+        """0: no chains are simulated."""
+        return 0
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return (exponent, exponent), whatever the level: nothing is sampled."""
+        validation.probability(level, "level")
+        return self.exponent, self.exponent

@@ -28,11 +28,10 @@ from typing import Protocol
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.exact.mean_square import mean_square_exponent
+from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
 from sgdstab_fast.operators.matrices import ExactMoment, MatrixMoments
 from sgdstab_fast.operators.projective_line import ProjectiveLine
 from sgdstab_fast.operators.tensors import LARGEST_ORDER, tensor_exponent, tensors_fit
-from sgdstab_fast.results.results import MeanSquareExponent
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION
 from sgdstab_fast.systems.sgd import LinearizedSGD

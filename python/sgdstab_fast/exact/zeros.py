@@ -11,15 +11,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.exact.mean_square import MeanSquareFamily
+from sgdstab_fast.curves.zeros import bisected
+from sgdstab_fast.exact.exponents import known_exponents
+from sgdstab_fast.exact.full_batches import gd_threshold
+from sgdstab_fast.exact.mean_square import has_mean_square, mean_square_exponent
+from sgdstab_fast.systems.mean_square_forms import MeanSquareFamily
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
-_SCAN = 1.01  # ratio of learning rates tried for the upper bound
+LARGEST_RANK = 1024  # of a K whose mean-square threshold costs little next to a search
+_SCAN_OF_MEANS = 1.01  # ratio of learning rates tried for the upper bound
+_SCAN = 1.02  # ratio of learning rates at which what is computed is looked at for a change of sign
+_FARTHEST = 2.0**20  # times the first
+_EPS = float(np.finfo(float).eps)
+_FEW_DETERMINANTS = 512
+_REST = 1e-12  # of an exponent that is 0
 
 
 def bounds_of_zero(system: LinearizedSGD, family: MeanSquareFamily | None) -> tuple[float, float]:
@@ -40,7 +51,7 @@ def bounds_of_zero(system: LinearizedSGD, family: MeanSquareFamily | None) -> tu
         if mean_of_exponents(after) > 0:
             break
         before = after
-    high = _bisected(mean_of_exponents, before, after)
+    high = bisected(mean_of_exponents, before, after)
     return (high, high) if system.dimension == 1 else (min(low, high), high)
 
 
@@ -49,8 +60,8 @@ def _tried(low: float, diagonal: FloatArray, *, every_maximum: bool) -> list[flo
 
     Between its singularities 1 / K_ii it is concave: with `every_maximum`, the maxima of all intervals are among them.
     """
-    high = 2 / float(diagonal.min()) * _SCAN  # beyond which no step shrinks
-    n_tried = math.ceil((math.log(high) - math.log(low)) / math.log(_SCAN)) + 1
+    high = 2 / float(diagonal.min()) * _SCAN_OF_MEANS  # beyond which no step shrinks
+    n_tried = math.ceil((math.log(high) - math.log(low)) / math.log(_SCAN_OF_MEANS)) + 1
     tried = np.geomspace(low, high, max(n_tried, 2)).tolist()
     if every_maximum:
         singular = np.unique(np.concatenate([[low], 1 / diagonal[1 / diagonal > low]]))
@@ -59,12 +70,90 @@ def _tried(low: float, diagonal: FloatArray, *, every_maximum: bool) -> list[flo
             with np.errstate(divide="ignore"):
                 return float((diagonal / (1 - learning_rate * diagonal)).sum())
 
-        tried += [_bisected(falling, left, right) for left, right in pairwise(singular.tolist())]
+        tried += [bisected(falling, left, right) for left, right in pairwise(singular.tolist())]
     return sorted(tried)
 
 
-def _bisected(function: Callable[[float], float], before: float, after: float) -> float:
-    """Return the first float found beyond a change of sign from negative to positive."""
-    while before < (middle := before + (after - before) / 2) < after:
-        before, after = (before, middle) if function(middle) > 0 else (middle, after)
-    return after
+def exact_zero(system: LinearizedSGD) -> float | None:
+    """Return the first zero of lambda where lambda is known without simulation at every learning rate, else None."""
+    if system.law.is_full:
+        return gd_threshold(system)
+    if _exponent(system) is None:
+        return None
+
+    def exponent(learning_rate: float) -> float:
+        value = _exponent(system.with_learning_rate(learning_rate))
+        return -math.inf if value is None else value
+
+    return _first_change(exponent, _start(system))
+
+
+def mean_square_zero(system: LinearizedSGD) -> tuple[float, float] | None:
+    """Return the first zero of Lambda(2) and its numerical error; None where it takes simulation."""
+    if system.law.is_deterministic:
+        zero = exact_zero(system)
+        return None if zero is None else (zero, 16 * _EPS * zero)
+    if system.law.is_independent:
+        return min(part.steps.threshold() for part in system.parts() if isinstance(part, LinearizedSGD))
+    if not has_mean_square(system):
+        return None
+
+    def exponent(learning_rate: float) -> float:
+        return mean_square_exponent(system.with_learning_rate(learning_rate)).exponent
+
+    zero = _first_change(exponent, _start(system))
+    return zero, 64 * _EPS * zero
+
+
+def _exponent(system: LinearizedSGD) -> float | None:
+    """Return lambda where it is known, else None."""
+    found = [known_exponents(part) for part in system.parts()]
+    known = [float(each.exponents[0]) for each in found if each is not None]
+    return max(known) if len(known) == len(found) else None
+
+
+def _start(system: LinearizedSGD) -> float:
+    """Return a learning rate that is surely stable: without memory, one up to which no step grows."""
+    least = 2 / system.steps.largest_unit
+    return least if system.recurrence.is_plain else min(least, gd_threshold(system)) / 256
+
+
+def _first_change(function: Callable[[float], float], start: float) -> float:
+    """Return where a function of the learning rate turns positive; infinite if it does not."""
+    from scipy.optimize import brentq  # type: ignore[import-untyped]
+
+    before, after_ = start, start
+    while not (value := function(after_ := before * _SCAN)) > _REST:
+        before = after_
+        if after_ > _FARTHEST * start:
+            return math.inf
+    if not math.isfinite(value) or not math.isfinite(at_before := function(before)):
+        return bisected(function, before, after_)
+    if at_before >= 0:
+        return before
+    return float(brentq(function, before, after_, xtol=4 * _EPS * before, rtol=4 * _EPS))
+
+
+def bounds_of(system: LinearizedSGD) -> tuple[float, float]:
+    """Return learning rates between which lambda has its first zero, (0, infinity) where nothing is known."""
+    least = 2 / system.steps.largest_unit if system.recurrence.is_plain else 0.0
+    if system.rank <= LARGEST_RANK and (zero := mean_square_zero(system)) is not None:
+        least = max(least, zero[0] - 2 * zero[1])
+    return least, max(least, _sum_zero(system, least)) if least > 0 else math.inf
+
+
+def _sum_zero(system: LinearizedSGD, least: float) -> float:
+    """Return the first learning rate from which the sum of all exponents is positive; infinite if it is not known."""
+    law = system.law if system.law.is_independent else replace(system.law, sampling="iid")
+    if abs(system.recurrence.feedback) < _REST or law.n_batches > _FEW_DETERMINANTS:
+        return math.inf
+
+    def mean(learning_rate: float) -> float:
+        return system.with_learning_rate(learning_rate).sum_of_exponents / system.dimension
+
+    before = least
+    while not (value := mean(before * _SCAN)) > _REST:
+        before *= _SCAN
+        if math.isnan(value) or before > _FARTHEST * least:
+            return math.inf
+    return bisected(mean, before, before * _SCAN)

@@ -12,14 +12,33 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import seed_of
-from sgdstab_fast.exact.mean_square import has_mean_square, mean_square_exponent
-from sgdstab_fast.results.results import LyapunovExponent, MeanSquareExponent
-from sgdstab_fast.simulation.parts import Block, blocks_of, leading, shared_between
-from sgdstab_fast.simulation.run import Budget, ProgressOption
-from sgdstab_fast.simulation.vectors import How, closed_form, known_exponents, simulate
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION
+from sgdstab_fast.exact.exponents import known_exponents
+from sgdstab_fast.exact.mean_square import MeanSquareExponent, has_mean_square, mean_square_exponent
+from sgdstab_fast.exponents.results import LyapunovExponent
+from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.simulation.options import Budget, How, shared_between
+from sgdstab_fast.simulation.outcome import closed_form_attributes, common_attributes, resumed, warn_of_trouble
+from sgdstab_fast.simulation.progress import ProgressOption
+from sgdstab_fast.simulation.run import known_sign, run
+from sgdstab_fast.simulation.starts import initial_states, initial_vectors
+from sgdstab_fast.simulation.task import Kernel, advance
+from sgdstab_fast.simulation.vectors import (
+    _PILOT_STREAMS,
+    BLOCK_STREAMS,
+    COMPANION_STREAMS,
+    estimate,
+    estimate_with_own_growth,
+    no_records,
+    vectors_kernel,
+)
+from sgdstab_fast.statistics.control_variates import combined
+from sgdstab_fast.statistics.largest import leading
+from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics, growth_metrics, no_metrics
+from sgdstab_fast.systems.parts import Block, blocks_of
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
-from sgdstab_fast.systems.system import System
+from sgdstab_fast.systems.system import ExactExponents, System
 
 METHODS = ("anchored", "average")
 _ROUNDING = 1e-14  # of bounds
@@ -232,3 +251,183 @@ def _largest(results: dict[int, LyapunovExponent], system: System) -> LyapunovEx
 
 def _sign(signs: list[int]) -> int:
     return 1 if 1 in signs else 0 if 0 in signs else -1
+
+
+_STEPS_PER_BATCH = 512  # of averages
+
+
+_MAX_BATCHES = 4096  # a chain; longer budgets get longer batches
+
+
+_PILOT_CHAINS, _PILOT_EVALUATIONS, _PILOT_GROUPS, _PILOT_SHARE = 64, 32, 4, 1 / 16
+
+
+_NOISE = 0.1  # of an autocorrelation
+
+
+_LONGEST_SPACING = 16  # times N
+
+
+def simulate(
+    system: System,
+    how: How,
+    resume: LyapunovExponent | None,
+    mean_square: MeanSquareExponent | None,
+    block: int,
+) -> LyapunovExponent:
+    """Estimate lambda of a system whose K does not fall into blocks."""
+    known = known_exponents(system)
+    if known is not None:
+        return closed_form(system, how, known)
+    if resume is not None and resume.chains is not None:
+        anchored = resume.provenance["method"] == "anchored"
+    else:
+        anchored = how.method == "anchored"
+    anchored = anchored and system.dimension > 1
+    metrics = growth_metrics(system, mean_square) if anchored else no_metrics(system)
+    kernel, companion_kernel = vectors_kernel(system, metrics), vectors_kernel(system, no_metrics(system))
+    if resume is None:
+        how.budget.steps_per_chain(how.n_chains)
+        run_provenance = provenance(how.seed, "anchored" if anchored else "average", system.fingerprint)
+        first = block * BLOCK_STREAMS
+        chains = (
+            _anchored_chains(system, how, metrics, kernel, first) if anchored else _averaged_chains(system, how, first)
+        )
+    else:
+        chains, run_provenance = resumed(resume, LyapunovExponent, system, (1, system.dimension))
+    done = run(
+        chains,
+        replace(
+            kernel,
+            arguments={**kernel.arguments, "spacing": chains.spacing},
+            seconds_per_step=kernel.seconds_per_step + metrics.seconds_per_evaluation / chains.spacing,
+        ),
+        estimate if system.is_plain else estimate_with_own_growth,
+        how.budget,
+        companion_kernel=companion_kernel,
+        n_threads=how.n_threads,
+        progress=how.progress,
+        executor=how.executor,
+    )
+    warn_of_trouble(how.budget, done)
+    found = done.estimate
+    return LyapunovExponent(
+        exponent=float(found.mean[0]),
+        standard_error=float(found.standard_error[0]),
+        effective_sample_size=float(found.effective_sample_size[0]),
+        sign=known_sign(done, how.budget.sign_confidence) if how.budget.sign_confidence is not None else 0,
+        gap=found.gap,
+        mixed=found.mixed,
+        bias_allowance=found.bias_allowance or 0.0,
+        **common_attributes(done, system, run_provenance),
+    )
+
+
+def _averaged_chains(system: System, how: How, first_chain: int) -> Chains:
+    most = how.budget.steps_per_chain(how.n_chains)
+    share = system.random_share
+    states = initial_states(how.seed.key, how.n_chains, 1, system.slow_directions(1), first_chain, share)
+    steps_per_batch = min(max(_STEPS_PER_BATCH, most // _MAX_BATCHES), max(1, most // 16))
+    steps_per_batch = _whole(system, steps_per_batch)
+    return Chains(
+        key=how.seed.key,
+        states=np.ascontiguousarray(states.transpose(0, 2, 1)),
+        steps_per_batch=steps_per_batch,
+        records=no_records(how.n_chains, 1, 0),
+        first_chain=first_chain,
+    )
+
+
+def _whole(system: System, n_steps: int) -> int:
+    """Return the number of steps rounded up to whole epochs, where batches depend on each other."""
+    return -(-n_steps // system.grain) * system.grain
+
+
+def _anchored_chains(system: System, how: How, metrics: Metrics, kernel: Kernel, first_chain: int) -> Chains:
+    n_companions = min(N_COMPANIONS, how.budget.max_steps - how.n_chains)
+    n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
+    spacing, pilot_steps = max(1, int(system.steps_per_epoch)), 0
+    if metrics.size > 0:
+        spacing, pilot_steps = _spacing(system, how, metrics, kernel, first_chain)
+    most = (how.budget.max_steps - pilot_steps) // (how.n_chains + n_companions)
+    spacing = min(spacing, max(1, most // 16))
+    if metrics.size == 0:
+        spacing = _whole(system, spacing)
+    steps_per_batch = spacing * max(1, most // (spacing * _MAX_BATCHES))
+
+    def chains(n_chains: int, k: int, first: int, n_metrics: int) -> Chains:
+        states = initial_vectors(system, metrics, how.seed.key, n_chains, k, first)
+        if not system.is_plain:  # what chains grow by themselves counts from the start
+            states /= np.linalg.norm(states, axis=2, keepdims=True)
+        return Chains(
+            key=how.seed.key,
+            states=states,
+            steps_per_batch=steps_per_batch,
+            records=no_records(n_chains, k, n_metrics),
+            first_chain=first,
+        )
+
+    return replace(
+        chains(how.n_chains, 1, first_chain, metrics.size),
+        spacing=spacing,
+        n_examples=system.n_draws,
+        rounding=system.rounding,
+        pilot_steps=pilot_steps,
+        companions=chains(n_companions, 2, first_chain + COMPANION_STREAMS, 0) if n_companions > 0 else None,
+    )
+
+
+def _spacing(system: System, how: How, metrics: Metrics, kernel: Kernel, first_chain: int) -> tuple[int, int]:
+    """Return how many steps to take between evaluations, and the steps spent on finding out.
+
+    An evaluation costs as much as many steps, and successive ones are correlated. With the autocorrelation rho measured
+    at multiples of the shortest spacing T_0, the time to a given variance is, for T = m T_0, proportional to
+    (evaluation + T steps) (1 + 2 sum_j rho(j m T_0)).
+    """
+    shortest = max(1, int(system.steps_per_epoch) // 2)
+    pilot_steps = _PILOT_CHAINS * _PILOT_EVALUATIONS * shortest
+    if pilot_steps > _PILOT_SHARE * how.budget.max_steps:
+        return 4 * shortest, 0
+    first = first_chain + _PILOT_STREAMS
+    pilot = Chains(
+        key=how.seed.key,
+        states=initial_vectors(system, metrics, how.seed.key, _PILOT_CHAINS, 1, first),
+        steps_per_batch=shortest,
+        records=no_records(_PILOT_CHAINS, 1, metrics.size),
+        first_chain=first,
+    )
+    by = replace(kernel, arguments={**kernel.arguments, "spacing": shortest})
+    growth = advance(pilot, by, _PILOT_EVALUATIONS, how.n_threads, None).records[1]
+    if not np.isfinite(growth).all():
+        return 4 * shortest, pilot_steps
+    series = combined(growth, _PILOT_GROUPS)
+    series -= series.mean()
+    lags = range(_PILOT_EVALUATIONS)
+    autocovariance = np.array([(series[:, lag:] * series[:, : _PILOT_EVALUATIONS - lag]).mean() for lag in lags])
+    correlation = autocovariance / autocovariance[0] if autocovariance[0] > 0 else np.zeros(_PILOT_EVALUATIONS)
+    # Up to where it drowns in noise.
+    correlation[int(np.argmax(correlation < _NOISE)) if (correlation < _NOISE).any() else None :] = 0
+
+    def time_to_variance(spacing: int) -> float:
+        correlated = 1 + 2 * float(correlation[spacing // shortest :: spacing // shortest].sum())
+        return (metrics.seconds_per_evaluation + spacing * kernel.seconds_per_step) * correlated
+
+    longest = max(int(_LONGEST_SPACING * system.steps_per_epoch), 64)
+    candidates = [shortest * 2**doublings for doublings in range(64) if shortest * 2**doublings <= longest]
+    return min(candidates, key=time_to_variance), pilot_steps
+
+
+def closed_form(system: System, how: How, known: ExactExponents) -> LyapunovExponent:
+    """Return the exponent that is known: in one dimension, the mean of the logarithms of the steps' sizes."""
+    exponent = float(known.exponents[0])
+    rounding = known.error if math.isfinite(exponent) else 0.0
+    return LyapunovExponent(
+        exponent=exponent,
+        standard_error=rounding,
+        effective_sample_size=math.inf,
+        sign=0 if abs(exponent) <= 2 * rounding else int(math.copysign(1, exponent)),
+        gap=math.inf,
+        mixed=True,
+        bias_allowance=0.0,
+        **closed_form_attributes(system, how.seed),
+    )

@@ -16,17 +16,24 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray, StreamKey
-from sgdstab_fast._core.seeds import initial_states, seed_from
+from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.exponents.exponent import METHODS
-from sgdstab_fast.results.results import LyapunovSpectrum, provenance, warn
+from sgdstab_fast.exponents.results import LyapunovSpectrum
+from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.simulation.options import Budget
 from sgdstab_fast.simulation.outcome import closed_form_attributes, common_attributes, resumed, warn_of_trouble
-from sgdstab_fast.simulation.run import Budget, Chains, Kernel, ProgressOption, Run, overflow_safe_steps, run
+from sgdstab_fast.simulation.progress import ProgressOption
+from sgdstab_fast.simulation.run import Run, run
+from sgdstab_fast.simulation.starts import initial_states
+from sgdstab_fast.simulation.task import Kernel, advance
 from sgdstab_fast.statistics.control_variates import frame_means
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.systems.components import components
 from sgdstab_fast.systems.growth import frame_arguments, growth_metrics, no_metrics
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
-from sgdstab_fast.systems.system import ExactExponents, System
+from sgdstab_fast.systems.system import ExactExponents, System, overflow_safe_steps
 
 # How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is
 # good to about eps over the angle, and the worst of a long run is orders of magnitude worse, more so in small frames,
@@ -294,7 +301,7 @@ def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, name: str, 
             first_chain=_PILOT_CHAIN + period,
         )
         for _ in range(1 + _PILOT_PASSES):
-            pilot = pilot.advance(_kernel(name, {**arguments, "period": period}, 0.0), 1, 1, None)
+            pilot = advance(pilot, _kernel(name, {**arguments, "period": period}, 0.0), 1, 1, None)
         states = pilot.states
         # The first pass orthonormalises what the random start or another period left.
         shrinkage = -math.log(max(float(pilot.records[2][0, 1:].min()), 1e-300))

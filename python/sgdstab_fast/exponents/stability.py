@@ -23,11 +23,12 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.exact.full_batches import gd_exponent
-from sgdstab_fast.exact.mean_square import has_mean_square, mean_square_exponent
+from sgdstab_fast.exact.mean_square import MeanSquareExponent, has_mean_square, mean_square_exponent
 from sgdstab_fast.exact.regularity import regularity
 from sgdstab_fast.exponents.exponent import estimate_exponent
-from sgdstab_fast.results.results import LyapunovExponent, MeanSquareExponent, Stability
-from sgdstab_fast.simulation.run import Budget, ProgressOption
+from sgdstab_fast.exponents.results import LyapunovExponent, Stability
+from sgdstab_fast.simulation.options import Budget
+from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
 from sgdstab_fast.systems.system import System
 

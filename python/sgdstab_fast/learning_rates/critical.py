@@ -24,8 +24,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.curves.zeros import Zero, first_zero
 from sgdstab_fast.exact.full_batches import gd_threshold
-from sgdstab_fast.exact.mean_square import MeanSquareFamily
-from sgdstab_fast.exact.zeros import bounds_of_zero
+from sgdstab_fast.exact.zeros import bounds_of_zero, exact_zero, mean_square_zero
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
 from sgdstab_fast.learning_rates.panels import (
     N_LANES,
@@ -38,13 +37,20 @@ from sgdstab_fast.learning_rates.panels import (
     joined,
     run_panels,
 )
-from sgdstab_fast.learning_rates.search import exact_zero, mean_square_zero, search
-from sgdstab_fast.results.results import CriticalLearningRate, provenance, warn
-from sgdstab_fast.simulation.parts import PlainBlock, leading, plain_blocks_of, shared_between
-from sgdstab_fast.simulation.run import Budget, Chains, ProgressOption, Run, after, reporter
-from sgdstab_fast.simulation.vectors import BLOCK_STREAMS, How
+from sgdstab_fast.learning_rates.results import CriticalLearningRate
+from sgdstab_fast.learning_rates.search import search
+from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.simulation.options import Budget, How, shared_between
+from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
+from sgdstab_fast.simulation.run import Run
+from sgdstab_fast.simulation.vectors import BLOCK_STREAMS
 from sgdstab_fast.statistics.estimates import Estimate
+from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.systems.from_gram import variant_of
+from sgdstab_fast.systems.mean_square_forms import MeanSquareFamily
+from sgdstab_fast.systems.parts import PlainBlock, plain_blocks_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
 

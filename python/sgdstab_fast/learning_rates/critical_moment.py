@@ -23,15 +23,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.exact.zeros import bounds_of_zero
+from sgdstab_fast.exact.zeros import bounds_of_zero, mean_square_zero
 from sgdstab_fast.learning_rates.panels import family_of
-from sgdstab_fast.learning_rates.search import mean_square_zero
+from sgdstab_fast.learning_rates.results import CriticalLearningRate
 from sgdstab_fast.moments.moments import moment_family
 from sgdstab_fast.moments.results import OrderMoment
-from sgdstab_fast.results.results import CriticalLearningRate, provenance, warn
-from sgdstab_fast.simulation.parts import plain_blocks_of
-from sgdstab_fast.simulation.run import Progress, after, reporter
-from sgdstab_fast.simulation.vectors import How
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.progress import Progress, after, reporter
+from sgdstab_fast.systems.parts import plain_blocks_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
 _EXACT = 1e-12  # relative, of bounds that agree and of zeros of what is computed

@@ -26,20 +26,20 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core.functions import FloatArray, core
 from sgdstab_fast.curves.zeros import scales
-from sgdstab_fast.exact.mean_square import MeanSquareFamily
-from sgdstab_fast.simulation.run import Chains, Kernel, Run, grid_of_looks, overflow_safe_steps, run
-from sgdstab_fast.simulation.vectors import COMPANION_STREAMS, MOST_BETWEEN_NORMALISATIONS, How
+from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.simulation.looks import grid_of_looks
+from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.run import Run, run
+from sgdstab_fast.simulation.starts import initial_vectors
+from sgdstab_fast.simulation.task import Kernel
+from sgdstab_fast.simulation.vectors import COMPANION_STREAMS, MOST_BETWEEN_NORMALISATIONS
 from sgdstab_fast.statistics.control_variates import anchored_means, combined
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
-from sgdstab_fast.systems.growth import (
-    LARGEST_DIMENSION,
-    Metrics,
-    initial_vectors,
-    intermittency_metrics,
-    metric_with_norms,
-)
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics, intermittency_metrics, metric_with_norms
+from sgdstab_fast.systems.mean_square_forms import MeanSquareFamily
 from sgdstab_fast.systems.sgd import LinearizedSGD, is_nearly_singular
+from sgdstab_fast.systems.system import overflow_safe_steps
 
 N_LANES = core.n_lanes
 _MAX_RECORDS, _LEAST_RECORDS = 2048, 256  # batches a chain, by the number of panels

@@ -30,18 +30,18 @@ import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.exact.full_batches import gd_threshold
-from sgdstab_fast.exact.mean_square import has_mean_square, mean_square_exponent
+from sgdstab_fast.exact.zeros import LARGEST_RANK, bounds_of, mean_square_zero
 from sgdstab_fast.exponents.exponent import estimate_exponent
-from sgdstab_fast.results.results import AccuracyWarning, CriticalLearningRate, LyapunovExponent, provenance, warn
-from sgdstab_fast.simulation.run import Progress, after, reporter
-from sgdstab_fast.simulation.vectors import How, known_exponents
+from sgdstab_fast.exponents.results import LyapunovExponent
+from sgdstab_fast.learning_rates.results import CriticalLearningRate
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.warnings import AccuracyWarning, warn
+from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.progress import Progress, after, reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
-LARGEST_RANK = 1024  # of a K whose mean-square threshold costs little next to a search
-_SCAN = 1.02  # ratio of learning rates at which what is computed is looked at for a change of sign
 _FARTHEST = 2.0**20  # times the first
 _EPS = float(np.finfo(float).eps)
-_FEW_DETERMINANTS = 512
 _REST = 1e-12  # of an exponent that is 0
 _BRACKET_SHARE, _SET_SHARE = 1 / 64, 1 / 8  # of the budget, for a learning rate on the way up, for a set
 _SIGN_CONFIDENCE = 1 - 1e-4
@@ -53,97 +53,6 @@ _MOST_SETS = 12
 _WIDEST, _CUBIC = 0.03, 1 / 12  # the last set's half width, relative: tolerances of cubics that it is made for
 _PARABOLA, _SPARE = 1.5, 1.25  # by which a parabola knows its zero worse than a constant, and what is to spare
 _ROUNDS, _MISFIT = 12, 4.0  # of sets that are fitted; chi squared of parabolas that do not fit
-
-
-def exact_zero(system: LinearizedSGD) -> float | None:
-    """Return the first zero of lambda where lambda is known without simulation at every learning rate, else None."""
-    if system.law.is_full:
-        return gd_threshold(system)
-    if _exponent(system) is None:
-        return None
-
-    def exponent(learning_rate: float) -> float:
-        value = _exponent(system.with_learning_rate(learning_rate))
-        return -math.inf if value is None else value
-
-    return _first_change(exponent, _start(system))
-
-
-def mean_square_zero(system: LinearizedSGD) -> tuple[float, float] | None:
-    """Return the first zero of Lambda(2) and its numerical error; None where it takes simulation."""
-    if system.law.is_deterministic:
-        zero = exact_zero(system)
-        return None if zero is None else (zero, 16 * _EPS * zero)
-    if system.law.is_independent:
-        return min(part.steps.threshold() for part in system.parts() if isinstance(part, LinearizedSGD))
-    if not has_mean_square(system):
-        return None
-
-    def exponent(learning_rate: float) -> float:
-        return mean_square_exponent(system.with_learning_rate(learning_rate)).exponent
-
-    zero = _first_change(exponent, _start(system))
-    return zero, 64 * _EPS * zero
-
-
-def _exponent(system: LinearizedSGD) -> float | None:
-    """Return lambda where it is known, else None."""
-    found = [known_exponents(part) for part in system.parts()]
-    known = [float(each.exponents[0]) for each in found if each is not None]
-    return max(known) if len(known) == len(found) else None
-
-
-def _start(system: LinearizedSGD) -> float:
-    """Return a learning rate that is surely stable: without memory, one up to which no step grows."""
-    least = 2 / system.steps.largest_unit
-    return least if system.recurrence.is_plain else min(least, gd_threshold(system)) / 256
-
-
-def _first_change(function: Callable[[float], float], start: float) -> float:
-    """Return where a function of the learning rate turns positive; infinite if it does not."""
-    from scipy.optimize import brentq  # type: ignore[import-untyped]
-
-    before, after_ = start, start
-    while not (value := function(after_ := before * _SCAN)) > _REST:
-        before = after_
-        if after_ > _FARTHEST * start:
-            return math.inf
-    if not math.isfinite(value) or not math.isfinite(at_before := function(before)):
-        return _bisected(function, before, after_)
-    if at_before >= 0:
-        return before
-    return float(brentq(function, before, after_, xtol=4 * _EPS * before, rtol=4 * _EPS))
-
-
-def _bisected(function: Callable[[float], float], before: float, after_: float) -> float:
-    while before < (middle := before + (after_ - before) / 2) < after_:
-        before, after_ = (before, middle) if function(middle) > 0 else (middle, after_)
-    return after_
-
-
-def bounds_of(system: LinearizedSGD) -> tuple[float, float]:
-    """Return learning rates between which lambda has its first zero, (0, infinity) where nothing is known."""
-    least = 2 / system.steps.largest_unit if system.recurrence.is_plain else 0.0
-    if system.rank <= LARGEST_RANK and (zero := mean_square_zero(system)) is not None:
-        least = max(least, zero[0] - 2 * zero[1])
-    return least, max(least, _sum_zero(system, least)) if least > 0 else math.inf
-
-
-def _sum_zero(system: LinearizedSGD, least: float) -> float:
-    """Return the first learning rate from which the sum of all exponents is positive; infinite if it is not known."""
-    law = system.law if system.law.is_independent else replace(system.law, sampling="iid")
-    if abs(system.recurrence.feedback) < _REST or law.n_batches > _FEW_DETERMINANTS:
-        return math.inf
-
-    def mean(learning_rate: float) -> float:
-        return system.with_learning_rate(learning_rate).sum_of_exponents / system.dimension
-
-    before = least
-    while not (value := mean(before * _SCAN)) > _REST:
-        before *= _SCAN
-        if math.isnan(value) or before > _FARTHEST * least:
-            return math.inf
-    return _bisected(mean, before, before * _SCAN)
 
 
 @dataclass

@@ -18,15 +18,19 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.curves.zeros import first_zero, scales
 from sgdstab_fast.exact.full_batches import extreme_eigenvalues, gd_exponents
-from sgdstab_fast.exact.mean_square import MeanSquareFamily
 from sgdstab_fast.exact.zeros import bounds_of_zero
 from sgdstab_fast.learning_rates.panels import anchors_for, combined_growth, estimates, family_of, joined, run_panels
+from sgdstab_fast.learning_rates.results import Edges, StabilityMap
 from sgdstab_fast.learning_rates.sweep_points import Curve, curve_of_points, derivatives_of
-from sgdstab_fast.results.results import Edges, StabilityMap, provenance, warn
-from sgdstab_fast.simulation.parts import PlainBlock, leading, plain_blocks_of, shared_between
-from sgdstab_fast.simulation.run import Budget, ProgressOption, after, reporter
-from sgdstab_fast.simulation.vectors import BLOCK_STREAMS, How
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.simulation.options import Budget, How, shared_between
+from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
+from sgdstab_fast.simulation.vectors import BLOCK_STREAMS
+from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov, variant_of
+from sgdstab_fast.systems.mean_square_forms import MeanSquareFamily
+from sgdstab_fast.systems.parts import PlainBlock, plain_blocks_of
 from sgdstab_fast.systems.sgd import LinearizedSGD, log_abs_one_minus
 
 _ROUNDING = 8 * float(np.finfo(float).eps)  # an error that small meets every tolerance

@@ -19,11 +19,12 @@ from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.curves.zeros import scales
 from sgdstab_fast.exact.full_batches import extreme_eigenvalues, gd_exponent, gd_threshold
 from sgdstab_fast.exact.mean_square import has_mean_square, mean_square_exponent
+from sgdstab_fast.exact.zeros import LARGEST_RANK, exact_zero, mean_square_zero
 from sgdstab_fast.exponents.exponent import estimate_exponent
-from sgdstab_fast.learning_rates.search import LARGEST_RANK, exact_zero, mean_square_zero
-from sgdstab_fast.results.results import AccuracyWarning, LyapunovExponent
-from sgdstab_fast.simulation.run import after
-from sgdstab_fast.simulation.vectors import How
+from sgdstab_fast.exponents.results import LyapunovExponent
+from sgdstab_fast.results.warnings import AccuracyWarning
+from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.progress import after
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
 _LEAST_ROUND = 64  # steps of a chain that are worth a second round

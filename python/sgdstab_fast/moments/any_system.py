@@ -26,16 +26,19 @@ import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray, StreamKey
 from sgdstab_fast._core.seeds import seed_at
+from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.moments import ExactMomentsOfSteps, value_at, with_nodes
 from sgdstab_fast.moments.populations_of_any_system import LEAST_BATCHES, Advance, Start, walker_moment
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.operators.matrices import ExactMoment
-from sgdstab_fast.simulation.parts import blocks_of
-from sgdstab_fast.simulation.run import call
-from sgdstab_fast.simulation.vectors import BLOCK_STREAMS, How, known_exponents, vectors_kernel
+from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.starts import initial_vectors
+from sgdstab_fast.simulation.task import call
+from sgdstab_fast.simulation.vectors import BLOCK_STREAMS, vectors_kernel
 from sgdstab_fast.statistics.mixing import N_COMPANIONS
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, initial_vectors, no_metrics
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, no_metrics
+from sgdstab_fast.systems.parts import blocks_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import QuadraticForms, System
 

@@ -26,9 +26,9 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast.moments.products import PILOT_SHARE, Outcome, Simulation, allowance
 from sgdstab_fast.moments.results import FiniteTimeProbability
-from sgdstab_fast.results.results import warn
-from sgdstab_fast.simulation.run import Budget, ProgressOption, reporter
-from sgdstab_fast.simulation.vectors import How
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.simulation.options import Budget, How
+from sgdstab_fast.simulation.progress import ProgressOption, reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 
 METHODS = ("auto", "direct", "tilted")

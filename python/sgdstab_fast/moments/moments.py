@@ -20,9 +20,10 @@ from sgdstab_fast.moments.any_system import GeneralMoments
 from sgdstab_fast.moments.populations import LEAST_SIZE
 from sgdstab_fast.moments.results import MomentExponents, OrderMoment
 from sgdstab_fast.moments.single_examples import PlainMoments
-from sgdstab_fast.results.results import provenance, warn
-from sgdstab_fast.simulation.run import Budget, ProgressOption, after, reporter
-from sgdstab_fast.simulation.vectors import How
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.simulation.options import Budget, How
+from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
 from sgdstab_fast.systems.system import System
 

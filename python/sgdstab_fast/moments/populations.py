@@ -36,27 +36,20 @@ import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.seeds import seed_at
-from sgdstab_fast.exact.mean_square import mean_square_metric
-from sgdstab_fast.simulation.run import Chains, Kernel, Run, grid_of_looks, overflow_safe_steps, run
-from sgdstab_fast.simulation.vectors import (
-    COMPANION_STREAMS,
-    MOST_BETWEEN_NORMALISATIONS,
-    How,
-    no_records,
-    vectors_kernel,
-)
+from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.simulation.looks import grid_of_looks
+from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.run import Run, run
+from sgdstab_fast.simulation.starts import initial_vectors
+from sgdstab_fast.simulation.task import Kernel
+from sgdstab_fast.simulation.vectors import COMPANION_STREAMS, MOST_BETWEEN_NORMALISATIONS, no_records, vectors_kernel
 from sgdstab_fast.statistics.control_variates import anchored_means, combined, start_up_batches
 from sgdstab_fast.statistics.estimates import Estimate, unknown
 from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
-from sgdstab_fast.systems.growth import (
-    LARGEST_DIMENSION,
-    Metrics,
-    initial_vectors,
-    largest_growth,
-    metric_with_norms,
-    no_metrics,
-)
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics, largest_growth, metric_with_norms, no_metrics
+from sgdstab_fast.systems.mean_square_forms import mean_square_metric
 from sgdstab_fast.systems.sgd import LinearizedSGD, is_nearly_singular
+from sgdstab_fast.systems.system import overflow_safe_steps
 
 _METRIC_TOLERANCE = 1e-4
 _MOST_WEIGHTED, _GRID = 3.0, 0.5  # theta of metrics

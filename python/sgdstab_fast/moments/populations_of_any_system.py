@@ -32,7 +32,9 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.seeds import Seed
-from sgdstab_fast.simulation.run import Budget, Progress, grid_of_looks
+from sgdstab_fast.simulation.looks import grid_of_looks
+from sgdstab_fast.simulation.options import Budget
+from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.statistics.control_variates import anchored_means, combined, start_up_batches
 from sgdstab_fast.statistics.estimates import Estimate, unknown
 from sgdstab_fast.statistics.mixing import N_COMPANIONS, Mixing, first_resolved

@@ -29,13 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core.functions import FloatArray, core
-from sgdstab_fast.exact.mean_square import mean_square_metric
 from sgdstab_fast.moments.populations import population_kernel
 from sgdstab_fast.moments.results import FiniteTimeProbability
-from sgdstab_fast.results.results import provenance
-from sgdstab_fast.simulation.run import Progress
-from sgdstab_fast.simulation.vectors import How
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics, largest_growth, no_metrics
+from sgdstab_fast.systems.mean_square_forms import mean_square_metric
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
 _EPS = float(np.finfo(float).eps)

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.curves.moments import MomentCurve
-from sgdstab_fast.simulation.parts import leading
-from sgdstab_fast.statistics.estimates import student_quantile
+from sgdstab_fast.statistics.intervals import student_quantile
+from sgdstab_fast.statistics.largest import leading
 
 _SURE = 4.0  # standard errors
 _EXACT = 2**31  # degrees of freedom

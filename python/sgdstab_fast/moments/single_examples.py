@@ -25,9 +25,10 @@ from sgdstab_fast.exact.moments import ExactMoments, value_at, with_nodes
 from sgdstab_fast.moments.populations import LEAST_SIZE, MomentMetrics, simulate_moment
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.operators.matrices import ExactMoment
-from sgdstab_fast.simulation.parts import PlainBlock, plain_blocks_of
-from sgdstab_fast.simulation.vectors import BLOCK_STREAMS, How
+from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.vectors import BLOCK_STREAMS
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics
+from sgdstab_fast.systems.parts import PlainBlock, plain_blocks_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
 _SHARES = (1.0, 0.75, 0.5, 0.25)  # of a negative order, at which the curve of a block is known

@@ -12,8 +12,9 @@ from sgdstab_fast.simulation.vectors import estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
+    from sgdstab_fast.learning_rates.results import StabilityMap
     from sgdstab_fast.moments.results import MomentExponents
-    from sgdstab_fast.results.results import LyapunovExponent, LyapunovSpectrum, Stability, StabilityMap
 
 ESTIMATE = "#1f5a94"
 EDGE = "#b5452c"

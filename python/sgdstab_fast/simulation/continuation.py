@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray, StreamKey, core
-from sgdstab_fast.simulation.run import Chains, Kernel, pieces
+from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.simulation.looks import pieces
+from sgdstab_fast.simulation.task import Kernel
 from sgdstab_fast.simulation.vectors import vectors_kernel
 from sgdstab_fast.systems.growth import Metrics, no_metrics
-from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
-
-_FEW_NUMBERS = 2**20  # in all matrices
 
 
 class Measured(NamedTuple):
@@ -89,25 +87,3 @@ class Follow:
 def whole(system: System, n_steps: int) -> int:
     """Return n_steps rounded up to whole epochs, where draws repeat within them."""
     return -(-n_steps // system.grain) * system.grain
-
-
-def relaxation_rate(system: System, contraction_rate: float) -> float:
-    """Return the rate at which directions forget where they started; 0 if they do not.
-
-    Where lambda_2 is -inf, a singular step forgets everything.
-    """
-    if contraction_rate == -math.inf:
-        return _share_of_singular_steps(system)
-    return max(-contraction_rate, 0.0)
-
-
-def _share_of_singular_steps(system: System) -> float:
-    """Return the probability that a step is singular, or one in an epoch where there are too many to look at."""
-    if isinstance(system, LinearizedSGD) and system.is_plain:
-        return float(np.isneginf(system.log_determinants).mean())
-    found = system.outcomes(_FEW_NUMBERS)
-    if found is None:
-        return 1 / max(system.steps_per_epoch, 1.0)
-    values = np.linalg.svd(found.matrices, compute_uv=False)
-    singular = values[:, -1] <= system.dimension * np.finfo(float).eps * values[:, 0]
-    return float(found.probabilities[singular].sum()) / found.n_steps

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast._core.seeds import Seed
-from sgdstab_fast.results.results import provenance, warn
-from sgdstab_fast.simulation.run import Budget, Chains, Run
+from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.simulation.options import Budget
+from sgdstab_fast.simulation.run import Run
 from sgdstab_fast.systems.system import System
 
 _NOTEWORTHY = 1e-2  # a relative standard error

@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast._core.functions import Coordinates, FloatArray
-from sgdstab_fast._core.seeds import RANDOM_SHARE
 from sgdstab_fast.operators.matrices import MatrixMoments, SecondMomentsOfMatrices
 from sgdstab_fast.operators.second_moments import SecondMoments, mean_square_threshold, second_moments
 from sgdstab_fast.systems.recurrence import Recurrence
 from sgdstab_fast.systems.sampling import IntArray, Law
-from sgdstab_fast.systems.system import Call, ExactExponents, GrowthCall, Outcomes, of_products
+from sgdstab_fast.systems.system import RANDOM_SHARE, Call, ExactExponents, GrowthCall, Outcomes, of_products
 
 _EPS = float(np.finfo(float).eps)
 _MOST_DETERMINANTS = 2**22  # multiplications

@@ -18,68 +18,12 @@ one independent direction.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
-
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.systems.decomposition import spectral_decomposition
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
-
-_CANCELLING = 1 - 2.0**-16  # a step that leaves less of a squared norm: 1 + x has lost digits
-_NONE = (np.empty(0, np.intp), np.empty(0, np.intp))
-_WINDOW = 5.0  # autocorrelation times over which autocorrelations are summed
-LONGEST_SEGMENT = 1024  # batches whose inner products are formed together
-_COMPARED = 64  # chains that are compared with one another
-_GROUPS = 16  # of chains, left out in turn
-_NEGLIGIBLE = 1e-13  # of 1 - b: directions do not vary beyond rounding
-
-
-class Growth(NamedTuple):
-    """What steps do to n vectors, in a metric."""
-
-    log_growth: FloatArray
-    """l_i, shape (n, N)."""
-    squared_norms: FloatArray
-    """q, shape (n,)."""
-
-
-def growth_by_example(
-    system: LinearizedSGD, vectors: FloatArray, metrics: Iterable[FloatArray | None]
-) -> Iterator[Growth]:
-    """Yield the log growth of the next step on each example, in metrics; None for the norm of parameter space.
-
-    `vectors` has the shape (n, dimension), in the coordinates of the system.
-    """
-    rows, eta = system.rows, system.learning_rate
-    gram = system.coordinates == "gram"
-    w = vectors @ rows.T
-    steps = eta * w
-    for metric in metrics:
-        if metric is None:
-            y, images, diagonal = w, w if gram else vectors, system.diagonal
-        else:
-            images = vectors @ metric
-            y = images if gram else images @ rows.T
-            diagonal = metric.diagonal() if gram else np.einsum("ij,ij->i", rows @ metric, rows)
-        norms = np.einsum("nj,nj->n", vectors, images)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            x = steps * (diagonal * steps - 2 * y) / norms[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log_growth = np.log1p(x) / 2
-        n, i = np.nonzero(x < -_CANCELLING) if x.min(initial=0.0) < -_CANCELLING else _NONE
-        if n.size:
-            # |A_i v|_M^2 from A_i v itself.
-            step = steps[n, i][:, None]
-            directions = np.eye(system.dimension)[i] if gram else rows[i]
-            its_images = rows[i] if metric is None else metric[i] if gram else directions @ metric
-            after = np.einsum("nj,nj->n", vectors[n] - step * directions, images[n] - step * its_images)
-            with np.errstate(divide="ignore"):
-                log_growth[n, i] = np.log(np.maximum(after, 0.0) / norms[n]) / 2
-        yield Growth(log_growth, norms)
 
 
 def isometric(system: System, vectors: FloatArray) -> FloatArray:
@@ -136,61 +80,3 @@ def shares_root(system: LinearizedSGD) -> FloatArray:
     if directions is None:
         return np.asarray(vectors * np.sqrt(eigenvalues) @ vectors.T)
     return np.asarray(directions @ vectors.T)
-
-
-class Memory(NamedTuple):
-    """How long directions are remembered."""
-
-    time: float
-    """tau, in steps."""
-    standard_error: float
-    """Of tau."""
-    resolved: bool
-    """Whether the directions given were long enough to sum over."""
-
-
-def memory(directions: FloatArray, spacing: int, least_window: int = 0) -> Memory:
-    """Estimate tau from directions every `spacing` steps, unit vectors (n_chains, n, dimension) in parameter space.
-
-    Autocorrelations are summed over five times tau, and over `least_window` steps as far as lags go.
-    """
-    n_chains, n, _ = directions.shape
-    length = min(n, LONGEST_SEGMENT)
-    n_lags = max(length // 2, 1)
-    products = np.zeros((n_chains, n_lags))
-    # Row i of the view are the products with what follows batch i, and zeros past the end.
-    squares = np.zeros((length, length + n_lags))
-    row, entry = squares.strides
-    following = np.lib.stride_tricks.as_strided(squares, (length, n_lags), (row + entry, entry))
-    for chain, path in enumerate(directions):
-        for start in range(0, n - length + 1, length):
-            segment = path[start : start + length]
-            squares[:, :length] = (segment @ segment.T) ** 2
-            products[chain] += following.sum(axis=0)
-    products /= (n // length) * (length - np.arange(n_lags))
-    unrelated = np.zeros(n_chains)
-    for its in np.array_split(np.arange(n_chains), math.ceil(n_chains / _COMPARED)):
-        for batch in directions[its].transpose(1, 0, 2):
-            squared = (batch @ batch.T) ** 2
-            unrelated[its] += (squared.sum(axis=1) - squared.diagonal()) / (max(len(its) - 1, 1) * n)
-    time, resolved = _summed(products.mean(axis=0), float(unrelated.mean()), spacing, least_window)
-    groups = np.arange(n_chains) % min(_GROUPS, n_chains)
-    without = np.array(
-        [
-            _summed(products[groups != g].mean(axis=0), float(unrelated[groups != g].mean()), spacing, least_window)[0]
-            for g in range(groups.max() + 1)
-        ]
-    )
-    return Memory(time, math.sqrt((len(without) - 1) * float(without.var())), resolved)
-
-
-def _summed(products: FloatArray, unrelated: float, spacing: int, least_window: int) -> tuple[float, bool]:
-    """Sum rho over a window of five times the sum (A. D. Sokal, 1997) or more; return tau and whether it was found."""
-    if not 1 - unrelated > _NEGLIGIBLE:
-        return float(spacing), True
-    rho = (products - unrelated) / (1 - unrelated)
-    times = spacing * (2 * np.cumsum(rho) - 1)  # rho(0) = 1 counts once
-    enough = spacing * np.arange(len(rho)) >= _WINDOW * times
-    window = int(enough.argmax()) if enough.any() else len(rho) - 1
-    window = max(window, min(math.ceil(least_window / spacing), len(rho) - 1))
-    return max(float(times[window]), 0.0), bool(enough.any())

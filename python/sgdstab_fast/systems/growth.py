@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray, StreamKey
-from sgdstab_fast._core.seeds import initial_states, normals
-from sgdstab_fast.exact.mean_square import mean_square_metric
-from sgdstab_fast.results.results import MeanSquareExponent
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.exact.mean_square import MeanSquareExponent
+from sgdstab_fast.systems.mean_square_forms import mean_square_metric
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import GrowthCall, System
 
@@ -32,8 +31,6 @@ _INTERMITTENCY = (0.5, 1.0)  # theta, beyond the edge, where some abs(1 - eta K_
 _TOLERANCE = 1e-4  # of metrics: they may be far off, and then leave more variance
 # How much of the norm of K is mixed in, relative to the least and to the largest M_ii / K_ii.
 _FLOOR, _ROUNDING_FLOOR = 1e-6, 1e-12
-_POWER_ITERATIONS = 30
-_JITTER = 1e-13
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,34 +161,3 @@ def _with_floor(system: LinearizedSGD, metric: FloatArray) -> FloatArray:
     else:
         metric[np.diag_indices_from(metric)] += floor
     return metric
-
-
-def _root(covariance: FloatArray) -> FloatArray:
-    """Return L with covariance = L L^T: Cholesky's, or the symmetric one of what is definite up to rounding."""
-    try:
-        return np.asarray(np.linalg.cholesky(covariance))
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(covariance)
-        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T)
-
-
-def initial_vectors(
-    system: System, metrics: Metrics, key: StreamKey, n_chains: int, k: int, first_chain: int = 0
-) -> FloatArray:
-    """Return the vectors to start from, shape (n_chains, k, dimension), the first of each chain nearly stationary."""
-    if metrics.covariance is None:
-        states = initial_states(key, n_chains, k, system.slow_directions(1), first_chain, system.random_share)
-        return np.ascontiguousarray(states.transpose(0, 2, 1))
-    covariance = metrics.covariance / metrics.covariance.diagonal().max()
-    main = covariance[:, covariance.diagonal().argmax()]
-    for _ in range(_POWER_ITERATIONS):
-        main = covariance @ (main / np.linalg.norm(main))
-    main /= np.linalg.norm(main)
-    along = covariance @ main
-    size = float(main @ along)
-    jitter = _JITTER * np.trace(covariance) * np.eye(system.dimension)
-    # Rounded, so that the last bits of a decomposition rarely matter; another build of LAPACK may still find others.
-    root = _root(covariance + jitter).astype(np.float32).astype(float)
-    vectors = normals(key, n_chains, (k, system.dimension), first_chain) @ root.T
-    vectors[:, 0] += ((np.sqrt(size) - vectors[:, 0] @ main) / size)[:, None] * along.astype(np.float32)
-    return np.ascontiguousarray(vectors)

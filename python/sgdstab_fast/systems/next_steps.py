@@ -14,12 +14,12 @@ c_i = eta r_i . (h^T (x) I) z, so that with d_i = e_i (gram coordinates) or r_i 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.systems.coordinates import Growth, growth_by_example, isometric
+from sgdstab_fast.systems.coordinates import isometric
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
@@ -175,3 +175,53 @@ class ListedSteps:
             s = isometric(self._system, vectors)
             return np.asarray(np.einsum("...i,...i->...", s, s))
         return np.asarray(np.maximum(np.einsum("...i,...i->...", vectors @ metric, vectors), 0.0))
+
+
+_CANCELLING = 1 - 2.0**-16  # a step that leaves less of a squared norm: 1 + x has lost digits
+
+
+_NONE = (np.empty(0, np.intp), np.empty(0, np.intp))
+
+
+class Growth(NamedTuple):
+    """What steps do to n vectors, in a metric."""
+
+    log_growth: FloatArray
+    """l_i, shape (n, N)."""
+    squared_norms: FloatArray
+    """q, shape (n,)."""
+
+
+def growth_by_example(
+    system: LinearizedSGD, vectors: FloatArray, metrics: Iterable[FloatArray | None]
+) -> Iterator[Growth]:
+    """Yield the log growth of the next step on each example, in metrics; None for the norm of parameter space.
+
+    `vectors` has the shape (n, dimension), in the coordinates of the system.
+    """
+    rows, eta = system.rows, system.learning_rate
+    gram = system.coordinates == "gram"
+    w = vectors @ rows.T
+    steps = eta * w
+    for metric in metrics:
+        if metric is None:
+            y, images, diagonal = w, w if gram else vectors, system.diagonal
+        else:
+            images = vectors @ metric
+            y = images if gram else images @ rows.T
+            diagonal = metric.diagonal() if gram else np.einsum("ij,ij->i", rows @ metric, rows)
+        norms = np.einsum("nj,nj->n", vectors, images)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            x = steps * (diagonal * steps - 2 * y) / norms[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_growth = np.log1p(x) / 2
+        n, i = np.nonzero(x < -_CANCELLING) if x.min(initial=0.0) < -_CANCELLING else _NONE
+        if n.size:
+            # |A_i v|_M^2 from A_i v itself.
+            step = steps[n, i][:, None]
+            directions = np.eye(system.dimension)[i] if gram else rows[i]
+            its_images = rows[i] if metric is None else metric[i] if gram else directions @ metric
+            after = np.einsum("nj,nj->n", vectors[n] - step * directions, images[n] - step * its_images)
+            with np.errstate(divide="ignore"):
+                log_growth[n, i] = np.log(np.maximum(after, 0.0) / norms[n]) / 2
+        yield Growth(log_growth, norms)

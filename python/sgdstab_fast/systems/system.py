@@ -7,14 +7,15 @@ are the estimators', and the same for every system.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast._core.seeds import RANDOM_SHARE
 
+RANDOM_SHARE = 1e-3  # of starts near slow directions
 _LOST = 1e-10  # eigenvalues, relative to the norm of a product, that rounding may have made
 LARGEST_ENUMERATION = 2**24  # numbers in all matrices of a law
 
@@ -200,3 +201,20 @@ def of_products(product: FloatArray, log_scale: float, n_steps: int) -> ExactExp
     error = 8 * float(np.finfo(float).eps) * (len(sizes) * norm / float(sizes[0]) + abs(log_scale)) / n_steps
     logs = (np.log(sizes[known]) + log_scale) / n_steps
     return ExactExponents(logs, "all products are powers of one matrix", error, of_powers=True)
+
+
+def overflow_safe_steps(log_determinants: FloatArray) -> int:
+    """Return how many steps squared norms surely survive.
+
+    log abs(1 - eta K_ii) bounds what a step does to the norm of K, which the Euclidean one follows up to a factor; over
+    n random steps its sum stays below n mean + 10 sqrt(n) rms + max. Doubles overflow at e^709; squares of what stays
+    below e^300 are safe. A singular step leaves rounding, e^-40.
+    """
+    size = np.abs(np.maximum(log_determinants, -40))
+    mean, rms, largest = size.mean(), math.sqrt((size**2).mean()), size.max()
+    if largest == 0:
+        return 2**20
+    budget = max(300 - largest, largest)
+    # n mean + 10 sqrt(n) rms = budget, solved for sqrt(n)
+    root = (-10 * rms + math.sqrt(100 * rms**2 + 4 * mean * budget)) / (2 * mean)
+    return int(np.clip(max(root**2, budget / largest), 1, 2**20))

@@ -1,0 +1,179 @@
+"""What `lyapunov_exponent`, `lyapunov_spectrum` and `stability` return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.exact.mean_square import MeanSquareExponent
+from sgdstab_fast.exact.regularity import Regularity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+from sgdstab_fast.results.result import SimulatedEstimate
+from sgdstab_fast.statistics.intervals import interval
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LyapunovExponent(SimulatedEstimate):
+    """The top Lyapunov exponent, as `lyapunov_exponent` returns it; nats per step."""
+
+    exponent: float
+    """lambda; below 0, SGD can converge to the minimum, above 0 it cannot."""
+    standard_error: float
+    """Standard error of `exponent`, `bias_allowance` included."""
+    effective_sample_size: float
+    """Independent batches that would give the same standard error."""
+    sign: int
+    """-1 or +1 if the sign is known with the confidence asked for, over all looks; 0 if not, or not asked for."""
+    gap: float
+    """lambda_1 - lambda_2 where it was measured, to see how fast chains mix; else NaN."""
+    mixed: bool
+    """Whether chains were seen to forget their starts; always True for ``method="average"``, which does not look."""
+    bias_allowance: float
+    """What `standard_error` includes because chains drift or were not seen to mix."""
+    time_share: float = 1.0
+    """Where K falls into blocks, the share of steps that move the block that the exponent comes from."""
+    parts: Mapping[int, LyapunovExponent] = field(default_factory=dict, repr=False, compare=False)
+    """Where K falls into blocks, the results of those that were simulated, by their number."""
+
+    def __repr__(self) -> str:
+        return (
+            f"LyapunovExponent(exponent={self.exponent:.12g}, standard_error={self.standard_error:.2g}, "
+            f"stopped_by={self.stopped_by!r}, converged={self.converged}, mixed={self.mixed}, n_steps={self.n_steps}, "
+            f"n_chains={self.n_chains})"
+        )
+
+    @property
+    def per_epoch(self) -> float:
+        """The exponent per epoch."""
+        return self.exponent * self.steps_per_epoch
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the (low, high) that hold the exponent with probability `level` (Student's t on batch means)."""
+        low, high = interval(self.exponent, self.standard_error, self.degrees_of_freedom, level)
+        return float(low), float(high)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plot the running estimate with its interval against the number of steps; return the axes."""
+        from sgdstab_fast.plotting import plots
+
+        return plots.convergence(self, ax)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LyapunovSpectrum(SimulatedEstimate):
+    """The k largest Lyapunov exponents, as `lyapunov_spectrum` returns them; nats per step."""
+
+    exponents: FloatArray
+    """Shape (k,), largest first; -inf for directions that a singular step destroys."""
+    standard_errors: FloatArray
+    """Shape (k,)."""
+    effective_sample_size: FloatArray
+    """Shape (k,): independent batches that would give the same standard errors."""
+    period: int
+    """Steps between orthonormalisations."""
+    sum_of_exponents: float | None
+    """(1/N) sum_i log abs(1 - eta K_ii), which all exponents add up to; None unless all were asked for."""
+    sum_rule_error: float | None
+    """Error, per step, of the sum rule along the sampled path, where it holds exactly: rounding alone makes it.
+
+    None unless all exponents were asked for; 0 where both sides are -inf.
+    """
+
+    def __repr__(self) -> str:
+        top = [f"{value:.6g} ± {error:.1g}" for value, error in zip(self.exponents, self.standard_errors, strict=True)]
+        more = f", … {len(top) - 4} more" if len(top) > 4 else ""
+        return (
+            f"LyapunovSpectrum(exponents=[{', '.join(top[:4])}{more}], n_steps={self.n_steps}, "
+            f"n_chains={self.n_chains}, converged={self.converged}, stopped_by={self.stopped_by!r}, "
+            f"sum_rule_error={self.sum_rule_error})"
+        )
+
+    @property
+    def exponent(self) -> float:
+        """The top exponent lambda."""
+        return float(self.exponents[0])
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the top exponent."""
+        return float(self.standard_errors[0])
+
+    @property
+    def per_epoch(self) -> FloatArray:
+        """The exponents per epoch."""
+        return self.exponents * self.steps_per_epoch
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
+        """Return arrays (low, high); each exponent lies between its own with probability `level`."""
+        return interval(self.exponents, self.standard_errors, self.degrees_of_freedom, level)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plot the exponents with their intervals against their index; return the axes."""
+        from sgdstab_fast.plotting import plots
+
+        return plots.spectrum(self, ax)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Stability:
+    """Whether SGD can settle at a minimum, as `stability` returns it."""
+
+    verdict: str
+    """``"stable"`` (lambda < 0), ``"unstable"`` (lambda > 0) or ``"undecided"``."""
+    certificate: str
+    """What decided."""
+    confidence: float
+    """1 if the certificate is exact, else with which the simulation's verdict is right."""
+    lyapunov: LyapunovExponent
+    """The exponent lambda, with its interval."""
+    mean_square: MeanSquareExponent | None = field(repr=False)
+    """The mean-square exponent Lambda(2); below 0, SGD converges in mean square too. None where it has no closed
+    form."""
+    gd: float
+    """The exponent mu of full-batch gradient descent; NaN for a `MatrixEnsemble`."""
+    regularity: Regularity | None = field(repr=False)
+    """Whether the minimum is regular, so that theorem B speaks about it; None where definition 2.2 does not apply."""
+    growing_examples: NDArray[np.intp] = field(repr=False)
+    """The examples with learning_rate * K_ii > 2 batch_size, on which a step alone makes some displacements grow; empty
+    with momentum and for a `MatrixEnsemble`. Of an example of several rows K_ii is the largest eigenvalue of its part
+    of K."""
+    seconds: float
+    """Time spent."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Stability(verdict={self.verdict!r}, certificate={self.certificate!r}, confidence={self.confidence:g}, "
+            f"lambda={self.lyapunov.exponent:.6g} ± {self.lyapunov.standard_error:.1g}, "
+            f"mean_square={'unknown' if self.mean_square is None else f'{self.mean_square.exponent:.6g}'}, "
+            f"gd={self.gd:.6g})"
+        )
+
+    @property
+    def mean_square_stable(self) -> bool:
+        """Whether Lambda(2) < 0, as far as it is known."""
+        return self.mean_square is not None and self.mean_square.stable
+
+    @property
+    def theorem_b(self) -> str:
+        """What theorem B of Chemnitz & Engel concludes from the sign of lambda; undecided where x* is not regular."""
+        if self.regularity is None:
+            return "theorem B is about batches of one without momentum: what it says of others is not known"
+        return self.regularity.theorem_b({"stable": -1, "unstable": 1}.get(self.verdict, 0))
+
+    @property
+    def gd_stable(self) -> bool:
+        """Whether full-batch gradient descent can converge there, mu < 0."""
+        return self.gd < 0
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plot the exponents of full batches, of SGD and of its mean square beside the edge at 0; return the axes."""
+        from sgdstab_fast.plotting import plots
+
+        return plots.stability(self, ax)

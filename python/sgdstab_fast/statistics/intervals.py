@@ -1,0 +1,40 @@
+"""Intervals: quantiles of Student's t."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast import validation
+
+
+def student_quantile(level: float, degrees_of_freedom: int) -> float:
+    """Return t with P(abs(T) <= t) = level for Student's T.
+
+    Closed forms for one and two degrees of freedom, then the expansion of Abramowitz & Stegun 26.7.5 in 1/dof, good to
+    2% at 3 and to 1e-4 from 10 on, up to level 0.99.
+    """
+    if degrees_of_freedom == 1:
+        return math.tan(math.pi / 2 * level)
+    if degrees_of_freedom == 2:
+        return level * math.sqrt(2 / (1 - level**2))
+    x = NormalDist().inv_cdf((1 + level) / 2)
+    n = degrees_of_freedom
+    terms = (
+        x,
+        (x**3 + x) / 4,
+        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
+        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
+        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
+    )
+    return float(sum(term / n**power for power, term in enumerate(terms)))
+
+
+def interval(value: Any, standard_error: Any, degrees_of_freedom: int, level: float) -> tuple[Any, Any]:
+    """Return the (low, high) that hold a value with probability `level`, by Student's t."""
+    level = validation.probability(level, "level")
+    half_width = student_quantile(level, degrees_of_freedom) * np.asarray(standard_error)
+    return np.asarray(value) - half_width, np.asarray(value) + half_width

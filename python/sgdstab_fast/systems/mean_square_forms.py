@@ -1,0 +1,154 @@
+"""The mean-square operator of steps on single examples: metric and covariance, at one learning rate and at many."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSolution
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.systems.decomposition import SpectralDecomposition, spectral_decomposition
+from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
+
+# Of the Perron vector; the exponent's error is quadratic in it.
+TOLERANCE = 1e-11
+MOST_APPLICATIONS = 1000
+_FAMILY_TOLERANCE = 1e-8  # where exponents alone are asked for
+_INTERPOLATED, _APART = 4, 1e-3  # neighbours, and how far apart they are, relative
+
+
+class MeanSquareFamily:
+    """The mean-square exponents and forms of one K, which does not fall into blocks, at many learning rates.
+
+    K is decomposed once, and what is known at some learning rates starts the iteration at others: the Perron vector is
+    a smooth function of the learning rate, interpolated in its logarithm.
+    """
+
+    def __init__(self, system: LinearizedSGD) -> None:
+        require_plain(system, "MeanSquareFamily")
+        self._system = system
+        self._parts = spectral_decomposition(system)
+        self._vectors: dict[float, FloatArray] = {}
+
+    def exponents(self, learning_rates: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return Lambda(2) at every learning rate and its numerical error, coarse grids before finer ones."""
+        exponents, errors = np.empty(learning_rates.shape), np.empty(learning_rates.shape)
+        for index in _coarse_to_fine(learning_rates.size):
+            solution = self.solve(float(learning_rates[index]), _FAMILY_TOLERANCE)
+            exponents[index], errors[index] = solution.exponent, solution.error
+        return exponents, errors
+
+    def forms(self, learning_rate: float, tolerance: float) -> tuple[FloatArray, FloatArray]:
+        """Return metric and covariance at a learning rate."""
+        return forms_of(self._parts, self.solve(learning_rate, tolerance), None)
+
+    @property
+    def extreme_eigenvalues(self) -> tuple[float, float]:
+        """The smallest and the largest non-zero eigenvalue of K."""
+        return float(self._parts.eigenvalues[0]), float(self._parts.eigenvalues[-1])
+
+    def threshold(self) -> tuple[float, float]:
+        """Return the learning rate at which Lambda(2) = 0, and its numerical error."""
+        return self._threshold
+
+    @cached_property
+    def _threshold(self) -> tuple[float, float]:
+        value, error, converged = operator_of(self._system, self._parts, None).threshold(TOLERANCE, MOST_APPLICATIONS)
+        if not converged:
+            warn(
+                f"the mean-square threshold {value:.6g} may be off by {error:.1g}: the iteration did not converge in "
+                f"{MOST_APPLICATIONS} products"
+            )
+        return value, error
+
+    def solve(self, learning_rate: float, tolerance: float) -> MeanSquareSolution:
+        """Solve at a learning rate, from what is known at its neighbours."""
+        operator = operator_of(self._system, self._parts, None, learning_rate)
+        solution = operator.solve(tolerance, MOST_APPLICATIONS, self._guess(learning_rate))
+        self._vectors[learning_rate] = solution.vector
+        return solution
+
+    def _guess(self, learning_rate: float) -> FloatArray | None:
+        nearest: list[float] = []
+        for known in sorted(self._vectors, key=lambda known: abs(math.log(known / learning_rate))):
+            if len(nearest) < _INTERPOLATED and all(abs(known / other - 1) > _APART for other in nearest):
+                nearest.append(known)
+        if not nearest:
+            return None
+        x = np.log(np.array(nearest) / learning_rate)
+        if abs(x[0]) < _APART:
+            return self._vectors[nearest[0]]
+        # Lagrange's interpolation
+        weights = [np.prod(np.delete(x, j) / (np.delete(x, j) - x[j])) for j in range(len(x))]
+        return np.asarray(sum(w * self._vectors[known] for w, known in zip(weights, nearest, strict=True)))
+
+
+def _coarse_to_fine(n: int) -> list[int]:
+    """Return 0..n-1, the ends first, then the middles of what lies between."""
+    order, stride = [0, n - 1] if n > 1 else [0], 1 << max(n - 1, 1).bit_length()
+    while stride > 1:
+        stride //= 2
+        order += [index for index in range(0, n, stride) if index not in order]
+    return order
+
+
+def mean_square_metric(
+    system: LinearizedSGD,
+    example_weights: FloatArray | None = None,
+    *,
+    tolerance: float = 1e-3,
+    decomposition: SpectralDecomposition | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Return metric and covariance of S -> (1/N) sum_i omega_i A_i S A_i^T, for a K that does not fall into blocks.
+
+    `tolerance` is for the Perron vector. Whatever it is, both forms are symmetric, and positive definite up to
+    rounding. `decomposition` is the `spectral_decomposition` with the same weights.
+    """
+    parts = spectral_decomposition(system, example_weights) if decomposition is None else decomposition
+    solution = operator_of(system, parts, example_weights).solve(tolerance, MOST_APPLICATIONS)
+    return forms_of(parts, solution, example_weights)
+
+
+def operator_of(
+    system: LinearizedSGD,
+    parts: SpectralDecomposition,
+    example_weights: FloatArray | None,
+    learning_rate: float | None = None,
+) -> MeanSquareOperator:
+    """Return the operator, at a learning rate and with weights of examples."""
+    return MeanSquareOperator(
+        parts.vectors,
+        parts.eigenvalues,
+        system.learning_rate if learning_rate is None else learning_rate,
+        system.n_examples,
+        example_weights=example_weights,
+    )
+
+
+def forms_of(
+    parts: SpectralDecomposition, solution: MeanSquareSolution, example_weights: FloatArray | None
+) -> tuple[FloatArray, FloatArray]:
+    """Return metric and covariance in the system's coordinates, the largest diagonal entry 1."""
+    rates, moment = parts.eigenvalues / parts.eigenvalues[-1], solution.moment
+    if parts.directions is not None:
+        roots = np.sqrt(rates)
+        form = _normalised(parts.directions, moment * roots * roots[:, None])
+        return form, form.copy()
+    if example_weights is None:
+        outer = inner = parts.vectors
+    else:
+        root = np.sqrt(example_weights)[:, None]
+        outer, inner = parts.vectors / root, parts.vectors * root
+    covariance = _normalised(inner, moment)
+    return _normalised(outer, moment * rates * rates[:, None]), covariance
+
+
+def _normalised(frame: FloatArray, middle: FloatArray) -> FloatArray:
+    """Return frame middle frame^T, exactly symmetric, with largest diagonal entry 1."""
+    form = (frame @ middle) @ frame.T
+    form = form + form.T
+    form /= form.diagonal().max()
+    return form
