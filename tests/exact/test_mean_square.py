@@ -13,9 +13,10 @@ from reference.known import K4_THRESHOLD
 from reference.laws import factor_of
 from scipy.sparse.linalg import LinearOperator, eigsh
 from sgdstab_fast.exact import mean_square
-from sgdstab_fast.exact.mean_square import mean_square_exponent, spectral_decomposition
+from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.operators.mean_square import MeanSquareOperator
 from sgdstab_fast.systems.components import components
+from sgdstab_fast.systems.decomposition import spectral_decomposition
 from sgdstab_fast.systems.mean_square_forms import mean_square_metric
 
 # Computed apart by dense methods in double precision: their rounding is 1e-14 absolutely.

@@ -10,9 +10,10 @@ import pytest
 import sgdstab_fast as sf
 from conftest import K4, REAL_GRAMS, T1, random_gram
 from reference.known import kronecker_exponent, steps_of
-from sgdstab_fast.exact.mean_square import mean_square_exponent, spectral_decomposition
+from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.operators import tensors as symmetric_tensors
 from sgdstab_fast.operators.tensors import LARGEST_TENSOR, tensor_dimension, tensor_exponent, tensors_fit
+from sgdstab_fast.systems.decomposition import spectral_decomposition
 
 
 def factor_of(gram):
