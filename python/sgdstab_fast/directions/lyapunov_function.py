@@ -32,8 +32,9 @@ from numpy.typing import ArrayLike
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.seeds import seed_from
-from sgdstab_fast.directions.eigenfunction import NormProduct, Norms, norms_of, stationary_directions
+from sgdstab_fast.directions.eigenfunction import stationary_directions
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
+from sgdstab_fast.directions.norm_products import NormProduct, Norms, norms_of
 from sgdstab_fast.exponents.exponent import lyapunov_exponent
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
