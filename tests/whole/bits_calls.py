@@ -1,0 +1,499 @@
+"""The calls that `bits.py` makes: every estimator on every kind of system, with few steps, and what goes wrong.
+
+Only what the package exports is used here, so that older revisions can make the same calls. A name says what is called,
+on which system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import re
+import runpy
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sgdstab_fast as sf
+
+K4 = np.array([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], dtype=float)
+T1 = np.array([[1, -0.5], [-0.5, 1]])
+REAL = Path(__file__).parent.parent / "data" / "gram_matrices.npz"
+ONE = {"n_threads": 1, "rng": 1}
+
+
+def _blocks(*matrices: Any) -> Any:
+    whole = np.zeros((sum(map(len, matrices)),) * 2)
+    at = 0
+    for matrix in matrices:
+        whole[at : at + len(matrix), at : at + len(matrix)] = matrix
+        at += len(matrix)
+    return whole
+
+
+def _features(n: int, rank: int) -> Any:
+    return np.random.default_rng(n).standard_normal((n, rank)) / np.sqrt(rank)
+
+
+def _gram(n: int, rank: int) -> Any:
+    return _features(n, rank) @ _features(n, rank).T
+
+
+@cache
+def systems() -> dict[str, Any]:
+    """Return systems of every kind by name."""
+    real = dict(np.load(REAL))
+    iris, digits = real["iris_trained_40"], real["digits_trained_128"]
+    sgd = sf.LinearizedSGD
+    weights = np.array([0.1, 0.2, 0.3, 0.4])
+    heavier = sf.Recurrence(free=np.array([[1.2, -0.3], [0.5, 0.4]]), readout=np.array([1.0, 0.1]))
+    return {
+        "gram": sgd(K4, 0.3),
+        "unstable gram": sgd(K4, 0.5),
+        "two": sgd(T1, 0.5),
+        "iris": sgd(iris, 1.004),
+        "digits": sgd(digits, 1.063),
+        "without full rank": sgd(_gram(8, 3), 0.6),
+        "factor": sgd.from_factor(_features(6, 4), 0.7),
+        "wide factor": sgd.from_factor(_features(4, 9), 0.9),
+        "scale": sgd(K4, 0.15, scale=2.0),
+        "batch": sgd(K4, 0.5, 2),
+        "large batch": sgd(digits, 1.5, 16),
+        "batch of a factor": sgd.from_factor(_features(7, 3), 0.8, 3),
+        "with replacement": sgd(K4, 0.5, 2, sampling="with_replacement"),
+        "epoch": sgd(K4, 0.3, sampling="epoch"),
+        "uneven epoch": sgd(_gram(5, 9), 0.7, 2, sampling="epoch"),
+        "long epoch": sgd(iris, 0.8, 3, sampling="epoch", momentum=0.5),
+        "cyclic": sgd(K4, 0.3, sampling="cyclic"),
+        "heavy ball": sgd(K4, 0.2, momentum=0.5),
+        "nesterov": sgd(K4, 0.2, 2, momentum=0.5, nesterov=True),
+        "nesterov of a factor": sgd.from_factor(_features(6, 3), 0.4, momentum=0.7, nesterov=True),
+        "recurrence": sgd(K4, 0.2, 2).with_recurrence(heavier),
+        "weight decay": sgd(K4, 0.3).with_recurrence(sf.Recurrence(np.array([[0.99]]), np.array([1.0]))),
+        "groups": sgd(np.kron(K4, [[1, 0.2], [0.2, 1]]), 0.3, groups=[0, 0, 1, 1, 2, 2, 3, 3]),
+        "batch of groups": sgd(np.kron(K4, [[1, 0.2], [0.2, 1]]), 0.4, 2, groups=list("aabbbccd")),
+        "importance": sgd(K4, 0.3, probabilities=weights),
+        "importance, equal": sgd(K4, 0.3, 2, sampling="with_replacement", probabilities=weights, step_scaling="equal"),
+        "blocks": sgd(_blocks(K4, T1, [[0.7]]), 0.45),
+        "blocks in batches": sgd(_blocks(K4, T1), 0.5, 2, momentum=0.3),
+        "fibonacci": sf.MatrixEnsemble([[[0, 1], [1, 1]], [[0, 1], [1, -1]]]),
+        "cone": sf.MatrixEnsemble([[[2, 1], [1, 1]], [[3, 1], [2, 1]]], [0.3, 0.7]),
+        "ensemble": sf.MatrixEnsemble(np.random.default_rng(3).standard_normal((5, 3, 3)) * 0.6),
+        "singular ensemble": sf.MatrixEnsemble([np.diag([1.5, 0.0]), [[0, 1], [1, 1]]]),
+        "one example": sgd([[1.5]], 0.5),
+        "full batch": sgd(K4, 0.5, 4),
+        "full batch with momentum": sgd(K4, 0.5, 4, momentum=0.9),
+        "annihilating": sgd(np.eye(2), 1.0),
+        "singular step": sgd(K4, 0.25),
+    }
+
+
+def _exponent(system: Any, **options: Any) -> Any:
+    return sf.lyapunov_exponent(system, **{"max_steps": 200_000, **ONE, **options})
+
+
+def _spectrum(system: Any, **options: Any) -> Any:
+    return sf.lyapunov_spectrum(system, **{"max_steps": 40_000, **ONE, **options})
+
+
+def _moments(system: Any, p: Any = (-1.0, 0.5, 1.0, 3.0, 4.0), **options: Any) -> Any:
+    return sf.moment_exponent(system, p, **{"max_steps": 180_000, **ONE, **options})
+
+
+def _chain(system: Any, **options: Any) -> Any:
+    return sf.projective_chain(system, **{"max_steps": 30_000, **ONE, **options})
+
+
+def _sweep(gram: Any, *arguments: Any, **options: Any) -> Any:
+    return sf.sweep(gram, *arguments, **{"max_steps": 50_000, **ONE, **options})
+
+
+def _critical(gram: Any, *arguments: Any, **options: Any) -> Any:
+    return sf.critical_learning_rate(gram, *arguments, **{"max_steps": 200_000, **ONE, **options})
+
+
+def _probability(*arguments: Any, **options: Any) -> Any:
+    return sf.finite_time_probability(*arguments, **{"max_steps": 300_000, **ONE, **options})
+
+
+def _facts(system: Any) -> dict[str, Any]:
+    """Return what a system says of itself."""
+    names = ["dimension", "steps_per_epoch", "fingerprint", "sum_of_exponents", "log_determinants"]
+    names += (
+        ["matrices", "probabilities"]
+        if isinstance(system, sf.MatrixEnsemble)
+        else ["coordinates", "rows", "learning_rate", "batch_size", "n_examples", "rank", "diagonal"]
+    )
+    facts: dict[str, Any] = {"repr": repr(system)}
+    for name in names:
+        with contextlib.suppress(ValueError):
+            facts[name] = getattr(system, name)
+    if not isinstance(system, sf.MatrixEnsemble):
+        with contextlib.suppress(ValueError):
+            facts["matrices"] = system.matrices()
+    return {f"{type(system).__name__}.{name}": fact for name, fact in facts.items()}
+
+
+def of_systems() -> dict[str, Callable[[], Any]]:
+    """Return calls of the estimators that take any system, on all systems."""
+    estimators: dict[str, Callable[..., Any]] = {
+        "facts": _facts,
+        "exponent": _exponent,
+        "average": partial(_exponent, method="average"),
+        "spectrum": _spectrum,
+        "average spectrum": partial(_spectrum, k=1, method="average"),
+        "mean square": sf.mean_square_exponent,
+        "moments": _moments,
+        "stability": lambda system: sf.stability(system, max_steps=50_000, **ONE),
+        "chain": _chain,
+        "regularity": sf.regularity,
+    }
+    return {
+        f"{name} of {which}": partial(estimate, system)
+        for which, system in systems().items()
+        for name, estimate in estimators.items()
+    }
+
+
+def _followed(system: Any, n: int) -> dict[str, Any]:
+    """Return a chain and what goes on from it."""
+    chain = _chain(system, max_steps=100_000)
+    found: dict[str, Any] = {"chain": chain, "sample": chain.sample(40)}
+    found["mixing_time"] = chain.mixing_time, chain.mixing_time_standard_error
+    found["holder"] = chain.holder_contraction([0.1, 0.5, 1.0], n, n_pairs=128)
+    found["distribution"] = distribution = chain.finite_time_distribution(n, n_samples=256)
+    x = np.quantile(distribution.exponents, [0.3, 0.5, 0.7])
+    for name in ("empirical", "normal", "edgeworth", "large_deviations", "large_deviations_density"):
+        found[f"distribution.{name}"] = _or_error(getattr(distribution, name), x)
+    found["distribution.quantile"] = distribution.quantile([0.1, 0.9])
+    found["moments"] = chain.moments
+    for route in ("autocovariances", "batch means", "moments"):
+        found[f"clt_variance_by {route}"] = _or_error(chain.clt_variance_by, route)
+    return found
+
+
+def _or_error(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        return f"ValueError: {error}"
+
+
+def _curve(system: Any, p: Any) -> dict[str, Any]:
+    """Return moments with what their curve says."""
+    moments = _moments(system, p, max_steps=200_000)
+    found: dict[str, Any] = {"moments": moments}
+    low, high = moments.trusted_exponents
+    x = np.linspace(low, high, 5)[1:-1]
+    found["rate_function"] = _or_error(moments.rate_function, x)
+    found["rate_function_standard_error"] = _or_error(moments.rate_function_standard_error, x)
+    found["tail_index"] = _or_error(lambda: (moments.tail_index, moments.tail_index_standard_error))
+    return found
+
+
+def _eigenfunction(system: Any, p: float) -> dict[str, Any]:
+    found = sf.eigenfunction(system, p, n_directions=256, rng=1)
+    vectors = np.random.default_rng(2).standard_normal((5, system.dimension))
+    return {
+        "psi": found,
+        "psi()": found(vectors),
+        "psi() of one": found(vectors[0]),
+        "psi.residual_on": found.residual_on(vectors),
+    }
+
+
+def _lyapunov_function(system: Any, **options: Any) -> dict[str, Any]:
+    found = sf.lyapunov_function(system, rng=1, **options)
+    vectors = np.random.default_rng(2).standard_normal((5, system.dimension))
+    return {"V": found, "V()": found(vectors), "V.ratio": found.ratio(vectors)}
+
+
+def of_single_examples() -> dict[str, Callable[[], Any]]:
+    """Return calls of what is about particular systems, and of what follows results."""
+    known = systems()
+    example = sf.load_example()
+    return {
+        "follow chain of two": lambda: _followed(known["two"], 20),
+        "follow chain of gram": lambda: _followed(known["unstable gram"], 20),
+        "follow chain of factor": lambda: _followed(known["factor"], 20),
+        "follow chain of epoch": lambda: _followed(known["epoch"], 20),
+        "follow chain of batch": lambda: _followed(known["batch"], 20),
+        "follow chain of heavy ball": lambda: _followed(known["heavy ball"], 20),
+        "follow chain of ensemble": lambda: _followed(known["ensemble"], 20),
+        "curve of gram": lambda: _curve(sf.LinearizedSGD(K4, 0.425), np.linspace(-1, 3, 9)),
+        "curve of two": lambda: _curve(known["two"], [-0.5, 1, 2, 8]),
+        "curve of batch": lambda: _curve(known["batch"], [-1, 1, 2, 3]),
+        "curve of cone": lambda: _curve(known["cone"], [-1, 0.5, 1, 2]),
+        "one moment": lambda: _moments(known["unstable gram"], -0.5),
+        "population of gram": lambda: _moments(known["gram"], [0.5, 1.5], method="population", population=64),
+        "population of batch": lambda: _moments(known["batch"], [1.5], method="population", population=64),
+        "probability of gram": lambda: _probability(known["unstable gram"], 200),
+        "rare probability of two": lambda: _probability(known["two"], 300, 0.0),
+        "direct probability of factor": lambda: _probability(known["factor"], 50, -0.1, method="direct"),
+        "tilted probability of gram": lambda: _probability(known["gram"], 100, -0.05, method="tilted", population=64),
+        "probability of one example": lambda: _probability(known["one example"], 10, -0.5),
+        "eigenfunction of two": lambda: _eigenfunction(known["two"], 1.5),
+        "eigenfunction of gram": lambda: _eigenfunction(known["unstable gram"], -0.3),
+        "eigenfunction of blocks": lambda: _eigenfunction(known["blocks"], 1.0),
+        "eigenfunction of batch": lambda: _eigenfunction(known["batch"], 1.0),
+        "lyapunov function of gram": lambda: _lyapunov_function(known["unstable gram"]),
+        "lyapunov function of blocks": lambda: _lyapunov_function(known["blocks"], p=0.1),
+        "lyapunov function of stable": lambda: _lyapunov_function(known["gram"]),
+        "example": lambda: example,
+        "exponent of example": lambda: _exponent(sf.LinearizedSGD(example.gram, 0.5), max_steps=100_000),
+        "spectrum of example": lambda: _spectrum(sf.LinearizedSGD(example.gram, 0.5), k=20),
+        "theorem b": lambda: [sf.regularity(known["gram"]).theorem_b(sign) for sign in (-1, 0, 1)],
+        "build": lambda: sorted(sf.build_info()),
+    }
+
+
+def of_learning_rates() -> dict[str, Callable[[], Any]]:
+    """Return calls of what is about many learning rates."""
+    rates = np.linspace(0.1, 0.9, 5)
+    groups = {"groups": [0, 0, 1, 1]}
+    weights = {"probabilities": [0.1, 0.2, 0.3, 0.4]}
+    blocks, factor = _blocks(K4, T1), _gram(8, 3)
+    real = np.load(REAL)["iris_trained_40"]
+    made: dict[str, Callable[[], Any]] = {
+        "gd exponent": lambda: [sf.gd_exponent(K4, rate) for rate in (0.1, 0.4, 0.6)],
+        "gd exponent of factor": lambda: sf.gd_exponent(factor, 0.3),
+        "gd exponent of a system": lambda: sf.gd_exponent(systems()["heavy ball"]),
+        "sweep": lambda: _sweep(K4, rates),
+        "sweep of 17": lambda: _sweep(T1, np.geomspace(0.1, 3, 17)),
+        "sweep of iris": lambda: _sweep(real, [0.3, 1.004, 1.473]),
+        "sweep of factor": lambda: _sweep(factor, rates),
+        "sweep of blocks": lambda: _sweep(blocks, rates),
+        "sweep of one": lambda: _sweep([[1.0]], rates),
+        "sweep of one rate": lambda: _sweep(K4, [0.3]),
+        "sweep of batches": lambda: _sweep(K4, rates, [1, 2, 4], rtol=0.1),
+        "sweep of momenta": lambda: _sweep(K4, rates[:3], [1, 2], [0.0, 0.5], rtol=0.1),
+        "sweep of nesterov": lambda: _sweep(K4, rates[:3], None, [0.5], nesterov=True, rtol=0.1),
+        "sweep of epochs": lambda: _sweep(K4, rates[:3], 2, sampling="epoch", rtol=0.1),
+        "sweep of groups": lambda: _sweep(K4, rates[:3], **groups, rtol=0.1),
+        "sweep of importance": lambda: _sweep(K4, rates[:3], **weights, rtol=0.1),
+        "sweep of a system": lambda: _sweep(systems()["recurrence"], rates[:3], rtol=0.1),
+    }
+    for criterion in ("gd", "mean-square", "almost-sure", 1.0, 4.0, -0.5):
+        made |= {
+            f"critical {criterion}": partial(_critical, K4, criterion),
+            f"critical {criterion} of two": partial(_critical, T1, criterion),
+            f"critical {criterion} of one": partial(_critical, [[2.0]], criterion),
+            f"critical {criterion} of factor": partial(_critical, factor, criterion),
+            f"critical {criterion} of blocks": partial(_critical, blocks, criterion),
+            f"critical {criterion} of batches": partial(_critical, K4, criterion, 2),
+            f"critical {criterion} of full batches": partial(_critical, K4, criterion, 4),
+            f"critical {criterion} of epochs": partial(_critical, K4, criterion, 2, sampling="epoch"),
+            f"critical {criterion} of cyclic": partial(_critical, K4, criterion, sampling="cyclic"),
+            f"critical {criterion} of heavy ball": partial(_critical, K4, criterion, momentum=0.5),
+            f"critical {criterion} of importance": partial(_critical, K4, criterion, **weights),
+        }
+    return made
+
+
+def of_runs() -> dict[str, Callable[[], Any]]:
+    """Return calls that differ in how they run: tolerances, threads, executors, progress, and going on."""
+    known = systems()
+    several = ("gram", "iris", "without full rank", "batch", "epoch", "heavy ball", "blocks", "ensemble")
+
+    def resumed(estimate: Callable[..., Any], system: Any, **options: Any) -> dict[str, Any]:
+        first = estimate(system, **options)
+        again = estimate(system, **options, resume=first)
+        further = estimate(system, **options, resume=first, max_steps=300_000)
+        return {"first": first, "again": again, "on": further}
+
+    def watched(estimate: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
+        seen: list[Any] = []
+        estimate(*arguments, **options, progress=seen.append)
+        return seen
+
+    def pooled(pool: Callable[[], Executor]) -> dict[str, Any]:
+        with pool() as executor:
+            options = {"executor": executor, "n_threads": None}
+            return {
+                "exponent": _exponent(known["gram"], **options),
+                "exponent of batch": _exponent(known["batch"], **options),
+                "spectrum": _spectrum(known["ensemble"], **options),
+                "moments": _moments(known["gram"], [1.5], **options),
+                "moments of batch": _moments(known["batch"], [1.5], **options),
+                "sweep": _sweep(K4, [0.3, 0.4], **options),
+                "probability": _probability(known["two"], 50, **options),
+                "chain": _chain(known["gram"], **options),
+            }
+
+    made: dict[str, Callable[[], Any]] = {}
+    for which in several:
+        made[f"resumed exponent of {which}"] = partial(resumed, _exponent, known[which], rtol=0)
+        made[f"resumed average of {which}"] = partial(resumed, _exponent, known[which], rtol=0, method="average")
+        made[f"resumed spectrum of {which}"] = partial(resumed, _spectrum, known[which], rtol=0)
+        made[f"exponent of {which} on two threads"] = partial(_exponent, known[which], n_threads=2, rtol=0)
+    return {
+        **made,
+        "two threads": lambda: [_spectrum(known["iris"], n_threads=2), _moments(known["iris"], [1.5], n_threads=2)],
+        "all threads": lambda: _exponent(known["gram"], n_threads=None),
+        "threads": lambda: pooled(lambda: ThreadPoolExecutor(2)),
+        "processes": lambda: pooled(lambda: ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))),
+        "progress of exponent": lambda: watched(_exponent, known["gram"], rtol=0),
+        "progress of spectrum": lambda: watched(_spectrum, known["batch"], rtol=0),
+        "progress of moments": lambda: watched(_moments, known["gram"], [1.5, 2.5]),
+        "progress of batch moments": lambda: watched(_moments, known["batch"], [1.5]),
+        "progress of sweep": lambda: watched(_sweep, K4, [0.3, 0.4]),
+        "progress of critical": lambda: watched(_critical, K4),
+        "progress of chain": lambda: watched(_chain, known["gram"]),
+        "progress of probability": lambda: watched(_probability, known["two"], 100),
+        "exponent by sign": lambda: _exponent(known["gram"], sign_confidence=0.99, max_steps=10**6),
+        "exponent to atol": lambda: _exponent(known["iris"], rtol=0, atol=1e-6, max_steps=10**6),
+        "exponent of 8 chains": lambda: _exponent(known["gram"], n_chains=8),
+        "spectrum of 3": lambda: _spectrum(known["iris"], k=3, n_chains=8),
+        "average spectrum of 3": lambda: _spectrum(known["iris"], k=3, method="average"),
+        "spectrum to rtol": lambda: _spectrum(known["two"], rtol=0.05, max_steps=10**6),
+        "seeds": lambda: [
+            _exponent(known["two"], rng=seed, max_steps=4000)
+            for seed in (0, [1, 2], np.random.SeedSequence(5, spawn_key=(1,)), np.random.default_rng(7))
+        ],
+    }
+
+
+def of_errors() -> dict[str, Callable[[], Any]]:
+    """Return calls with arguments that are refused."""
+    known = systems()
+    wrong: dict[str, list[Any]] = {
+        "rtol": [-1, "x"], "atol": [-1], "max_steps": [0, 1.5], "n_chains": [0, "x"], "n_threads": [0],
+        "rng": [-1, "x"], "progress": [3], "executor": ["x"],
+    }  # fmt: skip
+    estimators: dict[str, Callable[..., Any]] = {
+        "exponent": partial(sf.lyapunov_exponent, known["gram"]),
+        "spectrum": partial(sf.lyapunov_spectrum, known["gram"]),
+        "moments": partial(sf.moment_exponent, known["gram"], [1.5]),
+        "stability": partial(sf.stability, known["unstable gram"]),
+        "chain": partial(sf.projective_chain, known["gram"]),
+        "sweep": partial(sf.sweep, K4, [0.3, 0.4]),
+        "critical": partial(sf.critical_learning_rate, K4),
+        "probability": partial(sf.finite_time_probability, known["unstable gram"], 100),
+    }
+    made: dict[str, Callable[[], Any]] = {
+        f"wrong {option}={value!r} of {name}": partial(estimate, **{"max_steps": 5000, "rng": 1, option: value})
+        for name, estimate in estimators.items()
+        for option, values in wrong.items()
+        for value in values
+    }
+    sgd, eye = sf.LinearizedSGD, np.eye(2)
+    first = cache(lambda: _exponent(known["gram"], max_steps=4000))
+    others: dict[str, Callable[[], Any]] = {
+        "method": lambda: _exponent(known["gram"], method="x"),
+        "method of spectrum": lambda: _spectrum(known["gram"], method="x"),
+        "method of moments": lambda: _moments(known["gram"], method="x"),
+        "method of probability": lambda: _probability(known["gram"], 10, method="x"),
+        "sign_confidence": lambda: _exponent(known["gram"], sign_confidence=2),
+        "resume of a number": lambda: _exponent(known["gram"], resume=3),
+        "resume of a method": lambda: _exponent(known["gram"], resume=first(), method="average"),
+        "resume of a seed": lambda: _exponent(known["gram"], resume=first(), n_chains=8),
+        "k": lambda: _spectrum(known["gram"], k=5),
+        "system": lambda: _exponent(K4),
+        "system of probability": lambda: _probability(known["batch"], 10),
+        "system of regularity": lambda: sf.regularity(K4),
+        "system of eigenfunction": lambda: sf.eigenfunction(known["fibonacci"], 1),
+        "order": lambda: _moments(known["gram"], [np.nan]),
+        "orders": lambda: _moments(known["gram"], []),
+        "population": lambda: _moments(known["gram"], [1.5], population=0),
+        "gram": lambda: sgd([[1, 2], [3, 4]], 0.1),
+        "indefinite gram": lambda: sgd([[1, 2], [2, 1]], 0.1),
+        "gram of nan": lambda: sgd([[np.nan]], 0.1),
+        "gram of text": lambda: sgd("x", 0.1),
+        "learning_rate": lambda: sgd(eye, -1),
+        "large learning_rate": lambda: sgd(eye, 1e300),
+        "batch_size": lambda: sgd(eye, 0.1, 3),
+        "sampling": lambda: sgd(eye, 0.1, sampling="x"),
+        "probabilities": lambda: sgd(eye, 0.1, probabilities=[1, 2]),
+        "groups": lambda: sgd(eye, 0.1, groups=[1]),
+        "momentum": lambda: sgd(eye, 0.1, momentum=1.5),
+        "step_scaling": lambda: sgd(eye, 0.1, step_scaling="x"),
+        "features": lambda: sgd.from_factor([[0, 0]], 0.1),
+        "matrices": lambda: sf.MatrixEnsemble([[1, 2]]),
+        "ensemble probabilities": lambda: sf.MatrixEnsemble([eye], [2]),
+        "recurrence": lambda: sf.Recurrence(free=eye, readout=np.ones(3)),
+        "learning_rates": lambda: _sweep(K4, [0.4, 0.3]),
+        "criterion": lambda: _critical(K4, "x"),
+        "criterion of an ensemble": lambda: _critical(known["fibonacci"], "gd"),
+        "gd_exponent": lambda: sf.gd_exponent(K4, "x"),
+        "gd_exponent of a system": lambda: sf.gd_exponent(known["gram"], 0.3),
+        "threshold": lambda: _probability(known["gram"], 10, np.nan),
+        "steps": lambda: _probability(known["gram"], 0),
+        "sample": lambda: _chain(known["gram"]).sample(0),
+        "alpha": lambda: _chain(known["gram"]).holder_contraction(2, 10),
+        "steps of an epoch": lambda: _chain(known["epoch"]).finite_time_distribution(5),
+        "level": lambda: first().confidence_interval(2),
+    }
+    return {**made, **{f"wrong {name}": call for name, call in others.items()}}
+
+
+def _command(*arguments: str) -> dict[str, Any]:
+    """Run the command line in this process; return its output, its exit status and the files that it wrote."""
+    before, argv, output, errors = os.getcwd(), sys.argv, io.StringIO(), io.StringIO()
+    status: Any = 0
+    with tempfile.TemporaryDirectory() as directory:
+        os.chdir(directory)
+        try:
+            np.save("k4.npy", K4)
+            np.save("factor.npy", _gram(8, 3))
+            sys.argv = ["sgdstab", *arguments]
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+                runpy.run_module("sgdstab_fast", run_name="__main__", alter_sys=False)
+        except SystemExit as exit_:
+            status = exit_.code
+        finally:
+            sys.argv = argv
+            os.chdir(before)
+        files = {
+            file.name: _timeless(file.read_text()) if file.suffix == ".csv" else len(file.read_bytes()) > 0
+            for file in sorted(Path(directory).iterdir())
+        }
+    text = output.getvalue()
+    shown = json.loads(text) if text.startswith("{") else _timeless(text)
+    return {"output": shown, "errors": _timeless(errors.getvalue()), "status": status, "files": files}
+
+
+def _timeless(text: str) -> str:
+    """Mask times."""
+    return re.sub(r"\d+(\.\d+)? s\b", "? s", text)
+
+
+def of_the_command_line() -> dict[str, Callable[[], Any]]:
+    """Return runs of the command line."""
+    few = ("--seed", "1", "--max-steps", "20000", "--threads", "1")
+    report = ("report", "k4.npy", "--learning-rate", "0.3", *few)
+    commands: dict[str, tuple[str, ...]] = {
+        "help": ("--help",),
+        **{f"help of {name}": (name, "--help") for name in ("report", "sweep", "critical", "moments", "chain")},
+        "report": report,
+        "report in JSON": (*report, "--json"),
+        "report of batches": (*report, "--json", "--batch-size", "2", "--sampling", "epoch", "--momentum", "0.5"),
+        "report of nesterov": (*report, "--batch-size", "2", "--momentum", "0.5", "--nesterov", "--exponents", "3"),
+        "report of a factor": ("report", "factor.npy", "--learning-rate", "0.9", "--json", *few),
+        "report of groups": (*report, "--json", "--groups", "2", "--scale", "2"),
+        "sweep": ("sweep", "k4.npy", "--learning-rates", "0.1:0.9:5", "--csv", "map.csv", *few),
+        "sweep of batches": ("sweep", "k4.npy", "--learning-rates", "0.1:0.9:3", "--batch-size", "1,2", *few),
+        "critical": ("critical", "k4.npy", "--p", "1,4", *few),
+        "critical of batches": ("critical", "k4.npy", "--batch-size", "2", *few),
+        "moments": ("moments", "k4.npy", "--learning-rate", "0.4", "--p", "-1:3:5", "--csv", "moments.csv", *few),
+        "chain": ("chain", "k4.npy", "--learning-rate", "0.5", "--csv", "chain.csv", *few),
+        "no learning rate": ("report", "k4.npy"),
+        "no file": ("report", "nothing.npy", "--learning-rate", "0.3"),
+        "wrong option": ("report", "k4.npy", "--learning-rate", "-1"),
+    }
+    return {f"command line: {name}": partial(_command, *arguments) for name, arguments in commands.items()}
+
+
+def calls() -> dict[str, Callable[[], Any]]:
+    """Return all calls by name."""
+    return {
+        **of_systems(), **of_single_examples(), **of_learning_rates(), **of_runs(), **of_errors(),
+        **of_the_command_line(),
+    }  # fmt: skip
