@@ -1,4 +1,4 @@
-"""The layers of the house: arrows point down only."""
+"""The layers of the core, and what Python knows of it. `test_rooms` has those of Python."""
 
 import inspect
 import re
@@ -29,12 +29,6 @@ def test_core_files_include_lower_layers_only():
         assert file.stem in LAYERS, file
         for included in re.findall(r'#include "sgdstab/(\w+)\.hpp"', file.read_text()):
             assert LAYERS.index(included) <= LAYERS.index(file.stem), f"{file.name} includes {included}"
-
-
-def test_only_one_python_file_imports_the_core():
-    for file in (ROOT / "python/sgdstab_fast").rglob("*.py"):
-        if re.search(r"\b_c(ore_|pu\b)", file.read_text()):
-            assert file.name == "functions.py"
 
 
 def test_the_types_of_the_core_are_those_of_the_compiled_module():
