@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
 from sgdstab_fast.moments.any_system import largest_curvature
 from sgdstab_fast.moments.finite_time import finite_time_probability
-from sgdstab_fast.simulation.options import Budget, How
+from sgdstab_fast.simulation.options import Budget, Options
 
 POLLICOTT = [[[2, 1], [1, 1]], [[3, 1], [2, 1]]]
 T1_MOMENTS = {
@@ -58,8 +58,8 @@ def moments(system, orders, **options):
 
 def critical(system, order, **options):
     budget = Budget.validated(options.get("rtol", 1e-3), 0.0, options.get("max_steps", 2_000_000))
-    how = How.validated("anchored", budget, 32, 1, None, None, None, least_chains=8)
-    return critical_moment(system, order, how)
+    options = Options.validated("anchored", budget, 32, 1, None, None, None, least_chains=8)
+    return critical_moment(system, order, options)
 
 
 # Exact values

@@ -49,7 +49,7 @@ from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.continuation import Follow, Measured, recording_kernel, whole
 from sgdstab_fast.simulation.looks import grid_of_looks
-from sgdstab_fast.simulation.options import Budget, How
+from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.outcome import common_attributes
 from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.run import Run, run
@@ -153,34 +153,36 @@ def projective_chain(
     """
     require_system(system)
     budget = Budget.validated(rtol, atol, max_steps)
-    how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=8)
+    options = Options.validated("anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=8)
     least = _LEAST_STEPS if system.grain == 1 else max(_LEAST_STEPS, _LEAST_EPOCHS * system.grain)
-    if budget.max_steps < least * how.n_chains:
-        raise ValueError(f"max_steps must be at least {least} * n_chains ({least * how.n_chains}), not {max_steps!r}")
+    if budget.max_steps < least * options.n_chains:
+        raise ValueError(
+            f"max_steps must be at least {least} * n_chains ({least * options.n_chains}), not {max_steps!r}"
+        )
     regular = regularity(system) if isinstance(system, LinearizedSGD) and system.is_plain else None
     if system.dimension == 1:
-        single = single_direction(system, how, regular, ONE_DIRECTION)
+        single = single_direction(system, options, regular, ONE_DIRECTION)
         warn(f"the chain does not mix: {ONE_DIRECTION}")
         return single
-    start = _start(system, how)
+    start = _start(system, options)
     reason = start.block.reason if start.block is not None else ""
     reason = reason or why_not_mixing(system, start.known, regular)
     if reason == SIMILARITIES or are_turning(start.known):  # of which there is nothing to wait for
-        budget = replace(budget, max_steps=min(budget.max_steps, _FRUITLESS * least * how.n_chains))
-        how = replace(how, budget=budget)
-    pilot = _pilot(system, how, start)
-    longest = max(1, (budget.max_steps - pilot.n_steps) // (_LEAST_BATCHES * how.n_chains))
+        budget = replace(budget, max_steps=min(budget.max_steps, _FRUITLESS * least * options.n_chains))
+        options = replace(options, budget=budget)
+    pilot = _pilot(system, options, start)
+    longest = max(1, (budget.max_steps - pilot.n_steps) // (_LEAST_BATCHES * options.n_chains))
     following = next_steps(system)
     work = (0 if following is None else following.work_of_logarithms(_LOGARITHM)) + _CALLS
     recorded = math.ceil(budget.max_steps * max(system.dimension / _MOST_RECORDED, work / _MOST_WORK))
     resolving = max(pilot.spacing, int(system.steps_per_epoch) // 4, recorded, int(pilot.memory / _FINENESS))
     spacing = min(whole(system, resolving), max(longest - longest % system.grain, system.grain))
-    states = start.vectors(how, 0)
+    states = start.vectors(options, 0)
     chains = Chains(
-        key=how.seed.key,
+        key=options.seed.key,
         states=states,
         steps_per_batch=spacing,
-        records=no_records(how.n_chains, states.shape[1], start.metrics.size, system.dimension),
+        records=no_records(options.n_chains, states.shape[1], start.metrics.size, system.dimension),
         spacing=spacing,
         n_examples=system.n_draws,
         rounding=system.rounding,
@@ -192,11 +194,11 @@ def projective_chain(
         kernel,
         lambda chains: _estimate(system, start, chains),
         budget,
-        n_threads=how.n_threads,
+        n_threads=options.n_threads,
         progress=progress,
         executor=executor,
     )
-    return _described(system, how, start, pilot, following, (regular, reason), done)
+    return _described(system, options, start, pilot, following, (regular, reason), done)
 
 
 class _Start(NamedTuple):
@@ -215,12 +217,12 @@ class _Start(NamedTuple):
     known: ExactExponents | None
     """Exponents that need no simulation."""
 
-    def vectors(self, how: How, first_chain: int) -> FloatArray:
+    def vectors(self, options: Options, first_chain: int) -> FloatArray:
         """Return two vectors for each chain, and of a block three, two in it and one anywhere.
 
         Shape (n_chains, k, dimension).
         """
-        key, n_chains = how.seed.key, how.n_chains
+        key, n_chains = options.seed.key, options.n_chains
         if self.block is None:
             vectors = initial_vectors(self.system, self.metrics, key, n_chains, 2, first_chain)
             # At small learning rates the two slowest directions are where two vectors stay.
@@ -236,11 +238,11 @@ class _Start(NamedTuple):
         return np.ascontiguousarray(np.concatenate([own, other], axis=1))
 
 
-def _start(system: System, how: How) -> _Start:
+def _start(system: System, options: Options) -> _Start:
     """Return where to start."""
     if not isinstance(system, LinearizedSGD) or not system.is_plain:
-        return _start_of_any(system, how)
-    block = leading_block(system, how.seed, how.n_threads, how.executor)
+        return _start_of_any(system, options)
+    block = leading_block(system, options.seed, options.n_threads, options.executor)
     if block is None:
         metrics = growth_metrics(system)
         return _Start(system, metrics, metrics, metrics.matrices, None, None)
@@ -252,11 +254,11 @@ def _start(system: System, how: How) -> _Start:
     return _Start(block.system, own, Metrics(matrices, diagonals, None), matrices, block, None)
 
 
-def _start_of_any(system: System, how: How) -> _Start:
+def _start_of_any(system: System, options: Options) -> _Start:
     """Return where to start: the metrics of a block are those of the whole on its part."""
     block = None
     if isinstance(system, LinearizedSGD):
-        block = leading_block(system, how.seed, how.n_threads, how.executor)
+        block = leading_block(system, options.seed, options.n_threads, options.executor)
     known = system.exact_exponents()
     known = known if known is not None and known.of_powers else None
     if block is None:
@@ -290,9 +292,9 @@ class _Pilot(NamedTuple):
     n_steps: int
 
 
-def _pilot(system: System, how: How, start: _Start) -> _Pilot:
+def _pilot(system: System, options: Options, start: _Start) -> _Pilot:
     """Double the spacing until the window of autocorrelations is long enough, or a part of the budget is spent."""
-    vectors = start.vectors(how, _PILOT_STREAMS)
+    vectors = start.vectors(options, _PILOT_STREAMS)
     n_steps, spacing, first_step = 0, system.grain, 0
     n_batches = _PILOT_BATCHES if system.grain == 1 else _PILOT_EPOCHS
     while True:
@@ -300,19 +302,19 @@ def _pilot(system: System, how: How, start: _Start) -> _Pilot:
         vectors, log_growth, _, directions = getattr(core, kernel.name)(
             **kernel.arguments,
             vectors=vectors,
-            key=how.seed.key,
+            key=options.seed.key,
             first_chain=_PILOT_STREAMS,
             first_step=first_step,
             n_batches=n_batches,
             steps_per_batch=spacing,
-            n_threads=how.n_threads,
+            n_threads=options.n_threads,
         )
         first_step += n_batches * spacing
-        n_steps += how.n_chains * n_batches * spacing
+        n_steps += options.n_chains * n_batches * spacing
         with np.errstate(invalid="ignore"):
             gap = float(np.mean(log_growth[:, 1:, 0] - log_growth[:, 1:, 1])) / spacing
         found = memory(to_parameter_space(system, directions), spacing)
-        if found.resolved or 3 * n_steps > _PILOT_SHARE * how.budget.max_steps:
+        if found.resolved or 3 * n_steps > _PILOT_SHARE * options.budget.max_steps:
             break
         spacing *= 2
     collapse = _COLLAPSE / gap if gap > 0 else math.inf
@@ -373,7 +375,7 @@ def _estimate(system: System, start: _Start, chains: Chains) -> Estimate:
 
 def _described(
     system: System,
-    how: How,
+    options: Options,
     start: _Start,
     pilot: _Pilot,
     following: NextSteps | None,
@@ -384,20 +386,20 @@ def _described(
     chains, found = done.chains, done.estimate
     annihilated = float(found.mean[0]) == -math.inf
     if annihilated:
-        chains = replace(chains, states=start.vectors(how, 0))
+        chains = replace(chains, states=start.vectors(options, 0))
     if chains.states.shape[1] > 2:  # the nearest to the first
         growing = np.nansum(chains.records[0], axis=(0, 1))[1:]
         chains = replace(chains, states=np.ascontiguousarray(chains.states[:, [0, 1 + int(growing.argmax())]]))
-    follow = Follow(system, how.seed.key, chains, pilot.spacing, pilot.orthonormalise_every, how.n_threads)
+    follow = Follow(system, options.seed.key, chains, pilot.spacing, pilot.orthonormalise_every, options.n_threads)
     regular, reason = mixing
     reason = ANNIHILATION if annihilated else reason
     if reason:
         warn(f"the chain does not mix: {reason}")
     else:
-        _warn_of_trouble(how.budget, done)
+        _warn_of_trouble(options.budget, done)
     without_parts, without_shares = what_is_missing(system)
     common = {
-        **common_attributes(done, system, provenance(how.seed, "anchored", system.fingerprint)),
+        **common_attributes(done, system, provenance(options.seed, "anchored", system.fingerprint)),
         "regularity": regular,
         "follow": follow,
         "reason": reason,

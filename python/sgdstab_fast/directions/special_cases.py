@@ -14,7 +14,7 @@ from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.results.chains import Chains
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.continuation import Follow, Measured, recording_kernel
-from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.vectors import no_records
 from sgdstab_fast.systems.coordinates import shares_root
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
@@ -71,15 +71,15 @@ def without_direction(system: System, common: dict[str, Any]) -> ProjectiveChain
     )
 
 
-def single_direction(system: System, how: How, regular: Regularity | None, reason: str) -> ProjectiveChain:
+def single_direction(system: System, options: Options, regular: Regularity | None, reason: str) -> ProjectiveChain:
     """Describe the one direction there is in one dimension, where steps are numbers."""
-    law = _law_of_numbers(system, how)
+    law = _law_of_numbers(system, options)
     parts = law.parts
     chains = Chains(
-        key=how.seed.key,
-        states=np.ones((how.n_chains, 1, 1)),
+        key=options.seed.key,
+        states=np.ones((options.n_chains, 1, 1)),
         steps_per_batch=system.grain,
-        records=no_records(how.n_chains, 1, 0, 1),
+        records=no_records(options.n_chains, 1, 0, 1),
     )
     without_parts, without_shares = what_is_missing(system)
     shares = _shares(system) if isinstance(system, LinearizedSGD) and not without_shares else np.empty(0)
@@ -102,10 +102,10 @@ def single_direction(system: System, how: How, regular: Regularity | None, reaso
         without_parts=without_parts,
         without_shares=without_shares,
         regularity=regular,
-        follow=Follow(system, how.seed.key, chains, system.grain, 1, how.n_threads),
-        degrees_of_freedom=2**31 if law.n_steps == 0 else how.n_chains - 1,
+        follow=Follow(system, options.seed.key, chains, system.grain, 1, options.n_threads),
+        degrees_of_freedom=2**31 if law.n_steps == 0 else options.n_chains - 1,
         n_steps=law.n_steps,
-        n_chains=0 if law.n_steps == 0 else how.n_chains,
+        n_chains=0 if law.n_steps == 0 else options.n_chains,
         steps_per_batch=0,
         start_up_steps=0,
         chain_disagreement=1.0,
@@ -113,7 +113,7 @@ def single_direction(system: System, how: How, regular: Regularity | None, reaso
         stopped_by="closed form" if law.n_steps == 0 else "max_steps",
         drifts=False,
         steps_per_epoch=system.steps_per_epoch,
-        provenance=provenance(how.seed, "closed form" if law.n_steps == 0 else "average", system.fingerprint),
+        provenance=provenance(options.seed, "closed form" if law.n_steps == 0 else "average", system.fingerprint),
         chains=None,
     )
 
@@ -130,7 +130,7 @@ class _LawOfNumbers(NamedTuple):
     converged: bool = True
 
 
-def _law_of_numbers(system: System, how: How) -> _LawOfNumbers:
+def _law_of_numbers(system: System, options: Options) -> _LawOfNumbers:
     """Return mean and variance, of all outcomes or, where these are too many, of a sample."""
     if isinstance(system, LinearizedSGD) and system.is_plain:
         logs = system.log_determinants
@@ -138,7 +138,7 @@ def _law_of_numbers(system: System, how: How) -> _LawOfNumbers:
         return _LawOfNumbers(Measured(exponent, 0.0), Measured(variance, 0.0), logs / len(logs))
     outcomes = system.outcomes()
     if outcomes is None:
-        return _sampled(system, how)
+        return _sampled(system, options)
     drawn, n_steps = outcomes.probabilities > 0, outcomes.n_steps
     sizes, probabilities = np.abs(outcomes.matrices[drawn, 0, 0]), outcomes.probabilities[drawn]
     with np.errstate(divide="ignore"):
@@ -152,22 +152,22 @@ def _law_of_numbers(system: System, how: How) -> _LawOfNumbers:
     return _LawOfNumbers(Measured(exponent, 0.0), Measured(variance, 0.0), parts)
 
 
-def _sampled(system: System, how: How) -> _LawOfNumbers:
+def _sampled(system: System, options: Options) -> _LawOfNumbers:
     """Return mean and variance of log growth over independent epochs, or steps."""
-    grain, budget = system.grain, how.budget
-    n_batches = max(min(budget.max_steps, _MOST_SAMPLED) // (how.n_chains * grain), 2)
+    grain, budget = system.grain, options.budget
+    n_batches = max(min(budget.max_steps, _MOST_SAMPLED) // (options.n_chains * grain), 2)
     kernel = recording_kernel(system, no_metrics(system), grain, 1)
     _, log_growth, _, _ = getattr(core, kernel.name)(
         **kernel.arguments,
-        vectors=np.ones((how.n_chains, 1, 1)),
-        key=how.seed.key,
+        vectors=np.ones((options.n_chains, 1, 1)),
+        key=options.seed.key,
         first_chain=0,
         first_step=0,
         n_batches=n_batches,
         steps_per_batch=grain,
-        n_threads=how.n_threads,
+        n_threads=options.n_threads,
     )
-    n_steps = how.n_chains * n_batches * grain
+    n_steps = options.n_chains * n_batches * grain
     if not np.isfinite(log_growth).all():
         return _LawOfNumbers(Measured(-math.inf, 0.0), Measured(0.0, 0.0), np.empty(0), n_steps)
     exponent = mean_of_chains(log_growth[:, :, 0].mean(axis=1) / grain)

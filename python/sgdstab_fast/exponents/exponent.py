@@ -17,7 +17,7 @@ from sgdstab_fast.exact.mean_square import MeanSquareExponent, has_mean_square, 
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.chains import Chains
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.simulation.options import Budget, How, shared_between
+from sgdstab_fast.simulation.options import Budget, Options, shared_between
 from sgdstab_fast.simulation.outcome import closed_form_attributes, common_attributes, resumed, warn_of_trouble
 from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.run import known_sign, run
@@ -164,18 +164,20 @@ def estimate_exponent(
     """Do what `lyapunov_exponent` says; `mean_square` is the system's, if known."""
     require_system(system)
     validation.choice(method, "method", METHODS)
-    how = How.validated(method, budget, n_chains, rng, n_threads, progress, executor)
+    options = Options.validated(method, budget, n_chains, rng, n_threads, progress, executor)
     if resume is not None and not isinstance(resume, LyapunovExponent):
         raise TypeError(f"resume must be a LyapunovExponent, not {type(resume).__name__}")
     if isinstance(system, LinearizedSGD) and system.law.is_full and not system.is_plain:
-        return simulate(system, how, resume, mean_square, 0)
+        return simulate(system, options, resume, mean_square, 0)
     blocks = blocks_of(system)
     if len(blocks) == 1 and blocks[0].share == 1:
-        return simulate(system, how, resume, mean_square, 0)
-    return _of_blocks(system, blocks, how, resume)
+        return simulate(system, options, resume, mean_square, 0)
+    return _of_blocks(system, blocks, options, resume)
 
 
-def _of_blocks(system: System, blocks: Sequence[Block], how: How, resume: LyapunovExponent | None) -> LyapunovExponent:
+def _of_blocks(
+    system: System, blocks: Sequence[Block], options: Options, resume: LyapunovExponent | None
+) -> LyapunovExponent:
     """Return the largest of the exponents of blocks of K that do not feel each other.
 
     An exponent lies between the mean of the block's exponents and Lambda(2)/2: blocks that cannot be the largest are
@@ -185,7 +187,7 @@ def _of_blocks(system: System, blocks: Sequence[Block], how: How, resume: Lyapun
         raise ValueError(f"resume must come from this system, {system.fingerprint}, not {resume.provenance['system']}")
     known = resume.parts if resume is not None else {}
     if resume is not None:
-        how = replace(how, seed=seed_of(resume.provenance))
+        options = replace(options, seed=seed_of(resume.provenance))
     results: dict[int, LyapunovExponent] = {}
     bounds: dict[int, float] = {}
     mean_squares: dict[int, MeanSquareExponent] = {}
@@ -194,7 +196,7 @@ def _of_blocks(system: System, blocks: Sequence[Block], how: How, resume: Lyapun
         least = float(np.fmax(least, share * part.sum_of_exponents / part.dimension))
         exact = known_exponents(part)
         if exact is not None:
-            results[index] = _scaled(closed_form(part, how, exact), share, system)
+            results[index] = _scaled(closed_form(part, options, exact), share, system)
             continue
         bounds[index] = math.inf
         if part.dimension <= LARGEST_DIMENSION and has_mean_square(part):
@@ -202,7 +204,7 @@ def _of_blocks(system: System, blocks: Sequence[Block], how: How, resume: Lyapun
             if found.converged:
                 bounds[index] = share * (found.exponent + 2 * found.error) / 2 + _ROUNDING
     contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
-    its = shared_between(how, len(contenders))
+    its = shared_between(options, len(contenders))
     for index in contenders:
         if bounds[index] < least:
             continue
@@ -270,7 +272,7 @@ _LONGEST_SPACING = 16  # times N
 
 def simulate(
     system: System,
-    how: How,
+    options: Options,
     resume: LyapunovExponent | None,
     mean_square: MeanSquareExponent | None,
     block: int,
@@ -278,20 +280,22 @@ def simulate(
     """Estimate lambda of a system whose K does not fall into blocks."""
     known = known_exponents(system)
     if known is not None:
-        return closed_form(system, how, known)
+        return closed_form(system, options, known)
     if resume is not None and resume.chains is not None:
         anchored = resume.provenance["method"] == "anchored"
     else:
-        anchored = how.method == "anchored"
+        anchored = options.method == "anchored"
     anchored = anchored and system.dimension > 1
     metrics = growth_metrics(system, mean_square) if anchored else no_metrics(system)
     kernel, companion_kernel = vectors_kernel(system, metrics), vectors_kernel(system, no_metrics(system))
     if resume is None:
-        how.budget.steps_per_chain(how.n_chains)
-        run_provenance = provenance(how.seed, "anchored" if anchored else "average", system.fingerprint)
+        options.budget.steps_per_chain(options.n_chains)
+        run_provenance = provenance(options.seed, "anchored" if anchored else "average", system.fingerprint)
         first = block * BLOCK_STREAMS
         chains = (
-            _anchored_chains(system, how, metrics, kernel, first) if anchored else _averaged_chains(system, how, first)
+            _anchored_chains(system, options, metrics, kernel, first)
+            if anchored
+            else _averaged_chains(system, options, first)
         )
     else:
         chains, run_provenance = resumed(resume, LyapunovExponent, system, (1, system.dimension))
@@ -303,19 +307,19 @@ def simulate(
             seconds_per_step=kernel.seconds_per_step + metrics.seconds_per_evaluation / chains.spacing,
         ),
         estimate if system.is_plain else estimate_with_own_growth,
-        how.budget,
+        options.budget,
         companion_kernel=companion_kernel,
-        n_threads=how.n_threads,
-        progress=how.progress,
-        executor=how.executor,
+        n_threads=options.n_threads,
+        progress=options.progress,
+        executor=options.executor,
     )
-    warn_of_trouble(how.budget, done)
+    warn_of_trouble(options.budget, done)
     found = done.estimate
     return LyapunovExponent(
         exponent=float(found.mean[0]),
         standard_error=float(found.standard_error[0]),
         effective_sample_size=float(found.effective_sample_size[0]),
-        sign=known_sign(done, how.budget.sign_confidence) if how.budget.sign_confidence is not None else 0,
+        sign=known_sign(done, options.budget.sign_confidence) if options.budget.sign_confidence is not None else 0,
         gap=found.gap,
         mixed=found.mixed,
         bias_allowance=found.bias_allowance or 0.0,
@@ -323,17 +327,17 @@ def simulate(
     )
 
 
-def _averaged_chains(system: System, how: How, first_chain: int) -> Chains:
-    most = how.budget.steps_per_chain(how.n_chains)
+def _averaged_chains(system: System, options: Options, first_chain: int) -> Chains:
+    most = options.budget.steps_per_chain(options.n_chains)
     share = system.random_share
-    states = initial_states(how.seed.key, how.n_chains, 1, system.slow_directions(1), first_chain, share)
+    states = initial_states(options.seed.key, options.n_chains, 1, system.slow_directions(1), first_chain, share)
     steps_per_batch = min(max(_STEPS_PER_BATCH, most // _MAX_BATCHES), max(1, most // 16))
     steps_per_batch = _whole(system, steps_per_batch)
     return Chains(
-        key=how.seed.key,
+        key=options.seed.key,
         states=np.ascontiguousarray(states.transpose(0, 2, 1)),
         steps_per_batch=steps_per_batch,
-        records=no_records(how.n_chains, 1, 0),
+        records=no_records(options.n_chains, 1, 0),
         first_chain=first_chain,
     )
 
@@ -343,24 +347,24 @@ def _whole(system: System, n_steps: int) -> int:
     return -(-n_steps // system.grain) * system.grain
 
 
-def _anchored_chains(system: System, how: How, metrics: Metrics, kernel: Kernel, first_chain: int) -> Chains:
-    n_companions = min(N_COMPANIONS, how.budget.max_steps - how.n_chains)
+def _anchored_chains(system: System, options: Options, metrics: Metrics, kernel: Kernel, first_chain: int) -> Chains:
+    n_companions = min(N_COMPANIONS, options.budget.max_steps - options.n_chains)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
     spacing, pilot_steps = max(1, int(system.steps_per_epoch)), 0
     if metrics.size > 0:
-        spacing, pilot_steps = _spacing(system, how, metrics, kernel, first_chain)
-    most = (how.budget.max_steps - pilot_steps) // (how.n_chains + n_companions)
+        spacing, pilot_steps = _spacing(system, options, metrics, kernel, first_chain)
+    most = (options.budget.max_steps - pilot_steps) // (options.n_chains + n_companions)
     spacing = min(spacing, max(1, most // 16))
     if metrics.size == 0:
         spacing = _whole(system, spacing)
     steps_per_batch = spacing * max(1, most // (spacing * _MAX_BATCHES))
 
     def chains(n_chains: int, k: int, first: int, n_metrics: int) -> Chains:
-        states = initial_vectors(system, metrics, how.seed.key, n_chains, k, first)
+        states = initial_vectors(system, metrics, options.seed.key, n_chains, k, first)
         if not system.is_plain:  # what chains grow by themselves counts from the start
             states /= np.linalg.norm(states, axis=2, keepdims=True)
         return Chains(
-            key=how.seed.key,
+            key=options.seed.key,
             states=states,
             steps_per_batch=steps_per_batch,
             records=no_records(n_chains, k, n_metrics),
@@ -368,7 +372,7 @@ def _anchored_chains(system: System, how: How, metrics: Metrics, kernel: Kernel,
         )
 
     return replace(
-        chains(how.n_chains, 1, first_chain, metrics.size),
+        chains(options.n_chains, 1, first_chain, metrics.size),
         spacing=spacing,
         n_examples=system.n_draws,
         rounding=system.rounding,
@@ -377,7 +381,7 @@ def _anchored_chains(system: System, how: How, metrics: Metrics, kernel: Kernel,
     )
 
 
-def _spacing(system: System, how: How, metrics: Metrics, kernel: Kernel, first_chain: int) -> tuple[int, int]:
+def _spacing(system: System, options: Options, metrics: Metrics, kernel: Kernel, first_chain: int) -> tuple[int, int]:
     """Return how many steps to take between evaluations, and the steps spent on finding out.
 
     An evaluation costs as much as many steps, and successive ones are correlated. With the autocorrelation rho measured
@@ -386,18 +390,18 @@ def _spacing(system: System, how: How, metrics: Metrics, kernel: Kernel, first_c
     """
     shortest = max(1, int(system.steps_per_epoch) // 2)
     pilot_steps = _PILOT_CHAINS * _PILOT_EVALUATIONS * shortest
-    if pilot_steps > _PILOT_SHARE * how.budget.max_steps:
+    if pilot_steps > _PILOT_SHARE * options.budget.max_steps:
         return 4 * shortest, 0
     first = first_chain + _PILOT_STREAMS
     pilot = Chains(
-        key=how.seed.key,
-        states=initial_vectors(system, metrics, how.seed.key, _PILOT_CHAINS, 1, first),
+        key=options.seed.key,
+        states=initial_vectors(system, metrics, options.seed.key, _PILOT_CHAINS, 1, first),
         steps_per_batch=shortest,
         records=no_records(_PILOT_CHAINS, 1, metrics.size),
         first_chain=first,
     )
     by = replace(kernel, arguments={**kernel.arguments, "spacing": shortest})
-    growth = advance(pilot, by, _PILOT_EVALUATIONS, how.n_threads, None).records[1]
+    growth = advance(pilot, by, _PILOT_EVALUATIONS, options.n_threads, None).records[1]
     if not np.isfinite(growth).all():
         return 4 * shortest, pilot_steps
     series = combined(growth, _PILOT_GROUPS)
@@ -417,7 +421,7 @@ def _spacing(system: System, how: How, metrics: Metrics, kernel: Kernel, first_c
     return min(candidates, key=time_to_variance), pilot_steps
 
 
-def closed_form(system: System, how: How, known: ExactExponents) -> LyapunovExponent:
+def closed_form(system: System, options: Options, known: ExactExponents) -> LyapunovExponent:
     """Return the exponent that is known: in one dimension, the mean of the logarithms of the steps' sizes."""
     exponent = float(known.exponents[0])
     rounding = known.error if math.isfinite(exponent) else 0.0
@@ -429,5 +433,5 @@ def closed_form(system: System, how: How, known: ExactExponents) -> LyapunovExpo
         gap=math.inf,
         mixed=True,
         bias_allowance=0.0,
-        **closed_form_attributes(system, how.seed),
+        **closed_form_attributes(system, options.seed),
     )

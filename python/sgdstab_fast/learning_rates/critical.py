@@ -42,7 +42,7 @@ from sgdstab_fast.learning_rates.search import search
 from sgdstab_fast.results.chains import Chains
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.options import Budget, How, shared_between
+from sgdstab_fast.simulation.options import Budget, Options, shared_between
 from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
 from sgdstab_fast.simulation.run import Run
 from sgdstab_fast.simulation.vectors import BLOCK_STREAMS
@@ -145,9 +145,11 @@ def critical_learning_rate(
     """
     criterion = _criterion(criterion)
     budget = Budget.validated(_RTOL if rtol is None else rtol, atol, max_steps)
-    how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=_LEAST_CHAINS)
-    budget.steps_per_chain(how.n_chains)
-    options = {
+    options = Options.validated(
+        "anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=_LEAST_CHAINS
+    )
+    budget.steps_per_chain(options.n_chains)
+    steps = {
         "batch_size": batch_size,
         "sampling": sampling,
         "groups": groups,
@@ -160,38 +162,38 @@ def critical_learning_rate(
     if not isinstance(gram, System):
         gram, _ = validation.gram_matrix(gram)
         if not gram.any():
-            variant_of(np.eye(len(gram)), 1.0, **options)  # refuses what is out of range
-            made_of = provenance(how.seed, "closed form", f"zero-{gram.shape[0]}x{gram.shape[0]}")
+            variant_of(np.eye(len(gram)), 1.0, **steps)  # refuses what is out of range
+            made_of = provenance(options.seed, "closed form", f"zero-{gram.shape[0]}x{gram.shape[0]}")
             return _known(criterion, math.inf, "K is zero: nothing moves", made_of)
-        system = variant_of(gram, 1 / float(gram.diagonal().max()), **options)
+        system = variant_of(gram, 1 / float(gram.diagonal().max()), **steps)
     else:
-        system = variant_of(gram, None, **options)
-    made_of = provenance(how.seed, "closed form", system.fingerprint)
+        system = variant_of(gram, None, **steps)
+    made_of = provenance(options.seed, "closed form", system.fingerprint)
     if criterion == "gd":
         plain = system.recurrence.is_plain
         reason = "2 N over the largest eigenvalue of K" if plain else "full steps leave the unit circle"
         return _known(criterion, gd_threshold(system), reason, made_of)
     if not system.is_plain:
         if rtol is None:
-            how = replace(how, budget=replace(budget, rtol=_RTOL_OF_SEARCH))
-        return _of_any_law(system, criterion, how)
+            options = replace(options, budget=replace(budget, rtol=_RTOL_OF_SEARCH))
+        return _of_any_law(system, criterion, options)
     if criterion not in ("almost-sure", "mean-square", 2.0):
-        return critical_moment(system, float(criterion), how)
+        return critical_moment(system, float(criterion), options)
     if criterion != "almost-sure":
         threshold, error = min(MeanSquareFamily(block.system).threshold() for block in plain_blocks_of(system))
         found = _known(criterion, threshold, "2 over the largest eigenvalue of T", made_of)
         return replace(found, bounds=(threshold - error, threshold + error))
-    return _almost_sure(system, how)
+    return _almost_sure(system, options)
 
 
-def _of_any_law(system: LinearizedSGD, criterion: str | float, how: How) -> CriticalLearningRate:
+def _of_any_law(system: LinearizedSGD, criterion: str | float, options: Options) -> CriticalLearningRate:
     """Return critical learning rates of what is not plain, other than those of full batches."""
-    made_of = provenance(how.seed, "closed form", system.fingerprint)
+    made_of = provenance(options.seed, "closed form", system.fingerprint)
     if (zero := exact_zero(system)) is not None and (system.law.is_deterministic or criterion == "almost-sure"):
         what = "every step is the same" if system.law.is_full else "every epoch is the same"
         return _known(criterion, zero, what if system.law.is_deterministic else "lambda is known exactly", made_of)
     if criterion == "almost-sure":
-        return search(system, how)
+        return search(system, options)
     if criterion in ("mean-square", 2.0):
         known = mean_square_zero(system)
         if known is not None:
@@ -200,7 +202,7 @@ def _of_any_law(system: LinearizedSGD, criterion: str | float, how: How) -> Crit
                 _known(criterion, value, "zero of Lambda(2)", made_of), bounds=(value - error, value + error)
             )
     order = 2.0 if criterion == "mean-square" else float(criterion)
-    return replace(critical_moment(system, order, how), criterion=criterion)
+    return replace(critical_moment(system, order, options), criterion=criterion)
 
 
 def _criterion(criterion: Any) -> str | float:
@@ -235,7 +237,7 @@ def _known(criterion: str | float, value: float, reason: str, made_of: dict[str,
     )
 
 
-def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
+def _almost_sure(system: LinearizedSGD, options: Options) -> CriticalLearningRate:
     """Return the smallest of the first zeros of lambda of the blocks."""
     blocks = plain_blocks_of(system)
     families = [family_of(block.system) for block in blocks]
@@ -245,17 +247,17 @@ def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
     to_search = [
         index
         for index, (low, high) in enumerate(bounds)
-        if low < highest and high - low > 2 * max(_EXACT * low, how.budget.rtol * low, how.budget.atol)
+        if low < highest and high - low > 2 * max(_EXACT * low, options.budget.rtol * low, options.budget.atol)
     ]
-    its = shared_between(how, len(to_search))
-    with reporter(how.progress, how.budget.max_steps, "critical learning rate") as report:
+    its = shared_between(options, len(to_search))
+    with reporter(options.progress, options.budget.max_steps, "critical learning rate") as report:
         for index, (block, (low, high)) in enumerate(zip(blocks, bounds, strict=True)):
             if index in to_search:
                 before = sum(each.n_steps for each in found)
-                its_own = replace(its, progress=after(report, before, how.budget.max_steps))
+                its_own = replace(its, progress=after(report, before, options.budget.max_steps))
                 found.append(_search(block, families[index], low, high, its_own))
             elif high == highest:
-                made_of = provenance(how.seed, "closed form", system.fingerprint)
+                made_of = provenance(options.seed, "closed form", system.fingerprint)
                 if high <= low * (1 + _EXACT):
                     one = block.system.dimension == 1
                     reason = "lambda is a mean of logarithms" if one else "bounds from below and above agree"
@@ -272,19 +274,19 @@ def _almost_sure(system: LinearizedSGD, how: How) -> CriticalLearningRate:
         converged=all(each.converged for each in found),
         provenance={**found[index].provenance, "system": system.fingerprint},
     )
-    if how.budget.has_tolerance and not result.converged:
+    if options.budget.has_tolerance and not result.converged:
         warn(
-            f"max_steps={how.budget.max_steps} ended the search at {result.value:.6g} +- {result.standard_error:.1g}, "
-            f"short of rtol={how.budget.rtol:g} and atol={how.budget.atol:g}"
+            f"max_steps={options.budget.max_steps} ended the search at {result.value:.6g} +- "
+            f"{result.standard_error:.1g}, short of rtol={options.budget.rtol:g} and atol={options.budget.atol:g}"
         )
     return result
 
 
 def _search(
-    block: PlainBlock, family: MeanSquareFamily | None, low: float, high: float, how: How
+    block: PlainBlock, family: MeanSquareFamily | None, low: float, high: float, options: Options
 ) -> CriticalLearningRate:
     """Close in on the first zero of a block's lambda between learning rates, in panels that span less and less."""
-    system, bounds, budget = block.system, (low, high), how.budget
+    system, bounds, budget = block.system, (low, high), options.budget
     n_steps = panel = 0
     share, bend = _FIRST_SHARE, math.inf
     best: tuple[Zero, Run, Anchors, FloatArray] | None = None
@@ -301,18 +303,18 @@ def _search(
         its = replace(budget, max_steps=left)
         if not last:
             its = replace(budget, rtol=0.0, atol=max(tolerance, spacing / _FINE), max_steps=math.ceil(share * left))
-        its_how = replace(
-            how,
-            budget=replace(its, max_steps=max(its.max_steps, how.n_chains)),
-            progress=after(how.progress, n_steps, budget.max_steps) if callable(how.progress) else None,
+        its_options = replace(
+            options,
+            budget=replace(its, max_steps=max(its.max_steps, options.n_chains)),
+            progress=after(options.progress, n_steps, budget.max_steps) if callable(options.progress) else None,
         )
         first_chain = block.index * BLOCK_STREAMS + panel * _PANEL_STREAMS
-        done, found = _run_panel(system, family, rates, anchors, its_how, first_chain)
+        done, found = _run_panel(system, family, rates, anchors, its_options, first_chain)
         zero, n_steps, panel = found.zero, n_steps + done.chains.n_steps, panel + 1
         bend = zero.bend / (spacing / low) ** 2
         if best is None or zero.error <= best[0].error:
             best = zero, done, anchors, rates
-        out_of_steps = budget.max_steps - n_steps < how.n_chains
+        out_of_steps = budget.max_steps - n_steps < options.n_chains
         if out_of_steps or (last and (zero.bend <= tolerance / 2 or done.stopped_by == "max_steps")):
             break
         if not low <= zero.value <= high:
@@ -339,10 +341,10 @@ def _search(
         reason="first zero of lambda",
         degrees_of_freedom=done.estimate.degrees_of_freedom,
         n_steps=n_steps,
-        n_chains=how.n_chains,
+        n_chains=options.n_chains,
         converged=met,
         stopped_by=stopped_by,
-        provenance=provenance(how.seed, "anchored", system.fingerprint),
+        provenance=provenance(options.seed, "anchored", system.fingerprint),
     )
 
 
@@ -370,7 +372,7 @@ def _run_panel(
     family: MeanSquareFamily | None,
     rates: FloatArray,
     anchors: Anchors,
-    how: How,
+    options: Options,
     first_chain: int,
 ) -> tuple[Run, _Found]:
     done = run_panels(
@@ -378,7 +380,7 @@ def _run_panel(
         family,
         rates,
         anchors,
-        how,
+        options,
         first_chain,
         lambda some: _find_zero(rates, some, anchors).estimate,
         "critical learning rate",

@@ -30,7 +30,7 @@ from sgdstab_fast.moments.moments import moment_family
 from sgdstab_fast.moments.results import OrderMoment
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress, after, reporter
 from sgdstab_fast.systems.parts import plain_blocks_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -54,7 +54,7 @@ class _Function:
 
     system: LinearizedSGD
     order: float
-    how: How
+    options: Options
     report: Callable[[Progress], object]
     least_steps: int
     """For an evaluation."""
@@ -64,13 +64,13 @@ class _Function:
     def __call__(self, learning_rate: float, max_steps: int, tolerance: float = 0.0) -> OrderMoment:
         """Return Lambda(p) / p, simulated until its error is below tolerance."""
         budget = replace(
-            self.how.budget,
+            self.options.budget,
             rtol=0.0 if tolerance > 0 else _COARSE_TOLERANCE,
             atol=tolerance * abs(self.order),
             max_steps=max(max_steps, self.least_steps),
         )
-        progress = after(self.report, self.n_steps, self.how.budget.max_steps)
-        its = replace(self.how, budget=budget, progress=progress)
+        progress = after(self.report, self.n_steps, self.options.budget.max_steps)
+        its = replace(self.options, budget=budget, progress=progress)
         found = moment_family(self.system.with_learning_rate(learning_rate)).at(self.order, its, None)
         self.n_steps += found.n_steps
         self.simulated = self.simulated or found.n_steps > 0
@@ -84,19 +84,21 @@ class _Function:
     @property
     def left(self) -> int:
         """Steps of the budget that are left."""
-        return self.how.budget.max_steps - self.n_steps
+        return self.options.budget.max_steps - self.n_steps
 
 
-def critical_moment(system: LinearizedSGD, order: float, how: How) -> CriticalLearningRate:
+def critical_moment(system: LinearizedSGD, order: float, options: Options) -> CriticalLearningRate:
     """Return the learning rate at which Lambda(p) changes sign; p is not 0."""
-    if how.budget.max_steps < _LEAST_STEPS * how.n_chains:
+    if options.budget.max_steps < _LEAST_STEPS * options.n_chains:
         raise ValueError(
-            f"max_steps must be at least {_LEAST_STEPS} n_chains ({_LEAST_STEPS * how.n_chains}), not "
-            f"{how.budget.max_steps!r}"
+            f"max_steps must be at least {_LEAST_STEPS} n_chains ({_LEAST_STEPS * options.n_chains}), not "
+            f"{options.budget.max_steps!r}"
         )
-    with reporter(how.progress, how.budget.max_steps, "critical learning rate") as report:
-        least_steps = max(_LEAST_STEPS, moment_family(system).least_steps_per_chain(how.n_chains)) * how.n_chains
-        function = _Function(system, order, how, report, least_steps)
+    with reporter(options.progress, options.budget.max_steps, "critical learning rate") as report:
+        least_steps = (
+            max(_LEAST_STEPS, moment_family(system).least_steps_per_chain(options.n_chains)) * options.n_chains
+        )
+        function = _Function(system, order, options, report, least_steps)
         bounds = _bounds if system.is_plain else _searched_bounds
         low, high = bounds(system, order, function)
         if high <= low * (1 + _EXACT):
@@ -120,7 +122,7 @@ def _bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[f
         return least, max(least, high if mean_square is None else mean_square)
     low = least if mean_square is None else mean_square
     if order < 0:
-        before, share = low, int(_COARSE_SHARE * function.how.budget.max_steps)
+        before, share = low, int(_COARSE_SHARE * function.options.budget.max_steps)
         while not ((found := function(high, share)).exponent > _SURE * found.error):
             before, high = high, 2 * high
             if high > _FARTHEST * low or (function.simulated and function.left < share):
@@ -142,7 +144,7 @@ def _searched_bounds(system: LinearizedSGD, order: float, function: _Function) -
         independent = system.with_batches(sampling="iid")
     start = mean_square_zero(independent)
     assert start is not None  # of independent batches
-    share = int(_COARSE_SHARE * function.how.budget.max_steps)
+    share = int(_COARSE_SHARE * function.options.budget.max_steps)
     rate, sure = start[0], system.law.is_independent and order != 2
     sign = (-1 if order < 2 else 1) if sure else _sign(function(rate, share))
     before = rate
@@ -172,7 +174,7 @@ def _sign(found: OrderMoment) -> int:
 
 def _secants(function: _Function, low: float, high: float) -> tuple[float, float, tuple[float, float]]:
     """Return zero, slope and bracket, as closely as single evaluations tell: the Illinois method on a bracket."""
-    share = int(_COARSE_SHARE * function.how.budget.max_steps)
+    share = int(_COARSE_SHARE * function.options.budget.max_steps)
     at_low, at_high = function(low, share), function(high, share)
     f_low, f_high = min(at_low.exponent, 0.0), max(at_high.exponent, 0.0)
     value, last = high if f_high == 0 else low, 0
@@ -202,7 +204,7 @@ def _secants(function: _Function, low: float, high: float) -> tuple[float, float
 
 def _triples(function: _Function, value: float, slope: float, bounds: tuple[float, float]) -> CriticalLearningRate:
     """Estimate the zero from three learning rates at a time that close in on it."""
-    budget = function.how.budget
+    budget = function.options.budget
     error, met, degrees_of_freedom = math.inf, False, 1
     width = _WIDEST * value
     for triple in range(_MOST_TRIPLES):
@@ -265,10 +267,10 @@ def _zero(rates: FloatArray, heights: FloatArray) -> tuple[float, float, float]:
 def _result(
     function: _Function, value: float, error: float, bounds: tuple[float, float], *, met: bool
 ) -> CriticalLearningRate:
-    how = function.how
+    options = function.options
     stopped_by = "closed form"
     if function.simulated:
-        stopped_by = "max_steps" if not met else "rtol" if how.budget.rtol * value >= error else "atol"
+        stopped_by = "max_steps" if not met else "rtol" if options.budget.rtol * value >= error else "atol"
     return CriticalLearningRate(
         value=value,
         standard_error=error,
@@ -279,8 +281,8 @@ def _result(
         reason=f"zero of Lambda({function.order:g})",
         degrees_of_freedom=2**31,
         n_steps=function.n_steps,
-        n_chains=how.n_chains if function.simulated else 0,
+        n_chains=options.n_chains if function.simulated else 0,
         converged=met,
         stopped_by=stopped_by,
-        provenance=provenance(how.seed, "moments", function.system.fingerprint),
+        provenance=provenance(options.seed, "moments", function.system.fingerprint),
     )

@@ -28,7 +28,7 @@ from sgdstab_fast._core.functions import FloatArray, core
 from sgdstab_fast.curves.zeros import scales
 from sgdstab_fast.results.chains import Chains
 from sgdstab_fast.simulation.looks import grid_of_looks
-from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors
 from sgdstab_fast.simulation.task import Kernel
@@ -151,24 +151,24 @@ def _chains(
     family: MeanSquareFamily | None,
     learning_rates: FloatArray,
     anchors: Anchors,
-    how: How,
+    options: Options,
     first_chain: int,
 ) -> Chains:
     """Return chains, and companions that carry a second vector for every learning rate."""
     panels = padded(learning_rates)
-    n_companions = min(N_COMPANIONS, how.budget.max_steps - how.n_chains)
+    n_companions = min(N_COMPANIONS, options.budget.max_steps - options.n_chains)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
     count = int(anchors.windows[:, 1].max())
-    most = how.budget.max_steps // (how.n_chains + n_companions)
+    most = options.budget.max_steps // (options.n_chains + n_companions)
     share = _EVALUATION_SHARE if len(panels) == 1 else _OF_SEVERAL
     spacing = min(max(1, round(count * system.n_examples / share)), max(1, most // _LEAST_EVALUATIONS))
     n_batches = max(_MAX_RECORDS // len(panels), _LEAST_RECORDS)
     steps_per_batch = spacing * max(1, most // (spacing * n_batches))
-    groups = [(how.n_chains, 1, first_chain, count), (n_companions, 2, first_chain + COMPANION_STREAMS, 0)]
-    states = _initial_panels(system, family, panels, how, groups)
+    groups = [(options.n_chains, 1, first_chain, count), (n_companions, 2, first_chain + COMPANION_STREAMS, 0)]
+    states = _initial_panels(system, family, panels, options, groups)
     own, companions = (
         Chains(
-            key=how.seed.key,
+            key=options.seed.key,
             states=its_states,
             steps_per_batch=steps_per_batch,
             records=tuple(np.empty((n_chains, 0, len(panels), size, N_LANES)) for size in (k, n_metrics)),
@@ -189,7 +189,7 @@ def _initial_panels(
     system: LinearizedSGD,
     family: MeanSquareFamily | None,
     panels: FloatArray,
-    how: How,
+    options: Options,
     groups: list[tuple[int, int, int, int]],
 ) -> list[FloatArray]:
     """Return what groups of (n_chains, k, first_chain, ..) start from.
@@ -208,7 +208,7 @@ def _initial_panels(
     before: list[FloatArray] = []
     for index, rate in enumerate(starts):
         metrics = Metrics(*_NO_METRICS, None if family is None else family.forms(rate, _TOLERANCE)[1])
-        here = [initial_vectors(system, metrics, how.seed.key, n, k, first) for n, k, first, _ in groups]
+        here = [initial_vectors(system, metrics, options.seed.key, n, k, first) for n, k, first, _ in groups]
         for group, vectors in enumerate(here):
             vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
             if before:
@@ -228,23 +228,23 @@ def run_panels(
     family: MeanSquareFamily | None,
     learning_rates: FloatArray,
     anchors: Anchors,
-    how: How,
+    options: Options,
     first_chain: int,
     estimate: Callable[[Chains], Estimate],
     label: str,
 ) -> Run:
     """Advance chains at ascending learning rates until the estimate meets a tolerance, or the budget is used up."""
-    chains = _chains(system, family, learning_rates, anchors, how, first_chain)
+    chains = _chains(system, family, learning_rates, anchors, options, first_chain)
     kernel = _kernel(system, learning_rates, anchors)
     return run(
         chains,
         replace(kernel, arguments={**kernel.arguments, "spacing": chains.spacing}),
         estimate,
-        how.budget,
+        options.budget,
         companion_kernel=_kernel(system, learning_rates, None),
-        n_threads=how.n_threads,
-        progress=how.progress,
-        executor=how.executor,
+        n_threads=options.n_threads,
+        progress=options.progress,
+        executor=options.executor,
         label=label,
     )
 

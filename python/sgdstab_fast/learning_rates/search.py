@@ -36,7 +36,7 @@ from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.learning_rates.results import CriticalLearningRate
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import AccuracyWarning, warn
-from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress, after, reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
@@ -60,7 +60,7 @@ class _Simulated:
     """Lambda at any learning rate, and what it has cost."""
 
     system: LinearizedSGD
-    how: How
+    options: Options
     report: Callable[[Progress], object]
     n_steps: int = 0
     n_runs: int = 0
@@ -76,19 +76,19 @@ class _Simulated:
     ) -> LyapunovExponent:
         """Simulate, with streams of its own unless there is a run to go on from."""
         spent = 0 if resume is None else resume.n_steps
-        most = max(max_steps, self.how.n_chains) + spent
-        budget = replace(self.how.budget, rtol=0.0, atol=tolerance, max_steps=most, sign_confidence=sign_confidence)
+        most = max(max_steps, self.options.n_chains) + spent
+        budget = replace(self.options.budget, rtol=0.0, atol=tolerance, max_steps=most, sign_confidence=sign_confidence)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AccuracyWarning)
             found = estimate_exponent(
                 self.system.with_learning_rate(learning_rate),
                 method="anchored",
                 budget=budget,
-                n_chains=self.how.n_chains,
-                rng=np.random.SeedSequence(list(self.how.seed.key), spawn_key=(self.n_runs,)),
-                n_threads=self.how.n_threads,
-                progress=after(self.report, self.n_steps - spent, self.how.budget.max_steps),
-                executor=self.how.executor,
+                n_chains=self.options.n_chains,
+                rng=np.random.SeedSequence(list(self.options.seed.key), spawn_key=(self.n_runs,)),
+                n_threads=self.options.n_threads,
+                progress=after(self.report, self.n_steps - spent, self.options.budget.max_steps),
+                executor=self.options.executor,
                 resume=resume,
             )
         self.n_runs += resume is None
@@ -98,26 +98,26 @@ class _Simulated:
     @property
     def left(self) -> int:
         """Steps of the budget that are left."""
-        return self.how.budget.max_steps - self.n_steps
+        return self.options.budget.max_steps - self.n_steps
 
 
-def search(system: LinearizedSGD, how: How) -> CriticalLearningRate:
+def search(system: LinearizedSGD, options: Options) -> CriticalLearningRate:
     """Return the first zero of lambda, by simulation where bounds do not settle it."""
     bounds = low, high = bounds_of(system)
-    tolerance = max(how.budget.rtol * low, how.budget.atol)
+    tolerance = max(options.budget.rtol * low, options.budget.atol)
     if low > 0 and high - low <= 2 * max(_REST * low, tolerance):
         agree = high - low <= _REST * low
         reason = "bounds from below and above agree" if agree else "bounds leave no more than the tolerance"
         error = 0.0 if agree else (high - low) / 2
-        return _result(system, how, high if agree else (low + high) / 2, error, bounds, reason=reason)
-    with reporter(how.progress, how.budget.max_steps, "critical learning rate") as report:
-        function = _Simulated(system, how, report)
+        return _result(system, options, high if agree else (low + high) / 2, error, bounds, reason=reason)
+    with reporter(options.progress, options.budget.max_steps, "critical learning rate") as report:
+        function = _Simulated(system, options, report)
         low, high, height = _bracket(function, bounds)
         found = _close_in(function, low, high, height, bounds)
-    if how.budget.has_tolerance and not found.converged:
+    if options.budget.has_tolerance and not found.converged:
         warn(
-            f"max_steps={how.budget.max_steps} ended the search at {found.value:.6g} +- {found.standard_error:.1g}, "
-            f"short of rtol={how.budget.rtol:g} and atol={how.budget.atol:g}"
+            f"max_steps={options.budget.max_steps} ended the search at {found.value:.6g} +- "
+            f"{found.standard_error:.1g}, short of rtol={options.budget.rtol:g} and atol={options.budget.atol:g}"
         )
     return found
 
@@ -128,7 +128,7 @@ def _bracket(function: _Simulated, bounds: tuple[float, float]) -> tuple[float, 
     What the budget does not tell is infinite, or 0.
     """
     low, highest = bounds
-    share = int(_BRACKET_SHARE * function.how.budget.max_steps)
+    share = int(_BRACKET_SHARE * function.options.budget.max_steps)
     factor = _FIRST_FACTOR
     rate, down = low * factor, False
     if low == 0 or not function.system.law.is_independent:
@@ -138,7 +138,7 @@ def _bracket(function: _Simulated, bounds: tuple[float, float]) -> tuple[float, 
         rate = max(rate, gd_threshold(alike) / 8 if first is None else first[0])
         down = low == 0
     high, height = highest, math.nan
-    while function.left >= function.how.n_chains:
+    while function.left >= function.options.n_chains:
         if rate >= highest:
             break
         found = function(rate, share, sign_confidence=_SIGN_CONFIDENCE)
@@ -184,15 +184,17 @@ def _close_in(
     function: _Simulated, low: float, high: float, height: float, bounds: tuple[float, float]
 ) -> CriticalLearningRate:
     """Narrow a bracket, and fit the zero in what is left."""
-    budget, system, how = function.how.budget, function.system, function.how
+    budget, system, options = function.options.budget, function.system, function.options
     middle, error = (low + high) / 2, (high - low) / 2
     if not math.isfinite(high):
-        result = _result(system, how, max(low, bounds[0]), math.inf, bounds, reason="first zero of lambda")
-        return replace(result, n_steps=function.n_steps, n_chains=how.n_chains, converged=False, stopped_by="max_steps")
+        result = _result(system, options, max(low, bounds[0]), math.inf, bounds, reason="first zero of lambda")
+        return replace(
+            result, n_steps=function.n_steps, n_chains=options.n_chains, converged=False, stopped_by="max_steps"
+        )
     for _ in range(_MOST_SETS):
         goal = max(budget.rtol * middle, budget.atol)
         half = _half_width(middle, goal)
-        affordable = function.left / _N_RATES >= 16 * how.n_chains
+        affordable = function.left / _N_RATES >= 16 * options.n_chains
         if high - low <= 4 * half or not affordable:
             break
         rates = np.linspace(low, high, _N_RATES + 1)[1:]
@@ -222,7 +224,7 @@ def _last_set(
     function: _Simulated, middle: float, error: float, slope: float, bounds: tuple[float, float]
 ) -> CriticalLearningRate:
     """Fit the zero at learning rates around what is known of it."""
-    budget, how = function.how.budget, function.how
+    budget, options = function.options.budget, function.options
     goal = max(budget.rtol * middle, budget.atol)
     half = max(_half_width(middle, goal), min(1.1 * error, middle / 4))
     fit: _Fit | None = None
@@ -232,7 +234,7 @@ def _last_set(
         # A first set tells the slope, and centres the others.
         rates = np.linspace(max(middle - half, middle / 2), middle + half, _N_RATES)
         steps = int(function.left / _N_RATES * (0.75 if ready and goal > 0 else 1.0 if ready else share))
-        if steps < how.n_chains:
+        if steps < options.n_chains:
             break
         ask = goal / _PARABOLA / _SPARE * math.sqrt(_N_RATES)
         tolerance = (ask if ready else max(ask, half / _RESOLVED)) * max(slope, 0.0)
@@ -241,7 +243,7 @@ def _last_set(
         if ready and candidate is not None and candidate.error > goal > 0 and candidate.misfit < _MISFIT:
             tolerance = ask * max(0.5, goal / candidate.error) * 0.9 * candidate.slope
             steps = function.left // _N_RATES
-            if steps >= how.n_chains:
+            if steps >= options.n_chains:
                 found = [
                     function(float(rate), steps, tolerance, resume=each) if each.chains is not None else each
                     for rate, each in zip(rates, found, strict=True)
@@ -267,21 +269,23 @@ def _last_set(
             slope = candidate.slope
     if fit is None:
         result = _result(
-            function.system, how, middle, max(error, bounds[0] * _EPS), bounds, reason="first zero of lambda"
+            function.system, options, middle, max(error, bounds[0] * _EPS), bounds, reason="first zero of lambda"
         )
-        return replace(result, n_steps=function.n_steps, n_chains=how.n_chains, converged=False, stopped_by="max_steps")
+        return replace(
+            result, n_steps=function.n_steps, n_chains=options.n_chains, converged=False, stopped_by="max_steps"
+        )
     value = min(max(fit.value, bounds[0]), bounds[1])
     stopped_by = "max_steps" if not met else "rtol" if fit.error <= budget.rtol * value else "atol"
     return replace(
-        _result(function.system, how, value, fit.error, bounds, reason="first zero of lambda"),
+        _result(function.system, options, value, fit.error, bounds, reason="first zero of lambda"),
         derivative=fit.slope,
         derivative_standard_error=fit.slope_error,
         degrees_of_freedom=min(each.degrees_of_freedom for each in found),
         n_steps=function.n_steps,
-        n_chains=how.n_chains,
+        n_chains=options.n_chains,
         converged=met,
         stopped_by=stopped_by,
-        provenance=provenance(how.seed, "anchored", function.system.fingerprint),
+        provenance=provenance(options.seed, "anchored", function.system.fingerprint),
     )
 
 
@@ -344,9 +348,9 @@ def _fitted(rates: FloatArray, found: list[LyapunovExponent]) -> _Fit | None:
 
 
 def _result(
-    system: LinearizedSGD, how: How, value: float, error: float, bounds: tuple[float, float], *, reason: str
+    system: LinearizedSGD, options: Options, value: float, error: float, bounds: tuple[float, float], *, reason: str
 ) -> CriticalLearningRate:
-    made_of: dict[str, Any] = provenance(how.seed, "closed form", system.fingerprint)
+    made_of: dict[str, Any] = provenance(options.seed, "closed form", system.fingerprint)
     return CriticalLearningRate(
         value=value,
         standard_error=error,

@@ -24,7 +24,7 @@ from sgdstab_fast.learning_rates.results import Edges, StabilityMap
 from sgdstab_fast.learning_rates.sweep_points import Curve, curve_of_points, derivatives_of
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.options import Budget, How, shared_between
+from sgdstab_fast.simulation.options import Budget, Options, shared_between
 from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
 from sgdstab_fast.simulation.vectors import BLOCK_STREAMS
 from sgdstab_fast.statistics.largest import leading
@@ -132,9 +132,9 @@ def sweep(
     asked = budget = Budget.validated(rtol, atol, max_steps)
     if budget.has_tolerance:
         budget = replace(budget, atol=max(budget.atol, _ROUNDING))
-    how = How.validated("anchored", budget, n_chains, rng, n_threads, progress, executor)
-    how.budget.steps_per_chain(how.n_chains)
-    curves = _curves(systems, rates, how)
+    options = Options.validated("anchored", budget, n_chains, rng, n_threads, progress, executor)
+    options.budget.steps_per_chain(options.n_chains)
+    curves = _curves(systems, rates, options)
     found = StabilityMap(
         learning_rates=rates,
         batch_sizes=np.array([system.batch_size for system in systems], dtype=np.int64),
@@ -151,13 +151,15 @@ def sweep(
         mean_square_errors=np.array([curve.mean_square_errors for curve in curves]),
         gd_exponents=np.array([curve.gd_exponents for curve in curves]),
         edges=tuple(_edges(curve, rates) for curve in curves),
-        within_tolerance=np.array([how.budget.met(scales(curve.exponents), curve.standard_errors) for curve in curves]),
+        within_tolerance=np.array(
+            [options.budget.met(scales(curve.exponents), curve.standard_errors) for curve in curves]
+        ),
         mixed=np.array([curve.mixed for curve in curves]),
         n_steps=sum(curve.n_steps for curve in curves),
-        n_chains=how.n_chains,
+        n_chains=options.n_chains,
         stopped_by=_stopped_by([curve.stopped_by for curve in curves]),
         steps_per_epoch=np.array([system.steps_per_epoch for system in systems]),
-        provenance=provenance(how.seed, "anchored", systems[0].fingerprint),
+        provenance=provenance(options.seed, "anchored", systems[0].fingerprint),
     )
     _warn_of_trouble(found, asked)
     return found
@@ -193,16 +195,16 @@ def _momenta(momenta: Any) -> list[float]:
     return list(found)
 
 
-def _curves(systems: list[LinearizedSGD], rates: FloatArray, how: How) -> list[Curve]:
+def _curves(systems: list[LinearizedSGD], rates: FloatArray, options: Options) -> list[Curve]:
     """Return all curves, each from its share of the budget."""
     if len(systems) == 1 and systems[0].is_plain:
-        return [_plain_curve(systems[0], rates, how)]
-    share = max(how.budget.max_steps // len(systems), how.n_chains)
-    budget, curves = replace(how.budget, max_steps=share), list[Curve]()
-    with reporter(how.progress, how.budget.max_steps, f"{rates.size} learning rates") as report:
+        return [_plain_curve(systems[0], rates, options)]
+    share = max(options.budget.max_steps // len(systems), options.n_chains)
+    budget, curves = replace(options.budget, max_steps=share), list[Curve]()
+    with reporter(options.progress, options.budget.max_steps, f"{rates.size} learning rates") as report:
         for system in systems:
             before = sum(curve.n_steps for curve in curves)
-            its = replace(how, budget=budget, progress=after(report, before, how.budget.max_steps))
+            its = replace(options, budget=budget, progress=after(report, before, options.budget.max_steps))
             find = _plain_curve if system.is_plain else curve_of_points
             curves.append(find(system, rates, its))
     return curves
@@ -213,15 +215,15 @@ def _stopped_by(reasons: list[str]) -> str:
     return max(reasons, key=["closed form", "rtol", "atol", "max_steps"].index)
 
 
-def _plain_curve(system: LinearizedSGD, rates: FloatArray, how: How) -> Curve:
+def _plain_curve(system: LinearizedSGD, rates: FloatArray, options: Options) -> Curve:
     """Return the curve of a plain system, with that of full batches."""
-    curve = _curve(system, rates, how)
+    curve = _curve(system, rates, options)
     extremes = curve.extreme_eigenvalues
     n = system.n_examples
     return replace(curve, gd_exponents=gd_exponents(extremes, rates, n), gd_threshold=2 * n / extremes[1])
 
 
-def _curve(system: LinearizedSGD, rates: FloatArray, how: How) -> Curve:
+def _curve(system: LinearizedSGD, rates: FloatArray, options: Options) -> Curve:
     """Return the curve of a system: that of K, or the largest of those of its blocks."""
     blocks = plain_blocks_of(system)
     # Means of all exponents of blocks, which their largest are not below.
@@ -234,7 +236,7 @@ def _curve(system: LinearizedSGD, rates: FloatArray, how: How) -> Curve:
         _exactly(block.system, family, rates, mean) for block, family, mean in zip(blocks, families, means, strict=True)
     ]
     contenders = _contenders(blocks, curves, means)
-    its = shared_between(how, len(contenders))
+    its = shared_between(options, len(contenders))
     for index in contenders:
         its_own = replace(its, budget=replace(its.budget, atol=its.budget.atol / blocks[index].share))
         curves[index] = _simulated(curves[index], blocks[index], families[index], rates, its_own)
@@ -285,7 +287,9 @@ def _contenders(blocks: list[PlainBlock], curves: list[Curve], means: list[Float
     return np.flatnonzero(possible.any(axis=1) & simulated).tolist()
 
 
-def _simulated(curve: Curve, block: PlainBlock, family: MeanSquareFamily | None, rates: FloatArray, how: How) -> Curve:
+def _simulated(
+    curve: Curve, block: PlainBlock, family: MeanSquareFamily | None, rates: FloatArray, options: Options
+) -> Curve:
     """Add to a block's curve what is simulated."""
     anchors = anchors_for(block.system, family, rates)
     done = run_panels(
@@ -293,7 +297,7 @@ def _simulated(curve: Curve, block: PlainBlock, family: MeanSquareFamily | None,
         family,
         rates,
         anchors,
-        how,
+        options,
         block.index * BLOCK_STREAMS,
         lambda some: joined(estimates(some, anchors, rates.size)),
         f"{rates.size} learning rates",

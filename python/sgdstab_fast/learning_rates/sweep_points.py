@@ -23,7 +23,7 @@ from sgdstab_fast.exact.zeros import LARGEST_RANK, exact_zero, mean_square_zero
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.warnings import AccuracyWarning
-from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import after
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
@@ -56,10 +56,10 @@ class Curve:
     stopped_by: str = "closed form"
 
 
-def curve_of_points(system: LinearizedSGD, rates: FloatArray, how: How) -> Curve:
+def curve_of_points(system: LinearizedSGD, rates: FloatArray, options: Options) -> Curve:
     """Return the curve of any system."""
     systems = [system.with_learning_rate(float(rate)) for rate in rates]
-    found = _exponents(systems, how)
+    found = _exponents(systems, options)
     exponents = np.array([each.exponent for each in found])
     errors = np.array([each.standard_error for each in found])
     gd = np.array([gd_exponent(each) for each in systems])
@@ -87,40 +87,40 @@ def curve_of_points(system: LinearizedSGD, rates: FloatArray, how: How) -> Curve
         gd_exponents=gd,
         gd_threshold=gd_threshold(system),
         n_steps=sum(each.n_steps for each in found),
-        stopped_by=_stopped_by(how, exponents, errors, found),
+        stopped_by=_stopped_by(options, exponents, errors, found),
     )
 
 
-def _stopped_by(how: How, exponents: FloatArray, errors: FloatArray, found: list[LyapunovExponent]) -> str:
+def _stopped_by(options: Options, exponents: FloatArray, errors: FloatArray, found: list[LyapunovExponent]) -> str:
     if all(each.stopped_by == "closed form" for each in found):
         return "closed form"
     sizes = scales(exponents)
-    if not how.budget.met(sizes, errors).all():
+    if not options.budget.met(sizes, errors).all():
         return "max_steps"
-    return "rtol" if how.budget.met_relative(sizes, errors).all() else "atol"
+    return "rtol" if options.budget.met_relative(sizes, errors).all() else "atol"
 
 
-def _exponents(systems: list[LinearizedSGD], how: How) -> list[LyapunovExponent]:
+def _exponents(systems: list[LinearizedSGD], options: Options) -> list[LyapunovExponent]:
     """Return lambda of every system, with common random numbers."""
-    seed = np.random.SeedSequence(how.seed.entropy, spawn_key=how.seed.spawn_key)
-    budget, n_steps = how.budget, 0
+    seed = np.random.SeedSequence(options.seed.entropy, spawn_key=options.seed.spawn_key)
+    budget, n_steps = options.budget, 0
 
     def simulated(
         system: LinearizedSGD, max_steps: int, atol: float, resume: LyapunovExponent | None
     ) -> LyapunovExponent:
         spent = 0 if resume is None else resume.n_steps
-        report = how.progress if callable(how.progress) else None
+        report = options.progress if callable(options.progress) else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AccuracyWarning)
             return estimate_exponent(
                 system,
-                method=how.method,
+                method=options.method,
                 budget=replace(budget, max_steps=max_steps + spent, atol=atol),
-                n_chains=min(how.n_chains, max_steps) if resume is None else how.n_chains,
+                n_chains=min(options.n_chains, max_steps) if resume is None else options.n_chains,
                 rng=seed,
-                n_threads=how.n_threads,
+                n_threads=options.n_threads,
                 progress=None if report is None else after(report, n_steps - spent, budget.max_steps),
-                executor=how.executor,
+                executor=options.executor,
                 resume=resume,
             )
 
@@ -136,7 +136,7 @@ def _exponents(systems: list[LinearizedSGD], how: How) -> list[LyapunovExponent]
     missing = np.flatnonzero(~budget.met(sizes, errors) & ~np.isnan(exponents) & (errors > 0))
     for count, index in enumerate(missing.tolist()):
         share = (budget.max_steps - n_steps) // (missing.size - count)
-        if found[index].chains is None or share < _LEAST_ROUND * how.n_chains:
+        if found[index].chains is None or share < _LEAST_ROUND * options.n_chains:
             continue
         goal = max(budget.atol, budget.rtol * float(sizes[index]) if budget.rtol > 0 else 0.0)
         before = found[index].n_steps

@@ -31,7 +31,7 @@ from sgdstab_fast.exact.moments import ExactMomentsOfSteps, value_at, with_nodes
 from sgdstab_fast.moments.populations_of_any_system import LEAST_BATCHES, Advance, Start, walker_moment
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.operators.matrices import ExactMoment
-from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.starts import initial_vectors
 from sgdstab_fast.simulation.task import call
 from sgdstab_fast.simulation.vectors import BLOCK_STREAMS, vectors_kernel
@@ -81,20 +81,22 @@ class GeneralMoments:
         """Return the steps that a simulation needs, by the number of populations."""
         return _LEAST_SIZE * LEAST_BATCHES * self._system.grain * (n_chains + min(N_COMPANIONS, n_chains)) // n_chains
 
-    def at(self, order: float, how: How, size: int | None) -> OrderMoment:
+    def at(self, order: float, options: Options, size: int | None) -> OrderMoment:
         """Return Lambda(p), simulated with populations of `size` walkers if it cannot be computed."""
         if order == 0:
             return OrderMoment(0.0, "closed form")
         if order < 0 and len(self._blocks) > 1:
             found = self._whole.at(order) if self._computed else None
-            return _computed(found) if found is not None else self._simulated(0, order, how, size, whole=True)
+            return _computed(found) if found is not None else self._simulated(0, order, options, size, whole=True)
         computed = [self._known_of_block(index, order) for index in range(len(self._blocks))]
         each = [one for one in computed if one is not None]
         # Of several blocks, those that cannot be the largest are left out.
         least = max((one.exponent - one.error for one in each), default=-math.inf)
         bounds = {index: self._upper_bound(index, order) for index, one in enumerate(computed) if one is None}
         contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
-        its = replace(how, budget=replace(how.budget, max_steps=how.budget.max_steps // max(len(contenders), 1)))
+        its = replace(
+            options, budget=replace(options.budget, max_steps=options.budget.max_steps // max(len(contenders), 1))
+        )
         each += [self._simulated(index, order, its, size) for index in contenders]
         return largest_of(each)
 
@@ -128,32 +130,34 @@ class GeneralMoments:
             return math.inf
         return order / 2 * value_at(self._exact[index], 2.0) + _ROUNDING
 
-    def _simulated(self, index: int, order: float, how: How, size: int | None, *, whole: bool = False) -> OrderMoment:
+    def _simulated(
+        self, index: int, order: float, options: Options, size: int | None, *, whole: bool = False
+    ) -> OrderMoment:
         """Return a block's moment, or that of all together, by walkers."""
         system = self._system if whole else self._blocks[index]
         exact = self._whole if whole else self._exact[index]
         forms = None if whole else exact.forms
-        seed, grain = seed_at(how.seed, order), system.grain
+        seed, grain = seed_at(options.seed, order), system.grain
         first_chain = index * BLOCK_STREAMS
         if size is None:
-            length = max(_LENGTH, _LENGTH_IN_EPOCHS * grain) * (how.n_chains + min(N_COMPANIONS, how.n_chains))
-            size = int(np.clip(how.budget.max_steps // length, _LEAST_SIZE, _SIZE))
+            length = max(_LENGTH, _LENGTH_IN_EPOCHS * grain) * (options.n_chains + min(N_COMPANIONS, options.n_chains))
+            size = int(np.clip(options.budget.max_steps // length, _LEAST_SIZE, _SIZE))
         metric, covariance, exponent = _metric(system, forms, whole=whole)
         found = walker_moment(
-            _advance(system, seed.key, first_chain, how),
+            _advance(system, seed.key, first_chain, options),
             _start(system, seed.key, covariance, first_chain),
             order,
             dimension=system.dimension,
-            budget=how.budget,
+            budget=options.budget,
             seed=seed,
-            n_populations=how.n_chains,
+            n_populations=options.n_chains,
             size=size,
             steps_unit=grain,
             scale=0.0 if exponent is None else min(abs(order), 2) * abs(exponent) / 2,
             metric=metric,
             mean_square=exponent,
             floor=system.steps.norm() if isinstance(system, LinearizedSGD) else None,
-            progress=how.progress if callable(how.progress) else None,
+            progress=options.progress if callable(options.progress) else None,
         )
         return OrderMoment(
             exponent=found.exponent,
@@ -209,15 +213,15 @@ def _metric(
     return (found.metric, found.covariance, None) if found.converged else (None, None, None)
 
 
-def _advance(system: System, key: StreamKey, first_chain: int, how: How) -> Advance:
+def _advance(system: System, key: StreamKey, first_chain: int, options: Options) -> Advance:
     """Return what advances walkers through the core."""
     kernel = vectors_kernel(system, no_metrics(system))
     common = {**kernel.arguments, "key": key, "n_batches": 1}
 
     def advance(vectors: FloatArray, first_step: int, n_steps: int) -> tuple[FloatArray, FloatArray]:
         seconds = kernel.seconds_per_step * len(vectors) * n_steps
-        n_threads = int(np.clip(seconds / _SECONDS_PER_THREAD, 1, how.n_threads))
-        per_item = len(vectors) if how.executor is None else -(-len(vectors) // n_threads)
+        n_threads = int(np.clip(seconds / _SECONDS_PER_THREAD, 1, options.n_threads))
+        per_item = len(vectors) if options.executor is None else -(-len(vectors) // n_threads)
         items = [
             {
                 **common,
@@ -225,14 +229,14 @@ def _advance(system: System, key: StreamKey, first_chain: int, how: How) -> Adva
                 "first_chain": first_chain + first,
                 "first_step": first_step,
                 "steps_per_batch": n_steps,
-                "n_threads": n_threads if how.executor is None else 1,
+                "n_threads": n_threads if options.executor is None else 1,
             }
             for first in range(0, len(vectors), per_item)
         ]
-        if how.executor is None:
+        if options.executor is None:
             outputs = [call(kernel.name, item) for item in items]
         else:
-            futures = [how.executor.submit(call, kernel.name, item) for item in items]
+            futures = [options.executor.submit(call, kernel.name, item) for item in items]
             outputs = [future.result() for future in futures]
         states, log_growth = (np.concatenate([each[k] for each in outputs]) for k in (0, 1))
         return states, log_growth[:, 0, 0]

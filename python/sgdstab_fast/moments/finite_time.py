@@ -27,7 +27,7 @@ from sgdstab_fast import validation
 from sgdstab_fast.moments.products import PILOT_SHARE, Outcome, Simulation, allowance
 from sgdstab_fast.moments.results import FiniteTimeProbability
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.options import Budget, How
+from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.progress import ProgressOption, reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 
@@ -113,33 +113,34 @@ def finite_time_probability(
     threshold = validation.real_number(threshold, "threshold")
     validation.choice(method, "method", METHODS)
     budget = Budget.validated(rtol, 0.0, max_steps)
-    how = How.validated(method, budget, n_chains, rng, n_threads, progress, executor, least_chains=8)
+    options = Options.validated(method, budget, n_chains, rng, n_threads, progress, executor, least_chains=8)
     n_walkers = budget.max_steps // n
     kept = n_walkers - int(PILOT_SHARE * n_walkers)  # the rest is for pilots
     if population is None:
-        population = min(_SIZE, max(2, kept // how.n_chains), max(2, _LARGEST_POPULATION // system.dimension**2))
+        population = min(_SIZE, max(2, kept // options.n_chains), max(2, _LARGEST_POPULATION // system.dimension**2))
     else:
         population = validation.integer(population, "population", low=2, high=2**20)
     known = _known(system, n, threshold)
     if known is not None:
         log_probability = math.log(known) if known > 0 else -math.inf
         outcome = Outcome("closed form", "below", log_probability, 0.0, stopped_by="closed form")
-        return outcome.result(system, how, n, threshold, 0, 0)
-    if how.n_chains * population > kept:
+        return outcome.result(system, options, n, threshold, 0, 0)
+    if options.n_chains * population > kept:
         raise ValueError(
-            f"max_steps must be at least {math.ceil(how.n_chains * population * n / (1 - PILOT_SHARE))}, for n_chains "
-            f"({how.n_chains}) populations of {population} walkers, a quarter of it for pilots, not {max_steps!r}"
+            f"max_steps must be at least {math.ceil(options.n_chains * population * n / (1 - PILOT_SHARE))}, "
+            f"for n_chains ({options.n_chains}) populations of {population} walkers, a quarter of it "
+            f"for pilots, not {max_steps!r}"
         )
     with reporter(progress, budget.max_steps, "probability") as report:
-        simulation = Simulation(system, n, threshold, how, report)
+        simulation = Simulation(system, n, threshold, options, report)
         outcome = simulation.estimate(population, n_walkers)
-    result = outcome.result(system, how, n, threshold, population, simulation.n_steps)
+    result = outcome.result(system, options, n, threshold, population, simulation.n_steps)
     if result.n_hits == 0 and not result.converged:
         event = "lambda_n < threshold" if result.tail == "below" else "lambda_n >= threshold"
         low, high = result.confidence_interval()
         bound = math.exp(result.log_bound) if result.method == "tilted" else high if result.tail == "below" else 1 - low
         warn(f"no walker met the event {event}: its probability is at most {min(bound, 1):.2g}, with confidence 0.95")
-    elif how.budget.has_tolerance and not result.converged:
+    elif options.budget.has_tolerance and not result.converged:
         warn(
             f"max_steps={budget.max_steps} ended the run at a relative error of {result.relative_error:.2g}, short of "
             f"rtol={budget.rtol:g}"

@@ -22,7 +22,7 @@ from sgdstab_fast.moments.results import MomentExponents, OrderMoment
 from sgdstab_fast.moments.single_examples import PlainMoments
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.options import Budget, How
+from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
 from sgdstab_fast.systems.system import System
@@ -112,17 +112,19 @@ def moment_exponent(
     orders = validation.orders(p, "p")
     _refuse_overflow(system, orders, scalar=np.ndim(p) == 0)
     budget = Budget.validated(rtol, atol, max_steps)
-    how = How.validated("population", budget, n_chains, rng, n_threads, progress, executor, least_chains=_LEAST_CHAINS)
+    options = Options.validated(
+        "population", budget, n_chains, rng, n_threads, progress, executor, least_chains=_LEAST_CHAINS
+    )
     size = None if population is None else validation.integer(population, "population", low=2, high=2**20)
-    walkers = how.n_chains * (LEAST_SIZE if size is None else size)
+    walkers = options.n_chains * (LEAST_SIZE if size is None else size)
     if budget.max_steps < walkers:
         raise ValueError(f"max_steps must be at least n_chains * population ({walkers}), not {budget.max_steps!r}")
     family = moment_family(system, computed=method == "auto")
-    with reporter(how.progress, budget.max_steps * orders.size, "moments") as report:
+    with reporter(options.progress, budget.max_steps * orders.size, "moments") as report:
         found = [
             family.at(
                 order,
-                replace(how, progress=after(report, index * budget.max_steps, orders.size * budget.max_steps)),
+                replace(options, progress=after(report, index * budget.max_steps, orders.size * budget.max_steps)),
                 size,
             )
             for index, order in enumerate(orders.tolist())
@@ -143,11 +145,11 @@ def moment_exponent(
         within_tolerance=np.array([each.within_tolerance for each in found]),
         mixed=np.array([each.mixed for each in found]),
         n_steps=sum(each.n_steps for each in found),
-        n_chains=how.n_chains if last.n_steps > 0 else 0,
+        n_chains=options.n_chains if last.n_steps > 0 else 0,
         population=max(each.population for each in found),
         stopped_by=last.stopped_by,
         steps_per_epoch=system.steps_per_epoch,
-        provenance=provenance(how.seed, "moments", system.fingerprint),
+        provenance=provenance(options.seed, "moments", system.fingerprint),
         largest_amplification=family.largest_amplification,
         known=family.known(orders, found),
     )

@@ -38,7 +38,7 @@ from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.seeds import seed_at
 from sgdstab_fast.results.chains import Chains
 from sgdstab_fast.simulation.looks import grid_of_looks
-from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors
 from sgdstab_fast.simulation.task import Kernel
@@ -122,14 +122,20 @@ class MomentMetrics:
 
 
 def simulate_moment(
-    system: LinearizedSGD, order: float, metrics: Metrics, how: How, size: int | None, first_chain: int, scale: float
+    system: LinearizedSGD,
+    order: float,
+    metrics: Metrics,
+    options: Options,
+    size: int | None,
+    first_chain: int,
+    scale: float,
 ) -> tuple[Run, Moment]:
     """Estimate Lambda(p) at one order p, with populations of `size` walkers.
 
     A relative tolerance is relative to abs(Lambda(p)) or `scale`, whichever is larger. Every order has streams of its
     own.
     """
-    how = replace(how, seed=seed_at(how.seed, order))
+    options = replace(options, seed=seed_at(options.seed, order))
     least_steps = int(np.clip(_SETTLING * system.n_examples, *_LEAST_SETTLING))
     moment = Moment(unknown(1), math.nan, math.nan)
 
@@ -141,12 +147,12 @@ def simulate_moment(
             found = replace(found, bias_allowance=None, top_drift=math.inf)  # not to be stopped by a tolerance
         return found
 
-    tilted = spread_of_weights(system, order, metrics, how) * system.n_examples > (_SPREAD if order > 0 else _RARE)
+    tilted = spread_of_weights(system, order, metrics, options) * system.n_examples > (_SPREAD if order > 0 else _RARE)
     if size is None:
         # Long runs of few walkers rather than short ones of many.
-        longest = how.budget.max_steps // (how.n_chains * max(_LEAST_LENGTH * system.n_examples, _LEAST_STEPS))
+        longest = options.budget.max_steps // (options.n_chains * max(_LEAST_LENGTH * system.n_examples, _LEAST_STEPS))
         size = int(np.clip(longest, LEAST_SIZE, _TILTED_SIZE)) if tilted else LEAST_SIZE
-    chains = _chains(system, order, metrics, how, size, tilted, first_chain)
+    chains = _chains(system, order, metrics, options, size, tilted, first_chain)
     if tilted:
         companion_kernel = population_kernel(system, order, metrics, tilted=True, n_passive=1)
     else:
@@ -155,19 +161,19 @@ def simulate_moment(
         chains,
         population_kernel(system, order, metrics, tilted=tilted),
         estimate,
-        how.budget,
+        options.budget,
         companion_kernel=companion_kernel,
-        n_threads=how.n_threads,
-        progress=how.progress,
-        executor=how.executor,
+        n_threads=options.n_threads,
+        progress=options.progress,
+        executor=options.executor,
         label="moments",
     )
     return done, moment
 
 
-def spread_of_weights(system: LinearizedSGD, order: float, metrics: Metrics, how: How) -> float:
+def spread_of_weights(system: LinearizedSGD, order: float, metrics: Metrics, options: Options) -> float:
     """Return the relative variance of growth^p over one plain step, in the norm of K, on average over starts."""
-    vectors = initial_vectors(system, metrics, how.seed.key, _PROBES, 1)[:, 0]
+    vectors = initial_vectors(system, metrics, options.seed.key, _PROBES, 1)[:, 0]
     w = vectors @ system.rows.T
     q = np.einsum("cj,cj->c", vectors, w if system.coordinates == "gram" else vectors)
     eta = system.learning_rate
@@ -253,16 +259,16 @@ def _empty_records(n_chains: int, n_metrics: int) -> tuple[FloatArray, ...]:
 
 
 def _chains(
-    system: LinearizedSGD, order: float, metrics: Metrics, how: How, size: int, tilted: bool, first_chain: int
+    system: LinearizedSGD, order: float, metrics: Metrics, options: Options, size: int, tilted: bool, first_chain: int
 ) -> Chains:
-    n_companions = min(N_COMPANIONS, how.budget.max_steps - how.n_chains * size)
+    n_companions = min(N_COMPANIONS, options.budget.max_steps - options.n_chains * size)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
-    most = how.budget.max_steps // (how.n_chains * size + n_companions * (_COMPANION_SIZE if tilted else 1))
+    most = options.budget.max_steps // (options.n_chains * size + n_companions * (_COMPANION_SIZE if tilted else 1))
     steps = max(4, system.n_examples // 2) if tilted else max(8, system.n_examples)
     steps = min(max(steps, most // _MOST_BATCHES), max(1, most // _LEAST_BATCHES))
-    key = how.seed.key
-    vectors = initial_vectors(system, metrics, key, how.n_chains * size, 1, first_chain * size)[:, 0]
-    vectors = vectors.reshape(how.n_chains, size, system.dimension)
+    key = options.seed.key
+    vectors = initial_vectors(system, metrics, key, options.n_chains * size, 1, first_chain * size)[:, 0]
+    vectors = vectors.reshape(options.n_chains, size, system.dimension)
     if tilted and order > 0:
         vectors = _with_starts_at_examples(system, order, vectors)
     together = _COMPANION_SIZE if tilted else 1
@@ -279,7 +285,7 @@ def _chains(
         key=key,
         states=walkers_from(vectors),
         steps_per_batch=steps,
-        records=_empty_records(how.n_chains, metrics.size),
+        records=_empty_records(options.n_chains, metrics.size),
         first_chain=first_chain,
         n_walkers=size,
         spacing=steps,

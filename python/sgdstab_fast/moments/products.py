@@ -32,7 +32,7 @@ from sgdstab_fast._core.functions import FloatArray, core
 from sgdstab_fast.moments.populations import population_kernel
 from sgdstab_fast.moments.results import FiniteTimeProbability
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics, largest_growth, no_metrics
 from sgdstab_fast.systems.mean_square_forms import mean_square_metric
@@ -89,7 +89,7 @@ class Outcome:
     log_bound: float = math.nan
 
     def result(
-        self, system: LinearizedSGD, how: How, n: int, threshold: float, population: int, n_steps: int
+        self, system: LinearizedSGD, options: Options, n: int, threshold: float, population: int, n_steps: int
     ) -> FiniteTimeProbability:
         """Return it with the complement."""
         log_tail = min(self.log_tail, 0.0)
@@ -115,7 +115,7 @@ class Outcome:
             population=population,
             converged=self.stopped_by != "max_steps",
             stopped_by=self.stopped_by,
-            provenance=provenance(how.seed, self.method, system.fingerprint),
+            provenance=provenance(options.seed, self.method, system.fingerprint),
         )
 
 
@@ -152,12 +152,12 @@ class Simulation:
         system: LinearizedSGD,
         n: int,
         threshold: float,
-        how: How,
+        options: Options,
         report: Callable[[Progress], object],
     ) -> None:
         self.n_steps = 0
         self._system = system = _isometric(system)
-        self._how, self._n, self._goal, self._report = how, n, n * threshold, report
+        self._options, self._n, self._goal, self._report = options, n, n * threshold, report
         self._limit = self._goal - allowance(n, system.dimension, threshold)
         self._log_least = -n * math.log(system.n_examples) - 1  # below any probability but 0
         self._metrics = _gauge(system)
@@ -165,11 +165,11 @@ class Simulation:
         if self._metrics.size > 0:
             self._trace = float(np.trace(self._metrics.matrices[0]))
             self._log_ratio = math.log(float(np.linalg.eigvalsh(self._metrics.matrices[0])[0]) / self._trace) / 2
-        self._estimate = Progress(0, how.budget.max_steps, math.nan, math.nan)
+        self._estimate = Progress(0, options.budget.max_steps, math.nan, math.nan)
 
     def estimate(self, size: int, n_walkers: int) -> Outcome:
         """Return what is known once the tolerance is met or all walkers are spent."""
-        if self._how.method == "direct" or self._goal == -math.inf:
+        if self._options.method == "direct" or self._goal == -math.inf:
             return self._rounds(0.0, "below", size, n_walkers, tilted=False)
         order, tail = self._order(int(PILOT_SHARE * n_walkers))
         outcome = self._rounds(order, tail, size, n_walkers, tilted=order != 0)
@@ -181,7 +181,7 @@ class Simulation:
         """Run populations, doubling their number, until the tolerance is met, or counting promises to be better."""
         log_terms, log_growth = np.empty(0), np.empty(0)
         most = max((n_walkers - self.n_steps // self._n) // size, 1)
-        n_below, n_done, target = 0, 0, min(self._how.n_chains, most)
+        n_below, n_done, target = 0, 0, min(self._options.n_chains, most)
         while True:
             for products in self._runs(order, n_done, target - n_done, size, tilted):
                 n_below += int(products.below.sum())
@@ -194,13 +194,13 @@ class Simulation:
                 outcome = self._weighted(log_terms, log_growth, order, tail, n_hits)
             else:
                 outcome = _counted(n_below, n_done, size)
-            if outcome.n_hits > 0 and outcome.relative_error <= self._how.budget.rtol:
+            if outcome.n_hits > 0 and outcome.relative_error <= self._options.budget.rtol:
                 outcome = replace(outcome, stopped_by="rtol")
             self._show(outcome)
             if outcome.stopped_by != "max_steps" or n_done == most:
                 return outcome
             # Near the ends of what products reach, weights may spread more than they help.
-            in_doubt = tilted and self._how.method == "auto" and n_done <= most - n_done and outcome.n_hits > 0
+            in_doubt = tilted and self._options.method == "auto" and n_done <= most - n_done and outcome.n_hits > 0
             if in_doubt and 2 * math.log(outcome.relative_error) > -outcome.log_tail - math.log(n_done * size):
                 return replace(outcome, stopped_by="counting")
             target = min(2 * n_done, most)
@@ -231,7 +231,7 @@ class Simulation:
         tail = "below" if at_zero is None or at_zero.share_below <= 1 / 2 else "above"
         sign = -1 if tail == "below" else 1
         likely = at_zero is not None and _LIKELY <= at_zero.share_below <= 1 - _LIKELY
-        if at_zero is None or (likely and self._how.method == "auto"):
+        if at_zero is None or (likely and self._options.method == "auto"):
             return 0.0, tail
         if sign * (self._goal - at_zero.mean) <= 0 or at_zero.variance == 0:
             return 0.0, tail
@@ -282,22 +282,24 @@ class Simulation:
 
     def _runs(self, order: float, first_chain: int, n_populations: int, size: int, tilted: bool) -> Iterator[_Products]:
         """Run populations, some at a time; how many does not matter to their bits."""
-        system, n, how = self._system, self._n, self._how
+        system, n, options = self._system, self._n, self._options
         kernel, nothing = population_kernel(system, order, self._metrics, tilted=tilted), no_metrics(system)
         arguments = {**kernel.arguments, "metrics": nothing.matrices, "diagonals": nothing.diagonals}
         seconds = kernel.seconds_per_step * system.dimension * size
         piece = int(np.clip(_PIECE_SECONDS / seconds, 1, n))
         batch = int(np.clip(n // _LOOKS, 1, piece)) if tilted else piece
-        together = min(how.n_threads * _PIECE_SECONDS / (seconds * n), _PIECE_DOUBLES / (size * system.dimension**2))
-        together = max(together, 1) if how.executor is not None else max(together, how.n_threads)
+        together = min(
+            options.n_threads * _PIECE_SECONDS / (seconds * n), _PIECE_DOUBLES / (size * system.dimension**2)
+        )
+        together = max(together, 1) if options.executor is not None else max(together, options.n_threads)
         items = [
-            (arguments, self._trace, how.seed.key, first_chain + c, min(int(together), n_populations - c), size)
+            (arguments, self._trace, options.seed.key, first_chain + c, min(int(together), n_populations - c), size)
             for c in range(0, n_populations, int(together))
         ]
-        if how.executor is None:
-            runs = (_products(*item, n, batch, piece, self._limit, how.n_threads) for item in items)
+        if options.executor is None:
+            runs = (_products(*item, n, batch, piece, self._limit, options.n_threads) for item in items)
         else:
-            futures = [how.executor.submit(_products, *item, n, batch, piece, self._limit, 1) for item in items]
+            futures = [options.executor.submit(_products, *item, n, batch, piece, self._limit, 1) for item in items]
             runs = (future.result() for future in futures)
         for products in runs:
             self.n_steps += products.below.size * n
@@ -308,7 +310,7 @@ class Simulation:
         value = math.exp(min(outcome.log_tail, 0.0))
         error = outcome.relative_error * value if value > 0 else math.nan
         value = value if outcome.tail == "below" else 1 - value
-        self._estimate = Progress(self.n_steps, self._how.budget.max_steps, value, error)
+        self._estimate = Progress(self.n_steps, self._options.budget.max_steps, value, error)
         self._report(self._estimate)
 
 

@@ -25,7 +25,7 @@ from sgdstab_fast.exact.moments import ExactMoments, value_at, with_nodes
 from sgdstab_fast.moments.populations import LEAST_SIZE, MomentMetrics, simulate_moment
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.operators.matrices import ExactMoment
-from sgdstab_fast.simulation.options import How
+from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.vectors import BLOCK_STREAMS
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics
 from sgdstab_fast.systems.parts import PlainBlock, plain_blocks_of
@@ -52,20 +52,20 @@ class PlainMoments:
         """Return the steps that a simulation needs, by the number of populations."""
         return 1
 
-    def at(self, order: float, how: How, size: int | None) -> OrderMoment:
+    def at(self, order: float, options: Options, size: int | None) -> OrderMoment:
         """Return Lambda(p), simulated with populations of `size` walkers if it cannot be computed."""
         if order == 0:
             return OrderMoment(0.0, "closed form")
         if order < 0 and len(self._blocks) > 1:
-            return self._jointly(order, how, size)
+            return self._jointly(order, options, size)
         computed = [self._known_of_block(index, order) for index in range(len(self._blocks))]
         found = [each for each in computed if each is not None]
         # Of several blocks, those that cannot be the largest are left out.
         least = max((each.exponent - each.error for each in found), default=-math.inf)
         bounds = {index: self._upper_bound(index, order) for index, each in enumerate(computed) if each is None}
         contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
-        share = max(how.budget.max_steps // max(len(contenders), 1), how.n_chains * (size or LEAST_SIZE))
-        its = replace(how, budget=replace(how.budget, max_steps=share))
+        share = max(options.budget.max_steps // max(len(contenders), 1), options.n_chains * (size or LEAST_SIZE))
+        its = replace(options, budget=replace(options.budget, max_steps=share))
         found += [self._simulated_block(index, order, its, size) for index in contenders]
         return largest_of(found)
 
@@ -96,10 +96,10 @@ class PlainMoments:
             return self._whole(block, exact.at(order))
         return None
 
-    def _simulated_block(self, index: int, order: float, how: How, size: int | None) -> OrderMoment:
+    def _simulated_block(self, index: int, order: float, options: Options, size: int | None) -> OrderMoment:
         """Return a block's part in steps of the whole, simulated."""
         block, metrics = self._blocks[index], self._metrics[index].at(order)
-        found = self._simulated(block.system, order, metrics, how, size, index, self._exact[index])
+        found = self._simulated(block.system, order, metrics, options, size, index, self._exact[index])
         if block.share == 1 or not math.isfinite(found.exponent):
             return found
         value = _idle(block.share, found.exponent)
@@ -125,14 +125,14 @@ class PlainMoments:
         system: LinearizedSGD,
         order: float,
         metrics: Metrics,
-        how: How,
+        options: Options,
         size: int | None,
         index: int,
         exact: ExactMoments,
     ) -> OrderMoment:
         mean_square = exact.at(2.0)
         scale = min(abs(order), 2) * abs(mean_square.exponent) / 2 if mean_square is not None else 0.0
-        done, moment = simulate_moment(system, order, metrics, how, size, index * BLOCK_STREAMS, scale)
+        done, moment = simulate_moment(system, order, metrics, options, size, index * BLOCK_STREAMS, scale)
         estimate = moment.estimate
         exponent = float(estimate.mean[0])
         reason = "products of steps annihilate every displacement" if math.isinf(exponent) else ""
@@ -166,7 +166,7 @@ class PlainMoments:
             bound = min(bound, order / 2 * value_at(self._exact[index], 2.0))
         return _idle(block.share, bound) + 1e-12
 
-    def _jointly(self, order: float, how: How, size: int | None) -> OrderMoment:
+    def _jointly(self, order: float, options: Options, size: int | None) -> OrderMoment:
         """Return Lambda(p) of several blocks at a negative order, from the curves of each from p to 0."""
         curves: list[Curve] = []
         shares: list[float] = []
@@ -180,7 +180,7 @@ class PlainMoments:
                 curves.append(exact.with_slope)
                 errors.append(at_order.error)
             else:
-                curve, moments = self._curve(index, order, how, size)
+                curve, moments = self._curve(index, order, options, size)
                 curves.append(_with_slope(curve))
                 nodes = np.array([part * order for part in np.linspace(0, 1, 33)])
                 errors.append(float(curve.value_standard_error(nodes).max()))
@@ -201,12 +201,16 @@ class PlainMoments:
             mixed=all(moment.mixed for moment in simulated),
         )
 
-    def _curve(self, index: int, order: float, how: How, size: int | None) -> tuple[MomentCurve, list[OrderMoment]]:
+    def _curve(
+        self, index: int, order: float, options: Options, size: int | None
+    ) -> tuple[MomentCurve, list[OrderMoment]]:
         """Return Lambda of one block, in steps of its own, from p to 0, and what it is made of."""
         block, exact = self._blocks[index], self._exact[index]
         parts = [share * order for share in _SHARES]
-        share = how.budget.max_steps // (len(parts) * len(self._blocks))
-        its = replace(how, budget=replace(how.budget, max_steps=max(share, how.n_chains * (size or LEAST_SIZE))))
+        share = options.budget.max_steps // (len(parts) * len(self._blocks))
+        its = replace(
+            options, budget=replace(options.budget, max_steps=max(share, options.n_chains * (size or LEAST_SIZE)))
+        )
         found = []
         for part in parts:
             computed = exact.at(part) if self._computed else None

@@ -62,7 +62,7 @@ _MOST_CHAINS = 2**24
 
 
 @dataclass(frozen=True)
-class How:
+class Options:
     """The arguments of an estimate, checked."""
 
     method: str
@@ -85,7 +85,7 @@ class How:
         executor: Executor | None,
         *,
         least_chains: int = 1,
-    ) -> How:
+    ) -> Options:
         """Check what the user passed."""
         return cls(
             method=method,
@@ -98,18 +98,18 @@ class How:
         )
 
 
-def shared_between(how: How, n_blocks: int) -> How:
+def shared_between(options: Options, n_blocks: int) -> Options:
     """Return how to estimate one of n_blocks blocks, so that all together keep to the budget and the tolerances."""
     if n_blocks < 2:
-        return how
-    budget = how.budget
-    budget.steps_per_chain(how.n_chains)  # refused in terms of what the user gave
+        return options
+    budget = options.budget
+    budget.steps_per_chain(options.n_chains)  # refused in terms of what the user gave
     max_steps = max(budget.max_steps // n_blocks, 1)
     inflation = math.sqrt(1 + 2 * math.log(n_blocks))
     confidence = budget.sign_confidence
     return replace(
-        how,
-        n_chains=min(how.n_chains, max_steps),
+        options,
+        n_chains=min(options.n_chains, max_steps),
         budget=replace(
             budget,
             max_steps=max_steps,
