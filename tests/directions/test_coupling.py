@@ -51,20 +51,20 @@ def sine(s, other):
 
 def explicit_ratios(found, n, n_windows):
     """d(Phi s, Phi s') / d(s, s') of near and far pairs, from products of explicit matrices, steps and starts alike."""
-    follow = found.follow
-    gradients, eta = follow.system.gradients(), follow.system.learning_rate
+    system, checkpoint = found.system, found.checkpoint
+    gradients, eta = system.gradients(), system.learning_rate
     steps = np.eye(gradients.shape[1]) - eta * np.einsum("ij,ik->ijk", gradients, gradients)
-    frames = [np.linalg.qr(pair.T)[0] for pair in to_parameter_space(follow.system, follow.chains.states)]
+    frames = [np.linalg.qr(pair.T)[0] for pair in to_parameter_space(system, checkpoint.chains.states)]
     near, far = np.empty((2, len(frames), n_windows))
     for window in range(n_windows):
         starts = [frame[:, 0] for frame in frames]
         for c, frame in enumerate(frames):
             examples = core.examples(
-                key=follow.key,
+                key=checkpoint.chains.key,
                 chain=c,
-                first_step=follow.first_step + window * n,
+                first_step=checkpoint.next_step + window * n,
                 n_steps=n,
-                n_examples=follow.system.n_examples,
+                n_examples=system.n_examples,
             )
             product = np.linalg.multi_dot([np.eye(len(steps[0])), *steps[examples[::-1]]])
             frames[c], triangle = np.linalg.qr(product @ frame)
@@ -153,7 +153,7 @@ def test_memory_that_outlasts_a_run_is_not_resolved(rng):
 
 @pytest.mark.parametrize(("name", "exponent"), [("t1", T1_EXPONENT), ("k4-0.5", 0.0673647485)])
 def test_samples_are_stationary_unit_vectors(name, exponent):
-    system, sample = chain(name).follow.system, chain(name).sample(20_000)
+    system, sample = chain(name).system, chain(name).sample(20_000)
     assert sample.shape == (20_000, system.dimension)
     np.testing.assert_allclose(np.einsum("ni,ij,nj->n", sample, system.rows, sample), 1, rtol=1e-13)
     means = growth(system, sample, None).log_growth.mean(axis=1).reshape(-1, 32).mean(axis=0)  # of chains

@@ -160,7 +160,7 @@ def test_a_single_example_may_lead():
 def test_duplicates_share_alike_and_zero_rows_have_no_share():
     twice = [0, 0, 1, 2, 3]
     chain = chain_of(K4[np.ix_(twice, twice)], 0.5)
-    assert chain.follow.system.coordinates == "factor"
+    assert chain.system.coordinates == "factor"
     assert chain.participation[0] == pytest.approx(chain.participation[1], rel=1e-10)
     assert chain.exponent_by_example[0] == pytest.approx(chain.exponent_by_example[1], abs=1e-15)
     zero = chain_of(block_diagonal([[0.0]], K4), 0.5)
@@ -350,7 +350,7 @@ def test_smallest_budgets_give_something():
 
 def test_the_exponent_is_the_one_that_the_contraction_rate_is_from():
     found = chain_of(T1, 0.5)
-    total = found.follow.system.sum_of_exponents
+    total = found.system.sum_of_exponents
     assert found.contraction_rate == pytest.approx(total - 2 * found.exponent, rel=1e-12)
 
 

@@ -256,7 +256,7 @@ def test_next_steps_are_those_of_the_matrices(name):
 @pytest.mark.parametrize("name", SGD)
 def test_what_is_defined(name):
     chain, options = of_sgd(name), SGD[name]
-    system = chain.follow.system
+    system = chain.system
     single = options.get("batch_size", 1) == 1 and "sampling" not in options
     assert (chain.without_parts == "") == single
     assert chain.exponent_by_example.shape == ((system.n_examples if single else 0),)
@@ -275,7 +275,7 @@ def test_what_is_defined(name):
 @pytest.mark.parametrize("name", ["groups", "heavy ball of two", "epoch"])
 def test_what_follows_from_the_chain(name):
     chain = of_sgd(name)
-    grain = chain.follow.system.grain
+    grain = chain.system.grain
     distribution = chain.finite_time_distribution(20 * grain, n_samples=2048)
     spread = math.sqrt(chain.clt_variance / (20 * grain * 2048))
     assert_within(distribution.mean, spread, chain.exponent, chain.standard_error, n_errors=5)

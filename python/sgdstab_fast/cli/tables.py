@@ -211,7 +211,7 @@ def print_chain(name: str, found: ProjectiveChain, console: Console) -> None:
 
 def _examples(name: str, found: ProjectiveChain) -> Table:
     """Return the table of examples."""
-    system, parts, shares = found.follow.system, found.exponent_by_example, found.participation
+    system, parts, shares = found.system, found.exponent_by_example, found.participation
     steps = np.empty(0)
     if isinstance(system, LinearizedSGD) and not system.law.offsets.size:
         steps = system.learning_rate / system.batch_size * system.diagonal

@@ -44,10 +44,10 @@ from sgdstab_fast.directions.path import from_autocovariances, from_batch_means,
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.directions.special_cases import single_direction, what_is_missing, without_direction
 from sgdstab_fast.exact.regularity import Regularity, regularity
-from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.chains import Chains, Checkpoint
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.continuation import Follow, Measured, recording_kernel, whole
+from sgdstab_fast.simulation.continuation import Measured, continued_directions, recording_kernel, whole
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.outcome import common_attributes
@@ -55,6 +55,7 @@ from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors, normals
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, no_records
+from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.statistics.control_variates import adjusted, anchored_means
 from sgdstab_fast.statistics.estimates import SETTLED_LIMIT, Estimate, batch_means, drift, unknown
 from sgdstab_fast.statistics.memory import LONGEST_SEGMENT, memory
@@ -390,7 +391,7 @@ def _described(
     if chains.states.shape[1] > 2:  # the nearest to the first
         growing = np.nansum(chains.records[0], axis=(0, 1))[1:]
         chains = replace(chains, states=np.ascontiguousarray(chains.states[:, [0, 1 + int(growing.argmax())]]))
-    follow = Follow(system, options.seed.key, chains, pilot.spacing, pilot.orthonormalise_every, options.n_threads)
+    checkpoint = Checkpoint(chains, pilot.spacing, pilot.orthonormalise_every)
     regular, reason = mixing
     reason = ANNIHILATION if annihilated else reason
     if reason:
@@ -401,7 +402,8 @@ def _described(
     common = {
         **common_attributes(done, system, provenance(options.seed, "anchored", system.fingerprint)),
         "regularity": regular,
-        "follow": follow,
+        "system": system,
+        "checkpoint": checkpoint,
         "reason": reason,
         "without_parts": without_parts,
         "without_shares": without_shares,
@@ -423,7 +425,7 @@ def _described(
         n_lags = min(n_batches, LONGEST_SEGMENT) // 2
         lasting = math.ceil(max(longest, _WINDOW * pilot.memory) / n_lags)
         every = whole(system, min(max(1, pilot.spacing // _FINER, lasting), pilot.spacing))
-        directions = follow.directions(n_batches, every)
+        directions = continued_directions(system, checkpoint, n_batches, every, Workers(options.n_threads))
     else:
         directions, every = chains.records[2][:, found.start_up :], chains.spacing
     remembered = memory(to_parameter_space(system, directions), every, longest)

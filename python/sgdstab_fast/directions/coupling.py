@@ -19,8 +19,8 @@ a stationary chain under the same steps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,8 +28,9 @@ from numpy.typing import ArrayLike
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray, StreamKey, core
 from sgdstab_fast.directions.path import relaxation_rate
+from sgdstab_fast.results.chains import Checkpoint
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.continuation import Follow, Measured, whole
+from sgdstab_fast.simulation.continuation import Measured, continued, whole
 from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.systems.coordinates import from_parameter_space, isometric_system, to_parameter_space
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -139,17 +140,19 @@ class HolderContraction:
         return -math.expm1(float(np.maximum(self.log_near, self.log_far).min()) / self.n)
 
 
-def holder_contraction(follow: Follow, alpha: ArrayLike, n: int, n_pairs: int) -> HolderContraction:
+def holder_contraction(
+    system: System, checkpoint: Checkpoint, alpha: ArrayLike, n: int, n_pairs: int
+) -> HolderContraction:
     """Do what `ProjectiveChain.holder_contraction` says."""
     orders = validation.orders(alpha, "alpha")
     for order in orders[(orders <= 0) | (orders > 1)]:
         raise ValueError(f"alpha must lie in (0, 1], not {float(order)!r}")
     n, n_pairs = validation.integer(n, "n"), validation.integer(n_pairs, "n_pairs")
-    n_windows = math.ceil(n_pairs / follow.chains.n_chains)
-    if follow.system.dimension == 1:
-        near = far = np.full((2 * (follow.chains.n_chains // 2), n_windows), -math.inf)
+    n_windows = math.ceil(n_pairs / checkpoint.chains.n_chains)
+    if system.dimension == 1:
+        near = far = np.full((2 * (checkpoint.chains.n_chains // 2), n_windows), -math.inf)
     else:
-        near, far = _log_ratios(follow, n, n_windows)
+        near, far = _log_ratios(system, checkpoint, n, n_windows)
     near_mean, near_error, near_size = _means_of_powers(near, orders)
     far_mean, far_error, far_size = _means_of_powers(far.reshape(len(far) // 2, -1), orders)
     return HolderContraction(
@@ -164,35 +167,35 @@ def holder_contraction(follow: Follow, alpha: ArrayLike, n: int, n_pairs: int) -
     )
 
 
-def _log_ratios(follow: Follow, n: int, n_windows: int) -> tuple[FloatArray, FloatArray]:
+def _log_ratios(system: System, checkpoint: Checkpoint, n: int, n_windows: int) -> tuple[FloatArray, FloatArray]:
     """Return log d(Phi s, Phi s') / d(s, s') of near and far pairs, shape (n_chains, n_windows) each.
 
     Windows follow one another along chains, in coordinates in which lengths are those of parameter space. Far partners
     are the directions of two chains at the time; of an odd number of chains the last has none.
     """
-    system = isometric_system(follow.system)
-    frames = _orthonormal(to_parameter_space(follow.system, follow.chains.states))
-    ours = replace(follow, system=system)
-    path = ours.path(frames, n_windows, n)
+    isometric = isometric_system(system)
+    frames = _orthonormal(to_parameter_space(system, checkpoint.chains.states))
+    path = continued(isometric, checkpoint, frames, n_windows, n)
     starts = np.concatenate([frames[:, :1], path.directions[:, :-1]], axis=1)
     n_far = len(starts) - len(starts) % 2
     partners = starts[np.arange(n_far) ^ 1]  # chains in pairs, which are independent of one another
     far, apart = np.empty((n_far, n_windows)), np.ones((n_far, n_windows), bool)
-    ours = replace(ours, chains=replace(ours.chains, states=ours.chains.states[:n_far]))
     for window in range(n_windows):
         other = partners[:, window]
         apart[:, window] = _distance(starts[:n_far, window], other) > _SAME
         pairs = _orthonormal(np.stack([starts[:n_far, window], other], axis=1))
-        together = ours.path(pairs, 1, n, first_batch=window).log_growth[:, 0, 1]
-        alone = ours.path(other[:, None], 1, n, first_batch=window).log_growth[:, 0, 0]
+        together = continued(isometric, checkpoint, pairs, 1, n, first_batch=window).log_growth[:, 0, 1]
+        alone = continued(isometric, checkpoint, other[:, None], 1, n, first_batch=window).log_growth[:, 0, 0]
         far[:, window] = _difference(together, alone)
     near = _difference(path.log_growth[:, :, 1], path.log_growth[:, :, 0])
-    if system.dimension > 2:
+    if isometric.dimension > 2:
         return near, np.where(apart, far, near[:n_far])  # where there is one direction only, no pair is far
-    if not isinstance(follow.system, LinearizedSGD) or not follow.system.is_plain:
+    if not isinstance(system, LinearizedSGD) or not system.is_plain:
         return near, far
     # In the plane R_11 R_22 is the determinant; a singular step brings all directions together.
-    determinants = np.array([_log_determinants(follow, chain, n, n_windows) for chain in range(len(starts))])
+    determinants = np.array(
+        [_log_determinants(system, checkpoint, chain, n, n_windows) for chain in range(len(starts))]
+    )
     far[np.isneginf(determinants[:n_far])] = -math.inf
     return _difference(determinants, 2 * path.log_growth[:, :, 0]), far
 
@@ -203,15 +206,14 @@ def _difference(logarithms: FloatArray, others: FloatArray) -> FloatArray:
         return np.where(np.isneginf(logarithms), -math.inf, logarithms - others)
 
 
-def _log_determinants(follow: Follow, chain: int, n: int, n_windows: int) -> FloatArray:
+def _log_determinants(system: LinearizedSGD, checkpoint: Checkpoint, chain: int, n: int, n_windows: int) -> FloatArray:
     """Return log abs det of the steps that a chain takes in each window, shape (n_windows,)."""
     found = np.empty(n_windows)
-    system = cast(LinearizedSGD, follow.system)
     for window in range(n_windows):
         examples = core.examples(
-            key=follow.key,
-            chain=follow.chains.first_chain + chain,
-            first_step=follow.first_step + window * n,
+            key=checkpoint.chains.key,
+            chain=checkpoint.chains.first_chain + chain,
+            first_step=checkpoint.next_step + window * n,
             n_steps=n,
             n_examples=system.n_examples,
         )
@@ -243,23 +245,22 @@ def _means_of_powers(log_ratios: FloatArray, orders: FloatArray) -> tuple[FloatA
     return np.array(logarithms), np.array(errors), np.array(sizes)
 
 
-def mixing_time(follow: Follow, contraction_rate: float) -> Measured:
+def mixing_time(system: System, checkpoint: Checkpoint, contraction_rate: float) -> Measured:
     """Return the steps after which the worst of many starts is forgotten."""
-    if follow.system.dimension == 1:
+    if system.dimension == 1:
         return Measured(0.0, 0.0)
     if not contraction_rate < 0:
         return Measured(math.inf, 0.0)
-    system, spacing = follow.system, whole(follow.system, follow.resolution)
+    chains, spacing = checkpoint.chains, whole(system, checkpoint.resolution)
     relaxation = 1 / relaxation_rate(system, contraction_rate)
     longest = math.ceil(min(_LONGEST * relaxation, _MOST_STEPS / (_FEWEST_STARTS * _FEWEST_CHAINS)))
     affordable = int(_MOST_STEPS / longest)
-    n_chains = min(max(affordable // _STARTS, _FEWEST_CHAINS), follow.chains.n_chains)
+    n_chains = min(max(affordable // _STARTS, _FEWEST_CHAINS), chains.n_chains)
     n_starts = min(max(affordable // n_chains, _FEWEST_STARTS), _STARTS)
     n_batches = int(np.clip(math.ceil(longest / spacing), 8, 1024))
     spacing = whole(system, max(spacing, math.ceil(longest / n_batches)))
-    ours = replace(follow, chains=replace(follow.chains, states=follow.chains.states[:n_chains]))
-    starts = [np.repeat(start[None, None], n_chains, axis=0) for start in _starts(system, follow.key, n_starts)]
-    states = [ours.chains.states[:, :1], *starts]
+    starts = [np.repeat(start[None, None], n_chains, axis=0) for start in _starts(system, chains.key, n_starts)]
+    states = [chains.states[:n_chains, :1], *starts]
     stages: list[Any] = []
     unrelated: list[float] = []
     done, stage = 0, math.ceil(n_batches / _STAGES)
@@ -267,7 +268,7 @@ def mixing_time(follow: Follow, contraction_rate: float) -> Measured:
         size = min(stage, n_batches - done)
         distances: list[FloatArray] = []
         for i, state in enumerate(states):
-            path = ours.path(state, size, spacing, first_batch=done).directions
+            path = continued(system, checkpoint, state, size, spacing, first_batch=done).directions
             states[i] = path[:, -1:].copy()
             if i == 0:
                 stationary = to_parameter_space(system, path)

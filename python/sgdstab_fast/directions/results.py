@@ -19,9 +19,10 @@ from sgdstab_fast.directions.distribution import FiniteTimeDistribution, distrib
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.moments.results import MomentExponents
+from sgdstab_fast.results.chains import Checkpoint
 from sgdstab_fast.results.result import SimulatedEstimate
 from sgdstab_fast.results.warnings import AccuracyWarning
-from sgdstab_fast.simulation.continuation import Follow, Measured
+from sgdstab_fast.simulation.continuation import Measured, continued, continued_directions
 from sgdstab_fast.statistics.intervals import student_quantile
 from sgdstab_fast.systems.components import components
 from sgdstab_fast.systems.coordinates import parameter_space_norm
@@ -80,8 +81,10 @@ class ProjectiveChain(SimulatedEstimate):
     """Why there is no `participation`; empty if there is."""
     regularity: Regularity | None = field(repr=False)
     """What definition 2.2 says of the system; None but for SGD on single examples, which it is about."""
-    follow: Follow = field(repr=False, compare=False)
-    """How to go on from where the run ended."""
+    system: System = field(repr=False, compare=False)
+    """What the chain is of."""
+    checkpoint: Checkpoint = field(repr=False, compare=False)
+    """Where the run ended."""
 
     def __repr__(self) -> str:
         return (
@@ -161,7 +164,7 @@ class ProjectiveChain(SimulatedEstimate):
         ValueError
             If K falls into components: moments are those of all of them, the chain is that of one.
         """
-        if _n_blocks(self.follow.system) > 1:
+        if _n_blocks(self.system) > 1:
             raise ValueError(
                 "K falls into components, whose moments are not those of the chain, which is of one: use "
                 "moment_exponent of that component"
@@ -169,12 +172,11 @@ class ProjectiveChain(SimulatedEstimate):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AccuracyWarning)
             return moment_exponent(
-                self.follow.system,
+                self.system,
                 np.linspace(-1, 1, 9),
                 rtol=0,
                 max_steps=_MOMENT_STEPS,
-                rng=list(self.follow.key),
-                n_threads=self.follow.n_threads,
+                rng=list(self.checkpoint.chains.key),
             )
 
     def sample(self, n: int) -> FloatArray:
@@ -198,20 +200,21 @@ class ProjectiveChain(SimulatedEstimate):
             If n is not a positive integer, or products of steps annihilate every displacement.
         """
         n = validation.integer(n, "n")
-        if self.exponent == -math.inf and self.follow.system.dimension > 1:
+        if self.exponent == -math.inf and self.system.dimension > 1:
             raise ValueError(f"there is nothing to sample: {self.reason}")
-        system, n_chains = self.follow.system, self.follow.chains.n_chains
+        system, n_chains = self.system, self.checkpoint.chains.n_chains
         if system.dimension == 1:
             return np.full((n, 1), 1 / parameter_space_norm(system, np.ones((1, 1)))[0])
-        directions = self.follow.directions(math.ceil(n / n_chains), math.ceil(max(self.autocorrelation_time, 1)))
+        spacing = math.ceil(max(self.autocorrelation_time, 1))
+        directions = continued_directions(system, self.checkpoint, math.ceil(n / n_chains), spacing)
         vectors = directions.transpose(1, 0, 2).reshape(-1, system.dimension)[:n]
         return vectors / parameter_space_norm(system, vectors)[:, None]
 
     @cached_property
     def _mixing(self) -> Measured:
-        if self.reason and self.follow.system.dimension > 1:
+        if self.reason and self.system.dimension > 1:
             return Measured(math.inf, 0.0)
-        return mixing_time(self.follow, self.contraction_rate)
+        return mixing_time(self.system, self.checkpoint, self.contraction_rate)
 
     @property
     def mixing_time(self) -> float:
@@ -260,11 +263,11 @@ class ProjectiveChain(SimulatedEstimate):
         >>> bool(abs(contraction.rates[0] / 0.01 - chain.contraction_rate) < 0.02)
         True
         """
-        return holder_contraction(self.follow, alpha, self._steps(n), n_pairs)
+        return holder_contraction(self.system, self.checkpoint, alpha, self._steps(n), n_pairs)
 
     def _steps(self, n: Any) -> int:
         """Check a number of steps, of whole epochs where steps depend on each other."""
-        checked, grain = validation.integer(n, "n"), self.follow.system.grain
+        checked, grain = validation.integer(n, "n"), self.system.grain
         if checked % grain:
             raise ValueError(f"n must be a multiple of the {grain} steps of an epoch, not {n!r}")
         return checked
@@ -300,13 +303,13 @@ class ProjectiveChain(SimulatedEstimate):
             raise ValueError(
                 f"moments must be of this system, {self.provenance['system']}, not of {moments.provenance['system']}"
             )
-        follow = self.follow
-        start = follow.chains.states[:, :1]
-        path = follow.path(start, math.ceil(n_samples / follow.chains.n_chains), n)
+        system, chains = self.system, self.checkpoint.chains
+        start = chains.states[:, :1]
+        path = continued(system, self.checkpoint, start, math.ceil(n_samples / chains.n_chains), n)
         directions = np.concatenate([start / np.linalg.norm(start, axis=2, keepdims=True), path.directions], axis=1)
         shape = directions.shape
         with np.errstate(divide="ignore", invalid="ignore"):
-            norms = np.log(parameter_space_norm(follow.system, directions.reshape(-1, shape[2])).reshape(shape[:2]))
+            norms = np.log(parameter_space_norm(system, directions.reshape(-1, shape[2])).reshape(shape[:2]))
             exponents = (path.log_growth[:, :, 0] + np.diff(norms, axis=1)) / n
         exponents[np.isneginf(path.log_growth[:, :, 0])] = -math.inf
         return distribution_of(exponents, n, self.exponent, self.clt_variance, partial(_known_moments, moments, self))
@@ -324,7 +327,7 @@ class ProjectiveChain(SimulatedEstimate):
         }
         kept = {name: column for name, column in columns.items() if column.size}
         n = max((column.size for column in kept.values()), default=0)
-        return {"example" if isinstance(self.follow.system, LinearizedSGD) else "matrix": np.arange(n), **kept}
+        return {"example" if isinstance(self.system, LinearizedSGD) else "matrix": np.arange(n), **kept}
 
     def plot(self, ax: Any = None) -> Any:
         """Plot which examples make displacements grow, and which directions they take.

@@ -11,9 +11,9 @@ from sgdstab_fast._core.functions import FloatArray, core
 from sgdstab_fast.directions.path import has_shares, mean_of_chains
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.exact.regularity import Regularity
-from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.chains import Chains, Checkpoint
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.simulation.continuation import Follow, Measured, recording_kernel
+from sgdstab_fast.simulation.continuation import Measured, recording_kernel
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.vectors import no_records
 from sgdstab_fast.systems.coordinates import shares_root
@@ -102,7 +102,8 @@ def single_direction(system: System, options: Options, regular: Regularity | Non
         without_parts=without_parts,
         without_shares=without_shares,
         regularity=regular,
-        follow=Follow(system, options.seed.key, chains, system.grain, 1, options.n_threads),
+        system=system,
+        checkpoint=Checkpoint(chains, system.grain, 1),
         degrees_of_freedom=2**31 if law.n_steps == 0 else options.n_chains - 1,
         n_steps=law.n_steps,
         n_chains=0 if law.n_steps == 0 else options.n_chains,

@@ -111,7 +111,7 @@ def _largest_parts(result: ProjectiveChain, ax: Axes) -> Axes:
     ax.barh(range(len(shown)), finite[shown], xerr=errors[shown], color=colors, alpha=0.7, error_kw={"lw": 0.8})
     ax.axvline(0, color="0.35", lw=0.8)
     ax.set_yticks(range(len(shown)), [str(i) for i in shown], fontsize=8)
-    ax.set_ylabel("example" if isinstance(result.follow.system, LinearizedSGD) else "matrix")
+    ax.set_ylabel("example" if isinstance(result.system, LinearizedSGD) else "matrix")
     ax.set_xlabel("part in λ (nats per step)")
     ax.set_title(f"Largest of {parts.size} parts that sum to λ = {result.exponent:.4g}", fontsize=10)
     return ax
@@ -119,7 +119,7 @@ def _largest_parts(result: ProjectiveChain, ax: Axes) -> Axes:
 
 def _growing(result: ProjectiveChain) -> NDArray[np.bool_]:
     """Return the examples, shape (N,), a step on which makes some displacements grow."""
-    system = result.follow.system
+    system = result.system
     assert isinstance(system, LinearizedSGD)
     if not system.law.offsets.size:
         return np.asarray(system.learning_rate * system.diagonal > 2)

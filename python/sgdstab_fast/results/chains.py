@@ -66,3 +66,19 @@ class Chains:
         """Return the chains with the records that they had after n_batches, for a look back."""
         companions = None if self.companions is None else self.companions.until(n_batches)
         return replace(self, records=tuple(record[:, :n_batches] for record in self.records), companions=companions)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Where a run of chains of directions ended, from which `simulation.continuation` goes on."""
+
+    chains: Chains
+    resolution: int
+    """Steps that resolve how directions move."""
+    orthonormalise_every: int
+    """Steps after which two vectors still span a plane."""
+
+    @property
+    def next_step(self) -> int:
+        """The step at which chains go on."""
+        return self.chains.n_batches * self.chains.steps_per_batch

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray, StreamKey, core
-from sgdstab_fast.results.chains import Chains
+from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast.results.chains import Checkpoint
 from sgdstab_fast.simulation.looks import pieces
 from sgdstab_fast.simulation.task import Kernel
 from sgdstab_fast.simulation.vectors import vectors_kernel
+from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.systems.growth import Metrics, no_metrics
 from sgdstab_fast.systems.system import System
 
@@ -41,47 +42,46 @@ class Path(NamedTuple):
     """The first vectors after every batch, shape (n_chains, n_batches, dimension)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Follow:
-    """Chains at the end of a run, which go on from there; calling twice gives the same."""
+def continued_directions(
+    system: System, checkpoint: Checkpoint, n_batches: int, spacing: int, workers: Workers | None = None
+) -> FloatArray:
+    """Return directions every `spacing` steps, or whole epochs, shape (n_chains, n_batches, dimension)."""
+    vectors = checkpoint.chains.states[:, :1]
+    return continued(system, checkpoint, vectors, n_batches, whole(system, spacing), workers=workers).directions
 
-    system: System
-    key: StreamKey
-    chains: Chains
-    resolution: int
-    """Steps that resolve how directions move."""
-    orthonormalise_every: int
-    """Steps after which two vectors still span a plane."""
-    n_threads: int
 
-    @property
-    def first_step(self) -> int:
-        """The step at which it goes on."""
-        return self.chains.n_batches * self.chains.steps_per_batch
+def continued(
+    system: System,
+    checkpoint: Checkpoint,
+    vectors: FloatArray,
+    n_batches: int,
+    spacing: int,
+    *,
+    first_batch: int = 0,
+    workers: Workers | None = None,
+) -> Path:
+    """Take n_batches batches of `spacing` steps from the vectors given, shape (n_chains, k, dimension).
 
-    def directions(self, n_batches: int, spacing: int) -> FloatArray:
-        """Return directions every `spacing` steps, or whole epochs, shape (n_chains, n_batches, dimension)."""
-        return self.path(self.chains.states[:, :1], n_batches, whole(self.system, spacing)).directions
-
-    def path(self, vectors: FloatArray, n_batches: int, spacing: int, *, first_batch: int = 0) -> Path:
-        """Take n_batches batches of `spacing` steps from the vectors given, shape (n_chains, k, dimension)."""
-        kernel = recording_kernel(self.system, no_metrics(self.system), spacing, self.orthonormalise_every)
-        vectors = np.array(vectors, order="C")
-        parts, done = [], first_batch
-        for size in pieces(n_batches, kernel.seconds_per_step * len(vectors) * spacing / self.n_threads):
-            vectors, log_growth, _, directions = getattr(core, kernel.name)(
-                **kernel.arguments,
-                vectors=vectors,
-                key=self.key,
-                first_chain=self.chains.first_chain,
-                first_step=self.first_step + done * spacing,
-                n_batches=size,
-                steps_per_batch=spacing,
-                n_threads=self.n_threads,
-            )
-            parts.append((log_growth, directions))
-            done += size
-        return Path(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))
+    What chains do depends on where the run ended alone: calling twice gives the same.
+    """
+    workers = workers or Workers()
+    kernel = recording_kernel(system, no_metrics(system), spacing, checkpoint.orthonormalise_every)
+    vectors = np.array(vectors, order="C")
+    parts, done = [], first_batch
+    for size in pieces(n_batches, kernel.seconds_per_step * len(vectors) * spacing / workers.n_threads):
+        vectors, log_growth, _, directions = getattr(core, kernel.name)(
+            **kernel.arguments,
+            vectors=vectors,
+            key=checkpoint.chains.key,
+            first_chain=checkpoint.chains.first_chain,
+            first_step=checkpoint.next_step + done * spacing,
+            n_batches=size,
+            steps_per_batch=spacing,
+            n_threads=workers.n_threads,
+        )
+        parts.append((log_growth, directions))
+        done += size
+    return Path(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))
 
 
 def whole(system: System, n_steps: int) -> int:

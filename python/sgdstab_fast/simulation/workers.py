@@ -1,0 +1,32 @@
+"""Workers: threads of this process, or an executor that work is given to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from sgdstab_fast import validation
+
+_Item = TypeVar("_Item")
+_Done = TypeVar("_Done")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Threads of this process, by default all, or an executor."""
+
+    n_threads: int = field(default_factory=lambda: validation.thread_count(None))
+    executor: Executor | None = None
+
+    def map(self, work: Callable[[_Item, int], _Done], items: Sequence[_Item]) -> Iterator[_Done]:
+        """Yield what the work makes of every item, in order, given the item and the threads it may use.
+
+        With an executor, of threads or of processes, items are worked on side by side, on one thread each.
+        """
+        if self.executor is None:
+            yield from (work(item, self.n_threads) for item in items)
+            return
+        futures = [self.executor.submit(work, item, 1) for item in items]
+        yield from (future.result() for future in futures)
