@@ -19,6 +19,7 @@ NUMERICAL = [
         "exponents/test_spectrum.py",
         "learning_rates/test_sweep.py",
         "moments/test_moments.py",
+        "simulation/test_run.py",
     )
 ]
 IN_USE = sgdstab_fast.build_info()["simd_level"]

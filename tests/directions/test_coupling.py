@@ -6,8 +6,9 @@ from functools import cache
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, REAL_GRAMS, T1, T1_EXPONENT, T1_SECOND_EXPONENT, assert_within, random_gram
-from reference.known import T1_VARIANCE
+from reference.known import K4, REAL_GRAMS, T1, T1_EXPONENT, T1_SECOND_EXPONENT, T1_VARIANCE
+from reference.statistics import assert_within
+from reference.systems import random_gram
 from scipy.linalg import sqrtm
 from scipy.stats import binom, kstest, norm
 from sgdstab_fast._core.functions import core

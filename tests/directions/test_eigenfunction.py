@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, REAL_GRAMS, T1, T1_EXPONENT, random_gram
+from reference.known import K4, REAL_GRAMS, T1, T1_EXPONENT
+from reference.systems import random_gram
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.directions.eigenfunction import eigenfunction, stationary_directions
 from sgdstab_fast.directions.lyapunov_function import lyapunov_function

@@ -8,9 +8,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, REAL_GRAMS, T1, T1_EXPONENT, random_gram
-from reference.known import K4_THRESHOLD
+from reference.known import K4, K4_THRESHOLD, REAL_GRAMS, T1, T1_EXPONENT
 from reference.laws import factor_of
+from reference.systems import random_gram
 from scipy.sparse.linalg import LinearOperator, eigsh
 from sgdstab_fast.exact import mean_square
 from sgdstab_fast.exact.mean_square import mean_square_exponent

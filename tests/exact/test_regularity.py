@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, REAL_GRAMS, random_gram
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.known import K4, REAL_GRAMS
+from reference.systems import random_gram
 from scipy.linalg import block_diag
 from sgdstab_fast.exact.regularity import regularity
 

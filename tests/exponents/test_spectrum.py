@@ -1,16 +1,9 @@
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import (
-    K4,
-    REAL_GRAMS,
-    REFERENCES,
-    T1,
-    T1_EXPONENT,
-    T1_SECOND_EXPONENT,
-    assert_within,
-    random_gram,
-)
+from reference.known import K4, REAL_GRAMS, REFERENCES, T1, T1_EXPONENT, T1_SECOND_EXPONENT
+from reference.statistics import assert_within
+from reference.systems import random_gram
 from sgdstab_fast._core.functions import core
 
 

@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, REAL_GRAMS, T1, assert_within, budget, random_gram
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.known import K4_ALMOST_SURE, K4_THRESHOLD
+from reference.known import K4, K4_ALMOST_SURE, K4_THRESHOLD, REAL_GRAMS, T1
 from reference.laws import factor_of
+from reference.statistics import assert_within, budget
+from reference.systems import random_gram
 from scipy.linalg import block_diag, eigh
 from scipy.optimize import brentq
 

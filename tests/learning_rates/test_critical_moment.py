@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, T1, assert_within, random_gram
-from reference.known import K4_ALMOST_SURE, K4_THRESHOLD, PLANE
+from reference.known import K4, K4_ALMOST_SURE, K4_THRESHOLD, PLANE, T1
+from reference.statistics import assert_within
+from reference.systems import random_gram
 from scipy.linalg import block_diag
 from scipy.optimize import brentq
 from scipy.stats import chi2

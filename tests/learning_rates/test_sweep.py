@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, REAL_GRAMS, T1, T1_EXPONENT, assert_within, budget, random_gram
-from reference.known import K4_ALMOST_SURE, K4_REFERENCES, K4_THRESHOLD
+from reference.known import K4, K4_ALMOST_SURE, K4_REFERENCES, K4_THRESHOLD, REAL_GRAMS, T1, T1_EXPONENT
+from reference.statistics import assert_within, budget
+from reference.systems import random_gram
 from scipy.linalg import block_diag
 
 IRIS = REAL_GRAMS["iris_trained_40"]

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, T1, assert_within
+from reference.known import K4, T1
+from reference.statistics import assert_within
 from sgdstab_fast.moments.finite_time import finite_time_probability
 from sgdstab_fast.results.warnings import AccuracyWarning
 

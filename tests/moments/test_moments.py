@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, REAL_GRAMS, T1, T1_EXPONENT, assert_within, budget, random_gram
-from reference.known import PLANE, T1_EXPONENTS, T1_VARIANCE, kronecker_exponent
+from reference.known import K4, PLANE, REAL_GRAMS, T1, T1_EXPONENT, T1_EXPONENTS, T1_VARIANCE, kronecker_exponent
 from reference.laws import factor_of
+from reference.statistics import assert_within, budget
+from reference.systems import random_gram
 from scipy.linalg import block_diag
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import logsumexp

@@ -5,8 +5,7 @@ from functools import reduce
 
 import numpy as np
 import pytest
-from conftest import T1, T1_EXPONENT
-from reference.known import T1_EXPONENTS, T1_VARIANCE
+from reference.known import T1, T1_EXPONENT, T1_EXPONENTS, T1_VARIANCE
 from sgdstab_fast.operators.projective_line import ProjectiveLine
 
 # T1 at learning rate 1/2

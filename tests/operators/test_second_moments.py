@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from conftest import K4, random_gram
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.known import K4
+from reference.systems import random_gram
 from sgdstab_fast.operators.second_moments import gd_exponent_of, gd_threshold_of, mean_square_threshold, second_moments
 
 PLAIN = np.eye(1), np.ones(1)

@@ -1,10 +1,27 @@
-"""Numbers that several tests know, and where they come from."""
+"""Matrices and numbers that several tests know, and where they come from."""
 
 import functools
 import math
+from pathlib import Path
 
 import numpy as np
 
+K4 = np.array([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], dtype=float)
+# Two examples for which everything is known to 20 digits, at learning rate 1/2.
+T1 = np.array([[1, -0.5], [-0.5, 1]])
+T1_EXPONENT = -0.1364810610335893838
+T1_SECOND_EXPONENT = -np.log(2) - T1_EXPONENT
+
+# (matrix, learning rate, lambda, its standard error)
+REFERENCES = [
+    ("digits_trained_128", 0.496, -7.571967994863391e-05, 3.392982350763909e-10),
+    ("digits_trained_128", 1.063, 0.0029155153134084637, 4.2439298746764243e-07),
+    ("digits_trained_128", 1.558, 0.007728577784847493, 9.529640270989567e-06),
+    ("iris_trained_40", 0.469, -3.212579244642285e-06, 5.775769733757534e-13),
+    ("iris_trained_40", 1.004, -6.877529571787432e-06, 1.7492213878352857e-12),
+    ("iris_trained_40", 1.473, 0.02431228450620167, 8.580105252226118e-06),
+]
+REAL_GRAMS = dict(np.load(Path(__file__).parents[1] / "data" / "gram_matrices.npz"))
 # T1 at learning rate 1/2: Lambda(p), and sigma^2 = Lambda''(0).
 T1_EXPONENTS = {
     -2: 0.2816289648804516847556,

@@ -83,15 +83,19 @@ def law(
     scale=1.0,
     momentum=0.0,
     nesterov=False,
+    optimiser=None,
 ):
-    """The law of a step of SGD, or of an epoch of them, by enumeration; arguments as `LinearizedSGD` takes them."""
+    """The law of a step of SGD, or of an epoch of them, by enumeration; arguments as `LinearizedSGD` takes them.
+
+    An optimiser, F and h, takes the place of momentum.
+    """
     features = factor_of(gram)
     units = members_of(len(features), groups)
     n_units = len(units)
     weights = np.full(n_units, 1 / n_units) if probabilities is None else np.asarray(probabilities, dtype=float)
     scaled = 1 / (n_units * weights) if step_scaling == "unbiased" else np.ones(n_units)
     moves = [scaling * features[rows].T @ features[rows] for scaling, rows in zip(scaled, units, strict=True)]
-    free, readout = recurrence(momentum, nesterov)
+    free, readout = recurrence(momentum, nesterov, optimiser)
 
     def step(batch):
         move = sum(moves[u] for u in batch) * (learning_rate * scale / len(batch))
@@ -115,9 +119,9 @@ def law(
     return Law(matrices, np.full(len(matrices), 1 / len(matrices)))
 
 
-def gd_exponent(gram, learning_rate, *, groups=None, scale=1.0, momentum=0.0, nesterov=False, **_):
+def gd_exponent(gram, learning_rate, *, groups=None, scale=1.0, momentum=0.0, nesterov=False, optimiser=None, **_):
     """Log of the largest abs(eigenvalue) of the step of full batches."""
-    free, readout = recurrence(momentum, nesterov)
+    free, readout = recurrence(momentum, nesterov, optimiser)
     features = factor_of(gram)
     hessian = features.T @ features / len(members_of(len(features), groups))
     drift = learning_rate * scale * np.kron(np.outer(np.eye(len(free))[0], readout), hessian)
@@ -142,8 +146,10 @@ def members_of(n_rows, groups):
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
-def recurrence(momentum, nesterov):
+def recurrence(momentum, nesterov, optimiser=None):
     """F and h."""
+    if optimiser is not None:
+        return tuple(np.asarray(part, dtype=float) for part in optimiser)
     if momentum == 0:
         return np.eye(1), np.ones(1)
     readout = [1 + momentum, -momentum] if nesterov else [1.0, 0.0]

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, REAL_GRAMS, REFERENCES, T1, T1_EXPONENT, budget
-from reference.known import K4_ALMOST_SURE, K4_REFERENCES
-from scipy import stats
-from sgdstab_fast.statistics.intervals import student_quantile
+from reference.known import K4, K4_ALMOST_SURE, K4_REFERENCES, REAL_GRAMS, REFERENCES, T1, T1_EXPONENT
+from reference.statistics import budget
 
 
 def coverage(system, truth, n_seeds, n_steps, **options):
@@ -98,25 +96,6 @@ def test_real_matrices_intervals_cover(name, learning_rate, truth, error, method
     assert covered >= 0.92
     # Before chains are seen to mix, anchored intervals allow for what that may cost: they hold the truth more often.
     assert covered <= 0.98 or not budget(system, 1_000_000, method=method).mixed
-
-
-def test_student_quantile_against_scipy():
-    for degrees_of_freedom, tolerance in {1: 1e-12, 2: 1e-12, 3: 0.02, 5: 2e-3, 10: 1e-4, 63: 1e-6, 1000: 1e-9}.items():
-        for level in (0.5, 0.95, 0.99):
-            expected = stats.t.ppf((1 + level) / 2, degrees_of_freedom)
-            assert abs(student_quantile(level, degrees_of_freedom) / expected - 1) < tolerance
-
-
-def test_batch_means_of_white_noise_have_the_textbook_error():
-    from sgdstab_fast.statistics.estimates import batch_means
-
-    noise = np.random.default_rng(0).standard_normal((64, 100, 1))
-    estimate = batch_means(noise, 1)
-    assert estimate.degrees_of_freedom == 63
-    kept = 64 * (100 - estimate.start_up)
-    assert abs(estimate.standard_error[0] * np.sqrt(kept) - 1) < 0.3
-    assert not estimate.drifts
-    assert abs(estimate.chain_disagreement - 1) < 0.5
 
 
 @pytest.mark.calibrate

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sgdstab_fast
-from conftest import K4
+from reference.known import K4
 from sgdstab_fast.__main__ import main
 
 ROOT = Path(__file__).parents[2]

@@ -152,9 +152,7 @@ BESIDE_ROOMS = {"whole": "what no room owns", "reference": "what tests compare w
 WITHOUT_TESTS = {
     "__init__": "every test imports it",
     "__main__": "the tests of cli call it",
-    "plotting": "drawn by the tests of results that have a picture",
     "results": "whatever has a result tests it",
-    "simulation": "whatever simulates tests it",
     "validation": "each test of bad input calls an estimator",
     "datasets": "one array; the documentation and the command line read it",
 }

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, REAL_GRAMS, assert_within, random_gram
+from reference.known import K4, REAL_GRAMS
+from reference.statistics import assert_within
+from reference.systems import random_gram
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import T1, T1_EXPONENT, assert_within
-from reference.known import T1_VARIANCE
+from reference.known import T1, T1_EXPONENT, T1_VARIANCE
+from reference.statistics import assert_within
 from scipy.stats import binom, gamma, ks_1samp, norm
 from sgdstab_fast.directions.distribution import distribution_of
 

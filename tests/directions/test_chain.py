@@ -7,8 +7,9 @@ from functools import cache
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, REAL_GRAMS, T1, T1_EXPONENT, T1_SECOND_EXPONENT, assert_within, random_gram
-from reference.known import T1_VARIANCE
+from reference.known import K4, REAL_GRAMS, T1, T1_EXPONENT, T1_SECOND_EXPONENT, T1_VARIANCE
+from reference.statistics import assert_within
+from reference.systems import random_gram
 from sgdstab_fast.statistics.intervals import student_quantile
 from sgdstab_fast.systems.coordinates import shares_root, to_parameter_space
 

@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, T1, T1_EXPONENT, assert_within, random_gram
+from reference.known import K4, T1, T1_EXPONENT
 from reference.laws import Law, law
+from reference.statistics import assert_within
+from reference.systems import random_gram
 from scipy.linalg import block_diag
 from scipy.optimize import brentq
 from sgdstab_fast.learning_rates.critical_moment import critical_moment

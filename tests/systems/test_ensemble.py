@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, T1, T1_EXPONENT, T1_SECOND_EXPONENT, assert_within, budget
+from reference.known import K4, T1, T1_EXPONENT, T1_SECOND_EXPONENT
 from reference.laws import Law, law, log_radius
+from reference.statistics import assert_within, budget
 
 # log 1.1319882487943 (OEIS A078416)
 FIBONACCI = [[[0, 1], [1, 1]], [[0, 1], [1, -1]]]

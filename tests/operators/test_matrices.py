@@ -7,8 +7,8 @@ from functools import reduce
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, T1, T1_EXPONENT, random_gram
-from reference.known import T1_EXPONENTS
+from reference.known import K4, T1, T1_EXPONENT, T1_EXPONENTS
+from reference.systems import random_gram
 from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.operators import matrices as matrix_moments
 from sgdstab_fast.operators.matrices import MatrixMoments

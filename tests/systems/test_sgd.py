@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, REAL_GRAMS, random_gram
+from reference.known import K4, REAL_GRAMS
+from reference.systems import random_gram
 
 
 @pytest.mark.parametrize("learning_rate", [1e-12, 1e-3, 0.3, 2.0, 1e6, 1e12])

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4
 from reference import laws
+from reference.known import K4
 
 RATES = np.array([0.1, 0.25, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5])
 # Of K4, from sums over all batches.

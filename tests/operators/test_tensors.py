@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, REAL_GRAMS, T1, random_gram
-from reference.known import kronecker_exponent, steps_of
+from reference.known import K4, REAL_GRAMS, T1, kronecker_exponent, steps_of
+from reference.systems import random_gram
 from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.operators import tensors as symmetric_tensors
 from sgdstab_fast.operators.tensors import LARGEST_TENSOR, tensor_dimension, tensor_exponent, tensors_fit

@@ -6,9 +6,9 @@ from functools import cache
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from conftest import K4, T1, T1_EXPONENT, assert_within
-from reference.known import T1_VARIANCE
+from reference.known import K4, T1, T1_EXPONENT, T1_VARIANCE
 from reference.laws import law
+from reference.statistics import assert_within
 from sgdstab_fast.directions.eigenfunction import eigenfunction
 from sgdstab_fast.directions.lyapunov_function import lyapunov_function
 from sgdstab_fast.systems.coordinates import parameter_space_norm, to_parameter_space
