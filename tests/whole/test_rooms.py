@@ -184,6 +184,12 @@ TEXTS = {page.name: page.read_text() for page in [*rooms.ROOT.glob("*.md"), *roo
 }
 
 
+# What paths in texts start from.
+FOLDERS = [rooms.ROOT, rooms.PACKAGE, rooms.ROOT / "cpp" / "include" / "sgdstab"]
+# Programs that are not run by tests.
+PROGRAMS = [file for folder in ("bench", "scripts", "examples") for file in rooms.ROOT.glob(f"{folder}/*.py")]
+
+
 def names_of_modules(text):
     """`room.module`, `room.module.name` and `sgdstab_fast.room` in backticks."""
     existing = {rooms.room_of(module) for module in rooms.modules_of(rooms.PACKAGE)}
@@ -212,7 +218,19 @@ def test_modules_that_texts_name_exist():
 def test_files_that_texts_name_exist():
     for where, text in TEXTS.items():
         for path in re.findall(r"`((?:\w+/)+[\w.]+\.(?:py|md|cpp|hpp|npz|json|toml))`", text):
-            assert (rooms.ROOT / path).exists() or (rooms.PACKAGE / path).exists(), f"{where} names {path}"
+            assert any((folder / path).exists() for folder in FOLDERS), f"{where} names {path}"
+
+
+def test_names_that_programs_import_exist():
+    found = [
+        f"{node.module.removeprefix('sgdstab_fast').lstrip('.')}.{alias.name}".lstrip(".")
+        for file in PROGRAMS
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sgdstab_fast"
+        for alias in node.names
+    ]
+    assert found
+    assert [name for name in found if not exists(name)] == []
 
 
 def test_names_that_do_not_exist_are_found():
