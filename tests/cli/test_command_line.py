@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reference.known import K4, T1
-from sgdstab_fast.__main__ import main
+from sgdstab_fast.cli.main import main
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sgdstab_fast
 from reference.known import K4
-from sgdstab_fast.__main__ import main
+from sgdstab_fast.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("learning_rates", "moments", "projective_chain", "systems")]

@@ -145,7 +145,7 @@ class FiniteTimeDistribution:
         Parameters
         ----------
         x : float or array_like
-            Finite-time exponents, nats per step; ValueError if one is not within the ``trusted_exponents`` of ``moments``.
+            Finite-time exponents, nats per step; ValueError outside the ``trusted_exponents`` of ``moments``.
         above : bool
             Return P(lambda_n > x), as accurate where that is small.
 
