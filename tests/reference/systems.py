@@ -16,6 +16,13 @@ def random_gram(rng, n, rank=None):
     return features @ features.T
 
 
+def quasi_hyperbolic(b, nu):
+    """F and h of quasi-hyperbolic momentum (J. Ma & D. Yarats, ICLR 2019)."""
+    c = (1 - b) / (1 - nu * b)
+    kept = b * (1 - nu * c)
+    return [[1 + nu * b * c, -nu * b], [c * (1 - kept), kept]], [1.0, 0.0]
+
+
 GRAM6 = random_gram(np.random.default_rng(22), 6) * 2
 WEIGHTS = [0.32, 0.15, 0.2, 0.33]
 UNEQUAL = [0, 0, 1, 2, 2, 2]
@@ -45,6 +52,9 @@ SYSTEMS = {
     "heavy ball in batches": {"gram": K4, "learning_rate": 0.3, "batch_size": 2, "momentum": 0.7},
     "heavy ball in epochs": {"gram": K4, "learning_rate": 0.2, "momentum": 0.5, "sampling": "epoch"},
     "Nesterov": {"gram": K4, "learning_rate": 0.15, "momentum": 0.5, "nesterov": True},
+    "weight decay": {"gram": K4, "learning_rate": 0.3, "optimiser": ([[0.95]], [1.0])},
+    "quasi-hyperbolic momentum in batches": {
+        "gram": K4, "learning_rate": 0.3, "batch_size": 2, "optimiser": quasi_hyperbolic(0.5, 0.7)},
     "copies in batches": {"gram": DUPLICATED, "learning_rate": 0.4, "batch_size": 2},
     "all at once": {
         "gram": GRAM6, "learning_rate": 0.3, "batch_size": 2, "sampling": "with_replacement", "groups": UNEQUAL,
