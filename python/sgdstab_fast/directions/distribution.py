@@ -40,6 +40,8 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.moments.results import MomentExponents
+from sgdstab_fast.plotting.axes import words
+from sgdstab_fast.plotting.directions import finite_time_density
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +49,10 @@ if TYPE_CHECKING:
 _NO_SPREAD = 1e-9  # sigma over abs(lambda), below which it is rounding
 _ROUNDING = 1e-12  # of exponents that all are lambda, nats per step
 _LEAST = 1e-12  # 2 c' over sigma^2, and Lambda'' over 2 c': convex curves may be straight in places
+_MOST_ATOMS, _PER_ATOM = 200, 10  # of a lattice to have bins of their own, and samples to each, on average
+_FEWEST_BINS, _MOST_BINS = 10, 80
+_OUTLIERS = 10.0  # interquartile ranges from the median
+_FARTHEST = 2.0  # how far off 0 may be to be shown, in reaches of the sample
 _RESOLUTION = math.sqrt(math.pi / 2) * math.log(2)  # the mean of Kolmogorov's distribution
 
 
@@ -174,9 +180,32 @@ class FiniteTimeDistribution:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the density of the sample, the normal one and that of large deviations, on a logarithmic scale."""
-        from sgdstab_fast.plotting import directions as projective_plots
-
-        return projective_plots.finite_time_distribution(self, ax)
+        sample = self.exponents[np.isfinite(self.exponents)]
+        if not sample.size or not np.ptp(sample) > 0:
+            return words(f"λₙ = {self.exponents[-1]:.6g}", ax)
+        edges = _edges(sample)
+        low, high = _limits(edges)
+        normal, deviations, spread = None, None, math.sqrt(self.clt_variance / self.n)
+        if spread > 0 and math.isfinite(self.exponent):
+            x = np.linspace(low, high, 600)
+            normal = x, np.exp(-(((x - self.exponent) / spread) ** 2) / 2) / (np.sqrt(2 * np.pi) * spread)
+        if self.moments is not None and self.moments.has_curve:
+            first, last = (min(max(end, low), high) for end in self.moments.trusted_exponents)
+            x = np.linspace(first, last, 600)
+            found = self.large_deviations_density(x) if first < last else np.full(x.size, np.inf)
+            deviations = (x, found) if np.isfinite(found).all() else None
+        return finite_time_density(
+            self.n,
+            np.histogram(sample, edges)[0] / (self.exponents.size * np.diff(edges)),
+            edges,
+            (low, high),
+            normal,
+            deviations,
+            self.exponent,
+            (self.probability_of_growth, self.probability_of_growth_standard_error),
+            1 - sample.size / self.exponents.size,
+            ax,
+        )
 
     def _curve(self) -> MomentCurve:
         """Return the curve through Lambda, whose curvature is known."""
@@ -240,6 +269,28 @@ def distribution_of(
         probability_of_growth_standard_error=_standard_error(sample >= 0) if 0 < growth < 1 else 1 / sample.size,
         n_chains=len(sample),
     )
+
+
+def _edges(ascending: FloatArray) -> FloatArray:
+    """Return edges of bins: half way between the points of a lattice, or equally wide."""
+    width = ascending[-1] - ascending[0]
+    atoms = ascending[np.diff(ascending, prepend=-np.inf) > 1e-9 * width]  # the same, to rounding
+    if atoms.size <= min(_MOST_ATOMS, ascending.size / _PER_ATOM):
+        between = (atoms[1:] + atoms[:-1]) / 2
+        return np.concatenate([[2 * atoms[0] - between[0]], between, [2 * atoms[-1] - between[-1]]])
+    lower, middle, upper = np.quantile(ascending, [0.25, 0.5, 0.75])
+    reach = _OUTLIERS * (upper - lower) or width
+    n_bins = int(np.clip(2 * np.cbrt(ascending.size), _FEWEST_BINS, _MOST_BINS))
+    return np.linspace(max(ascending[0], middle - reach), min(ascending[-1], middle + reach), n_bins + 1)
+
+
+def _limits(edges: FloatArray) -> tuple[float, float]:
+    """Return the ends of a picture, 0 between them if it is not too far off."""
+    low, high = float(edges[0]), float(edges[-1])
+    middle, margin = (low + high) / 2, 0.05 * (high - low)
+    if abs(middle) < _FARTHEST * (high - low) / 2:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return low - margin, high + margin
 
 
 def _kolmogorov(ascending: FloatArray, exponent: float, clt_variance: float, n: int) -> tuple[float, float, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -19,6 +19,8 @@ from sgdstab_fast.directions.distribution import FiniteTimeDistribution, distrib
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.moments.results import MomentExponents
+from sgdstab_fast.plotting import directions as pictures
+from sgdstab_fast.plotting.axes import side_by_side, words
 from sgdstab_fast.results.chains import Checkpoint
 from sgdstab_fast.results.result import SimulatedEstimate
 from sgdstab_fast.results.warnings import AccuracyWarning
@@ -327,7 +329,7 @@ class ProjectiveChain(SimulatedEstimate):
         }
         kept = {name: column for name, column in columns.items() if column.size}
         n = max((column.size for column in kept.values()), default=0)
-        return {"example" if isinstance(self.system, LinearizedSGD) else "matrix": np.arange(n), **kept}
+        return {self._kind: np.arange(n), **kept}
 
     def plot(self, ax: Any = None) -> Any:
         """Plot which examples make displacements grow, and which directions they take.
@@ -342,9 +344,34 @@ class ProjectiveChain(SimulatedEstimate):
         tuple of matplotlib.axes.Axes, or Axes
             What was plotted on.
         """
-        from sgdstab_fast.plotting import directions as projective_plots
+        parts = self.exponent_by_example, self.exponent_by_example_standard_error
+        shares = self.participation, self.participation_standard_error
+        panels: tuple[Callable[[Any], Any], ...]
+        if self.without_parts and self.without_shares:
+            text = f"λ = {self.exponent:.6g}\n{self.without_parts}\n{self.without_shares}"
+            panels = (partial(words, text, wrap=True, fontsize=9),)
+        elif self.without_shares:
+            panels = (partial(pictures.largest_parts, *parts, self.exponent, self._kind),)
+        else:
+            growing = _growing(self.system)
+            panels = (partial(pictures.largest_shares, *shares, growing),)
+            if not self.without_parts:
+                panels = (partial(pictures.parts_by_share, *parts, shares[0], growing, self.exponent), *panels)
+        return side_by_side(panels, (5.5, 4), ax)
 
-        return projective_plots.projective_chain(self, ax)
+    @property
+    def _kind(self) -> str:
+        """What parts belong to."""
+        return "example" if isinstance(self.system, LinearizedSGD) else "matrix"
+
+
+def _growing(system: System) -> NDArray[np.bool_]:
+    """Return the examples, shape (N,), a step on which makes some displacements grow."""
+    assert isinstance(system, LinearizedSGD)
+    if not system.law.offsets.size:
+        return np.asarray(system.learning_rate * system.diagonal > 2)
+    sizes = [np.linalg.norm(system.gradients()[system.law.rows(unit)], 2) for unit in range(system.n_examples)]
+    return np.asarray(system.learning_rate * np.square(sizes) > 2)
 
 
 def _n_blocks(system: System) -> int:

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.exact.mean_square import MeanSquareExponent
 from sgdstab_fast.exact.regularity import Regularity
+from sgdstab_fast.plotting import exponents as pictures
+from sgdstab_fast.plotting.axes import words
+from sgdstab_fast.results.result import SimulatedEstimate
+from sgdstab_fast.simulation.vectors import estimate
+from sgdstab_fast.statistics.intervals import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from sgdstab_fast.results.result import SimulatedEstimate
-from sgdstab_fast.statistics.intervals import interval
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -61,9 +64,14 @@ class LyapunovExponent(SimulatedEstimate):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the running estimate with its interval against the number of steps; return the axes."""
-        from sgdstab_fast.plotting import plots
-
-        return plots.convergence(self, ax)
+        if self.chains is None:
+            return words(f"λ = {self.exponent:.6g}, exactly", ax)
+        n_batches = self.chains.n_batches
+        counts = np.unique(np.geomspace(min(4, n_batches), n_batches, 60).astype(int))
+        looks = [estimate(self.chains.until(int(count))) for count in counts]
+        mean = self.time_share * np.array([look.mean[0] for look in looks])
+        half_width = self.time_share * 1.96 * np.array([look.standard_error[0] for look in looks])
+        return pictures.running(counts * self.chains.steps_per_batch * self.n_chains, mean, half_width, ax)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -116,9 +124,7 @@ class LyapunovSpectrum(SimulatedEstimate):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the exponents with their intervals against their index; return the axes."""
-        from sgdstab_fast.plotting import plots
-
-        return plots.spectrum(self, ax)
+        return pictures.spectrum(self.exponents, self.standard_errors, ax)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -173,7 +179,14 @@ class Stability:
         return self.gd < 0
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Plot the exponents of full batches, of SGD and of its mean square beside the edge at 0; return the axes."""
-        from sgdstab_fast.plotting import plots
+        """Plot the exponents of full batches, of SGD and of its mean square beside the edge at 0; return the axes.
 
-        return plots.stability(self, ax)
+        Of lambda with its 99% interval, and of the mean square Lambda(2)/2, which is not below lambda.
+        """
+        rows = [("SGD, λ", self.lyapunov.exponent, *self.lyapunov.confidence_interval(0.99))]
+        if not np.isnan(self.gd):
+            rows.insert(0, ("full batches, μ", self.gd, self.gd, self.gd))
+        if self.mean_square is not None:
+            half = self.mean_square.exponent / 2
+            rows.append(("SGD in mean square, Λ(2)/2", half, half, half))
+        return pictures.beside_the_edge(rows, f"{self.verdict}: {self.certificate}", ax)

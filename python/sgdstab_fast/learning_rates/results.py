@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.plotting.maps import stability_map
 from sgdstab_fast.statistics.intervals import interval, student_quantile
 
 if TYPE_CHECKING:
@@ -142,9 +143,7 @@ class StabilityMap:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot lambda with its interval, Lambda(2)/2, mu and their edges over the learning rate; return the axes."""
-        from sgdstab_fast.plotting import plots
-
-        return plots.stability_map(self, ax)
+        return stability_map(self, ax)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.curves.moments import MomentCurve
+from sgdstab_fast.plotting import moments as pictures
+from sgdstab_fast.plotting.axes import side_by_side
 from sgdstab_fast.statistics.intervals import student_quantile
 from sgdstab_fast.statistics.largest import leading
 
@@ -298,9 +300,25 @@ class MomentExponents:
         tuple of matplotlib.axes.Axes, or Axes
             What was plotted on.
         """
-        from sgdstab_fast.plotting import plots
+        return side_by_side((self._plot_exponents, self._plot_rate_function), (4.5, 3.8), ax)
 
-        return plots.moments(self, ax)
+    def _plot_exponents(self, ax: Any) -> Any:
+        curve, slope, zero = None, math.nan, None
+        if self.has_curve:
+            grid = np.linspace(*self.trusted_orders, 400)
+            curve = pictures.Curve(grid, self.curve.value(grid), self.curve.value_standard_error(grid))
+            slope, zero = self.derivative_at_zero, self.curve.zero()
+        interval, simulated = self.confidence_interval(0.95), self.standard_errors > 0
+        return pictures.moment_exponents(ax, self.p, self.exponents, interval, simulated, curve, slope, zero)
+
+    def _plot_rate_function(self, ax: Any) -> Any:
+        if not self.has_curve or not np.ptp(self.trusted_exponents) > 0:
+            why = "too few orders" if not self.has_curve else "Λ is a straight line: λₙ does not vary"
+            return pictures.no_rate_function(ax, why)
+        x = np.linspace(*self.trusted_exponents, 400)
+        curve = pictures.Curve(x, self.rate_function(x), self.rate_function_standard_error(x))
+        at_zero = self.rate_function(0.0) if x[0] <= 0 <= x[-1] else None
+        return pictures.rate_function(ax, curve, self.derivative_at_zero, self.clt_variance, at_zero)
 
     def _only(self) -> int:
         if self.p.size != 1:
