@@ -44,7 +44,7 @@ from sgdstab_fast.plotting.axes import words
 from sgdstab_fast.plotting.directions import finite_time_density
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from sgdstab_fast.plotting.axes import Axes
 
 _NO_SPREAD = 1e-9  # sigma over abs(lambda), below which it is rounding
 _ROUNDING = 1e-12  # of exponents that all are lambda, nats per step

@@ -19,7 +19,7 @@ from sgdstab_fast.simulation.vectors import estimate
 from sgdstab_fast.statistics.intervals import interval
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from sgdstab_fast.plotting.axes import Axes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -15,7 +15,7 @@ from sgdstab_fast.plotting.maps import stability_map
 from sgdstab_fast.statistics.intervals import interval, student_quantile
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from sgdstab_fast.plotting.axes import Axes
 
 
 @dataclass(frozen=True, kw_only=True)
