@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(abspath $(VENV))/bin
 SOURCES := $(shell find cpp python CMakeLists.txt pyproject.toml -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: demo test check lint cpp-test calibrate bench clean
+.PHONY: demo test check lint cpp-test calibrate bench bits clean
 
 demo: $(VENV)/installed
 	$(RUN)/sgdstab report
@@ -29,6 +29,10 @@ cpp-test: $(VENV)/tools
 # Coverage of the error bars over hundreds of seeds; minutes.
 calibrate: $(VENV)/installed $(VENV)/tools
 	$(RUN)/python -m pytest -m calibrate
+
+# Whether every result has the bits that it has at the revision BASE; fields that match a pattern in IGNORE may differ.
+bits: $(VENV)/installed
+	PYTHON=$(PYTHON) scripts/compare_bits.sh $(or $(BASE),$(error BASE=<revision> is missing)) $(RUN)/python $(IGNORE)
 
 # Ratios against numpy, numba and Eigen's dgemm, side by side; minutes.
 bench: $(VENV)/installed $(VENV)/bench-tools

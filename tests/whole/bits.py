@@ -4,9 +4,9 @@
     python tests/whole/bits.py > out.json
 
 makes the calls of `bits_calls.py`, which use the public API alone so that older revisions can make them too, and prints
-a digest of every field of every result, of warnings, errors and texts. Run it in two environments on the same machine
-and compare with `compare_bits.py`; `make bits BASE=<revision>` does all of that, at every SIMD level. There is no
-golden file, because bits are those of one machine's BLAS, SIMD level and versions.
+a digest of every field of every result, of warnings, errors, texts and plots. Run it in two environments on the same
+machine and compare with `compare_bits.py`; `make bits BASE=<revision>` does all of that, at every SIMD level. There is
+no golden file, because bits are those of one machine's BLAS, SIMD level and versions.
 
 Options: names of calls, as glob patterns, to make those alone; `--times` prints what each took to stderr.
 
@@ -91,7 +91,8 @@ def attributes(value: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
     for name in METHODS.get(kind.__name__, ()):
         yield f".{name}()", getattr(value, name)
     yield ".repr", lambda: repr(value)
-    yield ".str", lambda: str(value)
+    if str(value) != repr(value):
+        yield ".str", lambda: str(value)
 
 
 def parts(value: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -136,10 +137,11 @@ def error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {text(str(error))}"
 
 
-def label(value: Any, name: str) -> str:
-    """Return what fields are grouped by: the class of a result, or else the name of what was called."""
+def path_of(value: Any, name: str) -> str:
+    """Return what the fields of a result begin with: its name, where there are several, and its class if it is ours."""
     kind = type(value)
-    return kind.__name__ if kind.__module__.startswith("sgdstab_fast") else name
+    ours = kind.__name__ if kind.__module__.startswith("sgdstab_fast") else ""
+    return f"{name}: {ours}" if name and ours else name or ours or "value"
 
 
 def record(call: Callable[[], Any]) -> dict[str, str]:
@@ -155,10 +157,8 @@ def record(call: Callable[[], Any]) -> dict[str, str]:
         except Exception as error:
             fields["raised"] = error_text(error)
         else:
-            several = found if isinstance(found, dict) else {"result": found}
-            for name, value in several.items():
-                prefix = f"{name}:" if isinstance(found, dict) else ""
-                walk(value, f"{prefix}{label(value, 'value')}", fields)
+            for name, value in found.items() if isinstance(found, dict) else [("", found)]:
+                walk(value, path_of(value, name), fields)
     for i, warning in enumerate(caught):
         where = Path(warning.filename).name  # of the caller, whose line a warning names
         fields[f"warnings[{i}]"] = f"{warning.category.__name__} in {where}: {text(str(warning.message))}"

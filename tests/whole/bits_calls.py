@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import sgdstab_fast as sf
+from bits_plots import drawn, pixels
 
 K4 = np.array([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], dtype=float)
 T1 = np.array([[1, -0.5], [-0.5, 1]])
@@ -451,18 +452,16 @@ def _command(*arguments: str) -> dict[str, Any]:
         finally:
             sys.argv = argv
             os.chdir(before)
-        files = {
-            file.name: _timeless(file.read_text()) if file.suffix == ".csv" else len(file.read_bytes()) > 0
-            for file in sorted(Path(directory).iterdir())
-        }
+        read: dict[str, Callable[[Path], Any]] = {".csv": lambda file: file.read_text().splitlines(), ".png": pixels}
+        files = {file.name: read.get(file.suffix, Path.exists)(file) for file in sorted(Path(directory).iterdir())}
     text = output.getvalue()
     shown = json.loads(text) if text.startswith("{") else _timeless(text)
     return {"output": shown, "errors": _timeless(errors.getvalue()), "status": status, "files": files}
 
 
-def _timeless(text: str) -> str:
-    """Mask times."""
-    return re.sub(r"\d+(\.\d+)? s\b", "? s", text)
+def _timeless(text: str) -> list[str]:
+    """Return lines without times."""
+    return re.sub(r"\d+(\.\d+)? s\b", "? s", text).splitlines()
 
 
 def of_the_command_line() -> dict[str, Callable[[], Any]]:
@@ -491,9 +490,32 @@ def of_the_command_line() -> dict[str, Callable[[], Any]]:
     return {f"command line: {name}": partial(_command, *arguments) for name, arguments in commands.items()}
 
 
+def of_plots() -> dict[str, Callable[[], Any]]:
+    """Return plots of results."""
+    known, rates = systems(), np.linspace(0.1, 0.9, 5)
+    made: dict[str, Callable[[], Any]] = {
+        "exponent of gram": lambda: _exponent(known["gram"]),
+        "exponent of blocks": lambda: _exponent(known["blocks"]),
+        "exponent of batch": lambda: _exponent(known["batch"]),
+        "average of gram": lambda: _exponent(known["gram"], method="average"),
+        "closed form": lambda: _exponent(known["full batch"]),
+        "spectrum": lambda: _spectrum(known["iris"]),
+        "stability": lambda: sf.stability(known["gram"], max_steps=50_000, **ONE),
+        "stability of ensemble": lambda: sf.stability(known["fibonacci"], max_steps=50_000, **ONE),
+        "sweep": lambda: _sweep(K4, rates),
+        "sweep of batches": lambda: _sweep(K4, rates, [1, 2], rtol=0.1),
+        "moments": lambda: _moments(known["unstable gram"], np.linspace(-1, 3, 9)),
+        "chain": lambda: _chain(known["gram"]),
+        "chain of batch": lambda: _chain(known["batch"]),
+        "chain of ensemble": lambda: _chain(known["ensemble"]),
+        "distribution": lambda: _chain(known["two"]).finite_time_distribution(20, n_samples=256),
+    }
+    return {f"plot of {name}": lambda result=result: drawn(lambda: result().plot()) for name, result in made.items()}
+
+
 def calls() -> dict[str, Callable[[], Any]]:
     """Return all calls by name."""
     return {
         **of_systems(), **of_single_examples(), **of_learning_rates(), **of_runs(), **of_errors(),
-        **of_the_command_line(),
+        **of_plots(), **of_the_command_line(),
     }  # fmt: skip

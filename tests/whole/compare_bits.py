@@ -31,7 +31,7 @@ class Difference(NamedTuple):
 
 def group(field: str) -> str:
     """Return what fields of many results have in common."""
-    return re.sub(r"\[\d+\]|(?<=\.parts\.)\d+", "[]", re.sub(r"^[^:]*:(?=\w)", "", field, count=1))
+    return re.sub(r"\[\d+\]|(?<=\.parts\.)\d+", "[]", re.sub(r"^.*: ", "", field))
 
 
 def compared(base: dict, here: dict, level: str) -> tuple[dict[str, list[Difference]], int]:
