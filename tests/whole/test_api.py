@@ -61,7 +61,8 @@ def described():
 
 
 def test_the_public_interface_is_that_of_the_snapshot():
-    difference = list(difflib.unified_diff(SNAPSHOT.read_text().splitlines(), list(described()), "api.txt", "now", n=0))
+    before, now = SNAPSHOT.read_text().splitlines(), list(described())
+    difference = list(difflib.unified_diff(before, now, "api.txt", "now", n=0, lineterm=""))
     assert not difference, "renew api.txt if it is meant: see the head of this file\n" + "\n".join(difference)
 
 
