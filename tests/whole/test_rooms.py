@@ -13,7 +13,6 @@ from whole import rooms
 KNOWN: list[str] = [
     "a circle of modules: systems.components, systems.sgd",
     "a circle of rooms: exact, systems",
-    "exponents.exponent takes the private simulation.vectors._PILOT_STREAMS",
     "operators.second_moments has more than 500 lines",
     "systems.growth imports exact.mean_square",
     "systems.sgd has more than 500 lines",

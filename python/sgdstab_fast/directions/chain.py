@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast._core.streams import DIRECTION_PILOTS
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.directions.obstacles import (
     ANNIHILATION,
@@ -74,7 +75,6 @@ _LEAST_RELAXATIONS = 60.0  # that a chain lasts before a tolerance stops it, for
 _PILOT_BATCHES, _PILOT_EPOCHS, _MEMORY_BATCHES = 129, 33, 2048
 _MEMORY_RELAXATIONS, _FINER = 3.0, 4  # autocorrelations are summed over, and how much finer than in the pilot
 _WINDOW = 6.0  # autocorrelation times that lags have to cover
-_PILOT_STREAMS = 2**33
 _COLLAPSE = 8.0  # logarithm of the angle that two vectors may lose between orthonormalisations
 _MOST_RECORDED = 2**24  # numbers
 # Multiply-adds for all directions recorded; what a logarithm is worth, and what there is to do for each direction.
@@ -295,7 +295,7 @@ class _Pilot(NamedTuple):
 
 def _pilot(system: System, options: Options, start: _Start) -> _Pilot:
     """Double the spacing until the window of autocorrelations is long enough, or a part of the budget is spent."""
-    vectors = start.vectors(options, _PILOT_STREAMS)
+    vectors = start.vectors(options, DIRECTION_PILOTS.first)
     n_steps, spacing, first_step = 0, system.grain, 0
     n_batches = _PILOT_BATCHES if system.grain == 1 else _PILOT_EPOCHS
     while True:
@@ -304,7 +304,7 @@ def _pilot(system: System, options: Options, start: _Start) -> _Pilot:
             **kernel.arguments,
             vectors=vectors,
             key=options.seed.key,
-            first_chain=_PILOT_STREAMS,
+            first_chain=DIRECTION_PILOTS.first,
             first_step=first_step,
             n_batches=n_batches,
             steps_per_batch=spacing,

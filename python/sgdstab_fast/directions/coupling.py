@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray, StreamKey, core
+from sgdstab_fast._core.streams import STARTS
 from sgdstab_fast.directions.path import relaxation_rate
 from sgdstab_fast.results.chains import Checkpoint
 from sgdstab_fast.results.warnings import warn
@@ -41,7 +42,6 @@ _STARTS, _FEWEST_STARTS, _FEWEST_CHAINS = 18, 9, 8
 _MOST_STEPS = 2e8
 _STAGES, _FORGOTTEN = 16, 0.25  # in which starts are followed, until they are well below that share
 _GROUPS = 8  # of chains, left out in turn
-_START_STREAMS = 2**35
 _LONGEST = 20.0  # relaxation times
 _SAME = 1e-12  # a distance
 _ONE_DIRECTION = 1e-6  # a distance, of chains that may not have come quite as near
@@ -319,7 +319,7 @@ def _starts(system: System, key: StreamKey, n: int) -> list[FloatArray]:
     A^T A, and what the largest matrices stretch most.
     """
     d, third = system.dimension, n // 3
-    random = normals(key, third, (d,), _START_STREAMS)
+    random = normals(key, third, (d,), STARTS.first)
     if not isinstance(system, LinearizedSGD):
         return list(np.concatenate([_ends(system.slow_directions(d).T, third), _stretched(system, third), random]))
     gradients = system.gradients()

@@ -157,7 +157,7 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
         _require_positive(system.sum_of_exponents)
     norms = norms_of(system)
     stationary = stationary_directions(system, _STATIONARY + _FRESH, seed)
-    generator = np.random.default_rng(list(seed.key))
+    generator = seed.generator()
     directions = _Directions(norms, stationary[:_STATIONARY], generator)
     exponent = directions.exponent(system)
     fresh = stationary[_STATIONARY:]

@@ -12,6 +12,7 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import seed_of
+from sgdstab_fast._core.streams import COMPANIONS, PILOTS, first_of_block
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.mean_square import MeanSquareExponent, has_mean_square, mean_square_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
@@ -24,9 +25,6 @@ from sgdstab_fast.simulation.run import known_sign, run
 from sgdstab_fast.simulation.starts import initial_states, initial_vectors
 from sgdstab_fast.simulation.task import Kernel, advance
 from sgdstab_fast.simulation.vectors import (
-    _PILOT_STREAMS,
-    BLOCK_STREAMS,
-    COMPANION_STREAMS,
     estimate,
     estimate_with_own_growth,
     no_records,
@@ -291,7 +289,7 @@ def simulate(
     if resume is None:
         options.budget.steps_per_chain(options.n_chains)
         run_provenance = provenance(options.seed, "anchored" if anchored else "average", system.fingerprint)
-        first = block * BLOCK_STREAMS
+        first = first_of_block(block)
         chains = (
             _anchored_chains(system, options, metrics, kernel, first)
             if anchored
@@ -377,7 +375,7 @@ def _anchored_chains(system: System, options: Options, metrics: Metrics, kernel:
         n_examples=system.n_draws,
         rounding=system.rounding,
         pilot_steps=pilot_steps,
-        companions=chains(n_companions, 2, first_chain + COMPANION_STREAMS, 0) if n_companions > 0 else None,
+        companions=chains(n_companions, 2, first_chain + COMPANIONS.first, 0) if n_companions > 0 else None,
     )
 
 
@@ -392,7 +390,7 @@ def _spacing(system: System, options: Options, metrics: Metrics, kernel: Kernel,
     pilot_steps = _PILOT_CHAINS * _PILOT_EVALUATIONS * shortest
     if pilot_steps > _PILOT_SHARE * options.budget.max_steps:
         return 4 * shortest, 0
-    first = first_chain + _PILOT_STREAMS
+    first = first_chain + PILOTS.first
     pilot = Chains(
         key=options.seed.key,
         states=initial_vectors(system, metrics, options.seed.key, _PILOT_CHAINS, 1, first),

@@ -17,6 +17,7 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray, StreamKey
 from sgdstab_fast._core.seeds import seed_from
+from sgdstab_fast._core.streams import FRAME_PILOTS
 from sgdstab_fast.exponents.exponent import METHODS
 from sgdstab_fast.exponents.results import LyapunovSpectrum
 from sgdstab_fast.results.chains import Chains
@@ -43,7 +44,6 @@ _PILOT_PASSES = 8
 # Steps taken at once: more amortise the packing of frames, fewer the coupling between steps, and 32 to 64 is flat. Not
 # so many, in small dimensions, that a direction may shrink by more than this while they are taken.
 _BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
-_PILOT_CHAIN = 2**63  # a stream that no other chain uses
 _LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding times that must stay small
 _NULL_RATIO = 1e-12
 # Below this log abs(1 - eta K_ii), growth of volumes, which is as the square of 1 - eta K_ii, drowns in rounding.
@@ -298,7 +298,7 @@ def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, name: str, 
             states=states,
             steps_per_batch=period,
             records=_no_records(1, k, arguments.get("evaluated", k), 0),
-            first_chain=_PILOT_CHAIN + period,
+            first_chain=FRAME_PILOTS.first + period,
         )
         for _ in range(1 + _PILOT_PASSES):
             pilot = advance(pilot, _kernel(name, {**arguments, "period": period}, 0.0), 1, 1, None)

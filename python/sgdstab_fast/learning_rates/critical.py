@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.streams import first_of_panel
 from sgdstab_fast.curves.zeros import Zero, first_zero
 from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exact.zeros import bounds_of_zero, exact_zero, mean_square_zero
@@ -45,7 +46,6 @@ from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget, Options, shared_between
 from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
 from sgdstab_fast.simulation.run import Run
-from sgdstab_fast.simulation.vectors import BLOCK_STREAMS
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.systems.from_gram import variant_of
@@ -63,7 +63,6 @@ _SURE = 4.0  # standard errors
 _FIRST_SHARE, _MORE = 1 / 64, 8  # of what is left of the budget, for a panel; by how much more after one that failed
 _NARROWER = 0.75  # at the most, what a panel must leave of the range
 _MUCH_NARROWER, _NARROW = 0.5, 0.04  # what takes new anchors, and what does not, however much narrower it gets
-_PANEL_STREAMS = 2**24  # between those of panels
 
 
 def critical_learning_rate(
@@ -308,7 +307,7 @@ def _search(
             budget=replace(its, max_steps=max(its.max_steps, options.n_chains)),
             progress=after(options.progress, n_steps, budget.max_steps) if callable(options.progress) else None,
         )
-        first_chain = block.index * BLOCK_STREAMS + panel * _PANEL_STREAMS
+        first_chain = first_of_panel(block.index, panel)
         done, found = _run_panel(system, family, rates, anchors, its_options, first_chain)
         zero, n_steps, panel = found.zero, n_steps + done.chains.n_steps, panel + 1
         bend = zero.bend / (spacing / low) ** 2

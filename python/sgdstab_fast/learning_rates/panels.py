@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast._core.streams import COMPANIONS
 from sgdstab_fast.curves.zeros import scales
 from sgdstab_fast.results.chains import Chains
 from sgdstab_fast.simulation.looks import grid_of_looks
@@ -32,7 +33,7 @@ from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors
 from sgdstab_fast.simulation.task import Kernel
-from sgdstab_fast.simulation.vectors import COMPANION_STREAMS, MOST_BETWEEN_NORMALISATIONS
+from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS
 from sgdstab_fast.statistics.control_variates import anchored_means, combined
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
@@ -164,7 +165,7 @@ def _chains(
     spacing = min(max(1, round(count * system.n_examples / share)), max(1, most // _LEAST_EVALUATIONS))
     n_batches = max(_MAX_RECORDS // len(panels), _LEAST_RECORDS)
     steps_per_batch = spacing * max(1, most // (spacing * n_batches))
-    groups = [(options.n_chains, 1, first_chain, count), (n_companions, 2, first_chain + COMPANION_STREAMS, 0)]
+    groups = [(options.n_chains, 1, first_chain, count), (n_companions, 2, first_chain + COMPANIONS.first, 0)]
     states = _initial_panels(system, family, panels, options, groups)
     own, companions = (
         Chains(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.curves.zeros import first_zero, scales
 from sgdstab_fast.exact.full_batches import extreme_eigenvalues, gd_exponents
 from sgdstab_fast.exact.zeros import bounds_of_zero
@@ -26,7 +27,6 @@ from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget, Options, shared_between
 from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
-from sgdstab_fast.simulation.vectors import BLOCK_STREAMS
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov, variant_of
 from sgdstab_fast.systems.mean_square_forms import MeanSquareFamily
@@ -298,7 +298,7 @@ def _simulated(
         rates,
         anchors,
         options,
-        block.index * BLOCK_STREAMS,
+        first_of_block(block.index),
         lambda some: joined(estimates(some, anchors, rates.size)),
         f"{rates.size} learning rates",
     )

@@ -25,7 +25,7 @@ from dataclasses import replace
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray, StreamKey
-from sgdstab_fast._core.seeds import seed_at
+from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.moments import ExactMomentsOfSteps, value_at, with_nodes
 from sgdstab_fast.moments.populations_of_any_system import LEAST_BATCHES, Advance, Start, walker_moment
@@ -34,7 +34,7 @@ from sgdstab_fast.operators.matrices import ExactMoment
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.starts import initial_vectors
 from sgdstab_fast.simulation.task import call
-from sgdstab_fast.simulation.vectors import BLOCK_STREAMS, vectors_kernel
+from sgdstab_fast.simulation.vectors import vectors_kernel
 from sgdstab_fast.statistics.mixing import N_COMPANIONS
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, no_metrics
@@ -137,8 +137,8 @@ class GeneralMoments:
         system = self._system if whole else self._blocks[index]
         exact = self._whole if whole else self._exact[index]
         forms = None if whole else exact.forms
-        seed, grain = seed_at(options.seed, order), system.grain
-        first_chain = index * BLOCK_STREAMS
+        seed, grain = options.seed.at_order(order), system.grain
+        first_chain = first_of_block(index)
         if size is None:
             length = max(_LENGTH, _LENGTH_IN_EPOCHS * grain) * (options.n_chains + min(N_COMPANIONS, options.n_chains))
             size = int(np.clip(options.budget.max_steps // length, _LEAST_SIZE, _SIZE))

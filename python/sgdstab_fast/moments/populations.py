@@ -35,14 +35,14 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast._core.seeds import seed_at
+from sgdstab_fast._core.streams import COMPANIONS
 from sgdstab_fast.results.chains import Chains
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors
 from sgdstab_fast.simulation.task import Kernel
-from sgdstab_fast.simulation.vectors import COMPANION_STREAMS, MOST_BETWEEN_NORMALISATIONS, no_records, vectors_kernel
+from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, no_records, vectors_kernel
 from sgdstab_fast.statistics.control_variates import anchored_means, combined, start_up_batches
 from sgdstab_fast.statistics.estimates import Estimate, unknown
 from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
@@ -135,7 +135,7 @@ def simulate_moment(
     A relative tolerance is relative to abs(Lambda(p)) or `scale`, whichever is larger. Every order has streams of its
     own.
     """
-    options = replace(options, seed=seed_at(options.seed, order))
+    options = replace(options, seed=options.seed.at_order(order))
     least_steps = int(np.clip(_SETTLING * system.n_examples, *_LEAST_SETTLING))
     moment = Moment(unknown(1), math.nan, math.nan)
 
@@ -272,13 +272,13 @@ def _chains(
     if tilted and order > 0:
         vectors = _with_starts_at_examples(system, order, vectors)
     together = _COMPANION_SIZE if tilted else 1
-    pairs = initial_vectors(system, metrics, key, n_companions * together, 2, first_chain + COMPANION_STREAMS)
+    pairs = initial_vectors(system, metrics, key, n_companions * together, 2, first_chain + COMPANIONS.first)
     companions = Chains(
         key=key,
         states=walkers_from(pairs.reshape(n_companions, together, 2 * system.dimension)) if tilted else pairs,
         steps_per_batch=steps,
         records=_empty_records(n_companions, 0) if tilted else no_records(n_companions, 2, 0),
-        first_chain=first_chain + COMPANION_STREAMS,
+        first_chain=first_chain + COMPANIONS.first,
         n_walkers=together,
     )
     return Chains(

@@ -154,7 +154,7 @@ def walker_moment(
     if most < LEAST_BATCHES:
         least = (n_walkers + n_beside) * steps_unit * LEAST_BATCHES
         raise ValueError(f"max_steps must be at least {least} for so many walkers, not {budget.max_steps!r}")
-    rng = np.random.default_rng(np.random.SeedSequence(list(seed.key), spawn_key=(_SELECTION,)))
+    rng = seed.generator(_SELECTION)
     vectors = np.asarray(start(n_walkers, 0), dtype=float).reshape(n_walkers, dimension)
     beside = rng.standard_normal((n_beside, dimension))
     if metric is None and mean_square is None:

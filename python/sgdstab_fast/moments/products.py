@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast._core.streams import first_of_product_pilot
 from sgdstab_fast.moments.populations import population_kernel
 from sgdstab_fast.moments.results import FiniteTimeProbability
 from sgdstab_fast.results.provenance import provenance
@@ -40,7 +41,6 @@ from sgdstab_fast.systems.sgd import LinearizedSGD
 
 _EPS = float(np.finfo(float).eps)
 _LIKELY = 0.01  # from which on events are counted
-_PILOT_STREAMS = 2**33  # populations between those of pilots
 _PILOT_POPULATIONS, _LEAST_PILOT, _PILOT_WALKERS, _MOST_PILOTS, PILOT_SHARE = 8, 128, 1024, 16, 1 / 4
 _FEWEST, _MOST = 0.03, 0.3  # of the weight, at the order to choose: what meets the event
 _METRIC_TOLERANCE, _IDENTITY = 1e-4, 0.02  # of the metric, and how much of the identity it contains
@@ -264,7 +264,7 @@ class Simulation:
     def _pilot(self, order: float, number: int, n_walkers: int) -> _Pilot | None:
         """Run a pilot; None if weights are not finite."""
         n_populations = min(_PILOT_POPULATIONS, n_walkers)
-        first = (number + 1) * _PILOT_STREAMS
+        first = first_of_product_pilot(number)
         runs = list(self._runs(order, first, n_populations, n_walkers // n_populations, order != 0))
         log_growth = np.concatenate([products.log_growth for products in runs])
         log_norms = np.concatenate([products.log_norms for products in runs])

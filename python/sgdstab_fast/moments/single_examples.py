@@ -19,6 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.curves.joint import Curve, joint_exponent
 from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.exact.moments import ExactMoments, value_at, with_nodes
@@ -26,7 +27,6 @@ from sgdstab_fast.moments.populations import LEAST_SIZE, MomentMetrics, simulate
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.operators.matrices import ExactMoment
 from sgdstab_fast.simulation.options import Options
-from sgdstab_fast.simulation.vectors import BLOCK_STREAMS
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics
 from sgdstab_fast.systems.parts import PlainBlock, plain_blocks_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -132,7 +132,7 @@ class PlainMoments:
     ) -> OrderMoment:
         mean_square = exact.at(2.0)
         scale = min(abs(order), 2) * abs(mean_square.exponent) / 2 if mean_square is not None else 0.0
-        done, moment = simulate_moment(system, order, metrics, options, size, index * BLOCK_STREAMS, scale)
+        done, moment = simulate_moment(system, order, metrics, options, size, first_of_block(index), scale)
         estimate = moment.estimate
         exponent = float(estimate.mean[0])
         reason = "products of steps annihilate every displacement" if math.isinf(exponent) else ""

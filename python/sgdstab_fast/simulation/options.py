@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.seeds import Seed, seed_from
+from sgdstab_fast._core.streams import MOST_CHAINS
 from sgdstab_fast.simulation.progress import ProgressOption
 
 
@@ -58,9 +59,6 @@ class Budget:
         return np.asarray(absolute | self.met_relative(sizes, standard_errors))
 
 
-_MOST_CHAINS = 2**24
-
-
 @dataclass(frozen=True)
 class Options:
     """The arguments of an estimate, checked."""
@@ -90,7 +88,7 @@ class Options:
         return cls(
             method=method,
             budget=budget,
-            n_chains=validation.integer(n_chains, "n_chains", low=least_chains, high=_MOST_CHAINS),
+            n_chains=validation.integer(n_chains, "n_chains", low=least_chains, high=MOST_CHAINS),
             seed=seed_from(rng),
             n_threads=validation.thread_count(n_threads),
             progress=progress,

@@ -17,8 +17,6 @@ from sgdstab_fast.systems.growth import Metrics
 from sgdstab_fast.systems.system import System, overflow_safe_steps
 
 MOST_BETWEEN_NORMALISATIONS = 256
-# The chains of one block of K, its companions and its pilot draw from streams of their own.
-BLOCK_STREAMS, COMPANION_STREAMS, _PILOT_STREAMS = 2**34, 2**32, 2**33
 _SEPARATIONS = 4.0  # standard errors of a gap
 _VECTORS_PER_EVALUATION, _VECTORS_PER_ITEM = 16, 4  # of the core's work items
 
