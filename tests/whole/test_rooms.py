@@ -179,7 +179,7 @@ def names_of_modules(text):
     """`room.module`, `room.module.name` and `sgdstab_fast.room` in backticks."""
     existing = {rooms.room_of(module) for module in rooms.modules_of(rooms.PACKAGE)}
     for name in re.findall(r"`(?:sgdstab_fast\.)?(\w+(?:\.\w+)+)`", text):
-        if name.split(".")[0] in existing:
+        if name.split(".")[0] in existing and not name.endswith(".py"):
             yield name
 
 
@@ -204,6 +204,13 @@ def test_files_that_texts_name_exist():
     for where, text in TEXTS.items():
         for path in re.findall(r"`((?:\w+/)+[\w.]+\.(?:py|md|cpp|hpp|npz|json|toml))`", text):
             assert any((folder / path).exists() for folder in FOLDERS), f"{where} names {path}"
+
+
+def test_commands_that_texts_name_exist():
+    targets = re.search(r"^\.PHONY: (.*)", (rooms.ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    for where, text in TEXTS.items():
+        for target in re.findall(r"`make ([\w-]+)", text):
+            assert target in targets, f"{where} names make {target}"
 
 
 def test_names_that_programs_import_exist():
