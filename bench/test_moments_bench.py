@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from sgdstab_fast._core.functions import core
-from sgdstab_fast.moments.populations import population_kernel, walkers_from
+from sgdstab_fast.moments.populations import population_task, walkers_from
 from sgdstab_fast.simulation.starts import initial_vectors
+from sgdstab_fast.simulation.task import Item
 from sgdstab_fast.systems.growth import growth_metrics, no_metrics
 from test_bench import GRAMS, THREADS, seconds
 
@@ -30,20 +30,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 def plain_mean(system, order, n_steps, n_walkers, seed):
     """(1/n) log mean |v_n|^p over independent walkers, with the same core and starts."""
     metrics = growth_metrics(system)
-    kernel = population_kernel(system, 0.0, no_metrics(system), tilted=False)
+    task = population_task(system, 0.0, no_metrics(system), tilted=False)
     starts = initial_vectors(system, metrics, (seed, 7), n_walkers, 1)
     walkers = walkers_from(starts.reshape(16, n_walkers // 16, system.dimension))
     start = time.perf_counter()
-    walkers = core.advance_populations(
-        **kernel.arguments,
-        walkers=walkers,
-        key=(seed, 7),
-        first_chain=0,
-        first_step=0,
-        n_batches=1,
-        steps_per_batch=n_steps,
-        n_threads=THREADS,
-    )[0]
+    walkers, _ = task(Item(walkers, (seed, 7), 0, 0, 1, n_steps), THREADS)
     elapsed = time.perf_counter() - start
     log_powers = order * walkers[:, :, -1]
     return (log_powers.max() + np.log(np.exp(log_powers - log_powers.max()).mean())) / n_steps, elapsed

@@ -63,7 +63,7 @@ def explicit_ratios(found, n, n_windows):
             examples = core.examples(
                 key=checkpoint.chains.key,
                 chain=c,
-                first_step=checkpoint.next_step + window * n,
+                first_step=checkpoint.chains.next_step + window * n,
                 n_steps=n,
                 n_examples=system.n_examples,
             )

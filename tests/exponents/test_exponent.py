@@ -61,7 +61,9 @@ def test_growth_equals_a_plain_numpy_replay(name):
             v = step(system, i, v)
             norm = np.linalg.norm(v)
             v, log_growth = v / norm, log_growth + np.log(norm)
-        np.testing.assert_allclose(chains.records[0][chain, first.chains.n_batches :].sum(), log_growth, atol=1e-10)
+        np.testing.assert_allclose(
+            chains.records.log_growth[chain, first.chains.n_batches :].sum(), log_growth, atol=1e-10
+        )
         np.testing.assert_allclose(chains.states[chain, 0], v, atol=1e-9)
 
 
@@ -79,7 +81,7 @@ def test_anchored_growth_equals_the_mean_over_all_next_steps(name):
         for m, matrix in enumerate([norm_of_k, *metrics.matrices]):
             after = [step(system, i, v) for i in range(system.n_examples)]
             growth = np.mean([0.5 * np.log((u @ matrix @ u) / (v @ matrix @ v)) for u in after])
-            np.testing.assert_allclose(chains.records[1][chain, -1, m], growth, rtol=1e-9, atol=1e-13)
+            np.testing.assert_allclose(chains.records.growth[chain, -1, m], growth, rtol=1e-9, atol=1e-13)
 
 
 def test_average_has_the_known_error_of_t1():

@@ -158,7 +158,7 @@ def test_frames_equal_a_plain_numpy_replay():
         if step % 10 == 0 or step == n_steps:
             v, r = np.linalg.qr(v)
             log_diagonal += np.log(np.abs(r.diagonal()))
-    recorded = chains.records[0][1, first.chains.n_batches :].sum(axis=0)
+    recorded = chains.records.log_growth[1, first.chains.n_batches :].sum(axis=0)
     np.testing.assert_allclose(recorded[:10], log_diagonal[:10], atol=1e-6)
     np.testing.assert_allclose(recorded.sum(), log_diagonal.sum(), atol=1e-6)
 

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.streams import DIRECTION_PILOTS
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.directions.obstacles import (
@@ -45,18 +45,18 @@ from sgdstab_fast.directions.path import from_autocovariances, from_batch_means,
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.directions.special_cases import single_direction, what_is_missing, without_direction
 from sgdstab_fast.exact.regularity import Regularity, regularity
-from sgdstab_fast.results.chains import Chains, Checkpoint
+from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.continuation import Measured, continued_directions, recording_kernel, whole
+from sgdstab_fast.simulation.continuation import Measured, continued_directions, recording_task, whole
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.outcome import common_attributes
 from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors, normals
-from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, no_records
-from sgdstab_fast.simulation.workers import Workers
+from sgdstab_fast.simulation.task import advance
+from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS
 from sgdstab_fast.statistics.control_variates import adjusted, anchored_means
 from sgdstab_fast.statistics.estimates import SETTLED_LIMIT, Estimate, batch_means, drift, unknown
 from sgdstab_fast.statistics.memory import LONGEST_SEGMENT, memory
@@ -183,21 +183,19 @@ def projective_chain(
         key=options.seed.key,
         states=states,
         steps_per_batch=spacing,
-        records=no_records(options.n_chains, states.shape[1], start.metrics.size, system.dimension),
+        records=VectorRecords.empty(options.n_chains, states.shape[1], start.metrics.size, system.dimension),
         spacing=spacing,
         n_examples=system.n_draws,
         rounding=system.rounding,
         pilot_steps=pilot.n_steps,
     )
-    kernel = recording_kernel(system, start.metrics, spacing, pilot.orthonormalise_every)
     done = run(
         chains,
-        kernel,
+        recording_task(system, start.metrics, spacing, pilot.orthonormalise_every),
         lambda chains: _estimate(system, start, chains),
         budget,
-        n_threads=options.n_threads,
+        workers=options.workers,
         progress=progress,
-        executor=executor,
     )
     return _described(system, options, start, pilot, following, (regular, reason), done)
 
@@ -299,22 +297,21 @@ def _pilot(system: System, options: Options, start: _Start) -> _Pilot:
     n_steps, spacing, first_step = 0, system.grain, 0
     n_batches = _PILOT_BATCHES if system.grain == 1 else _PILOT_EPOCHS
     while True:
-        kernel = recording_kernel(system, no_metrics(system), spacing, spacing)
-        vectors, log_growth, _, directions = getattr(core, kernel.name)(
-            **kernel.arguments,
-            vectors=vectors,
+        pilot = Chains(
             key=options.seed.key,
+            states=vectors,
+            steps_per_batch=spacing,
+            records=VectorRecords.empty(len(vectors), vectors.shape[1], 0, system.dimension),
             first_chain=DIRECTION_PILOTS.first,
             first_step=first_step,
-            n_batches=n_batches,
-            steps_per_batch=spacing,
-            n_threads=options.n_threads,
         )
-        first_step += n_batches * spacing
+        task = recording_task(system, no_metrics(system), spacing, spacing)
+        pilot = advance(pilot, task, n_batches, options.workers)
+        vectors, first_step, log_growth = pilot.states, pilot.next_step, pilot.records.log_growth
         n_steps += options.n_chains * n_batches * spacing
         with np.errstate(invalid="ignore"):
             gap = float(np.mean(log_growth[:, 1:, 0] - log_growth[:, 1:, 1])) / spacing
-        found = memory(to_parameter_space(system, directions), spacing)
+        found = memory(to_parameter_space(system, pilot.records.directions), spacing)
         if found.resolved or 3 * n_steps > _PILOT_SHARE * options.budget.max_steps:
             break
         spacing *= 2
@@ -323,9 +320,9 @@ def _pilot(system: System, options: Options, start: _Start) -> _Pilot:
     return _Pilot(spacing, every, found.resolved, found.time, n_steps)
 
 
-def _estimate(system: System, start: _Start, chains: Chains) -> Estimate:
+def _estimate(system: System, start: _Start, chains: Chains[VectorRecords]) -> Estimate:
     """Estimate lambda and lambda_2 - lambda_1."""
-    log_growth, growth, _ = chains.records
+    log_growth, growth = chains.records.log_growth, chains.records.growth
     steps = chains.steps_per_batch
     if chains.n_batches == 0:
         return unknown(2)
@@ -381,7 +378,7 @@ def _described(
     pilot: _Pilot,
     following: NextSteps | None,
     mixing: tuple[Regularity | None, str],
-    done: Run,
+    done: Run[VectorRecords],
 ) -> ProjectiveChain:
     """Make the result, and warn of what it flags; `mixing` is what is known of it beforehand."""
     chains, found = done.chains, done.estimate
@@ -389,7 +386,7 @@ def _described(
     if annihilated:
         chains = replace(chains, states=start.vectors(options, 0))
     if chains.states.shape[1] > 2:  # the nearest to the first
-        growing = np.nansum(chains.records[0], axis=(0, 1))[1:]
+        growing = np.nansum(chains.records.log_growth, axis=(0, 1))[1:]
         chains = replace(chains, states=np.ascontiguousarray(chains.states[:, [0, 1 + int(growing.argmax())]]))
     checkpoint = Checkpoint(chains, pilot.spacing, pilot.orthonormalise_every)
     regular, reason = mixing
@@ -425,9 +422,9 @@ def _described(
         n_lags = min(n_batches, LONGEST_SEGMENT) // 2
         lasting = math.ceil(max(longest, _WINDOW * pilot.memory) / n_lags)
         every = whole(system, min(max(1, pilot.spacing // _FINER, lasting), pilot.spacing))
-        directions = continued_directions(system, checkpoint, n_batches, every, Workers(options.n_threads))
+        directions = continued_directions(system, checkpoint, n_batches, every, options.workers)
     else:
-        directions, every = chains.records[2][:, found.start_up :], chains.spacing
+        directions, every = chains.records.directions[:, found.start_up :], chains.spacing
     remembered = memory(to_parameter_space(system, directions), every, longest)
     memory_error = remembered.standard_error if remembered.resolved else math.inf
     path = path_of(system, following, start.matrices, chains, found.start_up)
@@ -475,7 +472,7 @@ def _described(
     )
 
 
-def _warn_of_trouble(budget: Budget, done: Run) -> None:
+def _warn_of_trouble(budget: Budget, done: Run[VectorRecords]) -> None:
     """Warn, once for each, of what the result's attributes flag."""
     found, chains = done.estimate, done.chains
     if not np.isfinite(found.mean[0]):

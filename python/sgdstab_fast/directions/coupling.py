@@ -213,7 +213,7 @@ def _log_determinants(system: LinearizedSGD, checkpoint: Checkpoint, chain: int,
         examples = core.examples(
             key=checkpoint.chains.key,
             chain=checkpoint.chains.first_chain + chain,
-            first_step=checkpoint.next_step + window * n,
+            first_step=checkpoint.chains.next_step + window * n,
             n_steps=n,
             n_examples=system.n_examples,
         )

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.continuation import Measured
 from sgdstab_fast.statistics.control_variates import fit
 from sgdstab_fast.systems.coordinates import parameter_space_norm, shares_root
@@ -58,9 +58,11 @@ def has_shares(system: System) -> bool:
     return isinstance(system, LinearizedSGD) and system.recurrence.levels == 1
 
 
-def path_of(system: System, following: NextSteps | None, matrices: FloatArray, chains: Chains, start_up: int) -> Path:
+def path_of(
+    system: System, following: NextSteps | None, matrices: FloatArray, chains: Chains[VectorRecords], start_up: int
+) -> Path:
     """Look at all directions recorded after the start-up; `matrices` are the metrics but the first."""
-    n_chains, n_batches, _ = chains.records[2].shape
+    n_chains, n_batches, _ = chains.records.directions.shape
     # The first batch kept only shows where the next one starts.
     n_pieces = min(_PIECES, n_batches - start_up - 1)
     kept = start_up + (n_batches - start_up - 1) % n_pieces

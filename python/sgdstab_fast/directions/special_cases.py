@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.directions.path import has_shares, mean_of_chains
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.exact.regularity import Regularity
-from sgdstab_fast.results.chains import Chains, Checkpoint
+from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.simulation.continuation import Measured, recording_kernel
+from sgdstab_fast.simulation.continuation import Measured, recording_task
 from sgdstab_fast.simulation.options import Options
-from sgdstab_fast.simulation.vectors import no_records
+from sgdstab_fast.simulation.task import advance
 from sgdstab_fast.systems.coordinates import shares_root
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.growth import no_metrics
@@ -75,12 +75,6 @@ def single_direction(system: System, options: Options, regular: Regularity | Non
     """Describe the one direction there is in one dimension, where steps are numbers."""
     law = _law_of_numbers(system, options)
     parts = law.parts
-    chains = Chains(
-        key=options.seed.key,
-        states=np.ones((options.n_chains, 1, 1)),
-        steps_per_batch=system.grain,
-        records=no_records(options.n_chains, 1, 0, 1),
-    )
     without_parts, without_shares = what_is_missing(system)
     shares = _shares(system) if isinstance(system, LinearizedSGD) and not without_shares else np.empty(0)
     parts = np.empty(0) if without_parts else parts
@@ -103,7 +97,7 @@ def single_direction(system: System, options: Options, regular: Regularity | Non
         without_shares=without_shares,
         regularity=regular,
         system=system,
-        checkpoint=Checkpoint(chains, system.grain, 1),
+        checkpoint=Checkpoint(_chains(system, options), system.grain, 1),
         degrees_of_freedom=2**31 if law.n_steps == 0 else options.n_chains - 1,
         n_steps=law.n_steps,
         n_chains=0 if law.n_steps == 0 else options.n_chains,
@@ -116,6 +110,16 @@ def single_direction(system: System, options: Options, regular: Regularity | Non
         steps_per_epoch=system.steps_per_epoch,
         provenance=provenance(options.seed, "closed form" if law.n_steps == 0 else "average", system.fingerprint),
         chains=None,
+    )
+
+
+def _chains(system: System, options: Options) -> Chains[VectorRecords]:
+    """Return chains before any step."""
+    return Chains(
+        key=options.seed.key,
+        states=np.ones((options.n_chains, 1, 1)),
+        steps_per_batch=system.grain,
+        records=VectorRecords.empty(options.n_chains, 1, 0, 1),
     )
 
 
@@ -157,17 +161,8 @@ def _sampled(system: System, options: Options) -> _LawOfNumbers:
     """Return mean and variance of log growth over independent epochs, or steps."""
     grain, budget = system.grain, options.budget
     n_batches = max(min(budget.max_steps, _MOST_SAMPLED) // (options.n_chains * grain), 2)
-    kernel = recording_kernel(system, no_metrics(system), grain, 1)
-    _, log_growth, _, _ = getattr(core, kernel.name)(
-        **kernel.arguments,
-        vectors=np.ones((options.n_chains, 1, 1)),
-        key=options.seed.key,
-        first_chain=0,
-        first_step=0,
-        n_batches=n_batches,
-        steps_per_batch=grain,
-        n_threads=options.n_threads,
-    )
+    task = recording_task(system, no_metrics(system), grain, 1)
+    log_growth = advance(_chains(system, options), task, n_batches, options.workers).records.log_growth
     n_steps = options.n_chains * n_batches * grain
     if not np.isfinite(log_growth).all():
         return _LawOfNumbers(Measured(-math.inf, 0.0), Measured(0.0, 0.0), np.empty(0), n_steps)

@@ -16,19 +16,19 @@ from sgdstab_fast._core.streams import COMPANIONS, PILOTS, first_of_block
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.mean_square import MeanSquareExponent, has_mean_square, mean_square_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
-from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.simulation.continuation import whole
 from sgdstab_fast.simulation.options import Budget, Options, shared_between
 from sgdstab_fast.simulation.outcome import closed_form_attributes, common_attributes, resumed, warn_of_trouble
 from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.run import known_sign, run
 from sgdstab_fast.simulation.starts import initial_states, initial_vectors
-from sgdstab_fast.simulation.task import Kernel, advance
+from sgdstab_fast.simulation.task import Task, advance
 from sgdstab_fast.simulation.vectors import (
     estimate,
     estimate_with_own_growth,
-    no_records,
-    vectors_kernel,
+    vectors_task,
 )
 from sgdstab_fast.statistics.control_variates import combined
 from sgdstab_fast.statistics.largest import leading
@@ -285,13 +285,13 @@ def simulate(
         anchored = options.method == "anchored"
     anchored = anchored and system.dimension > 1
     metrics = growth_metrics(system, mean_square) if anchored else no_metrics(system)
-    kernel, companion_kernel = vectors_kernel(system, metrics), vectors_kernel(system, no_metrics(system))
+    task = vectors_task(system, metrics)
     if resume is None:
         options.budget.steps_per_chain(options.n_chains)
         run_provenance = provenance(options.seed, "anchored" if anchored else "average", system.fingerprint)
         first = first_of_block(block)
         chains = (
-            _anchored_chains(system, options, metrics, kernel, first)
+            _anchored_chains(system, options, metrics, task, first)
             if anchored
             else _averaged_chains(system, options, first)
         )
@@ -300,16 +300,14 @@ def simulate(
     done = run(
         chains,
         replace(
-            kernel,
-            arguments={**kernel.arguments, "spacing": chains.spacing},
-            seconds_per_step=kernel.seconds_per_step + metrics.seconds_per_evaluation / chains.spacing,
+            task.with_options(spacing=chains.spacing),
+            seconds_per_step=task.seconds_per_step + metrics.seconds_per_evaluation / chains.spacing,
         ),
         estimate if system.is_plain else estimate_with_own_growth,
         options.budget,
-        companion_kernel=companion_kernel,
-        n_threads=options.n_threads,
+        companion_task=vectors_task(system, no_metrics(system)),
+        workers=options.workers,
         progress=options.progress,
-        executor=options.executor,
     )
     warn_of_trouble(options.budget, done)
     found = done.estimate
@@ -325,39 +323,36 @@ def simulate(
     )
 
 
-def _averaged_chains(system: System, options: Options, first_chain: int) -> Chains:
+def _averaged_chains(system: System, options: Options, first_chain: int) -> Chains[VectorRecords]:
     most = options.budget.steps_per_chain(options.n_chains)
     share = system.random_share
     states = initial_states(options.seed.key, options.n_chains, 1, system.slow_directions(1), first_chain, share)
     steps_per_batch = min(max(_STEPS_PER_BATCH, most // _MAX_BATCHES), max(1, most // 16))
-    steps_per_batch = _whole(system, steps_per_batch)
+    steps_per_batch = whole(system, steps_per_batch)
     return Chains(
         key=options.seed.key,
         states=np.ascontiguousarray(states.transpose(0, 2, 1)),
         steps_per_batch=steps_per_batch,
-        records=no_records(options.n_chains, 1, 0),
+        records=VectorRecords.empty(options.n_chains, 1, 0),
         first_chain=first_chain,
     )
 
 
-def _whole(system: System, n_steps: int) -> int:
-    """Return the number of steps rounded up to whole epochs, where batches depend on each other."""
-    return -(-n_steps // system.grain) * system.grain
-
-
-def _anchored_chains(system: System, options: Options, metrics: Metrics, kernel: Kernel, first_chain: int) -> Chains:
+def _anchored_chains(
+    system: System, options: Options, metrics: Metrics, task: Task[VectorRecords], first_chain: int
+) -> Chains[VectorRecords]:
     n_companions = min(N_COMPANIONS, options.budget.max_steps - options.n_chains)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
     spacing, pilot_steps = max(1, int(system.steps_per_epoch)), 0
     if metrics.size > 0:
-        spacing, pilot_steps = _spacing(system, options, metrics, kernel, first_chain)
+        spacing, pilot_steps = _spacing(system, options, metrics, task, first_chain)
     most = (options.budget.max_steps - pilot_steps) // (options.n_chains + n_companions)
     spacing = min(spacing, max(1, most // 16))
     if metrics.size == 0:
-        spacing = _whole(system, spacing)
+        spacing = whole(system, spacing)
     steps_per_batch = spacing * max(1, most // (spacing * _MAX_BATCHES))
 
-    def chains(n_chains: int, k: int, first: int, n_metrics: int) -> Chains:
+    def chains(n_chains: int, k: int, first: int, n_metrics: int) -> Chains[VectorRecords]:
         states = initial_vectors(system, metrics, options.seed.key, n_chains, k, first)
         if not system.is_plain:  # what chains grow by themselves counts from the start
             states /= np.linalg.norm(states, axis=2, keepdims=True)
@@ -365,7 +360,7 @@ def _anchored_chains(system: System, options: Options, metrics: Metrics, kernel:
             key=options.seed.key,
             states=states,
             steps_per_batch=steps_per_batch,
-            records=no_records(n_chains, k, n_metrics),
+            records=VectorRecords.empty(n_chains, k, n_metrics),
             first_chain=first,
         )
 
@@ -379,7 +374,9 @@ def _anchored_chains(system: System, options: Options, metrics: Metrics, kernel:
     )
 
 
-def _spacing(system: System, options: Options, metrics: Metrics, kernel: Kernel, first_chain: int) -> tuple[int, int]:
+def _spacing(
+    system: System, options: Options, metrics: Metrics, task: Task[VectorRecords], first_chain: int
+) -> tuple[int, int]:
     """Return how many steps to take between evaluations, and the steps spent on finding out.
 
     An evaluation costs as much as many steps, and successive ones are correlated. With the autocorrelation rho measured
@@ -395,11 +392,11 @@ def _spacing(system: System, options: Options, metrics: Metrics, kernel: Kernel,
         key=options.seed.key,
         states=initial_vectors(system, metrics, options.seed.key, _PILOT_CHAINS, 1, first),
         steps_per_batch=shortest,
-        records=no_records(_PILOT_CHAINS, 1, metrics.size),
+        records=VectorRecords.empty(_PILOT_CHAINS, 1, metrics.size),
         first_chain=first,
     )
-    by = replace(kernel, arguments={**kernel.arguments, "spacing": shortest})
-    growth = advance(pilot, by, _PILOT_EVALUATIONS, options.n_threads, None).records[1]
+    task = task.with_options(spacing=shortest)
+    growth = advance(pilot, task, _PILOT_EVALUATIONS, options.workers).records.growth
     if not np.isfinite(growth).all():
         return 4 * shortest, pilot_steps
     series = combined(growth, _PILOT_GROUPS)
@@ -412,7 +409,7 @@ def _spacing(system: System, options: Options, metrics: Metrics, kernel: Kernel,
 
     def time_to_variance(spacing: int) -> float:
         correlated = 1 + 2 * float(correlation[spacing // shortest :: spacing // shortest].sum())
-        return (metrics.seconds_per_evaluation + spacing * kernel.seconds_per_step) * correlated
+        return (metrics.seconds_per_evaluation + spacing * task.seconds_per_step) * correlated
 
     longest = max(int(_LONGEST_SPACING * system.steps_per_epoch), 64)
     candidates = [shortest * 2**doublings for doublings in range(64) if shortest * 2**doublings <= longest]

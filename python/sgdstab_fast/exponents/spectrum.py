@@ -20,7 +20,7 @@ from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast._core.streams import FRAME_PILOTS
 from sgdstab_fast.exponents.exponent import METHODS
 from sgdstab_fast.exponents.results import LyapunovSpectrum
-from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.chains import Chains, FrameRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget
@@ -28,7 +28,8 @@ from sgdstab_fast.simulation.outcome import closed_form_attributes, common_attri
 from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_states
-from sgdstab_fast.simulation.task import Kernel, advance
+from sgdstab_fast.simulation.task import Task, advance
+from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.statistics.control_variates import frame_means
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.systems.components import components
@@ -142,16 +143,21 @@ def lyapunov_spectrum(
         return _known(system, k, known, rng)
     singular = bool(np.isneginf(system.step_sizes).any() or np.isneginf(system.sum_of_exponents))
     call = system.frames_call()
-    arguments: dict[str, Any] = {
-        **call.arguments,
-        "careful": singular,
-        "null_ratio": _NULL_RATIO if singular else 0.0,
-    }
+    task = Task(
+        function=call.name,
+        states="frames",
+        constants=call.arguments,
+        options={"careful": singular, "null_ratio": _NULL_RATIO if singular else 0.0},
+        records=FrameRecords,
+        seconds_per_step=0.0,
+        chains_per_item=1,
+    )
     method = validation.choice(method, "method", METHODS) if resume is None else _method(resume)
     evaluated, metrics, growth_arguments = k, None, {"diagonals": np.empty((0, 1))}
     if isinstance(system, LinearizedSGD):
         evaluated = min(k, _EVALUATED)
-        arguments.update({"block": _block(system), "evaluated": evaluated, **frame_arguments(system, None)})
+        task = replace(task, constants={**call.arguments, **frame_arguments(system, None)})
+        task = task.with_options(block=_block(system), evaluated=evaluated)
         if system.is_plain:
             well_conditioned = float(system.log_determinants.min()) > _NEARLY_SINGULAR
             if method == "anchored" and well_conditioned and system.dimension <= _LARGEST_EVALUATED:
@@ -163,7 +169,7 @@ def lyapunov_spectrum(
         seed = seed_from(rng)
         run_provenance = provenance(seed, method, system.fingerprint)
         slow = system.slow_directions(k)
-        period = _pilot(system, k, slow, seed.key, call.name, arguments)
+        period = _pilot(system, k, slow, seed.key, task)
         # Batches of whole passes; so many steps each that the record stays small beside the frames.
         most_batches = int(np.clip(2**20 // (k * n_chains), 64, 4096))
         passes = max(1, 64 // period, most // (period * most_batches))
@@ -175,23 +181,22 @@ def lyapunov_spectrum(
             key=seed.key,
             states=initial_states(seed.key, n_chains, k, slow, random_share=system.random_share),
             steps_per_batch=min(passes * period, max(1, most // 4)),
-            records=_no_records(n_chains, k, evaluated, len(growth_arguments["diagonals"])),
+            records=FrameRecords.empty(n_chains, k, evaluated, len(growth_arguments["diagonals"])),
         )
     else:
         chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, k))
         period = resume.period
-    arguments["period"] = period
+    task = task.with_options(period=period)
     if isinstance(system, LinearizedSGD):
-        arguments.update(growth_arguments)
+        task = replace(task, constants={**task.constants, **growth_arguments})
     done = run(
         chains,
         # About 10 multiply-adds a nanosecond, and what small blocks cost anyway, on one thread.
-        _kernel(call.name, arguments, 2e-7 + system.dimension * k * 1e-10 * (system.rows_per_step + k / period)),
+        replace(task, seconds_per_step=2e-7 + system.dimension * k * 1e-10 * (system.rows_per_step + k / period)),
         _estimate,
         budget,
-        n_threads=n_threads,
+        workers=Workers(n_threads, executor),
         progress=progress,
-        executor=executor,
     )
     warn_of_trouble(budget, done)
     estimate = done.estimate
@@ -235,18 +240,8 @@ def _method(resume: Any) -> str:
     return str(resume.provenance["method"]) if isinstance(resume, LyapunovSpectrum) else METHODS[0]
 
 
-def _kernel(name: str, arguments: dict[str, Any], seconds_per_step: float) -> Kernel:
-    return Kernel(name, "frames", arguments, seconds_per_step, chains_per_item=1)
-
-
-def _estimate(chains: Chains) -> Estimate:
-    return frame_means(chains.records[0], chains.records[3], chains.steps_per_batch)
-
-
-def _no_records(n_chains: int, k: int, evaluated: int, n_metrics: int) -> tuple[FloatArray, ...]:
-    """Return the records of log growth, log determinants, smallest ratios and anchored growth before any batch."""
-    of_chains, growth = (n_chains, 0), (n_chains, 0, n_metrics, evaluated)
-    return np.empty((*of_chains, k)), np.empty(of_chains), np.empty(of_chains), np.empty(growth)
+def _estimate(chains: Chains[FrameRecords]) -> Estimate:
+    return frame_means(chains.records.log_growth, chains.records.growth, chains.steps_per_batch)
 
 
 def _block(system: LinearizedSGD) -> int:
@@ -260,13 +255,14 @@ def _block(system: LinearizedSGD) -> int:
     return int(np.clip(-math.log(_BLOCK_SHRINKAGE) / max(rate, 1e-300), 1, largest))
 
 
-def _sum_rule_error(done: Run, sum_of_exponents: float) -> float:
+def _sum_rule_error(done: Run[FrameRecords], sum_of_exponents: float) -> float:
     """Return the largest difference per step of sum_j log R_jj and sum log abs det A_i, over chains.
 
     The initial frame's own volume is in the first batch, which therefore does not count. What a pass gets wrong about
     the volume the next one corrects, so the difference is that of the whole path.
     """
-    log_growth, log_determinant = (record[:, 1:] for record in done.chains.records[:2])
+    records = done.chains.records
+    log_growth, log_determinant = records.log_growth[:, 1:], records.log_determinants[:, 1:]
     mean = done.estimate.mean
     if np.isnan(mean).any():
         return math.nan
@@ -278,7 +274,7 @@ def _sum_rule_error(done: Run, sum_of_exponents: float) -> float:
     return float(error / (log_determinant.shape[1] * done.chains.steps_per_batch))
 
 
-def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, name: str, arguments: dict[str, Any]) -> int:
+def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, task: Task[FrameRecords]) -> int:
     """Return the number of steps after which the smallest angle in a frame is about what it may be.
 
     Doubles the period, from one so short that frames stay orthonormal, and interpolates the logarithm of the angle.
@@ -286,7 +282,7 @@ def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, name: str, 
     longest = min(overflow_safe_steps(system.step_sizes), 16 * max(k, 8))
     if k == 1:
         return longest
-    if arguments["careful"]:  # singular steps leave angles of 0
+    if task.options["careful"]:  # singular steps leave angles of 0
         return max(1, min(longest, k // 2))
     wanted = -math.log(_ANGLE if k > _SMALL_FRAME else _SMALL_FRAME_ANGLE)
     states = initial_states(key, 1, k, slow, random_share=system.random_share)
@@ -297,14 +293,14 @@ def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, name: str, 
             key=key,
             states=states,
             steps_per_batch=period,
-            records=_no_records(1, k, arguments.get("evaluated", k), 0),
+            records=FrameRecords.empty(1, k, task.options.get("evaluated", k), 0),
             first_chain=FRAME_PILOTS.first + period,
         )
         for _ in range(1 + _PILOT_PASSES):
-            pilot = advance(pilot, _kernel(name, {**arguments, "period": period}, 0.0), 1, 1, None)
+            pilot = advance(pilot, task.with_options(period=period), 1, Workers(1))
         states = pilot.states
         # The first pass orthonormalises what the random start or another period left.
-        shrinkage = -math.log(max(float(pilot.records[2][0, 1:].min()), 1e-300))
+        shrinkage = -math.log(max(float(pilot.records.smallest_ratios[0, 1:].min()), 1e-300))
         if shrinkage >= wanted:
             shorter, less = known[-1] if known else (1, 0.0)
             share = (wanted - less) / max(shrinkage - less, wanted - less)
@@ -312,7 +308,7 @@ def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, name: str, 
         known.append((period, shrinkage))
         if not system.is_plain:
             # Where steps nearly commute, vectors along common eigenvectors keep their angles until rounding has grown.
-            growth = pilot.records[0][0, 1:].mean(axis=0) / period
+            growth = pilot.records.log_growth[0, 1:].mean(axis=0) / period
             spread = float(growth.max() - growth.min()) if np.isfinite(growth).all() else math.inf
             longest = min(longest, max(1, int(min(_LARGEST_SPREAD / max(spread, 1e-300), 2.0**20))))
         period *= 2

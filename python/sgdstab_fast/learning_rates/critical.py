@@ -40,7 +40,7 @@ from sgdstab_fast.learning_rates.panels import (
 )
 from sgdstab_fast.learning_rates.results import CriticalLearningRate
 from sgdstab_fast.learning_rates.search import search
-from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget, Options, shared_between
@@ -288,7 +288,7 @@ def _search(
     system, bounds, budget = block.system, (low, high), options.budget
     n_steps = panel = 0
     share, bend = _FIRST_SHARE, math.inf
-    best: tuple[Zero, Run, Anchors, FloatArray] | None = None
+    best: tuple[Zero, Run[PanelRecords], Anchors, FloatArray] | None = None
     anchors, anchored_width = anchors_for(system, family, np.linspace(low, high, N_LANES)), high - low
     while True:
         rates = np.linspace(low, high, N_LANES)
@@ -373,7 +373,7 @@ def _run_panel(
     anchors: Anchors,
     options: Options,
     first_chain: int,
-) -> tuple[Run, _Found]:
+) -> tuple[Run[PanelRecords], _Found]:
     done = run_panels(
         system,
         family,
@@ -387,7 +387,7 @@ def _run_panel(
     return done, _find_zero(rates, done.chains, anchors)
 
 
-def _find_zero(rates: FloatArray, chains: Chains, anchors: Anchors) -> _Found:
+def _find_zero(rates: FloatArray, chains: Chains[PanelRecords], anchors: Anchors) -> _Found:
     """Look for the first zero of lambda, from the lowest learning rate up to where lambda is surely positive."""
     each: list[Estimate] = []
     for index in range(rates.size):
@@ -406,7 +406,7 @@ def _find_zero(rates: FloatArray, chains: Chains, anchors: Anchors) -> _Found:
     )
 
 
-def _slope(chains: Chains, anchors: Anchors, rates: FloatArray, zero: Zero) -> tuple[float, float]:
+def _slope(chains: Chains[PanelRecords], anchors: Anchors, rates: FloatArray, zero: Zero) -> tuple[float, float]:
     """Return d lambda / d eta at the zero, with its standard error: the slope of the parabola of least squares.
 
     The error includes what the slope changes by if only the half of the learning rates next to the zero are fitted.

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.functions import FloatArray, core
 from sgdstab_fast._core.streams import COMPANIONS
 from sgdstab_fast.curves.zeros import scales
-from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors
-from sgdstab_fast.simulation.task import Kernel
+from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS
 from sgdstab_fast.statistics.control_variates import anchored_means, combined
 from sgdstab_fast.statistics.estimates import Estimate
@@ -115,8 +115,10 @@ def _intervals(starts: FloatArray, end: float) -> Iterator[tuple[float, float, i
             first = index
 
 
-def _kernel(system: LinearizedSGD, learning_rates: FloatArray, anchors: Anchors | None) -> Kernel:
-    """Return the kernel for ascending learning rates; without anchors nothing is evaluated."""
+def _task(
+    system: LinearizedSGD, learning_rates: FloatArray, anchors: Anchors | None, spacing: int = 1
+) -> Task[PanelRecords]:
+    """Return what advances chains at ascending learning rates; without anchors nothing is evaluated."""
     panels = padded(learning_rates)
     n, d = system.rows.shape
     determinants = [system.with_learning_rate(float(rate)).log_determinants for rate in learning_rates]
@@ -128,20 +130,23 @@ def _kernel(system: LinearizedSGD, learning_rates: FloatArray, anchors: Anchors 
             for m in range(1, n_metrics):
                 diagonals[panel, m] = anchors.squared_norms[first + m - 1]
     products = panels.size * d * (1 if system.coordinates == "gram" else 2)
-    return Kernel(
-        name="advance_panels",
+    return Task(
+        function="advance_panels",
         states="panels",
-        arguments={
+        constants={
             "rows": system.rows,
             "coordinates": system.coordinates,
             "learning_rates": panels,
             "metrics": np.empty((0, d, d)) if anchors is None else anchors.metrics,
             "windows": np.empty(0, dtype=np.int64) if anchors is None else anchors.windows,
             "diagonals": diagonals,
+        },
+        options={
             "renormalise_every": min(*map(overflow_safe_steps, determinants), MOST_BETWEEN_NORMALISATIONS),
-            "spacing": 1,
+            "spacing": spacing,
             "careful": any(is_nearly_singular(each) for each in determinants),
         },
+        records=PanelRecords,
         seconds_per_step=(1 + _EVALUATION_SHARE) * (2e-9 * len(panels) + 4e-11 * products),  # measured, on one thread
         chains_per_item=16,
     )
@@ -154,7 +159,7 @@ def _chains(
     anchors: Anchors,
     options: Options,
     first_chain: int,
-) -> Chains:
+) -> Chains[PanelRecords]:
     """Return chains, and companions that carry a second vector for every learning rate."""
     panels = padded(learning_rates)
     n_companions = min(N_COMPANIONS, options.budget.max_steps - options.n_chains)
@@ -172,7 +177,7 @@ def _chains(
             key=options.seed.key,
             states=its_states,
             steps_per_batch=steps_per_batch,
-            records=tuple(np.empty((n_chains, 0, len(panels), size, N_LANES)) for size in (k, n_metrics)),
+            records=PanelRecords.empty(n_chains, len(panels), k, n_metrics, N_LANES),
             first_chain=first,
         )
         for its_states, (n_chains, k, first, n_metrics) in zip(states, groups, strict=True)
@@ -231,26 +236,24 @@ def run_panels(
     anchors: Anchors,
     options: Options,
     first_chain: int,
-    estimate: Callable[[Chains], Estimate],
+    estimate: Callable[[Chains[PanelRecords]], Estimate],
     label: str,
-) -> Run:
+) -> Run[PanelRecords]:
     """Advance chains at ascending learning rates until the estimate meets a tolerance, or the budget is used up."""
     chains = _chains(system, family, learning_rates, anchors, options, first_chain)
-    kernel = _kernel(system, learning_rates, anchors)
     return run(
         chains,
-        replace(kernel, arguments={**kernel.arguments, "spacing": chains.spacing}),
+        _task(system, learning_rates, anchors, chains.spacing),
         estimate,
         options.budget,
-        companion_kernel=_kernel(system, learning_rates, None),
-        n_threads=options.n_threads,
+        companion_task=_task(system, learning_rates, None),
+        workers=options.workers,
         progress=options.progress,
-        executor=options.executor,
         label=label,
     )
 
 
-def _growth(chains: Chains, anchors: Anchors, index: int) -> FloatArray:
+def _growth(chains: Chains[PanelRecords], anchors: Anchors, index: int) -> FloatArray:
     """Return anchored growth per step at one learning rate, in all its metrics: (n_chains, n_batches, n_metrics).
 
     Where K is nearly singular, metrics of another learning rate may be singular to rounding for the vectors of this
@@ -258,28 +261,28 @@ def _growth(chains: Chains, anchors: Anchors, index: int) -> FloatArray:
     """
     panel, lane = divmod(index, N_LANES)
     evaluations = chains.steps_per_batch // chains.spacing
-    growth = chains.records[1][:, :, panel, : anchors.windows[panel, 1], lane] / evaluations
+    growth = chains.records.growth[:, :, panel, : anchors.windows[panel, 1], lane] / evaluations
     of_use = ~np.isnan(growth).any(axis=(0, 1))
     return np.asarray(growth[:, :, of_use] if of_use.any() else growth)
 
 
-def combined_growth(chains: Chains, anchors: Anchors, index: int, estimate: Estimate) -> FloatArray:
+def combined_growth(chains: Chains[PanelRecords], anchors: Anchors, index: int, estimate: Estimate) -> FloatArray:
     """Return the growth whose mean an estimate is, at one learning rate: (n_chains, n_batches)."""
     return combined(_growth(chains, anchors, index)[:, estimate.start_up :], 4)
 
 
-def estimate_at(chains: Chains, anchors: Anchors, index: int) -> Estimate:
+def estimate_at(chains: Chains[PanelRecords], anchors: Anchors, index: int) -> Estimate:
     """Estimate lambda at one learning rate."""
     panel, lane = divmod(index, N_LANES)
     mixing = Mixing(math.nan, 0.0, 0)
     if chains.companions is not None:
-        log_growth = chains.companions.records[0][:, :, panel, :, lane]
+        log_growth = chains.companions.records.log_growth[:, :, panel, :, lane]
         mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(chains.companions.n_batches))
     growth = _growth(chains, anchors, index)
     return anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
 
 
-def estimates(chains: Chains, anchors: Anchors, n_learning_rates: int) -> list[Estimate]:
+def estimates(chains: Chains[PanelRecords], anchors: Anchors, n_learning_rates: int) -> list[Estimate]:
     """Estimate lambda at every learning rate."""
     return [estimate_at(chains, anchors, index) for index in range(n_learning_rates)]
 

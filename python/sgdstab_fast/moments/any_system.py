@@ -31,10 +31,12 @@ from sgdstab_fast.exact.moments import ExactMomentsOfSteps, value_at, with_nodes
 from sgdstab_fast.moments.populations_of_any_system import LEAST_BATCHES, Advance, Start, walker_moment
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.operators.matrices import ExactMoment
+from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.starts import initial_vectors
-from sgdstab_fast.simulation.task import call
-from sgdstab_fast.simulation.vectors import vectors_kernel
+from sgdstab_fast.simulation.task import advance
+from sgdstab_fast.simulation.vectors import vectors_task
+from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.statistics.mixing import N_COMPANIONS
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, no_metrics
@@ -215,33 +217,24 @@ def _metric(
 
 def _advance(system: System, key: StreamKey, first_chain: int, options: Options) -> Advance:
     """Return what advances walkers through the core."""
-    kernel = vectors_kernel(system, no_metrics(system))
-    common = {**kernel.arguments, "key": key, "n_batches": 1}
+    task = vectors_task(system, no_metrics(system))
 
-    def advance(vectors: FloatArray, first_step: int, n_steps: int) -> tuple[FloatArray, FloatArray]:
-        seconds = kernel.seconds_per_step * len(vectors) * n_steps
+    def advance_walkers(vectors: FloatArray, first_step: int, n_steps: int) -> tuple[FloatArray, FloatArray]:
+        chains = Chains(
+            key=key,
+            states=np.ascontiguousarray(vectors),
+            steps_per_batch=n_steps,
+            records=VectorRecords.empty(len(vectors), 1, 0),
+            first_chain=first_chain,
+            first_step=first_step,
+        )
+        seconds = task.seconds_per_step * len(vectors) * n_steps
         n_threads = int(np.clip(seconds / _SECONDS_PER_THREAD, 1, options.n_threads))
-        per_item = len(vectors) if options.executor is None else -(-len(vectors) // n_threads)
-        items = [
-            {
-                **common,
-                kernel.states: np.ascontiguousarray(vectors[first : first + per_item]),
-                "first_chain": first_chain + first,
-                "first_step": first_step,
-                "steps_per_batch": n_steps,
-                "n_threads": n_threads if options.executor is None else 1,
-            }
-            for first in range(0, len(vectors), per_item)
-        ]
-        if options.executor is None:
-            outputs = [call(kernel.name, item) for item in items]
-        else:
-            futures = [options.executor.submit(call, kernel.name, item) for item in items]
-            outputs = [future.result() for future in futures]
-        states, log_growth = (np.concatenate([each[k] for each in outputs]) for k in (0, 1))
-        return states, log_growth[:, 0, 0]
+        shared = replace(task, chains_per_item=-(-len(vectors) // n_threads))
+        chains = advance(chains, shared, 1, Workers(n_threads, options.executor))
+        return chains.states, chains.records.log_growth[:, 0, 0]
 
-    return advance
+    return advance_walkers
 
 
 def _start(system: System, key: StreamKey, covariance: FloatArray | None, first_chain: int) -> Start:

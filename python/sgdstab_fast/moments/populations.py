@@ -36,13 +36,13 @@ import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.streams import COMPANIONS
-from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.chains import Chains, PopulationRecords, VectorRecords
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors
-from sgdstab_fast.simulation.task import Kernel
-from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, no_records, vectors_kernel
+from sgdstab_fast.simulation.task import Task
+from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, vectors_task
 from sgdstab_fast.statistics.control_variates import anchored_means, combined, start_up_batches
 from sgdstab_fast.statistics.estimates import Estimate, unknown
 from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
@@ -129,7 +129,7 @@ def simulate_moment(
     size: int | None,
     first_chain: int,
     scale: float,
-) -> tuple[Run, Moment]:
+) -> tuple[Run[PopulationRecords], Moment]:
     """Estimate Lambda(p) at one order p, with populations of `size` walkers.
 
     A relative tolerance is relative to abs(Lambda(p)) or `scale`, whichever is larger. Every order has streams of its
@@ -139,7 +139,7 @@ def simulate_moment(
     least_steps = int(np.clip(_SETTLING * system.n_examples, *_LEAST_SETTLING))
     moment = Moment(unknown(1), math.nan, math.nan)
 
-    def estimate(some: Chains) -> Estimate:
+    def estimate(some: Chains[PopulationRecords]) -> Estimate:
         nonlocal moment  # that of the last look
         moment = estimate_moment(some)
         found = replace(moment.estimate, scales=np.maximum(np.abs(moment.estimate.mean), scale))
@@ -153,19 +153,17 @@ def simulate_moment(
         longest = options.budget.max_steps // (options.n_chains * max(_LEAST_LENGTH * system.n_examples, _LEAST_STEPS))
         size = int(np.clip(longest, LEAST_SIZE, _TILTED_SIZE)) if tilted else LEAST_SIZE
     chains = _chains(system, order, metrics, options, size, tilted, first_chain)
+    companion_task: Task[Any] = vectors_task(system, no_metrics(system))
     if tilted:
-        companion_kernel = population_kernel(system, order, metrics, tilted=True, n_passive=1)
-    else:
-        companion_kernel = vectors_kernel(system, no_metrics(system))
+        companion_task = population_task(system, order, metrics, tilted=True, n_passive=1, evaluate=False)
     done = run(
         chains,
-        population_kernel(system, order, metrics, tilted=tilted),
+        population_task(system, order, metrics, tilted=tilted),
         estimate,
         options.budget,
-        companion_kernel=companion_kernel,
-        n_threads=options.n_threads,
+        companion_task=companion_task,
+        workers=options.workers,
         progress=options.progress,
-        executor=options.executor,
         label="moments",
     )
     return done, moment
@@ -183,12 +181,12 @@ def spread_of_weights(system: LinearizedSGD, order: float, metrics: Metrics, opt
     return float(((powers**2).mean(axis=1) / powers.mean(axis=1) ** 2 - 1).mean())
 
 
-def population_kernel(
-    system: LinearizedSGD, order: float, metrics: Metrics, *, tilted: bool, n_passive: int = 0
-) -> Kernel:
-    """Return the kernel that advances populations; tilted steps use the second metric, or the norm of K alone.
+def population_task(
+    system: LinearizedSGD, order: float, metrics: Metrics, *, tilted: bool, n_passive: int = 0, evaluate: bool = True
+) -> Task[PopulationRecords]:
+    """Return what advances populations; tilted steps use the second metric, or the norm of K alone.
 
-    With a passive vector nothing is evaluated.
+    A passive vector beside those that weights go by tells how chains mix.
     """
     n, d = system.rows.shape
     gauge = {"gauge_gram": _NONE, "gauge_coupling": _NONE, "gauge_metric": _NONE, "gauge_diagonal": _NONE}
@@ -202,23 +200,26 @@ def population_kernel(
             gauge["gauge_metric"], gauge["gauge_diagonal"] = metric, metrics.diagonals[1]
             gauge["gauge_coupling"] = system.rows @ metric @ system.rows.T if factor else metric
         seconds_per_step = 4e-8 + 3e-9 * n
-    evaluated = metrics if n_passive == 0 else no_metrics(system)
-    return Kernel(
-        name="advance_populations",
+    evaluated = metrics if evaluate else no_metrics(system)
+    return Task(
+        function="advance_populations",
         states="walkers",
-        arguments={
+        constants={
             "rows": system.rows,
             "coordinates": system.coordinates,
             "learning_rate": system.learning_rate,
-            "order": order,
             "metrics": evaluated.matrices,
             "diagonals": evaluated.diagonals,
             **{name: np.ascontiguousarray(array) for name, array in gauge.items()},
+        },
+        options={
+            "order": order,
             "renormalise_every": min(overflow_safe_steps(system.log_determinants), MOST_BETWEEN_NORMALISATIONS),
             "careful": is_nearly_singular(system.log_determinants),
             "least_share": _LEAST_SHARE,
             "n_passive": n_passive,
         },
+        records=PopulationRecords,
         seconds_per_step=seconds_per_step,
         chains_per_item=1,
     )
@@ -253,14 +254,9 @@ def _with_starts_at_examples(system: LinearizedSGD, order: float, vectors: Float
     return mixed
 
 
-def _empty_records(n_chains: int, n_metrics: int) -> tuple[FloatArray, ...]:
-    per_batch, per_metric = np.empty((n_chains, 0)), np.empty((n_chains, 0, n_metrics))
-    return per_batch, per_batch, per_metric, per_metric, per_batch
-
-
 def _chains(
     system: LinearizedSGD, order: float, metrics: Metrics, options: Options, size: int, tilted: bool, first_chain: int
-) -> Chains:
+) -> Chains[PopulationRecords]:
     n_companions = min(N_COMPANIONS, options.budget.max_steps - options.n_chains * size)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
     most = options.budget.max_steps // (options.n_chains * size + n_companions * (_COMPANION_SIZE if tilted else 1))
@@ -273,11 +269,11 @@ def _chains(
         vectors = _with_starts_at_examples(system, order, vectors)
     together = _COMPANION_SIZE if tilted else 1
     pairs = initial_vectors(system, metrics, key, n_companions * together, 2, first_chain + COMPANIONS.first)
-    companions = Chains(
+    companions: Chains[Any] = Chains(
         key=key,
         states=walkers_from(pairs.reshape(n_companions, together, 2 * system.dimension)) if tilted else pairs,
         steps_per_batch=steps,
-        records=_empty_records(n_companions, 0) if tilted else no_records(n_companions, 2, 0),
+        records=PopulationRecords.empty(n_companions, 0) if tilted else VectorRecords.empty(n_companions, 2, 0),
         first_chain=first_chain + COMPANIONS.first,
         n_walkers=together,
     )
@@ -285,7 +281,7 @@ def _chains(
         key=key,
         states=walkers_from(vectors),
         steps_per_batch=steps,
-        records=_empty_records(options.n_chains, metrics.size),
+        records=PopulationRecords.empty(options.n_chains, metrics.size),
         first_chain=first_chain,
         n_walkers=size,
         spacing=steps,
@@ -295,7 +291,7 @@ def _chains(
     )
 
 
-def estimate_moment(chains: Chains) -> Moment:
+def estimate_moment(chains: Chains[PopulationRecords]) -> Moment:
     """Estimate Lambda(p) from populations."""
     log_growth, effective, norms, excess, _ = chains.records
     lost = np.isnan(log_growth).any() or not np.isfinite(norms).all()
@@ -350,15 +346,15 @@ def estimate_moment(chains: Chains) -> Moment:
     return Moment(found, bias / growth, float(effective[:, start_up:].mean()))
 
 
-def _mixing(chains: Chains) -> Mixing:
+def _mixing(chains: Chains[PopulationRecords]) -> Mixing:
     companions = chains.companions
     if companions is None:
         return Mixing(math.nan, 0.0, 0)
     weighted = companions.n_walkers > 1
     if not weighted:
-        log_growth = companions.records[0]
+        log_growth = companions.records.log_growth
     else:
-        separation = companions.records[-1]
+        separation = companions.records.separation
         log_growth = np.stack([separation, np.zeros(separation.shape)], axis=2)
     mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(companions.n_batches))
     if weighted and not mixing.separated:

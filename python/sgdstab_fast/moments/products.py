@@ -23,18 +23,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast._core.functions import FloatArray, StreamKey
 from sgdstab_fast._core.streams import first_of_product_pilot
-from sgdstab_fast.moments.populations import population_kernel
+from sgdstab_fast.moments.populations import population_task
 from sgdstab_fast.moments.results import FiniteTimeProbability
+from sgdstab_fast.results.chains import PopulationRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress
+from sgdstab_fast.simulation.task import Item, Task
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics, largest_growth, no_metrics
 from sgdstab_fast.systems.mean_square_forms import mean_square_metric
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -283,25 +285,15 @@ class Simulation:
     def _runs(self, order: float, first_chain: int, n_populations: int, size: int, tilted: bool) -> Iterator[_Products]:
         """Run populations, some at a time; how many does not matter to their bits."""
         system, n, options = self._system, self._n, self._options
-        kernel, nothing = population_kernel(system, order, self._metrics, tilted=tilted), no_metrics(system)
-        arguments = {**kernel.arguments, "metrics": nothing.matrices, "diagonals": nothing.diagonals}
-        seconds = kernel.seconds_per_step * system.dimension * size
+        task = population_task(system, order, self._metrics, tilted=tilted, evaluate=False)
+        seconds = task.seconds_per_step * system.dimension * size
         piece = int(np.clip(_PIECE_SECONDS / seconds, 1, n))
         batch = int(np.clip(n // _LOOKS, 1, piece)) if tilted else piece
-        together = min(
-            options.n_threads * _PIECE_SECONDS / (seconds * n), _PIECE_DOUBLES / (size * system.dimension**2)
-        )
-        together = max(together, 1) if options.executor is not None else max(together, options.n_threads)
-        items = [
-            (arguments, self._trace, options.seed.key, first_chain + c, min(int(together), n_populations - c), size)
-            for c in range(0, n_populations, int(together))
-        ]
-        if options.executor is None:
-            runs = (_products(*item, n, batch, piece, self._limit, options.n_threads) for item in items)
-        else:
-            futures = [options.executor.submit(_products, *item, n, batch, piece, self._limit, 1) for item in items]
-            runs = (future.result() for future in futures)
-        for products in runs:
+        affordable = options.n_threads * _PIECE_SECONDS / (seconds * n), _PIECE_DOUBLES / (size * system.dimension**2)
+        together = int(max(min(affordable), 1 if options.executor is not None else options.n_threads))
+        items = [(first_chain + c, min(together, n_populations - c)) for c in range(0, n_populations, together)]
+        products_of = partial(_products, task, self._trace, options.seed.key, size, n, batch, piece, self._limit)
+        for products in options.workers.map(products_of, items):
             self.n_steps += products.below.size * n
             self._report(replace(self._estimate, n_steps=self.n_steps))
             yield products
@@ -339,41 +331,32 @@ def _log_mean(logs: FloatArray) -> float:
 
 
 def _products(
-    arguments: dict[str, Any],
+    task: Task[PopulationRecords],
     trace: float,
-    key: tuple[int, int],
-    first_chain: int,
-    n_populations: int,
+    key: StreamKey,
     size: int,
     n: int,
     batch: int,
     piece: int,
     limit: float,
+    item: tuple[int, int],
     n_threads: int,
 ) -> _Products:
-    """Run populations over n steps: what an executor, of threads or of processes, is given.
+    """Run populations, an item of the first and how many, over n steps: what a worker is given.
 
     lambda_n is below the threshold where log ||Phi_n||_2 is below the limit.
     """
-    d = arguments["rows"].shape[1]
+    d = task.constants["rows"].shape[1]
+    first_chain, n_populations = item
     start = np.concatenate([np.eye(d).reshape(-1) / math.sqrt(trace), np.zeros(2)])
     walkers, log_growth = np.tile(start, (n_populations, size, 1)), np.zeros(n_populations)
     first_step = 0
     while first_step < n:
         steps = min(batch, n - first_step)
         n_batches = min(max(1, piece // batch), (n - first_step) // steps)
-        walkers, growth, *_ = core.advance_populations(
-            **arguments,
-            walkers=walkers,
-            key=key,
-            first_chain=first_chain,
-            first_step=first_step,
-            n_batches=n_batches,
-            steps_per_batch=steps,
-            n_threads=n_threads,
-        )
+        walkers, records = task(Item(walkers, key, first_chain, first_step, n_batches, steps), n_threads)
         first_step += n_batches * steps
-        log_growth += growth.sum(axis=1)
+        log_growth += records.log_growth.sum(axis=1)
     log_sizes = walkers[:, :, -1].copy()
     log_scales = log_sizes + math.log(trace) / 2
     matrices = walkers[:, :, :-2].reshape(n_populations, size, d, d)

@@ -2,27 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray, StreamKey
 
+Records = TypeVar("Records", bound=NamedTuple)
+"""What chains have recorded: arrays of shape (n_chains, n_batches, ...), of which log growth is the first."""
+
+
+class VectorRecords(NamedTuple):
+    """What chains of k vectors each record in every batch."""
+
+    log_growth: FloatArray
+    """Of the vectors, shape (n_chains, n_batches, k)."""
+    growth: FloatArray
+    """Anchored growth, summed over evaluations, shape (n_chains, n_batches, n_metrics)."""
+    directions: FloatArray
+    """The first vectors at the end, shape (n_chains, n_batches, dimension); of width 0 unless they are recorded."""
+
+    @classmethod
+    def empty(cls, n_chains: int, k: int, n_metrics: int, recorded: int = 0) -> VectorRecords:
+        """Return the records before any batch."""
+        return cls(*(np.empty((n_chains, 0, width)) for width in (k, n_metrics, recorded)))
+
+
+class FrameRecords(NamedTuple):
+    """What chains of a frame of k vectors each record in every batch."""
+
+    log_growth: FloatArray
+    """log R_jj, shape (n_chains, n_batches, k)."""
+    log_determinants: FloatArray
+    """Of the steps, shape (n_chains, n_batches)."""
+    smallest_ratios: FloatArray
+    """min_j R_jj / abs(v_j), of the same shape."""
+    growth: FloatArray
+    """Anchored growth of volumes, shape (n_chains, n_batches, n_metrics, n_evaluated)."""
+
+    @classmethod
+    def empty(cls, n_chains: int, k: int, n_evaluated: int, n_metrics: int) -> FrameRecords:
+        """Return the records before any batch."""
+        each = np.empty((n_chains, 0))
+        return cls(np.empty((n_chains, 0, k)), each, each, np.empty((n_chains, 0, n_metrics, n_evaluated)))
+
+
+class PanelRecords(NamedTuple):
+    """What chains of panels, vectors at many learning rates, record in every batch."""
+
+    log_growth: FloatArray
+    """Shape (n_chains, n_batches, n_panels, k, n_lanes)."""
+    growth: FloatArray
+    """Anchored growth, summed over evaluations, shape (n_chains, n_batches, n_panels, n_metrics, n_lanes)."""
+
+    @classmethod
+    def empty(cls, n_chains: int, n_panels: int, k: int, n_metrics: int, n_lanes: int) -> PanelRecords:
+        """Return the records before any batch."""
+        return cls(*(np.empty((n_chains, 0, n_panels, width, n_lanes)) for width in (k, n_metrics)))
+
+
+class PopulationRecords(NamedTuple):
+    """What populations of weighted walkers record in every batch."""
+
+    log_growth: FloatArray
+    """Of the total weight, shape (n_chains, n_batches)."""
+    effective_size: FloatArray
+    """(sum W)^2 / sum W^2, of the same shape."""
+    norms: FloatArray
+    """Weighted means of norm^p in every metric, shape (n_chains, n_batches, n_metrics)."""
+    excess: FloatArray
+    """Weighted means of norm^p times what is expected of the next step, less 1, of the same shape."""
+    separation: FloatArray
+    """Log growth of the distance to passive vectors, shape (n_chains, n_batches)."""
+
+    @classmethod
+    def empty(cls, n_chains: int, n_metrics: int) -> PopulationRecords:
+        """Return the records before any batch."""
+        each, of_metrics = np.empty((n_chains, 0)), np.empty((n_chains, 0, n_metrics))
+        return cls(each, each, of_metrics, of_metrics, each)
+
 
 @dataclass(frozen=True)
-class Chains:
+class Chains(Generic[Records]):
     """The state of a run, which is also its checkpoint.
 
     Advancing consumes the states: they move on to the chains that `simulation.task.advance` returns.
 
     states has shape (n_chains, k, dimension) for vectors, (n_chains, dimension, k) for frames and (n_chains, n_walkers,
-    ...) for populations; records are arrays of shape (n_chains, n_batches, ...), one for each output of the core after
-    the first: log growth, of shape (n_chains, n_batches, k) or without k, first.
+    ...) for populations.
     """
 
     key: StreamKey
     states: FloatArray
     steps_per_batch: int
-    records: tuple[FloatArray, ...]
+    records: Records
     first_chain: int = 0
+    first_step: int = 0
+    """The step at which the first batch began."""
     n_walkers: int = 1
     """Of each chain, where chains are populations: a step of a chain is a step of each."""
     spacing: int = 1
@@ -33,7 +111,7 @@ class Chains:
     """What rounding may do to anchored growth."""
     pilot_steps: int = 0
     """Steps spent before on choosing the spacing."""
-    companions: Chains | None = None
+    companions: Chains[Any] | None = None
     """Chains that carry one more vector, from which mixing is known (`statistics.mixing`)."""
 
     @property
@@ -52,33 +130,39 @@ class Chains:
         return int(self.records[0].shape[1])
 
     @property
+    def next_step(self) -> int:
+        """The step at which chains go on."""
+        return self.first_step + self.n_batches * self.steps_per_batch
+
+    @property
     def n_steps(self) -> int:
         """Steps done, of all chains together."""
         own = self.n_streams * self.n_batches * self.steps_per_batch + self.pilot_steps
         return own if self.companions is None else own + self.companions.n_steps
 
-    def copy(self) -> Chains:
+    def copy(self) -> Chains[Records]:
         """Return chains whose states may be consumed."""
         companions = None if self.companions is None else self.companions.copy()
         return replace(self, states=self.states.copy(), companions=companions)
 
-    def until(self, n_batches: int) -> Chains:
+    def until(self, n_batches: int) -> Chains[Records]:
         """Return the chains with the records that they had after n_batches, for a look back."""
         companions = None if self.companions is None else self.companions.until(n_batches)
-        return replace(self, records=tuple(record[:, :n_batches] for record in self.records), companions=companions)
+        records = self.records._make(record[:, :n_batches] for record in self.records)
+        return replace(self, records=records, companions=companions)
+
+    def after(self, states: FloatArray, records: Sequence[Records]) -> Chains[Records]:
+        """Return the chains in new states, with what they have recorded on the way there."""
+        every = zip(self.records, *records, strict=True)
+        return replace(self, states=states, records=self.records._make(np.concatenate(each, axis=1) for each in every))
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """Where a run of chains of directions ended, from which `simulation.continuation` goes on."""
 
-    chains: Chains
+    chains: Chains[VectorRecords]
     resolution: int
     """Steps that resolve how directions move."""
     orthonormalise_every: int
     """Steps after which two vectors still span a plane."""
-
-    @property
-    def next_step(self) -> int:
-        """The step at which chains go on."""
-        return self.chains.n_batches * self.chains.steps_per_batch

@@ -35,5 +35,5 @@ class SimulatedEstimate:
     """N / batch_size."""
     provenance: Mapping[str, Any] = field(repr=False)
     """Seed entropy, SIMD level, versions, method."""
-    chains: Chains | None = field(repr=False, compare=False)
+    chains: Chains[Any] | None = field(repr=False, compare=False)
     """The state at the end, from which to go on; None where nothing was simulated."""

@@ -15,6 +15,7 @@ from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.seeds import Seed, seed_from
 from sgdstab_fast._core.streams import MOST_CHAINS
 from sgdstab_fast.simulation.progress import ProgressOption
+from sgdstab_fast.simulation.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Options:
     n_threads: int
     progress: ProgressOption
     executor: Executor | None
+
+    @property
+    def workers(self) -> Workers:
+        """Where it runs."""
+        return Workers(self.n_threads, self.executor)
 
     @classmethod
     def validated(

@@ -18,11 +18,11 @@ _NOTEWORTHY = 1e-2  # a relative standard error
 _ROUNDING = 100  # times what rounding does to one evaluation
 
 
-def resumed(result: Any, kind: type, system: System, shape: tuple[int, ...]) -> tuple[Chains, Any]:
+def resumed(result: Any, kind: type, system: System, shape: tuple[int, ...]) -> tuple[Chains[Any], Any]:
     """Return the chains and the provenance of an earlier result, if it is of the right kind and shape."""
     if not isinstance(result, kind):
         raise TypeError(f"resume must be a {kind.__name__}, not {type(result).__name__}")
-    chains: Chains | None = result.chains  # type: ignore[attr-defined]
+    chains: Chains[Any] | None = result.chains  # type: ignore[attr-defined]
     known = result.provenance["system"]  # type: ignore[attr-defined]
     if chains is None or chains.states.shape[1:] != shape or known != system.fingerprint:
         raise ValueError(
@@ -32,7 +32,7 @@ def resumed(result: Any, kind: type, system: System, shape: tuple[int, ...]) -> 
     return chains.copy(), result.provenance  # type: ignore[attr-defined]
 
 
-def warn_of_trouble(budget: Budget, done: Run) -> None:
+def warn_of_trouble(budget: Budget, done: Run[Any]) -> None:
     """Warn, once for each, of what the result's attributes flag."""
     estimate = done.estimate
     if np.isnan(estimate.mean).any():
@@ -60,7 +60,7 @@ def warn_of_trouble(budget: Budget, done: Run) -> None:
         )
 
 
-def common_attributes(done: Run, system: System, run_provenance: Any) -> dict[str, Any]:
+def common_attributes(done: Run[Any], system: System, run_provenance: Any) -> dict[str, Any]:
     """Return what every simulated estimate says about how it came about."""
     chains, estimate = done.chains, done.estimate
     return {

@@ -1,35 +1,33 @@
-"""Rounds: how a run is cut into calls of the core, when it stops, and who is told meanwhile.
+"""Runs: when one looks at its estimate, when it stops, and who is told meanwhile.
 
-The core advances a bounded number of batches at a time; here are the looks at the estimate, at totals that grow
-geometrically, and between them pieces short enough for Ctrl-C and a progress bar. Where a run is cut into calls changes
-no bit of it: what chains do depends on (key, chain, step) alone.
+Looks are at totals that grow geometrically; between them the core advances in pieces (`simulation.task`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Generic
 
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.results.chains import Chains
-from sgdstab_fast.simulation.looks import GROWTH, IDLE_GROWTH, grid, grid_of_looks, pieces
+from sgdstab_fast.results.chains import Chains, Records
+from sgdstab_fast.simulation.looks import GROWTH, IDLE_GROWTH, grid, grid_of_looks
 from sgdstab_fast.simulation.options import Budget
 from sgdstab_fast.simulation.progress import Progress, ProgressOption, reporter
-from sgdstab_fast.simulation.task import Kernel
-from sgdstab_fast.simulation.task import advance as advance_chains
+from sgdstab_fast.simulation.task import Task, advance
+from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.intervals import student_quantile
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Generic[Records]):
     """What `run` returns."""
 
-    chains: Chains
+    chains: Chains[Records]
     estimate: Estimate
     stopped_by: str
 
@@ -52,49 +50,42 @@ class Run:
 
 
 def run(
-    chains: Chains,
-    kernel: Kernel,
-    estimate: Callable[[Chains], Estimate],
+    chains: Chains[Records],
+    task: Task[Records],
+    estimate: Callable[[Chains[Records]], Estimate],
     budget: Budget,
     *,
-    companion_kernel: Kernel | None = None,
-    n_threads: int,
+    companion_task: Task[Any] | None = None,
+    workers: Workers,
     progress: ProgressOption,
-    executor: Executor | None,
     label: str = "exponent",
-) -> Run:
+) -> Run[Records]:
     """Advance chains until a tolerance is met by chains that have left their start-up, or the budget is used up.
 
     Companions catch up at every look, until the estimate says that they have shown how chains mix.
     """
-    if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
     done = _look(chains, estimate, budget)
     with reporter(progress, budget.max_steps, label) as report:
 
-        def advance(some: Chains, by: Kernel, n_batches: int) -> Iterator[Chains]:
-            seconds = by.seconds_per_step * some.n_streams * some.steps_per_batch / n_threads
-            # With an executor every piece sends K along: one piece a look.
-            for size in pieces(n_batches, seconds if executor is None else 0.0):
-                some = advance_chains(some, by, size, n_threads, executor)
-                yield some
+        def tell(n_steps: int) -> None:
+            mean, error = float(done.estimate.mean[0]), float(done.estimate.standard_error[0])
+            if done.estimate.is_curve:
+                mean = error = math.nan
+            report(Progress(done.chains.n_steps + n_steps, budget.max_steps, mean, error))
 
         while done.stopped_by == "max_steps" and (look := _next_look(done, budget)) is not None:
-            for chains in advance(done.chains, kernel, look - done.chains.n_batches):
-                done = replace(done, chains=chains)
-                _report(report, done, budget)
-            companions = chains.companions
-            if companions is not None and companion_kernel is not None and not done.estimate.mixed:
-                grid = max(grid_of_looks(look), default=0)
-                for advanced in advance(companions, companion_kernel, max(grid - companions.n_batches, 0)):
-                    done = replace(done, chains=replace(chains, companions=advanced))
-                    _report(report, done, budget)
+            done = replace(done, chains=advance(done.chains, task, look - done.chains.n_batches, workers, tell))
+            companions = done.chains.companions
+            if companions is not None and companion_task is not None and not done.estimate.mixed:
+                missing = max(max(grid_of_looks(look), default=0) - companions.n_batches, 0)
+                companions = advance(companions, companion_task, missing, workers, tell)
+                done = replace(done, chains=replace(done.chains, companions=companions))
             done = _look(done.chains, estimate, budget)
-            _report(report, done, budget)
+            tell(0)
     return done
 
 
-def _look(chains: Chains, estimate: Callable[[Chains], Estimate], budget: Budget) -> Run:
+def _look(chains: Chains[Records], estimate: Callable[[Chains[Records]], Estimate], budget: Budget) -> Run[Records]:
     """Estimate, and say what may stop the run here; ``"max_steps"`` if nothing may."""
     done = Run(chains, estimate(chains), "max_steps")
     if done.estimate.settled:
@@ -106,7 +97,7 @@ def _look(chains: Chains, estimate: Callable[[Chains], Estimate], budget: Budget
     return done
 
 
-def known_sign(done: Run, confidence: float) -> int:
+def known_sign(done: Run[Any], confidence: float) -> int:
     """Return the sign of the first exponent, -1 or +1, if known with this confidence, else 0.
 
     A run looks at its estimate several times, and may stop when it likes what it sees. So half of the rate of error
@@ -124,14 +115,7 @@ def known_sign(done: Run, confidence: float) -> int:
     return 1 if mean > 0 else -1
 
 
-def _report(report: Callable[[Progress], object], done: Run, budget: Budget) -> None:
-    mean, error = float(done.estimate.mean[0]), float(done.estimate.standard_error[0])
-    if done.estimate.is_curve:
-        mean = error = math.nan
-    report(Progress(done.chains.n_steps, budget.max_steps, mean, error))
-
-
-def _next_look(done: Run, budget: Budget) -> int | None:
+def _next_look(done: Run[Any], budget: Budget) -> int | None:
     """Return the batches a chain at which to look next, on a fixed geometric grid or where the budget ends.
 
     Companions share the budget until they are done.

@@ -1,60 +1,99 @@
-"""Tasks: what a worker is given."""
+"""Tasks: what a worker is given, and the only loop in which chains advance.
+
+A work item is some chains, where they are in their streams, and how far to go: what becomes of it depends on that and
+the task alone. So where a run is cut into calls, and who makes them, changes no bit of it.
+"""
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray, core
-from sgdstab_fast.results.chains import Chains
+from sgdstab_fast._core.functions import FloatArray, StreamKey, core
+from sgdstab_fast.results.chains import Chains, Records
+from sgdstab_fast.simulation.looks import pieces
+from sgdstab_fast.simulation.workers import Workers
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """A function of the core that advances states, and what it is called with."""
+class Item(NamedTuple):
+    """Some chains, and how far they go."""
 
-    name: str
+    states: FloatArray
+    key: StreamKey
+    first_chain: int
+    first_step: int
+    n_batches: int
+    steps_per_batch: int
+
+
+@dataclass(frozen=True, eq=False)
+class Task(Generic[Records]):
+    """A function of the core that advances chains, and what it is called with whatever the chains; pure, to be sent."""
+
+    function: str
     states: str
     """The name of its argument for the states."""
-    arguments: dict[str, Any]
+    constants: Mapping[str, Any]
+    """What a step does, and metrics: large, and the same throughout a run."""
+    options: Mapping[str, Any]
+    records: type[Records]
+    """What chains record."""
     seconds_per_step: float
     """Measured, on one thread."""
     chains_per_item: int
     """Chains that an executor is given together."""
 
+    def with_options(self, **options: Any) -> Task[Records]:
+        """Return the task with some options changed."""
+        return replace(self, options={**self.options, **options})
 
-def call(kernel: str, arguments: dict[str, Any]) -> tuple[FloatArray, ...]:
-    """Call a kernel of the core by name: what an executor, of threads or of processes, is given."""
-    result: tuple[FloatArray, ...] = getattr(core, kernel)(**arguments)
-    return result
+    def __call__(self, item: Item, n_threads: int) -> tuple[FloatArray, Records]:
+        """Advance the chains of an item, and return their states, in place of the old ones, and what they recorded."""
+        states, *records = getattr(core, self.function)(
+            **self.constants,
+            **self.options,
+            **{self.states: item.states},
+            key=item.key,
+            first_chain=item.first_chain,
+            first_step=item.first_step,
+            n_batches=item.n_batches,
+            steps_per_batch=item.steps_per_batch,
+            n_threads=n_threads,
+        )
+        return states, self.records(*records)
 
 
-def advance(chains: Chains, kernel: Kernel, n_batches: int, n_threads: int, executor: Executor | None) -> Chains:
-    """Advance every chain by n_batches batches through a kernel of the core."""
-    common = {
-        **kernel.arguments,
-        "key": chains.key,
-        "first_step": chains.n_batches * chains.steps_per_batch,
-        "n_batches": n_batches,
-        "steps_per_batch": chains.steps_per_batch,
-    }
-    if executor is None:
-        first = {kernel.states: chains.states, "first_chain": chains.first_chain}
-        outputs = [call(kernel.name, {**common, **first, "n_threads": n_threads})]
-    else:
-        size = kernel.chains_per_item
+def advance(
+    chains: Chains[Records],
+    task: Task[Records],
+    n_batches: int,
+    workers: Workers,
+    report: Callable[[int], object] = lambda n_steps: None,
+) -> Chains[Records]:
+    """Advance every chain by n_batches batches.
+
+    In pieces of about a tenth of a second, between which Ctrl-C works, and after each of which the steps done, of all
+    chains together, are reported. With an executor every piece sends the task along: it is one.
+    """
+    per_batch = chains.n_streams * chains.steps_per_batch
+    seconds = task.seconds_per_step * per_batch / workers.n_threads if workers.executor is None else 0.0
+    size = chains.n_chains if workers.executor is None else task.chains_per_item
+    states, records, done = chains.states, [], 0
+    for n in pieces(n_batches, seconds):
+        first_step = chains.next_step + done * chains.steps_per_batch
         items = [
-            {kernel.states: chains.states[c : c + size], "first_chain": chains.first_chain + c}
+            Item(states[c : c + size], chains.key, chains.first_chain + c, first_step, n, chains.steps_per_batch)
             for c in range(0, chains.n_chains, size)
         ]
-        futures = [executor.submit(call, kernel.name, {**common, **item, "n_threads": 1}) for item in items]
-        outputs = [future.result() for future in futures]
-    states, *records = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*outputs, strict=True))
-    return replace(
-        chains,
-        states=states,
-        records=tuple(np.concatenate(pair, axis=1) for pair in zip(chains.records, records, strict=True)),
-    )
+        found = list(workers.map(task, items))
+        states = found[0][0] if len(found) == 1 else np.concatenate([its for its, _ in found])
+        records.append(found[0][1])
+        if len(found) > 1:
+            parts = zip(*(its for _, its in found), strict=True)
+            records[-1] = task.records._make(np.concatenate(part) for part in parts)
+        done += n
+        report(done * per_batch)
+    return chains.after(states, records)

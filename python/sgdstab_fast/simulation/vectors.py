@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.looks import grid_of_looks
-from sgdstab_fast.simulation.task import Kernel
+from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.statistics.control_variates import anchored_means
 from sgdstab_fast.statistics.estimates import Estimate, batch_means
 from sgdstab_fast.statistics.mixing import Mixing, first_resolved
@@ -21,21 +21,21 @@ _SEPARATIONS = 4.0  # standard errors of a gap
 _VECTORS_PER_EVALUATION, _VECTORS_PER_ITEM = 16, 4  # of the core's work items
 
 
-def estimate(chains: Chains) -> Estimate:
+def estimate(chains: Chains[VectorRecords]) -> Estimate:
     """Estimate lambda from chains: from anchored growth if they have recorded it, else from their own."""
-    log_growth, growth, _ = chains.records
+    log_growth, growth = chains.records.log_growth, chains.records.growth
     if growth.shape[2] == 0:
         return batch_means(log_growth, chains.steps_per_batch)
     return _anchored(chains, growth / (chains.steps_per_batch // chains.spacing))
 
 
-def estimate_with_own_growth(chains: Chains) -> Estimate:
+def estimate_with_own_growth(chains: Chains[VectorRecords]) -> Estimate:
     """Estimate lambda from anchored growth and that of the chains themselves, which has the same mean.
 
     Where steps are large and batches are drawn for an evaluation, that of all steps may say as much as the expected one
     of a few.
     """
-    log_growth, growth, _ = chains.records
+    log_growth, growth = chains.records.log_growth, chains.records.growth
     own = log_growth[:, :, :1] / chains.steps_per_batch
     if not np.isfinite(own).all():
         return estimate(chains)
@@ -47,7 +47,7 @@ def estimate_with_own_growth(chains: Chains) -> Estimate:
     return _anchored(chains, np.concatenate([anchored, own], axis=2))
 
 
-def _anchored(chains: Chains, growth: FloatArray, *, telescoping: bool = False) -> Estimate:
+def _anchored(chains: Chains[VectorRecords], growth: FloatArray, *, telescoping: bool = False) -> Estimate:
     """Estimate lambda from growth per step in columns of the same mean.
 
     Growth along a chain adds up to that of one vector's length, `telescoping`: before directions have mixed it grows at
@@ -57,7 +57,7 @@ def _anchored(chains: Chains, growth: FloatArray, *, telescoping: bool = False) 
     mixing = Mixing(math.nan, 0.0, 0)
     if chains.companions is not None:
         looks = grid_of_looks(chains.companions.n_batches)
-        mixing = first_resolved(chains.companions.records[0], chains.steps_per_batch, looks)
+        mixing = first_resolved(chains.companions.records.log_growth, chains.steps_per_batch, looks)
     spread = None
     if telescoping and math.isfinite(mixing.gap) and mixing.separation != 0:
         apart = abs(mixing.gap) * (1 + _SEPARATIONS / abs(mixing.separation))
@@ -65,24 +65,16 @@ def _anchored(chains: Chains, growth: FloatArray, *, telescoping: bool = False) 
     return anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding, spread)
 
 
-def vectors_kernel(system: System, metrics: Metrics) -> Kernel:
-    """Return the kernel that advances chains of vectors, and evaluates growth in the metrics."""
+def vectors_task(system: System, metrics: Metrics, *, spacing: int = 1) -> Task[VectorRecords]:
+    """Return what advances chains of vectors, and evaluates growth in the metrics every `spacing` steps."""
     call = system.vectors_call()
-    return Kernel(
-        name=call.name,
+    every = min(overflow_safe_steps(system.step_sizes), MOST_BETWEEN_NORMALISATIONS)
+    return Task(
+        function=call.name,
         states="vectors",
-        arguments={
-            **call.arguments,
-            **metrics.arguments,
-            "renormalise_every": min(overflow_safe_steps(system.step_sizes), MOST_BETWEEN_NORMALISATIONS),
-            "spacing": 1,
-            "record": False,
-        },
+        constants={**call.arguments, **metrics.arguments},
+        options={"renormalise_every": every, "spacing": spacing, "record": False},
+        records=VectorRecords,
         seconds_per_step=call.seconds_per_step,
         chains_per_item=_VECTORS_PER_EVALUATION if metrics.size > 0 else _VECTORS_PER_ITEM,
     )
-
-
-def no_records(n_chains: int, k: int, n_metrics: int, recorded: int = 0) -> tuple[FloatArray, ...]:
-    """Return the records of log growth, anchored growth and directions before any batch."""
-    return np.empty((n_chains, 0, k)), np.empty((n_chains, 0, n_metrics)), np.empty((n_chains, 0, recorded))
