@@ -138,7 +138,6 @@ WITHOUT_TESTS = {
     "__init__": "every test imports it",
     "__main__": "three lines; the tests of cli run it",
     "results": "whatever has a result tests it",
-    "validation": "each test of bad input calls an estimator",
     "datasets": "one array; the documentation and the command line read it",
 }
 
