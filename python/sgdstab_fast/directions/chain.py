@@ -48,7 +48,7 @@ from sgdstab_fast.exact.regularity import Regularity, regularity
 from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.continuation import Measured, continued_directions, recording_task, whole
+from sgdstab_fast.simulation.continuation import continued_directions, recording_task, whole
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.outcome import common_attributes
@@ -59,6 +59,7 @@ from sgdstab_fast.simulation.task import advance
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS
 from sgdstab_fast.statistics.control_variates import adjusted, anchored_means
 from sgdstab_fast.statistics.estimates import SETTLED_LIMIT, Estimate, batch_means, drift, unknown
+from sgdstab_fast.statistics.means import Measured, mean_of, standard_errors
 from sgdstab_fast.statistics.memory import LONGEST_SEGMENT, memory
 from sgdstab_fast.statistics.mixing import Mixing, first_resolved
 from sgdstab_fast.systems.coordinates import to_parameter_space
@@ -428,12 +429,11 @@ def _described(
     remembered = memory(to_parameter_space(system, directions), every, longest)
     memory_error = remembered.standard_error if remembered.resolved else math.inf
     path = path_of(system, following, start.matrices, chains, found.start_up)
-    root_n = math.sqrt(chains.n_chains)
     exponent, error = float(found.mean[0]), float(found.standard_error[0])
     parts = adjusted(path.by_outcome, path.growth) if following is not None else np.empty((chains.n_chains, 0))
     if following is not None:
         listed = parts / following.n_steps
-        listed_error = float(listed.sum(axis=1).std(ddof=1)) / root_n
+        listed_error = mean_of(listed.sum(axis=1)).standard_error
         if not without_parts or listed_error < error:
             exponent = float(listed.mean(axis=0).sum())
             error = listed_error if without_parts and found.mixed else max(error, listed_error)
@@ -459,9 +459,9 @@ def _described(
         standard_error=error,
         effective_sample_size=float(found.effective_sample_size[0]),
         exponent_by_example=parts.mean(axis=0),
-        exponent_by_example_standard_error=parts.std(axis=0, ddof=1) / root_n,
+        exponent_by_example_standard_error=standard_errors(parts),
         participation=path.shares.mean(axis=0),
-        participation_standard_error=path.shares.std(axis=0, ddof=1) / root_n,
+        participation_standard_error=standard_errors(path.shares),
         contraction_rate=rate,
         contraction_rate_standard_error=rate_error,
         autocorrelation_time=remembered.time,

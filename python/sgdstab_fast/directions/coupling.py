@@ -31,8 +31,9 @@ from sgdstab_fast._core.streams import STARTS
 from sgdstab_fast.directions.path import relaxation_rate
 from sgdstab_fast.results.chains import Checkpoint
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.continuation import Measured, continued, whole
+from sgdstab_fast.simulation.continuation import continued, whole
 from sgdstab_fast.simulation.starts import normals
+from sgdstab_fast.statistics.means import Measured, left_out_in_turn, mean_of
 from sgdstab_fast.systems.coordinates import from_parameter_space, isometric_system, to_parameter_space
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
@@ -238,9 +239,9 @@ def _means_of_powers(log_ratios: FloatArray, orders: FloatArray) -> tuple[FloatA
             continue
         powers = np.exp(order * (log_ratios - largest))
         of_chains = powers.mean(axis=1)
-        mean = float(of_chains.mean())
+        mean, error = mean_of(of_chains)
         logarithms.append(order * largest + math.log(mean))
-        errors.append(float(of_chains.std(ddof=1)) / math.sqrt(len(of_chains)) / mean)
+        errors.append(error / mean)
         sizes.append(float(powers.sum()) ** 2 / float((powers**2).sum()))
     return np.array(logarithms), np.array(errors), np.array(sizes)
 
@@ -284,12 +285,11 @@ def mixing_time(system: System, checkpoint: Checkpoint, contraction_rate: float)
     worst = np.ma.masked_invalid(np.concatenate([stage.filled(np.nan) for stage in stages], axis=2))
     level = _SHARE * float(np.mean(unrelated))
     found = _crossing(_mean_of_worst(worst), level, spacing)
-    groups = np.arange(n_chains) % _GROUPS
-    without = np.array([_crossing(_mean_of_worst(worst[:, groups != g]), level, spacing) for g in range(_GROUPS)])
-    if not np.isfinite(without).all() or not math.isfinite(found):
+    error = left_out_in_turn(lambda kept: _crossing(_mean_of_worst(worst[:, kept]), level, spacing), n_chains, _GROUPS)
+    if not math.isfinite(error) or not math.isfinite(found):
         warn(f"the worst of {n_starts} starts was not forgotten within {done * spacing} steps")
         return Measured(math.inf, 0.0)
-    return Measured(found, math.sqrt((_GROUPS - 1) * float(without.var())))
+    return Measured(found, error)
 
 
 def _mean_of_worst(distances: Any) -> Any:

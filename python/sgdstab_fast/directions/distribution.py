@@ -42,6 +42,7 @@ from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.plotting.axes import words
 from sgdstab_fast.plotting.directions import finite_time_density
+from sgdstab_fast.statistics.means import mean_of
 
 if TYPE_CHECKING:
     from sgdstab_fast.plotting.axes import Axes
@@ -320,7 +321,7 @@ def _is_constant(exponent: float, clt_variance: float) -> bool:
 def _standard_error(events: Any) -> float:
     """Return the standard error of the mean of indicators, shape (n_chains, n_windows); inf of a single one."""
     means = events.mean(axis=1) if len(events) > 1 else events[0].astype(float)
-    return float(means.std(ddof=1)) / math.sqrt(means.size) if means.size > 1 else math.inf
+    return mean_of(means).standard_error
 
 
 def _saddlepoint(curve: MomentCurve, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

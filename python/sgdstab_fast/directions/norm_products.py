@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.directions.leading_part import LeadingBlock
+from sgdstab_fast.statistics.means import left_out_in_turn
 from sgdstab_fast.systems.coordinates import isometric, parameter_space_norm
 from sgdstab_fast.systems.growth import largest_growth
 from sgdstab_fast.systems.mean_square_forms import mean_square_metric
@@ -258,13 +259,13 @@ def galerkin_logarithm(
     images = values[:, None] * np.column_stack([image, image[:, None] * parts + moved])
     if not (np.isfinite(basis).all() and np.isfinite(images).all()):
         return math.nan, math.nan
-    near, part = float(image.mean()), np.arange(len(image)) % _PARTS
-    without = np.array(
-        [_nearest_logarithm(basis[part != k], images[part != k], near, _COLLINEAR) for k in range(_PARTS)]
+    near = float(image.mean())
+    error = left_out_in_turn(
+        lambda kept: _nearest_logarithm(basis[kept], images[kept], near, _COLLINEAR), len(image), _PARTS
     )
     # The equations' own error shows in how much the more collinear of the functions matter.
     fine, coarse = (_nearest_logarithm(basis, images, near, collinear) for collinear in (_FINELY_COLLINEAR, _COLLINEAR))
-    return coarse, math.hypot(math.sqrt((_PARTS - 1) * float(without.var())), fine - coarse)
+    return coarse, math.hypot(error, fine - coarse)
 
 
 def _nearest_logarithm(basis: FloatArray, images: FloatArray, near: float, collinear: float) -> float:

@@ -23,8 +23,8 @@ import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.results.chains import Chains, VectorRecords
-from sgdstab_fast.simulation.continuation import Measured
 from sgdstab_fast.statistics.control_variates import fit
+from sgdstab_fast.statistics.means import Measured, mean_of
 from sgdstab_fast.systems.coordinates import parameter_space_norm, shares_root
 from sgdstab_fast.systems.next_steps import NextSteps
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -174,7 +174,7 @@ def from_autocovariances(path: Path, spacing: int, n_steps: int, exponent: float
     if n_steps > 1:
         # E (l - n lambda)^2, in which an error of lambda is squared
         spread = spread - 2 * n_steps * exponent * expected.mean(axis=1)
-    found = mean_of_chains((spread + 2 * covariances) / n_steps)
+    found = mean_of((spread + 2 * covariances) / n_steps)
     return found._replace(value=max(found.value, 0.0))
 
 
@@ -186,13 +186,7 @@ def from_batch_means(path: Path, spacing: int, gap: float) -> Measured:
     length = n_batches // n_blocks
     blocks = path.steps[:, n_batches - n_blocks * length :].reshape(n_chains * n_blocks, length).sum(axis=1)
     squares = (blocks - blocks.mean()) ** 2 / (length * spacing)
-    n = len(squares)
-    return Measured(float(squares.sum() / (n - 1)), float(squares.std(ddof=1)) / math.sqrt(n))
-
-
-def mean_of_chains(values: FloatArray) -> Measured:
-    """Return the mean of independent chains, and its standard error."""
-    return Measured(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)))
+    return mean_of(squares)._replace(value=float(squares.sum() / (len(squares) - 1)))
 
 
 _FEW_NUMBERS = 2**20  # in all matrices

@@ -24,8 +24,9 @@ from sgdstab_fast.plotting.axes import side_by_side, words
 from sgdstab_fast.results.chains import Checkpoint
 from sgdstab_fast.results.result import SimulatedEstimate
 from sgdstab_fast.results.warnings import AccuracyWarning
-from sgdstab_fast.simulation.continuation import Measured, continued, continued_directions
+from sgdstab_fast.simulation.continuation import continued, continued_directions
 from sgdstab_fast.statistics.intervals import student_quantile
+from sgdstab_fast.statistics.means import Measured
 from sgdstab_fast.systems.components import components
 from sgdstab_fast.systems.coordinates import parameter_space_norm
 from sgdstab_fast.systems.sgd import LinearizedSGD

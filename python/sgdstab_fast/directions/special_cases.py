@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.directions.path import has_shares, mean_of_chains
+from sgdstab_fast.directions.path import has_shares
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.simulation.continuation import Measured, recording_task
+from sgdstab_fast.simulation.continuation import recording_task
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.task import advance
+from sgdstab_fast.statistics.means import Measured, mean_of
 from sgdstab_fast.systems.coordinates import shares_root
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.growth import no_metrics
@@ -166,8 +167,8 @@ def _sampled(system: System, options: Options) -> _LawOfNumbers:
     n_steps = options.n_chains * n_batches * grain
     if not np.isfinite(log_growth).all():
         return _LawOfNumbers(Measured(-math.inf, 0.0), Measured(0.0, 0.0), np.empty(0), n_steps)
-    exponent = mean_of_chains(log_growth[:, :, 0].mean(axis=1) / grain)
-    variance = mean_of_chains(log_growth[:, :, 0].var(axis=1, ddof=1) / grain)
+    exponent = mean_of(log_growth[:, :, 0].mean(axis=1) / grain)
+    variance = mean_of(log_growth[:, :, 0].var(axis=1, ddof=1) / grain)
     met = budget.met(np.abs([exponent.value]), np.array([exponent.standard_error]))
     return _LawOfNumbers(exponent, variance, np.empty(0), n_steps, bool(met.all()) or not budget.has_tolerance)
 

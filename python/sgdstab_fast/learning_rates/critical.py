@@ -48,6 +48,7 @@ from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
 from sgdstab_fast.simulation.run import Run
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
+from sgdstab_fast.statistics.means import mean_of
 from sgdstab_fast.systems.from_gram import variant_of
 from sgdstab_fast.systems.mean_square_forms import MeanSquareFamily
 from sgdstab_fast.systems.parts import PlainBlock, plain_blocks_of
@@ -423,5 +424,5 @@ def _slope(chains: Chains[PanelRecords], anchors: Anchors, rates: FloatArray, ze
 
     every = slopes(np.arange(rates.size))
     near = slopes(np.argsort(np.abs(x))[: rates.size // 2])
-    sampling = float(every.std(ddof=1)) / math.sqrt(every.size) if every.size > 1 else math.inf
-    return float(every.mean()), math.hypot(sampling, float((near - every).mean()))
+    value, sampling = mean_of(every)
+    return value, math.hypot(sampling, float((near - every).mean()))

@@ -25,6 +25,7 @@ from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.warnings import AccuracyWarning
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import after
+from sgdstab_fast.statistics.means import standard_errors
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
 _LEAST_ROUND = 64  # steps of a chain that are worth a second round
@@ -178,5 +179,5 @@ def derivatives_of(
             weights = np.array([above / below, below / above - above / below, below / above]) / (below + above)
             errors[index] = math.hypot(*(weights * errors_of_means[index - 1 : index + 2]))
         else:
-            errors[index] = slopes.std(ddof=1) / math.sqrt(slopes.size) if slopes.size > 1 else math.inf
+            errors[index] = standard_errors(slopes)
     return values, errors

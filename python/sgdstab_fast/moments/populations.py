@@ -45,6 +45,7 @@ from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, vectors_task
 from sgdstab_fast.statistics.control_variates import anchored_means, combined, start_up_batches
 from sgdstab_fast.statistics.estimates import Estimate, unknown
+from sgdstab_fast.statistics.means import standard_errors
 from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics, largest_growth, metric_with_norms, no_metrics
 from sgdstab_fast.systems.mean_square_forms import mean_square_metric
@@ -323,7 +324,7 @@ def estimate_moment(chains: Chains[PopulationRecords]) -> Moment:
     # In the stationary law all metrics have the same mean: where they do not, something has not been seen, and the
     # combination may be off by as many standard errors as they are.
     apart = series[chosen][:, start_up:].mean(axis=1) - means[chosen][:, None]
-    noise = apart.std(axis=0, ddof=1) / math.sqrt(len(apart)) + chains.rounding
+    noise = standard_errors(apart) + chains.rounding
     disagreement = float(np.abs(apart.mean(axis=0) / noise).max())
     disagreement = disagreement if disagreement > _DISAGREE else 0.0
     unsettled = math.hypot(unsettled, disagreement * float(errors[chosen]) / math.sqrt(len(apart)))

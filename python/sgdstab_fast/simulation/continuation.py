@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,13 +13,6 @@ from sgdstab_fast.simulation.vectors import vectors_task
 from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.systems.growth import Metrics, no_metrics
 from sgdstab_fast.systems.system import System
-
-
-class Measured(NamedTuple):
-    """A number with its error."""
-
-    value: float
-    standard_error: float
 
 
 def recording_task(system: System, metrics: Metrics, spacing: int, orthonormalise_every: int) -> Task[VectorRecords]:

@@ -32,6 +32,7 @@ from sgdstab_fast.statistics.estimates import (
     grouped,
     unknown,
 )
+from sgdstab_fast.statistics.means import mean_of
 from sgdstab_fast.statistics.mixing import Mixing, measure
 
 _COLLINEAR = 1e-7  # differences that are this close to a combination of others, relative, are rounding
@@ -130,8 +131,7 @@ def _combined_in_time(growth: FloatArray, n_pieces: int) -> FloatArray:
 def _mean_of_chains(series: FloatArray, n_groups: int) -> tuple[float, float, int]:
     """Return mean, standard error and degrees of freedom from the means of chains, or of n_groups pieces of each."""
     samples = grouped(series[:, :, None], n_groups)[:, 0]
-    n = len(samples)
-    return float(samples.mean()), float(samples.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf, max(n - 1, 1)
+    return *mean_of(samples), max(len(samples) - 1, 1)
 
 
 def start_up_batches(mixing: Mixing, n_batches: int, steps_per_batch: int) -> int:

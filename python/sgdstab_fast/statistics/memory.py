@@ -6,8 +6,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.statistics.means import left_out_in_turn
 
 _WINDOW = 5.0  # autocorrelation times over which autocorrelations are summed
 
@@ -60,14 +62,11 @@ def memory(directions: FloatArray, spacing: int, least_window: int = 0) -> Memor
             squared = (batch @ batch.T) ** 2
             unrelated[its] += (squared.sum(axis=1) - squared.diagonal()) / (max(len(its) - 1, 1) * n)
     time, resolved = _summed(products.mean(axis=0), float(unrelated.mean()), spacing, least_window)
-    groups = np.arange(n_chains) % min(_GROUPS, n_chains)
-    without = np.array(
-        [
-            _summed(products[groups != g].mean(axis=0), float(unrelated[groups != g].mean()), spacing, least_window)[0]
-            for g in range(groups.max() + 1)
-        ]
-    )
-    return Memory(time, math.sqrt((len(without) - 1) * float(without.var())), resolved)
+
+    def time_of(kept: NDArray[np.bool_]) -> float:
+        return _summed(products[kept].mean(axis=0), float(unrelated[kept].mean()), spacing, least_window)[0]
+
+    return Memory(time, left_out_in_turn(time_of, n_chains, _GROUPS), resolved)
 
 
 def _summed(products: FloatArray, unrelated: float, spacing: int, least_window: int) -> tuple[float, bool]:
