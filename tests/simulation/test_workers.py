@@ -1,0 +1,27 @@
+"""Workers: threads, or an executor."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import pytest
+from sgdstab_fast.simulation.workers import Workers
+
+
+def with_threads(item, n_threads):
+    return item, n_threads
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_items_come_back_in_order_from_one_thread_each(pool):
+    with pool(2) as executor:
+        assert list(Workers(5, executor).map(with_threads, range(20))) == [(item, 1) for item in range(20)]
+
+
+def test_without_an_executor_the_work_gets_all_threads():
+    assert list(Workers(5).map(with_threads, [1, 2])) == [(1, 5), (2, 5)]
+    assert 1 <= Workers().n_threads <= (os.cpu_count() or 1)
+
+
+def test_what_is_no_executor_is_refused_by_name():
+    with pytest.raises(TypeError, match="executor must be .* not 'x'"):
+        Workers(1, "x")
