@@ -23,5 +23,5 @@ def test_without_an_executor_the_work_gets_all_threads():
 
 
 def test_what_is_no_executor_is_refused_by_name():
-    with pytest.raises(TypeError, match="executor must be .* not 'x'"):
+    with pytest.raises(TypeError, match=r"executor must be .* not 'x'"):
         Workers(1, "x")
