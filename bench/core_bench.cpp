@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "sgdstab/advance_frames.hpp"
+#include "sgdstab/kernels/frames.hpp"
 
 using namespace sgdstab;
 
@@ -31,7 +31,7 @@ double median(std::vector<double> values) {
 int main() {
   const RowMatrix features = RowMatrix::Random(kSize, 2 * kSize) * std::sqrt(5.0 / (2.0 * kSize));
   const RowMatrix gram = features * features.transpose();
-  const GramForm form{{{gram.data(), kSize, kSize, Eigen::OuterStride<>(kSize)}, 1.0}};
+  const SingleSteps<GramRows> steps{{{{gram.data(), kSize, kSize, Eigen::OuterStride<>(kSize)}}}, 1.0};
   const Eigen::VectorXd log_determinants = (1 - gram.diagonal().array()).abs().log();
   const Eigen::MatrixXd a = Eigen::MatrixXd::Random(kSize, kSize), b = Eigen::MatrixXd::Random(kSize, kSize);
   Eigen::MatrixXd c(kSize, kSize);
@@ -41,8 +41,9 @@ int main() {
   double log_determinant = 0, ratio = 0;
   MatrixView view(frame.data(), kSize, kSize, Eigen::OuterStride<>(kSize));
   const auto advance = [&](Index n_steps) {
-    advance_frames(plain(form), {{1, 2}, 0, 0, 1, n_steps}, 64, n_steps, {false, 0}, {{}, log_determinants.data()},
-                   frame.data(), 1, kSize, {log_growth.data(), &log_determinant, &ratio, nullptr}, 1);
+    advance_frames(in_batches_of_one(steps), {{1, 2}, 0, 0, 1, n_steps}, 64, n_steps, {false, 0},
+                   {{}, log_determinants.data()}, frame.data(), 1, kSize,
+                   {log_growth.data(), &log_determinant, &ratio, nullptr}, 1);
   };
   const Index period = kSize / 2;
   advance(period);
@@ -53,9 +54,9 @@ int main() {
     const double period_and_pass = seconds([&] { advance(period); });
     // The same pass on what the same steps leave: taken apart by advancing twice as far.
     const double twice_and_pass = seconds([&] { advance(2 * period); });
-    const double steps = (twice_and_pass - period_and_pass) / static_cast<double>(period);
+    const double step = (twice_and_pass - period_and_pass) / static_cast<double>(period);
     const double pass = seconds([&] { workspace.orthonormalise(view, {false, 0}, log_growth); });
-    rate_ratio.push_back(dgemm / kSize / steps);
+    rate_ratio.push_back(dgemm / kSize / step);
     orthonormalisation_ratio.push_back(pass / dgemm);
   }
   std::printf("N = %d, one thread, medians of 7\n", static_cast<int>(kSize));

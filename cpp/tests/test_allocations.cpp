@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "problems.hpp"
-#include "sgdstab/advance_frames.hpp"
-#include "sgdstab/advance_panels.hpp"
-#include "sgdstab/advance_populations.hpp"
-#include "sgdstab/advance_vectors.hpp"
+#include "sgdstab/kernels/frames.hpp"
+#include "sgdstab/kernels/panels.hpp"
+#include "sgdstab/kernels/populations.hpp"
+#include "sgdstab/kernels/vectors.hpp"
 
 namespace {
 std::size_t allocations = 0;
@@ -37,12 +37,12 @@ using namespace sgdstab;
 
 TEST_CASE("advancing vectors allocates its workers and nothing else") {
   const Problem problem(37);
-  const GramForm form{problem.gram_form(0.9)};
+  const auto steps = problem.steps<GramRows>(0.9);
   const auto allocations_of = [&](Index n_batches) {
     RowMatrix vectors = RowMatrix::Ones(8, 37), log_growth(8, n_batches);
     Eigen::internal::set_is_malloc_allowed(false);
     const auto before = allocations;
-    advance_vectors(form, {{1, 2}, 0, 0, n_batches, 100}, {64, false, 1}, Metrics{}, vectors.data(), 8, 1,
+    advance_vectors(steps, {{1, 2}, 0, 0, n_batches, 100}, {64, false, 1}, SingleMetrics{}, vectors.data(), 8, 1,
                     {log_growth.data(), nullptr}, 1);
     Eigen::internal::set_is_malloc_allowed(true);
     return allocations - before;
@@ -60,18 +60,18 @@ TEST_CASE("draws allocate at construction only") {
   }
 }
 
-TEST_CASE("advancing sampled systems and their growth allocates workers and nothing else") {
+TEST_CASE("advancing steps on batches and their growth allocates workers and nothing else") {
   const Problem problem(37);
   const double free[] = {1.5, -0.5, 1, 0}, readout[] = {1.5, -0.5};
-  const Sampled<GramForm> system{
-      {problem.gram_form(0.9)}, {Sampling::iid, 37, 5}, {2, free, readout, std::log(0.5), 1}};
+  const BatchSteps<GramRows> steps{
+      problem.rows<GramRows>(), 0.9, {Sampling::iid, 37, 5}, {2, free, readout, std::log(0.5), 1}};
   const RowMatrix metric = RowMatrix::Identity(74, 74), coupling = RowMatrix::Identity(37, 37);
   const RowMatrix probabilities = RowMatrix::Constant(1, 37, 1.0 / 37);
-  const SampledMetrics metrics{1, 7, metric.data(), coupling.data(), probabilities.data()};
+  const BatchMetrics metrics{1, 7, metric.data(), coupling.data(), probabilities.data()};
   const auto allocations_of = [&](Index n_batches) {
     RowMatrix vectors = RowMatrix::Ones(8, 74), log_growth(8, n_batches), growth(8, 3 * n_batches);
     const auto before = allocations;
-    advance_vectors(system, {{1, 2}, 0, 0, n_batches, 100}, {64, true, 50}, metrics, vectors.data(), 8, 1,
+    advance_vectors(steps, {{1, 2}, 0, 0, n_batches, 100}, {64, true, 50}, metrics, vectors.data(), 8, 1,
                     {log_growth.data(), growth.data()}, 1);
     return allocations - before;
   };
@@ -80,13 +80,13 @@ TEST_CASE("advancing sampled systems and their growth allocates workers and noth
 
 TEST_CASE("evaluating growth allocates its workspace and nothing else") {
   const Problem problem(37);
-  const GramForm form{problem.gram_form(0.9)};
+  const auto steps = problem.steps<GramRows>(0.9);
   const RowMatrix diagonal = problem.gram.diagonal().transpose();
-  const Metrics metrics{1, nullptr, diagonal.data()};
+  const SingleMetrics metrics{1, nullptr, diagonal.data()};
   const auto allocations_of = [&](Index n_batches) {
     RowMatrix vectors = RowMatrix::Ones(8, 37), log_growth(8, n_batches), growth(8, n_batches);
     const auto before = allocations;
-    advance_vectors(form, {{1, 2}, 0, 0, n_batches, 100}, {64, false, 50}, metrics, vectors.data(), 8, 1,
+    advance_vectors(steps, {{1, 2}, 0, 0, n_batches, 100}, {64, false, 50}, metrics, vectors.data(), 8, 1,
                     {log_growth.data(), growth.data()}, 1);
     return allocations - before;
   };
@@ -95,12 +95,12 @@ TEST_CASE("evaluating growth allocates its workspace and nothing else") {
 
 TEST_CASE("advancing panels allocates nothing without evaluations, whatever the number of steps") {
   const Problem problem(37);
-  const GramForm form{problem.gram_form(0)};
+  const auto rows = problem.rows<GramRows>();
   const std::vector<double> rates(2 * kLanes, 0.9);
   std::vector<double> panels(3 * 2 * 2 * 37 * kLanes, 1.0), log_growth(3 * 20 * 2 * 2 * kLanes);
   Eigen::internal::set_is_malloc_allowed(false);
   const auto before = allocations;
-  advance_panels(form, rates.data(), {{1, 2}, 0, 0, 20, 300}, {64, false, 1}, {0, nullptr, nullptr, nullptr},
+  advance_panels(rows, rates.data(), {{1, 2}, 0, 0, 20, 300}, {64, false, 1}, {0, nullptr, nullptr, nullptr},
                  panels.data(), 3, 2, 2, {log_growth.data(), nullptr}, 1);
   CHECK(allocations == before);
   Eigen::internal::set_is_malloc_allowed(true);
@@ -108,7 +108,7 @@ TEST_CASE("advancing panels allocates nothing without evaluations, whatever the 
 
 TEST_CASE("advancing panels with evaluations allocates its workspace and nothing else") {
   const Problem problem(37);
-  const FactorForm form{problem.factor_form(0)};
+  const auto rows = problem.rows<FactorRows>();
   const RowMatrix matrix = RowMatrix::Identity(74, 74), diagonals = RowMatrix::Ones(2, 37);
   const std::vector<double> rates(kLanes, 0.9);
   const std::int64_t windows[] = {0, 2};
@@ -116,7 +116,7 @@ TEST_CASE("advancing panels with evaluations allocates its workspace and nothing
     std::vector<double> panels(74 * kLanes, 1.0), log_growth(static_cast<std::size_t>(n_batches * kLanes));
     std::vector<double> growth(2 * log_growth.size());
     const auto before = allocations;
-    advance_panels(form, rates.data(), {{1, 2}, 0, 0, n_batches, 100}, {64, false, 50},
+    advance_panels(rows, rates.data(), {{1, 2}, 0, 0, n_batches, 100}, {64, false, 50},
                    {2, matrix.data(), windows, diagonals.data()}, panels.data(), 1, 1, 1,
                    {log_growth.data(), growth.data()}, 1);
     return allocations - before;
@@ -126,7 +126,7 @@ TEST_CASE("advancing panels with evaluations allocates its workspace and nothing
 
 TEST_CASE("advancing populations allocates its workspace and nothing else") {
   const Problem problem(37);
-  const GramForm form{problem.gram_form(0.9)};
+  const auto steps = problem.steps<GramRows>(0.9);
   const RowMatrix diagonal = problem.gram.diagonal().transpose();
   const Gauge gauge{problem.gram.data(), nullptr, nullptr, diagonal.data()};
   for (const Gauge* its : {static_cast<const Gauge*>(nullptr), &gauge}) {
@@ -135,7 +135,7 @@ TEST_CASE("advancing populations allocates its workspace and nothing else") {
       walkers.rightCols(2).setZero();
       const auto before = allocations;
       advance_populations(
-          form, {{1, 2}, 0, 0, n_batches, 50}, {2, 1, 0, 64, false, 0.9, its}, {1, nullptr, diagonal.data()},
+          steps, {{1, 2}, 0, 0, n_batches, 50}, {2, 1, 0, 64, false, 0.9, its}, {1, nullptr, diagonal.data()},
           walkers.data(), 2, 8,
           {sums.row(0).data(), sums.row(1).data(), sums.row(2).data(), sums.row(3).data(), sums.row(4).data()}, 1);
       return allocations - before;
@@ -151,7 +151,7 @@ TEST_CASE("advancing frames allocates its workspace and nothing else") {
     std::vector<double> growth(40 * n_batches), determinant(n_batches), ratio(n_batches);
     const Eigen::VectorXd log_determinants = problem.log_determinants(0.9);
     const auto before = allocations;
-    advance_frames(plain(GramForm{problem.gram_form(0.9)}), {{1, 2}, 0, 0, n_batches, 100}, 16, 20, {false, 0},
+    advance_frames(in_batches_of_one(problem.steps<GramRows>(0.9)), {{1, 2}, 0, 0, n_batches, 100}, 16, 20, {false, 0},
                    {{}, log_determinants.data()}, frame.data(), 1, 40,
                    {growth.data(), determinant.data(), ratio.data(), nullptr}, 1);
     return allocations - before;

@@ -1,0 +1,120 @@
+// Workers of frames: what one thread needs to advance frames of a system, many steps at once where that is possible.
+//
+//   FrameWorker(system, metrics, k, block)
+//   take_block(key, chain, start, most_steps, v) -> {steps taken, sum of their log|det|}
+//   add_growth(v, sums)    growth of volumes, where the system has it
+//
+// Steps on batches. m steps with the batches S_1 .. S_m, all rows together, from the state V (levels x dimension x k):
+//
+//   P_j = sum_l (h^T F^{t_j})_l rows_j V_l                                              a product for each level
+//   r_j = P_j - sum_{t_l < t_j} size_l kappa(t_j - t_l) K_{S_j S_l} r_l,                kappa(s) = h^T F^{s-1} e_1
+//   V <- (F^m (x) I) V - sum_j size_j (F^{m-1-t_j} e_1) (x) e_{S_j} r_j,
+//
+// row j being of step t_j = 0 .. m - 1. That is exact, repeated examples included, and for plain SGD all powers are 1.
+// The determinant of a step is det(F)^d det(I - size g K_SS), with the feedback g = h^T F^{-1} e_1.
+#pragma once
+
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "sgdstab/growth/frames.hpp"
+#include "sgdstab/systems/batch_steps.hpp"
+#include "sgdstab/systems/matrix_set.hpp"
+
+namespace sgdstab {
+
+struct BlockDone {
+  Index n_steps;
+  double log_determinant;
+};
+
+template <class System>
+class FrameWorker;
+
+template <class Rows>
+class FrameWorker<BatchSteps<Rows>> {
+ public:
+  // What growth is measured in, and log|det| of the step on each example, where batches of one make it that simple.
+  struct Metrics {
+    FrameMetrics frames;
+    const double* log_determinants = nullptr;
+  };
+
+  FrameWorker(const BatchSteps<Rows>& steps, const Metrics& metrics, Index k, Index block);
+  BlockDone take_block(const StreamKey& key, std::uint64_t chain, std::uint64_t start, Index most_steps, MatrixView& v);
+  void add_growth(const MatrixView& v, double* sums) {
+    growth_.add_growth(steps_.rows, steps_.learning_rate, metrics_.frames, v.data(), v.outerStride(), sums);
+  }
+
+ private:
+  Index dimension() const { return steps_.rows.dimension(); }
+  const Eigen::MatrixXd& power(Index n) const { return powers_[static_cast<std::size_t>(n)]; }
+  double kappa(Index lag) const { return (readout_ * power(lag - 1))(0, 0); }
+  void gather(Index n_steps);
+  void fill_products();
+  void multiply(const MatrixView& v);
+  void fill_coupling();
+  void solve_recursion(Index first, Index last);
+  void apply(Index n_steps, MatrixView& v);
+  double log_determinant(Index n_steps);
+
+  const BatchSteps<Rows>& steps_;
+  const Metrics& metrics_;
+  Draws draws_;
+  std::vector<Eigen::MatrixXd> powers_;  // F^0 .. F^block
+  Eigen::RowVectorXd readout_;
+  Index n_rows_ = 0;  // of all steps of the block
+  std::vector<std::uint32_t> examples_;
+  std::vector<Index> step_of_;
+  std::vector<double> size_of_;
+  RowMatrix rows_;                     // gathered, m x dimension
+  RowMatrix products_k_;               // K_{S_j S_l}
+  RowMatrix coupling_;                 // of the recursion, used for l < j
+  RowMatrix changes_, level_changes_;  // P, then r (m x k); P of one level
+  RowMatrix moved_;                    // (F^m (x) I) V
+  RowMatrix minor_;                    // to be eliminated
+  ProductWorkspace products_;
+  FrameGrowth growth_;
+};
+
+template <>
+class FrameWorker<MatrixSet> {
+ public:
+  struct Metrics {
+    FrameMetrics frames;
+    const double* log_determinants;  // of every matrix
+    const double* matrices;          // count x size x size, row-major
+  };
+
+  FrameWorker(const MatrixSet& set, const Metrics& metrics, Index k, Index)
+      : set_(set), metrics_(metrics), draws_(law_of(set)), image_(set.size, k), products_(k, set.size, set.size) {}
+
+  BlockDone take_block(const StreamKey& key, std::uint64_t chain, std::uint64_t start, Index most_steps,
+                       MatrixView& v) {
+    const Index n_steps = draws_.fill(key, chain, start, most_steps), d = set_.size, k = v.cols();
+    double log_determinant = 0;
+    for (Index j = 0; j < n_steps; ++j) {
+      const auto i = static_cast<Index>(draws_.units(j)[0]);
+      image_.setZero();
+      accumulate_product<ColMajor, ColMajor>(k, d, d, 1, v.data(), v.outerStride(), metrics_.matrices + i * d * d, d,
+                                             image_.data(), k, products_);
+      v = image_;
+      log_determinant += metrics_.log_determinants[i];
+    }
+    return {n_steps, log_determinant};
+  }
+  void add_growth(const MatrixView&, double*) {}
+
+ private:
+  const MatrixSet& set_;
+  const Metrics& metrics_;
+  Draws draws_;
+  RowMatrix image_;
+  ProductWorkspace products_;
+};
+
+extern template class FrameWorker<BatchSteps<GramRows>>;
+extern template class FrameWorker<BatchSteps<FactorRows>>;
+
+}  // namespace sgdstab

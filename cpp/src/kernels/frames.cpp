@@ -1,0 +1,79 @@
+#include "sgdstab/kernels/frames.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "sgdstab/base/parallel.hpp"
+
+namespace sgdstab {
+namespace {
+
+template <class System>
+struct Workspace {
+  Workspace(const System& system, const typename FrameWorker<System>::Metrics& metrics, Index k, Index block)
+      : worker(system, metrics, k, block), frame(system.dimension(), k) {}
+
+  FrameWorker<System> worker;
+  FrameWorkspace frame;
+};
+
+template <class System>
+void advance_chain(const Stream& stream, Index chain, Index period, const Orthonormalisation& options,
+                   const FrameMetrics& metrics, MatrixView& v, FrameSums sums, Workspace<System>& w) {
+  const Index k = v.cols();
+  const std::uint64_t number = stream.first_chain + static_cast<std::uint64_t>(chain);
+  for (Index batch = 0; batch < stream.n_batches; ++batch) {
+    const Index cell = chain * stream.n_batches + batch;
+    const auto start = stream.first_step + static_cast<std::uint64_t>(batch * stream.steps_per_batch);
+    Eigen::Map<Eigen::RowVectorXd> log_growth(sums.log_growth + cell * k, k);
+    log_growth.setZero();
+    double log_determinant = 0, smallest_ratio = 1;
+    for (Index done = 0, since = 0; done < stream.steps_per_batch;) {
+      const Index most = std::min(period - since, stream.steps_per_batch - done);
+      const BlockDone block =
+          w.worker.take_block(stream.key, number, start + static_cast<std::uint64_t>(done), most, v);
+      log_determinant += block.log_determinant;
+      done += block.n_steps;
+      since += block.n_steps;
+      if (since == period || done == stream.steps_per_batch) {
+        smallest_ratio = std::min(smallest_ratio, w.frame.orthonormalise(v, options, log_growth));
+        since = 0;
+      }
+    }
+    sums.log_determinant[cell] = log_determinant;
+    sums.smallest_ratio[cell] = smallest_ratio;
+    if (metrics.count > 0) {
+      double* growth = sums.growth + cell * metrics.count * metrics.columns;
+      std::fill_n(growth, metrics.count * metrics.columns, 0.0);
+      w.worker.add_growth(v, growth);
+    }
+  }
+}
+
+}  // namespace
+
+template <class System>
+void advance_frames(const System& system, const Stream& stream, Index block, Index period,
+                    const Orthonormalisation& options, const typename FrameWorker<System>::Metrics& metrics,
+                    double* frames, Index n_chains, Index k, FrameSums sums, int n_threads) {
+  std::vector<std::unique_ptr<Workspace<System>>> workspaces;
+  for (Index worker = 0; worker < useful_threads(n_chains, n_threads); ++worker) {
+    workspaces.push_back(std::make_unique<Workspace<System>>(system, metrics, k, block));
+  }
+  for_each_item(n_chains, n_threads, [&](Index chain, Index worker) {
+    MatrixView v(frames + chain * system.dimension() * k, system.dimension(), k, Eigen::OuterStride<>(k));
+    advance_chain(stream, chain, period, options, metrics.frames, v, sums,
+                  *workspaces[static_cast<std::size_t>(worker)]);
+  });
+}
+
+template void advance_frames(const BatchSteps<GramRows>&, const Stream&, Index, Index, const Orthonormalisation&,
+                             const FrameWorker<BatchSteps<GramRows>>::Metrics&, double*, Index, Index, FrameSums, int);
+template void advance_frames(const BatchSteps<FactorRows>&, const Stream&, Index, Index, const Orthonormalisation&,
+                             const FrameWorker<BatchSteps<FactorRows>>::Metrics&, double*, Index, Index, FrameSums,
+                             int);
+template void advance_frames(const MatrixSet&, const Stream&, Index, Index, const Orthonormalisation&,
+                             const FrameWorker<MatrixSet>::Metrics&, double*, Index, Index, FrameSums, int);
+
+}  // namespace sgdstab
