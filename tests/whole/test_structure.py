@@ -8,27 +8,49 @@ import sgdstab_fast
 from sgdstab_fast._core import functions
 
 ROOT = Path(__file__).parents[2]
-CORE = [*ROOT.glob("cpp/include/**/*.hpp"), *ROOT.glob("cpp/src/*.cpp")]
-# Lowest first; a core file may include what stands before it.
-LAYERS = [
-    "types", "inner_product", "product", "panel", "log_sum", "power_sum", "stream", "parallel", "definiteness", "frame",
-    "system", "draws", "sampled", "vector_steps", "tilted_steps", "growth", "frame_growth", "sampled_steps",
-    "sampled_growth", "matrix_set", "vector_workers", "frame_workers", "advance_vectors", "advance_panels",
-    "advance_populations", "advance_frames",
-]  # fmt: skip
+INCLUDE, SOURCE, TESTS = ROOT / "cpp/include/sgdstab", ROOT / "cpp/src", ROOT / "cpp/tests"
+# Lowest first; a core file includes files of earlier folders, and of its own without circles.
+FOLDERS = ["base", "random", "systems", "steps", "growth", "kernels"]
+HEADERS = {str(file.relative_to(INCLUDE).with_suffix("")): file for file in INCLUDE.rglob("*.hpp")}
+SOURCES = {str(file.relative_to(SOURCE).with_suffix("")): file for file in SOURCE.rglob("*.cpp")}
+
+
+def included(file):
+    return re.findall(r'#include "sgdstab/([\w/]+)\.hpp"', file.read_text())
 
 
 def test_the_core_knows_nothing_of_python():
-    assert CORE
-    for file in CORE:
+    for file in [*HEADERS.values(), *SOURCES.values()]:
         assert not re.search(r"pybind11|Python\.h", file.read_text()), file
 
 
-def test_core_files_include_lower_layers_only():
-    for file in CORE:
-        assert file.stem in LAYERS, file
-        for included in re.findall(r'#include "sgdstab/(\w+)\.hpp"', file.read_text()):
-            assert LAYERS.index(included) <= LAYERS.index(file.stem), f"{file.name} includes {included}"
+def test_core_files_include_lower_folders_only():
+    assert {name.split("/")[0] for name in HEADERS} == set(FOLDERS)
+    for name, file in [*HEADERS.items(), *SOURCES.items()]:
+        for other in included(file):
+            assert FOLDERS.index(other.split("/")[0]) <= FOLDERS.index(name.split("/")[0]), f"{name} includes {other}"
+
+
+def test_headers_include_no_circles():
+    below = {name: set(included(file)) for name, file in HEADERS.items()}
+    while below:
+        lowest = {name for name, others in below.items() if not others & below.keys()}
+        assert lowest, f"a circle among {sorted(below)}"
+        below = {name: others for name, others in below.items() if name not in lowest}
+
+
+def test_sources_and_tests_of_the_core_lie_as_their_headers_do():
+    assert SOURCES.keys() <= HEADERS.keys()
+    for name, file in SOURCES.items():
+        assert included(file)[0] == name, file
+    for file in TESTS.rglob("*/test_*.cpp"):
+        assert str(file.relative_to(TESTS).with_suffix("")).replace("test_", "") in HEADERS, file
+
+
+def test_every_source_of_the_core_is_built():
+    listed = re.search(r"set\(core_sources(.*?)\)", (ROOT / "CMakeLists.txt").read_text(), re.DOTALL)
+    assert listed is not None
+    assert set(re.findall(r"([\w/]+)\.cpp", listed[1])) == SOURCES.keys()
 
 
 def test_the_types_of_the_core_are_those_of_the_compiled_module():

@@ -1,6 +1,6 @@
 """Streams of randomness: from what ``numpy.random.default_rng`` takes to the keys of the core's Philox streams.
 
-The example that chain c draws at step n is a pure function of (key, c, n); `cpp/include/sgdstab/stream.hpp` defines
+The example that chain c draws at step n is a pure function of (key, c, n); `random/stream.hpp` defines
 it. Initial states draw on the same key through numpy's Philox, at counters that no step uses.
 """
 

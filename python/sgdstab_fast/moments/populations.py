@@ -1,6 +1,6 @@
 """Populations: the moment exponent Lambda(p) of a K that does not fall into blocks, by weighted walkers.
 
-The core advances populations of walkers with weights norm^p (`cpp/include/sgdstab/advance_populations.hpp`) and gives,
+The core advances populations of walkers with weights norm^p (`kernels/populations.hpp`) and gives,
 at the end of every batch and for every metric M,
 
     X_M = sum_j W_j |s_j|_M^p / sum_j W_j,    E_M = sum_j W_j |s_j|_M^p (h_M(s_j) - 1) / sum_j W_j.
