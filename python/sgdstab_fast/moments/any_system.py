@@ -1,7 +1,7 @@
 """Moments of systems of any kind: batches, data orders, optimisers with memory, random matrices.
 
 Every order goes the cheapest way that gives it: computed (`exact.moments`), or else simulated by
-populations of weighted walkers (`moments.populations_of_any_system`), each with streams of its own, in the metric of
+populations of weighted walkers (`moments.weighted_vectors`), each with streams of its own, in the metric of
 second moments. Where batches depend on each other, weights are looked at after whole epochs, and Lambda(p) is that of a
 step.
 
@@ -28,8 +28,8 @@ from sgdstab_fast._core.functions import FloatArray, StreamKey
 from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.moments import ExactMomentsOfSteps, value_at, with_nodes
-from sgdstab_fast.moments.populations_of_any_system import LEAST_BATCHES, Advance, Start, walker_moment
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
+from sgdstab_fast.moments.weighted_vectors import LEAST_BATCHES, Advance, Start, walker_moment
 from sgdstab_fast.operators.matrices import ExactMoment
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.options import Options

@@ -8,7 +8,7 @@ import pytest
 from reference.known import K4, T1
 from reference.statistics import assert_within
 from sgdstab_fast._core.seeds import seed_from
-from sgdstab_fast.moments.populations_of_any_system import walker_moment, windowed
+from sgdstab_fast.moments.weighted_vectors import walker_moment, windowed
 from sgdstab_fast.simulation.options import Budget
 
 T1_MOMENTS = {

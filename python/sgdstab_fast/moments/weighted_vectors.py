@@ -1,4 +1,4 @@
-"""Walkers: the moment exponent Lambda(p) of any random product that can be advanced, by populations.
+"""Weighted vectors: the moment exponent Lambda(p) of any random product that can be advanced, by populations of them.
 
 A walker j is a direction s_j of R^d, of unit length, with a weight W_j; its own stream of random steps takes it to the
 direction s_j' with the log growth l_j over n steps. In the norm of a positive definite matrix M it is worth
