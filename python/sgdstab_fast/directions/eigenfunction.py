@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,6 +55,7 @@ from sgdstab_fast.directions.norm_products import (
 )
 from sgdstab_fast.exact.moments import mean_of_powers
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import AccuracyWarning, warn
 from sgdstab_fast.systems.coordinates import to_parameter_space
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
@@ -68,7 +68,7 @@ _CHAIN_STEPS = 2_000_000  # before directions are drawn
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Eigenfunction:
+class Eigenfunction(Result):
     """The principal eigenfunction psi of P_p, as `eigenfunction` returns it: call it on vectors."""
 
     p: float
@@ -89,8 +89,6 @@ class Eigenfunction:
     """prod_m |y|_m^c_m, whose power of order -p is V."""
     log_scale: float = field(repr=False, default=0.0)
     """What is subtracted from the logarithm, so that psi is 1 in the mean."""
-    provenance: Mapping[str, Any] = field(repr=False)
-    """Seed entropy, SIMD level, versions, method."""
 
     def __repr__(self) -> str:
         return (

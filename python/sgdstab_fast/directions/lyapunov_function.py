@@ -22,7 +22,6 @@ what is annihilated counts as shrunk to 1e-14.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +36,7 @@ from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.directions.norm_products import NormProduct, Norms, norms_of
 from sgdstab_fast.exponents.exponent import lyapunov_exponent
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.statistics.control_variates import fit
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
@@ -60,7 +60,7 @@ _UNCLEAR, _ROUNDING = 4.0, 1e-13  # standard errors; of lambda
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LyapunovFunction:
+class LyapunovFunction(Result):
     """V(y) = |y|^-p psi(y/|y|), as `lyapunov_function` returns it: call it on vectors."""
 
     p: float
@@ -80,8 +80,6 @@ class LyapunovFunction:
     """prod_m |y|_m^c_m, whose power of order -p is V."""
     log_scale: float = field(repr=False)
     """What is subtracted from the logarithm, so that psi is 1 in the mean over stationary directions."""
-    provenance: Mapping[str, Any] = field(repr=False)
-    """Seed entropy, SIMD level, versions, method."""
 
     def __repr__(self) -> str:
         return f"LyapunovFunction(p={self.p:g}, rate={self.rate:.8g}, largest_ratio={self.largest_ratio:.8g})"

@@ -22,10 +22,9 @@ from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.plotting import directions as pictures
 from sgdstab_fast.plotting.axes import side_by_side, words
 from sgdstab_fast.results.chains import Checkpoint
-from sgdstab_fast.results.result import SimulatedEstimate
+from sgdstab_fast.results.result import OneExponent
 from sgdstab_fast.results.warnings import AccuracyWarning
 from sgdstab_fast.simulation.continuation import continued, continued_directions
-from sgdstab_fast.statistics.intervals import student_quantile
 from sgdstab_fast.statistics.means import Measured
 from sgdstab_fast.systems.components import components
 from sgdstab_fast.systems.coordinates import parameter_space_norm
@@ -36,7 +35,7 @@ _MOMENT_STEPS = 500_000  # for each order
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ProjectiveChain(SimulatedEstimate):
+class ProjectiveChain(OneExponent):
     """The chain of directions of displacements under SGD, as `projective_chain` returns it; nats per step.
 
     Directions are those of states: of the present displacement and the past one together with momentum, at the ends of
@@ -46,16 +45,11 @@ class ProjectiveChain(SimulatedEstimate):
     Methods that simulate go on from where the run ended; calling one twice gives the same.
     """
 
-    exponent: float
-    """lambda, by Furstenberg's formula: the sum of `exponent_by_example`, where that is defined."""
-    standard_error: float
-    """Of `exponent`."""
-    effective_sample_size: float
-    """Independent batches that would give the same standard error."""
     exponent_by_example: FloatArray
-    """Mean log growth, in parameter-space norm, of a step on example i, times its probability, 1/N; shape (N,).
-    Positive for the examples that make displacements grow. In an ensemble of matrices the same by matrix; empty, shape
-    (0,), where steps are on several examples (`without_parts` says why)."""
+    """What lambda is the sum of, by Furstenberg's formula: mean log growth, in parameter-space norm, of a step on
+    example i, times its probability, 1/N; shape (N,). Positive for the examples that make displacements grow. In an
+    ensemble of matrices the same by matrix; empty, shape (0,), where steps are on several examples (`without_parts`
+    says why)."""
     exponent_by_example_standard_error: FloatArray
     """Of the same shape."""
     participation: FloatArray
@@ -96,17 +90,6 @@ class ProjectiveChain(SimulatedEstimate):
             f"autocorrelation_time={self.autocorrelation_time:.4g}, clt_variance={self.clt_variance:.4g}, "
             f"mixed={self.mixed}, n_steps={self.n_steps})"
         )
-
-    @property
-    def per_epoch(self) -> float:
-        """Lambda per epoch."""
-        return self.exponent * self.steps_per_epoch
-
-    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the (low, high) that hold lambda with probability `level`."""
-        quantile = student_quantile(validation.probability(level, "level"), self.degrees_of_freedom)
-        half_width = quantile * self.standard_error if self.standard_error > 0 else 0.0
-        return self.exponent - half_width, self.exponent + half_width
 
     @property
     def clt_variance(self) -> float:

@@ -15,6 +15,7 @@ from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.continuation import recording_task
 from sgdstab_fast.simulation.options import Options
+from sgdstab_fast.simulation.outcome import closed_form_attributes
 from sgdstab_fast.simulation.task import advance
 from sgdstab_fast.statistics.means import Measured, mean_of
 from sgdstab_fast.systems.coordinates import shares_root
@@ -76,6 +77,11 @@ def single_direction(system: System, options: Options, regular: Regularity | Non
     """Describe the one direction there is in one dimension, where steps are numbers."""
     law = _law_of_numbers(system, options)
     parts = law.parts
+    known = closed_form_attributes(system, options.seed)
+    if law.n_steps > 0:
+        known |= {"degrees_of_freedom": options.n_chains - 1, "n_steps": law.n_steps, "n_chains": options.n_chains}
+        known |= {"converged": law.converged, "stopped_by": "max_steps"}
+        known |= {"provenance": provenance(options.seed, "average", system.fingerprint)}
     without_parts, without_shares = what_is_missing(system)
     shares = _shares(system) if isinstance(system, LinearizedSGD) and not without_shares else np.empty(0)
     parts = np.empty(0) if without_parts else parts
@@ -99,18 +105,7 @@ def single_direction(system: System, options: Options, regular: Regularity | Non
         regularity=regular,
         system=system,
         checkpoint=Checkpoint(_chains(system, options), system.grain, 1),
-        degrees_of_freedom=2**31 if law.n_steps == 0 else options.n_chains - 1,
-        n_steps=law.n_steps,
-        n_chains=0 if law.n_steps == 0 else options.n_chains,
-        steps_per_batch=0,
-        start_up_steps=0,
-        chain_disagreement=1.0,
-        converged=law.converged,
-        stopped_by="closed form" if law.n_steps == 0 else "max_steps",
-        drifts=False,
-        steps_per_epoch=system.steps_per_epoch,
-        provenance=provenance(options.seed, "closed form" if law.n_steps == 0 else "average", system.fingerprint),
-        chains=None,
+        **known,
     )
 
 

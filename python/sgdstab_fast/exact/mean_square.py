@@ -12,9 +12,7 @@ So in gram coordinates M = U [w_a w_b Z_ab] U^T and C = U Z U^T, and both are V 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.operators.mean_square import MeanSquareSolution
 from sgdstab_fast.results.provenance import versions
+from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.batch_steps import SMALL
 from sgdstab_fast.systems.components import IntArray, components
@@ -193,7 +192,7 @@ def _embedded(form: FloatArray, block: IntArray, n: int) -> FloatArray:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MeanSquareExponent:
+class MeanSquareExponent(Result):
     """The mean-square exponent Lambda(2), as `mean_square_exponent` returns it; nats per step.
 
     It is computed, not sampled: it has no standard error, and `error` estimates what the iteration and rounding
@@ -221,8 +220,6 @@ class MeanSquareExponent:
     """C with E[A C A^T] = exp(Lambda(2)) C, of the same kind."""
     steps_per_epoch: float
     """N / batch_size."""
-    provenance: Mapping[str, Any] = field(repr=False)
-    """Versions, method."""
 
     @property
     def stable(self) -> bool:

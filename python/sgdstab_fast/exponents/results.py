@@ -9,29 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.exact.mean_square import MeanSquareExponent
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.plotting import exponents as pictures
 from sgdstab_fast.plotting.axes import words
-from sgdstab_fast.results.result import SimulatedEstimate
+from sgdstab_fast.results.result import OneExponent, SeveralExponents, SimulatedEstimate
 from sgdstab_fast.simulation.vectors import estimate
-from sgdstab_fast.statistics.intervals import interval
 
 if TYPE_CHECKING:
     from sgdstab_fast.plotting.axes import Axes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LyapunovExponent(SimulatedEstimate):
+class LyapunovExponent(OneExponent):
     """The top Lyapunov exponent, as `lyapunov_exponent` returns it; nats per step."""
 
-    exponent: float
-    """lambda; below 0, SGD can converge to the minimum, above 0 it cannot."""
-    standard_error: float
-    """Standard error of `exponent`, `bias_allowance` included."""
-    effective_sample_size: float
-    """Independent batches that would give the same standard error."""
     sign: int
     """-1 or +1 if the sign is known with the confidence asked for, over all looks; 0 if not, or not asked for."""
     gap: float
@@ -52,16 +44,6 @@ class LyapunovExponent(SimulatedEstimate):
             f"n_chains={self.n_chains})"
         )
 
-    @property
-    def per_epoch(self) -> float:
-        """The exponent per epoch."""
-        return self.exponent * self.steps_per_epoch
-
-    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the (low, high) that hold the exponent with probability `level` (Student's t on batch means)."""
-        low, high = interval(self.exponent, self.standard_error, self.degrees_of_freedom, level)
-        return float(low), float(high)
-
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the running estimate with its interval against the number of steps; return the axes."""
         if self.chains is None:
@@ -75,15 +57,12 @@ class LyapunovExponent(SimulatedEstimate):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LyapunovSpectrum(SimulatedEstimate):
-    """The k largest Lyapunov exponents, as `lyapunov_spectrum` returns them; nats per step."""
+class LyapunovSpectrum(SimulatedEstimate, SeveralExponents):
+    """The k largest Lyapunov exponents, as `lyapunov_spectrum` returns them; nats per step.
 
-    exponents: FloatArray
-    """Shape (k,), largest first; -inf for directions that a singular step destroys."""
-    standard_errors: FloatArray
-    """Shape (k,)."""
-    effective_sample_size: FloatArray
-    """Shape (k,): independent batches that would give the same standard errors."""
+    Arrays have the shape (k,), largest first; exponents are -inf for directions that a singular step destroys.
+    """
+
     period: int
     """Steps between orthonormalisations."""
     sum_of_exponents: float | None
@@ -112,15 +91,6 @@ class LyapunovSpectrum(SimulatedEstimate):
     def standard_error(self) -> float:
         """Standard error of the top exponent."""
         return float(self.standard_errors[0])
-
-    @property
-    def per_epoch(self) -> FloatArray:
-        """The exponents per epoch."""
-        return self.exponents * self.steps_per_epoch
-
-    def confidence_interval(self, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
-        """Return arrays (low, high); each exponent lies between its own with probability `level`."""
-        return interval(self.exponents, self.standard_errors, self.degrees_of_freedom, level)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the exponents with their intervals against their index; return the axes."""

@@ -38,7 +38,7 @@ from sgdstab_fast.learning_rates.panels import (
     joined,
     run_panels,
 )
-from sgdstab_fast.learning_rates.results import CriticalLearningRate
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
 from sgdstab_fast.learning_rates.search import search
 from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.results.provenance import provenance
@@ -164,7 +164,7 @@ def critical_learning_rate(
         if not gram.any():
             variant_of(np.eye(len(gram)), 1.0, **steps)  # refuses what is out of range
             made_of = provenance(options.seed, "closed form", f"zero-{gram.shape[0]}x{gram.shape[0]}")
-            return _known(criterion, math.inf, "K is zero: nothing moves", made_of)
+            return known_rate(math.inf, criterion, "K is zero: nothing moves", made_of)
         system = variant_of(gram, 1 / float(gram.diagonal().max()), **steps)
     else:
         system = variant_of(gram, None, **steps)
@@ -172,7 +172,7 @@ def critical_learning_rate(
     if criterion == "gd":
         plain = system.recurrence.is_plain
         reason = "2 N over the largest eigenvalue of K" if plain else "full steps leave the unit circle"
-        return _known(criterion, gd_threshold(system), reason, made_of)
+        return known_rate(gd_threshold(system), criterion, reason, made_of)
     if not system.is_plain:
         if rtol is None:
             options = replace(options, budget=replace(budget, rtol=_RTOL_OF_SEARCH))
@@ -181,8 +181,8 @@ def critical_learning_rate(
         return critical_moment(system, float(criterion), options)
     if criterion != "almost-sure":
         threshold, error = min(MeanSquareFamily(block.system).threshold() for block in plain_blocks_of(system))
-        found = _known(criterion, threshold, "2 over the largest eigenvalue of T", made_of)
-        return replace(found, bounds=(threshold - error, threshold + error))
+        bounds = threshold - error, threshold + error
+        return known_rate(threshold, criterion, "2 over the largest eigenvalue of T", made_of, bounds=bounds)
     return _almost_sure(system, options)
 
 
@@ -191,16 +191,15 @@ def _of_any_law(system: LinearizedSGD, criterion: str | float, options: Options)
     made_of = provenance(options.seed, "closed form", system.fingerprint)
     if (zero := exact_zero(system)) is not None and (system.law.is_deterministic or criterion == "almost-sure"):
         what = "every step is the same" if system.law.is_full else "every epoch is the same"
-        return _known(criterion, zero, what if system.law.is_deterministic else "lambda is known exactly", made_of)
+        return known_rate(zero, criterion, what if system.law.is_deterministic else "lambda is known exactly", made_of)
     if criterion == "almost-sure":
         return search(system, options)
     if criterion in ("mean-square", 2.0):
         known = mean_square_zero(system)
         if known is not None:
             value, error = known
-            return replace(
-                _known(criterion, value, "zero of Lambda(2)", made_of), bounds=(value - error, value + error)
-            )
+            bounds = value - error, value + error
+            return known_rate(value, criterion, "zero of Lambda(2)", made_of, bounds=bounds)
     order = 2.0 if criterion == "mean-square" else float(criterion)
     return replace(critical_moment(system, order, options), criterion=criterion)
 
@@ -217,24 +216,6 @@ def _criterion(criterion: Any) -> str | float:
     if order == 0 or math.isinf(order):
         raise ValueError(f"criterion must be a finite order other than 0, not {criterion!r}: Lambda(0) is always 0")
     return order
-
-
-def _known(criterion: str | float, value: float, reason: str, made_of: dict[str, Any]) -> CriticalLearningRate:
-    return CriticalLearningRate(
-        value=value,
-        standard_error=0.0,
-        criterion=criterion,
-        bounds=(value, value),
-        derivative=math.nan,
-        derivative_standard_error=math.nan,
-        reason=reason,
-        degrees_of_freedom=2**31,
-        n_steps=0,
-        n_chains=0,
-        converged=True,
-        stopped_by="closed form",
-        provenance=made_of,
-    )
 
 
 def _almost_sure(system: LinearizedSGD, options: Options) -> CriticalLearningRate:
@@ -261,10 +242,11 @@ def _almost_sure(system: LinearizedSGD, options: Options) -> CriticalLearningRat
                 if high <= low * (1 + _EXACT):
                     one = block.system.dimension == 1
                     reason = "lambda is a mean of logarithms" if one else "bounds from below and above agree"
-                    found.append(_known("almost-sure", high, reason, made_of))
+                    found.append(known_rate(high, "almost-sure", reason, made_of))
                 else:
-                    middle = _known("almost-sure", (low + high) / 2, "bounds leave no more than the tolerance", made_of)
-                    found.append(replace(middle, standard_error=(high - low) / 2))
+                    middle, error = (low + high) / 2, (high - low) / 2
+                    reason = "bounds leave no more than the tolerance"
+                    found.append(known_rate(middle, "almost-sure", reason, made_of, error=error))
     index, error = leading(-np.array([each.value for each in found]), np.array([each.standard_error for each in found]))
     result = replace(
         found[index],

@@ -25,7 +25,7 @@ import numpy as np
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.exact.zeros import bounds_of_zero, mean_square_zero
 from sgdstab_fast.learning_rates.panels import family_of
-from sgdstab_fast.learning_rates.results import CriticalLearningRate
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
 from sgdstab_fast.moments.moments import moment_family
 from sgdstab_fast.moments.results import OrderMoment
 from sgdstab_fast.results.provenance import provenance
@@ -268,21 +268,14 @@ def _result(
     function: _Function, value: float, error: float, bounds: tuple[float, float], *, met: bool
 ) -> CriticalLearningRate:
     options = function.options
+    made_of = provenance(options.seed, "moments", function.system.fingerprint)
     stopped_by = "closed form"
     if function.simulated:
         stopped_by = "max_steps" if not met else "rtol" if options.budget.rtol * value >= error else "atol"
-    return CriticalLearningRate(
-        value=value,
-        standard_error=error,
-        criterion=function.order,
-        bounds=bounds,
-        derivative=math.nan,
-        derivative_standard_error=math.nan,
-        reason=f"zero of Lambda({function.order:g})",
-        degrees_of_freedom=2**31,
+    return replace(
+        known_rate(value, function.order, f"zero of Lambda({function.order:g})", made_of, error=error, bounds=bounds),
         n_steps=function.n_steps,
         n_chains=options.n_chains if function.simulated else 0,
         converged=met,
         stopped_by=stopped_by,
-        provenance=provenance(options.seed, "moments", function.system.fingerprint),
     )

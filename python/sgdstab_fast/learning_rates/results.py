@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.plotting.maps import stability_map
-from sgdstab_fast.statistics.intervals import interval, student_quantile
+from sgdstab_fast.results.result import CLOSED_FORM, SampledResult, SeveralExponents
+from sgdstab_fast.statistics.intervals import interval
 
 if TYPE_CHECKING:
     from sgdstab_fast.plotting.axes import Axes
@@ -33,10 +34,12 @@ class Edges:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class StabilityMap:
+class StabilityMap(SeveralExponents):
     """Exponents over learning rates, batch sizes and momenta, as `sweep` returns them; nats per step.
 
-    A curve has one batch size and one momentum. Arrays have the shape (curves, learning rates) unless said otherwise.
+    A curve has one batch size and one momentum. Arrays have the shape (curves, learning rates) unless said
+    otherwise. Estimates at different learning rates share their streams, so that their errors go
+    together; of batches of one without momentum every step counts once, taken at all learning rates.
     """
 
     learning_rates: FloatArray
@@ -49,14 +52,10 @@ class StabilityMap:
     """How batches are drawn."""
     nesterov: bool
     """Whether momentum is Nesterov's."""
-    exponents: FloatArray
-    """lambda."""
-    standard_errors: FloatArray
-    """Of `exponents`; estimates at different learning rates share their streams, so that their errors go together."""
     degrees_of_freedom: NDArray[np.int64]
     """Of the standard errors."""
-    effective_sample_size: FloatArray
-    """Independent batches that would give the same standard errors."""
+    steps_per_epoch: FloatArray
+    """N / batch size, of every curve, shape (curves,)."""
     derivatives: FloatArray
     """d lambda / d eta, from differences between neighbours: exact up to the curvature between them. NaN at the ends
     and where a neighbour is not finite."""
@@ -74,16 +73,6 @@ class StabilityMap:
     """Where a tolerance was met."""
     mixed: NDArray[np.bool_]
     """Where chains were seen to forget their starts."""
-    n_steps: int
-    """Steps of all streams together. For batches of one without momentum every one is taken at all learning rates."""
-    n_chains: int
-    """Independent streams."""
-    stopped_by: str
-    """``"rtol"``, ``"atol"``, ``"max_steps"`` or ``"closed form"``."""
-    steps_per_epoch: FloatArray
-    """N / batch size, of every curve, shape (curves,)."""
-    provenance: Mapping[str, Any] = field(repr=False)
-    """Seed entropy, SIMD level, versions, method."""
 
     def __repr__(self) -> str:
         edges = ", ".join(
@@ -106,19 +95,6 @@ class StabilityMap:
     def converged(self) -> bool:
         """Whether a tolerance was met everywhere."""
         return bool(self.within_tolerance.all())
-
-    @property
-    def per_epoch(self) -> FloatArray:
-        """Lambda per epoch."""
-        return np.asarray(self.exponents * self.steps_per_epoch[:, None])
-
-    def confidence_interval(self, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
-        """Return arrays (low, high); each exponent lies between its own with probability `level`."""
-        quantiles = [
-            student_quantile(validation.probability(level, "level"), int(n)) for n in self.degrees_of_freedom.flat
-        ]
-        half_width = np.array(quantiles).reshape(self.exponents.shape) * self.standard_errors
-        return self.exponents - half_width, self.exponents + half_width
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
         """Return columns of equal length, a row for every curve and learning rate, as data frames take them."""
@@ -147,7 +123,7 @@ class StabilityMap:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class CriticalLearningRate:
+class CriticalLearningRate(SampledResult):
     """The largest learning rate that is stable in some sense, as `critical_learning_rate` returns it."""
 
     value: float
@@ -166,16 +142,8 @@ class CriticalLearningRate:
     """What the value comes from."""
     degrees_of_freedom: int
     """Of the standard errors."""
-    n_steps: int
-    """Steps of all streams together; 0 where nothing is sampled."""
-    n_chains: int
-    """Independent streams; 0 where nothing is sampled."""
     converged: bool
     """Whether the tolerance was met."""
-    stopped_by: str
-    """``"rtol"``, ``"atol"``, ``"max_steps"`` or ``"closed form"``."""
-    provenance: Mapping[str, Any] = field(repr=False)
-    """Seed entropy, SIMD level, versions, method."""
 
     def __repr__(self) -> str:
         return (
@@ -185,8 +153,28 @@ class CriticalLearningRate:
 
     def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the (low, high) that hold the critical learning rate with probability `level`."""
-        if self.standard_error == 0:
-            validation.probability(level, "level")
-            return self.value, self.value
-        low, high = interval(self.value, self.standard_error, self.degrees_of_freedom, level)
-        return max(float(low), self.bounds[0]), min(float(high), self.bounds[1])
+        low, high = map(float, interval(self.value, self.standard_error, self.degrees_of_freedom, level))
+        return (max(low, self.bounds[0]), min(high, self.bounds[1])) if self.standard_error > 0 else (low, high)
+
+
+def known_rate(
+    value: float,
+    criterion: str | float,
+    reason: str,
+    provenance: Mapping[str, Any],
+    *,
+    error: float = 0.0,
+    bounds: tuple[float, float] | None = None,
+) -> CriticalLearningRate:
+    """Return a critical learning rate that needs no simulation."""
+    return CriticalLearningRate(
+        value=value,
+        standard_error=error,
+        criterion=criterion,
+        bounds=(value, value) if bounds is None else bounds,
+        derivative=math.nan,
+        derivative_standard_error=math.nan,
+        reason=reason,
+        provenance=provenance,
+        **CLOSED_FORM,
+    )

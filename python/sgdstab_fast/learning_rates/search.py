@@ -24,7 +24,6 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -33,7 +32,7 @@ from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exact.zeros import LARGEST_RANK, bounds_of, mean_square_zero
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
-from sgdstab_fast.learning_rates.results import CriticalLearningRate
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import AccuracyWarning, warn
 from sgdstab_fast.simulation.options import Options
@@ -350,19 +349,5 @@ def _fitted(rates: FloatArray, found: list[LyapunovExponent]) -> _Fit | None:
 def _result(
     system: LinearizedSGD, options: Options, value: float, error: float, bounds: tuple[float, float], *, reason: str
 ) -> CriticalLearningRate:
-    made_of: dict[str, Any] = provenance(options.seed, "closed form", system.fingerprint)
-    return CriticalLearningRate(
-        value=value,
-        standard_error=error,
-        criterion="almost-sure",
-        bounds=bounds,
-        derivative=math.nan,
-        derivative_standard_error=math.nan,
-        reason=reason,
-        degrees_of_freedom=2**31,
-        n_steps=0,
-        n_chains=0,
-        converged=True,
-        stopped_by="closed form",
-        provenance=made_of,
-    )
+    made_of = provenance(options.seed, "closed form", system.fingerprint)
+    return known_rate(value, "almost-sure", reason, made_of, error=error, bounds=bounds)

@@ -24,6 +24,7 @@ from sgdstab_fast.learning_rates.panels import anchors_for, combined_growth, est
 from sgdstab_fast.learning_rates.results import Edges, StabilityMap
 from sgdstab_fast.learning_rates.sweep_points import Curve, curve_of_points, derivatives_of
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.result import EXACT
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget, Options, shared_between
 from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
@@ -250,7 +251,7 @@ def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: Floa
     curve = Curve(
         exponents=np.full(rates.shape, -np.inf),
         standard_errors=np.zeros(rates.shape),
-        degrees_of_freedom=np.full(rates.shape, 2**31),
+        degrees_of_freedom=np.full(rates.shape, EXACT),
         effective_sample_size=np.full(rates.shape, math.inf),
         derivatives=nothing,
         derivative_standard_errors=nothing,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,11 +15,11 @@ from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.plotting import moments as pictures
 from sgdstab_fast.plotting.axes import side_by_side
+from sgdstab_fast.results.result import EXACT, SampledResult, SeveralExponents
 from sgdstab_fast.statistics.intervals import student_quantile
 from sgdstab_fast.statistics.largest import leading
 
 _SURE = 4.0  # standard errors
-_EXACT = 2**31  # degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class OrderMoment:
     population_bias: float = 0.0
     effective_sample_size: float = math.inf
     effective_walkers: float = math.inf
-    degrees_of_freedom: int = _EXACT
+    degrees_of_freedom: int = EXACT
     reason: str = ""
     within_tolerance: bool = True
     mixed: bool = True
@@ -80,10 +79,13 @@ def sorted_values(values: dict[float, tuple[float, float]]) -> tuple[FloatArray,
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class MomentExponents:
+class MomentExponents(SeveralExponents):
     """Moment Lyapunov exponents Lambda(p) = lim (1/n) log E |A_{i_n} .. A_{i_1} v|^p; nats per step.
 
-    Arrays have the shape (n,) of the orders asked for, in their order, unless said otherwise.
+    Arrays have the shape (n,) of the orders asked for, in their order, unless said otherwise. Exponents are infinite at
+    negative orders where products of steps annihilate every displacement. Standard errors have the bias of populations
+    in them, as far as it was not removed, and are 0 where Lambda(p) was computed. What stopped the run is of the order
+    that came least close.
 
     What concerns all orders, such as `rate_function`, comes from one convex curve through all that is known
     (`curves.moments`), `trusted_orders` and `trusted_exponents` saying how far. It raises a ValueError that
@@ -92,20 +94,16 @@ class MomentExponents:
 
     p: FloatArray
     """The orders."""
-    exponents: FloatArray
-    """Lambda(p). Inf at negative orders where products of steps annihilate every displacement."""
-    standard_errors: FloatArray
-    """With the bias of populations, as far as it was not removed; 0 where Lambda(p) was computed."""
+    degrees_of_freedom: NDArray[np.int64]
+    """Of the standard errors."""
+    steps_per_epoch: float
+    """Steps in the unit of time of `per_epoch`."""
     numerical_errors: FloatArray
     """What rounding and iterations leave where Lambda(p) was computed; 0 elsewhere."""
     population_biases: FloatArray
     """How far a single population would be off, as measured against all together; 0 where nothing was simulated."""
-    effective_sample_size: FloatArray
-    """Independent batches that would give the same standard errors; infinite where nothing was simulated."""
     effective_walkers: FloatArray
     """(sum W)^2 / sum W^2 of a population's weights, on average; infinite where nothing was simulated."""
-    degrees_of_freedom: NDArray[np.int64]
-    """Of the standard errors."""
     methods: tuple[str, ...]
     """``"closed form"``, ``"mean square"``, ``"transfer operator"``, ``"symmetric tensors"`` or ``"population"``."""
     reasons: tuple[str, ...]
@@ -114,19 +112,8 @@ class MomentExponents:
     """Where a tolerance was met, or nothing was simulated."""
     mixed: NDArray[np.bool_]
     """Where populations were seen to forget their starts, or nothing was simulated."""
-    n_steps: int
-    """Steps of all walkers together, at all orders."""
-    n_chains: int
-    """Independent populations at each order; 0 where nothing was simulated."""
     population: int
     """Walkers of a population, the most at any order; 0 where nothing was simulated."""
-    stopped_by: str
-    """``"rtol"``, ``"atol"`` or ``"max_steps"``, of the order that came least close; ``"closed form"`` if none was
-    simulated."""
-    steps_per_epoch: float
-    """Steps in the unit of time of `per_epoch`."""
-    provenance: Mapping[str, Any] = field(repr=False)
-    """Seed entropy, SIMD level, versions, method."""
     largest_amplification: float
     """A bound of what a step may multiply lengths by in some norm, max_i abs(1 - eta K_ii) of plain SGD.
 
@@ -157,21 +144,9 @@ class MomentExponents:
         return float(self.standard_errors[self._only()])
 
     @property
-    def per_epoch(self) -> FloatArray:
-        """Lambda(p) per epoch."""
-        return self.exponents * self.steps_per_epoch
-
-    @property
     def converged(self) -> bool:
         """Whether a tolerance was met at all orders."""
         return bool(self.within_tolerance.all())
-
-    def confidence_interval(self, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
-        """Return arrays (low, high); each exponent lies between its own with probability `level`."""
-        level = validation.probability(level, "level")
-        quantiles = np.array([student_quantile(level, int(n)) for n in self.degrees_of_freedom])
-        half_width = np.where(self.standard_errors > 0, quantiles * self.standard_errors, 0.0)
-        return self.exponents - half_width, self.exponents + half_width
 
     @cached_property
     def curve(self) -> MomentCurve:
@@ -327,7 +302,7 @@ class MomentExponents:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class FiniteTimeProbability:
+class FiniteTimeProbability(SampledResult):
     """P(lambda_n < threshold), as `finite_time_probability` returns it."""
 
     probability: float
@@ -356,19 +331,10 @@ class FiniteTimeProbability:
     """Of the event that was estimated: log of Markov's bound, up to the error of a mean; NaN if not tilted."""
     n_hits: int
     """Walkers that met it."""
-    n_steps: int
-    """Steps of all walkers together, pilots included."""
-    n_chains: int
-    """Independent populations."""
     population: int
-    """Walkers of each."""
+    """Walkers of each population."""
     converged: bool
-    """Whether `rtol` was met."""
-    stopped_by: str
-    """``"rtol"``, ``"max_steps"``, ``"unreachable"`` where bounds say that no product meets the event, or ``"closed
-    form"``."""
-    provenance: Mapping[str, Any] = field(repr=False)
-    """Seed entropy, SIMD level, versions, method."""
+    """Whether `rtol` was met. `stopped_by` is ``"unreachable"`` where bounds say that no product meets the event."""
 
     def __repr__(self) -> str:
         return (

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.seeds import Seed
+from sgdstab_fast.results.result import EXACT
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.options import Budget
 from sgdstab_fast.simulation.progress import Progress
@@ -74,7 +75,7 @@ class WalkerMoment:
     effective_sample_size: float = math.inf
     effective_walkers: float = math.inf
     """(sum W)^2 / sum W^2 of a population, on average."""
-    degrees_of_freedom: int = 2**31
+    degrees_of_freedom: int = EXACT
     within_tolerance: bool = True
     mixed: bool = True
     n_steps: int = 0

@@ -9,6 +9,7 @@ import numpy as np
 from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast.results.chains import Chains
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.result import CLOSED_FORM
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget
 from sgdstab_fast.simulation.run import Run
@@ -82,14 +83,10 @@ def common_attributes(done: Run[Any], system: System, run_provenance: Any) -> di
 def closed_form_attributes(system: System, seed: Seed) -> dict[str, Any]:
     """Return what estimates that took no steps say about how they came about."""
     return {
-        "degrees_of_freedom": 2**31,
-        "n_steps": 0,
-        "n_chains": 0,
+        **CLOSED_FORM,
         "steps_per_batch": 0,
         "start_up_steps": 0,
         "chain_disagreement": 1.0,
-        "converged": True,
-        "stopped_by": "closed form",
         "drifts": False,
         "steps_per_epoch": system.steps_per_epoch,
         "provenance": provenance(seed, "closed form", system.fingerprint),

@@ -33,8 +33,13 @@ def student_quantile(level: float, degrees_of_freedom: int) -> float:
     return float(sum(term / n**power for power, term in enumerate(terms)))
 
 
-def interval(value: Any, standard_error: Any, degrees_of_freedom: int, level: float) -> tuple[Any, Any]:
-    """Return the (low, high) that hold a value with probability `level`, by Student's t."""
+def interval(value: Any, standard_error: Any, degrees_of_freedom: Any, level: float) -> tuple[Any, Any]:
+    """Return the (low, high) that hold a value with probability `level`, by Student's t; of arrays, arrays.
+
+    What has no error is its own interval, infinite or not.
+    """
     level = validation.probability(level, "level")
-    half_width = student_quantile(level, degrees_of_freedom) * np.asarray(standard_error)
+    each = np.asarray(degrees_of_freedom)
+    quantiles = np.reshape([student_quantile(level, n) for n in each.ravel().tolist()], each.shape)
+    half_width = np.where(np.asarray(standard_error) > 0, quantiles * standard_error, 0.0)
     return np.asarray(value) - half_width, np.asarray(value) + half_width
