@@ -6,7 +6,6 @@ import numpy as np
 import numpy_baseline
 import pytest
 import sgdstab_fast as sf
-from sgdstab_fast.systems.growth import growth_metrics
 from test_bench import GRAMS, THREADS, seconds
 
 # (matrix, learning rate, goal for the gain, lambda, asymptotic variance of the average)
@@ -26,7 +25,7 @@ CASES = [
 def test_gain_over_averaging(name, learning_rate, goal, max_steps):
     """Variance x time at equal seeds and budgets, evaluations included, the metrics' set-up not."""
     system = sf.LinearizedSGD(GRAMS[name], learning_rate)
-    set_up = seconds(lambda: growth_metrics(system))
+    set_up = seconds(lambda: system.growth())
 
     def cost(method, seeds=range(4)):
         variances, times = [], []

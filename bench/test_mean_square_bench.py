@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import sgdstab_fast as sf
 from sgdstab_fast.exact.mean_square import mean_square_exponent
-from sgdstab_fast.systems.components import components
 from test_bench import seconds
 
 N = 1024
@@ -100,7 +99,7 @@ def test_accuracy_where_learning_is_slow(gram):
 def test_uncoupled_examples(benchmark):
     system = sf.LinearizedSGD(np.eye(N), 0.3)
     ratio = benchmark.pedantic(lambda: products(lambda: mean_square_exponent(system)), rounds=1)
-    assert len(components(system)) == N
+    assert len(system.steps.rows.components) == N
     print(f"\n  Lambda(2), identity of {N}: {ratio:.1f} products")
 
 

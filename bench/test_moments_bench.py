@@ -8,7 +8,6 @@ import sgdstab_fast as sf
 from sgdstab_fast.moments.populations import population_task, walkers_from
 from sgdstab_fast.simulation.starts import initial_vectors
 from sgdstab_fast.simulation.task import Item
-from sgdstab_fast.systems.growth import growth_metrics, no_metrics
 from test_bench import GRAMS, THREADS, seconds
 
 RATES = (0.469, 1.004, 1.473)  # of the 40 irises
@@ -29,9 +28,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 
 def plain_mean(system, order, n_steps, n_walkers, seed):
     """(1/n) log mean |v_n|^p over independent walkers, with the same core and starts."""
-    metrics = growth_metrics(system)
-    task = population_task(system, 0.0, no_metrics(system), tilted=False)
-    starts = initial_vectors(system, metrics, (seed, 7), n_walkers, 1)
+    covariance = system.growth().covariance
+    task = population_task(system, 0.0, system.no_growth, tilted=False)
+    starts = initial_vectors(system, covariance, (seed, 7), n_walkers, 1)
     walkers = walkers_from(starts.reshape(16, n_walkers // 16, system.dimension))
     start = time.perf_counter()
     walkers, _ = task(Item(walkers, (seed, 7), 0, 0, 1, n_steps), THREADS)

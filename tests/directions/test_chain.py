@@ -11,7 +11,6 @@ from reference.known import K4, REAL_GRAMS, T1, T1_EXPONENT, T1_SECOND_EXPONENT,
 from reference.statistics import assert_within
 from reference.systems import random_gram
 from sgdstab_fast.statistics.intervals import student_quantile
-from sgdstab_fast.systems.coordinates import shares_root, to_parameter_space
 
 T1_TIME = 4.558406882399832  # from the transfer operator on the projective line, by splines on 4e4 points
 T1_TRUTH = {
@@ -146,7 +145,7 @@ def test_everything_belongs_to_the_block_that_grows_fastest(coordinates):
     rate, rate_error = -np.subtract(*spectrum.exponents), np.hypot(*spectrum.standard_errors)
     assert_within(chain.contraction_rate, chain.contraction_rate_standard_error, rate, rate_error)
     assert "2 components" in chain.reason
-    vectors = to_parameter_space(system, chain.sample(50)) @ shares_root(system)
+    vectors = system.directions(chain.sample(50)) @ system.steps.rows.shares_root
     np.testing.assert_allclose(vectors[:, 4:], 0, atol=1e-12)
 
 

@@ -11,8 +11,6 @@ from reference.laws import law
 from reference.statistics import assert_within
 from sgdstab_fast.directions.eigenfunction import eigenfunction
 from sgdstab_fast.directions.lyapunov_function import lyapunov_function
-from sgdstab_fast.systems.coordinates import parameter_space_norm, to_parameter_space
-from sgdstab_fast.systems.next_steps import next_steps
 
 # Of epochs of two steps; sigma^2 per step.
 T1_EPOCH = {"exponent": -0.1651314194146025, "variance": 2.13062e-05}
@@ -238,7 +236,7 @@ def simulated_variance(truth, n_chains=1024, n_blocks=5, length=32):
 @pytest.mark.parametrize("name", SGD)
 def test_next_steps_are_those_of_the_matrices(name):
     system = sf.LinearizedSGD(K4, 0.7, **SGD[name])
-    following, outcomes = next_steps(system), system.outcomes()
+    following, outcomes = system.next_steps(), system.outcomes()
     assert following.n_steps == outcomes.n_steps
     np.testing.assert_allclose(following.weights / len(following.weights), outcomes.probabilities, rtol=1e-13)
     rng = np.random.default_rng(0)
@@ -246,8 +244,8 @@ def test_next_steps_are_those_of_the_matrices(name):
     root = rng.standard_normal((system.dimension, system.dimension))
     images = np.einsum("iab,nb->nia", outcomes.matrices, vectors)
     ours, in_metric = following.growth(vectors, [None, root.T @ root])
-    lengths = parameter_space_norm(system, images.reshape(-1, system.dimension)).reshape(images.shape[:2])
-    expected = np.log(lengths / parameter_space_norm(system, vectors)[:, None])
+    lengths = system.lengths(images.reshape(-1, system.dimension)).reshape(images.shape[:2])
+    expected = np.log(lengths / system.lengths(vectors)[:, None])
     np.testing.assert_allclose(ours.log_growth, expected, atol=1e-12)
     expected = np.log(np.linalg.norm(images @ root.T, axis=2) / np.linalg.norm(vectors @ root.T, axis=1)[:, None])
     np.testing.assert_allclose(in_metric.log_growth, expected, atol=1e-11)
@@ -268,7 +266,7 @@ def test_what_is_defined(name):
         assert chain.participation.sum() == pytest.approx(1, abs=1e-12)
     assert chain.regularity is None
     samples = chain.sample(10)
-    np.testing.assert_allclose(parameter_space_norm(system, samples), 1, rtol=1e-12)
+    np.testing.assert_allclose(system.lengths(samples), 1, rtol=1e-12)
     assert len({len(column) for column in chain.to_dict().values()}) == 1
 
 
@@ -316,7 +314,7 @@ def test_of_blocks_it_is_that_of_the_fastest(options, form):
     assert_within(chain.exponent, chain.standard_error, exponents[0], errors[0])
     assert "2 components" in chain.reason
     assert not chain.mixed
-    directions = to_parameter_space(system, chain.sample(20)) @ np.kron(np.eye(system.recurrence.levels), basis(system))
+    directions = system.directions(chain.sample(20)) @ np.kron(np.eye(system.recurrence.levels), basis(system))
     assert np.abs(directions.reshape(20, -1, 6)[:, :, :2]).max() < 1e-10
 
 

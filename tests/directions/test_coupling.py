@@ -13,7 +13,6 @@ from scipy.linalg import sqrtm
 from scipy.stats import binom, kstest, norm
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.statistics.memory import memory
-from sgdstab_fast.systems.coordinates import from_parameter_space, shares_root, to_parameter_space
 from sgdstab_fast.systems.next_steps import growth_by_example
 
 LOG_R = math.log(0.5)
@@ -41,7 +40,7 @@ def projections():
 
 
 def growth(system, vectors, metric):
-    (found,) = growth_by_example(system, vectors, [metric])
+    (found,) = growth_by_example(system.steps.rows, system.learning_rate, vectors, [metric])
     return found
 
 
@@ -55,7 +54,7 @@ def explicit_ratios(found, n, n_windows):
     system, checkpoint = found.system, found.checkpoint
     gradients, eta = system.gradients(), system.learning_rate
     steps = np.eye(gradients.shape[1]) - eta * np.einsum("ij,ik->ijk", gradients, gradients)
-    frames = [np.linalg.qr(pair.T)[0] for pair in to_parameter_space(system, checkpoint.chains.states)]
+    frames = [np.linalg.qr(pair.T)[0] for pair in system.directions(checkpoint.chains.states)]
     near, far = np.empty((2, len(frames), n_windows))
     for window in range(n_windows):
         starts = [frame[:, 0] for frame in frames]
@@ -115,7 +114,7 @@ def test_shares_are_squares_of_the_root_of_k(rng, coordinates):
     system = sf.LinearizedSGD(gram, 0.3)
     system = system if coordinates == "gram" else system.isometric()
     vectors = a if coordinates == "gram" else a @ system.gradients()
-    parts = vectors @ shares_root(system)
+    parts = vectors @ system.steps.rows.shares_root
     np.testing.assert_allclose(np.abs(parts), np.abs(a @ sqrtm(gram)), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose((parts**2).sum(axis=1), np.einsum("ni,ij,nj->n", a, gram, a), rtol=1e-12)
 
@@ -123,12 +122,12 @@ def test_shares_are_squares_of_the_root_of_k(rng, coordinates):
 def test_parameter_space_and_back(rng):
     system = sf.LinearizedSGD(REAL_GRAMS["iris_trained_40"], 1.0)
     vectors = rng.standard_normal((2, 3, 40))
-    s = to_parameter_space(system, vectors)
+    s = system.directions(vectors)
     np.testing.assert_allclose(np.linalg.norm(s, axis=2), 1, rtol=1e-14)
-    back = from_parameter_space(system, s)
+    back = system.from_isometric_vectors(s)
     ratios = back / vectors
     np.testing.assert_allclose(ratios, ratios[:, :, :1] * np.ones(40), rtol=1e-6)
-    np.testing.assert_allclose(to_parameter_space(system, back), s, atol=1e-13)
+    np.testing.assert_allclose(system.directions(back), s, atol=1e-13)
     squared = np.einsum("cni,ij,cnj->cn", back, system.rows, back)
     np.testing.assert_allclose(squared, 1, rtol=1e-12)
 
@@ -160,7 +159,7 @@ def test_samples_are_stationary_unit_vectors(name, exponent):
     means = growth(system, sample, None).log_growth.mean(axis=1).reshape(-1, 32).mean(axis=0)  # of chains
     assert_within(means.mean(), means.std(ddof=1) / math.sqrt(32), exponent)
     np.testing.assert_allclose(chain(name).sample(100), sample[:100], rtol=1e-13)
-    along = to_parameter_space(system, sample).reshape(-1, 32, system.dimension)
+    along = system.directions(sample).reshape(-1, 32, system.dimension)
     unrelated = np.mean(np.einsum("ncd,ncd->nc", along, np.roll(along, 1, axis=1)) ** 2)
     later = np.mean(np.einsum("ncd,ncd->nc", along[4:], along[:-4]) ** 2)
     assert abs(later - unrelated) < 0.05 * (1 - unrelated)
@@ -230,7 +229,7 @@ def test_contraction_is_that_of_the_spectrum():
 def test_near_pairs_of_the_plane_are_pairs_that_are_near():
     # Derivatives of the steps' action on angles, |det A| / |A s|^2, along products.
     system = sf.LinearizedSGD(T1, 0.5)
-    sample = to_parameter_space(system, chain("t1").sample(4096))
+    sample = system.directions(chain("t1").sample(4096))
     gradients = system.gradients()
     steps = np.eye(2) - 0.5 * np.einsum("ij,ik->ijk", gradients, gradients)
     words = np.stack(np.meshgrid(*[[0, 1]] * 5), axis=-1).reshape(-1, 5)
@@ -358,7 +357,7 @@ def test_where_there_is_one_direction_no_pair_is_far(gram):
 
 def test_growth_near_annihilation_is_that_of_the_image():
     system = sf.LinearizedSGD([[1, 0], [0, 1]], 1.0)
-    (found,) = growth_by_example(system, np.array([[1, 1e-9]]), [None])
+    (found,) = growth_by_example(system.steps.rows, system.learning_rate, np.array([[1, 1e-9]]), [None])
     assert found.log_growth[0, 0] == pytest.approx(math.log(1e-9), rel=1e-6)
 
 

@@ -12,12 +12,9 @@ from reference.known import K4, K4_THRESHOLD, REAL_GRAMS, T1, T1_EXPONENT
 from reference.laws import factor_of
 from reference.systems import random_gram
 from scipy.sparse.linalg import LinearOperator, eigsh
-from sgdstab_fast.exact import mean_square
 from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.operators.mean_square import MeanSquareOperator
-from sgdstab_fast.systems.components import components
-from sgdstab_fast.systems.decomposition import spectral_decomposition
-from sgdstab_fast.systems.mean_square_forms import mean_square_metric
+from sgdstab_fast.systems import single_steps
 
 # Computed apart by dense methods in double precision: their rounding is 1e-14 absolutely.
 REAL_EXPONENTS = [
@@ -134,11 +131,11 @@ def test_example_weights(rng, learning_rate):
     features = factor_of(gram)
     expected = brute_force(features, learning_rate, weights=weights)
     for system in (sf.LinearizedSGD(gram, learning_rate), sf.LinearizedSGD.from_factor(features, learning_rate)):
-        vectors, values, _ = spectral_decomposition(system, weights)
+        vectors, values, _ = system.steps.rows.decompose(weights=weights)
         operator = MeanSquareOperator(vectors, values, learning_rate, 6, example_weights=weights)
         solution = operator.solve(1e-12, 100)
         np.testing.assert_allclose(solution.growth, expected - 1, rtol=1e-12, atol=1e-13)
-        metric, covariance = mean_square_metric(system, weights, tolerance=1e-12)
+        metric, covariance = system.steps.mean_square_metric(weights, 1e-12)
         result = type("Forms", (), {"exponent": solution.exponent, "metric": metric, "covariance": covariance})
         assert_solves_its_equations(system, result, weights)
 
@@ -147,10 +144,10 @@ def test_example_weights(rng, learning_rate):
 def test_a_rough_metric_is_a_metric(rng, learning_rate):
     gram, weights = random_gram(rng, 20) * 2, rng.uniform(0.1, 4, 20)
     for system in (sf.LinearizedSGD(gram, learning_rate), sf.LinearizedSGD.from_factor(factor_of(gram), learning_rate)):
-        for form in mean_square_metric(system, weights, tolerance=0.5):
+        for form in system.steps.mean_square_metric(weights, 0.5):
             np.testing.assert_array_equal(form, form.T)
             assert np.linalg.eigvalsh(form)[0] > 0
-        precise, rough = (mean_square_metric(system, tolerance=tolerance)[0] for tolerance in (1e-10, 1e-3))
+        precise, rough = (system.steps.mean_square_metric(None, tolerance)[0] for tolerance in (1e-10, 1e-3))
         np.testing.assert_allclose(rough, precise, atol=0.02)
 
 
@@ -319,14 +316,14 @@ def test_blocks_have_the_largest_exponent_of_their_own(rng, learning_rate):
     features[[0, 1, 2, 3, 4, 6, 7]] = np.linalg.cholesky(gram[np.ix_(*[[0, 1, 2, 3, 4, 6, 7]] * 2)])
     expected = np.log(brute_force(features, learning_rate))
     for system in (sf.LinearizedSGD(gram, learning_rate), sf.LinearizedSGD.from_factor(features, learning_rate)):
-        assert [c.tolist() for c in components(system)] == [[0, 2, 4, 7], [1, 6], [3]]
+        assert [c.tolist() for c in system.steps.rows.components] == [[0, 2, 4, 7], [1, 6], [3]]
         result = mean_square_exponent(system)
         assert abs(result.exponent - expected) < 1e-13
         assert_solves_its_equations(system, result)
     full = np.ix_(*[[0, 1, 2, 3, 4, 6, 7]] * 2)
     system = sf.LinearizedSGD(gram[full], learning_rate)
     assert system.coordinates == "gram"
-    assert [c.tolist() for c in components(system)] == [[0, 2, 4, 6], [1, 5], [3]]
+    assert [c.tolist() for c in system.steps.rows.components] == [[0, 2, 4, 6], [1, 5], [3]]
     assert_solves_its_equations(system, mean_square_exponent(system))
 
 
@@ -363,17 +360,17 @@ def test_components_and_their_systems(rng):
     features[200:290, 8:] = rng.standard_normal((90, 4))
     order = rng.permutation(300)
     system = sf.LinearizedSGD((features @ features.T)[np.ix_(order, order)], 0.1)
-    found = components(system)
+    found = system.steps.rows.components
     expected = [np.flatnonzero(order < 200), np.flatnonzero((order >= 200) & (order < 290))]
     assert sorted(c.tolist() for c in found) == sorted(e.tolist() for e in expected)
     assert sorted(system.part(c).dimension for c in found) == [4, 8]
     # A chain: every example is linked to the next alone.
     chain = 2 * np.eye(400) + 0.5 * np.eye(400, k=1) + 0.5 * np.eye(400, k=-1)
-    assert len(components(sf.LinearizedSGD(chain, 0.1))) == 1
+    assert len(sf.LinearizedSGD(chain, 0.1).steps.rows.components) == 1
     chain[200, 201] = chain[201, 200] = 0
     system = sf.LinearizedSGD(chain, 0.1)
-    assert [c.size for c in components(system)] == [201, 199]
-    np.testing.assert_array_equal(system.part(components(system)[1]).rows, chain[201:, 201:])
+    assert [c.size for c in system.steps.rows.components] == [201, 199]
+    np.testing.assert_array_equal(system.part(system.steps.rows.components[1]).rows, chain[201:, 201:])
 
 
 def test_uncoupled_examples_have_closed_forms():
@@ -430,18 +427,20 @@ def test_metric_and_covariance_solve_their_equations(rng, learning_rate):
 
 def test_a_decomposition_is_used(rng, monkeypatch):
     system = sf.LinearizedSGD(random_gram(rng, 9), 0.7)
-    exact, metric = mean_square_exponent(system), mean_square_metric(system)
-    decomposition = spectral_decomposition(system)
-    monkeypatch.setattr(mean_square, "decompose", None)
-    assert mean_square_exponent(system, decomposition=decomposition).exponent == exact.exponent
-    np.testing.assert_array_equal(mean_square_metric(system, decomposition=decomposition), metric)
+    exact, metric = mean_square_exponent(system), system.steps.mean_square_metric(None, 1e-3)
+    decomposition = system.steps.rows.decompose()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(system.steps.rows), "decompose", None)
+        assert mean_square_exponent(system, decomposition=decomposition).exponent == exact.exponent
+    assert system.with_learning_rate(0.2).steps.rows.decompose() is decomposition
+    np.testing.assert_array_equal(system.steps.mean_square_metric(None, 1e-3), metric)
 
 
 def test_what_is_not_converged_says_so(rng, monkeypatch):
     system = sf.LinearizedSGD(random_gram(rng, 30), 2.5)
     exact = mean_square_exponent(system)
     for most in (1, 3, 6):
-        monkeypatch.setattr(mean_square, "MOST_APPLICATIONS", most)
+        monkeypatch.setattr(single_steps, "MOST_APPLICATIONS", most)
         with pytest.warns(sf.AccuracyWarning, match="may be off"):
             result = mean_square_exponent(system)
         assert (result.converged, result.stopped_by) == (False, "max_applications")
@@ -456,7 +455,7 @@ def test_a_block_that_is_not_converged_is_not_ruled_out(monkeypatch):
     gram = np.zeros((5, 5))
     gram[:4, :4], gram[4, 4] = K4, 4.75  # the dominant block, by little
     exact = exponent(gram, 0.5)
-    monkeypatch.setattr(mean_square, "MOST_APPLICATIONS", 1)
+    monkeypatch.setattr(single_steps, "MOST_APPLICATIONS", 1)
     with pytest.warns(sf.AccuracyWarning, match="did not converge"):
         result = mean_square_exponent(sf.LinearizedSGD(gram, 0.5))
     assert not result.converged

@@ -13,11 +13,10 @@ from reference.systems import random_gram
 from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.operators import tensors as symmetric_tensors
 from sgdstab_fast.operators.tensors import LARGEST_TENSOR, tensor_dimension, tensor_exponent, tensors_fit
-from sgdstab_fast.systems.decomposition import spectral_decomposition
 
 
 def factor_of(gram):
-    vectors, values, _ = spectral_decomposition(sf.LinearizedSGD(gram, 1.0))
+    vectors, values, _ = sf.LinearizedSGD(gram, 1.0).steps.rows.decompose()
     return vectors * np.sqrt(values)
 
 

@@ -6,7 +6,7 @@ import csv
 import math
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,8 +213,9 @@ def _examples(name: str, found: ProjectiveChain) -> Table:
     """Return the table of examples."""
     system, parts, shares = found.system, found.exponent_by_example, found.participation
     steps = np.empty(0)
-    if isinstance(system, LinearizedSGD) and not system.law.offsets.size:
-        steps = system.learning_rate / system.batch_size * system.diagonal
+    if system.outcome == "example" and not system.is_grouped:
+        sgd = cast(LinearizedSGD, system)
+        steps = sgd.learning_rate / sgd.batch_size * sgd.diagonal
     with_shares, with_parts = not found.without_shares, not found.without_parts
     headings = ["example", *["share of the direction"] * with_shares, *["part in lambda"] * with_parts]
     table = Table(title=escape(name), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)

@@ -44,7 +44,7 @@ from sgdstab_fast.directions.obstacles import (
 from sgdstab_fast.directions.path import from_autocovariances, from_batch_means, path_of, relaxation_rate
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.directions.special_cases import single_direction, what_is_missing, without_direction
-from sgdstab_fast.exact.regularity import Regularity, regularity
+from sgdstab_fast.exact.regularity import Regularity, regularity_of
 from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
@@ -62,12 +62,9 @@ from sgdstab_fast.statistics.estimates import SETTLED_LIMIT, Estimate, batch_mea
 from sgdstab_fast.statistics.means import Measured, mean_of, standard_errors
 from sgdstab_fast.statistics.memory import LONGEST_SEGMENT, memory
 from sgdstab_fast.statistics.mixing import Mixing, first_resolved
-from sgdstab_fast.systems.coordinates import to_parameter_space
-from sgdstab_fast.systems.ensemble import MatrixEnsemble
-from sgdstab_fast.systems.growth import Metrics, growth_metrics, no_metrics
-from sgdstab_fast.systems.next_steps import NextSteps, next_steps
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
-from sgdstab_fast.systems.system import ExactExponents, System
+from sgdstab_fast.systems.growth import Growth
+from sgdstab_fast.systems.next_steps import NextSteps
+from sgdstab_fast.systems.system import ExactExponents, System, require_system
 
 _LEAST_STEPS, _LEAST_BATCHES = 256, 24  # of a chain
 _LEAST_EPOCHS = 64
@@ -84,7 +81,6 @@ _FINENESS = 8  # directions recorded in an autocorrelation time
 _PILOT_SHARE = 1 / 8
 _RANDOM_SHARE = 0.1  # of the second vector
 _MOST_EXTRA_STEPS = 10_000_000  # under reshuffling, to measure the autocorrelation time
-_TOLERANCE = 1e-4  # of metrics
 
 
 def projective_chain(
@@ -161,7 +157,7 @@ def projective_chain(
         raise ValueError(
             f"max_steps must be at least {least} * n_chains ({least * options.n_chains}), not {max_steps!r}"
         )
-    regular = regularity(system) if isinstance(system, LinearizedSGD) and system.is_plain else None
+    regular = regularity_of(system)
     if system.dimension == 1:
         single = single_direction(system, options, regular, ONE_DIRECTION)
         warn(f"the chain does not mix: {ONE_DIRECTION}")
@@ -174,7 +170,7 @@ def projective_chain(
         options = replace(options, budget=budget)
     pilot = _pilot(system, options, start)
     longest = max(1, (budget.max_steps - pilot.n_steps) // (_LEAST_BATCHES * options.n_chains))
-    following = next_steps(system)
+    following = system.next_steps()
     work = (0 if following is None else following.work_of_logarithms(_LOGARITHM)) + _CALLS
     recorded = math.ceil(budget.max_steps * max(system.dimension / _MOST_RECORDED, work / _MOST_WORK))
     resolving = max(pilot.spacing, int(system.steps_per_epoch) // 4, recorded, int(pilot.memory / _FINENESS))
@@ -184,7 +180,7 @@ def projective_chain(
         key=options.seed.key,
         states=states,
         steps_per_batch=spacing,
-        records=VectorRecords.empty(options.n_chains, states.shape[1], start.metrics.size, system.dimension),
+        records=VectorRecords.empty(options.n_chains, states.shape[1], start.growth.size, system.dimension),
         spacing=spacing,
         n_examples=system.n_draws,
         rounding=system.rounding,
@@ -192,7 +188,7 @@ def projective_chain(
     )
     done = run(
         chains,
-        recording_task(system, start.metrics, spacing, pilot.orthonormalise_every),
+        recording_task(system, start.growth, spacing, pilot.orthonormalise_every),
         lambda chains: _estimate(system, start, chains),
         budget,
         workers=options.workers,
@@ -206,12 +202,10 @@ class _Start(NamedTuple):
 
     system: System
     """The whole, or the block."""
-    own_metrics: Metrics
+    own_growth: Growth
     """In the coordinates of `system`."""
-    metrics: Metrics
+    growth: Growth
     """In the coordinates of the whole."""
-    matrices: FloatArray
-    """Those of the metrics but the first, of the whole."""
     block: LeadingBlock | None
     """The block, if K falls into blocks."""
     known: ExactExponents | None
@@ -224,14 +218,14 @@ class _Start(NamedTuple):
         """
         key, n_chains = options.seed.key, options.n_chains
         if self.block is None:
-            vectors = initial_vectors(self.system, self.metrics, key, n_chains, 2, first_chain)
+            vectors = initial_vectors(self.system, self.growth.covariance, key, n_chains, 2, first_chain)
             # At small learning rates the two slowest directions are where two vectors stay.
             slow = self.system.slow_directions(2)[:, -1]
             scale = np.linalg.norm(vectors[:, 1], axis=1, keepdims=True)
             vectors[:, 1] = slow + _RANDOM_SHARE * vectors[:, 1] / scale
             return vectors
         embedding, k = self.block.embedding, min(self.system.dimension, 2)
-        own = initial_vectors(self.system, self.own_metrics, key, n_chains, k, first_chain) @ embedding
+        own = initial_vectors(self.system, self.own_growth.covariance, key, n_chains, k, first_chain) @ embedding
         if k == len(embedding.T):
             return np.ascontiguousarray(own)
         other = normals(key, n_chains, (k + 1, embedding.shape[1]), first_chain)[:, k:]
@@ -239,43 +233,15 @@ class _Start(NamedTuple):
 
 
 def _start(system: System, options: Options) -> _Start:
-    """Return where to start."""
-    if not isinstance(system, LinearizedSGD) or not system.is_plain:
-        return _start_of_any(system, options)
-    block = leading_block(system, options.seed, options.n_threads, options.executor)
-    if block is None:
-        metrics = growth_metrics(system)
-        return _Start(system, metrics, metrics, metrics.matrices, None, None)
-    own = growth_metrics(block.system) if block.system.dimension > 1 else no_metrics(block.system)
-    diagonals = np.zeros((max(own.size, 1), system.n_examples))
-    diagonals[0] = system.diagonal
-    diagonals[1:, block.examples] = own.diagonals[1:]
-    matrices = block.embedding.T @ own.matrices @ block.embedding
-    return _Start(block.system, own, Metrics(matrices, diagonals, None), matrices, block, None)
-
-
-def _start_of_any(system: System, options: Options) -> _Start:
     """Return where to start: the metrics of a block are those of the whole on its part."""
-    block = None
-    if isinstance(system, LinearizedSGD):
-        block = leading_block(system, options.seed, options.n_threads, options.executor)
+    block = leading_block(system, options.seed, options.n_threads, options.executor)
     known = system.exact_exponents()
     known = known if known is not None and known.of_powers else None
     if block is None:
-        matrices, covariance = system.metrics(_TOLERANCE)
-        metrics = replace(no_metrics(system), covariance=covariance, call=system.growth_call(matrices))
-        return _Start(system, metrics, metrics, _others(matrices, system.dimension), None, known)
-    own, covariance = block.system.metrics(_TOLERANCE)
-    own = own[:1] if block.system.dimension == 1 else own
-    embedded = [np.ascontiguousarray(block.embedding.T @ matrix @ block.embedding) for matrix in own]
-    metrics = replace(no_metrics(system), call=system.growth_call(embedded))
-    own_metrics = replace(no_metrics(block.system), covariance=covariance)
-    return _Start(block.system, own_metrics, metrics, _others(embedded, system.dimension), block, known)
-
-
-def _others(matrices: list[FloatArray], dimension: int) -> FloatArray:
-    """Return all metrics but the first."""
-    return np.array(matrices[1:]).reshape(-1, dimension, dimension)
+        growth = system.growth()
+        return _Start(system, growth, growth, None, known)
+    own, growth = system.growth_of_part(block.part, block.embedding)
+    return _Start(block.system, own, growth, block, known)
 
 
 class _Pilot(NamedTuple):
@@ -306,13 +272,13 @@ def _pilot(system: System, options: Options, start: _Start) -> _Pilot:
             first_chain=DIRECTION_PILOTS.first,
             first_step=first_step,
         )
-        task = recording_task(system, no_metrics(system), spacing, spacing)
+        task = recording_task(system, system.no_growth, spacing, spacing)
         pilot = advance(pilot, task, n_batches, options.workers)
         vectors, first_step, log_growth = pilot.states, pilot.next_step, pilot.records.log_growth
         n_steps += options.n_chains * n_batches * spacing
         with np.errstate(invalid="ignore"):
             gap = float(np.mean(log_growth[:, 1:, 0] - log_growth[:, 1:, 1])) / spacing
-        found = memory(to_parameter_space(system, pilot.records.directions), spacing)
+        found = memory(system.directions(pilot.records.directions), spacing)
         if found.resolved or 3 * n_steps > _PILOT_SHARE * options.budget.max_steps:
             break
         spacing *= 2
@@ -426,9 +392,9 @@ def _described(
         directions = continued_directions(system, checkpoint, n_batches, every, options.workers)
     else:
         directions, every = chains.records.directions[:, found.start_up :], chains.spacing
-    remembered = memory(to_parameter_space(system, directions), every, longest)
+    remembered = memory(system.directions(directions), every, longest)
     memory_error = remembered.standard_error if remembered.resolved else math.inf
-    path = path_of(system, following, start.matrices, chains, found.start_up)
+    path = path_of(system, following, start.growth.matrices, chains, found.start_up)
     exponent, error = float(found.mean[0]), float(found.standard_error[0])
     parts = adjusted(path.by_outcome, path.growth) if following is not None else np.empty((chains.n_chains, 0))
     if following is not None:
@@ -441,8 +407,8 @@ def _described(
         parts = parts[:, :0]
     if start.known is not None and math.isfinite(exponent):
         exponent, error = float(start.known.exponents[0]), start.known.error
-        if parts.shape[1] > 0:  # of one matrix, drawn under several numbers perhaps
-            drawn = system.probabilities if isinstance(system, MatrixEnsemble) else np.full(parts.shape[1], 1.0)
+        if following is not None and parts.shape[1] > 0:  # of one matrix, drawn under several numbers perhaps
+            drawn = following.probabilities
             parts = np.tile(exponent * drawn / drawn.sum(), (len(parts), 1))
     if reason in (REFLECTIONS, SIMILARITIES):
         rate, rate_error = 0.0, 0.0

@@ -34,8 +34,8 @@ from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.continuation import continued, whole
 from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.statistics.means import Measured, left_out_in_turn, mean_of
-from sgdstab_fast.systems.coordinates import from_parameter_space, isometric_system, to_parameter_space
-from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.sgd import single_steps_of
+from sgdstab_fast.systems.single_steps import SingleSteps
 from sgdstab_fast.systems.system import System
 
 _SHARE = 0.25  # of the distance of independent directions
@@ -174,8 +174,8 @@ def _log_ratios(system: System, checkpoint: Checkpoint, n: int, n_windows: int) 
     Windows follow one another along chains, in coordinates in which lengths are those of parameter space. Far partners
     are the directions of two chains at the time; of an odd number of chains the last has none.
     """
-    isometric = isometric_system(system)
-    frames = _orthonormal(to_parameter_space(system, checkpoint.chains.states))
+    isometric = system.isometric()
+    frames = _orthonormal(system.directions(checkpoint.chains.states))
     path = continued(isometric, checkpoint, frames, n_windows, n)
     starts = np.concatenate([frames[:, :1], path.directions[:, :-1]], axis=1)
     n_far = len(starts) - len(starts) % 2
@@ -191,12 +191,10 @@ def _log_ratios(system: System, checkpoint: Checkpoint, n: int, n_windows: int) 
     near = _difference(path.log_growth[:, :, 1], path.log_growth[:, :, 0])
     if isometric.dimension > 2:
         return near, np.where(apart, far, near[:n_far])  # where there is one direction only, no pair is far
-    if not isinstance(system, LinearizedSGD) or not system.is_plain:
+    if (steps := single_steps_of(system)) is None:
         return near, far
     # In the plane R_11 R_22 is the determinant; a singular step brings all directions together.
-    determinants = np.array(
-        [_log_determinants(system, checkpoint, chain, n, n_windows) for chain in range(len(starts))]
-    )
+    determinants = np.array([_log_determinants(steps, checkpoint, chain, n, n_windows) for chain in range(len(starts))])
     far[np.isneginf(determinants[:n_far])] = -math.inf
     return _difference(determinants, 2 * path.log_growth[:, :, 0]), far
 
@@ -207,7 +205,7 @@ def _difference(logarithms: FloatArray, others: FloatArray) -> FloatArray:
         return np.where(np.isneginf(logarithms), -math.inf, logarithms - others)
 
 
-def _log_determinants(system: LinearizedSGD, checkpoint: Checkpoint, chain: int, n: int, n_windows: int) -> FloatArray:
+def _log_determinants(steps: SingleSteps, checkpoint: Checkpoint, chain: int, n: int, n_windows: int) -> FloatArray:
     """Return log abs det of the steps that a chain takes in each window, shape (n_windows,)."""
     found = np.empty(n_windows)
     for window in range(n_windows):
@@ -216,9 +214,9 @@ def _log_determinants(system: LinearizedSGD, checkpoint: Checkpoint, chain: int,
             chain=checkpoint.chains.first_chain + chain,
             first_step=checkpoint.chains.next_step + window * n,
             n_steps=n,
-            n_examples=system.n_examples,
+            n_examples=len(steps.rows),
         )
-        found[window] = system.log_determinants[examples].sum()
+        found[window] = steps.log_determinants[examples].sum()
     return found
 
 
@@ -272,9 +270,9 @@ def mixing_time(system: System, checkpoint: Checkpoint, contraction_rate: float)
             path = continued(system, checkpoint, state, size, spacing, first_batch=done).directions
             states[i] = path[:, -1:].copy()
             if i == 0:
-                stationary = to_parameter_space(system, path)
+                stationary = system.directions(path)
             else:
-                distances.append(_distance(stationary, to_parameter_space(system, path)))
+                distances.append(_distance(stationary, system.directions(path)))
         stages.append(np.ma.masked_invalid(distances))
         unrelated.append(float(_distance(stationary, np.roll(stationary, 1, axis=0)).mean()))
         done += size
@@ -318,28 +316,6 @@ def _starts(system: System, key: StreamKey, n: int) -> list[FloatArray]:
     With memory, all but the random ones have been where they are for long. Of an ensemble, eigenvectors of the mean of
     A^T A, and what the largest matrices stretch most.
     """
-    d, third = system.dimension, n // 3
-    random = normals(key, third, (d,), STARTS.first)
-    if not isinstance(system, LinearizedSGD):
-        return list(np.concatenate([_ends(system.slow_directions(d).T, third), _stretched(system, third), random]))
-    gradients = system.gradients()
-    directions = np.linalg.svd(gradients, full_matrices=False)[2]
-    largest = gradients[np.argsort(-system.diagonal, kind="stable")[:third]]
-    displacements = np.concatenate([_ends(directions, third), largest])
-    at_rest = np.tile(displacements, system.recurrence.levels)
-    return list(from_parameter_space(system, np.concatenate([at_rest, random])))
-
-
-def _ends(directions: FloatArray, third: int) -> FloatArray:
-    """Return the first few of d directions, and the last."""
-    d = len(directions)
-    return np.asarray(directions[np.unique(np.r_[: min((third + 1) // 2, d), max(d - third // 2, 0) : d])])
-
-
-def _stretched(system: System, most: int) -> FloatArray:
-    """Return the vectors that the largest matrices of an ensemble stretch most."""
-    outcomes = system.outcomes()
-    if outcomes is None:
-        return np.empty((0, system.dimension))
-    _, values, directions = np.linalg.svd(outcomes.matrices)
-    return np.asarray(directions[np.argsort(-values[:, 0], kind="stable")[:most], 0])
+    third = n // 3
+    random = normals(key, third, (system.dimension,), STARTS.first)
+    return list(system.from_isometric_vectors(np.concatenate([system.extremes(third), random])))

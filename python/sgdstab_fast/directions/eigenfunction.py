@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -57,7 +57,6 @@ from sgdstab_fast.exact.moments import mean_of_powers
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import AccuracyWarning, warn
-from sgdstab_fast.systems.coordinates import to_parameter_space
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 
 _MOST_GROWTHS = 2**24
@@ -187,7 +186,9 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     if block is not None:
         if block.reason:
             warn(block.reason)
-        return _of_block(eigenfunction(block.system, p, n_directions=n_directions, rng=rng), system, block)
+        return _of_block(
+            eigenfunction(cast(LinearizedSGD, block.system), p, n_directions=n_directions, rng=rng), system, block
+        )
     norms = norms_of(system)
     n = min(n_directions, max(_FEWEST, _MOST_GROWTHS // (system.n_examples * len(norms.metrics))))
     n_fresh = int(np.clip(_MOST_GROWTHS // (4 * system.n_examples * len(norms.metrics)), _FRESH, _MOST_FRESH))
@@ -274,4 +275,4 @@ def stationary_directions(system: LinearizedSGD, n: int, seed: Seed) -> FloatArr
         chain = projective_chain(system, rtol=0, max_steps=_CHAIN_STEPS, rng=rng)
     if not chain.mixed:
         warn("the directions that it is fitted to may not be stationary: chains are too slow to mix")
-    return to_parameter_space(system, chain.sample(n))
+    return system.directions(chain.sample(n))

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -150,7 +150,7 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     if block is not None:
         if block.reason:
             warn(block.reason)
-        return _of_block(lyapunov_function(block.system, p=p, rng=rng), system, block)
+        return _of_block(lyapunov_function(cast(LinearizedSGD, block.system), p=p, rng=rng), system, block)
     if system.dimension == 1:
         _require_positive(system.sum_of_exponents)
     norms = norms_of(system)

@@ -18,11 +18,9 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.directions.leading_part import LeadingBlock
 from sgdstab_fast.statistics.means import left_out_in_turn
-from sgdstab_fast.systems.coordinates import isometric, parameter_space_norm
-from sgdstab_fast.systems.growth import largest_growth
-from sgdstab_fast.systems.mean_square_forms import mean_square_metric
+from sgdstab_fast.systems.growth import TOLERANCE
 from sgdstab_fast.systems.next_steps import growth_by_example
-from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 
 AT_ONCE = 2**20  # growths that are formed together
 _INTERMITTENCY, _FLOORS, _POWERS = (0.0, 0.5, 1.0, 2.0), (1e-6, 1e-3, 3e-2), (0.5, 1.5, 2.0)  # theta
@@ -30,7 +28,6 @@ _INVERSES = (1e-4, 1e-3, 1e-2, 1e-1)  # floors of K^-1
 _MOST_WORDS, _MANY_STEPS, _FEW_STEPS = 40, 40, 16
 _RANDOM_WORDS, _REPEATS = (0.125, 0.5, 2.0), 3  # lengths in epochs
 _WORD_FLOOR = 1e-5
-_TOLERANCE = 1e-4  # of metrics: they may be far off
 _ANNIHILATED = 1e-14  # what rounding leaves of a vector
 _ITERATIONS, _SMALLEST_SHARE, _PROGRESS = 8, 1e-3, 0.98
 _RIDGE = 1e-6
@@ -57,7 +54,7 @@ class Norms:
 
     def growths(self, s: FloatArray) -> FloatArray:
         """Return log(|A_i s|_m / |s|_m) for vectors (n, r), shape (n, N, m)."""
-        each = growth_by_example(self.system, s, self.metrics)
+        each = growth_by_example(self.system.steps.rows, self.system.learning_rate, s, self.metrics)
         return np.maximum(np.stack([growth.log_growth for growth in each], axis=2), math.log(_ANNIHILATED))
 
     def mean_growths(self, s: FloatArray, exponents: FloatArray, order: float) -> tuple[FloatArray, FloatArray]:
@@ -92,7 +89,7 @@ class NormProduct:
         s = self._isometric(y)
         with np.errstate(invalid="ignore"):
             products = self.norms.logarithms(s) @ self.exponents
-        lengths = np.log(parameter_space_norm(self.system, y))
+        lengths = np.log(self.system.lengths(y))
         return np.where(s.any(axis=1), products, -math.inf) + sizes, lengths + sizes, single
 
     def log_mean_growth(self, vectors: ArrayLike, order: float) -> tuple[FloatArray, bool]:
@@ -107,8 +104,8 @@ class NormProduct:
 
     def _isometric(self, vectors: FloatArray) -> FloatArray:
         if self.block is None:
-            return isometric(self.system, vectors)
-        return isometric(self.block.system, vectors @ self.block.embedding.T)
+            return self.system.isometric_vectors(vectors)
+        return self.block.system.isometric_vectors(vectors @ self.block.embedding.T)
 
 
 def log_mixture(logarithms: Any, share: float) -> Any:
@@ -142,6 +139,7 @@ def _checked(system: LinearizedSGD, vectors: ArrayLike) -> tuple[FloatArray, Flo
 
 def norms_of(system: LinearizedSGD) -> Norms:
     """Return the norms that eigenfunctions are made of."""
+    steps = require_plain(system, "norms_of")
     f, eta, d = system.gradients(), system.learning_rate, system.dimension
     if d > _LARGEST_DIMENSION:
         raise ValueError(f"system must have a dimension of at most {_LARGEST_DIMENSION} here, not {d}")
@@ -149,12 +147,10 @@ def norms_of(system: LinearizedSGD) -> Norms:
     rates = np.maximum(eigenvalues / eigenvalues[-1], 0)
     metrics = [np.eye(d), *((vectors * function) @ vectors.T for function in (rates + 1e-3, rates**2 + 1e-3))]
     metrics += [(vectors / (rates + floor)) @ vectors.T for floor in _INVERSES]
-    amplification = largest_growth(system)
+    amplification = steps.amplification
     main = None
     for theta in _INTERMITTENCY if amplification.max() > 1 else (0.0,):
-        metric = mean_square_metric(system, amplification**-theta, tolerance=_TOLERANCE)[0]
-        if system.coordinates == "gram":
-            metric = np.linalg.solve(f, np.linalg.solve(f, metric).T)
+        metric = steps.rows.isometric_form(steps.mean_square_metric(amplification**-theta, TOLERANCE)[0])
         sizes, axes = np.linalg.eigh((metric + metric.T) / 2)
         sizes = np.maximum(sizes / sizes[-1], 0)
         metrics += [(axes * (sizes + floor)) @ axes.T for floor in _FLOORS]

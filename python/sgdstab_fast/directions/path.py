@@ -25,9 +25,7 @@ from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.statistics.control_variates import fit
 from sgdstab_fast.statistics.means import Measured, mean_of
-from sgdstab_fast.systems.coordinates import parameter_space_norm, shares_root
 from sgdstab_fast.systems.next_steps import NextSteps
-from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
 
 _PIECES = 4  # of a chain, to fit slopes to
@@ -51,11 +49,6 @@ class Path(NamedTuple):
     """g of that combination at the end of each batch, of the same shape; of width 0 without outcomes."""
     squares: FloatArray
     """The mean squared growth of the next step, over outcomes and batches, shape (n_chains,)."""
-
-
-def has_shares(system: System) -> bool:
-    """Whether displacements have parts that belong to examples: those of SGD without memory."""
-    return isinstance(system, LinearizedSGD) and system.recurrence.levels == 1
 
 
 def path_of(
@@ -112,7 +105,7 @@ def _without_outcomes(system: System, log_growth: FloatArray, directions: FloatA
     n_chains, n_batches, d = directions.shape
     for chain in range(n_chains):
         shares.add(chain, directions[chain])
-    heights = np.log(parameter_space_norm(system, directions.reshape(-1, d)).reshape(n_chains, n_batches))
+    heights = np.log(system.lengths(directions.reshape(-1, d)).reshape(n_chains, n_batches))
     nothing = np.empty((n_chains, 1, 0))
     steps = log_growth[:, 1:, 0] + np.diff(heights, axis=1)
     return Path(nothing, nothing, shares.means(n_batches), steps, nothing[:, 0], np.empty(0))
@@ -135,13 +128,10 @@ class _Shares:
     """Sums of the shares of examples in directions."""
 
     def __init__(self, system: System, n_chains: int) -> None:
-        self._root: FloatArray | None = None
-        self._membership: FloatArray | None = None
-        n = 0
-        if isinstance(system, LinearizedSGD) and has_shares(system):
-            self._root, n, law = shares_root(system), system.n_examples, system.law
-            if law.offsets.size:
-                self._membership = np.eye(n)[law.units_of_rows(len(system.rows))]
+        found = system.shares()
+        n = 0 if found is None else found.n_examples
+        self._root = None if found is None else found.root
+        self._membership = None if found is None or found.units is None else np.eye(n)[found.units]
         self._sums = np.zeros((n_chains, n))
 
     def add(self, chain: int, vectors: FloatArray) -> None:
@@ -189,26 +179,11 @@ def from_batch_means(path: Path, spacing: int, gap: float) -> Measured:
     return mean_of(squares)._replace(value=float(squares.sum() / (len(squares) - 1)))
 
 
-_FEW_NUMBERS = 2**20  # in all matrices
-
-
 def relaxation_rate(system: System, contraction_rate: float) -> float:
     """Return the rate at which directions forget where they started; 0 if they do not.
 
     Where lambda_2 is -inf, a singular step forgets everything.
     """
     if contraction_rate == -math.inf:
-        return _share_of_singular_steps(system)
+        return system.probability_of_singular_steps()
     return max(-contraction_rate, 0.0)
-
-
-def _share_of_singular_steps(system: System) -> float:
-    """Return the probability that a step is singular, or one in an epoch where there are too many to look at."""
-    if isinstance(system, LinearizedSGD) and system.is_plain:
-        return float(np.isneginf(system.log_determinants).mean())
-    found = system.outcomes(_FEW_NUMBERS)
-    if found is None:
-        return 1 / max(system.steps_per_epoch, 1.0)
-    values = np.linalg.svd(found.matrices, compute_uv=False)
-    singular = values[:, -1] <= system.dimension * np.finfo(float).eps * values[:, 0]
-    return float(found.probabilities[singular].sum()) / found.n_steps

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,8 +26,6 @@ from sgdstab_fast.results.result import OneExponent
 from sgdstab_fast.results.warnings import AccuracyWarning
 from sgdstab_fast.simulation.continuation import continued, continued_directions
 from sgdstab_fast.statistics.means import Measured
-from sgdstab_fast.systems.components import components
-from sgdstab_fast.systems.coordinates import parameter_space_norm
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
 
@@ -150,7 +148,7 @@ class ProjectiveChain(OneExponent):
         ValueError
             If K falls into components: moments are those of all of them, the chain is that of one.
         """
-        if _n_blocks(self.system) > 1:
+        if len(self.system.parts()) > 1:
             raise ValueError(
                 "K falls into components, whose moments are not those of the chain, which is of one: use "
                 "moment_exponent of that component"
@@ -190,11 +188,11 @@ class ProjectiveChain(OneExponent):
             raise ValueError(f"there is nothing to sample: {self.reason}")
         system, n_chains = self.system, self.checkpoint.chains.n_chains
         if system.dimension == 1:
-            return np.full((n, 1), 1 / parameter_space_norm(system, np.ones((1, 1)))[0])
+            return np.full((n, 1), 1 / system.lengths(np.ones((1, 1)))[0])
         spacing = math.ceil(max(self.autocorrelation_time, 1))
         directions = continued_directions(system, self.checkpoint, math.ceil(n / n_chains), spacing)
         vectors = directions.transpose(1, 0, 2).reshape(-1, system.dimension)[:n]
-        return vectors / parameter_space_norm(system, vectors)[:, None]
+        return vectors / system.lengths(vectors)[:, None]
 
     @cached_property
     def _mixing(self) -> Measured:
@@ -295,7 +293,7 @@ class ProjectiveChain(OneExponent):
         directions = np.concatenate([start / np.linalg.norm(start, axis=2, keepdims=True), path.directions], axis=1)
         shape = directions.shape
         with np.errstate(divide="ignore", invalid="ignore"):
-            norms = np.log(parameter_space_norm(system, directions.reshape(-1, shape[2])).reshape(shape[:2]))
+            norms = np.log(system.lengths(directions.reshape(-1, shape[2])).reshape(shape[:2]))
             exponents = (path.log_growth[:, :, 0] + np.diff(norms, axis=1)) / n
         exponents[np.isneginf(path.log_growth[:, :, 0])] = -math.inf
         return distribution_of(exponents, n, self.exponent, self.clt_variance, partial(_known_moments, moments, self))
@@ -346,21 +344,16 @@ class ProjectiveChain(OneExponent):
     @property
     def _kind(self) -> str:
         """What parts belong to."""
-        return "example" if isinstance(self.system, LinearizedSGD) else "matrix"
+        return self.system.outcome
 
 
 def _growing(system: System) -> NDArray[np.bool_]:
     """Return the examples, shape (N,), a step on which makes some displacements grow."""
-    assert isinstance(system, LinearizedSGD)
-    if not system.law.offsets.size:
-        return np.asarray(system.learning_rate * system.diagonal > 2)
-    sizes = [np.linalg.norm(system.gradients()[system.law.rows(unit)], 2) for unit in range(system.n_examples)]
-    return np.asarray(system.learning_rate * np.square(sizes) > 2)
-
-
-def _n_blocks(system: System) -> int:
-    """Return the number of blocks of K."""
-    return len(components(system)) if isinstance(system, LinearizedSGD) else 1
+    sgd = cast(LinearizedSGD, system)
+    if not sgd.is_grouped:
+        return np.asarray(sgd.learning_rate * sgd.diagonal > 2)
+    sizes = [np.linalg.norm(sgd.gradients()[sgd.law.rows(unit)], 2) for unit in range(sgd.n_examples)]
+    return np.asarray(sgd.learning_rate * np.square(sizes) > 2)
 
 
 def _known_moments(given: MomentExponents | None, chain: ProjectiveChain) -> MomentExponents:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.directions.path import has_shares
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
@@ -18,11 +17,7 @@ from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.outcome import closed_form_attributes
 from sgdstab_fast.simulation.task import advance
 from sgdstab_fast.statistics.means import Measured, mean_of
-from sgdstab_fast.systems.coordinates import shares_root
-from sgdstab_fast.systems.ensemble import MatrixEnsemble
-from sgdstab_fast.systems.growth import no_metrics
-from sgdstab_fast.systems.next_steps import has_single_units
-from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.sgd import single_steps_of
 from sgdstab_fast.systems.system import System
 
 _MOST_SAMPLED = 2**20  # steps
@@ -34,27 +29,17 @@ _MEMORY = "with momentum a direction is one of the present displacement and of t
 
 def what_is_missing(system: System) -> tuple[str, str]:
     """Return why lambda has no parts by example, and why directions have no shares; each empty if they have."""
-    if not isinstance(system, LinearizedSGD):
-        return "", _NO_EXAMPLES
-    without_parts = "" if has_single_units(system) else _SEVERAL if system.law.is_independent else _EPOCHS
-    return without_parts, "" if has_shares(system) else _MEMORY
-
-
-def n_parts(system: System) -> int:
-    """Return how many parts lambda has: examples, or matrices of an ensemble; 0 if it has none."""
-    if what_is_missing(system)[0]:
-        return 0
-    return len(system.matrices) if isinstance(system, MatrixEnsemble) else system.n_draws
-
-
-def n_shares(system: System) -> int:
-    """Return how many shares directions have."""
-    return system.n_draws if has_shares(system) else 0
+    without_parts = "" if system.has_parts_by_outcome else _SEVERAL if system.is_independent else _EPOCHS
+    if system.shares() is not None:
+        return without_parts, ""
+    return without_parts, _MEMORY if system.outcome == "example" else _NO_EXAMPLES
 
 
 def without_direction(system: System, common: dict[str, Any]) -> ProjectiveChain:
     """Say that products of steps annihilate every displacement."""
-    n, n_participating = n_parts(system), n_shares(system)
+    following, shares = system.next_steps() if system.has_parts_by_outcome else None, system.shares()
+    n = 0 if following is None else len(following.weights)
+    n_participating = 0 if shares is None else shares.n_examples
     return ProjectiveChain(
         exponent=-math.inf,
         standard_error=0.0,
@@ -83,7 +68,7 @@ def single_direction(system: System, options: Options, regular: Regularity | Non
         known |= {"converged": law.converged, "stopped_by": "max_steps"}
         known |= {"provenance": provenance(options.seed, "average", system.fingerprint)}
     without_parts, without_shares = what_is_missing(system)
-    shares = _shares(system) if isinstance(system, LinearizedSGD) and not without_shares else np.empty(0)
+    shares = _shares(system)
     parts = np.empty(0) if without_parts else parts
     return ProjectiveChain(
         exponent=law.exponent.value,
@@ -133,8 +118,8 @@ class _LawOfNumbers(NamedTuple):
 
 def _law_of_numbers(system: System, options: Options) -> _LawOfNumbers:
     """Return mean and variance, of all outcomes or, where these are too many, of a sample."""
-    if isinstance(system, LinearizedSGD) and system.is_plain:
-        logs = system.log_determinants
+    if (single := single_steps_of(system)) is not None:
+        logs = single.log_determinants
         exponent, variance = float(logs.mean()), 0.0 if np.isneginf(logs).any() else float(logs.var())
         return _LawOfNumbers(Measured(exponent, 0.0), Measured(variance, 0.0), logs / len(logs))
     outcomes = system.outcomes()
@@ -157,7 +142,7 @@ def _sampled(system: System, options: Options) -> _LawOfNumbers:
     """Return mean and variance of log growth over independent epochs, or steps."""
     grain, budget = system.grain, options.budget
     n_batches = max(min(budget.max_steps, _MOST_SAMPLED) // (options.n_chains * grain), 2)
-    task = recording_task(system, no_metrics(system), grain, 1)
+    task = recording_task(system, system.no_growth, grain, 1)
     log_growth = advance(_chains(system, options), task, n_batches, options.workers).records.log_growth
     n_steps = options.n_chains * n_batches * grain
     if not np.isfinite(log_growth).all():
@@ -168,9 +153,12 @@ def _sampled(system: System, options: Options) -> _LawOfNumbers:
     return _LawOfNumbers(exponent, variance, np.empty(0), n_steps, bool(met.all()) or not budget.has_tolerance)
 
 
-def _shares(system: LinearizedSGD) -> FloatArray:
+def _shares(system: System) -> FloatArray:
     """Return the shares of examples in the one direction there is."""
-    lengths = np.abs(shares_root(system)[0]) ** 2
-    if system.law.offsets.size:
-        lengths = np.bincount(system.law.units_of_rows(len(lengths)), lengths, system.n_examples)
+    shares = system.shares()
+    if shares is None:
+        return np.empty(0)
+    lengths = np.abs(shares.root[0]) ** 2
+    if shares.units is not None:
+        lengths = np.bincount(shares.units, lengths, shares.n_examples)
     return np.asarray(lengths / lengths.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,9 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.operators.second_moments import gd_exponent_of, gd_threshold_of
-from sgdstab_fast.systems.decomposition import smallest_eigenvalue, spectral_decomposition
 from sgdstab_fast.systems.from_gram import variant_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
-
-_LARGEST_DECOMPOSITION = 1024  # of which all eigenvalues cost less than a second
+from sgdstab_fast.systems.system import FullBatches, System
 
 
 def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
@@ -50,18 +49,23 @@ def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
     """
     if learning_rate is None and isinstance(gram, LinearizedSGD):
         learning_rate = gram.learning_rate
-    system = variant_of(gram, validation.positive_number(learning_rate, "learning_rate")).averaged()
-    if not system.recurrence.is_plain:
-        extremes = np.array(extreme_eigenvalues(system))
-        recurrence = system.recurrence
-        return gd_exponent_of(
-            extremes if recurrence.levels == 1 else system.gram_eigenvalues(),
-            system.learning_rate,
-            system.n_examples,
-            recurrence.free,
-            recurrence.readout,
-        )
-    return float(gd_exponents(extreme_eigenvalues(system), np.array([system.learning_rate]), system.n_examples)[0])
+    return _exponent(variant_of(gram, validation.positive_number(learning_rate, "learning_rate")).full_batches())
+
+
+def full_batch_exponent(system: System) -> float:
+    """Return mu of a system; NaN of one without batches."""
+    full = system.full_batches()
+    return math.nan if full is None else _exponent(full)
+
+
+def _exponent(full: FullBatches) -> float:
+    recurrence = full.recurrence
+    if not recurrence.is_plain:
+        one_level = recurrence.levels == 1
+        eigenvalues = np.array(full.rows.extreme_eigenvalues()) if one_level else full.rows.eigenvalues[::-1].copy()
+        return gd_exponent_of(eigenvalues, full.learning_rate, full.n_examples, recurrence.free, recurrence.readout)
+    rates = np.array([full.learning_rate])
+    return float(gd_exponents(full.rows.extreme_eigenvalues(), rates, full.n_examples)[0])
 
 
 def gd_exponents(extremes: tuple[float, float], learning_rates: FloatArray, n_examples: int) -> FloatArray:
@@ -76,22 +80,13 @@ def gd_exponents(extremes: tuple[float, float], learning_rates: FloatArray, n_ex
 
 def gd_threshold(system: LinearizedSGD) -> float:
     """Return the smallest learning rate at which full-batch gradient descent is unstable."""
-    system = system.averaged()
-    largest = extreme_eigenvalues(system)[1]
-    if system.recurrence.is_plain:
-        return 2 * system.n_examples / largest
-    recurrence = system.recurrence
-    return gd_threshold_of(np.array([largest]), system.n_examples, recurrence.free, recurrence.readout)
+    full = system.full_batches()
+    largest, recurrence = full.rows.extreme_eigenvalues()[1], full.recurrence
+    if recurrence.is_plain:
+        return 2 * full.n_examples / largest
+    return gd_threshold_of(np.array([largest]), full.n_examples, recurrence.free, recurrence.readout)
 
 
 def extreme_eigenvalues(system: LinearizedSGD) -> tuple[float, float]:
     """Return the smallest and the largest non-zero eigenvalue of K, of examples weighted by their probabilities."""
-    system = system.averaged()
-    if system.rank <= _LARGEST_DECOMPOSITION or system.coordinates == "factor":
-        eigenvalues = spectral_decomposition(system).eigenvalues
-        return float(eigenvalues[0]), float(eigenvalues[-1])
-    from scipy.sparse.linalg import eigsh  # type: ignore[import-untyped]
-
-    start = np.ones(system.rank)
-    largest = float(eigsh(system.rows, k=1, which="LA", v0=start, return_eigenvectors=False)[0])
-    return smallest_eigenvalue(system.rows), largest
+    return system.full_batches().rows.extreme_eigenvalues()

@@ -3,10 +3,6 @@
 Its metric M and covariance C are the dominant eigenvectors of the map of second moments and of its adjoint,
 
     E[A^T M A] = rho M,    E[A C A^T] = rho C,    rho = exp Lambda(2).
-
-`operators.mean_square` has the map in the eigenbasis of K = U diag(w) U^T and solves for its eigenvector
-S = [sqrt(w_a w_b) Z_ab]; displacements have the coordinates sqrt(w) U^T a there, or V^T s with F = U diag(sqrt w) V^T.
-So in gram coordinates M = U [w_a w_b Z_ab] U^T and C = U Z U^T, and both are V S V^T in factor coordinates.
 """
 
 from __future__ import annotations
@@ -14,20 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.operators.mean_square import MeanSquareSolution
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
-from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.systems.batch_steps import SMALL
-from sgdstab_fast.systems.components import IntArray, components
-from sgdstab_fast.systems.decomposition import SpectralDecomposition, decompose
-from sgdstab_fast.systems.mean_square_forms import MOST_APPLICATIONS, TOLERANCE, forms_of, operator_of
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
-from sgdstab_fast.systems.system import System
+from sgdstab_fast.systems.decomposition import SpectralDecomposition
+from sgdstab_fast.systems.system import System, require_system
 
 
 def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition | None = None) -> MeanSquareExponent:
@@ -45,7 +33,7 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
     system : LinearizedSGD or MatrixEnsemble
         What a step does.
     decomposition : SpectralDecomposition, optional
-        The system's `spectral_decomposition`, if known; used where K does not fall into blocks.
+        That of K, if known; used where K does not fall into blocks.
 
     Returns
     -------
@@ -78,117 +66,25 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
     -0.143710338695
     """
     require_system(system)
-    if not isinstance(system, LinearizedSGD) or not system.is_plain:
-        return _of_second_moments(system)
-    blocks = components(system)
-    alone = np.array([block[0] for block in blocks if block.size == 1], dtype=np.intp)
-    if alone.size > 1:
-        # A block of one example multiplies by 1 - eta k: the one of largest second moment stands for all.
-        steps = system.learning_rate * system.diagonal[alone]
-        blocks = [alone[[(steps * (steps - 2)).argmax()]], *(block for block in blocks if block.size > 1)]
-    best: tuple[MeanSquareSolution, SpectralDecomposition, IntArray] | None = None
-    n_applications = n_iterations = 0
-    highest, converged = -np.inf, True
-    for block in blocks:
-        if decomposition is not None and block.size == system.n_examples:
-            parts = decomposition
-        else:
-            parts = decompose(system, block)
-        solution = operator_of(system, parts, None).solve(TOLERANCE, MOST_APPLICATIONS)
-        n_applications += solution.n_applications
-        n_iterations += solution.n_iterations
-        highest = max(highest, solution.exponent + solution.error)
-        converged = converged and solution.stopped_by != "max_applications"
-        if best is None or solution.growth > best[0].growth:
-            best = solution, parts, block
-    assert best is not None  # K is not zero
-    solution, parts, block = best
-    # Where a block is not known well, it may be the dominant one.
-    error = solution.error if converged else max(solution.error, highest - solution.exponent)
-    if not converged:
-        warn(
-            f"the mean-square exponent {solution.exponent:.6g} may be off by {error:.1g}: the iteration did not "
-            f"converge in {MOST_APPLICATIONS} products"
-        )
-    metric, covariance = forms_of(parts, solution, None)
-    if parts.directions is None and block.size < system.n_examples:
-        metric, covariance = (_embedded(form, block, system.dimension) for form in (metric, covariance))
-    return MeanSquareExponent(
-        exponent=solution.exponent,
-        error=error,
-        residual=solution.residual,
-        n_applications=n_applications,
-        n_iterations=n_iterations,
-        converged=converged,
-        stopped_by=solution.stopped_by if converged else "max_applications",
-        steps_per_epoch=system.steps_per_epoch,
-        metric=metric,
-        covariance=covariance,
-        provenance={"method": "mean-square", "system": system.fingerprint, **versions()},
-    )
-
-
-def has_mean_square(system: System) -> bool:
-    """Say whether Lambda(2) is computed without simulation."""
-    if not isinstance(system, LinearizedSGD) or system.law.is_independent or system.law.is_full:
-        return True
-    return all(part.outcomes(SMALL) is not None for part in system.parts())
-
-
-def _of_second_moments(system: System) -> MeanSquareExponent:
-    """Return the largest Lambda(2) of a system's blocks, each as the system itself computes it."""
-    parts = system.parts()
-    found = [part.second_moments(TOLERANCE) for part in parts]
-    known = [each for each in found if each is not None]
-    if len(known) < len(found):
+    found = system.mean_square(decomposition)
+    if found is None:
         raise ValueError(
             f"Lambda(2) of {system!r} has no closed form, and there are too many epochs to go through: "
             "moment_exponent(system, 2) simulates it"
         )
-    best = max(range(len(known)), key=lambda index: known[index].exponent)
-    converged = all(each.converged for each in known)
-    error = known[best].error
-    if not converged:
-        error = max([error, *(each.exponent + each.error - known[best].exponent for each in known)])
-        warn(f"the mean-square exponent {known[best].exponent:.6g} may be off by {error:.1g}: no convergence")
-    metric, covariance = known[best].metric, known[best].covariance
-    if len(parts) > 1 and isinstance(system, LinearizedSGD):
-        metric, covariance = _in_the_whole(system, components(system)[best], metric, covariance)
     return MeanSquareExponent(
-        exponent=known[best].exponent,
-        error=error,
-        residual=known[best].residual,
-        n_applications=0,
-        n_iterations=0,
-        converged=converged,
-        stopped_by="residual" if converged else "max_applications",
+        exponent=found.exponent,
+        error=found.error,
+        residual=found.residual,
+        n_applications=found.n_applications,
+        n_iterations=found.n_iterations,
+        converged=found.converged,
+        stopped_by=found.stopped_by,
         steps_per_epoch=system.steps_per_epoch,
-        metric=metric,
-        covariance=covariance,
+        metric=found.metric,
+        covariance=found.covariance,
         provenance={"method": "mean-square", "system": system.fingerprint, **versions()},
     )
-
-
-def _in_the_whole(
-    system: LinearizedSGD, rows: IntArray, metric: FloatArray, covariance: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return forms of the block of some rows, and zero elsewhere, in the coordinates of the whole."""
-    levels = system.recurrence.levels
-    if system.coordinates == "gram":
-        into: FloatArray = np.zeros((system.rank, rows.size))
-        into[rows, np.arange(rows.size)] = 1
-    else:
-        # The block's coordinates are those of its row space in the whole's.
-        own = system.with_rows(rows).rows
-        into = np.asarray(np.linalg.lstsq(own, system.rows[rows], rcond=None)[0].T, dtype=float)
-    embedding = np.kron(np.eye(levels), into)
-    return embedding @ metric @ embedding.T, embedding @ covariance @ embedding.T
-
-
-def _embedded(form: FloatArray, block: IntArray, n: int) -> FloatArray:
-    whole = np.zeros((n, n))
-    whole[np.ix_(block, block)] = form
-    return whole
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

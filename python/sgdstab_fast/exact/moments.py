@@ -32,10 +32,9 @@ from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_expon
 from sgdstab_fast.operators.matrices import ExactMoment, MatrixMoments
 from sgdstab_fast.operators.projective_line import ProjectiveLine
 from sgdstab_fast.operators.tensors import LARGEST_ORDER, tensor_exponent, tensors_fit
-from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION
 from sgdstab_fast.systems.sgd import LinearizedSGD
-from sgdstab_fast.systems.system import Outcomes, QuadraticForms, System
+from sgdstab_fast.systems.system import QuadraticForms, System
 
 _REFLECTION = 1e-14  # of abs(1 - eta K_ii) from 1
 _FEW, _FEW_IN_THE_PLANE = 2**18, 2**13  # numbers in all matrices: transfer operators take longer
@@ -152,7 +151,7 @@ class ExactMomentsOfSteps:
     def exponent(self) -> tuple[float, float] | None:
         """Lambda(p) / p and its error, where all steps, or all epochs, are the same."""
         system = self._system
-        if not isinstance(system, LinearizedSGD) or not system.law.is_deterministic:
+        if not system.is_deterministic:
             return None
         exact = system.exact_exponents()
         if exact is None:
@@ -160,9 +159,9 @@ class ExactMomentsOfSteps:
         value, error = float(exact.exponents[0]), 0.0
         if math.isfinite(value):
             error = _EPS * system.dimension * max(1.0, abs(value))
-            if self._few is not None and not system.law.is_full:
-                _, error = MatrixMoments(self._few.matrices, self._few.probabilities).radius
-                error /= self._few.n_steps
+            if self._matrices is not None and not system.is_full:
+                _, error = self._matrices.radius
+                error /= self._n_steps
         return value, error
 
     @cached_property
@@ -171,7 +170,7 @@ class ExactMomentsOfSteps:
         system = self._system
         if system.dimension > LARGEST_DIMENSION:
             return None
-        if isinstance(system, LinearizedSGD) and not system.law.is_independent:
+        if not system.is_independent:
             if self._matrices is None:
                 return None
             second = self._matrices.second_moments
@@ -183,18 +182,16 @@ class ExactMomentsOfSteps:
         return found if found is not None and found.converged and np.isfinite(found.metric).all() else None
 
     @cached_property
-    def _few(self) -> Outcomes | None:
-        return self._system.outcomes(_FEW if self._system.dimension > 2 else _FEW_IN_THE_PLANE)
+    def _few(self) -> tuple[MatrixMoments, int] | None:
+        return self._system.matrix_moments(_FEW if self._system.dimension > 2 else _FEW_IN_THE_PLANE)
 
-    @cached_property
+    @property
     def _matrices(self) -> MatrixMoments | None:
-        if isinstance(self._system, MatrixEnsemble):
-            return self._system.moments
-        return None if self._few is None else MatrixMoments(self._few.matrices, self._few.probabilities)
+        return None if self._few is None else self._few[0]
 
     @property
     def _n_steps(self) -> int:
-        return 1 if self._few is None else self._few.n_steps
+        return 1 if self._few is None else self._few[1]
 
 
 def with_nodes(values: dict[float, tuple[float, float]], exact: Exact, *, grows: bool) -> None:

@@ -36,10 +36,13 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.systems.components import IntArray, components
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
+from sgdstab_fast.systems.rows import IntArray, Rows
+from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain, single_steps_of
+from sgdstab_fast.systems.single_steps import SingleSteps
+from sgdstab_fast.systems.system import System
 
 _MOST_NAMED = 5  # examples
+_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -144,7 +147,7 @@ class Regularity:
         )
 
 
-def regularity(system: LinearizedSGD, *, tolerance: float = 1e-9) -> Regularity:
+def regularity(system: LinearizedSGD, *, tolerance: float = _TOLERANCE) -> Regularity:
     """Find out whether a minimum is regular, so that the sign of lambda decides about it.
 
     Parameters
@@ -184,51 +187,61 @@ def regularity(system: LinearizedSGD, *, tolerance: float = 1e-9) -> Regularity:
     >>> regularity(system.with_learning_rate(0.4)).reasons
     ('eta K_ii = 2 (reflection) at example 3',)
     """
-    require_plain(system, "regularity")
-    tolerance = validation.nonnegative_number(tolerance, "tolerance")
-    step = system.learning_rate * system.diagonal  # eta K_ii
+    steps = require_plain(system, "regularity")
+    return _regularity(steps, validation.nonnegative_number(tolerance, "tolerance"))
+
+
+def regularity_of(system: System) -> Regularity | None:
+    """Return what definition 2.2 says of a system; None of steps that it is not about."""
+    steps = single_steps_of(system)
+    return None if steps is None else _regularity(steps, _TOLERANCE)
+
+
+def _regularity(steps: SingleSteps, tolerance: float) -> Regularity:
+    rows = steps.rows
+    step = steps.learning_rate * rows.diagonal  # eta K_ii
     singular = np.abs(step - 1) <= tolerance
     reflecting = np.abs(step - 2) <= 2 * tolerance
-    parts = tuple(components(system))
+    parts = tuple(part.copy() for part in rows.components)
     special = bool((singular | reflecting).any())
-    without_gradient = np.flatnonzero(system.diagonal == 0)
+    without_gradient = np.flatnonzero(rows.diagonal == 0)
     return Regularity(
         regular=not special and len(parts) == 1 and without_gradient.size == 0,
         singular_examples=np.flatnonzero(singular),
         reflecting_examples=np.flatnonzero(reflecting),
         components=parts,
         without_gradient=without_gradient,
-        full_rank=system.dimension == system.n_examples,
-        contracting=_contracting(system, step, singular, reflecting, parts),
-        strongly_irreducible=_strongly_irreducible(system, special, parts),
+        full_rank=rows.rank == len(rows),
+        contracting=_contracting(rows, step, singular, reflecting, parts),
+        strongly_irreducible=_strongly_irreducible(rows.rank, special, parts),
         margin=float(np.minimum(np.abs(step - 1), np.abs(step - 2)).min()),
         tolerance=tolerance,
     )
 
 
 def _contracting(
-    system: LinearizedSGD,
+    rows: Rows,
     step: FloatArray,
     singular: NDArray[np.bool_],
     reflecting: NDArray[np.bool_],
     parts: tuple[IntArray, ...],
 ) -> bool:
     """Return whether some step grows, or dim W <= 1."""
-    if system.dimension == 1:
+    if rows.rank == 1:
         return not singular.all()  # all products are 0
     if ((step > 2) & ~reflecting).any():
         return True
     rigid = [part for part in parts if reflecting[part].all()]
     n_rigid = sum(part.size for part in rigid)
-    if n_rigid <= 1 or system.dimension == system.n_examples:
+    if n_rigid <= 1 or rows.rank == len(rows):
         return n_rigid <= 1
     # Some of these gradients may be multiples of each other.
-    return len(rigid) == 1 and system.part(rigid[0]).dimension == 1
+    return len(rigid) == 1 and rows.restricted(rigid[0]).rank == 1
 
 
-def _strongly_irreducible(system: LinearizedSGD, special: bool, parts: tuple[IntArray, ...]) -> bool | None:
+def _strongly_irreducible(rank: int, special: bool, parts: tuple[IntArray, ...]) -> bool | None:
     """Return whether there are no proper subspaces, one component, and neither singular steps nor reflections."""
-    if system.dimension == 1:
+    if rank == 1:
         return True
     if len(parts) > 1:
         return False

@@ -20,9 +20,9 @@ from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.curves.zeros import bisected
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.full_batches import gd_threshold
-from sgdstab_fast.exact.mean_square import has_mean_square, mean_square_exponent
-from sgdstab_fast.systems.mean_square_forms import MeanSquareFamily
-from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.exact.mean_square import mean_square_exponent
+from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
+from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
 
 LARGEST_RANK = 1024  # of a K whose mean-square threshold costs little next to a search
 _SCAN_OF_MEANS = 1.01  # ratio of learning rates tried for the upper bound
@@ -33,8 +33,13 @@ _FEW_DETERMINANTS = 512
 _REST = 1e-12  # of an exponent that is 0
 
 
-def bounds_of_zero(system: LinearizedSGD, family: MeanSquareFamily | None) -> tuple[float, float]:
-    """Return learning rates between which lambda has its first zero."""
+def bounds_of_zero(system: LinearizedSGD, family: MeanSquareFamily | None = None) -> tuple[float, float]:
+    """Return learning rates between which lambda has its first zero, (0, infinity) where nothing is known.
+
+    `family` knows the mean square of steps on single examples, of a K that does not fall into blocks.
+    """
+    if single_steps_of(system) is None:
+        return _bounds_of_any(system)
     diagonal = system.diagonal
     low = 2 / float(diagonal.max())
     if diagonal.max() == diagonal.min():
@@ -76,7 +81,7 @@ def _tried(low: float, diagonal: FloatArray, *, every_maximum: bool) -> list[flo
 
 def exact_zero(system: LinearizedSGD) -> float | None:
     """Return the first zero of lambda where lambda is known without simulation at every learning rate, else None."""
-    if system.law.is_full:
+    if system.is_full:
         return gd_threshold(system)
     if _exponent(system) is None:
         return None
@@ -94,8 +99,8 @@ def mean_square_zero(system: LinearizedSGD) -> tuple[float, float] | None:
         zero = exact_zero(system)
         return None if zero is None else (zero, 16 * _EPS * zero)
     if system.law.is_independent:
-        return min(part.steps.threshold() for part in system.parts() if isinstance(part, LinearizedSGD))
-    if not has_mean_square(system):
+        return min(part.system.steps.threshold() for part in system.parts())
+    if not system.has_mean_square:
         return None
 
     def exponent(learning_rate: float) -> float:
@@ -107,7 +112,7 @@ def mean_square_zero(system: LinearizedSGD) -> tuple[float, float] | None:
 
 def _exponent(system: LinearizedSGD) -> float | None:
     """Return lambda where it is known, else None."""
-    found = [known_exponents(part) for part in system.parts()]
+    found = [known_exponents(part.system) for part in system.parts()]
     known = [float(each.exponents[0]) for each in found if each is not None]
     return max(known) if len(known) == len(found) else None
 
@@ -134,8 +139,8 @@ def _first_change(function: Callable[[float], float], start: float) -> float:
     return float(brentq(function, before, after_, xtol=4 * _EPS * before, rtol=4 * _EPS))
 
 
-def bounds_of(system: LinearizedSGD) -> tuple[float, float]:
-    """Return learning rates between which lambda has its first zero, (0, infinity) where nothing is known."""
+def _bounds_of_any(system: LinearizedSGD) -> tuple[float, float]:
+    """Return them where steps are on batches, or have a memory: the mean square and the sum of all exponents."""
     least = 2 / system.steps.largest_unit if system.recurrence.is_plain else 0.0
     if system.rank <= LARGEST_RANK and (zero := mean_square_zero(system)) is not None:
         least = max(least, zero[0] - 2 * zero[1])

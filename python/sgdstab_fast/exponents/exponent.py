@@ -14,7 +14,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import seed_of
 from sgdstab_fast._core.streams import COMPANIONS, PILOTS, first_of_block
 from sgdstab_fast.exact.exponents import known_exponents
-from sgdstab_fast.exact.mean_square import MeanSquareExponent, has_mean_square, mean_square_exponent
+from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.results.provenance import provenance
@@ -33,10 +33,8 @@ from sgdstab_fast.simulation.vectors import (
 from sgdstab_fast.statistics.control_variates import combined
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics, growth_metrics, no_metrics
-from sgdstab_fast.systems.parts import Block, blocks_of
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
-from sgdstab_fast.systems.system import ExactExponents, System
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
+from sgdstab_fast.systems.system import ExactExponents, Part, System, require_system
 
 METHODS = ("anchored", "average")
 _ROUNDING = 1e-14  # of bounds
@@ -165,16 +163,14 @@ def estimate_exponent(
     options = Options.validated(method, budget, n_chains, rng, n_threads, progress, executor)
     if resume is not None and not isinstance(resume, LyapunovExponent):
         raise TypeError(f"resume must be a LyapunovExponent, not {type(resume).__name__}")
-    if isinstance(system, LinearizedSGD) and system.law.is_full and not system.is_plain:
+    parts = [] if system.is_full else system.parts()
+    if system.is_full or (len(parts) == 1 and parts[0].share == 1):
         return simulate(system, options, resume, mean_square, 0)
-    blocks = blocks_of(system)
-    if len(blocks) == 1 and blocks[0].share == 1:
-        return simulate(system, options, resume, mean_square, 0)
-    return _of_blocks(system, blocks, options, resume)
+    return _of_parts(system, parts, options, resume)
 
 
-def _of_blocks(
-    system: System, blocks: Sequence[Block], options: Options, resume: LyapunovExponent | None
+def _of_parts(
+    system: System, parts: Sequence[Part[System]], options: Options, resume: LyapunovExponent | None
 ) -> LyapunovExponent:
     """Return the largest of the exponents of blocks of K that do not feel each other.
 
@@ -190,14 +186,14 @@ def _of_blocks(
     bounds: dict[int, float] = {}
     mean_squares: dict[int, MeanSquareExponent] = {}
     least = -math.inf
-    for index, part, share in ((block.index, block.system, block.share) for block in blocks):
+    for index, part, share in ((part.index, part.system, part.share) for part in parts):
         least = float(np.fmax(least, share * part.sum_of_exponents / part.dimension))
         exact = known_exponents(part)
         if exact is not None:
             results[index] = _scaled(closed_form(part, options, exact), share, system)
             continue
         bounds[index] = math.inf
-        if part.dimension <= LARGEST_DIMENSION and has_mean_square(part):
+        if part.dimension <= LARGEST_DIMENSION and part.has_mean_square:
             found = mean_squares[index] = mean_square_exponent(part)
             if found.converged:
                 bounds[index] = share * (found.exponent + 2 * found.error) / 2 + _ROUNDING
@@ -206,9 +202,9 @@ def _of_blocks(
     for index in contenders:
         if bounds[index] < least:
             continue
-        share = blocks[index].share
+        share = parts[index].share
         its_own = replace(its, budget=replace(its.budget, atol=its.budget.atol / share))
-        result = simulate(blocks[index].system, its_own, known.get(index), mean_squares.get(index), index)
+        result = simulate(parts[index].system, its_own, known.get(index), mean_squares.get(index), index)
         results[index] = _scaled(result, share, system)
         least = max(least, results[index].exponent - 6 * results[index].standard_error)
     return _largest(results, system)
@@ -284,14 +280,14 @@ def simulate(
     else:
         anchored = options.method == "anchored"
     anchored = anchored and system.dimension > 1
-    metrics = growth_metrics(system, mean_square) if anchored else no_metrics(system)
-    task = vectors_task(system, metrics)
+    growth = system.growth(mean_square) if anchored else system.no_growth
+    task = vectors_task(system, growth)
     if resume is None:
         options.budget.steps_per_chain(options.n_chains)
         run_provenance = provenance(options.seed, "anchored" if anchored else "average", system.fingerprint)
         first = first_of_block(block)
         chains = (
-            _anchored_chains(system, options, metrics, task, first)
+            _anchored_chains(system, options, growth, task, first)
             if anchored
             else _averaged_chains(system, options, first)
         )
@@ -301,11 +297,11 @@ def simulate(
         chains,
         replace(
             task.with_options(spacing=chains.spacing),
-            seconds_per_step=task.seconds_per_step + metrics.seconds_per_evaluation / chains.spacing,
+            seconds_per_step=task.seconds_per_step + growth.seconds_per_evaluation / chains.spacing,
         ),
-        estimate if system.is_plain else estimate_with_own_growth,
+        estimate_with_own_growth if system.counts_own_growth else estimate,
         options.budget,
-        companion_task=vectors_task(system, no_metrics(system)),
+        companion_task=vectors_task(system, system.no_growth),
         workers=options.workers,
         progress=options.progress,
     )
@@ -339,22 +335,22 @@ def _averaged_chains(system: System, options: Options, first_chain: int) -> Chai
 
 
 def _anchored_chains(
-    system: System, options: Options, metrics: Metrics, task: Task[VectorRecords], first_chain: int
+    system: System, options: Options, growth: Growth, task: Task[VectorRecords], first_chain: int
 ) -> Chains[VectorRecords]:
     n_companions = min(N_COMPANIONS, options.budget.max_steps - options.n_chains)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
     spacing, pilot_steps = max(1, int(system.steps_per_epoch)), 0
-    if metrics.size > 0:
-        spacing, pilot_steps = _spacing(system, options, metrics, task, first_chain)
+    if growth.size > 0:
+        spacing, pilot_steps = _spacing(system, options, growth, task, first_chain)
     most = (options.budget.max_steps - pilot_steps) // (options.n_chains + n_companions)
     spacing = min(spacing, max(1, most // 16))
-    if metrics.size == 0:
+    if growth.size == 0:
         spacing = whole(system, spacing)
     steps_per_batch = spacing * max(1, most // (spacing * _MAX_BATCHES))
 
     def chains(n_chains: int, k: int, first: int, n_metrics: int) -> Chains[VectorRecords]:
-        states = initial_vectors(system, metrics, options.seed.key, n_chains, k, first)
-        if not system.is_plain:  # what chains grow by themselves counts from the start
+        states = initial_vectors(system, growth.covariance, options.seed.key, n_chains, k, first)
+        if system.counts_own_growth:  # what chains grow by themselves counts from the start
             states /= np.linalg.norm(states, axis=2, keepdims=True)
         return Chains(
             key=options.seed.key,
@@ -365,7 +361,7 @@ def _anchored_chains(
         )
 
     return replace(
-        chains(options.n_chains, 1, first_chain, metrics.size),
+        chains(options.n_chains, 1, first_chain, growth.size),
         spacing=spacing,
         n_examples=system.n_draws,
         rounding=system.rounding,
@@ -375,7 +371,7 @@ def _anchored_chains(
 
 
 def _spacing(
-    system: System, options: Options, metrics: Metrics, task: Task[VectorRecords], first_chain: int
+    system: System, options: Options, growth: Growth, task: Task[VectorRecords], first_chain: int
 ) -> tuple[int, int]:
     """Return how many steps to take between evaluations, and the steps spent on finding out.
 
@@ -390,16 +386,16 @@ def _spacing(
     first = first_chain + PILOTS.first
     pilot = Chains(
         key=options.seed.key,
-        states=initial_vectors(system, metrics, options.seed.key, _PILOT_CHAINS, 1, first),
+        states=initial_vectors(system, growth.covariance, options.seed.key, _PILOT_CHAINS, 1, first),
         steps_per_batch=shortest,
-        records=VectorRecords.empty(_PILOT_CHAINS, 1, metrics.size),
+        records=VectorRecords.empty(_PILOT_CHAINS, 1, growth.size),
         first_chain=first,
     )
     task = task.with_options(spacing=shortest)
-    growth = advance(pilot, task, _PILOT_EVALUATIONS, options.workers).records.growth
-    if not np.isfinite(growth).all():
+    recorded = advance(pilot, task, _PILOT_EVALUATIONS, options.workers).records.growth
+    if not np.isfinite(recorded).all():
         return 4 * shortest, pilot_steps
-    series = combined(growth, _PILOT_GROUPS)
+    series = combined(recorded, _PILOT_GROUPS)
     series -= series.mean()
     lags = range(_PILOT_EVALUATIONS)
     autocovariance = np.array([(series[:, lag:] * series[:, : _PILOT_EVALUATIONS - lag]).mean() for lag in lags])
@@ -409,7 +405,7 @@ def _spacing(
 
     def time_to_variance(spacing: int) -> float:
         correlated = 1 + 2 * float(correlation[spacing // shortest :: spacing // shortest].sum())
-        return (metrics.seconds_per_evaluation + spacing * task.seconds_per_step) * correlated
+        return (growth.seconds_per_evaluation + spacing * task.seconds_per_step) * correlated
 
     longest = max(int(_LONGEST_SPACING * system.steps_per_epoch), 64)
     candidates = [shortest * 2**doublings for doublings in range(64) if shortest * 2**doublings <= longest]

@@ -32,10 +32,7 @@ from sgdstab_fast.simulation.task import Task, advance
 from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.statistics.control_variates import frame_means
 from sgdstab_fast.statistics.estimates import Estimate
-from sgdstab_fast.systems.components import components
-from sgdstab_fast.systems.growth import frame_arguments, growth_metrics, no_metrics
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
-from sgdstab_fast.systems.system import ExactExponents, System, overflow_safe_steps
+from sgdstab_fast.systems.system import ExactExponents, System, overflow_safe_steps, require_system
 
 # How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is
 # good to about eps over the angle, and the worst of a long run is orders of magnitude worse, more so in small frames,
@@ -47,11 +44,7 @@ _PILOT_PASSES = 8
 _BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
 _LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding times that must stay small
 _NULL_RATIO = 1e-12
-# Below this log abs(1 - eta K_ii), growth of volumes, which is as the square of 1 - eta K_ii, drowns in rounding.
-_NEARLY_SINGULAR = math.log(1e-3)
-# Leading exponents that anchored growth is evaluated for, the others gain little from it, and the dimension up to which
-# it is: it takes a dozen matrices more.
-_EVALUATED, _LARGEST_EVALUATED = 32, 512
+_EVALUATED = 32  # leading exponents that anchored growth is evaluated for; the others gain little from it
 _SUM_RULE = 1e-6  # an error, relative to the sum, to warn about
 
 
@@ -153,16 +146,12 @@ def lyapunov_spectrum(
         chains_per_item=1,
     )
     method = validation.choice(method, "method", METHODS) if resume is None else _method(resume)
-    evaluated, metrics, growth_arguments = k, None, {"diagonals": np.empty((0, 1))}
-    if isinstance(system, LinearizedSGD):
+    evaluated, growth, nothing = k, None, system.frame_growth(evaluated=False)
+    if nothing is not None:
         evaluated = min(k, _EVALUATED)
-        task = replace(task, constants={**call.arguments, **frame_arguments(system, None)})
+        task = replace(task, constants={**call.arguments, **nothing.arguments})
         task = task.with_options(block=_block(system), evaluated=evaluated)
-        if system.is_plain:
-            well_conditioned = float(system.log_determinants.min()) > _NEARLY_SINGULAR
-            if method == "anchored" and well_conditioned and system.dimension <= _LARGEST_EVALUATED:
-                metrics = growth_metrics(system) if len(components(system)) == 1 else no_metrics(system)
-        growth_arguments = frame_arguments(system, metrics)
+        growth = system.frame_growth(evaluated=method == "anchored")
     if resume is None:
         n_chains = validation.integer(n_chains, "n_chains", high=2**20)
         most = budget.steps_per_chain(n_chains)
@@ -172,23 +161,24 @@ def lyapunov_spectrum(
         period = _pilot(system, k, slow, seed.key, task)
         # Batches of whole passes; so many steps each that the record stays small beside the frames.
         most_batches = int(np.clip(2**20 // (k * n_chains), 64, 4096))
+        n_recorded = 0 if growth is None else len(growth.arguments["diagonals"])
         passes = max(1, 64 // period, most // (period * most_batches))
-        if metrics is not None:
+        if growth is not None and growth.n_metrics > 0:
             # An evaluation at the end of each takes at most as long as its steps.
-            evaluation = (1 + len(metrics.matrices)) * evaluated * (3 * system.dimension + evaluated + 100)
+            evaluation = growth.n_metrics * evaluated * (3 * system.dimension + evaluated + 100)
             passes = max(passes, math.ceil(evaluation / (k * (1.3 * period + k))))
         chains = Chains(
             key=seed.key,
             states=initial_states(seed.key, n_chains, k, slow, random_share=system.random_share),
             steps_per_batch=min(passes * period, max(1, most // 4)),
-            records=FrameRecords.empty(n_chains, k, evaluated, len(growth_arguments["diagonals"])),
+            records=FrameRecords.empty(n_chains, k, evaluated, n_recorded),
         )
     else:
         chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, k))
         period = resume.period
     task = task.with_options(period=period)
-    if isinstance(system, LinearizedSGD):
-        task = replace(task, constants={**task.constants, **growth_arguments})
+    if growth is not None:
+        task = replace(task, constants={**task.constants, **growth.arguments})
     done = run(
         chains,
         # About 10 multiply-adds a nanosecond, and what small blocks cost anyway, on one thread.
@@ -244,7 +234,7 @@ def _estimate(chains: Chains[FrameRecords]) -> Estimate:
     return frame_means(chains.records.log_growth, chains.records.growth, chains.steps_per_batch)
 
 
-def _block(system: LinearizedSGD) -> int:
+def _block(system: System) -> int:
     """Return how many steps to take at once.
 
     Every direction together shrinks by sum log abs(1 - eta K_ii) over the steps; a single one by that in one dimension,
@@ -306,7 +296,7 @@ def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, task: Task[
             share = (wanted - less) / max(shrinkage - less, wanted - less)
             return max(1, int(shorter + share * (period - shorter)))
         known.append((period, shrinkage))
-        if not system.is_plain:
+        if system.steps_may_commute:
             # Where steps nearly commute, vectors along common eigenvectors keep their angles until rounding has grown.
             growth = pilot.records.log_growth[0, 1:].mean(axis=0) / period
             spread = float(growth.max() - growth.min()) if np.isfinite(growth).all() else math.inf

@@ -21,16 +21,14 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.exact.full_batches import gd_exponent
-from sgdstab_fast.exact.mean_square import MeanSquareExponent, has_mean_square, mean_square_exponent
-from sgdstab_fast.exact.regularity import regularity
+from sgdstab_fast.exact.full_batches import full_batch_exponent
+from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
+from sgdstab_fast.exact.regularity import regularity_of
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent, Stability
 from sgdstab_fast.simulation.options import Budget
 from sgdstab_fast.simulation.progress import ProgressOption
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
-from sgdstab_fast.systems.system import System
+from sgdstab_fast.systems.system import System, require_system
 
 # 2 - eta K_ii, and the mean of log abs(1 - eta K_ii), must differ from 0 by more than rounding to decide anything.
 _ROUNDING = 16 * float(np.finfo(float).eps)
@@ -105,7 +103,7 @@ def stability(
     start = time.perf_counter()
     require_system(system)
     confidence = validation.probability(confidence, "confidence")
-    mean_square = mean_square_exponent(system) if has_mean_square(system) else None
+    mean_square = mean_square_exponent(system) if system.has_mean_square else None
     decided = _exactly(system, mean_square)
     lyapunov = estimate_exponent(
         system,
@@ -119,47 +117,35 @@ def stability(
         mean_square=mean_square,
     )
     verdict, certificate = decided or _by_simulation(lyapunov, confidence)
-    sgd = system if isinstance(system, LinearizedSGD) else None
-    growing = np.empty(0, dtype=np.intp)
-    if sgd is not None and sgd.recurrence.is_plain:
-        growing = np.flatnonzero(_steps(sgd) / sgd.batch_size > 2 * (1 + _ROUNDING))
+    curvatures, growing = system.unit_curvatures(), np.empty(0, dtype=np.intp)
+    if curvatures is not None:
+        growing = np.flatnonzero(curvatures / system.batch_size > 2 * (1 + _ROUNDING))
     return Stability(
         verdict=verdict,
         certificate=certificate,
         confidence=1.0 if decided or lyapunov.stopped_by == "closed form" else confidence,
         lyapunov=lyapunov,
         mean_square=mean_square,
-        gd=gd_exponent(sgd) if sgd is not None else float("nan"),
-        regularity=regularity(sgd) if sgd is not None and sgd.is_plain else None,
+        gd=full_batch_exponent(system),
+        regularity=regularity_of(system),
         growing_examples=growing,
         seconds=time.perf_counter() - start,
     )
 
 
-def _steps(system: LinearizedSGD) -> FloatArray:
-    """Return eta lambda_max(K_uu) for every example u, or eta K_uu if it has one row; shape (N,)."""
-    law = system.law
-    if not law.offsets.size:
-        return system.learning_rate * system.diagonal
-    gram = system.steps.gram
-    units = [law.rows(unit) for unit in range(law.n_units)]
-    return system.learning_rate * np.array(
-        [np.linalg.eigvalsh(gram[np.ix_(rows, rows)])[-1] if rows.size else 0.0 for rows in units]
-    )
-
-
-def _never_lengthens(system: LinearizedSGD) -> bool:
+def _never_lengthens(system: System) -> bool:
     """Say whether no step on a single example lengthens anything, so that their means over batches do not either.
 
     Whatever the order, what N steps leave as long as it was has not been moved by any of them, and is zero.
     """
-    return system.recurrence.is_plain and float(_steps(system).max()) < 2 * (1 - _ROUNDING)
+    curvatures = system.unit_curvatures()
+    return curvatures is not None and float(curvatures.max()) < 2 * (1 - _ROUNDING)
 
 
 def _exactly(system: System, mean_square: MeanSquareExponent | None) -> tuple[str, str] | None:
     """Return verdict and certificate, if an exact one decides."""
-    if isinstance(system, LinearizedSGD) and _never_lengthens(system):
-        return "stable", _SHORT if not system.law.offsets.size else _SHORT_GROUPS
+    if _never_lengthens(system):
+        return "stable", _SHORT_GROUPS if system.is_grouped else _SHORT
     sizes = np.abs(system.step_sizes)
     total = system.sum_of_exponents
     if total > _ROUNDING * (1 + float(sizes[np.isfinite(sizes)].max(initial=0.0)) * system.dimension):

@@ -25,6 +25,7 @@ from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.streams import first_of_panel
 from sgdstab_fast.curves.zeros import Zero, first_zero
 from sgdstab_fast.exact.full_batches import gd_threshold
+from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
 from sgdstab_fast.exact.zeros import bounds_of_zero, exact_zero, mean_square_zero
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
 from sgdstab_fast.learning_rates.panels import (
@@ -50,10 +51,8 @@ from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.statistics.means import mean_of
 from sgdstab_fast.systems.from_gram import variant_of
-from sgdstab_fast.systems.mean_square_forms import MeanSquareFamily
-from sgdstab_fast.systems.parts import PlainBlock, plain_blocks_of
-from sgdstab_fast.systems.sgd import LinearizedSGD
-from sgdstab_fast.systems.system import System
+from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
+from sgdstab_fast.systems.system import Part, System
 
 _RTOL, _RTOL_OF_SEARCH = 2e-5, 1e-3
 _CRITERIA = ("gd", "mean-square", "almost-sure")
@@ -173,14 +172,16 @@ def critical_learning_rate(
         plain = system.recurrence.is_plain
         reason = "2 N over the largest eigenvalue of K" if plain else "full steps leave the unit circle"
         return known_rate(gd_threshold(system), criterion, reason, made_of)
-    if not system.is_plain:
+    if single_steps_of(system) is None:
         if rtol is None:
             options = replace(options, budget=replace(budget, rtol=_RTOL_OF_SEARCH))
         return _of_any_law(system, criterion, options)
     if criterion not in ("almost-sure", "mean-square", 2.0):
         return critical_moment(system, float(criterion), options)
     if criterion != "almost-sure":
-        threshold, error = min(MeanSquareFamily(block.system).threshold() for block in plain_blocks_of(system))
+        threshold, error = min(
+            MeanSquareFamily(part.system.steps.rows, part.system.learning_rate).threshold() for part in system.parts()
+        )
         bounds = threshold - error, threshold + error
         return known_rate(threshold, criterion, "2 over the largest eigenvalue of T", made_of, bounds=bounds)
     return _almost_sure(system, options)
@@ -189,9 +190,9 @@ def critical_learning_rate(
 def _of_any_law(system: LinearizedSGD, criterion: str | float, options: Options) -> CriticalLearningRate:
     """Return critical learning rates of what is not plain, other than those of full batches."""
     made_of = provenance(options.seed, "closed form", system.fingerprint)
-    if (zero := exact_zero(system)) is not None and (system.law.is_deterministic or criterion == "almost-sure"):
-        what = "every step is the same" if system.law.is_full else "every epoch is the same"
-        return known_rate(zero, criterion, what if system.law.is_deterministic else "lambda is known exactly", made_of)
+    if (zero := exact_zero(system)) is not None and (system.is_deterministic or criterion == "almost-sure"):
+        what = "every step is the same" if system.is_full else "every epoch is the same"
+        return known_rate(zero, criterion, what if system.is_deterministic else "lambda is known exactly", made_of)
     if criterion == "almost-sure":
         return search(system, options)
     if criterion in ("mean-square", 2.0):
@@ -220,7 +221,7 @@ def _criterion(criterion: Any) -> str | float:
 
 def _almost_sure(system: LinearizedSGD, options: Options) -> CriticalLearningRate:
     """Return the smallest of the first zeros of lambda of the blocks."""
-    blocks = plain_blocks_of(system)
+    blocks = system.parts()
     families = [family_of(block.system) for block in blocks]
     bounds = [bounds_of_zero(block.system, family) for block, family in zip(blocks, families, strict=True)]
     highest = min(high for _, high in bounds)
@@ -265,7 +266,7 @@ def _almost_sure(system: LinearizedSGD, options: Options) -> CriticalLearningRat
 
 
 def _search(
-    block: PlainBlock, family: MeanSquareFamily | None, low: float, high: float, options: Options
+    block: Part[LinearizedSGD], family: MeanSquareFamily | None, low: float, high: float, options: Options
 ) -> CriticalLearningRate:
     """Close in on the first zero of a block's lambda between learning rates, in panels that span less and less."""
     system, bounds, budget = block.system, (low, high), options.budget

@@ -32,8 +32,7 @@ from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress, after, reporter
-from sgdstab_fast.systems.parts import plain_blocks_of
-from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
 
 _EXACT = 1e-12  # relative, of bounds that agree and of zeros of what is computed
 _COARSE_SHARE = 1 / 32  # of the budget, for a step of the search
@@ -99,7 +98,7 @@ def critical_moment(system: LinearizedSGD, order: float, options: Options) -> Cr
             max(_LEAST_STEPS, moment_family(system).least_steps_per_chain(options.n_chains)) * options.n_chains
         )
         function = _Function(system, order, options, report, least_steps)
-        bounds = _bounds if system.is_plain else _searched_bounds
+        bounds = _searched_bounds if single_steps_of(system) is None else _bounds
         low, high = bounds(system, order, function)
         if high <= low * (1 + _EXACT):
             return _result(function, high, 0.0, (low, high), met=True)
@@ -110,7 +109,7 @@ def critical_moment(system: LinearizedSGD, order: float, options: Options) -> Cr
 
 
 def _bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[float, float]:
-    blocks = plain_blocks_of(system)
+    blocks = system.parts()
     families = [family_of(block.system) for block in blocks]
     high = min(bounds_of_zero(block.system, family)[1] for block, family in zip(blocks, families, strict=True))
     least = 2 / float(system.diagonal.max())
@@ -135,17 +134,17 @@ def _bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[f
 
 def _searched_bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[float, float]:
     """Return learning rates between which Lambda(p) changes sign, of a system that is not plain."""
-    if order == 2 or system.law.is_deterministic:
+    if order == 2 or system.is_deterministic:
         known = mean_square_zero(system)
         if known is not None:
             return known[0], known[0]
     independent = system
-    if not system.law.is_independent:
+    if not system.is_independent:
         independent = system.with_batches(sampling="iid")
     start = mean_square_zero(independent)
     assert start is not None  # of independent batches
     share = int(_COARSE_SHARE * function.options.budget.max_steps)
-    rate, sure = start[0], system.law.is_independent and order != 2
+    rate, sure = start[0], system.is_independent and order != 2
     sign = (-1 if order < 2 else 1) if sure else _sign(function(rate, share))
     before = rate
     while True:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.functions import FloatArray, core
 from sgdstab_fast._core.streams import COMPANIONS
 from sgdstab_fast.curves.zeros import scales
+from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
 from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.options import Options
@@ -37,19 +38,17 @@ from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS
 from sgdstab_fast.statistics.control_variates import anchored_means, combined
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics, intermittency_metrics, metric_with_norms
-from sgdstab_fast.systems.mean_square_forms import MeanSquareFamily
-from sgdstab_fast.systems.sgd import LinearizedSGD, is_nearly_singular
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, TOLERANCE
+from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
+from sgdstab_fast.systems.single_steps import is_nearly_singular
 from sgdstab_fast.systems.system import overflow_safe_steps
 
 N_LANES = core.n_lanes
 _MAX_RECORDS, _LEAST_RECORDS = 2048, 256  # batches a chain, by the number of panels
 _START_APART = 1.005  # ratio of learning rates with starts of their own
-_NO_METRICS = np.empty((0, 0, 0)), np.empty((0, 0))
 _LEAST_RATIO = 1.04  # of the learning rates at the ends of the anchors: closer ones say the same
 _NARROW = 1.15  # intervals are at least that wide, panels may be narrower
 _BETWEEN_ANCHORS, _MOST_INNER = 1.3, 3
-_TOLERANCE = 1e-4  # of metrics
 # Time of evaluations over that of steps, of one panel and of several: alone it is mostly near a zero of lambda, where
 # growth is not correlated for long.
 _EVALUATION_SHARE, _OF_SEVERAL = 0.5, 0.25
@@ -70,7 +69,7 @@ class Anchors:
 
 def family_of(system: LinearizedSGD) -> MeanSquareFamily | None:
     """Return what knows the mean square at all learning rates; None where K is too large for it."""
-    return MeanSquareFamily(system) if system.dimension <= LARGEST_DIMENSION else None
+    return MeanSquareFamily(system.steps.rows, system.learning_rate) if system.dimension <= LARGEST_DIMENSION else None
 
 
 def padded(learning_rates: FloatArray) -> FloatArray:
@@ -86,17 +85,17 @@ def anchors_for(system: LinearizedSGD, family: MeanSquareFamily | None, learning
     if family is None:
         return Anchors(np.empty((0, d, d)), np.empty((0, n)), np.array([[0, 1]] * len(panels), dtype=np.int64))
     found: list[tuple[FloatArray, FloatArray]] = []
-    windows = []
+    windows, steps = [], require_plain(system, "anchors_for")
     for low, high, n_panels in _intervals(panels[:, 0], float(panels[-1, -1])):
         first = max(len(found) - 1, 0)  # that of the end of the interval before
-        held_down = intermittency_metrics(system.with_learning_rate(math.sqrt(low) * math.sqrt(high)), _TOLERANCE)
+        held_down = replace(steps, learning_rate=math.sqrt(low) * math.sqrt(high)).intermittency_metrics()
         inner = math.ceil(math.log(high / low) / math.log(_BETWEEN_ANCHORS)) - 1
         inner = int(np.clip(inner, 0 if held_down else 1, _MOST_INNER))
         rates = np.geomspace(low, high, inner + 2).tolist()
         for rate in rates if not found else rates[1:]:
             if rate == rates[-1]:
                 found += held_down
-            found.append(metric_with_norms(system, family.forms(rate, _TOLERANCE)[0]))
+            found.append(steps.metric_with_norms(family.forms(rate, TOLERANCE)[0]))
         windows += [[first, len(found) - first + 1]] * n_panels
     metrics, squared_norms = zip(*found, strict=True)
     return Anchors(np.array(metrics), np.array(squared_norms), np.array(windows, dtype=np.int64))
@@ -129,7 +128,7 @@ def _task(
             diagonals[panel, 0] = system.diagonal
             for m in range(1, n_metrics):
                 diagonals[panel, m] = anchors.squared_norms[first + m - 1]
-    products = panels.size * d * (1 if system.coordinates == "gram" else 2)
+    products = panels.size * d * system.steps.rows.products_per_step
     return Task(
         function="advance_panels",
         states="panels",
@@ -213,8 +212,8 @@ def _initial_panels(
     states = [np.empty((n_chains, len(panels), k, system.dimension, N_LANES)) for n_chains, k, *_ in groups]
     before: list[FloatArray] = []
     for index, rate in enumerate(starts):
-        metrics = Metrics(*_NO_METRICS, None if family is None else family.forms(rate, _TOLERANCE)[1])
-        here = [initial_vectors(system, metrics, options.seed.key, n, k, first) for n, k, first, _ in groups]
+        covariance = None if family is None else family.forms(rate, TOLERANCE)[1]
+        here = [initial_vectors(system, covariance, options.seed.key, n, k, first) for n, k, first, _ in groups]
         for group, vectors in enumerate(here):
             vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
             if before:

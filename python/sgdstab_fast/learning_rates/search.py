@@ -29,7 +29,7 @@ import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.exact.full_batches import gd_threshold
-from sgdstab_fast.exact.zeros import LARGEST_RANK, bounds_of, mean_square_zero
+from sgdstab_fast.exact.zeros import LARGEST_RANK, bounds_of_zero, mean_square_zero
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
@@ -102,7 +102,7 @@ class _Simulated:
 
 def search(system: LinearizedSGD, options: Options) -> CriticalLearningRate:
     """Return the first zero of lambda, by simulation where bounds do not settle it."""
-    bounds = low, high = bounds_of(system)
+    bounds = low, high = bounds_of_zero(system)
     tolerance = max(options.budget.rtol * low, options.budget.atol)
     if low > 0 and high - low <= 2 * max(_REST * low, tolerance):
         agree = high - low <= _REST * low
@@ -130,7 +130,7 @@ def _bracket(function: _Simulated, bounds: tuple[float, float]) -> tuple[float, 
     share = int(_BRACKET_SHARE * function.options.budget.max_steps)
     factor = _FIRST_FACTOR
     rate, down = low * factor, False
-    if low == 0 or not function.system.law.is_independent:
+    if low == 0 or not function.system.is_independent:
         # Without replacement or with it, epochs or not: thresholds are of the same order.
         alike = function.system.with_batches(sampling="iid")
         first = mean_square_zero(alike) if alike.rank <= LARGEST_RANK else None

@@ -7,6 +7,7 @@ in `learning_rates.sweep_points`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.curves.zeros import first_zero, scales
 from sgdstab_fast.exact.full_batches import extreme_eigenvalues, gd_exponents
+from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
 from sgdstab_fast.exact.zeros import bounds_of_zero
 from sgdstab_fast.learning_rates.panels import anchors_for, combined_growth, estimates, family_of, joined, run_panels
 from sgdstab_fast.learning_rates.results import Edges, StabilityMap
@@ -30,9 +32,9 @@ from sgdstab_fast.simulation.options import Budget, Options, shared_between
 from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov, variant_of
-from sgdstab_fast.systems.mean_square_forms import MeanSquareFamily
-from sgdstab_fast.systems.parts import PlainBlock, plain_blocks_of
-from sgdstab_fast.systems.sgd import LinearizedSGD, log_abs_one_minus
+from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
+from sgdstab_fast.systems.single_steps import log_abs_one_minus
+from sgdstab_fast.systems.system import Part
 
 _ROUNDING = 8 * float(np.finfo(float).eps)  # an error that small meets every tolerance
 _EXACT = 1e-12  # relative distance of bounds that are the same
@@ -198,7 +200,7 @@ def _momenta(momenta: Any) -> list[float]:
 
 def _curves(systems: list[LinearizedSGD], rates: FloatArray, options: Options) -> list[Curve]:
     """Return all curves, each from its share of the budget."""
-    if len(systems) == 1 and systems[0].is_plain:
+    if len(systems) == 1 and single_steps_of(systems[0]) is not None:
         return [_plain_curve(systems[0], rates, options)]
     share = max(options.budget.max_steps // len(systems), options.n_chains)
     budget, curves = replace(options.budget, max_steps=share), list[Curve]()
@@ -206,7 +208,7 @@ def _curves(systems: list[LinearizedSGD], rates: FloatArray, options: Options) -
         for system in systems:
             before = sum(curve.n_steps for curve in curves)
             its = replace(options, budget=budget, progress=after(report, before, options.budget.max_steps))
-            find = _plain_curve if system.is_plain else curve_of_points
+            find = curve_of_points if single_steps_of(system) is None else _plain_curve
             curves.append(find(system, rates, its))
     return curves
 
@@ -226,7 +228,7 @@ def _plain_curve(system: LinearizedSGD, rates: FloatArray, options: Options) -> 
 
 def _curve(system: LinearizedSGD, rates: FloatArray, options: Options) -> Curve:
     """Return the curve of a system: that of K, or the largest of those of its blocks."""
-    blocks = plain_blocks_of(system)
+    blocks = system.parts()
     # Means of all exponents of blocks, which their largest are not below.
     means = [
         log_abs_one_minus(np.multiply.outer(rates, block.system.diagonal)).mean(axis=1) / block.system.dimension
@@ -276,7 +278,7 @@ def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: Floa
     )
 
 
-def _contenders(blocks: list[PlainBlock], curves: list[Curve], means: list[FloatArray]) -> list[int]:
+def _contenders(blocks: Sequence[Part[LinearizedSGD]], curves: list[Curve], means: list[FloatArray]) -> list[int]:
     """Return the blocks to simulate: of more than one dimension, and possibly the largest exponent somewhere.
 
     An exponent lies between the mean of all of its block and Lambda(2)/2.
@@ -289,7 +291,7 @@ def _contenders(blocks: list[PlainBlock], curves: list[Curve], means: list[Float
 
 
 def _simulated(
-    curve: Curve, block: PlainBlock, family: MeanSquareFamily | None, rates: FloatArray, options: Options
+    curve: Curve, block: Part[LinearizedSGD], family: MeanSquareFamily | None, rates: FloatArray, options: Options
 ) -> Curve:
     """Add to a block's curve what is simulated."""
     anchors = anchors_for(block.system, family, rates)

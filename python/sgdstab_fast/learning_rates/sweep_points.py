@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.curves.zeros import scales
 from sgdstab_fast.exact.full_batches import extreme_eigenvalues, gd_exponent, gd_threshold
-from sgdstab_fast.exact.mean_square import has_mean_square, mean_square_exponent
+from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.exact.zeros import LARGEST_RANK, exact_zero, mean_square_zero
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
@@ -64,7 +64,7 @@ def curve_of_points(system: LinearizedSGD, rates: FloatArray, options: Options) 
     exponents = np.array([each.exponent for each in found])
     errors = np.array([each.standard_error for each in found])
     gd = np.array([gd_exponent(each) for each in systems])
-    if system.law.is_full:  # to the last bit
+    if system.is_full:  # to the last bit
         exponents = gd.copy()
     slopes, slope_errors = derivatives_of(
         rates, [np.array([value]) if math.isfinite(value) else None for value in exponents], errors
@@ -153,7 +153,7 @@ def _mean_square(system: LinearizedSGD, systems: list[LinearizedSGD]) -> tuple[F
         return nothing, nothing, math.nan
     zero = mean_square_zero(system)
     threshold = math.nan if zero is None else zero[0]
-    if not has_mean_square(system):
+    if not system.has_mean_square:
         return nothing, nothing, threshold
     found = [mean_square_exponent(each) for each in systems]
     return np.array([each.exponent for each in found]), np.array([each.error for each in found]), threshold

@@ -10,11 +10,6 @@ Blocks of K draw from the same batches. For p > 0, where the norm goes with the 
     max_b |Phi_b|^p  <=  |Phi|^p  <=  const sum_b |Phi_b|^p,    Lambda(p) = max_b Lambda_b(p).
 
 At negative orders the norm is small where all blocks are, and the whole is simulated as it is.
-
-In coordinates isometric to parameter space a step is (F (x) I) - e_1 h^T (x) eta H, H the mean of the batch's parts of
-K, with eigenvalues between 0 and c; it is normal but for F and h, so that no step multiplies lengths by more than
-
-    max(|F|, |F - eta c e_1 h^T|),    c <= max_u w_max(K_uu)  (a mean is no larger than its terms),  c <= w_max(K) / B.
 """
 
 from __future__ import annotations
@@ -38,17 +33,13 @@ from sgdstab_fast.simulation.task import advance
 from sgdstab_fast.simulation.vectors import vectors_task
 from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.statistics.mixing import N_COMPANIONS
-from sgdstab_fast.systems.ensemble import MatrixEnsemble
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, no_metrics
-from sgdstab_fast.systems.parts import blocks_of
-from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION
 from sgdstab_fast.systems.system import QuadraticForms, System
 
 _LEAST_SIZE, _SIZE = 8, 64  # walkers of a population, by default
 _LENGTH, _LENGTH_IN_EPOCHS = 400, 100  # of a run, steps and epochs, from which on populations are of that size
 _METRIC_TOLERANCE = 1e-4
 _SECONDS_PER_THREAD = 2e-4  # of a call of the core: less is not worth starting one
-_MOST_MINORS = 2**22  # multiplications
 _ROUNDING = 1e-12  # of what multiplies no length
 
 
@@ -61,22 +52,16 @@ class GeneralMoments:
         if self._whole.exponent is not None:
             self._blocks, self._exact = [system], [self._whole]
             return
-        self._blocks = [block.system for block in blocks_of(system)]
+        self._blocks = [part.system for part in system.parts()]
         self._exact = [self._whole if block is system else ExactMomentsOfSteps(block) for block in self._blocks]
 
     @property
     def largest_amplification(self) -> float:
         """A bound of what a step may multiply lengths by, in some norm."""
-        bound = math.inf
         if self._whole.exponent is not None:
             bound = math.exp(min(self._whole.exponent[0], 700.0))
-        elif isinstance(self._system, LinearizedSGD):
-            recurrence, eta = self._system.recurrence, self._system.learning_rate
-            steepest = recurrence.along(eta * largest_curvature(self._system))
-            bound = max(float(np.linalg.norm(each, 2)) for each in (recurrence.free, steepest))
-        elif isinstance(self._system, MatrixEnsemble):
-            matrices = self._system.matrices[self._system.probabilities > 0]
-            bound = float(np.linalg.norm(matrices, 2, axis=(1, 2)).max())
+        else:
+            bound = self._system.largest_amplification()
         return 1.0 if abs(bound - 1) <= _ROUNDING else bound
 
     def least_steps_per_chain(self, n_chains: int) -> int:
@@ -158,7 +143,7 @@ class GeneralMoments:
             scale=0.0 if exponent is None else min(abs(order), 2) * abs(exponent) / 2,
             metric=metric,
             mean_square=exponent,
-            floor=system.steps.norm() if isinstance(system, LinearizedSGD) else None,
+            floor=system.norm(),
             progress=options.progress if callable(options.progress) else None,
         )
         return OrderMoment(
@@ -183,41 +168,21 @@ def _computed(found: ExactMoment) -> OrderMoment:
     return OrderMoment(found.exponent, found.method, numerical_error=found.error, reason=reason)
 
 
-def largest_curvature(system: LinearizedSGD) -> float:
-    """Return the largest eigenvalue that the Hessian of a batch may have, or a bound where there are many batches."""
-    law, steps = system.law, system.steps
-    gram = steps.gram
-
-    def of(batch: tuple[int, ...]) -> float:
-        rows = np.concatenate([law.rows(unit) for unit in batch])
-        return float(np.linalg.eigvalsh(gram[np.ix_(rows, rows)])[-1]) / len(batch) if rows.size else 0.0
-
-    largest = max(of((unit,)) for unit in range(law.n_units))
-    if law.batch_size == 1 or law.sampling == "with_replacement":
-        return largest
-    rest = law.n_units % law.batch_size
-    sizes = {law.batch_size, rest} if rest > 0 and not law.is_independent else {law.batch_size}
-    laws = [replace(law, sampling="iid", batch_size=size) for size in sizes]
-    if sum(each.n_batches for each in laws) * system.rows_per_step**3 <= _MOST_MINORS:
-        return max(of(batch) for each in laws for _, batches in each.batches() for batch in batches)
-    return min(largest, float(steps.eigenvalues[-1]) / min(sizes))
-
-
 def _metric(
     system: System, forms: QuadraticForms | None, *, whole: bool
 ) -> tuple[FloatArray | None, FloatArray | None, float | None]:
     """Return the metric that weights are taken in, a covariance to start from, and Lambda(2) if it is that metric's."""
     if forms is not None and math.isfinite(forms.exponent):
         return forms.metric, forms.covariance, forms.exponent
-    if whole or not isinstance(system, LinearizedSGD) or system.dimension > LARGEST_DIMENSION:
+    if whole or system.dimension > LARGEST_DIMENSION:
         return None, None, None
-    found = system.steps.solved(_METRIC_TOLERANCE)  # as if batches were independent
-    return (found.metric, found.covariance, None) if found.converged else (None, None, None)
+    found = system.independent_second_moments(_METRIC_TOLERANCE)
+    return (found.metric, found.covariance, None) if found is not None and found.converged else (None, None, None)
 
 
 def _advance(system: System, key: StreamKey, first_chain: int, options: Options) -> Advance:
     """Return what advances walkers through the core."""
-    task = vectors_task(system, no_metrics(system))
+    task = vectors_task(system, system.no_growth)
 
     def advance_walkers(vectors: FloatArray, first_step: int, n_steps: int) -> tuple[FloatArray, FloatArray]:
         chains = Chains(
@@ -239,5 +204,4 @@ def _advance(system: System, key: StreamKey, first_chain: int, options: Options)
 
 def _start(system: System, key: StreamKey, covariance: FloatArray | None, first_chain: int) -> Start:
     """Return what walkers start from: vectors with the dominant second moment."""
-    metrics = replace(no_metrics(system), covariance=covariance)
-    return lambda n, first: initial_vectors(system, metrics, key, n, 1, first_chain + first)
+    return lambda n, first: initial_vectors(system, covariance, key, n, 1, first_chain + first)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,8 +24,8 @@ from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_system
-from sgdstab_fast.systems.system import System
+from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
+from sgdstab_fast.systems.system import System, require_system
 
 METHODS = ("auto", "population")
 _LEAST_CHAINS = 8
@@ -157,9 +157,9 @@ def moment_exponent(
 
 def moment_family(system: System, *, computed: bool = True) -> PlainMoments | GeneralMoments:
     """Return what knows Lambda(p) of one system at any order, computed where that is allowed and possible."""
-    if isinstance(system, LinearizedSGD) and system.is_plain:
-        return PlainMoments(system, computed=computed)
-    return GeneralMoments(system, computed=computed)
+    if single_steps_of(system) is None:
+        return GeneralMoments(system, computed=computed)
+    return PlainMoments(cast(LinearizedSGD, system), computed=computed)
 
 
 def _refuse_overflow(system: System, orders: FloatArray, *, scalar: bool) -> None:

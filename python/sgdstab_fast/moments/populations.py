@@ -47,9 +47,9 @@ from sgdstab_fast.statistics.control_variates import anchored_means, combined, s
 from sgdstab_fast.statistics.estimates import Estimate, unknown
 from sgdstab_fast.statistics.means import standard_errors
 from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics, largest_growth, metric_with_norms, no_metrics
-from sgdstab_fast.systems.mean_square_forms import mean_square_metric
-from sgdstab_fast.systems.sgd import LinearizedSGD, is_nearly_singular
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
+from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.single_steps import SingleSteps, is_nearly_singular
 from sgdstab_fast.systems.system import overflow_safe_steps
 
 _METRIC_TOLERANCE = 1e-4
@@ -88,17 +88,17 @@ class Moment:
 class MomentMetrics:
     """The metrics for moments of a system, kept from order to order."""
 
-    def __init__(self, system: LinearizedSGD) -> None:
-        self._system = system
+    def __init__(self, steps: SingleSteps) -> None:
+        self._steps = steps
         self._known: dict[float, tuple[FloatArray, FloatArray]] = {}
         self._covariance: FloatArray | None = None
 
-    def at(self, order: float) -> Metrics:
+    def at(self, order: float) -> Growth:
         """Return the metrics for a moment: the norm of K, that of constant mean squared growth and others like it."""
-        system = self._system
-        if system.dimension > LARGEST_DIMENSION:
-            return Metrics(no_metrics(system).matrices, system.diagonal[None], None)
-        amplification = largest_growth(system)
+        steps = self._steps
+        if steps.dimension > LARGEST_DIMENSION:
+            return steps.growth_in_norm
+        amplification = steps.amplification
         thetas = [0.0]
         if amplification.max() > 1:
             # theta = 1 - p/2 weighs a step by growth^(p-2); its neighbours on a grid that orders share do as well.
@@ -106,26 +106,22 @@ class MomentMetrics:
             near = [math.floor(own) * _GRID, math.ceil(own) * _GRID]
             thetas = list(dict.fromkeys([0.0, *near] if order > 2 else [0.0, 0.5, 1.0, *near]))
         found = [self._metric(theta, amplification) for theta in thetas]
-        return Metrics(
-            np.array([metric for metric, _ in found]),
-            np.array([system.diagonal, *(squared_norms for _, squared_norms in found)]),
-            self._covariance,
-        )
+        return steps.growth_with_norms(found, self._covariance)
 
     def _metric(self, theta: float, amplification: FloatArray) -> tuple[FloatArray, FloatArray]:
         if theta not in self._known:
             weights = None if theta == 0 else (amplification / amplification.max()) ** -theta
-            metric, covariance = mean_square_metric(self._system, weights, tolerance=_METRIC_TOLERANCE)
+            metric, covariance = self._steps.mean_square_metric(weights, _METRIC_TOLERANCE)
             if theta == 0:
                 self._covariance = covariance
-            self._known[theta] = metric_with_norms(self._system, metric)
+            self._known[theta] = self._steps.metric_with_norms(metric)
         return self._known[theta]
 
 
 def simulate_moment(
     system: LinearizedSGD,
     order: float,
-    metrics: Metrics,
+    growth: Growth,
     options: Options,
     size: int | None,
     first_chain: int,
@@ -148,18 +144,18 @@ def simulate_moment(
             found = replace(found, bias_allowance=None, top_drift=math.inf)  # not to be stopped by a tolerance
         return found
 
-    tilted = spread_of_weights(system, order, metrics, options) * system.n_examples > (_SPREAD if order > 0 else _RARE)
+    tilted = spread_of_weights(system, order, growth, options) * system.n_examples > (_SPREAD if order > 0 else _RARE)
     if size is None:
         # Long runs of few walkers rather than short ones of many.
         longest = options.budget.max_steps // (options.n_chains * max(_LEAST_LENGTH * system.n_examples, _LEAST_STEPS))
         size = int(np.clip(longest, LEAST_SIZE, _TILTED_SIZE)) if tilted else LEAST_SIZE
-    chains = _chains(system, order, metrics, options, size, tilted, first_chain)
-    companion_task: Task[Any] = vectors_task(system, no_metrics(system))
+    chains = _chains(system, order, growth, options, size, tilted, first_chain)
+    companion_task: Task[Any] = vectors_task(system, system.no_growth)
     if tilted:
-        companion_task = population_task(system, order, metrics, tilted=True, n_passive=1, evaluate=False)
+        companion_task = population_task(system, order, growth, tilted=True, n_passive=1, evaluate=False)
     done = run(
         chains,
-        population_task(system, order, metrics, tilted=tilted),
+        population_task(system, order, growth, tilted=tilted),
         estimate,
         options.budget,
         companion_task=companion_task,
@@ -170,11 +166,11 @@ def simulate_moment(
     return done, moment
 
 
-def spread_of_weights(system: LinearizedSGD, order: float, metrics: Metrics, options: Options) -> float:
+def spread_of_weights(system: LinearizedSGD, order: float, growth: Growth, options: Options) -> float:
     """Return the relative variance of growth^p over one plain step, in the norm of K, on average over starts."""
-    vectors = initial_vectors(system, metrics, options.seed.key, _PROBES, 1)[:, 0]
+    vectors = initial_vectors(system, growth.covariance, options.seed.key, _PROBES, 1)[:, 0]
     w = vectors @ system.rows.T
-    q = np.einsum("cj,cj->c", vectors, w if system.coordinates == "gram" else vectors)
+    q = np.einsum("cj,cj->c", vectors, system.steps.rows.images(vectors, w))
     eta = system.learning_rate
     log_growth = np.log(np.maximum(1 - eta * (2 - eta * system.diagonal) * w**2 / q[:, None], 1e-30)) / 2
     log_powers = order * log_growth
@@ -183,7 +179,7 @@ def spread_of_weights(system: LinearizedSGD, order: float, metrics: Metrics, opt
 
 
 def population_task(
-    system: LinearizedSGD, order: float, metrics: Metrics, *, tilted: bool, n_passive: int = 0, evaluate: bool = True
+    system: LinearizedSGD, order: float, growth: Growth, *, tilted: bool, n_passive: int = 0, evaluate: bool = True
 ) -> Task[PopulationRecords]:
     """Return what advances populations; tilted steps use the second metric, or the norm of K alone.
 
@@ -193,15 +189,13 @@ def population_task(
     gauge = {"gauge_gram": _NONE, "gauge_coupling": _NONE, "gauge_metric": _NONE, "gauge_diagonal": _NONE}
     seconds_per_step = 1.2e-8 + 1.5e-10 * d  # measured, on one thread
     if tilted:
-        factor = system.coordinates == "factor"
-        gauge["gauge_gram"] = system.rows @ system.rows.T if factor else system.rows
-        gauge["gauge_diagonal"] = system.diagonal
-        if metrics.matrices.shape[0] > 0:
-            metric = metrics.matrices[0]
-            gauge["gauge_metric"], gauge["gauge_diagonal"] = metric, metrics.diagonals[1]
-            gauge["gauge_coupling"] = system.rows @ metric @ system.rows.T if factor else metric
+        rows = system.steps.rows
+        gauge["gauge_gram"], gauge["gauge_diagonal"] = rows.gram, rows.diagonal
+        if growth.matrices.shape[0] > 0:
+            gauge["gauge_metric"], gauge["gauge_diagonal"] = growth.matrices[0], growth.arguments["diagonals"][1]
+            gauge["gauge_coupling"] = rows.couplings(growth.matrices[0])
         seconds_per_step = 4e-8 + 3e-9 * n
-    evaluated = metrics if evaluate else no_metrics(system)
+    evaluated = growth if evaluate else system.no_growth
     return Task(
         function="advance_populations",
         states="walkers",
@@ -209,8 +203,7 @@ def population_task(
             "rows": system.rows,
             "coordinates": system.coordinates,
             "learning_rate": system.learning_rate,
-            "metrics": evaluated.matrices,
-            "diagonals": evaluated.diagonals,
+            **evaluated.arguments,
             **{name: np.ascontiguousarray(array) for name, array in gauge.items()},
         },
         options={
@@ -240,14 +233,13 @@ def _with_starts_at_examples(system: LinearizedSGD, order: float, vectors: Float
     quarter at examples in turn. Not at negative orders: what a step shrinks again and again is exceptional, and its
     moments are not those of the product's norm.
     """
-    n_populations, size, dimension = vectors.shape
+    n_populations, size, _ = vectors.shape
     strongest = np.argsort(-order * system.log_determinants, kind="stable")
     count = size // 4
     examples = np.empty((n_populations, 2 * count), dtype=np.intp)
     examples[:, :count] = strongest[np.arange(count) % system.n_examples]
     examples[:, count:] = np.arange(n_populations * count).reshape(n_populations, count) % system.n_examples
-    gradients = system.rows if system.coordinates == "factor" else np.eye(dimension)
-    starts = gradients[examples]
+    starts = system.steps.rows.moved(examples)
     lengths = np.linalg.norm(starts, axis=2, keepdims=True)
     noise = vectors[:, : 2 * count] / np.linalg.norm(vectors[:, : 2 * count], axis=2, keepdims=True)
     mixed = vectors.copy()
@@ -256,7 +248,7 @@ def _with_starts_at_examples(system: LinearizedSGD, order: float, vectors: Float
 
 
 def _chains(
-    system: LinearizedSGD, order: float, metrics: Metrics, options: Options, size: int, tilted: bool, first_chain: int
+    system: LinearizedSGD, order: float, growth: Growth, options: Options, size: int, tilted: bool, first_chain: int
 ) -> Chains[PopulationRecords]:
     n_companions = min(N_COMPANIONS, options.budget.max_steps - options.n_chains * size)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
@@ -264,12 +256,12 @@ def _chains(
     steps = max(4, system.n_examples // 2) if tilted else max(8, system.n_examples)
     steps = min(max(steps, most // _MOST_BATCHES), max(1, most // _LEAST_BATCHES))
     key = options.seed.key
-    vectors = initial_vectors(system, metrics, key, options.n_chains * size, 1, first_chain * size)[:, 0]
+    vectors = initial_vectors(system, growth.covariance, key, options.n_chains * size, 1, first_chain * size)[:, 0]
     vectors = vectors.reshape(options.n_chains, size, system.dimension)
     if tilted and order > 0:
         vectors = _with_starts_at_examples(system, order, vectors)
     together = _COMPANION_SIZE if tilted else 1
-    pairs = initial_vectors(system, metrics, key, n_companions * together, 2, first_chain + COMPANIONS.first)
+    pairs = initial_vectors(system, growth.covariance, key, n_companions * together, 2, first_chain + COMPANIONS.first)
     companions: Chains[Any] = Chains(
         key=key,
         states=walkers_from(pairs.reshape(n_companions, together, 2 * system.dimension)) if tilted else pairs,
@@ -282,7 +274,7 @@ def _chains(
         key=key,
         states=walkers_from(vectors),
         steps_per_batch=steps,
-        records=PopulationRecords.empty(options.n_chains, metrics.size),
+        records=PopulationRecords.empty(options.n_chains, growth.size),
         first_chain=first_chain,
         n_walkers=size,
         spacing=steps,

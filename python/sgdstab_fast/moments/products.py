@@ -37,9 +37,9 @@ from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.simulation.task import Item, Task
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics, largest_growth, no_metrics
-from sgdstab_fast.systems.mean_square_forms import mean_square_metric
-from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
+from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
+from sgdstab_fast.systems.single_steps import SingleSteps
 
 _EPS = float(np.finfo(float).eps)
 _LIKELY = 0.01  # from which on events are counted
@@ -59,21 +59,19 @@ def allowance(n: int, dimension: int, threshold: float) -> float:
 
 def _isometric(system: LinearizedSGD) -> LinearizedSGD:
     """Return the system in factor coordinates, which are isometric to parameter space."""
-    if system.coordinates == "factor":
-        return system
-    return LinearizedSGD.from_factor(np.linalg.cholesky(system.rows), system.learning_rate)
+    rows = system.steps.rows
+    return system if rows.isometric_rows is rows else LinearizedSGD.from_factor(rows.gradients, system.learning_rate)
 
 
-def _gauge(system: LinearizedSGD) -> Metrics:
+def _gauge(steps: SingleSteps) -> Growth:
     """Return the metric to tilt steps in; none where it would be costly, for the Euclidean norm."""
-    if system.dimension > LARGEST_DIMENSION:
-        return no_metrics(system)
-    amplification = largest_growth(system)
+    if steps.dimension > LARGEST_DIMENSION:
+        return steps.no_growth
+    amplification = steps.amplification
     weights = 1 / amplification if amplification.max() > 1 else None  # rare steps held down
-    metric, _ = mean_square_metric(system, weights, tolerance=_METRIC_TOLERANCE)
-    metric = metric / np.trace(metric) + _IDENTITY / system.dimension * np.eye(system.dimension)
-    diagonal = np.einsum("ij,ij->i", system.rows @ metric, system.rows)
-    return Metrics(metric[None], np.array([system.diagonal, diagonal]), None)
+    metric, _ = steps.mean_square_metric(weights, _METRIC_TOLERANCE)
+    metric = metric / np.trace(metric) + _IDENTITY / steps.dimension * np.eye(steps.dimension)
+    return steps.growth_with_norms([(metric, steps.rows.squared_norms(metric))], None)
 
 
 @dataclass(frozen=True)
@@ -162,11 +160,11 @@ class Simulation:
         self._options, self._n, self._goal, self._report = options, n, n * threshold, report
         self._limit = self._goal - allowance(n, system.dimension, threshold)
         self._log_least = -n * math.log(system.n_examples) - 1  # below any probability but 0
-        self._metrics = _gauge(system)
+        self._growth = _gauge(require_plain(system, "finite_time_probability"))
         self._trace, self._log_ratio = float(system.dimension), -math.log(system.dimension) / 2
-        if self._metrics.size > 0:
-            self._trace = float(np.trace(self._metrics.matrices[0]))
-            self._log_ratio = math.log(float(np.linalg.eigvalsh(self._metrics.matrices[0])[0]) / self._trace) / 2
+        if self._growth.size > 0:
+            self._trace = float(np.trace(self._growth.matrices[0]))
+            self._log_ratio = math.log(float(np.linalg.eigvalsh(self._growth.matrices[0])[0]) / self._trace) / 2
         self._estimate = Progress(0, options.budget.max_steps, math.nan, math.nan)
 
     def estimate(self, size: int, n_walkers: int) -> Outcome:
@@ -285,7 +283,7 @@ class Simulation:
     def _runs(self, order: float, first_chain: int, n_populations: int, size: int, tilted: bool) -> Iterator[_Products]:
         """Run populations, some at a time; how many does not matter to their bits."""
         system, n, options = self._system, self._n, self._options
-        task = population_task(system, order, self._metrics, tilted=tilted, evaluate=False)
+        task = population_task(system, order, self._growth, tilted=tilted, evaluate=False)
         seconds = task.seconds_per_step * system.dimension * size
         piece = int(np.clip(_PIECE_SECONDS / seconds, 1, n))
         batch = int(np.clip(n // _LOOKS, 1, piece)) if tilted else piece

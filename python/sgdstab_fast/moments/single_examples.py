@@ -27,9 +27,9 @@ from sgdstab_fast.moments.populations import LEAST_SIZE, MomentMetrics, simulate
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.operators.matrices import ExactMoment
 from sgdstab_fast.simulation.options import Options
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Metrics
-from sgdstab_fast.systems.parts import PlainBlock, plain_blocks_of
-from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
+from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
+from sgdstab_fast.systems.system import Part
 
 _SHARES = (1.0, 0.75, 0.5, 0.25)  # of a negative order, at which the curve of a block is known
 
@@ -39,9 +39,9 @@ class PlainMoments:
 
     def __init__(self, system: LinearizedSGD, *, computed: bool = True) -> None:
         self._system, self._computed = system, computed
-        self._blocks = plain_blocks_of(system)
+        self._blocks = system.parts()
         self._exact = [ExactMoments(block.system) for block in self._blocks]
-        self._metrics = [MomentMetrics(block.system) for block in self._blocks]
+        self._metrics = [MomentMetrics(require_plain(block.system, "PlainMoments")) for block in self._blocks]
 
     @property
     def largest_amplification(self) -> float:
@@ -98,8 +98,8 @@ class PlainMoments:
 
     def _simulated_block(self, index: int, order: float, options: Options, size: int | None) -> OrderMoment:
         """Return a block's part in steps of the whole, simulated."""
-        block, metrics = self._blocks[index], self._metrics[index].at(order)
-        found = self._simulated(block.system, order, metrics, options, size, index, self._exact[index])
+        block, growth = self._blocks[index], self._metrics[index].at(order)
+        found = self._simulated(block.system, order, growth, options, size, index, self._exact[index])
         if block.share == 1 or not math.isfinite(found.exponent):
             return found
         value = _idle(block.share, found.exponent)
@@ -111,7 +111,7 @@ class PlainMoments:
             population_bias=slope * found.population_bias,
         )
 
-    def _whole(self, block: PlainBlock, moment: ExactMoment | None) -> OrderMoment | None:
+    def _whole(self, block: Part[LinearizedSGD], moment: ExactMoment | None) -> OrderMoment | None:
         """Return what a block's moment, computed, is in steps of the whole."""
         if moment is None:
             return None
@@ -124,7 +124,7 @@ class PlainMoments:
         self,
         system: LinearizedSGD,
         order: float,
-        metrics: Metrics,
+        growth: Growth,
         options: Options,
         size: int | None,
         index: int,
@@ -132,7 +132,7 @@ class PlainMoments:
     ) -> OrderMoment:
         mean_square = exact.at(2.0)
         scale = min(abs(order), 2) * abs(mean_square.exponent) / 2 if mean_square is not None else 0.0
-        done, moment = simulate_moment(system, order, metrics, options, size, first_of_block(index), scale)
+        done, moment = simulate_moment(system, order, growth, options, size, first_of_block(index), scale)
         estimate = moment.estimate
         exponent = float(estimate.mean[0])
         reason = "products of steps annihilate every displacement" if math.isinf(exponent) else ""

@@ -11,15 +11,15 @@ from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
 from sgdstab_fast.simulation.task import Task, advance
 from sgdstab_fast.simulation.vectors import vectors_task
 from sgdstab_fast.simulation.workers import Workers
-from sgdstab_fast.systems.growth import Metrics, no_metrics
+from sgdstab_fast.systems.growth import Growth
 from sgdstab_fast.systems.system import System
 
 
-def recording_task(system: System, metrics: Metrics, spacing: int, orthonormalise_every: int) -> Task[VectorRecords]:
-    """Return the task that records the direction, and growth in the metrics, after every batch of `spacing` steps."""
-    task = vectors_task(system, metrics, spacing=spacing)
+def recording_task(system: System, growth: Growth, spacing: int, orthonormalise_every: int) -> Task[VectorRecords]:
+    """Return the task that records the direction, and growth, after every batch of `spacing` steps."""
+    task = vectors_task(system, growth, spacing=spacing)
     every = min(task.options["renormalise_every"], orthonormalise_every)
-    seconds = 2 * task.seconds_per_step + metrics.seconds_per_evaluation / spacing
+    seconds = 2 * task.seconds_per_step + growth.seconds_per_evaluation / spacing
     return replace(task.with_options(renormalise_every=every, record=True), seconds_per_step=seconds)
 
 
@@ -53,7 +53,7 @@ def continued(
         first_chain=checkpoint.chains.first_chain,
         first_step=checkpoint.chains.next_step + first_batch * spacing,
     )
-    task = recording_task(system, no_metrics(system), spacing, checkpoint.orthonormalise_every)
+    task = recording_task(system, system.no_growth, spacing, checkpoint.orthonormalise_every)
     return advance(chains, task, n_batches, workers or Workers()).records
 
 

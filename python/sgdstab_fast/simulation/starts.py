@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray, StreamKey
-from sgdstab_fast.systems.growth import Metrics
 from sgdstab_fast.systems.system import RANDOM_SHARE, System
 
 _INITIAL_STATES = 1  # the counter's last word: 0 for steps
@@ -61,13 +60,16 @@ def _root(covariance: FloatArray) -> FloatArray:
 
 
 def initial_vectors(
-    system: System, metrics: Metrics, key: StreamKey, n_chains: int, k: int, first_chain: int = 0
+    system: System, covariance: FloatArray | None, key: StreamKey, n_chains: int, k: int, first_chain: int = 0
 ) -> FloatArray:
-    """Return the vectors to start from, shape (n_chains, k, dimension), the first of each chain nearly stationary."""
-    if metrics.covariance is None:
+    """Return the vectors to start from, shape (n_chains, k, dimension), the first of each chain nearly stationary.
+
+    Given the dominant second moment; near the slowest direction without.
+    """
+    if covariance is None:
         states = initial_states(key, n_chains, k, system.slow_directions(1), first_chain, system.random_share)
         return np.ascontiguousarray(states.transpose(0, 2, 1))
-    covariance = metrics.covariance / metrics.covariance.diagonal().max()
+    covariance = covariance / covariance.diagonal().max()
     main = covariance[:, covariance.diagonal().argmax()]
     for _ in range(_POWER_ITERATIONS):
         main = covariance @ (main / np.linalg.norm(main))

@@ -13,7 +13,7 @@ from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.statistics.control_variates import anchored_means
 from sgdstab_fast.statistics.estimates import Estimate, batch_means
 from sgdstab_fast.statistics.mixing import Mixing, first_resolved
-from sgdstab_fast.systems.growth import Metrics
+from sgdstab_fast.systems.growth import Growth
 from sgdstab_fast.systems.system import System, overflow_safe_steps
 
 MOST_BETWEEN_NORMALISATIONS = 256
@@ -65,16 +65,16 @@ def _anchored(chains: Chains[VectorRecords], growth: FloatArray, *, telescoping:
     return anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding, spread)
 
 
-def vectors_task(system: System, metrics: Metrics, *, spacing: int = 1) -> Task[VectorRecords]:
-    """Return what advances chains of vectors, and evaluates growth in the metrics every `spacing` steps."""
+def vectors_task(system: System, growth: Growth, *, spacing: int = 1) -> Task[VectorRecords]:
+    """Return what advances chains of vectors, and evaluates growth every `spacing` steps."""
     call = system.vectors_call()
     every = min(overflow_safe_steps(system.step_sizes), MOST_BETWEEN_NORMALISATIONS)
     return Task(
         function=call.name,
         states="vectors",
-        constants={**call.arguments, **metrics.arguments},
+        constants={**call.arguments, **growth.arguments},
         options={"renormalise_every": every, "spacing": spacing, "record": False},
         records=VectorRecords,
         seconds_per_step=call.seconds_per_step,
-        chains_per_item=_VECTORS_PER_EVALUATION if metrics.size > 0 else _VECTORS_PER_ITEM,
+        chains_per_item=_VECTORS_PER_EVALUATION if growth.size > 0 else _VECTORS_PER_ITEM,
     )

@@ -1,4 +1,4 @@
-"""Steps of SGD in all generality: rows of K, the law of the batches and the optimiser's recurrence.
+"""Steps on batches, in all generality: rows of K, the law of the batches and the optimiser's recurrence.
 
     z' = (F (x) I) z - e_1 (x) (eta/|S|) sum_{u in S} sum_{i in u} e_i K_i . (h^T (x) I) z          (gram coordinates)
 
@@ -11,18 +11,32 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from sgdstab_fast._core.functions import Coordinates, FloatArray
+from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.operators.matrices import MatrixMoments, SecondMomentsOfMatrices
 from sgdstab_fast.operators.second_moments import SecondMoments, mean_square_threshold, second_moments
+from sgdstab_fast.systems.decomposition import SpectralDecomposition
+from sgdstab_fast.systems.growth import TOLERANCE, FrameGrowth, Growth
+from sgdstab_fast.systems.next_steps import FEW_NUMBERS, NextMatrices, NextSteps, NextUnits
 from sgdstab_fast.systems.recurrence import Recurrence
+from sgdstab_fast.systems.rows import Rows
 from sgdstab_fast.systems.sampling import IntArray, Law
-from sgdstab_fast.systems.system import RANDOM_SHARE, Call, ExactExponents, GrowthCall, Outcomes, of_products
+from sgdstab_fast.systems.system import (
+    RANDOM_SHARE,
+    Call,
+    ExactExponents,
+    MeanSquare,
+    Outcomes,
+    QuadraticForms,
+    Shares,
+    first_and_last,
+    of_products,
+)
 
 _EPS = float(np.finfo(float).eps)
 _MOST_DETERMINANTS = 2**22  # multiplications
@@ -31,17 +45,16 @@ _LARGEST_DIMENSION = 1024  # with metrics
 _FLOOR = 1e-6  # of the norm of K in other metrics
 _LOWER = 0.7  # the learning rate of the second metric, relative
 _TRIAL_SHARE, _LEAST_TRIALS, _MOST_TRIALS = 1 / 16, 8, 256
-_CACHE_LINE, _MOST_COPIED = 64, 2**22  # bytes; numbers
+_MOST_COPIED = 2**22  # numbers
+_MOST_MINORS = 2**22  # multiplications
 SMALL = 2**16  # numbers in the matrices of all epochs: more of them are not gone through for Lambda(2)
 
 
 @dataclass(frozen=True, eq=False)
-class SampledSteps:
+class BatchSteps:
     """What one step does, in the coordinates of its rows."""
 
-    rows: FloatArray
-    """K or F, shape (n_rows, r)."""
-    coordinates: Coordinates
+    rows: Rows
     learning_rate: float
     law: Law
     recurrence: Recurrence
@@ -49,25 +62,12 @@ class SampledSteps:
     @property
     def dimension(self) -> int:
         """Of the state: levels times r."""
-        return int(self.recurrence.levels * self.rows.shape[1])
-
-    @cached_property
-    def gram(self) -> FloatArray:
-        """K, shape (n_rows, n_rows)."""
-        return self.rows if self.coordinates == "gram" else self.rows @ self.rows.T
-
-    @cached_property
-    def eigenvalues(self) -> FloatArray:
-        """Of K, ascending: those that are not 0."""
-        if self.coordinates == "gram":
-            return np.asarray(np.maximum(np.linalg.eigvalsh(self.rows), 0.0))
-        return np.asarray(np.linalg.svd(self.rows, compute_uv=False)[::-1] ** 2)
+        return int(self.recurrence.levels * self.rows.rank)
 
     @property
     def largest_unit(self) -> float:
         """The largest trace of a unit's part of K: no batch step is longer than eta times that."""
-        diagonal = np.einsum("ij,ij->i", self.rows, self.rows) if self.coordinates == "factor" else self.rows.diagonal()
-        return float(np.bincount(self.law.units_of_rows(len(self.rows)), diagonal, self.law.n_units).max())
+        return float(np.bincount(self.law.units_of_rows(len(self.rows)), self.rows.traces, self.law.n_units).max())
 
     @property
     def step_sizes(self) -> FloatArray:
@@ -80,9 +80,10 @@ class SampledSteps:
     @property
     def arguments(self) -> dict[str, Any]:
         """What the core is told."""
+        as_it_is = self.law.is_single or self.rows.array.size > _MOST_COPIED
         return {
-            "rows": self._aligned_rows,
-            "coordinates": self.coordinates,
+            "rows": self.rows.array if as_it_is else self.rows.aligned,
+            "coordinates": self.rows.coordinates,
             "learning_rate": self.learning_rate,
             "free": self.recurrence.free,
             "readout": self.recurrence.readout,
@@ -91,39 +92,40 @@ class SampledSteps:
             **self.law.core_arguments,
         }
 
-    @cached_property
-    def _aligned_rows(self) -> FloatArray:
-        """The rows, from an address that is a multiple of a cache line, while they are not many.
-
-        Loads that cross lines cost as much as two. Bits do not depend on addresses.
-        """
-        if self.law.is_single or self.rows.size > _MOST_COPIED or self.rows.ctypes.data % _CACHE_LINE == 0:
-            return self.rows
-        return aligned(self.rows)
-
     def vectors_call(self) -> Call:
         """Return what advances vectors."""
-        work = (self.rows_per_step + 3 * (self.recurrence.levels - 1)) * self.rows.shape[1]
+        work = (self.rows_per_step + 3 * (self.recurrence.levels - 1)) * self.rows.rank
         return Call("advance_sampled_vectors", self.arguments, 2e-8 + 3e-9 * self.rows_per_step + 1e-10 * work)
+
+    def frames_call(self) -> Call:
+        """Return what advances frames."""
+        return Call("advance_frames", {**self.arguments, "log_determinants": np.empty(0)}, 0.0)
 
     @property
     def rows_per_step(self) -> float:
         """Rows of a batch, on average."""
         return self.law.batch_size * len(self.rows) / self.law.n_units
 
-    def growth_call(self, metrics: list[FloatArray]) -> GrowthCall:
-        """Return what evaluates growth."""
-        n, d, size = len(self.rows), self.dimension, len(metrics)
+    def growth_in(self, metrics: list[FloatArray], covariance: FloatArray | None = None) -> Growth:
+        """Return growth in metrics, each of shape (d, d) and positive definite."""
+        n, rank, d, size = len(self.rows), self.rows.rank, self.dimension, len(metrics)
         n_trials = self._n_trials if size and self.law.batch_size > 1 else 0
         arguments = {
             "metrics": np.array(metrics).reshape(size, d, d),
-            "couplings": np.array([self._coupling(metric) for metric in metrics]).reshape(size, n, n),
+            "couplings": np.array([self.rows.couplings(each[:rank, :rank]) for each in metrics]).reshape(size, n, n),
             "probabilities": self.law.unit_probabilities,
             "n_trials": n_trials,
         }
-        products = n * self.rows.shape[1] + size * (2 * d * d + 3 * n * n)
+        products = n * rank + size * (2 * d * d + 3 * n * n)
         trials = n_trials * size * self.rows_per_step**2
-        return GrowthCall(arguments, size * (3 if n_trials else 1), 1e-7 + 6e-11 * products + 1.6e-9 * trials)
+        return Growth(
+            matrices=np.array(metrics[1:]).reshape(-1, d, d),
+            arguments=arguments,
+            size=size * (3 if n_trials else 1),
+            seconds_per_evaluation=1e-7 + 6e-11 * products + 1.6e-9 * trials,
+            first=metrics[0] if metrics else None,
+            covariance=covariance,
+        )
 
     @property
     def _n_trials(self) -> int:
@@ -133,46 +135,56 @@ class SampledSteps:
         wanted = int(np.clip(affordable, _LEAST_TRIALS, _MOST_TRIALS))
         return max(wanted // whole, 1) * whole if wanted > whole else wanted
 
-    def _coupling(self, metric: FloatArray) -> FloatArray:
-        """Return the inner products of the directions that rows move, in a metric."""
-        r = self.rows.shape[1]
-        first = metric[:r, :r]
-        return first if self.coordinates == "gram" else np.asarray(self.rows @ first @ self.rows.T)
-
     def norm(self) -> FloatArray:
         """Return the metric of parameter space, of present and past displacement alike."""
-        form = self.rows if self.coordinates == "gram" else np.eye(self.rows.shape[1])
-        return np.asarray(np.kron(np.eye(self.recurrence.levels), form), dtype=float)
+        return np.asarray(np.kron(np.eye(self.recurrence.levels), self.rows.norm), dtype=float)
 
-    def metrics(self, tolerance: float) -> tuple[list[FloatArray], FloatArray | None]:
-        """Return the norm of K, mean-square metrics here and at a lower learning rate, and those for rare steps."""
+    @property
+    def no_growth(self) -> Growth:
+        """No metrics."""
+        return self.growth_in([])
+
+    def growth(self, known: QuadraticForms | None = None) -> Growth:
+        """Return growth in the norm of K, mean-square metrics here and at a lower learning rate, and for rare steps."""
         if self.dimension > _LARGEST_DIMENSION:
-            return [], None
+            return self.no_growth
         if not self.law.is_independent:  # starts as if it were
-            found = replace(self, law=replace(self.law, sampling="iid")).solved(tolerance)
-            return [], found.covariance if _is_of_use(found) else None
+            found = replace(self, law=replace(self.law, sampling="iid")).solved(TOLERANCE)
+            return self.growth_in([], found.covariance if _is_of_use(found) else None)
         norm = self.norm()
-        found = self.solved(tolerance)
-        further = [found, replace(self, learning_rate=_LOWER * self.learning_rate).solved(tolerance)]
+        found = self.solved(TOLERANCE)
+        further = [found, replace(self, learning_rate=_LOWER * self.learning_rate).solved(TOLERANCE)]
         growth = self._growth_of_units()
         if self.law.batch_size == 1 and growth.max() > 1:
             weights = self.law.unit_probabilities / growth
             held_down = replace(self, law=replace(self.law, probabilities=weights / weights.sum()))
-            further.append(held_down.solved(tolerance))
+            further.append(held_down.solved(TOLERANCE))
         of_use = [_with_floor(each.metric, norm) for each in further if _is_of_use(each)]
-        return [norm, *of_use], found.covariance if _is_of_use(found) else None
+        return self.growth_in([norm, *of_use], found.covariance if _is_of_use(found) else None)
+
+    def growth_of_part(self, part: BatchSteps, rows: IntArray, embedding: FloatArray) -> tuple[Growth, Growth]:
+        """Return growth in the metrics of a block, for the block and for the whole."""
+        own = part.growth()
+        every = [] if own.first is None else [own.first, *own.matrices] if part.dimension > 1 else [own.first]
+        return own, self.growth_in([np.ascontiguousarray(embedding.T @ metric @ embedding) for metric in every])
+
+    def frame_growth(self, *, evaluated: bool) -> FrameGrowth:
+        """Return that the growth of frames is not evaluated."""
+        n, d = self.rows.array.shape
+        shapes = {"roots": (0, d, d), "gradients": (0, n, d), "images": (0, n, d), "diagonals": (0, n)}
+        return FrameGrowth({name: np.empty(shape) for name, shape in shapes.items()})
 
     def _growth_of_units(self) -> FloatArray:
         """Return max(1, (1 - eta trace K_uu)^2) for every unit: how much a step on it may multiply squared norms."""
-        traces = np.bincount(self.law.units_of_rows(len(self.rows)), self.gram.diagonal(), self.law.n_units)
+        traces = np.bincount(self.law.units_of_rows(len(self.rows)), self.rows.gram.diagonal(), self.law.n_units)
         return np.asarray(np.maximum(1.0, (1 - self.learning_rate * traces) ** 2))
 
     def solved(self, tolerance: float = 1e-11) -> SecondMoments:
         """Return second moments under a law of independent batches."""
         members, offsets = self._units()
         return second_moments(
-            self.rows,
-            self.coordinates,
+            self.rows.array,
+            self.rows.coordinates,
             self.learning_rate,
             self.law.noise,
             self.law.n_units,
@@ -188,8 +200,8 @@ class SampledSteps:
         """Return the learning rate at which Lambda(2) = 0 under a law of independent batches, and its error."""
         members, offsets = self._units()
         return mean_square_threshold(
-            self.rows,
-            self.coordinates,
+            self.rows.array,
+            self.rows.coordinates,
             self.law.noise,
             self.law.n_units,
             members,
@@ -218,7 +230,7 @@ class SampledSteps:
     def exact_exponents(self) -> ExactExponents | None:
         """Return the exponents where all steps, or all epochs, are the same."""
         if self.law.is_full:
-            curvatures = self.learning_rate * self.eigenvalues / self.law.n_units
+            curvatures = self.learning_rate * self.rows.eigenvalues / self.law.n_units
             radii = np.array([np.abs(np.linalg.eigvals(self.recurrence.along(c))) for c in curvatures]).ravel()
             with np.errstate(divide="ignore"):
                 logs = np.log(np.where(radii < 8 * _EPS, 0.0, radii))
@@ -231,12 +243,12 @@ class SampledSteps:
 
     def sum_of_exponents(self) -> float:
         """Return E log abs det of a step; NaN where there are too many batches."""
-        law, free = self.law, float(self.rows.shape[1] * self.recurrence.log_determinant)
+        law, free = self.law, float(self.rows.rank * self.recurrence.log_determinant)
         feedback = self.recurrence.feedback
         if abs(feedback) < 1e-14:
             return free
         if law.is_full:
-            determinants = 1 - feedback * self.learning_rate * self.eigenvalues / law.n_units
+            determinants = 1 - feedback * self.learning_rate * self.rows.eigenvalues / law.n_units
             with np.errstate(divide="ignore"):
                 return free + float(np.log(np.abs(determinants)).sum())
         if law.sampling == "epoch":  # every batch is a uniform subset
@@ -256,7 +268,7 @@ class SampledSteps:
             for batch in batches:
                 rows = np.concatenate([law.rows(unit) for unit in batch])
                 step = self.learning_rate / len(batch) * self.recurrence.feedback
-                minor = np.eye(len(rows)) - step * self.gram[np.ix_(rows, rows)]
+                minor = np.eye(len(rows)) - step * self.rows.gram[np.ix_(rows, rows)]
                 total += probability / len(batches) * _log_determinant(minor)
         return total
 
@@ -287,21 +299,20 @@ class SampledSteps:
 
     def _step(self, batch: tuple[int, ...], frame: FloatArray) -> FloatArray:
         """Return the image of a frame, (dimension, k), under the step on a batch of units."""
-        r, free = self.rows.shape[1], self.recurrence.free
+        r, free = self.rows.rank, self.recurrence.free
         levels = frame.reshape(self.recurrence.levels, r, -1)
         read = np.tensordot(self.recurrence.readout, levels, axes=1)
         image = np.tensordot(free, levels, axes=1)
         rows = np.concatenate([self.law.rows(unit) for unit in batch]) if batch else np.empty(0, dtype=np.int64)
-        moved = self.learning_rate / len(batch) * (self.rows[rows] @ read)
-        if self.coordinates == "gram":
-            np.subtract.at(image[0], rows, moved)
-        else:
-            image[0] -= self.rows[rows].T @ moved
+        self.rows.move(image[0], rows, self.learning_rate / len(batch) * (self.rows.array[rows] @ read))
         return np.asarray(image.reshape(frame.shape))
 
-    def slow_directions(self, directions: FloatArray) -> FloatArray:
-        """Return directions of displacements, (r, k), as states that have been there for long."""
+    def slow_directions(self, k: int) -> FloatArray:
+        """Return the directions that the mean step shrinks least, as states that have been there for long."""
         levels = self.recurrence.levels
+        directions = self.rows.slow_directions(min(k, self.rows.rank), self.learning_rate / self.law.n_units)
+        if directions.shape[1] == 1:
+            directions = directions / np.linalg.norm(self.rows.slowest)
         return np.asarray(np.tile(directions, (levels, 1)) / math.sqrt(levels))
 
     @property
@@ -314,26 +325,124 @@ class SampledSteps:
         slowest = float(rates[rates > _EPS].min(initial=1.0))
         return RANDOM_SHARE * min(1.0, slowest**2)
 
-    def digest(self) -> bytes:
-        """Return what tells one law and optimiser from another."""
-        law, parts = self.law, [self.recurrence.free, self.recurrence.readout, self.law.offsets, self.law.members]
-        parts += [] if law.probabilities is None else [law.probabilities]
-        text = f"{law.sampling}-{law.batch_size}".encode()
-        return hashlib.sha256(text + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).digest()
+    def next_steps(self) -> NextSteps | None:
+        """Return the outcomes of the next step, or epoch; None if there are too many."""
+        if self.has_single_units:
+            return NextUnits(self.rows, self.learning_rate, self.law, self.recurrence, self.norm)
+        found = self.outcomes(FEW_NUMBERS)
+        return None if found is None else NextMatrices(*found, self.isometric)
+
+    @property
+    def has_single_units(self) -> bool:
+        """Whether every step is on one example, independently drawn."""
+        return self.law.is_independent and self.law.batch_size == 1
+
+    def probability_of_singular_steps(self) -> float | None:
+        """Return the probability that a step is singular; None where it takes all matrices."""
+        return None
+
+    def isometric(self, vectors: FloatArray) -> FloatArray:
+        """Return vectors in coordinates that are isometric to parameter space, s = F^T a of every level; same shape."""
+        if self.recurrence.levels == 1:
+            return self.rows.isometric(vectors)
+        return self.rows.isometric(vectors.reshape(-1, self.rows.rank)).reshape(vectors.shape)
+
+    def lengths(self, vectors: FloatArray) -> FloatArray:
+        """Return the lengths of states, sqrt(a . K a) or sqrt(s . s) over all levels, shape (n,) of (n, dimension)."""
+        if self.recurrence.levels > 1:
+            return np.asarray(np.linalg.norm(self.isometric(vectors), axis=1))
+        return np.asarray(np.sqrt(np.maximum(self.rows.squared_lengths(vectors), 0.0)))
+
+    def laws_of_parts(self) -> Iterator[tuple[Law, float]]:
+        """Yield the law of each block of K, and its share of the steps."""
+        for rows in self.rows.components:
+            yield self.law.restricted(rows, len(self.rows)), 1.0
+
+    def embedding(self, rows: IntArray) -> FloatArray:
+        """Return P, shape (dimension of the block of some rows, dimension): v P is a vector of the whole."""
+        embedding, levels = self.rows.embedding(rows), self.recurrence.levels
+        return embedding if levels == 1 else np.asarray(np.kron(np.eye(levels), embedding), dtype=np.float64)
+
+    def mean_square(self, decomposition: SpectralDecomposition | None) -> MeanSquare | None:
+        """Return Lambda(2), if it is known otherwise than block by block."""
+        return None
+
+    def shares(self) -> Shares | None:
+        """Return what says which examples directions consist of: of displacements alone, without memory."""
+        if self.recurrence.levels > 1:
+            return None
+        units = self.law.units_of_rows(len(self.rows)) if self.law.offsets.size else None
+        return Shares(self.rows.shares_root, units, self.law.n_units)
+
+    def extremes(self, most: int) -> FloatArray:
+        """Return eigenvectors of K and gradients of the largest examples, which have been where they are for long."""
+        gradients = self.rows.gradients
+        directions = np.linalg.svd(gradients, full_matrices=False)[2]
+        largest = gradients[np.argsort(-self.rows.diagonal, kind="stable")[:most]]
+        displacements = np.concatenate([first_and_last(directions, most), largest])
+        return np.tile(displacements, self.recurrence.levels)
+
+    def in_the_whole(self, rows: IntArray, form: FloatArray) -> FloatArray:
+        """Return a form of the block of some rows, and zero elsewhere, in the coordinates of the whole."""
+        embedding = np.kron(np.eye(self.recurrence.levels), self.rows.embedding(rows).T)
+        return np.asarray(embedding @ form @ embedding.T)
+
+    def largest_curvature(self) -> float:
+        """Return the largest eigenvalue that the Hessian of a batch may have, or a bound if batches are many."""
+        law, gram = self.law, self.rows.gram
+
+        def of(batch: tuple[int, ...]) -> float:
+            rows = np.concatenate([law.rows(unit) for unit in batch])
+            return float(np.linalg.eigvalsh(gram[np.ix_(rows, rows)])[-1]) / len(batch) if rows.size else 0.0
+
+        largest = max(of((unit,)) for unit in range(law.n_units))
+        if law.batch_size == 1 or law.sampling == "with_replacement":
+            return largest
+        rest = law.n_units % law.batch_size
+        sizes = {law.batch_size, rest} if rest > 0 and not law.is_independent else {law.batch_size}
+        laws = [replace(law, sampling="iid", batch_size=size) for size in sizes]
+        if sum(each.n_batches for each in laws) * self.rows_per_step**3 <= _MOST_MINORS:
+            return max(of(batch) for each in laws for _, batches in each.batches() for batch in batches)
+        return min(largest, float(self.rows.eigenvalues[-1]) / min(sizes))
+
+    def largest_amplification(self) -> float:
+        """Return a bound of what a step may multiply lengths by.
+
+        In coordinates isometric to parameter space a step is (F (x) I) - e_1 h^T (x) eta H, H the mean of the batch's
+        parts of K, with eigenvalues between 0 and c; it is normal but for F and h, so that no step multiplies lengths
+        by more than
+
+            max(|F|, |F - eta c e_1 h^T|),  c <= max_u w_max(K_uu) (a mean is at most its terms),  c <= w_max(K) / B.
+        """
+        steepest = self.recurrence.along(self.learning_rate * self.largest_curvature())
+        return max(float(np.linalg.norm(each, 2)) for each in (self.recurrence.free, steepest))
+
+    def unit_curvatures(self) -> FloatArray | None:
+        """Return eta lambda_max(K_uu) for every example u, or eta K_uu if it has one row; None with memory."""
+        if not self.recurrence.is_plain:
+            return None
+        if not self.law.offsets.size:
+            return self.learning_rate * self.rows.diagonal
+        gram = self.rows.gram
+        units = [self.law.rows(unit) for unit in range(self.law.n_units)]
+        return self.learning_rate * np.array(
+            [np.linalg.eigvalsh(gram[np.ix_(rows, rows)])[-1] if rows.size else 0.0 for rows in units]
+        )
+
+    def digest(self) -> str:
+        """Return what tells one K, law, optimiser and learning rate from another."""
+        law = self.law
+        parts = [self.recurrence.free, self.recurrence.readout, law.offsets, law.members, law.unit_probabilities]
+        digest = hashlib.sha256(self.rows.digest + np.float64(self.learning_rate).tobytes())
+        digest.update(f"{law.sampling}-{law.batch_size}-{law.n_units}".encode())
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
 
 
 def _is_of_use(found: SecondMoments) -> bool:
     """Say whether forms are numbers, not lost to steps or powers beyond floating point."""
     return bool(np.isfinite(found.metric).all() and np.isfinite(found.covariance).all())
-
-
-def aligned(array: FloatArray) -> FloatArray:
-    """Return a copy that begins at a cache line."""
-    memory = np.empty(array.nbytes + _CACHE_LINE, dtype=np.uint8)
-    start = -memory.ctypes.data % _CACHE_LINE
-    copy: FloatArray = memory[start : start + array.nbytes].view(np.float64).reshape(array.shape)
-    copy[...] = array
-    return copy
 
 
 def _log_determinant(matrix: FloatArray) -> float:

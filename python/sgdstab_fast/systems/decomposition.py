@@ -11,8 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.systems.components import IntArray
-from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.validation import row_blocks
 
 # Below this ratio of eigenvalues they come from a Jacobi singular value decomposition.
@@ -32,42 +30,28 @@ class SpectralDecomposition(NamedTuple):
     """V, shape (dimension, rank); None in gram coordinates."""
 
 
-def spectral_decomposition(system: LinearizedSGD, example_weights: FloatArray | None = None) -> SpectralDecomposition:
-    """Decompose K, or Omega^(1/2) K Omega^(1/2), and F or Omega^(1/2) F with it in factor coordinates.
+def decomposition_of_gram(gram: FloatArray, axes: tuple[FloatArray, FloatArray] | None = None) -> SpectralDecomposition:
+    """Decompose K; `axes` are its eigenvalues and eigenvectors, if known.
 
     The smallest eigenvalue, which decides at small learning rates, is accurate to rounding of K.
     """
-    return decompose(system, np.arange(len(system.rows)), example_weights)
-
-
-def decompose(
-    system: LinearizedSGD, block: IntArray, example_weights: FloatArray | None = None
-) -> SpectralDecomposition:
-    """Decompose the part of K or F that belongs to a block of examples."""
-    matrix, whole = system.rows, block.size == len(system.rows)
-    if system.coordinates == "factor":
-        rank = system.rank
-        if not whole:
-            matrix = matrix[block]
-            rank = 1 if block.size == 1 else system.part(block).dimension
-        if example_weights is not None:
-            matrix = matrix * np.sqrt(example_weights)[:, None]
-        vectors, eigenvalues, directions = _of_factor(matrix, rank)
-        eigenvalues[0] = _refined_smallest(matrix, directions, eigenvalues, is_factor=True)
-        return SpectralDecomposition(vectors, eigenvalues, directions)
-    if not whole:
-        matrix = matrix[np.ix_(block, block)]
-    if example_weights is not None:
-        matrix = matrix * np.sqrt(example_weights)
-        matrix *= np.sqrt(example_weights)[:, None]
-    vectors, eigenvalues = _of_gram(matrix)
-    eigenvalues[0] = _refined_smallest(matrix, vectors, eigenvalues, is_factor=False)
+    vectors, eigenvalues = _of_gram(gram, axes)
+    eigenvalues[0] = _refined_smallest(gram, vectors, eigenvalues, is_factor=False)
     return SpectralDecomposition(vectors, eigenvalues, None)
 
 
-def _of_gram(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return (U, w)."""
-    eigenvalues, vectors = np.linalg.eigh(gram)
+def decomposition_of_factor(
+    features: FloatArray, rank: int, singular: tuple[FloatArray, FloatArray, FloatArray] | None = None
+) -> SpectralDecomposition:
+    """Decompose F, of a rank; `singular` are its singular vectors and values, if known."""
+    vectors, eigenvalues, directions = _of_factor(features, rank, singular)
+    eigenvalues[0] = _refined_smallest(features, directions, eigenvalues, is_factor=True)
+    return SpectralDecomposition(vectors, eigenvalues, directions)
+
+
+def _of_gram(gram: FloatArray, axes: tuple[FloatArray, FloatArray] | None) -> tuple[FloatArray, FloatArray]:
+    """Return (U, w), of which w may be changed."""
+    eigenvalues, vectors = np.linalg.eigh(gram) if axes is None else axes
     if eigenvalues[0] < _ILL_CONDITIONED * eigenvalues[-1]:
         # The Cholesky factor keeps the small eigenvalues of a K whose examples differ by orders of magnitude.
         try:
@@ -77,12 +61,14 @@ def _of_gram(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
         if accurate is not None:
             return accurate[0], accurate[1]
         eigenvalues = np.maximum(eigenvalues, np.finfo(float).eps * eigenvalues[-1])
-    return vectors, eigenvalues
+    return vectors, eigenvalues.copy()
 
 
-def _of_factor(features: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _of_factor(
+    features: FloatArray, rank: int, singular: tuple[FloatArray, FloatArray, FloatArray] | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return (U, w, V)."""
-    vectors, values, directions = map(np.asarray, np.linalg.svd(features, full_matrices=False))
+    vectors, values, directions = np.linalg.svd(features, full_matrices=False) if singular is None else singular
     if rank == features.shape[1] and values[-1] ** 2 < _ILL_CONDITIONED * values[0] ** 2:
         accurate = _jacobi(features, with_directions=True)
         if accurate is not None:
@@ -122,7 +108,7 @@ def smallest_eigenvalue(gram: FloatArray) -> float:
     try:
         factor = cho_factor(gram, lower=True, check_finite=False)
     except np.linalg.LinAlgError:  # singular to rounding
-        return float(_of_gram(gram)[1][0])
+        return float(_of_gram(gram, None)[1][0])
     inverse = LinearOperator(gram.shape, lambda x: cho_solve(factor, x, check_finite=False), dtype=float)
     values, vectors = eigsh(inverse, k=1, which="LA", v0=np.ones(len(gram)))
     return _refined_smallest(gram, vectors, 1 / values, is_factor=False)

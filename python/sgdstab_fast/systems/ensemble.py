@@ -13,13 +13,14 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray, core
 from sgdstab_fast.operators.matrices import MatrixMoments
-from sgdstab_fast.systems.batch_steps import aligned
+from sgdstab_fast.systems.growth import Growth
+from sgdstab_fast.systems.next_steps import NextMatrices, NextSteps
+from sgdstab_fast.systems.rows import aligned
 from sgdstab_fast.systems.sampling import cumulative, distribution
 from sgdstab_fast.systems.system import (
     LARGEST_ENUMERATION,
     Call,
     ExactExponents,
-    GrowthCall,
     Outcomes,
     QuadraticForms,
     System,
@@ -148,37 +149,57 @@ class MatrixEnsemble(System):
         }
         return Call("advance_matrix_frames", arguments, 0.0)
 
-    def growth_call(self, metrics: list[FloatArray]) -> GrowthCall:
-        """Return what evaluates growth: with M = R^T R, the norms of R A_i v."""
+    def growth_in(self, metrics: list[FloatArray], covariance: FloatArray | None = None) -> Growth:
+        """Return growth in metrics M = R^T R, from the norms of R A_i v."""
         n, d, size = len(self._matrices), self.dimension, len(metrics)
         log_scale = math.floor(math.log2(max(float(np.abs(self._matrices).max()), 1e-300)))
         every = np.concatenate([np.eye(d)[None], np.ldexp(self._matrices, -log_scale)])
         roots = np.array([np.linalg.cholesky(metric).T @ every for metric in metrics]).reshape(size, n + 1, d, d)
         arguments = {"roots": roots, "log_scale": log_scale * math.log(2)}
-        return GrowthCall(arguments, size, 1e-7 + size * n * (1e-9 + 5e-11 * d * d))
+        return Growth(
+            matrices=np.array(metrics[1:]).reshape(-1, d, d),
+            arguments=arguments,
+            size=size,
+            seconds_per_evaluation=1e-7 + size * n * (1e-9 + 5e-11 * d * d),
+            first=metrics[0] if metrics else None,
+            covariance=covariance,
+        )
 
-    def metrics(self, tolerance: float) -> tuple[list[FloatArray], FloatArray | None]:
-        """Return the Euclidean metric, that of constant mean squared growth, and what lies between."""
+    @property
+    def no_growth(self) -> Growth:
+        """No metrics."""
+        return self.growth_in([])
+
+    def growth(self, known: QuadraticForms | None = None) -> Growth:
+        """Return growth in the Euclidean metric, that of constant mean squared growth, and what lies between."""
         identity = np.eye(self.dimension)
         if self.dimension > _LARGEST_METRIC:
-            return [identity], None
-        found = self.second_moments(tolerance)
+            return self.growth_in([identity])
+        found = self.moments.second_moments
         if not found.converged or not np.isfinite(found.metric).all():
-            return [identity], None
+            return self.growth_in([identity])
         metric = (found.metric + found.metric.T) / 2
         metric += max(_FLOOR, -2 * float(np.linalg.eigvalsh(metric)[0])) * identity
         values, vectors = np.linalg.eigh(metric)
         between = vectors * np.sqrt(values) @ vectors.T
         further = _elongated(self.dimension) if len(self._matrices) <= _FEW_MATRICES else []
-        return [identity, metric, between, *further], found.covariance
+        return self.growth_in([identity, metric, between, *further], found.covariance)
 
     def second_moments(self, tolerance: float) -> QuadraticForms:
         """Return Lambda(2) and its forms."""
         return self.moments.second_moments
 
-    def parts(self) -> list[System]:
-        """Return itself: whether matrices have a common block form is not looked for."""
-        return [self]
+    def matrix_moments(self, most: int) -> tuple[MatrixMoments, int]:
+        """Return the moments, and 1."""
+        return self.moments, 1
+
+    def next_steps(self) -> NextSteps:
+        """Return the matrices that may come next."""
+        return NextMatrices(self._matrices, self._probabilities, 1, self.isometric_vectors)
+
+    def largest_amplification(self) -> float:
+        """Return the largest of the norms."""
+        return float(np.linalg.norm(self._matrices[self._probabilities > 0], 2, axis=(1, 2)).max())
 
     def slow_directions(self, k: int) -> FloatArray:
         """Return the directions that the mean of A^T A shrinks least."""

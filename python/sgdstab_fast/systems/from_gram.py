@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sgdstab_fast.systems.recurrence import Recurrence
-from sgdstab_fast.systems.sgd import LinearizedSGD, recurrence_of
+from sgdstab_fast.systems.recurrence import Recurrence, recurrence_of
+from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
 
 

@@ -18,9 +18,11 @@ are taken is the parameter of ``torch.optim.SGD(momentum=b, nesterov=True)``, wh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 
 
@@ -98,3 +100,13 @@ def with_momentum(momentum: float, nesterov: bool) -> Recurrence:
         return Recurrence(np.ones((1, 1)), np.ones(1))
     free = np.array([[1 + momentum, -momentum], [1.0, 0.0]])
     return Recurrence(free, np.array([1 + momentum, -momentum]) if nesterov else np.array([1.0, 0.0]))
+
+
+def recurrence_of(momentum: Any, nesterov: Any) -> Recurrence:
+    """Return the recurrence of heavy-ball or Nesterov momentum, checked."""
+    value = validation.nonnegative_number(momentum, "momentum")
+    if value >= 1:
+        raise ValueError(f"momentum must be less than 1, not {momentum!r}")
+    if not isinstance(nesterov, (bool, np.bool_)):
+        raise TypeError(f"nesterov must be True or False, not {nesterov!r}")
+    return with_momentum(value, bool(nesterov))

@@ -191,6 +191,16 @@ def validated(
     return replace(law, probabilities=found)
 
 
+def row_weights(law: Law, n_rows: int, step_scaling: Any, scale: Any) -> FloatArray | None:
+    """Return the factors of the steps on rows, shape (n_rows,); None if all are 1."""
+    scaling = validation.choice(step_scaling, "step_scaling", ("unbiased", "equal"))
+    factor = validation.positive_number(scale, "scale")
+    if law.probabilities is None or scaling == "equal":
+        return None if factor == 1 else np.full(n_rows, factor)
+    weights = factor / (law.n_units * law.probabilities)
+    return np.asarray(weights[law.units_of_rows(n_rows)])
+
+
 def distribution(value: Any, name: str, size: int, which: str) -> FloatArray:
     """Return probabilities, shape (size,)."""
     try:

@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.operators.matrices import MatrixMoments
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.systems.decomposition import SpectralDecomposition
+from sgdstab_fast.systems.growth import FrameGrowth, Growth
+from sgdstab_fast.systems.next_steps import NextSteps
+from sgdstab_fast.systems.recurrence import Recurrence
+from sgdstab_fast.systems.rows import IntArray, Rows
 
 RANDOM_SHARE = 1e-3  # of starts near slow directions
 _LOST = 1e-10  # eigenvalues, relative to the norm of a product, that rounding may have made
 LARGEST_ENUMERATION = 2**24  # numbers in all matrices of a law
+_FEW_NUMBERS = 2**20
+MEAN_SQUARE_TOLERANCE = 1e-11  # of second moments; the exponent's error is quadratic in it
 
 
 class Call(NamedTuple):
@@ -27,16 +38,6 @@ class Call(NamedTuple):
     arguments: dict[str, Any]
     seconds_per_step: float
     """Measured, on one thread."""
-
-
-class GrowthCall(NamedTuple):
-    """What `vectors_call` also needs to evaluate anchored growth in some metrics."""
-
-    arguments: dict[str, Any]
-    n_columns: int
-    """Results, which all have the exponent as their mean."""
-    seconds: float
-    """Time of an evaluation of one vector."""
 
 
 class Outcomes(NamedTuple):
@@ -89,8 +90,63 @@ class QuadraticForms(Protocol):
         """C, shape (d, d)."""
 
 
+@dataclass(frozen=True, eq=False)
+class MeanSquare:
+    """Lambda(2) of a whole system, and how it was found."""
+
+    exponent: float
+    error: float
+    residual: float
+    converged: bool
+    metric: FloatArray
+    covariance: FloatArray
+    n_applications: int = 0
+    n_iterations: int = 0
+    stopped_by: str = "residual"
+
+
+class FullBatches(NamedTuple):
+    """Steps on all examples, the mean of those on batches."""
+
+    rows: Rows
+    n_examples: int
+    learning_rate: float
+    recurrence: Recurrence
+
+
+class Shares(NamedTuple):
+    """Which examples directions consist of."""
+
+    root: FloatArray
+    """R, shape (dimension, n_rows): the squares of R^T v are shares of the rows."""
+    units: IntArray | None
+    """The example of every row; None where each row is one."""
+    n_examples: int
+
+
+AnySystem = TypeVar("AnySystem", bound="System", covariant=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Part(Generic[AnySystem]):
+    """A part of a system that does not feel the others, a block of K; or the whole."""
+
+    index: int
+    """Its number, by which its streams differ from those of others."""
+    system: AnySystem
+    """Its own system."""
+    share: float
+    """Of the steps: n/N where it is that of n of N examples alone; 1 where others stand in its law as idle steps."""
+    rows: IntArray
+    """Which rows of K it has."""
+
+
 class System(ABC):
-    """A random product of matrices."""
+    """A random product of matrices.
+
+    What a system does not know it answers with None. What is common to most is answered here: steps that are
+    independent draws, of matrices in Euclidean coordinates.
+    """
 
     @property
     @abstractmethod
@@ -118,8 +174,53 @@ class System(ABC):
         """Logarithms of how much single steps change lengths, or a bound: how often vectors must be rescaled."""
 
     @property
+    def outcome(self) -> str:
+        """What steps draw, as columns and axes call it."""
+        return "matrix"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every step is that of a full batch."""
+        return False
+
+    @property
+    def has_parts_by_outcome(self) -> bool:
+        """Whether lambda has a part for every outcome of a step."""
+        return True
+
+    @property
+    def is_independent(self) -> bool:
+        """Whether steps do not depend on those before."""
+        return True
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether all steps of SGD, or all its epochs, are the same."""
+        return False
+
+    @property
+    def counts_own_growth(self) -> bool:
+        """Whether what chains grow by themselves is a result beside anchored growth: where that does not know all."""
+        return True
+
+    @property
+    def steps_may_commute(self) -> bool:
+        """Whether steps may nearly commute, so that frames keep their angles until rounding has grown."""
+        return True
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether several rows of K may belong to one example."""
+        return False
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per step."""
+        return 1
+
+    @property
     def n_draws(self) -> int:
-        """Steps that anchored growth is a mean over, as far as some may be lost to cancellation; 0 if none is."""
+        """Steps that anchored growth is a mean over, as far as some may cancel."""
         return 0
 
     @property
@@ -142,11 +243,6 @@ class System(ABC):
         """Steps after which draws begin anew: 1 where they are independent."""
         return 1
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether a step is I - eta e_i e_i^T K with i uniform, for which some estimators have more to say."""
-        return False
-
     @abstractmethod
     def vectors_call(self) -> Call:
         """Return what advances vectors."""
@@ -156,32 +252,168 @@ class System(ABC):
         """Return what advances frames."""
 
     @abstractmethod
-    def growth_call(self, metrics: list[FloatArray]) -> GrowthCall:
-        """Return what evaluates growth in metrics, each of shape (d, d) and positive definite; none for no growth."""
+    def growth(self, known: QuadraticForms | None = None) -> Growth:
+        """Return in which metrics growth is evaluated, and how; `known` are the forms of second moments, if known."""
 
+    @property
     @abstractmethod
-    def metrics(self, tolerance: float) -> tuple[list[FloatArray], FloatArray | None]:
-        """Return metrics for anchored growth, none if it has none, and a covariance to start from."""
+    def no_growth(self) -> Growth:
+        """How growth is not evaluated."""
 
-    @abstractmethod
-    def second_moments(self, tolerance: float) -> QuadraticForms | None:
-        """Return Lambda(2) and its forms; None where it is not known without simulation."""
-
-    @abstractmethod
-    def parts(self) -> list[System]:
-        """Return the systems of blocks that do not feel each other, in steps of the whole; itself if there are none."""
+    def frame_growth(self, *, evaluated: bool) -> FrameGrowth | None:
+        """Return how the growth of frames is evaluated, if it is to be; None if the core does not know how."""
+        return None
 
     @abstractmethod
     def slow_directions(self, k: int) -> FloatArray:
         """Return unit vectors to start from, shape (d, at most k)."""
 
     @abstractmethod
+    def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:
+        """Return all matrices, if they have at most so many entries together."""
+
+    @abstractmethod
+    def next_steps(self) -> NextSteps | None:
+        """Return the outcomes of the next step, or epoch; None if there are too many."""
+
+    @abstractmethod
     def exact_exponents(self) -> ExactExponents | None:
         """Return exponents that are known, the largest among them; None if it takes simulation."""
 
     @abstractmethod
-    def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:
-        """Return all matrices, if they have at most so many entries together."""
+    def second_moments(self, tolerance: float) -> QuadraticForms | None:
+        """Return Lambda(2) and its forms; None where it is not known without simulation."""
+
+    def independent_second_moments(self, tolerance: float) -> QuadraticForms | None:
+        """Return them as if batches were independent; None where that means nothing."""
+        return None
+
+    def matrix_moments(self, most: int) -> tuple[MatrixMoments, int] | None:
+        """Return moments of all matrices, if they have at most so many entries, and the steps that a matrix takes."""
+        found = self.outcomes(most)
+        return None if found is None else (MatrixMoments(found.matrices, found.probabilities), found.n_steps)
+
+    @property
+    def has_mean_square(self) -> bool:
+        """Whether Lambda(2) is computed without simulation."""
+        return True
+
+    def mean_square(self, decomposition: SpectralDecomposition | None = None) -> MeanSquare | None:
+        """Return Lambda(2), the largest of those of the parts; None where it takes simulation.
+
+        `decomposition` is that of K, if known; some make use of it.
+        """
+        parts = self.parts()
+        found = [part.system.second_moments(MEAN_SQUARE_TOLERANCE) for part in parts]
+        known = [each for each in found if each is not None]
+        if len(known) < len(found):
+            return None
+        index = max(range(len(known)), key=lambda index: known[index].exponent)
+        best, converged = known[index], all(each.converged for each in known)
+        error, forms = best.error, (best.metric, best.covariance)
+        if not converged:
+            error = max([error, *(each.exponent + each.error - best.exponent for each in known)])
+            warn(f"the mean-square exponent {best.exponent:.6g} may be off by {error:.1g}: no convergence")
+        if len(parts) > 1:
+            forms = self.in_the_whole(parts[index], forms[0]), self.in_the_whole(parts[index], forms[1])
+        stopped_by = "residual" if converged else "max_applications"
+        return MeanSquare(best.exponent, error, best.residual, converged, *forms, stopped_by=stopped_by)
+
+    def full_batches(self) -> FullBatches | None:
+        """Return what full batches do; None of what has no batches."""
+        return None
+
+    def parts(self) -> Sequence[Part[System]]:
+        """Return the parts that do not feel each other; itself if there are none."""
+        return [Part(0, self, 1.0, np.empty(0, dtype=np.intp))]
+
+    def embedding(self, part: Part[System]) -> FloatArray:
+        """Return P with P P^T = 1, shape (dimension of the part, dimension): v P is a vector of the whole."""
+        return np.eye(self.dimension)
+
+    def example_of(self, part: Part[System]) -> int:
+        """Return the first example of a part."""
+        return 0
+
+    def in_the_whole(self, part: Part[System], form: FloatArray) -> FloatArray:
+        """Return a form of a part, and zero elsewhere, in the coordinates of the whole."""
+        return form
+
+    def growth_of_part(self, part: Part[System], embedding: FloatArray) -> tuple[Growth, Growth]:
+        """Return growth in the metrics of a part, for the part and for the whole."""
+        growth = part.system.growth()
+        return growth, growth
+
+    @abstractmethod
+    def largest_amplification(self) -> float:
+        """Return a bound of what a step may multiply lengths by, in some norm."""
+
+    def unit_curvatures(self) -> FloatArray | None:
+        """Return eta lambda_max(K_uu) for every example u, how far a step on it overshoots; None if that is not all."""
+        return None
+
+    def probability_of_singular_steps(self) -> float:
+        """Return the probability that a step is singular, or one in an epoch where there are too many to look at."""
+        found = self.outcomes(_FEW_NUMBERS)
+        if found is None:
+            return 1 / max(self.steps_per_epoch, 1.0)
+        values = np.linalg.svd(found.matrices, compute_uv=False)
+        singular = values[:, -1] <= self.dimension * np.finfo(float).eps * values[:, 0]
+        return float(found.probabilities[singular].sum()) / found.n_steps
+
+    def shares(self) -> Shares | None:
+        """Return what says which examples directions consist of; None if they do not consist of any."""
+        return None
+
+    def extremes(self, most: int) -> FloatArray:
+        """Return states that are far from each other, isometric: at most so many of each of two kinds.
+
+        The slowest and the fastest directions, and what the largest matrices stretch most.
+        """
+        found, slow = self.outcomes(), self.slow_directions(self.dimension).T
+        if found is None:
+            return first_and_last(slow, most)
+        _, values, directions = np.linalg.svd(found.matrices)
+        stretched = directions[np.argsort(-values[:, 0], kind="stable")[:most], 0]
+        return np.concatenate([first_and_last(slow, most), stretched])
+
+    def norm(self) -> FloatArray | None:
+        """Return the metric of parameter space; None if that is the identity."""
+        return None
+
+    def isometric(self) -> System:
+        """Return the same system in coordinates in which lengths are those of parameter space."""
+        return self
+
+    def isometric_vectors(self, vectors: FloatArray) -> FloatArray:
+        """Return vectors in coordinates that are isometric to parameter space; same shape."""
+        return vectors
+
+    def from_isometric_vectors(self, vectors: FloatArray) -> FloatArray:
+        """Return vectors in the coordinates of the system, from isometric ones; same shape."""
+        return vectors
+
+    def lengths(self, vectors: FloatArray) -> FloatArray:
+        """Return the lengths of states in parameter space, shape (n,) of (n, dimension)."""
+        return np.asarray(np.sqrt(np.maximum(np.einsum("nj,nj->n", vectors, vectors), 0.0)))
+
+    def directions(self, vectors: FloatArray) -> FloatArray:
+        """Return unit vectors in isometric coordinates; same shape."""
+        s = self.isometric_vectors(vectors)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(s / np.linalg.norm(s, axis=-1, keepdims=True))
+
+
+def require_system(system: Any) -> None:
+    """Refuse what is not a system."""
+    if not isinstance(system, System):
+        raise TypeError(f"system must be a LinearizedSGD or a MatrixEnsemble, not {type(system).__name__}")
+
+
+def first_and_last(directions: FloatArray, third: int) -> FloatArray:
+    """Return the first few of d directions, and the last."""
+    d = len(directions)
+    return np.asarray(directions[np.unique(np.r_[: min((third + 1) // 2, d), max(d - third // 2, 0) : d])])
 
 
 def of_products(product: FloatArray, log_scale: float, n_steps: int) -> ExactExponents | None:

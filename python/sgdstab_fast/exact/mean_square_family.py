@@ -1,4 +1,4 @@
-"""The mean-square operator of steps on single examples: metric and covariance, at one learning rate and at many."""
+"""Mean-square exponents of steps on single examples of one K, at many learning rates."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import numpy as np
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSolution
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.systems.decomposition import SpectralDecomposition, spectral_decomposition
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
+from sgdstab_fast.systems.rows import Rows
+from sgdstab_fast.systems.single_steps import MOST_APPLICATIONS, forms_of, operator_of
+from sgdstab_fast.systems.system import MEAN_SQUARE_TOLERANCE
 
-# Of the Perron vector; the exponent's error is quadratic in it.
-TOLERANCE = 1e-11
-MOST_APPLICATIONS = 1000
 _FAMILY_TOLERANCE = 1e-8  # where exponents alone are asked for
 _INTERPOLATED, _APART = 4, 1e-3  # neighbours, and how far apart they are, relative
 
@@ -27,10 +25,8 @@ class MeanSquareFamily:
     a smooth function of the learning rate, interpolated in its logarithm.
     """
 
-    def __init__(self, system: LinearizedSGD) -> None:
-        require_plain(system, "MeanSquareFamily")
-        self._system = system
-        self._parts = spectral_decomposition(system)
+    def __init__(self, rows: Rows, learning_rate: float) -> None:
+        self._parts, self._learning_rate = rows.decompose(), learning_rate
         self._vectors: dict[float, FloatArray] = {}
 
     def exponents(self, learning_rates: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -56,7 +52,9 @@ class MeanSquareFamily:
 
     @cached_property
     def _threshold(self) -> tuple[float, float]:
-        value, error, converged = operator_of(self._system, self._parts, None).threshold(TOLERANCE, MOST_APPLICATIONS)
+        value, error, converged = self._operator(self._learning_rate).threshold(
+            MEAN_SQUARE_TOLERANCE, MOST_APPLICATIONS
+        )
         if not converged:
             warn(
                 f"the mean-square threshold {value:.6g} may be off by {error:.1g}: the iteration did not converge in "
@@ -66,10 +64,12 @@ class MeanSquareFamily:
 
     def solve(self, learning_rate: float, tolerance: float) -> MeanSquareSolution:
         """Solve at a learning rate, from what is known at its neighbours."""
-        operator = operator_of(self._system, self._parts, None, learning_rate)
-        solution = operator.solve(tolerance, MOST_APPLICATIONS, self._guess(learning_rate))
+        solution = self._operator(learning_rate).solve(tolerance, MOST_APPLICATIONS, self._guess(learning_rate))
         self._vectors[learning_rate] = solution.vector
         return solution
+
+    def _operator(self, learning_rate: float) -> MeanSquareOperator:
+        return operator_of(self._parts, learning_rate, len(self._parts.vectors))
 
     def _guess(self, learning_rate: float) -> FloatArray | None:
         nearest: list[float] = []
@@ -93,62 +93,3 @@ def _coarse_to_fine(n: int) -> list[int]:
         stride //= 2
         order += [index for index in range(0, n, stride) if index not in order]
     return order
-
-
-def mean_square_metric(
-    system: LinearizedSGD,
-    example_weights: FloatArray | None = None,
-    *,
-    tolerance: float = 1e-3,
-    decomposition: SpectralDecomposition | None = None,
-) -> tuple[FloatArray, FloatArray]:
-    """Return metric and covariance of S -> (1/N) sum_i omega_i A_i S A_i^T, for a K that does not fall into blocks.
-
-    `tolerance` is for the Perron vector. Whatever it is, both forms are symmetric, and positive definite up to
-    rounding. `decomposition` is the `spectral_decomposition` with the same weights.
-    """
-    parts = spectral_decomposition(system, example_weights) if decomposition is None else decomposition
-    solution = operator_of(system, parts, example_weights).solve(tolerance, MOST_APPLICATIONS)
-    return forms_of(parts, solution, example_weights)
-
-
-def operator_of(
-    system: LinearizedSGD,
-    parts: SpectralDecomposition,
-    example_weights: FloatArray | None,
-    learning_rate: float | None = None,
-) -> MeanSquareOperator:
-    """Return the operator, at a learning rate and with weights of examples."""
-    return MeanSquareOperator(
-        parts.vectors,
-        parts.eigenvalues,
-        system.learning_rate if learning_rate is None else learning_rate,
-        system.n_examples,
-        example_weights=example_weights,
-    )
-
-
-def forms_of(
-    parts: SpectralDecomposition, solution: MeanSquareSolution, example_weights: FloatArray | None
-) -> tuple[FloatArray, FloatArray]:
-    """Return metric and covariance in the system's coordinates, the largest diagonal entry 1."""
-    rates, moment = parts.eigenvalues / parts.eigenvalues[-1], solution.moment
-    if parts.directions is not None:
-        roots = np.sqrt(rates)
-        form = _normalised(parts.directions, moment * roots * roots[:, None])
-        return form, form.copy()
-    if example_weights is None:
-        outer = inner = parts.vectors
-    else:
-        root = np.sqrt(example_weights)[:, None]
-        outer, inner = parts.vectors / root, parts.vectors * root
-    covariance = _normalised(inner, moment)
-    return _normalised(outer, moment * rates * rates[:, None]), covariance
-
-
-def _normalised(frame: FloatArray, middle: FloatArray) -> FloatArray:
-    """Return frame middle frame^T, exactly symmetric, with largest diagonal entry 1."""
-    form = (frame @ middle) @ frame.T
-    form = form + form.T
-    form /= form.diagonal().max()
-    return form

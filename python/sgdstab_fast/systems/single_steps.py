@@ -1,0 +1,331 @@
+"""Steps on single examples, drawn uniformly and independently, without memory: A_i = I - eta e_i e_i^T K.
+
+What is special about them: the determinant of a step is 1 - eta K_ii, a block of K alone is again such a system whose
+steps are a share of the whole's, and growth is evaluated in metrics of which the core knows the norm of K.
+
+`operators.mean_square` has the map in the eigenbasis of K = U diag(w) U^T and solves for its eigenvector
+S = [sqrt(w_a w_b) Z_ab]; displacements have the coordinates sqrt(w) U^T a there, or V^T s with F = U diag(sqrt w) V^T.
+So in gram coordinates M = U [w_a w_b Z_ab] U^T and C = U Z U^T, and both are V S V^T in factor coordinates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSolution
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.systems.batch_steps import BatchSteps
+from sgdstab_fast.systems.decomposition import SpectralDecomposition
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, TOLERANCE, FrameGrowth, Growth
+from sgdstab_fast.systems.next_steps import NextExamples, NextSteps
+from sgdstab_fast.systems.rows import IntArray, Rows
+from sgdstab_fast.systems.sampling import Law
+from sgdstab_fast.systems.system import MEAN_SQUARE_TOLERANCE, Call, ExactExponents, MeanSquare, QuadraticForms
+
+# 1 - eta K_ii within rounding of 0: the step is singular.
+_SINGULAR = 2 * np.finfo(float).eps
+# Fewer examples than this, some of them with abs(1 - eta K_ii) below that: a few steps may shrink a whole vector as
+# much.
+_FEW_EXAMPLES, _NEARLY_SINGULAR = 32, 1e-2
+_INTERMITTENCY = (0.5, 1.0)  # theta, beyond the edge, where some abs(1 - eta K_ii) > 1
+# How much of the norm of K is mixed in, relative to the least and to the largest M_ii / K_ii.
+_FLOOR, _ROUNDING_FLOOR = 1e-6, 1e-12
+# Below this log abs(1 - eta K_ii), growth of volumes, which is as the square of 1 - eta K_ii, drowns in rounding.
+_LOST = math.log(1e-3)
+MOST_APPLICATIONS = 1000  # of the mean-square operator
+_LARGEST_OF_FRAMES = 512  # dimension in which growth of frames is evaluated: it takes a dozen matrices more
+
+
+@dataclass(frozen=True, eq=False)
+class SingleSteps(BatchSteps):
+    """What one step on a single example does."""
+
+    @cached_property
+    def log_determinants(self) -> FloatArray:
+        """Log abs(1 - eta K_ii), shape (N,); -inf where the step is singular."""
+        return log_abs_one_minus(self.learning_rate * self.rows.diagonal)
+
+    @property
+    def step_sizes(self) -> FloatArray:
+        """Logarithms of what steps do to volumes, and to lengths in one dimension."""
+        return self.log_determinants
+
+    def sum_of_exponents(self) -> float:
+        """Return (1/N) sum_i log abs(1 - eta K_ii)."""
+        return float(self.log_determinants.mean())
+
+    @property
+    def is_nearly_singular(self) -> bool:
+        """Whether a few steps may shrink a whole vector by many orders."""
+        return is_nearly_singular(self.log_determinants)
+
+    def largest_amplification(self) -> float:
+        """Return max_i abs(1 - eta K_ii)."""
+        return math.exp(float(self.log_determinants.max()))
+
+    def vectors_call(self) -> Call:
+        """Return what advances vectors."""
+        arguments = {
+            "rows": self.rows.array,
+            "coordinates": self.rows.coordinates,
+            "learning_rate": self.learning_rate,
+            "careful": self.is_nearly_singular,
+        }
+        return Call("advance_vectors", arguments, 1e-8 + 1.3e-10 * self.rows.rank)
+
+    def frames_call(self) -> Call:
+        """Return what advances frames."""
+        return Call("advance_frames", {**self.arguments, "log_determinants": self.log_determinants}, 0.0)
+
+    def exact_exponents(self) -> ExactExponents | None:
+        """Return None: they take simulation."""
+        return None
+
+    def slow_directions(self, k: int) -> FloatArray:
+        """Return the directions that the mean step shrinks least, slowest first."""
+        return self.rows.slow_directions(k, self.learning_rate / len(self.rows))
+
+    def next_steps(self) -> NextSteps:
+        """Return the examples that may come next."""
+        return NextExamples(self.rows, self.learning_rate)
+
+    def probability_of_singular_steps(self) -> float:
+        """Return the share of examples whose step is singular."""
+        return float(np.isneginf(self.log_determinants).mean())
+
+    def laws_of_parts(self) -> Iterator[tuple[Law, float]]:
+        """Yield the law of each block alone, and its share of the steps."""
+        for rows in self.rows.components:
+            yield Law(rows.size), rows.size / len(self.rows)
+
+    def mean_square(self, decomposition: SpectralDecomposition | None) -> MeanSquare:
+        """Return Lambda(2), from the part of K of each block; metric and covariance are zero elsewhere."""
+        return mean_square(self.rows, self.learning_rate, decomposition)
+
+    @cached_property
+    def amplification(self) -> FloatArray:
+        """max(1, (1 - eta K_ii)^2), by which steps may multiply squared norms, shape (N,)."""
+        return np.asarray(np.maximum(1.0, (1 - self.learning_rate * self.rows.diagonal) ** 2))
+
+    @property
+    def no_growth(self) -> Growth:
+        """No metrics."""
+        rank = self.rows.rank
+        return self.growth_with(np.empty((0, rank, rank)), np.empty((0, len(self.rows))))
+
+    @property
+    def growth_in_norm(self) -> Growth:
+        """The norm of K alone."""
+        return self.growth_with(np.empty((0, self.rows.rank, self.rows.rank)), self.rows.diagonal[None])
+
+    def growth_with(self, matrices: FloatArray, diagonals: FloatArray, covariance: FloatArray | None = None) -> Growth:
+        """Return growth in the norm of K and further metrics, and the squared norms of what steps move in all."""
+        n, d, size = diagonals.shape[1], matrices.shape[1], len(diagonals)
+        return Growth(
+            matrices=matrices,
+            arguments={"metrics": matrices, "diagonals": diagonals},
+            size=size,
+            seconds_per_evaluation=float(1e-7 + 5e-11 * (n * d + matrices.size) + 1e-9 * size * n),
+            covariance=covariance,
+        )
+
+    def growth_with_norms(
+        self, with_norms: list[tuple[FloatArray, FloatArray]], covariance: FloatArray | None
+    ) -> Growth:
+        """Return growth in the norm of K and metrics with squared norms, as `metric_with_norms` returns them."""
+        matrices, squared_norms = zip(*with_norms, strict=True)
+        return self.growth_with(np.array(matrices), np.array([self.rows.diagonal, *squared_norms]), covariance)
+
+    def growth(self, known: QuadraticForms | None = None) -> Growth:
+        """Return growth in the norm of K, the metric of constant mean squared growth, and those for rare steps."""
+        if self.dimension > LARGEST_DIMENSION:
+            return self.growth_in_norm
+        if known is None:
+            metric, covariance = mean_square_metric(self.rows, self.learning_rate, tolerance=TOLERANCE)
+        else:
+            metric, covariance = known.metric, known.covariance
+        return self.growth_with_norms([self.metric_with_norms(metric), *self.intermittency_metrics()], covariance)
+
+    def intermittency_metrics(self) -> list[tuple[FloatArray, FloatArray]]:
+        """Return the metrics, and their squared norms, that hold rare steps down; none where no step grows."""
+        return [
+            self.metric_with_norms(self.mean_square_metric(self.amplification**-theta, TOLERANCE)[0])
+            for theta in (_INTERMITTENCY if self.amplification.max() > 1 else ())
+        ]
+
+    def mean_square_metric(self, weights: FloatArray | None, tolerance: float) -> tuple[FloatArray, FloatArray]:
+        """Return metric and covariance of constant mean squared growth, with weights of examples."""
+        return mean_square_metric(self.rows, self.learning_rate, weights, tolerance=tolerance)
+
+    def metric_with_norms(self, metric: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return a metric that is safely positive definite, and the squared norms of what steps move in it.
+
+        A little of the norm of K is mixed in, so that no direction has a norm of 0 or below; M_ii <= K_ii.
+        """
+        diagonal = self.rows.diagonal
+        active = diagonal > 0
+        ratios = self.rows.squared_norms(metric)[active] / diagonal[active]
+        floor = max(_FLOOR * float(ratios.min()), _ROUNDING_FLOOR * float(ratios.max()))
+        metric = metric / float(ratios.max())
+        self.rows.add_norm(metric, floor / float(ratios.max()))
+        return metric, self.rows.squared_norms(metric)
+
+    def growth_of_part(self, part: BatchSteps, rows: IntArray, embedding: FloatArray) -> tuple[Growth, Growth]:
+        """Return growth in the metrics of a block alone, for the block and for the whole."""
+        own = part.growth() if part.dimension > 1 else part.no_growth
+        diagonals = np.zeros((max(own.size, 1), len(self.rows)))
+        diagonals[0] = self.rows.diagonal
+        diagonals[1:, rows] = own.arguments["diagonals"][1:]
+        return own, self.growth_with(embedding.T @ own.matrices @ embedding, diagonals)
+
+    def frame_growth(self, *, evaluated: bool) -> FrameGrowth:
+        """Return how the growth of frames is evaluated, in the norm of K and, if it does not fall apart, others."""
+        lost = float(self.log_determinants.min()) <= _LOST or self.dimension > _LARGEST_OF_FRAMES
+        if not evaluated or lost:
+            return super().frame_growth(evaluated=False)
+        others = self.growth().matrices if len(self.rows.components) == 1 else self.no_growth.matrices
+        roots, gradients, images, diagonals = [], [], [], []
+        try:
+            for matrix in (self.rows.norm, *others):
+                root = np.linalg.cholesky(matrix)
+                roots.append(root.T)
+                gradients.append(np.linalg.solve(root, self.rows.array.T).T)
+                images.append(self.rows.moved_times(root))
+                diagonals.append(self.rows.squared_norms(matrix))
+        except np.linalg.LinAlgError:
+            return super().frame_growth(evaluated=False)._replace(n_metrics=1 + len(others))
+        arguments = {
+            "roots": np.array(roots),
+            "gradients": np.array(gradients),
+            "images": np.array(images),
+            "diagonals": np.array(diagonals),
+        }
+        return FrameGrowth(arguments, 1 + len(others))
+
+
+def mean_square(rows: Rows, learning_rate: float, decomposition: SpectralDecomposition | None) -> MeanSquare:
+    """Return Lambda(2) of steps on single rows of K; `decomposition` is that of K, if known.
+
+    Where K falls into blocks, metric and covariance are those of the block that attains it, and zero elsewhere.
+    """
+    blocks: list[IntArray] = list(rows.components)
+    alone = np.array([block[0] for block in blocks if block.size == 1], dtype=np.intp)
+    if alone.size > 1:
+        # A block of one example multiplies by 1 - eta k: the one of largest second moment stands for all.
+        steps = learning_rate * rows.diagonal[alone]
+        blocks = [alone[[(steps * (steps - 2)).argmax()]], *(block for block in blocks if block.size > 1)]
+    best: tuple[MeanSquareSolution, SpectralDecomposition, IntArray] | None = None
+    n_applications = n_iterations = 0
+    highest, converged = -np.inf, True
+    for block in blocks:
+        known = decomposition if block.size == len(rows) else None
+        parts = rows.decompose(block) if known is None else known
+        solution = operator_of(parts, learning_rate, len(rows)).solve(MEAN_SQUARE_TOLERANCE, MOST_APPLICATIONS)
+        n_applications += solution.n_applications
+        n_iterations += solution.n_iterations
+        highest = max(highest, solution.exponent + solution.error)
+        converged = converged and solution.stopped_by != "max_applications"
+        if best is None or solution.growth > best[0].growth:
+            best = solution, parts, block
+    assert best is not None  # K is not zero
+    solution, parts, block = best
+    # Where a block is not known well, it may be the dominant one.
+    error = solution.error if converged else max(solution.error, highest - solution.exponent)
+    if not converged:
+        warn(
+            f"the mean-square exponent {solution.exponent:.6g} may be off by {error:.1g}: the iteration did not "
+            f"converge in {MOST_APPLICATIONS} products"
+        )
+    metric, covariance = forms_of(parts, solution, None)
+    if parts.directions is None and block.size < len(rows):
+        metric, covariance = (_embedded(form, block, rows.rank) for form in (metric, covariance))
+    return MeanSquare(
+        exponent=solution.exponent,
+        error=error,
+        residual=solution.residual,
+        converged=converged,
+        metric=metric,
+        covariance=covariance,
+        n_applications=n_applications,
+        n_iterations=n_iterations,
+        stopped_by=solution.stopped_by if converged else "max_applications",
+    )
+
+
+def mean_square_metric(
+    rows: Rows, learning_rate: float, example_weights: FloatArray | None = None, *, tolerance: float = 1e-3
+) -> tuple[FloatArray, FloatArray]:
+    """Return metric and covariance of S -> (1/N) sum_i omega_i A_i S A_i^T, for a K that does not fall into blocks.
+
+    `tolerance` is for the Perron vector. Whatever it is, both forms are symmetric, and positive definite up to
+    rounding.
+    """
+    parts = rows.decompose(weights=example_weights)
+    operator = operator_of(parts, learning_rate, len(rows), example_weights)
+    return forms_of(parts, operator.solve(tolerance, MOST_APPLICATIONS), example_weights)
+
+
+def operator_of(
+    parts: SpectralDecomposition,
+    learning_rate: float,
+    n_examples: int,
+    example_weights: FloatArray | None = None,
+) -> MeanSquareOperator:
+    """Return the operator of K, or of a block of some of N examples, at a learning rate, with weights of examples."""
+    return MeanSquareOperator(
+        parts.vectors,
+        parts.eigenvalues,
+        learning_rate,
+        n_examples,
+        example_weights=example_weights,
+    )
+
+
+def forms_of(
+    parts: SpectralDecomposition, solution: MeanSquareSolution, example_weights: FloatArray | None
+) -> tuple[FloatArray, FloatArray]:
+    """Return metric and covariance in the system's coordinates, the largest diagonal entry 1."""
+    rates, moment = parts.eigenvalues / parts.eigenvalues[-1], solution.moment
+    if parts.directions is not None:
+        roots = np.sqrt(rates)
+        form = _normalised(parts.directions, moment * roots * roots[:, None])
+        return form, form.copy()
+    if example_weights is None:
+        outer = inner = parts.vectors
+    else:
+        root = np.sqrt(example_weights)[:, None]
+        outer, inner = parts.vectors / root, parts.vectors * root
+    covariance = _normalised(inner, moment)
+    return _normalised(outer, moment * rates * rates[:, None]), covariance
+
+
+def _normalised(frame: FloatArray, middle: FloatArray) -> FloatArray:
+    """Return frame middle frame^T, exactly symmetric, with largest diagonal entry 1."""
+    form = (frame @ middle) @ frame.T
+    form = form + form.T
+    form /= form.diagonal().max()
+    return form
+
+
+def _embedded(form: FloatArray, block: IntArray, n: int) -> FloatArray:
+    whole = np.zeros((n, n))
+    whole[np.ix_(block, block)] = form
+    return whole
+
+
+def is_nearly_singular(log_determinants: FloatArray) -> bool:
+    """Say whether a few steps may shrink a whole vector by many orders, given log abs(1 - eta K_ii)."""
+    return log_determinants.size < _FEW_EXAMPLES and float(log_determinants.min()) < math.log(_NEARLY_SINGULAR)
+
+
+def log_abs_one_minus(x: FloatArray) -> FloatArray:
+    """Return log abs(1 - x), accurate for small x; -inf where 1 - x is zero to rounding."""
+    with np.errstate(divide="ignore"):
+        logs = np.where(np.abs(x) < 0.5, np.log1p(-np.minimum(x, 0.5)), np.log(np.abs(1 - x)))
+    return np.where(np.abs(1 - x) <= _SINGULAR, -np.inf, logs)
