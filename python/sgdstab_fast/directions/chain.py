@@ -48,7 +48,7 @@ from sgdstab_fast.exact.regularity import Regularity, regularity_of
 from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.continuation import continued_directions, recording_task, whole
+from sgdstab_fast.simulation.continuation import continued_directions, recording_task
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.outcome import common_attributes
@@ -174,7 +174,7 @@ def projective_chain(
     work = (0 if following is None else following.work_of_logarithms(_LOGARITHM)) + _CALLS
     recorded = math.ceil(budget.max_steps * max(system.dimension / _MOST_RECORDED, work / _MOST_WORK))
     resolving = max(pilot.spacing, int(system.steps_per_epoch) // 4, recorded, int(pilot.memory / _FINENESS))
-    spacing = min(whole(system, resolving), max(longest - longest % system.grain, system.grain))
+    spacing = min(system.whole_epochs(resolving), max(longest - longest % system.grain, system.grain))
     states = start.vectors(options, 0)
     chains = Chains(
         key=options.seed.key,
@@ -388,7 +388,7 @@ def _described(
         n_batches = min(n_batches, max(_MOST_EXTRA_STEPS // (chains.n_chains * system.grain), 2 * _PILOT_EPOCHS))
         n_lags = min(n_batches, LONGEST_SEGMENT) // 2
         lasting = math.ceil(max(longest, _WINDOW * pilot.memory) / n_lags)
-        every = whole(system, min(max(1, pilot.spacing // _FINER, lasting), pilot.spacing))
+        every = system.whole_epochs(min(max(1, pilot.spacing // _FINER, lasting), pilot.spacing))
         directions = continued_directions(system, checkpoint, n_batches, every, options.workers)
     else:
         directions, every = chains.records.directions[:, found.start_up :], chains.spacing

@@ -31,7 +31,7 @@ from sgdstab_fast._core.streams import STARTS
 from sgdstab_fast.directions.path import relaxation_rate
 from sgdstab_fast.results.chains import Checkpoint
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.continuation import continued, whole
+from sgdstab_fast.simulation.continuation import continued
 from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.statistics.means import Measured, left_out_in_turn, mean_of
 from sgdstab_fast.systems.sgd import single_steps_of
@@ -250,14 +250,14 @@ def mixing_time(system: System, checkpoint: Checkpoint, contraction_rate: float)
         return Measured(0.0, 0.0)
     if not contraction_rate < 0:
         return Measured(math.inf, 0.0)
-    chains, spacing = checkpoint.chains, whole(system, checkpoint.resolution)
+    chains, spacing = checkpoint.chains, system.whole_epochs(checkpoint.resolution)
     relaxation = 1 / relaxation_rate(system, contraction_rate)
     longest = math.ceil(min(_LONGEST * relaxation, _MOST_STEPS / (_FEWEST_STARTS * _FEWEST_CHAINS)))
     affordable = int(_MOST_STEPS / longest)
     n_chains = min(max(affordable // _STARTS, _FEWEST_CHAINS), chains.n_chains)
     n_starts = min(max(affordable // n_chains, _FEWEST_STARTS), _STARTS)
     n_batches = int(np.clip(math.ceil(longest / spacing), 8, 1024))
-    spacing = whole(system, max(spacing, math.ceil(longest / n_batches)))
+    spacing = system.whole_epochs(max(spacing, math.ceil(longest / n_batches)))
     starts = [np.repeat(start[None, None], n_chains, axis=0) for start in _starts(system, chains.key, n_starts)]
     states = [chains.states[:n_chains, :1], *starts]
     stages: list[Any] = []

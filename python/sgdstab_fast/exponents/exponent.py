@@ -18,7 +18,6 @@ from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_expon
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.simulation.continuation import whole
 from sgdstab_fast.simulation.options import Budget, Options, shared_between
 from sgdstab_fast.simulation.outcome import closed_form_attributes, common_attributes, resumed, warn_of_trouble
 from sgdstab_fast.simulation.progress import ProgressOption
@@ -324,7 +323,7 @@ def _averaged_chains(system: System, options: Options, first_chain: int) -> Chai
     share = system.random_share
     states = initial_states(options.seed.key, options.n_chains, 1, system.slow_directions(1), first_chain, share)
     steps_per_batch = min(max(_STEPS_PER_BATCH, most // _MAX_BATCHES), max(1, most // 16))
-    steps_per_batch = whole(system, steps_per_batch)
+    steps_per_batch = system.whole_epochs(steps_per_batch)
     return Chains(
         key=options.seed.key,
         states=np.ascontiguousarray(states.transpose(0, 2, 1)),
@@ -345,7 +344,7 @@ def _anchored_chains(
     most = (options.budget.max_steps - pilot_steps) // (options.n_chains + n_companions)
     spacing = min(spacing, max(1, most // 16))
     if growth.size == 0:
-        spacing = whole(system, spacing)
+        spacing = system.whole_epochs(spacing)
     steps_per_batch = spacing * max(1, most // (spacing * _MAX_BATCHES))
 
     def chains(n_chains: int, k: int, first: int, n_metrics: int) -> Chains[VectorRecords]:

@@ -28,7 +28,7 @@ def continued_directions(
 ) -> FloatArray:
     """Return directions every `spacing` steps, or whole epochs, shape (n_chains, n_batches, dimension)."""
     vectors = checkpoint.chains.states[:, :1]
-    return continued(system, checkpoint, vectors, n_batches, whole(system, spacing), workers=workers).directions
+    return continued(system, checkpoint, vectors, n_batches, system.whole_epochs(spacing), workers=workers).directions
 
 
 def continued(
@@ -55,8 +55,3 @@ def continued(
     )
     task = recording_task(system, system.no_growth, spacing, checkpoint.orthonormalise_every)
     return advance(chains, task, n_batches, workers or Workers()).records
-
-
-def whole(system: System, n_steps: int) -> int:
-    """Return n_steps rounded up to whole epochs, where draws repeat within them."""
-    return -(-n_steps // system.grain) * system.grain

@@ -243,6 +243,10 @@ class System(ABC):
         """Steps after which draws begin anew: 1 where they are independent."""
         return 1
 
+    def whole_epochs(self, n_steps: int) -> int:
+        """Return n_steps rounded up to whole epochs, where draws repeat within them."""
+        return -(-n_steps // self.grain) * self.grain
+
     @abstractmethod
     def vectors_call(self) -> Call:
         """Return what advances vectors."""
