@@ -13,7 +13,6 @@ from reference.systems import random_gram
 from scipy.linalg import block_diag
 from scipy.optimize import brentq
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
-from sgdstab_fast.moments.any_system import largest_curvature
 from sgdstab_fast.moments.finite_time import finite_time_probability
 from sgdstab_fast.simulation.options import Budget, Options
 
@@ -269,10 +268,10 @@ def test_no_step_does_more_than_the_largest_amplification(name):
 
 def test_curvature_of_many_batches_is_bounded():
     gram = random_gram(np.random.default_rng(5), 40)
-    bound = largest_curvature(sf.LinearizedSGD(gram, 0.5, 20))
+    bound = sf.LinearizedSGD(gram, 0.5, 20).steps.largest_curvature()
     batch = np.arange(20)
     assert np.linalg.eigvalsh(gram[np.ix_(batch, batch)])[-1] / 20 <= bound <= gram.diagonal().max()
-    exact = largest_curvature(sf.LinearizedSGD(K4, 0.5, 2))
+    exact = sf.LinearizedSGD(K4, 0.5, 2).steps.largest_curvature()
     assert exact == pytest.approx(2.80901699437495, abs=1e-12)
 
 

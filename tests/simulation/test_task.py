@@ -12,13 +12,12 @@ from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.task import Item, advance
 from sgdstab_fast.simulation.vectors import vectors_task
 from sgdstab_fast.simulation.workers import Workers
-from sgdstab_fast.systems.growth import no_metrics
 
 SYSTEM = sf.LinearizedSGD(K4, 0.45)
 
 
 def task(**changes):
-    return replace(vectors_task(SYSTEM, no_metrics(SYSTEM)).with_options(record=True), **changes)
+    return replace(vectors_task(SYSTEM, SYSTEM.no_growth).with_options(record=True), **changes)
 
 
 def chains(n_chains=6):
