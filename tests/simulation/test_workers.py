@@ -1,6 +1,7 @@
 """Workers: threads, or an executor."""
 
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
@@ -15,6 +16,19 @@ def with_threads(item, n_threads):
 def test_items_come_back_in_order_from_one_thread_each(pool):
     with pool(2) as executor:
         assert list(Workers(5, executor).map(with_threads, range(20))) == [(item, 1) for item in range(20)]
+
+
+def test_after_an_error_what_has_not_begun_never_does():
+    begun = []
+
+    def fail(item, n_threads):
+        begun.append(item)
+        time.sleep(0.05)
+        raise ArithmeticError
+
+    with ThreadPoolExecutor(1) as executor, pytest.raises(ArithmeticError):
+        list(Workers(1, executor).map(fail, range(20)))
+    assert len(begun) < 5
 
 
 def test_without_an_executor_the_work_gets_all_threads():

@@ -27,10 +27,15 @@ class Workers:
     def map(self, work: Callable[[_Item, int], _Done], items: Sequence[_Item]) -> Iterator[_Done]:
         """Yield what the work makes of every item, in order, given the item and the threads it may use.
 
-        With an executor, of threads or of processes, items are worked on side by side, on one thread each.
+        With an executor, of threads or of processes, items are worked on side by side, on one thread each. After an
+        error or Ctrl-C those that have not begun never do.
         """
         if self.executor is None:
             yield from (work(item, self.n_threads) for item in items)
             return
         futures = [self.executor.submit(work, item, 1) for item in items]
-        yield from (future.result() for future in futures)
+        try:
+            yield from (future.result() for future in futures)
+        finally:
+            for future in futures:
+                future.cancel()
