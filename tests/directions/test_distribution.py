@@ -26,7 +26,7 @@ def two():
 
 
 def of_projections(counts, n, moments=None):
-    return distribution_of(counts * LOG_R / n, n, LOG_R / 2, LOG_R**2 / 4, lambda: moments)
+    return distribution_of(counts * LOG_R / n, n, LOG_R / 2, LOG_R**2 / 4, moments)
 
 
 def distance_of_binomial(n):
@@ -126,7 +126,7 @@ def test_large_deviations_of_projections(projections, n):
 
 
 def test_large_deviations_are_smooth_at_lambda(two):
-    result = distribution_of([[T1_EXPONENT]], 100, T1_EXPONENT, T1_VARIANCE, lambda: two)
+    result = distribution_of([[T1_EXPONENT]], 100, T1_EXPONENT, T1_VARIANCE, two)
     spread = math.sqrt(T1_VARIANCE / 100)
     x = T1_EXPONENT + spread * np.array([-1e-1, -1e-4, -1e-8, -1e-12, 0, 1e-12, 1e-8, 1e-4, 1e-1])
     found, expected = result.large_deviations(x), result.edgeworth(x)
@@ -139,7 +139,7 @@ def test_large_deviations_are_smooth_at_lambda(two):
 
 def test_large_deviations_and_skewness_of_all_products(rng, two):
     n = 12
-    result = distribution_of(all_products(n, 500, rng), n, T1_EXPONENT, T1_VARIANCE, lambda: two)
+    result = distribution_of(all_products(n, 500, rng), n, T1_EXPONENT, T1_VARIANCE, two)
     x = np.linspace(*two.trusted_exponents, 500)
     errors = {
         name: np.abs(getattr(result, name)(x) - result.empirical(x)).max()
@@ -186,7 +186,7 @@ def test_steps_that_are_alike_have_no_distance():
     exponent = math.log(0.4)
     for rounding in (0.0, 1e-15):
         sample = exponent + rounding * np.array([[-1, 0, 1], [1, 0, -1]])
-        result = distribution_of(sample, 7, exponent, single.clt_variance, lambda: single)
+        result = distribution_of(sample, 7, exponent, single.clt_variance, single)
         assert (result.kolmogorov_distance, result.kolmogorov_distance_standard_error) == (0, 0)
         assert (result.variance, result.probability_of_growth) == (0, 0)
         assert result.mean == pytest.approx(exponent)

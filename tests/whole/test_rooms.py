@@ -133,7 +133,6 @@ BESIDE_ROOMS = {"whole": "what no room owns", "reference": "what tests compare w
 WITHOUT_TESTS = {
     "__init__": "every test imports it",
     "__main__": "three lines; the tests of cli run it",
-    "results": "whatever has a result tests it",
     "datasets": "one array; the documentation and the command line read it",
 }
 

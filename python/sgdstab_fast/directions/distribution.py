@@ -27,10 +27,8 @@ With Lambda(p) = p c(p) as in `curves.moments` nothing cancels near lambda, wher
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -57,6 +55,14 @@ _FARTHEST = 2.0  # how far off 0 may be to be shown, in reaches of the sample
 _RESOLUTION = math.sqrt(math.pi / 2) * math.log(2)  # the mean of Kolmogorov's distribution
 
 
+class WithMoments(Protocol):
+    """What knows Lambda when asked for it."""
+
+    @property
+    def moments(self) -> MomentExponents:
+        """Lambda(p) at some orders."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FiniteTimeDistribution:
     """The distribution of lambda_n = (1/n) log |A_{i_n} .. A_{i_1} s| from stationary directions s; nats per step.
@@ -73,8 +79,8 @@ class FiniteTimeDistribution:
     """lambda, as it was given."""
     clt_variance: float
     """sigma^2, as it was given."""
-    source: Callable[[], MomentExponents | None] = field(repr=False)
-    """What finds `moments`, when first asked for."""
+    source: MomentExponents | WithMoments | None = field(repr=False)
+    """Where `moments` are from: themselves, or a chain of directions, which finds them when first asked for."""
     kolmogorov_distance: float
     """sup_x abs(F_n(x) - Phi(sqrt(n) (x - lambda) / sigma)), of the sample: see `kolmogorov_resolution`."""
     kolmogorov_distance_standard_error: float
@@ -94,10 +100,12 @@ class FiniteTimeDistribution:
             f" n_samples={self.exponents.size}, n_chains={self.n_chains})"
         )
 
-    @cached_property
+    @property
     def moments(self) -> MomentExponents | None:
         """Where Lambda is known from, for `edgeworth` and `large_deviations`; None if it is not."""
-        return self.source()
+        if self.source is None or isinstance(self.source, MomentExponents):
+            return self.source
+        return self.source.moments
 
     @property
     def mean(self) -> float:
@@ -217,16 +225,12 @@ class FiniteTimeDistribution:
         return curve
 
 
-def _no_moments() -> None:
-    return None
-
-
 def distribution_of(
     exponents: ArrayLike,
     n: int,
     exponent: float,
     clt_variance: float,
-    source: Callable[[], MomentExponents | None] = _no_moments,
+    source: MomentExponents | WithMoments | None = None,
 ) -> FiniteTimeDistribution:
     """Return the distribution that a sample of finite-time exponents has, beside its approximations.
 
@@ -240,8 +244,8 @@ def distribution_of(
         lambda; may be -inf.
     clt_variance : float
         sigma^2. If it is 0, to rounding, exponents that are lambda to rounding are set to lambda.
-    source : callable, optional
-        Returns the moments that `FiniteTimeDistribution.large_deviations` needs.
+    source : MomentExponents, or what has them as ``moments``, optional
+        For `FiniteTimeDistribution.large_deviations`.
     """
     sample = np.array(exponents, dtype=float)
     if sample.ndim != 2 or sample.size == 0:

@@ -16,6 +16,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.directions.coupling import HolderContraction, holder_contraction, mixing_time
 from sgdstab_fast.directions.distribution import FiniteTimeDistribution, distribution_of
+from sgdstab_fast.directions.stationary import finite_time_exponents, sampled_directions
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.moments.results import MomentExponents
@@ -24,7 +25,6 @@ from sgdstab_fast.plotting.axes import side_by_side, words
 from sgdstab_fast.results.chains import Checkpoint
 from sgdstab_fast.results.result import OneExponent
 from sgdstab_fast.results.warnings import AccuracyWarning
-from sgdstab_fast.simulation.continuation import continued, continued_directions
 from sgdstab_fast.statistics.means import Measured
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
@@ -186,13 +186,7 @@ class ProjectiveChain(OneExponent):
         n = validation.integer(n, "n")
         if self.exponent == -math.inf and self.system.dimension > 1:
             raise ValueError(f"there is nothing to sample: {self.reason}")
-        system, n_chains = self.system, self.checkpoint.chains.n_chains
-        if system.dimension == 1:
-            return np.full((n, 1), 1 / system.lengths(np.ones((1, 1)))[0])
-        spacing = math.ceil(max(self.autocorrelation_time, 1))
-        directions = continued_directions(system, self.checkpoint, math.ceil(n / n_chains), spacing)
-        vectors = directions.transpose(1, 0, 2).reshape(-1, system.dimension)[:n]
-        return vectors / system.lengths(vectors)[:, None]
+        return sampled_directions(self.system, self.checkpoint, n, math.ceil(max(self.autocorrelation_time, 1)))
 
     @cached_property
     def _mixing(self) -> Measured:
@@ -287,16 +281,9 @@ class ProjectiveChain(OneExponent):
             raise ValueError(
                 f"moments must be of this system, {self.provenance['system']}, not of {moments.provenance['system']}"
             )
-        system, chains = self.system, self.checkpoint.chains
-        start = chains.states[:, :1]
-        path = continued(system, self.checkpoint, start, math.ceil(n_samples / chains.n_chains), n)
-        directions = np.concatenate([start / np.linalg.norm(start, axis=2, keepdims=True), path.directions], axis=1)
-        shape = directions.shape
-        with np.errstate(divide="ignore", invalid="ignore"):
-            norms = np.log(system.lengths(directions.reshape(-1, shape[2])).reshape(shape[:2]))
-            exponents = (path.log_growth[:, :, 0] + np.diff(norms, axis=1)) / n
-        exponents[np.isneginf(path.log_growth[:, :, 0])] = -math.inf
-        return distribution_of(exponents, n, self.exponent, self.clt_variance, partial(_known_moments, moments, self))
+        exponents = finite_time_exponents(self.system, self.checkpoint, n, n_samples)
+        source = self if moments is None else moments
+        return distribution_of(exponents, n, self.exponent, self.clt_variance, source)
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
         """Return columns of equal length, a row for every example, as data frames take them.
@@ -311,7 +298,7 @@ class ProjectiveChain(OneExponent):
         }
         kept = {name: column for name, column in columns.items() if column.size}
         n = max((column.size for column in kept.values()), default=0)
-        return {self._kind: np.arange(n), **kept}
+        return {self.system.outcome: np.arange(n), **kept}
 
     def plot(self, ax: Any = None) -> Any:
         """Plot which examples make displacements grow, and which directions they take.
@@ -333,18 +320,13 @@ class ProjectiveChain(OneExponent):
             text = f"λ = {self.exponent:.6g}\n{self.without_parts}\n{self.without_shares}"
             panels = (partial(words, text, wrap=True, fontsize=9),)
         elif self.without_shares:
-            panels = (partial(pictures.largest_parts, *parts, self.exponent, self._kind),)
+            panels = (partial(pictures.largest_parts, *parts, self.exponent, self.system.outcome),)
         else:
             growing = _growing(self.system)
             panels = (partial(pictures.largest_shares, *shares, growing),)
             if not self.without_parts:
                 panels = (partial(pictures.parts_by_share, *parts, shares[0], growing, self.exponent), *panels)
         return side_by_side(panels, (5.5, 4), ax)
-
-    @property
-    def _kind(self) -> str:
-        """What parts belong to."""
-        return self.system.outcome
 
 
 def _growing(system: System) -> NDArray[np.bool_]:
@@ -354,7 +336,3 @@ def _growing(system: System) -> NDArray[np.bool_]:
         return np.asarray(sgd.learning_rate * sgd.diagonal > 2)
     sizes = [np.linalg.norm(sgd.gradients()[sgd.law.rows(unit)], 2) for unit in range(sgd.n_examples)]
     return np.asarray(sgd.learning_rate * np.square(sizes) > 2)
-
-
-def _known_moments(given: MomentExponents | None, chain: ProjectiveChain) -> MomentExponents:
-    return chain.moments if given is None else given

@@ -1,0 +1,40 @@
+"""Stationary directions, from where a run of the chain of directions ended, and exponents over finite times from them.
+
+Going on from a checkpoint is a function of it: calling twice gives the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.results.chains import Checkpoint
+from sgdstab_fast.simulation.continuation import continued, continued_directions
+from sgdstab_fast.systems.system import System
+
+
+def sampled_directions(system: System, checkpoint: Checkpoint, n: int, spacing: int) -> FloatArray:
+    """Return n directions, `spacing` steps apart along chains, of unit length in parameter space: (n, dimension)."""
+    if system.dimension == 1:
+        return np.full((n, 1), 1 / system.lengths(np.ones((1, 1)))[0])
+    directions = continued_directions(system, checkpoint, math.ceil(n / checkpoint.chains.n_chains), spacing)
+    vectors = directions.transpose(1, 0, 2).reshape(-1, system.dimension)[:n]
+    return vectors / system.lengths(vectors)[:, None]
+
+
+def finite_time_exponents(system: System, checkpoint: Checkpoint, n: int, n_samples: int) -> FloatArray:
+    """Return lambda_n over successive windows of n steps along chains, shape (n_chains, n_windows).
+
+    There are n_samples, rounded up to a multiple of the number of chains; -inf where a step annihilated the direction.
+    """
+    start = checkpoint.chains.states[:, :1]
+    path = continued(system, checkpoint, start, math.ceil(n_samples / checkpoint.chains.n_chains), n)
+    directions = np.concatenate([start / np.linalg.norm(start, axis=2, keepdims=True), path.directions], axis=1)
+    shape, growth = directions.shape, path.log_growth[:, :, 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        norms = np.log(system.lengths(directions.reshape(-1, shape[2])).reshape(shape[:2]))
+        exponents = (growth + np.diff(norms, axis=1)) / n
+    exponents[np.isneginf(growth)] = -math.inf
+    return np.asarray(exponents)
