@@ -7,94 +7,19 @@ on which system.
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import multiprocessing
-import os
-import re
-import runpy
-import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sgdstab_fast as sf
-from bits_plots import drawn, pixels
+from bits_command_line import of_the_command_line
+from bits_plots import drawn
+from bits_systems import K4, REAL, T1, blocks, gram, systems
 
-K4 = np.array([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], dtype=float)
-T1 = np.array([[1, -0.5], [-0.5, 1]])
-REAL = Path(__file__).parent.parent / "data" / "gram_matrices.npz"
 ONE = {"n_threads": 1, "rng": 1}
-
-
-def _blocks(*matrices: Any) -> Any:
-    whole = np.zeros((sum(map(len, matrices)),) * 2)
-    at = 0
-    for matrix in matrices:
-        whole[at : at + len(matrix), at : at + len(matrix)] = matrix
-        at += len(matrix)
-    return whole
-
-
-def _features(n: int, rank: int) -> Any:
-    return np.random.default_rng(n).standard_normal((n, rank)) / np.sqrt(rank)
-
-
-def _gram(n: int, rank: int) -> Any:
-    return _features(n, rank) @ _features(n, rank).T
-
-
-@cache
-def systems() -> dict[str, Any]:
-    """Return systems of every kind by name."""
-    real = dict(np.load(REAL))
-    iris, digits = real["iris_trained_40"], real["digits_trained_128"]
-    sgd = sf.LinearizedSGD
-    weights = np.array([0.1, 0.2, 0.3, 0.4])
-    heavier = sf.Recurrence(free=np.array([[1.2, -0.3], [0.5, 0.4]]), readout=np.array([1.0, 0.1]))
-    return {
-        "gram": sgd(K4, 0.3),
-        "unstable gram": sgd(K4, 0.5),
-        "two": sgd(T1, 0.5),
-        "iris": sgd(iris, 1.004),
-        "digits": sgd(digits, 1.063),
-        "without full rank": sgd(_gram(8, 3), 0.6),
-        "factor": sgd.from_factor(_features(6, 4), 0.7),
-        "wide factor": sgd.from_factor(_features(4, 9), 0.9),
-        "scale": sgd(K4, 0.15, scale=2.0),
-        "batch": sgd(K4, 0.5, 2),
-        "large batch": sgd(digits, 1.5, 16),
-        "batch of a factor": sgd.from_factor(_features(7, 3), 0.8, 3),
-        "with replacement": sgd(K4, 0.5, 2, sampling="with_replacement"),
-        "epoch": sgd(K4, 0.3, sampling="epoch"),
-        "uneven epoch": sgd(_gram(5, 9), 0.7, 2, sampling="epoch"),
-        "long epoch": sgd(iris, 0.8, 3, sampling="epoch", momentum=0.5),
-        "cyclic": sgd(K4, 0.3, sampling="cyclic"),
-        "heavy ball": sgd(K4, 0.2, momentum=0.5),
-        "nesterov": sgd(K4, 0.2, 2, momentum=0.5, nesterov=True),
-        "nesterov of a factor": sgd.from_factor(_features(6, 3), 0.4, momentum=0.7, nesterov=True),
-        "recurrence": sgd(K4, 0.2, 2).with_recurrence(heavier),
-        "weight decay": sgd(K4, 0.3).with_recurrence(sf.Recurrence(np.array([[0.99]]), np.array([1.0]))),
-        "groups": sgd(np.kron(K4, [[1, 0.2], [0.2, 1]]), 0.3, groups=[0, 0, 1, 1, 2, 2, 3, 3]),
-        "batch of groups": sgd(np.kron(K4, [[1, 0.2], [0.2, 1]]), 0.4, 2, groups=list("aabbbccd")),
-        "importance": sgd(K4, 0.3, probabilities=weights),
-        "importance, equal": sgd(K4, 0.3, 2, sampling="with_replacement", probabilities=weights, step_scaling="equal"),
-        "blocks": sgd(_blocks(K4, T1, [[0.7]]), 0.45),
-        "blocks in batches": sgd(_blocks(K4, T1), 0.5, 2, momentum=0.3),
-        "fibonacci": sf.MatrixEnsemble([[[0, 1], [1, 1]], [[0, 1], [1, -1]]]),
-        "cone": sf.MatrixEnsemble([[[2, 1], [1, 1]], [[3, 1], [2, 1]]], [0.3, 0.7]),
-        "ensemble": sf.MatrixEnsemble(np.random.default_rng(3).standard_normal((5, 3, 3)) * 0.6),
-        "singular ensemble": sf.MatrixEnsemble([np.diag([1.5, 0.0]), [[0, 1], [1, 1]]]),
-        "one example": sgd([[1.5]], 0.5),
-        "full batch": sgd(K4, 0.5, 4),
-        "full batch with momentum": sgd(K4, 0.5, 4, momentum=0.9),
-        "annihilating": sgd(np.eye(2), 1.0),
-        "singular step": sgd(K4, 0.25),
-    }
 
 
 def _exponent(system: Any, **options: Any) -> Any:
@@ -261,17 +186,18 @@ def of_learning_rates() -> dict[str, Callable[[], Any]]:
     rates = np.linspace(0.1, 0.9, 5)
     groups = {"groups": [0, 0, 1, 1]}
     weights = {"probabilities": [0.1, 0.2, 0.3, 0.4]}
-    blocks, factor = _blocks(K4, T1), _gram(8, 3)
+    in_blocks, factor = blocks(K4, T1), gram(8, 3)
     real = np.load(REAL)["iris_trained_40"]
     made: dict[str, Callable[[], Any]] = {
         "gd exponent": lambda: [sf.gd_exponent(K4, rate) for rate in (0.1, 0.4, 0.6)],
         "gd exponent of factor": lambda: sf.gd_exponent(factor, 0.3),
         "gd exponent of a system": lambda: sf.gd_exponent(systems()["heavy ball"]),
+        "gd exponent of a system at another rate": lambda: sf.gd_exponent(systems()["heavy ball"], 0.3),
         "sweep": lambda: _sweep(K4, rates),
         "sweep of 17": lambda: _sweep(T1, np.geomspace(0.1, 3, 17)),
         "sweep of iris": lambda: _sweep(real, [0.3, 1.004, 1.473]),
         "sweep of factor": lambda: _sweep(factor, rates),
-        "sweep of blocks": lambda: _sweep(blocks, rates),
+        "sweep of blocks": lambda: _sweep(in_blocks, rates),
         "sweep of one": lambda: _sweep([[1.0]], rates),
         "sweep of one rate": lambda: _sweep(K4, [0.3]),
         "sweep of batches": lambda: _sweep(K4, rates, [1, 2, 4], rtol=0.1),
@@ -288,7 +214,7 @@ def of_learning_rates() -> dict[str, Callable[[], Any]]:
             f"critical {criterion} of two": partial(_critical, T1, criterion),
             f"critical {criterion} of one": partial(_critical, [[2.0]], criterion),
             f"critical {criterion} of factor": partial(_critical, factor, criterion),
-            f"critical {criterion} of blocks": partial(_critical, blocks, criterion),
+            f"critical {criterion} of blocks": partial(_critical, in_blocks, criterion),
             f"critical {criterion} of batches": partial(_critical, K4, criterion, 2),
             f"critical {criterion} of full batches": partial(_critical, K4, criterion, 4),
             f"critical {criterion} of epochs": partial(_critical, K4, criterion, 2, sampling="epoch"),
@@ -309,6 +235,9 @@ def of_runs() -> dict[str, Callable[[], Any]]:
         again = estimate(system, **options, resume=first)
         further = estimate(system, **options, resume=first, max_steps=300_000)
         return {"first": first, "again": again, "on": further}
+
+    def resumed_otherwise(**options: Any) -> Any:
+        return _exponent(known["gram"], resume=_exponent(known["gram"], max_steps=4000), **options)
 
     def watched(estimate: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
         seen: list[Any] = []
@@ -355,6 +284,8 @@ def of_runs() -> dict[str, Callable[[], Any]]:
         "spectrum of 3": lambda: _spectrum(known["iris"], k=3, n_chains=8),
         "average spectrum of 3": lambda: _spectrum(known["iris"], k=3, method="average"),
         "spectrum to rtol": lambda: _spectrum(known["two"], rtol=0.05, max_steps=10**6),
+        "resume by another method": lambda: resumed_otherwise(method="average"),
+        "resume with other chains": lambda: resumed_otherwise(n_chains=8),
         "seeds": lambda: [
             _exponent(known["two"], rng=seed, max_steps=4000)
             for seed in (0, [1, 2], np.random.SeedSequence(5, spawn_key=(1,)), np.random.default_rng(7))
@@ -394,8 +325,9 @@ def of_errors() -> dict[str, Callable[[], Any]]:
         "method of probability": lambda: _probability(known["gram"], 10, method="x"),
         "sign_confidence": lambda: _exponent(known["gram"], sign_confidence=2),
         "resume of a number": lambda: _exponent(known["gram"], resume=3),
-        "resume of a method": lambda: _exponent(known["gram"], resume=first(), method="average"),
-        "resume of a seed": lambda: _exponent(known["gram"], resume=first(), n_chains=8),
+        "resume of another system": lambda: _exponent(known["iris"], resume=first()),
+        "resume of another learning rate": lambda: _exponent(known["unstable gram"], resume=first()),
+        "resume of another estimator": lambda: _spectrum(known["gram"], resume=first()),
         "k": lambda: _spectrum(known["gram"], k=5),
         "system": lambda: _exponent(K4),
         "system of probability": lambda: _probability(known["batch"], 10),
@@ -424,7 +356,6 @@ def of_errors() -> dict[str, Callable[[], Any]]:
         "criterion": lambda: _critical(K4, "x"),
         "criterion of an ensemble": lambda: _critical(known["fibonacci"], "gd"),
         "gd_exponent": lambda: sf.gd_exponent(K4, "x"),
-        "gd_exponent of a system": lambda: sf.gd_exponent(known["gram"], 0.3),
         "threshold": lambda: _probability(known["gram"], 10, np.nan),
         "steps": lambda: _probability(known["gram"], 0),
         "sample": lambda: _chain(known["gram"]).sample(0),
@@ -433,61 +364,6 @@ def of_errors() -> dict[str, Callable[[], Any]]:
         "level": lambda: first().confidence_interval(2),
     }
     return {**made, **{f"wrong {name}": call for name, call in others.items()}}
-
-
-def _command(*arguments: str) -> dict[str, Any]:
-    """Run the command line in this process; return its output, its exit status and the files that it wrote."""
-    before, argv, output, errors = os.getcwd(), sys.argv, io.StringIO(), io.StringIO()
-    status: Any = 0
-    with tempfile.TemporaryDirectory() as directory:
-        os.chdir(directory)
-        try:
-            np.save("k4.npy", K4)
-            np.save("factor.npy", _gram(8, 3))
-            sys.argv = ["sgdstab", *arguments]
-            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-                runpy.run_module("sgdstab_fast", run_name="__main__", alter_sys=False)
-        except SystemExit as exit_:
-            status = exit_.code
-        finally:
-            sys.argv = argv
-            os.chdir(before)
-        read: dict[str, Callable[[Path], Any]] = {".csv": lambda file: file.read_text().splitlines(), ".png": pixels}
-        files = {file.name: read.get(file.suffix, Path.exists)(file) for file in sorted(Path(directory).iterdir())}
-    text = output.getvalue()
-    shown = json.loads(text) if text.startswith("{") else _timeless(text)
-    return {"output": shown, "errors": _timeless(errors.getvalue()), "status": status, "files": files}
-
-
-def _timeless(text: str) -> list[str]:
-    """Return lines without times."""
-    return re.sub(r"\d+(\.\d+)? s\b", "? s", text).splitlines()
-
-
-def of_the_command_line() -> dict[str, Callable[[], Any]]:
-    """Return runs of the command line."""
-    few = ("--seed", "1", "--max-steps", "20000", "--threads", "1")
-    report = ("report", "k4.npy", "--learning-rate", "0.3", *few)
-    commands: dict[str, tuple[str, ...]] = {
-        "help": ("--help",),
-        **{f"help of {name}": (name, "--help") for name in ("report", "sweep", "critical", "moments", "chain")},
-        "report": report,
-        "report in JSON": (*report, "--json"),
-        "report of batches": (*report, "--json", "--batch-size", "2", "--sampling", "epoch", "--momentum", "0.5"),
-        "report of nesterov": (*report, "--batch-size", "2", "--momentum", "0.5", "--nesterov", "--exponents", "3"),
-        "report of a factor": ("report", "factor.npy", "--learning-rate", "0.9", "--json", *few),
-        "report of groups": (*report, "--json", "--groups", "2", "--scale", "2"),
-        "sweep": ("sweep", "k4.npy", "--learning-rates", "0.1:0.9:5", "--csv", "map.csv", *few),
-        "sweep of batches": ("sweep", "k4.npy", "--learning-rates", "0.1:0.9:3", "--batch-size", "1,2", *few),
-        "critical": ("critical", "k4.npy", "--p", "1,4", *few),
-        "critical of batches": ("critical", "k4.npy", "--batch-size", "2", *few),
-        "moments": ("moments", "k4.npy", "--learning-rate", "0.4", "--p", "-1:3:5", "--csv", "moments.csv", *few),
-        "chain": ("chain", "k4.npy", "--learning-rate", "0.5", "--csv", "chain.csv", *few),
-        "no learning rate": ("report", "k4.npy"),
-        "no file": ("report", "nothing.npy", "--learning-rate", "0.3"),
-        "wrong option": ("report", "k4.npy", "--learning-rate", "-1"),
-    }
-    return {f"command line: {name}": partial(_command, *arguments) for name, arguments in commands.items()}
 
 
 def of_plots() -> dict[str, Callable[[], Any]]:

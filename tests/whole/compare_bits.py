@@ -38,8 +38,12 @@ def compared(base: dict, here: dict, level: str) -> tuple[dict[str, list[Differe
     """Return the differences of two runs by group, and the number of fields."""
     found: dict[str, list[Difference]] = defaultdict(list)
     n_fields = 0
-    for call in sorted({*base, *here}):
-        of_base, of_here = base.get(call, {}), here.get(call, {})
+    for call in sorted(base.keys() ^ here.keys()):
+        one_sided = ("made", None) if call in base else (None, "made")
+        found[f"call: {call}"].append(Difference(f"{level}, {call}", *one_sided))
+        n_fields += 1
+    for call in sorted(base.keys() & here.keys()):
+        of_base, of_here = base[call], here[call]
         for field in sorted({*of_base, *of_here}):
             n_fields += 1
             one, other = of_base.get(field), of_here.get(field)
