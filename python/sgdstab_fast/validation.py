@@ -116,6 +116,20 @@ def thread_count(value: Any) -> int:
     return os.cpu_count() or 1
 
 
+def progress(value: Any) -> Any:
+    """Return what a run tells of its progress to: None, a bool or a callable."""
+    if value is None or isinstance(value, bool) or callable(value):
+        return value
+    raise TypeError(f"progress must be None, a bool or a callable, not {value!r}")
+
+
+def executor(value: Any) -> Any:
+    """Return what runs work items: None, or what has a method `submit`."""
+    if value is None or callable(getattr(value, "submit", None)):
+        return value
+    raise TypeError(f"executor must be a concurrent.futures.Executor, not {value!r}")
+
+
 def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
     """Return a finite float64 matrix, C-contiguous, and the precision (machine epsilon) that it came in.
 

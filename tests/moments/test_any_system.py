@@ -12,6 +12,7 @@ from reference.statistics import assert_within
 from reference.systems import random_gram
 from scipy.linalg import block_diag
 from scipy.optimize import brentq
+from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
 from sgdstab_fast.moments.finite_time import finite_time_probability
 from sgdstab_fast.simulation.options import Budget, Options
@@ -58,9 +59,8 @@ def moments(system, orders, **options):
 
 
 def critical(system, order, **options):
-    budget = Budget.validated(options.get("rtol", 1e-3), 0.0, options.get("max_steps", 2_000_000))
-    options = Options.validated("anchored", budget, 32, 1, None, None, None, least_chains=8)
-    return critical_moment(system, order, options)
+    budget = Budget(options.get("rtol", 1e-3), 0.0, options.get("max_steps", 2_000_000))
+    return critical_moment(system, order, Options(budget, 32, seed_from(1)))
 
 
 # Exact values

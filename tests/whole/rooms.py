@@ -36,6 +36,7 @@ ONLY = {"plotting": ["_core"]}
 FOREIGN = {
     "matplotlib": ["plotting", "cli"],
     "rich": ["cli", "simulation.progress"],
+    "typing_extensions": ["simulation.keywords"],  # for type checkers, which know it, installed or not
     "torch": ["gram", "tracking"],
     "jax": ["gram", "tracking"],
     "dask": ["gram", "tracking"],

@@ -24,9 +24,8 @@ chain of the whole system, started there.
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,10 +48,10 @@ from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.continuation import continued_directions, recording_task
+from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.outcome import common_attributes
-from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors, normals
 from sgdstab_fast.simulation.task import advance
@@ -83,18 +82,8 @@ _RANDOM_SHARE = 0.1  # of the second vector
 _MOST_EXTRA_STEPS = 10_000_000  # under reshuffling, to measure the autocorrelation time
 
 
-def projective_chain(
-    system: System,
-    *,
-    rtol: float = 0.02,
-    atol: float = 0.0,
-    max_steps: int = 10_000_000,
-    n_chains: int = 32,
-    rng: Any = None,
-    n_threads: int | None = None,
-    progress: ProgressOption = None,
-    executor: Executor | None = None,
-) -> ProjectiveChain:
+@run_options(rtol=0.02, max_steps=10_000_000, n_chains=32, least_chains=8)
+def projective_chain(system: System, **keywords: Unpack[RunKeywords]) -> ProjectiveChain:
     """Follow the directions of displacements under SGD: which examples drive them, how they mix, how growth varies.
 
     With momentum directions are those of states, the present displacement and the past one together; under random
@@ -112,18 +101,13 @@ def projective_chain(
         afterwards to measure the autocorrelation time.
     n_chains : int, optional
         Independent chains, at least 8.
-    rng, n_threads, progress, executor
-        As for `lyapunov_exponent`.
+    **keywords
+        Where they run: see `RunKeywords`.
 
     Returns
     -------
     ProjectiveChain
         Estimates with errors; its methods draw stationary directions and simulate what else is asked for.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument is out of range.
 
     Warns
     -----
@@ -150,12 +134,16 @@ def projective_chain(
     (1000, 3)
     """
     require_system(system)
-    budget = Budget.validated(rtol, atol, max_steps)
-    options = Options.validated("anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=8)
+    return chain_of(system, options_of(projective_chain, keywords))
+
+
+def chain_of(system: System, options: Options) -> ProjectiveChain:
+    """Do what `projective_chain` says."""
+    budget = options.budget
     least = _LEAST_STEPS if system.grain == 1 else max(_LEAST_STEPS, _LEAST_EPOCHS * system.grain)
     if budget.max_steps < least * options.n_chains:
         raise ValueError(
-            f"max_steps must be at least {least} * n_chains ({least * options.n_chains}), not {max_steps!r}"
+            f"max_steps must be at least {least} * n_chains ({least * options.n_chains}), not {budget.max_steps!r}"
         )
     regular = regularity_of(system)
     if system.dimension == 1:
@@ -166,8 +154,8 @@ def projective_chain(
     reason = start.block.reason if start.block is not None else ""
     reason = reason or why_not_mixing(system, start.known, regular)
     if reason == SIMILARITIES or are_turning(start.known):  # of which there is nothing to wait for
-        budget = replace(budget, max_steps=min(budget.max_steps, _FRUITLESS * least * options.n_chains))
-        options = replace(options, budget=budget)
+        options = options.within(min(budget.max_steps, _FRUITLESS * least * options.n_chains))
+        budget = options.budget
     pilot = _pilot(system, options, start)
     longest = max(1, (budget.max_steps - pilot.n_steps) // (_LEAST_BATCHES * options.n_chains))
     following = system.next_steps()
@@ -192,7 +180,7 @@ def projective_chain(
         lambda chains: _estimate(system, start, chains),
         budget,
         workers=options.workers,
-        progress=progress,
+        progress=options.progress,
     )
     return _described(system, options, start, pilot, following, (regular, reason), done)
 
@@ -234,7 +222,7 @@ class _Start(NamedTuple):
 
 def _start(system: System, options: Options) -> _Start:
     """Return where to start: the metrics of a block are those of the whole on its part."""
-    block = leading_block(system, options.seed, options.n_threads, options.executor)
+    block = leading_block(system, options)
     known = system.exact_exponents()
     known = known if known is not None and known.of_powers else None
     if block is None:

@@ -31,7 +31,6 @@ Galerkin's equations on V and its derivatives in c instead, whose error is of se
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -41,7 +40,7 @@ from numpy.typing import ArrayLike
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.seeds import Seed, seed_from
-from sgdstab_fast.directions.chain import projective_chain
+from sgdstab_fast.directions.chain import chain_of
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.directions.norm_products import (
     NormProduct,
@@ -56,14 +55,15 @@ from sgdstab_fast.directions.norm_products import (
 from sgdstab_fast.exact.moments import mean_of_powers
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
-from sgdstab_fast.results.warnings import AccuracyWarning, warn
+from sgdstab_fast.results.warnings import collected, warn
+from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 
 _MOST_GROWTHS = 2**24
 _FEWEST, _FRESH, _MOST_FRESH = 64, 1024, 16384  # directions
 _REFLECTION = 1e-14  # of abs(1 - eta K_ii) from 1
 _LARGE_RESIDUAL = 0.05
-_CHAIN_STEPS = 2_000_000  # before directions are drawn
+_CHAIN_STEPS, _N_CHAINS = 2_000_000, 32  # before directions are drawn
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -182,7 +182,7 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
             norm=NormProduct(system, Norms(system.isometric(), np.eye(system.dimension)[None]), np.ones(1)),
             provenance=provenance(seed, "closed form", system.fingerprint),
         )
-    block = leading_block(system, seed)
+    block = leading_block(system, chain_options(seed))
     if block is not None:
         if block.reason:
             warn(block.reason)
@@ -265,14 +265,17 @@ def _residual(value: float, relative: FloatArray, psi: FloatArray) -> float:
     return found if math.isfinite(found) else math.inf
 
 
+def chain_options(seed: Seed) -> Options:
+    """Return how directions are followed before some are drawn."""
+    return Options(Budget(0.0, 0.0, _CHAIN_STEPS), _N_CHAINS, seed)
+
+
 def stationary_directions(system: LinearizedSGD, n: int, seed: Seed) -> FloatArray:
     """Return n stationary directions in isometric coordinates, of unit length."""
     if system.dimension == 1:
         return np.ones((n, 1))
-    rng = np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AccuracyWarning)
-        chain = projective_chain(system, rtol=0, max_steps=_CHAIN_STEPS, rng=rng)
+    with collected():
+        chain = chain_of(system, chain_options(seed.child()))
     if not chain.mixed:
         warn("the directions that it is fitted to may not be stationary: chains are too slow to mix")
     return system.directions(chain.sample(n))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast._core.seeds import Seed
-from sgdstab_fast.exponents.exponent import lyapunov_exponent
-from sgdstab_fast.results.warnings import AccuracyWarning
+from sgdstab_fast.exponents.exponent import estimate_exponent
+from sgdstab_fast.results.warnings import collected
+from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.systems.system import Part, System
 
-_MAX_STEPS, _N_CHAINS = 2_000_000, 32  # of all blocks together
+_MAX_STEPS, _N_CHAINS, _RTOL = 2_000_000, 32, 1e-2  # steps of all blocks together
 
 
 class LeadingBlock(NamedTuple):
@@ -40,14 +39,12 @@ class LeadingBlock(NamedTuple):
         return self.part.system
 
 
-def leading_block(
-    system: System, seed: Seed, n_threads: int | None = None, executor: Executor | None = None
-) -> LeadingBlock | None:
+def leading_block(system: System, options: Options) -> LeadingBlock | None:
     """Return the block with the largest exponent; None if K does not fall into blocks."""
     parts = system.parts()
     if parts[0].system is system:
         return None
-    part = parts[_fastest(parts, seed, n_threads, executor)]
+    part = parts[_fastest(parts, options)]
     reason = (
         f"K falls into {len(parts)} components, and what follows is of the one that grows fastest, that of example "
         f"{system.example_of(part)}"
@@ -62,21 +59,13 @@ def leading_block(
     )
 
 
-def _fastest(parts: Sequence[Part[System]], seed: Seed, n_threads: int | None, executor: Executor | None) -> int:
+def _fastest(parts: Sequence[Part[System]], options: Options) -> int:
     """Return the number of the part with the largest exponent."""
     if len(parts) == 1:
         return 0
-    exponents = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AccuracyWarning)
-        for part in parts:
-            found = lyapunov_exponent(
-                part.system,
-                max_steps=max(_MAX_STEPS // len(parts), _N_CHAINS),
-                n_chains=_N_CHAINS,
-                rng=np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, part.index)),
-                n_threads=n_threads,
-                executor=executor,
-            )
-            exponents.append(part.share * found.exponent)
+    its = options.within(max(_MAX_STEPS // len(parts), _N_CHAINS), rtol=_RTOL, atol=0.0)
+    its = replace(its, n_chains=_N_CHAINS, progress=None)
+    with collected():  # the largest of rough estimates will do
+        found = [estimate_exponent(part.system, its.child(part.index)) for part in parts]
+    exponents = [part.share * each.exponent for part, each in zip(parts, found, strict=True)]
     return int(np.argmax(exponents))

@@ -31,13 +31,14 @@ from numpy.typing import ArrayLike
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.seeds import seed_from
-from sgdstab_fast.directions.eigenfunction import stationary_directions
+from sgdstab_fast.directions.eigenfunction import chain_options, stationary_directions
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.directions.norm_products import NormProduct, Norms, norms_of
-from sgdstab_fast.exponents.exponent import lyapunov_exponent
+from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.statistics.control_variates import fit
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 
@@ -55,7 +56,7 @@ _ROUNDS, _WORST, _REFITS = 2, 256, 3
 _RIDGE = 1e-7
 _ORDERS = np.geomspace(1e-3, 4.0, 37)
 _TRIES, _SMALLER, _MARGIN = 3, 4.0, 0.1  # the orders tried, and the share of 1 - gamma wanted everywhere
-_MOST_STEPS = 20_000_000
+_SIGN, _N_CHAINS = Budget(1e-2, 0.0, 20_000_000, sign_confidence=0.999), 64  # of lambda, where it is not clear
 _UNCLEAR, _ROUNDING = 4.0, 1e-13  # standard errors; of lambda
 
 
@@ -146,7 +147,7 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     if p is not None:
         p = validation.positive_number(p, "p")
     seed = seed_from(rng)
-    block = leading_block(system, seed)
+    block = leading_block(system, chain_options(seed))
     if block is not None:
         if block.reason:
             warn(block.reason)
@@ -244,7 +245,7 @@ class _Directions:
             growth = means @ fit(means)
             exponent, error = float(growth.mean()), float(growth.std()) / math.sqrt(len(growth))
         if abs(exponent) < _UNCLEAR * error:
-            known = lyapunov_exponent(system, sign_confidence=0.999, max_steps=_MOST_STEPS, rng=self._rng)
+            known = estimate_exponent(system, Options(_SIGN, _N_CHAINS, seed_from(self._rng)))
             if known.sign == 0:
                 raise ValueError(
                     f"the sign of the exponent lambda is not known: {known.exponent:.3g} +- {known.standard_error:.1g}"

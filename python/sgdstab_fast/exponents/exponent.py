@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +16,9 @@ from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_expon
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.simulation.options import Budget, Options, shared_between
+from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
+from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.outcome import closed_form_attributes, common_attributes, resumed, warn_of_trouble
-from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.run import known_sign, run
 from sgdstab_fast.simulation.starts import initial_states, initial_vectors
 from sgdstab_fast.simulation.task import Task, advance
@@ -39,20 +37,14 @@ METHODS = ("anchored", "average")
 _ROUNDING = 1e-14  # of bounds
 
 
+@run_options(rtol=1e-2, max_steps=100_000_000, n_chains=64)
 def lyapunov_exponent(
     system: System,
     *,
     method: str = "anchored",
-    rtol: float = 1e-2,
-    atol: float = 0.0,
     sign_confidence: float | None = None,
-    max_steps: int = 100_000_000,
-    n_chains: int = 64,
-    rng: Any = None,
-    n_threads: int | None = None,
-    progress: ProgressOption = None,
-    executor: Executor | None = None,
     resume: LyapunovExponent | None = None,
+    **keywords: Unpack[RunKeywords],
 ) -> LyapunovExponent:
     """Estimate the almost-sure Lyapunov exponent lambda of a system, with an error bar.
 
@@ -78,23 +70,10 @@ def lyapunov_exponent(
     method : {"anchored", "average"}, optional
         ``"average"`` averages the log growth along the chains instead, without metrics: for comparison, and for a quick
         look at matrices of several thousand examples. It is what is done for random reshuffling in any case.
-    rtol, atol : float, optional
-        Tolerances for the standard error: relative to lambda, and absolute in nats per step.
     sign_confidence : float, optional
         With which the sign of lambda is to be known, such as 0.99; by default the sign stops nothing.
-    max_steps : int, optional
-        Steps of all chains together, rounded to whole batches.
-    n_chains : int, optional
-        Independent chains.
-    rng : optional
-        Whatever ``numpy.random.default_rng`` takes. The same seed gives the same bits at the same SIMD level and with
-        the same BLAS and number of its threads, whatever `n_threads` or the executor.
-    n_threads : int, optional
-        Threads; all available processors by default.
-    progress : bool or callable, optional
-        True for a progress bar on standard error, or what to call with a `Progress`.
-    executor : concurrent.futures.Executor, optional
-        Where to run work items instead of threads.
+    **keywords
+        When it stops, and its chains: see `RunKeywords`.
     resume : LyapunovExponent, optional
         An earlier result for the same system, to go on from; `max_steps` then counts its steps in, and `method`,
         `n_chains`, `rng`, the spacing and the batches are its own. It ends with the bits of an uncut run if the latter
@@ -105,11 +84,6 @@ def lyapunov_exponent(
     LyapunovExponent
         Nats per step. -inf, with no error, if every displacement is annihilated. Of a K that falls into blocks, the
         largest of the blocks' exponents; of blocks of rank one it is known exactly.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument is out of range.
 
     Warns
     -----
@@ -130,38 +104,21 @@ def lyapunov_exponent(
     >>> low < -0.1364810610335894 < high  # known exactly for this system
     True
     """
-    return estimate_exponent(
-        system,
-        method=method,
-        budget=Budget.validated(rtol, atol, max_steps, sign_confidence),
-        n_chains=n_chains,
-        rng=rng,
-        n_threads=n_threads,
-        progress=progress,
-        executor=executor,
-        resume=resume,
-    )
+    require_system(system)
+    validation.choice(method, "method", METHODS)
+    options = options_of(lyapunov_exponent, keywords, method=method, sign_confidence=sign_confidence)
+    if resume is not None and not isinstance(resume, LyapunovExponent):
+        raise TypeError(f"resume must be a LyapunovExponent, not {type(resume).__name__}")
+    return estimate_exponent(system, options, resume)
 
 
 def estimate_exponent(
     system: System,
-    *,
-    method: str,
-    budget: Budget,
-    n_chains: int,
-    rng: Any,
-    n_threads: int | None,
-    progress: ProgressOption,
-    executor: Executor | None,
+    options: Options,
     resume: LyapunovExponent | None = None,
     mean_square: MeanSquareExponent | None = None,
 ) -> LyapunovExponent:
     """Do what `lyapunov_exponent` says; `mean_square` is the system's, if known."""
-    require_system(system)
-    validation.choice(method, "method", METHODS)
-    options = Options.validated(method, budget, n_chains, rng, n_threads, progress, executor)
-    if resume is not None and not isinstance(resume, LyapunovExponent):
-        raise TypeError(f"resume must be a LyapunovExponent, not {type(resume).__name__}")
     parts = [] if system.is_full else system.parts()
     if system.is_full or (len(parts) == 1 and parts[0].share == 1):
         return simulate(system, options, resume, mean_square, 0)
@@ -197,12 +154,12 @@ def _of_parts(
             if found.converged:
                 bounds[index] = share * (found.exponent + 2 * found.error) / 2 + _ROUNDING
     contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
-    its = shared_between(options, len(contenders))
+    its = options.for_parts(len(contenders))
     for index in contenders:
         if bounds[index] < least:
             continue
         share = parts[index].share
-        its_own = replace(its, budget=replace(its.budget, atol=its.budget.atol / share))
+        its_own = its.within(atol=its.budget.atol / share)
         result = simulate(parts[index].system, its_own, known.get(index), mean_squares.get(index), index)
         results[index] = _scaled(result, share, system)
         least = max(least, results[index].exponent - 6 * results[index].standard_error)

@@ -8,7 +8,6 @@ chain from min_j R_jj / abs(v_j), the sine of the smallest angle that is left.
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
@@ -16,16 +15,15 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray, StreamKey
-from sgdstab_fast._core.seeds import seed_from
+from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast._core.streams import FRAME_PILOTS
 from sgdstab_fast.exponents.exponent import METHODS
 from sgdstab_fast.exponents.results import LyapunovSpectrum
 from sgdstab_fast.results.chains import Chains, FrameRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.options import Budget
+from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.outcome import closed_form_attributes, common_attributes, resumed, warn_of_trouble
-from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_states
 from sgdstab_fast.simulation.task import Task, advance
@@ -48,6 +46,7 @@ _EVALUATED = 32  # leading exponents that anchored growth is evaluated for; the 
 _SUM_RULE = 1e-6  # an error, relative to the sum, to warn about
 
 
+@run_options(n_chains=4, most_chains=2**20)
 def lyapunov_spectrum(
     system: System,
     k: int | None = None,
@@ -56,12 +55,8 @@ def lyapunov_spectrum(
     rtol: float = 1e-2,
     atol: float = 0.0,
     max_steps: int | None = None,
-    n_chains: int = 4,
-    rng: Any = None,
-    n_threads: int | None = None,
-    progress: ProgressOption = None,
-    executor: Executor | None = None,
     resume: LyapunovSpectrum | None = None,
+    **keywords: Unpack[ChainKeywords],
 ) -> LyapunovSpectrum:
     """Estimate the k largest Lyapunov exponents, with error bars.
 
@@ -91,8 +86,10 @@ def lyapunov_spectrum(
         a minute or so, and at least 2000 * N.
     n_chains : int, optional
         Independent chains of one frame each.
-    rng, n_threads, progress, executor, resume
-        As for `lyapunov_exponent`.
+    **keywords
+        Where they run: see `ChainKeywords`.
+    resume : LyapunovSpectrum, optional
+        An earlier result for the same system, to go on from, as for `lyapunov_exponent`.
 
     Returns
     -------
@@ -100,11 +97,6 @@ def lyapunov_spectrum(
         Nats per step, largest first. Exact, without steps, where all products are powers of one matrix: full batches,
         and one order for ever as long as rounding allows. Exponents of directions that singular steps (eta K_ii = 1)
         destroy are -inf.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument is out of range.
 
     Warns
     -----
@@ -129,11 +121,12 @@ def lyapunov_spectrum(
     k = validation.integer(system.dimension if k is None else k, "k", high=system.dimension)
     if max_steps is None:
         max_steps = max(min(int(2e11 / (k * system.dimension)), 50_000_000), int(2000 * system.steps_per_epoch))
-    budget = Budget.validated(rtol, atol, max_steps)
-    n_threads = validation.thread_count(n_threads)
+    validation.choice(method, "method", METHODS)
+    options = options_of(lyapunov_spectrum, keywords, method=method, rtol=rtol, atol=atol, max_steps=max_steps)
+    budget, n_chains, seed = options.budget, options.n_chains, options.seed
     known = None if resume is not None or method == "average" else system.exact_exponents()
     if known is not None and known.exponents.size >= k:
-        return _known(system, k, known, rng)
+        return _known(system, k, known, seed)
     singular = bool(np.isneginf(system.step_sizes).any() or np.isneginf(system.sum_of_exponents))
     call = system.frames_call()
     task = Task(
@@ -145,7 +138,7 @@ def lyapunov_spectrum(
         seconds_per_step=0.0,
         chains_per_item=1,
     )
-    method = validation.choice(method, "method", METHODS) if resume is None else _method(resume)
+    method = method if resume is None else _method(resume)
     evaluated, growth, nothing = k, None, system.frame_growth(evaluated=False)
     if nothing is not None:
         evaluated = min(k, _EVALUATED)
@@ -153,9 +146,7 @@ def lyapunov_spectrum(
         task = task.with_options(block=_block(system), evaluated=evaluated)
         growth = system.frame_growth(evaluated=method == "anchored")
     if resume is None:
-        n_chains = validation.integer(n_chains, "n_chains", high=2**20)
         most = budget.steps_per_chain(n_chains)
-        seed = seed_from(rng)
         run_provenance = provenance(seed, method, system.fingerprint)
         slow = system.slow_directions(k)
         period = _pilot(system, k, slow, seed.key, task)
@@ -185,8 +176,8 @@ def lyapunov_spectrum(
         replace(task, seconds_per_step=2e-7 + system.dimension * k * 1e-10 * (system.rows_per_step + k / period)),
         _estimate,
         budget,
-        workers=Workers(n_threads, executor),
-        progress=progress,
+        workers=options.workers,
+        progress=options.progress,
     )
     warn_of_trouble(budget, done)
     estimate = done.estimate
@@ -208,7 +199,7 @@ def lyapunov_spectrum(
     )
 
 
-def _known(system: System, k: int, known: ExactExponents, rng: Any) -> LyapunovSpectrum:
+def _known(system: System, k: int, known: ExactExponents, seed: Seed) -> LyapunovSpectrum:
     """Return exponents that need no simulation, those of products that are powers of one matrix."""
     exponents, complete = known.exponents[:k], k == system.dimension
     with np.errstate(over="ignore"):
@@ -221,7 +212,7 @@ def _known(system: System, k: int, known: ExactExponents, rng: Any) -> LyapunovS
         period=0,
         sum_of_exponents=total,
         sum_rule_error=0.0 if complete else None,
-        **closed_form_attributes(system, seed_from(rng)),
+        **closed_form_attributes(system, seed),
     )
 
 

@@ -15,8 +15,6 @@ and then the sign of lambda by simulation, with its confidence corrected for loo
 from __future__ import annotations
 
 import time
-from concurrent.futures import Executor
-from typing import Any
 
 import numpy as np
 
@@ -26,8 +24,7 @@ from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_expon
 from sgdstab_fast.exact.regularity import regularity_of
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent, Stability
-from sgdstab_fast.simulation.options import Budget
-from sgdstab_fast.simulation.progress import ProgressOption
+from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.systems.system import System, require_system
 
 # 2 - eta K_ii, and the mean of log abs(1 - eta K_ii), must differ from 0 by more than rounding to decide anything.
@@ -38,19 +35,8 @@ _SHORT_GROUPS = "every learning_rate * lambda_max(K_uu) < 2"
 _ZERO = 1e-13
 
 
-def stability(
-    system: System,
-    *,
-    confidence: float = 0.99,
-    rtol: float = 1e-2,
-    atol: float = _ZERO,
-    max_steps: int = 100_000_000,
-    n_chains: int = 64,
-    rng: Any = None,
-    n_threads: int | None = None,
-    progress: ProgressOption = None,
-    executor: Executor | None = None,
-) -> Stability:
+@run_options(rtol=1e-2, atol=_ZERO, max_steps=100_000_000, n_chains=64)
+def stability(system: System, *, confidence: float = 0.99, **keywords: Unpack[RunKeywords]) -> Stability:
     """Say whether SGD can settle at the minimum, on exact grounds where possible.
 
     Parameters
@@ -64,8 +50,8 @@ def stability(
         stops as soon as the sign of lambda is known.
     max_steps : int, optional
         Steps of all chains together; without a decision by then the verdict is ``"undecided"``.
-    n_chains, rng, n_threads, progress, executor
-        As for `lyapunov_exponent`.
+    **keywords
+        Chains: see `RunKeywords`.
 
     Returns
     -------
@@ -75,11 +61,6 @@ def stability(
         what theorem B concludes (`Stability.theorem_b`), and the examples on which a step is longer than 2. Regularity
         is None for other steps than on single examples, where it is an open question; the mean square None where
         it has no closed form, and mu NaN for a MatrixEnsemble.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument is out of range.
 
     Warns
     -----
@@ -103,19 +84,11 @@ def stability(
     start = time.perf_counter()
     require_system(system)
     confidence = validation.probability(confidence, "confidence")
+    options = options_of(stability, keywords)
     mean_square = mean_square_exponent(system) if system.has_mean_square else None
     decided = _exactly(system, mean_square)
-    lyapunov = estimate_exponent(
-        system,
-        method="anchored",
-        budget=Budget.validated(rtol, atol, max_steps, None if decided else confidence),
-        n_chains=n_chains,
-        rng=rng,
-        n_threads=n_threads,
-        progress=progress,
-        executor=executor,
-        mean_square=mean_square,
-    )
+    asked = options.within(sign_confidence=None if decided else confidence)
+    lyapunov = estimate_exponent(system, asked, mean_square=mean_square)
     verdict, certificate = decided or _by_simulation(lyapunov, confidence)
     curvatures, growing = system.unit_curvatures(), np.empty(0, dtype=np.intp)
     if curvatures is not None:

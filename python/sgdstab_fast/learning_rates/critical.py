@@ -13,7 +13,6 @@ single examples without momentum; `learning_rates.search` has the others.
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,8 +43,9 @@ from sgdstab_fast.learning_rates.search import search
 from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.options import Budget, Options, shared_between
-from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
+from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
+from sgdstab_fast.simulation.options import Options
+from sgdstab_fast.simulation.progress import after, reporter
 from sgdstab_fast.simulation.run import Run
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
@@ -65,6 +65,7 @@ _NARROWER = 0.75  # at the most, what a panel must leave of the range
 _MUCH_NARROWER, _NARROW = 0.5, 0.04  # what takes new anchors, and what does not, however much narrower it gets
 
 
+@run_options(n_chains=32, least_chains=_LEAST_CHAINS)
 def critical_learning_rate(
     gram: Any,
     criterion: str | float = "almost-sure",
@@ -80,11 +81,7 @@ def critical_learning_rate(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 200_000_000,
-    n_chains: int = 32,
-    rng: Any = None,
-    n_threads: int | None = None,
-    progress: ProgressOption = None,
-    executor: Executor | None = None,
+    **keywords: Unpack[ChainKeywords],
 ) -> CriticalLearningRate:
     """Find the largest learning rate at which a minimum is stable.
 
@@ -107,23 +104,13 @@ def critical_learning_rate(
         Steps of all streams together.
     n_chains : int, optional
         Independent streams, at least 8.
-    rng, n_threads, progress, executor
-        As for `lyapunov_exponent`.
+    **keywords
+        Where they run: see `ChainKeywords`.
 
     Returns
     -------
     CriticalLearningRate
         The value, its interval, and d lambda / d eta there. Infinite for K = 0, where nothing moves.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument is out of range.
-
-    Warns
-    -----
-    AccuracyWarning
-        If the tolerance was not met within `max_steps`.
 
     References
     ----------
@@ -143,11 +130,9 @@ def critical_learning_rate(
     0.655848135935
     """
     criterion = _criterion(criterion)
-    budget = Budget.validated(_RTOL if rtol is None else rtol, atol, max_steps)
-    options = Options.validated(
-        "anchored", budget, n_chains, rng, n_threads, progress, executor, least_chains=_LEAST_CHAINS
-    )
-    budget.steps_per_chain(options.n_chains)
+    asked = _RTOL if rtol is None else rtol
+    options = options_of(critical_learning_rate, keywords, rtol=asked, atol=atol, max_steps=max_steps)
+    options.budget.steps_per_chain(options.n_chains)
     steps = {
         "batch_size": batch_size,
         "sampling": sampling,
@@ -174,7 +159,7 @@ def critical_learning_rate(
         return known_rate(gd_threshold(system), criterion, reason, made_of)
     if single_steps_of(system) is None:
         if rtol is None:
-            options = replace(options, budget=replace(budget, rtol=_RTOL_OF_SEARCH))
+            options = options.within(rtol=_RTOL_OF_SEARCH)
         return _of_any_law(system, criterion, options)
     if criterion not in ("almost-sure", "mean-square", 2.0):
         return critical_moment(system, float(criterion), options)
@@ -231,7 +216,7 @@ def _almost_sure(system: LinearizedSGD, options: Options) -> CriticalLearningRat
         for index, (low, high) in enumerate(bounds)
         if low < highest and high - low > 2 * max(_EXACT * low, options.budget.rtol * low, options.budget.atol)
     ]
-    its = shared_between(options, len(to_search))
+    its = options.for_parts(len(to_search))
     with reporter(options.progress, options.budget.max_steps, "critical learning rate") as report:
         for index, (block, (low, high)) in enumerate(zip(blocks, bounds, strict=True)):
             if index in to_search:

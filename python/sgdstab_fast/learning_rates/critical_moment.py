@@ -62,14 +62,12 @@ class _Function:
 
     def __call__(self, learning_rate: float, max_steps: int, tolerance: float = 0.0) -> OrderMoment:
         """Return Lambda(p) / p, simulated until its error is below tolerance."""
-        budget = replace(
-            self.options.budget,
+        its = self.options.within(
+            max(max_steps, self.least_steps),
             rtol=0.0 if tolerance > 0 else _COARSE_TOLERANCE,
             atol=tolerance * abs(self.order),
-            max_steps=max(max_steps, self.least_steps),
         )
-        progress = after(self.report, self.n_steps, self.options.budget.max_steps)
-        its = replace(self.options, budget=budget, progress=progress)
+        its = replace(its, progress=after(self.report, self.n_steps, self.options.budget.max_steps))
         found = moment_family(self.system.with_learning_rate(learning_rate)).at(self.order, its, None)
         self.n_steps += found.n_steps
         self.simulated = self.simulated or found.n_steps > 0

@@ -21,7 +21,6 @@ C the covariance of its coefficients: what parabolas do to lines, cubics do to p
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -34,7 +33,7 @@ from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.results.warnings import AccuracyWarning, warn
+from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress, after, reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -76,20 +75,11 @@ class _Simulated:
         """Simulate, with streams of its own unless there is a run to go on from."""
         spent = 0 if resume is None else resume.n_steps
         most = max(max_steps, self.options.n_chains) + spent
-        budget = replace(self.options.budget, rtol=0.0, atol=tolerance, max_steps=most, sign_confidence=sign_confidence)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AccuracyWarning)
-            found = estimate_exponent(
-                self.system.with_learning_rate(learning_rate),
-                method="anchored",
-                budget=budget,
-                n_chains=self.options.n_chains,
-                rng=np.random.SeedSequence(list(self.options.seed.key), spawn_key=(self.n_runs,)),
-                n_threads=self.options.n_threads,
-                progress=after(self.report, self.n_steps - spent, self.options.budget.max_steps),
-                executor=self.options.executor,
-                resume=resume,
-            )
+        progress = after(self.report, self.n_steps - spent, self.options.budget.max_steps)
+        its = self.options.within(most, rtol=0.0, atol=tolerance, sign_confidence=sign_confidence)
+        its = replace(its, seed=self.options.seed.child_of_key(self.n_runs), progress=progress)
+        with collected():  # what a single run lacks is in its error, and the search says what it lacks itself
+            found = estimate_exponent(self.system.with_learning_rate(learning_rate), its, resume)
         self.n_runs += resume is None
         self.n_steps += found.n_steps - spent
         return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +27,9 @@ from sgdstab_fast.learning_rates.sweep_points import Curve, curve_of_points, der
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import EXACT
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.options import Budget, Options, shared_between
-from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
+from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
+from sgdstab_fast.simulation.options import Budget, Options
+from sgdstab_fast.simulation.progress import after, reporter
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov, variant_of
 from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
@@ -41,6 +41,7 @@ _EXACT = 1e-12  # relative distance of bounds that are the same
 _NOTEWORTHY = 1e-2  # a relative standard error
 
 
+@run_options(rtol=1e-2, max_steps=10_000_000, n_chains=64)
 def sweep(
     gram: Any,
     learning_rates: Any,
@@ -53,14 +54,7 @@ def sweep(
     probabilities: Any = None,
     step_scaling: str | None = None,
     scale: float | None = None,
-    rtol: float = 1e-2,
-    atol: float = 0.0,
-    max_steps: int = 10_000_000,
-    n_chains: int = 64,
-    rng: Any = None,
-    n_threads: int | None = None,
-    progress: ProgressOption = None,
-    executor: Executor | None = None,
+    **keywords: Unpack[RunKeywords],
 ) -> StabilityMap:
     """Map stability over learning rates: lambda with error bars, Lambda(2) and mu, and the edges between them.
 
@@ -83,15 +77,13 @@ def sweep(
         As for `LinearizedSGD`, for all curves; by default those of the system.
     groups, probabilities, step_scaling, scale
         As for `LinearizedSGD`; not with a system, which has its own.
-    rtol, atol : float, optional
-        Tolerances for the standard errors: relative to lambda, and absolute in nats per step.
     max_steps : int, optional
         Steps of all streams together. Every curve may take an equal share of them. Of batches of one without momentum
         every learning rate takes all of the curve's; of others it takes those of its own.
     n_chains : int, optional
         Independent streams.
-    rng, n_threads, progress, executor
-        As for `lyapunov_exponent`.
+    **keywords
+        Tolerances, and where they run: see `RunKeywords`.
 
     Returns
     -------
@@ -99,11 +91,6 @@ def sweep(
         Arrays of shape (curves, learning rates), nats per step, all momenta of the first batch size before the next;
         `.plot()`, `.to_dict()`. Lambda(2), and its edge, are NaN for K of rank above 2048 (1024, but for batches of one
         without momentum), where they would cost more than all the rest, and where they have no closed form.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument is out of range.
 
     Warns
     -----
@@ -129,14 +116,14 @@ def sweep(
     [0.420522, 0.811851, 1.333333]
     """
     rates = validation.increasing(learning_rates, "learning_rates")
+    options = options_of(sweep, keywords)
+    asked = options.budget
+    if asked.has_tolerance:
+        options = options.within(atol=max(asked.atol, _ROUNDING))
+    options.budget.steps_per_chain(options.n_chains)
     of_k = {"groups": groups, "probabilities": probabilities, "step_scaling": step_scaling, "scale": scale}
     systems = _systems(gram, float(rates[0]), batch_sizes, momenta, sampling, nesterov, of_k)
     systems[0].with_learning_rate(float(rates[-1]))  # refused here if too large
-    asked = budget = Budget.validated(rtol, atol, max_steps)
-    if budget.has_tolerance:
-        budget = replace(budget, atol=max(budget.atol, _ROUNDING))
-    options = Options.validated("anchored", budget, n_chains, rng, n_threads, progress, executor)
-    options.budget.steps_per_chain(options.n_chains)
     curves = _curves(systems, rates, options)
     found = StabilityMap(
         learning_rates=rates,
@@ -203,11 +190,11 @@ def _curves(systems: list[LinearizedSGD], rates: FloatArray, options: Options) -
     if len(systems) == 1 and single_steps_of(systems[0]) is not None:
         return [_plain_curve(systems[0], rates, options)]
     share = max(options.budget.max_steps // len(systems), options.n_chains)
-    budget, curves = replace(options.budget, max_steps=share), list[Curve]()
+    each, curves = options.within(share), list[Curve]()
     with reporter(options.progress, options.budget.max_steps, f"{rates.size} learning rates") as report:
         for system in systems:
             before = sum(curve.n_steps for curve in curves)
-            its = replace(options, budget=budget, progress=after(report, before, options.budget.max_steps))
+            its = replace(each, progress=after(report, before, options.budget.max_steps))
             find = curve_of_points if single_steps_of(system) is None else _plain_curve
             curves.append(find(system, rates, its))
     return curves
@@ -239,9 +226,9 @@ def _curve(system: LinearizedSGD, rates: FloatArray, options: Options) -> Curve:
         _exactly(block.system, family, rates, mean) for block, family, mean in zip(blocks, families, means, strict=True)
     ]
     contenders = _contenders(blocks, curves, means)
-    its = shared_between(options, len(contenders))
+    its = options.for_parts(len(contenders))
     for index in contenders:
-        its_own = replace(its, budget=replace(its.budget, atol=its.budget.atol / blocks[index].share))
+        its_own = its.within(atol=its.budget.atol / blocks[index].share)
         curves[index] = _simulated(curves[index], blocks[index], families[index], rates, its_own)
     return curves[0] if blocks[0].share == 1 else _largest(curves, np.array([block.share for block in blocks]))
 

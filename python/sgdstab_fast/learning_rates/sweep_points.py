@@ -9,7 +9,6 @@ A learning rate may take its share of the steps; what some leave, those that mis
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +21,7 @@ from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.exact.zeros import LARGEST_RANK, exact_zero, mean_square_zero
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
-from sgdstab_fast.results.warnings import AccuracyWarning
+from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import after
 from sgdstab_fast.statistics.means import standard_errors
@@ -103,7 +102,6 @@ def _stopped_by(options: Options, exponents: FloatArray, errors: FloatArray, fou
 
 def _exponents(systems: list[LinearizedSGD], options: Options) -> list[LyapunovExponent]:
     """Return lambda of every system, with common random numbers."""
-    seed = np.random.SeedSequence(options.seed.entropy, spawn_key=options.seed.spawn_key)
     budget, n_steps = options.budget, 0
 
     def simulated(
@@ -111,19 +109,13 @@ def _exponents(systems: list[LinearizedSGD], options: Options) -> list[LyapunovE
     ) -> LyapunovExponent:
         spent = 0 if resume is None else resume.n_steps
         report = options.progress if callable(options.progress) else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AccuracyWarning)
-            return estimate_exponent(
-                system,
-                method=options.method,
-                budget=replace(budget, max_steps=max_steps + spent, atol=atol),
-                n_chains=min(options.n_chains, max_steps) if resume is None else options.n_chains,
-                rng=seed,
-                n_threads=options.n_threads,
-                progress=None if report is None else after(report, n_steps - spent, budget.max_steps),
-                executor=options.executor,
-                resume=resume,
-            )
+        its = replace(
+            options.child().within(max_steps + spent, atol=atol),
+            n_chains=min(options.n_chains, max_steps) if resume is None else options.n_chains,
+            progress=None if report is None else after(report, n_steps - spent, budget.max_steps),
+        )
+        with collected():  # the map warns of what is missed in the end
+            return estimate_exponent(system, its, resume)
 
     found: list[LyapunovExponent] = []
     for index, system in enumerate(systems):

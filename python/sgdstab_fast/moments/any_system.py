@@ -81,9 +81,7 @@ class GeneralMoments:
         least = max((one.exponent - one.error for one in each), default=-math.inf)
         bounds = {index: self._upper_bound(index, order) for index, one in enumerate(computed) if one is None}
         contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
-        its = replace(
-            options, budget=replace(options.budget, max_steps=options.budget.max_steps // max(len(contenders), 1))
-        )
+        its = options.within(options.budget.max_steps // max(len(contenders), 1))
         each += [self._simulated(index, order, its, size) for index in contenders]
         return largest_of(each)
 
@@ -194,9 +192,9 @@ def _advance(system: System, key: StreamKey, first_chain: int, options: Options)
             first_step=first_step,
         )
         seconds = task.seconds_per_step * len(vectors) * n_steps
-        n_threads = int(np.clip(seconds / _SECONDS_PER_THREAD, 1, options.n_threads))
+        n_threads = int(np.clip(seconds / _SECONDS_PER_THREAD, 1, options.workers.n_threads))
         shared = replace(task, chains_per_item=-(-len(vectors) // n_threads))
-        chains = advance(chains, shared, 1, Workers(n_threads, options.executor))
+        chains = advance(chains, shared, 1, Workers(n_threads, options.workers.executor))
         return chains.states, chains.records.log_growth[:, 0, 0]
 
     return advance_walkers

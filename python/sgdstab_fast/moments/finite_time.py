@@ -18,8 +18,6 @@ and lambda_n >= 0 for n < d.
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
-from typing import Any
 
 import numpy as np
 
@@ -27,8 +25,8 @@ from sgdstab_fast import validation
 from sgdstab_fast.moments.products import PILOT_SHARE, Outcome, Simulation, allowance
 from sgdstab_fast.moments.results import FiniteTimeProbability
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.options import Budget, Options
-from sgdstab_fast.simulation.progress import ProgressOption, reporter
+from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
+from sgdstab_fast.simulation.progress import reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 
 METHODS = ("auto", "direct", "tilted")
@@ -36,6 +34,7 @@ _SIZE = 128  # walkers of a population, by default
 _LARGEST_POPULATION = 2**23  # of its matrices' entries, by default
 
 
+@run_options(n_chains=32, least_chains=8)
 def finite_time_probability(
     system: LinearizedSGD,
     n: int,
@@ -44,12 +43,8 @@ def finite_time_probability(
     method: str = "auto",
     rtol: float = 0.05,
     max_steps: int = 100_000_000,
-    n_chains: int = 32,
     population: int | None = None,
-    rng: Any = None,
-    n_threads: int | None = None,
-    progress: ProgressOption = None,
-    executor: Executor | None = None,
+    **keywords: Unpack[ChainKeywords],
 ) -> FiniteTimeProbability:
     """Estimate the probability that the finite-time Lyapunov exponent over n steps is below a threshold.
 
@@ -75,8 +70,8 @@ def finite_time_probability(
         Independent populations, at first, 8 or more; their number doubles until the tolerance is met.
     population : int, optional
         Walkers of a population, 2 or more.
-    rng, n_threads, progress, executor : optional
-        As of `lyapunov_exponent`.
+    **keywords
+        Where they run: see `ChainKeywords`.
 
     Returns
     -------
@@ -112,8 +107,8 @@ def finite_time_probability(
     n = validation.integer(n, "n", high=2**53)
     threshold = validation.real_number(threshold, "threshold")
     validation.choice(method, "method", METHODS)
-    budget = Budget.validated(rtol, 0.0, max_steps)
-    options = Options.validated(method, budget, n_chains, rng, n_threads, progress, executor, least_chains=8)
+    options = options_of(finite_time_probability, keywords, method=method, rtol=rtol, max_steps=max_steps)
+    budget = options.budget
     n_walkers = budget.max_steps // n
     kept = n_walkers - int(PILOT_SHARE * n_walkers)  # the rest is for pilots
     if population is None:
@@ -131,7 +126,7 @@ def finite_time_probability(
             f"for n_chains ({options.n_chains}) populations of {population} walkers, a quarter of it "
             f"for pilots, not {max_steps!r}"
         )
-    with reporter(progress, budget.max_steps, "probability") as report:
+    with reporter(options.progress, budget.max_steps, "probability") as report:
         simulation = Simulation(system, n, threshold, options, report)
         outcome = simulation.estimate(population, n_walkers)
     result = outcome.result(system, options, n, threshold, population, simulation.n_steps)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any, cast
 
@@ -22,31 +21,25 @@ from sgdstab_fast.moments.results import MomentExponents, OrderMoment
 from sgdstab_fast.moments.single_examples import PlainMoments
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
-from sgdstab_fast.simulation.progress import ProgressOption, after, reporter
+from sgdstab_fast.simulation.progress import after, reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
 from sgdstab_fast.systems.system import System, require_system
 
 METHODS = ("auto", "population")
-_LEAST_CHAINS = 8
 _LARGEST_LOGARITHM = 400.0  # of what one step may multiply a weight by
 _ANNIHILATION = 30.0  # minus the log of what rounding leaves of a vector
 
 
+@run_options(rtol=1e-3, max_steps=20_000_000, n_chains=32, least_chains=8)
 def moment_exponent(
     system: System,
     p: Any,
     *,
     method: str = "auto",
-    rtol: float = 1e-3,
-    atol: float = 0.0,
-    max_steps: int = 20_000_000,
-    n_chains: int = 32,
     population: int | None = None,
-    rng: Any = None,
-    n_threads: int | None = None,
-    progress: ProgressOption = None,
-    executor: Executor | None = None,
+    **keywords: Unpack[RunKeywords],
 ) -> MomentExponents:
     """Find moment Lyapunov exponents Lambda(p) = lim (1/n) log E |A_{i_n} .. A_{i_1} v|^p.
 
@@ -60,7 +53,7 @@ def moment_exponent(
     system : LinearizedSGD or MatrixEnsemble
         What a step does.
     p : float or array_like
-        Orders, of either sign.
+        Orders, of either sign. Every order has streams of its own, whatever the others are.
     method : {"auto", "population"}, optional
         ``"population"`` simulates what could be computed too, but for p = 0 and one dimension: for comparison.
     rtol, atol : float, optional
@@ -73,8 +66,8 @@ def moment_exponent(
     population : int, optional
         Walkers of a population, at least 2; by default 128 of single examples, or 16 where weights hardly spread,
         and else 64, or fewer for small budgets.
-    rng, n_threads, progress, executor
-        As for `lyapunov_exponent`. Every order has streams of its own, whatever the others are.
+    **keywords
+        Where they run: see `RunKeywords`.
 
     Returns
     -------
@@ -110,16 +103,21 @@ def moment_exponent(
     require_system(system)
     validation.choice(method, "method", METHODS)
     orders = validation.orders(p, "p")
-    _refuse_overflow(system, orders, scalar=np.ndim(p) == 0)
-    budget = Budget.validated(rtol, atol, max_steps)
-    options = Options.validated(
-        "population", budget, n_chains, rng, n_threads, progress, executor, least_chains=_LEAST_CHAINS
-    )
+    options = options_of(moment_exponent, keywords, method="population")
     size = None if population is None else validation.integer(population, "population", low=2, high=2**20)
+    _refuse_overflow(system, orders, scalar=np.ndim(p) == 0)
+    return moments_at(system, orders, options, size, computed=method == "auto")
+
+
+def moments_at(
+    system: System, orders: FloatArray, options: Options, size: int | None = None, *, computed: bool = True
+) -> MomentExponents:
+    """Do what `moment_exponent` says, by populations of a size, where they are not computed."""
+    budget = options.budget
     walkers = options.n_chains * (LEAST_SIZE if size is None else size)
     if budget.max_steps < walkers:
         raise ValueError(f"max_steps must be at least n_chains * population ({walkers}), not {budget.max_steps!r}")
-    family = moment_family(system, computed=method == "auto")
+    family = moment_family(system, computed=computed)
     with reporter(options.progress, budget.max_steps * orders.size, "moments") as report:
         found = [
             family.at(

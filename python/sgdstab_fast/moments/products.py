@@ -287,11 +287,12 @@ class Simulation:
         seconds = task.seconds_per_step * system.dimension * size
         piece = int(np.clip(_PIECE_SECONDS / seconds, 1, n))
         batch = int(np.clip(n // _LOOKS, 1, piece)) if tilted else piece
-        affordable = options.n_threads * _PIECE_SECONDS / (seconds * n), _PIECE_DOUBLES / (size * system.dimension**2)
-        together = int(max(min(affordable), 1 if options.executor is not None else options.n_threads))
+        workers = options.workers
+        affordable = workers.n_threads * _PIECE_SECONDS / (seconds * n), _PIECE_DOUBLES / (size * system.dimension**2)
+        together = int(max(min(affordable), 1 if workers.executor is not None else workers.n_threads))
         items = [(first_chain + c, min(together, n_populations - c)) for c in range(0, n_populations, together)]
         products_of = partial(_products, task, self._trace, options.seed.key, size, n, batch, piece, self._limit)
-        for products in options.workers.map(products_of, items):
+        for products in workers.map(products_of, items):
             self.n_steps += products.below.size * n
             self._report(replace(self._estimate, n_steps=self.n_steps))
             yield products

@@ -65,7 +65,7 @@ class PlainMoments:
         bounds = {index: self._upper_bound(index, order) for index, each in enumerate(computed) if each is None}
         contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
         share = max(options.budget.max_steps // max(len(contenders), 1), options.n_chains * (size or LEAST_SIZE))
-        its = replace(options, budget=replace(options.budget, max_steps=share))
+        its = options.within(share)
         found += [self._simulated_block(index, order, its, size) for index in contenders]
         return largest_of(found)
 
@@ -208,9 +208,7 @@ class PlainMoments:
         block, exact = self._blocks[index], self._exact[index]
         parts = [share * order for share in _SHARES]
         share = options.budget.max_steps // (len(parts) * len(self._blocks))
-        its = replace(
-            options, budget=replace(options.budget, max_steps=max(share, options.n_chains * (size or LEAST_SIZE)))
-        )
+        its = options.within(max(share, options.n_chains * (size or LEAST_SIZE)))
         found = []
         for part in parts:
             computed = exact.at(part) if self._computed else None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast._core.seeds import Seed, seed_from
-from sgdstab_fast._core.streams import MOST_CHAINS
+from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.workers import Workers
 
@@ -62,63 +60,37 @@ class Budget:
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments of an estimate, checked."""
+    """How to estimate, checked: what estimators hand on to what they are made of."""
 
-    method: str
     budget: Budget
     n_chains: int
     seed: Seed
-    n_threads: int
-    progress: ProgressOption
-    executor: Executor | None
+    method: str = "anchored"
+    workers: Workers = field(default_factory=Workers)
+    progress: ProgressOption = None
 
-    @property
-    def workers(self) -> Workers:
-        """Where it runs."""
-        return Workers(self.n_threads, self.executor)
+    def within(self, max_steps: int | None = None, **tolerances: float | None) -> Options:
+        """Return the same with a budget of max_steps, and other tolerances if they are given."""
+        changes: dict[str, Any] = {**tolerances, "max_steps": self.budget.max_steps if max_steps is None else max_steps}
+        return replace(self, budget=replace(self.budget, **changes))
 
-    @classmethod
-    def validated(
-        cls,
-        method: str,
-        budget: Budget,
-        n_chains: Any,
-        rng: Any,
-        n_threads: Any,
-        progress: ProgressOption,
-        executor: Executor | None,
-        *,
-        least_chains: int = 1,
-    ) -> Options:
-        """Check what the user passed."""
-        return cls(
-            method=method,
-            budget=budget,
-            n_chains=validation.integer(n_chains, "n_chains", low=least_chains, high=MOST_CHAINS),
-            seed=seed_from(rng),
-            n_threads=validation.thread_count(n_threads),
-            progress=progress,
-            executor=executor,
-        )
+    def child(self, *numbers: int) -> Options:
+        """Return the same for a part of the run, with a seed of its own."""
+        return replace(self, seed=self.seed.child(*numbers))
 
-
-def shared_between(options: Options, n_blocks: int) -> Options:
-    """Return how to estimate one of n_blocks blocks, so that all together keep to the budget and the tolerances."""
-    if n_blocks < 2:
-        return options
-    budget = options.budget
-    budget.steps_per_chain(options.n_chains)  # refused in terms of what the user gave
-    max_steps = max(budget.max_steps // n_blocks, 1)
-    inflation = math.sqrt(1 + 2 * math.log(n_blocks))
-    confidence = budget.sign_confidence
-    return replace(
-        options,
-        n_chains=min(options.n_chains, max_steps),
-        budget=replace(
-            budget,
-            max_steps=max_steps,
+    def for_parts(self, n_parts: int) -> Options:
+        """Return how to estimate one of n_parts, so that all together keep to the budget and the tolerances."""
+        if n_parts < 2:
+            return self
+        budget = self.budget
+        budget.steps_per_chain(self.n_chains)  # refused in terms of what the user gave
+        max_steps = max(budget.max_steps // n_parts, 1)
+        inflation = math.sqrt(1 + 2 * math.log(n_parts))
+        confidence = budget.sign_confidence
+        its = self.within(
+            max_steps,
             rtol=budget.rtol / inflation,
             atol=budget.atol / inflation,
-            sign_confidence=None if confidence is None else 1 - (1 - confidence) / n_blocks,
-        ),
-    )
+            sign_confidence=None if confidence is None else 1 - (1 - confidence) / n_parts,
+        )
+        return replace(its, n_chains=min(self.n_chains, max_steps))

@@ -48,10 +48,8 @@ def reporter(
                 bar.update(task, completed=state.n_steps, total=state.max_steps, description=f"{label}{estimate}")
 
             yield show
-    elif callable(progress):
-        yield progress
     else:
-        raise TypeError(f"progress must be None, a bool or a callable, not {progress!r}")
+        yield progress
 
 
 def after(report: Callable[[Progress], object], n_steps: int, max_steps: int) -> Callable[[Progress], object]:

@@ -21,8 +21,7 @@ class Workers:
     executor: Executor | None = None
 
     def __post_init__(self) -> None:
-        if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
-            raise TypeError(f"executor must be a concurrent.futures.Executor, not {self.executor!r}")
+        validation.executor(self.executor)
 
     def map(self, work: Callable[[_Item, int], _Done], items: Sequence[_Item]) -> Iterator[_Done]:
         """Yield what the work makes of every item, in order, given the item and the threads it may use.
