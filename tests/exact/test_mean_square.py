@@ -80,12 +80,9 @@ def test_agrees_with_the_dense_eigenvalue(rng, n, learning_rate):
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4])
 def test_noise_of_batches_without_replacement(rng, batch_size, learning_rate):
     for gram in (K4, random_gram(rng, 4), random_gram(rng, 6)):
-        n = len(gram)
-        noise = (n - batch_size) / (batch_size * (n - 1))
-        values, vectors = np.linalg.eigh(gram)
-        solution = MeanSquareOperator(vectors, values, learning_rate, n, noise).solve(1e-11, 100)
+        found = mean_square_exponent(sf.LinearizedSGD(gram, learning_rate, batch_size))
         expected = brute_force(factor_of(gram), learning_rate, batch_size)
-        np.testing.assert_allclose(solution.exponent, np.log(expected), rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(found.exponent, np.log(expected), rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -98,31 +95,27 @@ def test_noise_of_batches_without_replacement(rng, batch_size, learning_rate):
     ],
 )
 def test_values_of_k4(batch_size, values):
-    eigenvalues, vectors = np.linalg.eigh(K4)
-    noise = (4 - batch_size) / (batch_size * 3)
     for learning_rate, expected in zip((0.1, 0.3, 0.5), values, strict=True):
-        solution = MeanSquareOperator(vectors, eigenvalues, learning_rate, 4, noise).solve(1e-11, 100)
-        assert abs(solution.exponent - expected) < 2e-15  # their last digit
+        found = mean_square_exponent(sf.LinearizedSGD(K4, learning_rate, batch_size))
+        assert abs(found.exponent - expected) < 2e-15  # their last digit
         if batch_size == 1:
             assert exponent(K4, learning_rate) == pytest.approx(expected, abs=2e-15)
 
 
 def test_noise_of_batches_with_replacement_is_that_of_their_inverse_size():
-    eigenvalues, vectors = np.linalg.eigh(K4)
     features, steps_of_two = factor_of(K4), 0
     for i, j in itertools.product(range(4), repeat=2):
         step = np.eye(4) - 0.35 * (np.outer(features[i], features[i]) + np.outer(features[j], features[j])) / 2
         steps_of_two = steps_of_two + np.kron(step, step) / 16
-    solution = MeanSquareOperator(vectors, eigenvalues, 0.35, 4, 1 / 2).solve(1e-11, 100)
-    assert abs(solution.exponent - np.log(np.linalg.eigvalsh(steps_of_two)[-1])) < 1e-13
+    found = mean_square_exponent(sf.LinearizedSGD(K4, 0.35, 2, sampling="with_replacement"))
+    assert abs(found.exponent - np.log(np.linalg.eigvalsh(steps_of_two)[-1])) < 1e-13
 
 
 def test_full_batches_have_the_exponent_of_gradient_descent():
-    eigenvalues, vectors = np.linalg.eigh(K4)
     for learning_rate in (0.1, 0.5, 1.5):
-        solution = MeanSquareOperator(vectors, eigenvalues, learning_rate, 4, 0.0).solve(1e-11, 100)
-        assert abs(solution.exponent - 2 * sf.gd_exponent(K4, learning_rate)) < 1e-14
-        assert solution.stopped_by == "closed form"
+        found = mean_square_exponent(sf.LinearizedSGD(K4, learning_rate, 4))
+        assert abs(found.exponent - 2 * sf.gd_exponent(K4, learning_rate)) < 1e-14
+        assert found.n_applications == 0
 
 
 @pytest.mark.parametrize("learning_rate", [1e-3, 0.3, 0.5, 3.0])

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.known import K4
 from reference.systems import random_gram
-from sgdstab_fast.operators.second_moments import gd_exponent_of, gd_threshold_of, mean_square_threshold, second_moments
+from sgdstab_fast.operators.drawn_units import Draws
+from sgdstab_fast.operators.level_pairs import gd_exponent_of, gd_threshold_of
+from sgdstab_fast.operators.second_moments import mean_square_threshold, second_moments
 
 PLAIN = np.eye(1), np.ones(1)
 
@@ -51,12 +53,12 @@ def owned(labels):
 
 def exponent(learning_rate, batch_size, recurrence=PLAIN):
     law = noise(4, batch_size) if batch_size < 4 else 0.0
-    return second_moments(K4, "gram", learning_rate, law, 4, *alone(4), None, *recurrence).exponent
+    return second_moments(Draws(K4, "gram", law, 4, *alone(4)), learning_rate, *recurrence).exponent
 
 
 def threshold(gram, batch_size, recurrence=PLAIN, **options):
     n = len(gram)
-    return mean_square_threshold(gram, "gram", noise(n, batch_size, **options), n, *alone(n), None, *recurrence)
+    return mean_square_threshold(Draws(gram, "gram", noise(n, batch_size, **options), n, *alone(n)), *recurrence)
 
 
 def steps(features, units, learning_rate, batch_size, recurrence, probabilities=None, *, with_replacement=False):
@@ -107,8 +109,8 @@ def test_agrees_with_the_kronecker_square(rng, recurrence, labels, coordinates):
     for (batch_size, probabilities, repeated), learning_rate in itertools.product(laws, (0.05, 0.8, 2.5)):
         p = 0.0 if batch_size == n_units and not repeated else noise(n_units, batch_size, with_replacement=repeated)
         rows = features @ features.T if coordinates == "gram" else features
-        law = (p, n_units, members, offsets, probabilities, *recurrence)
-        result = second_moments(rows, coordinates, learning_rate, *law)
+        draws = Draws(rows, coordinates, p, n_units, members, offsets, probabilities)
+        result = second_moments(draws, learning_rate, *recurrence)
         products = [
             (weight, np.linalg.solve(state, matrix @ state))
             for weight, matrix in steps(
@@ -123,8 +125,8 @@ def test_duplicated_examples_in_factor_coordinates(rng, recurrence):
     features = rng.standard_normal((5, 3))
     features[3], features[4] = features[0], -2 * features[1]
     for batch_size, learning_rate in itertools.product((1, 2, 4), (0.1, 0.5)):
-        law = (noise(5, batch_size), 5, *alone(5), None, *recurrence)
-        result = second_moments(features, "factor", learning_rate, *law)
+        draws = Draws(features, "factor", noise(5, batch_size), 5, *alone(5))
+        result = second_moments(draws, learning_rate, *recurrence)
         assert_solves(result, list(steps(features, np.arange(5)[:, None], learning_rate, batch_size, recurrence)))
 
 
@@ -160,7 +162,7 @@ def test_values_of_k4_with_momentum(recurrence, values):
 def test_thresholds_of_k4():
     for batch_size, expected in enumerate((0.420521611224924, 0.811851180491194, 1.14549394313967), start=1):
         assert abs(threshold(K4, batch_size)[0] - expected) < 5e-15
-    assert abs(mean_square_threshold(K4, "gram", 0.0, 4, *alone(4), None, *PLAIN)[0] - 4 / 3) < 1e-14
+    assert abs(mean_square_threshold(Draws(K4, "gram", 0.0, 4, *alone(4)), *PLAIN)[0] - 4 / 3) < 1e-14
     assert abs(threshold(K4, 2, with_replacement=True)[0] - 0.6599364073047066) < 2e-15
     assert abs(threshold(K4, 3, with_replacement=True)[0] - 0.8118511804911935) < 2e-15
     assert abs(threshold(K4, 1, heavy_ball(0.5))[0] - 0.261857043737) < 1e-12
@@ -170,9 +172,9 @@ def test_thresholds_of_k4():
 @pytest.mark.parametrize("recurrence", [PLAIN, heavy_ball(0.9), nesterov(0.4)], ids=["plain", "ball", "nesterov"])
 def test_exponents_change_sign_at_the_threshold(rng, recurrence):
     gram, labels = random_gram(rng, 12), np.repeat(np.arange(5), [1, 4, 2, 3, 2])
-    law = (noise(5, 2), 5, *owned(labels), None, *recurrence)
-    value, error = mean_square_threshold(gram, "gram", *law)
-    at, *beside = (second_moments(gram, "gram", value * x, *law).exponent for x in (1, 0.1, 0.5, 1 - 1e-9, 1 + 1e-9))
+    draws = Draws(gram, "gram", noise(5, 2), 5, *owned(labels))
+    value, error = mean_square_threshold(draws, *recurrence)
+    at, *beside = (second_moments(draws, value * x, *recurrence).exponent for x in (1, 0.1, 0.5, 1 - 1e-9, 1 + 1e-9))
     assert abs(at) < 1e-14
     assert [x > 0 for x in beside] == [False, False, False, True]
     assert error < 1e-13 * value
@@ -187,7 +189,7 @@ def test_full_batches(rng, momentum):
         assert abs(value - limit * 6 / eigenvalues[-1]) < 1e-13 * value
         assert abs(gd_exponent_of(eigenvalues, value, 6, *recurrence)) < 1e-13
         for learning_rate in (0.3 * value, 0.9 * value, 1.4 * value):
-            result = second_moments(gram, "gram", learning_rate, 0.0, 6, *alone(6), None, *recurrence)
+            result = second_moments(Draws(gram, "gram", 0.0, 6, *alone(6)), learning_rate, *recurrence)
             assert abs(result.exponent - 2 * gd_exponent_of(eigenvalues, learning_rate, 6, *recurrence)) <= result.error
             batch = list(steps(np.linalg.cholesky(gram), np.arange(6)[:, None], learning_rate, 6, recurrence))
             radius = np.abs(np.linalg.eigvals(batch[0][1])).max()
@@ -196,11 +198,11 @@ def test_full_batches(rng, momentum):
 
 def test_one_unit_is_gradient_descent():
     for recurrence, law in itertools.product(RECURRENCES.values(), (0.0, 1.0)):
-        one = (1, *owned(np.zeros(4, dtype=int)), None, *recurrence)
-        result = second_moments(K4, "gram", 0.2, law, *one)
+        draws = Draws(K4, "gram", law, 1, *owned(np.zeros(4, dtype=int)))
+        result = second_moments(draws, 0.2, *recurrence)
         assert abs(result.exponent - 2 * gd_exponent_of([1, 3, 4, 6], 0.2, 1, *recurrence)) < 1e-13
-        assert abs(mean_square_threshold(K4, "gram", law, *one)[0] / gd_threshold_of([6], 1, *recurrence) - 1) < 1e-13
-    two_steps = second_moments(np.array([[2.0]]), "gram", 0.5, 0.0, 1, *alone(1), None, *PLAIN)
+        assert abs(mean_square_threshold(draws, *recurrence)[0] / gd_threshold_of([6], 1, *recurrence) - 1) < 1e-13
+    two_steps = second_moments(Draws(np.array([[2.0]]), "gram", 0.0, 1, *alone(1)), 0.5, *PLAIN)
     assert two_steps.exponent == -math.inf
 
 
@@ -208,7 +210,7 @@ def test_blocks_that_do_not_feel_each_other():
     gram = np.zeros((6, 6))
     gram[:4, :4], gram[4:, 4:] = K4, [[1, 0.5], [0.5, 3]]
     for recurrence, learning_rate in itertools.product((PLAIN, heavy_ball(0.5)), (0.05, 0.4, 1.0)):
-        result = second_moments(gram, "gram", learning_rate, 1.0, 6, *alone(6), None, *recurrence)
+        result = second_moments(Draws(gram, "gram", 1.0, 6, *alone(6)), learning_rate, *recurrence)
         features = np.linalg.cholesky(gram)
         state = np.kron(np.eye(len(recurrence[1])), features.T)
         products = list(steps(features, np.arange(6)[:, None], learning_rate, 1, recurrence))
@@ -229,5 +231,5 @@ def test_growth_keeps_its_relative_accuracy_at_small_steps(rng):
     gram = random_gram(rng, 8)
     smallest = np.linalg.eigvalsh(gram)[0]
     for momentum, form in itertools.product((0.0, 0.9), (heavy_ball, nesterov)):
-        result = second_moments(gram, "gram", 1e-10, 1.0, 8, *alone(8), None, *form(momentum))
+        result = second_moments(Draws(gram, "gram", 1.0, 8, *alone(8)), 1e-10, *form(momentum))
         assert result.growth == pytest.approx(-2e-10 * smallest / 8 / (1 - momentum), rel=1e-8)

@@ -11,6 +11,9 @@ from sgdstab_fast._core.functions import FloatArray
 _MOST_STEPS = 24
 
 
+_MOST_LANCZOS_STEPS = 24
+
+
 def improved_perron_vector(
     product: Callable[[FloatArray], FloatArray], x: FloatArray, image: FloatArray, *, goal: float, most: int
 ) -> tuple[FloatArray, float, int]:
@@ -54,3 +57,27 @@ def improved_perron_vector(
         diagonal.append(float(basis[-1] @ image))
     gap = float(ritz[-1] - ritz[-2]) if len(ritz) > 1 else 0.0
     return np.abs(vectors[:, -1] @ np.array(basis)), gap, len(basis) - 1
+
+
+def improved_leading_vector(
+    product: Callable[[FloatArray], FloatArray], x: FloatArray, image: FloatArray, goal: float, most: int
+) -> tuple[FloatArray, FloatArray, float, int]:
+    """Return a vector closer to the leading eigenvector, its image, the gap below and the products made: Lanczos."""
+    basis, images = [x], [image]
+    while True:
+        rest = images[-1]
+        for _ in range(2):  # orthogonal to all, to rounding
+            for vector in basis:
+                rest = rest - (vector @ rest) * vector
+        size = float(np.linalg.norm(rest))
+        projected = np.array(basis) @ np.array(images).T
+        ritz, vectors = np.linalg.eigh((projected + projected.T) / 2)
+        if size * abs(vectors[-1, -1]) <= 0.5 * goal or len(basis) > min(most, _MOST_LANCZOS_STEPS):
+            break
+        basis.append(rest / size)
+        images.append(product(basis[-1]))
+    leading = vectors[:, -1] * (1 if vectors[0, -1] >= 0 else -1)
+    x, image = leading @ np.array(basis), leading @ np.array(images)
+    length = float(np.linalg.norm(x))
+    gap = float(ritz[-1] - ritz[-2]) if len(ritz) > 1 else 0.0
+    return x / length, image / length, gap, len(basis) - 1

@@ -1,22 +1,22 @@
 """How second moments of displacements grow from step to step: the dominant eigenvalue of a map on N x N matrices.
 
 Second moments S = E[s s^T] advance by Q(S) = E[A S A^T]. In isometric coordinates and in the eigenbasis of
-K = U diag(w) U^T that is a diagonal map plus one of rank N: with u_a = eta w_a / N, and p = 1 for batches of one,
+K = U diag(w) U^T that is a diagonal map plus one of rank N: with u_a = eta w_a / N, for steps on single examples,
 
-    Q(S)_ab = q_ab S_ab + (p eta^2 / N) sum_i x_i (k_i k_i^T)_ab,    x_i = k_i^T S k_i,   (k_i)_a = U_ia sqrt(w_a),
-    q_ab    = 1 - u_a - u_b + (1 - p) u_a u_b
+    Q(S)_ab = q_ab S_ab + (eta^2 / N) sum_i x_i (k_i k_i^T)_ab,    x_i = k_i^T S k_i,   (k_i)_a = U_ia sqrt(w_a),
+    q_ab    = 1 - u_a - u_b
 
-(Mulayoff & Michaeli, arXiv 2306.07850, equations 12 and 20; p = (N - B) / (B (N - 1)) for batches of B without
-replacement). Hence rho(Q) is the largest z above all q_ab at which the entrywise non-negative, symmetric N x N matrix
+(Mulayoff & Michaeli, arXiv 2306.07850, equations 12 and 20; `operators.second_moments` has batches). Hence rho(Q) is
+the largest z above all q_ab at which the entrywise non-negative, symmetric N x N matrix
 
-    R(z)_ij = (p eta^2 / N) sum_ab U_ia U_ib U_ja U_jb w_a w_b / (z - q_ab)
+    R(z)_ij = (eta^2 / N) sum_ab U_ia U_ib U_ja U_jb w_a w_b / (z - q_ab)
 
 has the Perron eigenvalue 1. Its Perron vector is x, and S_ab = sqrt(w_a w_b) Y_ab / (z - q_ab) with Y = U^T diag(x) U.
 
 Near the pole z = max q, where small learning rates lead, z - q_ab is never formed by subtraction: z = max q + delta,
-and with u the smallest or the largest u_a, where the bilinear q is largest,
+and with u the smallest u_a, where q is largest,
 
-    z - q_ab = delta + (u_a - u) (1 - (1 - p) u_b) + (u_b - u) (1 - (1 - p) u).
+    z - q_ab = delta + (u_a - u) + (u_b - u).
 
 R decreases in delta, so that the delta(x) at which x^T R x = x^T x lies below the solution for every x, and its error
 is quadratic in that of x. An outer iteration computes delta(x), an inner one improves x by a few Lanczos steps.
@@ -83,10 +83,8 @@ class MeanSquareOperator:
     """eta."""
     n_examples: int
     """N, of which each is drawn with probability 1/N; those without a row in U leave displacements alone."""
-    noise: float = 1.0
-    """p."""
     example_weights: FloatArray | None = None
-    """omega > 0, shape (n,); only for p = 1."""
+    """omega > 0, shape (n,)."""
 
     # Everything below is in units of the largest u_a, so that steps of 1e100 do not overflow.
 
@@ -99,10 +97,8 @@ class MeanSquareOperator:
         """u_a."""
         return np.asarray(self.eigenvalues / self.eigenvalues[-1])
 
-    @cached_property
-    def _corner(self) -> int:
-        """The a at which q_aa is largest of all q_ab: q is bilinear, and q_aa + q_bb >= 2 q_ab."""
-        return max(0, len(self.eigenvalues) - 1, key=self._diagonal_map)
+    _corner = 0
+    """The a at which q_aa is largest of all q_ab."""
 
     @cached_property
     def _scale(self) -> FloatArray:
@@ -113,21 +109,17 @@ class MeanSquareOperator:
     def _diagonal_map(self, a: int) -> float:
         """q_aa minus the mean of omega."""
         u = self._unit * float(self._rates[a])
-        return u * ((1 - self.noise) * u - 2)
+        return -2 * u
 
     def _gaps(self, rows: slice) -> FloatArray:
         """Return max q - q_ab for some a."""
-        rates, bend = self._rates, (1 - self.noise) * self._unit
-        above = rates - rates[self._corner]
-        if bend == 0:
-            return np.asarray(above[rows, None] + above)
-        gaps = above[rows, None] * (1 - bend * rates) + above * (1 - bend * rates[self._corner])
-        return np.asarray(np.maximum(gaps, 0, out=gaps))
+        above = self._rates - self._rates[self._corner]
+        return np.asarray(above[rows, None] + above)
 
     @property
     def _coupling(self) -> float:
-        """The factor of R: p eta^2 w_a w_b / N is this times the product of the u."""
-        return self.noise * self.n_examples * self._unit
+        """The factor of R: eta^2 w_a w_b / N is this times the product of the u."""
+        return self.n_examples * self._unit
 
     def solve(self, tolerance: float, max_applications: int, start: FloatArray | None = None) -> MeanSquareSolution:
         """Iterate until the relative residual of R x = x is below the tolerance.
@@ -321,7 +313,7 @@ class MeanSquareOperator:
             )
 
     def _without_noise(self) -> MeanSquareSolution:
-        """Full batches, or a noise that rounding swallows: rho is the largest q."""
+        """Return the largest q, where rounding swallows the noise."""
         moment = np.zeros((len(self.eigenvalues),) * 2)
         moment[self._corner, self._corner] = 1
         vector = self.vectors[:, self._corner] ** 2
@@ -329,13 +321,16 @@ class MeanSquareOperator:
 
     def _one_direction(self) -> MeanSquareSolution:
         """One dimension, where each step is a number: 1 - eta k_i."""
-        weights, p, untouched = self._scale**-2, self.noise / self.n_examples, self.n_examples - len(self.vectors)
-        u, steps = self._unit, self.learning_rate * self.eigenvalues[0] * (self._scale * self.vectors[:, 0]) ** 2
-        growth = (1 - self.noise) * u * (u - 2) + p * float((weights - 1 + weights * steps * (steps - 2)).sum())
+        weights, untouched = self._scale**-2, self.n_examples - len(self.vectors)
+        steps, p = (
+            self.learning_rate * self.eigenvalues[0] * (self._scale * self.vectors[:, 0]) ** 2,
+            1 / self.n_examples,
+        )
+        growth = p * float((weights - 1 + weights * steps * (steps - 2)).sum())
         # From squares, a small rho does not come out of cancellation; a factor within rounding of 0 is 0.
-        full, factors = (np.where(np.abs(1 - x) < 8 * _EPS, 0, np.abs(1 - x)) for x in (np.asarray(u), steps))
-        rho = (1 - self.noise) * float(full) ** 2 + p * (float(weights @ factors**2) + untouched)
-        change = (1 - self.noise) * float(full) * u + p * float(weights @ (factors * steps))
+        factors = np.where(np.abs(1 - steps) < 8 * _EPS, 0, np.abs(1 - steps))
+        rho = p * (float(weights @ factors**2) + untouched)
+        change = p * float(weights @ (factors * steps))
         with np.errstate(divide="ignore"):
             exponent = float(np.log1p(growth) if growth > -0.5 else np.log(rho))
         error = 8 * _EPS * change / rho if rho > 0 else 0.0

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast.operators.drawn_units import Draws
 from sgdstab_fast.operators.matrices import MatrixMoments, SecondMomentsOfMatrices
 from sgdstab_fast.operators.second_moments import SecondMoments, mean_square_threshold, second_moments
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
@@ -181,40 +182,19 @@ class BatchSteps:
 
     def solved(self, tolerance: float = 1e-11) -> SecondMoments:
         """Return second moments under a law of independent batches."""
-        members, offsets = self._units()
-        return second_moments(
-            self.rows.array,
-            self.rows.coordinates,
-            self.learning_rate,
-            self.law.noise,
-            self.law.n_units,
-            members,
-            offsets,
-            self.law.probabilities,
-            self.recurrence.free,
-            self.recurrence.readout,
-            tolerance=tolerance,
-        )
+        free, readout = self.recurrence.free, self.recurrence.readout
+        return second_moments(self._draws, self.learning_rate, free, readout, tolerance=tolerance)
 
     def threshold(self) -> tuple[float, float]:
         """Return the learning rate at which Lambda(2) = 0 under a law of independent batches, and its error."""
-        members, offsets = self._units()
-        return mean_square_threshold(
-            self.rows.array,
-            self.rows.coordinates,
-            self.law.noise,
-            self.law.n_units,
-            members,
-            offsets,
-            self.law.probabilities,
-            self.recurrence.free,
-            self.recurrence.readout,
-        )
+        return mean_square_threshold(self._draws, self.recurrence.free, self.recurrence.readout)
 
-    def _units(self) -> tuple[IntArray, IntArray]:
-        if self.law.offsets.size:
-            return self.law.members, self.law.offsets
-        return np.arange(len(self.rows)), np.arange(len(self.rows) + 1)
+    @property
+    def _draws(self) -> Draws:
+        law, n = self.law, len(self.rows)
+        members, offsets = (law.members, law.offsets) if law.offsets.size else (np.arange(n), np.arange(n + 1))
+        array, coordinates = self.rows.array, self.rows.coordinates
+        return Draws(array, coordinates, law.noise, law.n_units, members, offsets, law.probabilities)
 
     def second_moments(self, tolerance: float) -> SecondMoments | SecondMomentsOfMatrices | None:
         """Return second moments, of the matrices of epochs where batches depend on each other and these are few."""

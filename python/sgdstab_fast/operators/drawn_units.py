@@ -1,0 +1,125 @@
+"""Units of rows that are drawn together, in the eigenbasis of K: V = Pi^(-1/4) U, and the products with it.
+
+In the notation of `operators.second_moments`, Pi^(1/2) K Pi^(1/2) = U diag(w) U^T with row weights pi_i = N p_u.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast._core.functions import Coordinates, FloatArray
+
+IntArray = NDArray[np.intp]
+
+_EPS = float(np.finfo(float).eps)
+_COINCIDING = 1e-6  # of eigenvalues of size 1
+_ADMIXTURE = 0.1  # of all units to the start
+
+
+class Draws(NamedTuple):
+    """Rows of K, and how batches of them are drawn."""
+
+    rows: FloatArray
+    """K in gram coordinates, shape (n, n); a factor of full column rank in factor coordinates, shape (n, r)."""
+    coordinates: Coordinates
+    """Of states, level by level: a with s = K^(1/2) a, or s."""
+    noise: float
+    """p."""
+    n_units: int
+    """N."""
+    members: IntArray
+    """Unit u owns the rows members[offsets[u]:offsets[u + 1]], shape (n,)."""
+    offsets: IntArray
+    """Shape (N + 1,)."""
+    probabilities: FloatArray | None = None
+    """p_u, shape (N,); None if uniform."""
+
+
+class DrawnUnits:
+    """V = Pi^(-1/4) U, its rows unit by unit, and the products with it."""
+
+    def __init__(self, draws: Draws) -> None:
+        rows, coordinates, _, n_units, members, offsets, probabilities = draws
+        sizes = np.diff(offsets)
+        weights = np.ones(len(members))
+        if probabilities is not None:
+            weights[members] = np.repeat(n_units * np.asarray(probabilities), sizes)
+        self._roots, self.total_weight = np.sqrt(weights), float(weights.sum())
+        self._directions: FloatArray | None = None
+        if coordinates == "gram":
+            self.eigenvalues, self._vectors = np.linalg.eigh(self._roots[:, None] * rows * self._roots)
+            self.eigenvalues = np.maximum(self.eigenvalues, _EPS * self.eigenvalues[-1])
+        else:
+            vectors, values, directions = np.linalg.svd(self._roots[:, None] * rows, full_matrices=False)
+            self.eigenvalues, self._vectors = values[::-1] ** 2, np.ascontiguousarray(vectors[:, ::-1])
+            self._directions = np.ascontiguousarray(directions[::-1].T)
+        order = np.argsort(sizes, kind="stable")
+        sorted_members = np.concatenate([members[offsets[u] : offsets[u + 1]] for u in order])
+        self._rows = self._vectors[sorted_members] / np.sqrt(self._roots[sorted_members])[:, None]
+        self._scratch = np.empty_like(self._rows)
+        # Units of one size are rows of one stack: (first row, first entry of X, their number, their size).
+        self._stacks: list[tuple[int, int, int, int]] = []
+        row = entry = 0
+        for size, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
+            self._stacks.append((row, entry, int(count), int(size)))
+            row, entry = row + int(count * size), entry + int(count * size**2)
+        self._n_entries = entry
+
+    def _stacked(self, matrix: FloatArray) -> list[tuple[FloatArray, slice]]:
+        """Return rows of the units of every size, shape (number, size, r), and where their X is."""
+        return [
+            (matrix[row : row + count * size].reshape(count, size, -1), slice(entry, entry + count * size**2))
+            for row, entry, count, size in self._stacks
+        ]
+
+    def moments(self, vector: FloatArray) -> FloatArray:
+        """Z = V^T X V."""
+        for (own, entries), (out, _) in zip(self._stacked(self._rows), self._stacked(self._scratch), strict=True):
+            count, size, _ = own.shape
+            np.matmul(vector[entries].reshape(count, size, size), own, out=out)
+        return np.asarray(self._rows.T @ self._scratch)
+
+    def blocks(self, form: FloatArray) -> FloatArray:
+        """BlockDiag_u(V form V^T)."""
+        np.matmul(self._rows, form, out=self._scratch)
+        vector = np.empty(self._n_entries)
+        for (own, entries), (image, _) in zip(self._stacked(self._rows), self._stacked(self._scratch), strict=True):
+            vector[entries] = np.matmul(image, own.transpose(0, 2, 1)).ravel()
+        return vector
+
+    def start(self, corner: int, *, everywhere: bool) -> FloatArray:
+        """Return X of one direction of the mean step and a share of all, or of all and a share of one."""
+        form = np.zeros((self._rows.shape[1],) * 2)
+        form[corner, corner] = 1
+        parts = [each / np.linalg.norm(each) for each in (self.blocks(form), self.blocks(np.eye(len(form))))]
+        most, rest = parts[::-1] if everywhere else parts
+        mixed = most + _ADMIXTURE * rest
+        return np.asarray(mixed / np.linalg.norm(mixed))
+
+    def are_positive(self, vector: FloatArray) -> bool:
+        """Whether all X_u are positive semidefinite, up to rounding and the error of a small gap."""
+        return all(
+            np.linalg.eigvalsh(vector[entries].reshape(len(own), own.shape[1], -1)).min() >= -_COINCIDING
+            for own, entries in self._stacked(self._rows)
+        )
+
+    def in_coordinates(self, metric: FloatArray, covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the forms, both divided by sqrt(w_a w_b), in the system's coordinates."""
+        rates = self.eigenvalues / self.eigenvalues[-1]
+        roots = np.sqrt(rates)
+        if self._directions is not None:
+            weights = roots * roots[:, None]
+            return _assembled(self._directions, metric * weights), _assembled(self._directions, covariance * weights)
+        outer, inner = self._vectors / self._roots[:, None], self._vectors * self._roots[:, None]
+        return _assembled(outer, metric * rates * rates[:, None]), _assembled(inner, covariance)
+
+
+def _assembled(frame: FloatArray, blocks: FloatArray) -> FloatArray:
+    """Return frame blocks_ij frame^T for every pair of levels, symmetric, with largest diagonal entry 1."""
+    size = len(blocks) * len(frame)
+    form = ((frame @ blocks) @ frame.T).transpose(0, 2, 1, 3).reshape(size, size)
+    form = form + form.T
+    return np.asarray(form / form.diagonal().max())
