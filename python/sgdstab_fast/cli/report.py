@@ -112,9 +112,10 @@ def print_report(report: Report, console: Console) -> None:
     rows = "" if len(system.diagonal) == system.n_examples else f"   ({len(system.diagonal)} rows of K)"
     table.add_row("examples, rank", f"{system.n_examples}, {system.rank}{rows}")
     table.add_row("learning rate", f"{system.learning_rate:.12g}   (batch size {system.batch_size})")
-    if not system.is_plain:
+    single = system.is_plain
+    if not single:
         table.add_row("steps", _steps(system))
-    if system.is_plain or (system.recurrence.is_plain and not system.law.offsets.size):
+    if single or (system.recurrence.is_plain and not system.is_grouped):
         table.add_row("growing steps", _growing(found, system))
     relative = system.learning_rate / report.gd_threshold - 1
     side = "at" if abs(relative) < 1e-12 else "below" if relative < 0 else "above"
@@ -134,7 +135,7 @@ def print_report(report: Report, console: Console) -> None:
     table.add_row("sum rule", _sum_rule(spectrum))
     stopped = _STOPPED[exponent.stopped_by]
     table.add_row(
-        "steps taken" if not system.is_plain else "steps",
+        "steps" if single else "steps taken",
         f"{exponent.n_steps:.3g} for lambda ({stopped})\n{spectrum.n_steps:.3g} for the spectrum",
     )
     table.add_row("time", f"{found.seconds:.2f} s for the verdict, {report.seconds:.2f} s in all")
@@ -176,7 +177,7 @@ _SAMPLING = {
 
 def _steps(system: LinearizedSGD) -> str:
     """Say how batches are drawn, and what the optimiser remembers."""
-    single = system.batch_size == 1 and system.law.is_independent
+    single = system.batch_size == 1 and system.is_independent
     parts = ["single examples" if single else _SAMPLING[system.law.sampling]]
     parts += ["importance sampling"] if system.law.probabilities is not None else []
     momentum = momentum_of(system.recurrence)

@@ -18,5 +18,5 @@ def known_exponents(system: System) -> ExactExponents | None:
     total = system.sum_of_exponents if exact is None and system.dimension == 1 else math.nan
     if not math.isnan(total):
         error = 4 * float(np.finfo(float).eps) * abs(total) if math.isfinite(total) else 0.0
-        return ExactExponents(np.array([total]), "steps are numbers", error)
+        return ExactExponents(np.array([total]), error)
     return exact

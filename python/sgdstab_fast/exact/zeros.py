@@ -95,10 +95,10 @@ def exact_zero(system: LinearizedSGD) -> float | None:
 
 def mean_square_zero(system: LinearizedSGD) -> tuple[float, float] | None:
     """Return the first zero of Lambda(2) and its numerical error; None where it takes simulation."""
-    if system.law.is_deterministic:
+    if system.is_deterministic:
         zero = exact_zero(system)
         return None if zero is None else (zero, 16 * _EPS * zero)
-    if system.law.is_independent:
+    if system.is_independent:
         return min(part.system.steps.threshold() for part in system.parts())
     if not system.has_mean_square:
         return None
@@ -149,7 +149,7 @@ def _bounds_of_any(system: LinearizedSGD) -> tuple[float, float]:
 
 def _sum_zero(system: LinearizedSGD, least: float) -> float:
     """Return the first learning rate from which the sum of all exponents is positive; infinite if it is not known."""
-    law = system.law if system.law.is_independent else replace(system.law, sampling="iid")
+    law = system.law if system.is_independent else replace(system.law, sampling="iid")
     if abs(system.recurrence.feedback) < _REST or law.n_batches > _FEW_DETERMINANTS:
         return math.inf
 

@@ -7,7 +7,7 @@ in `learning_rates.sweep_points`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -187,7 +187,7 @@ def _momenta(momenta: Any) -> list[float]:
 
 def _curves(systems: list[LinearizedSGD], rates: FloatArray, options: Options) -> list[Curve]:
     """Return all curves, each from its share of the budget."""
-    if len(systems) == 1 and single_steps_of(systems[0]) is not None:
+    if len(systems) == 1 and _finder(systems[0]) is _plain_curve:
         return [_plain_curve(systems[0], rates, options)]
     share = max(options.budget.max_steps // len(systems), options.n_chains)
     each, curves = options.within(share), list[Curve]()
@@ -195,9 +195,13 @@ def _curves(systems: list[LinearizedSGD], rates: FloatArray, options: Options) -
         for system in systems:
             before = sum(curve.n_steps for curve in curves)
             its = replace(each, progress=after(report, before, options.budget.max_steps))
-            find = curve_of_points if single_steps_of(system) is None else _plain_curve
-            curves.append(find(system, rates, its))
+            curves.append(_finder(system)(system, rates, its))
     return curves
+
+
+def _finder(system: LinearizedSGD) -> Callable[[LinearizedSGD, FloatArray, Options], Curve]:
+    """Return what finds the curve: all learning rates at once, or point by point."""
+    return curve_of_points if single_steps_of(system) is None else _plain_curve
 
 
 def _stopped_by(reasons: list[str]) -> str:

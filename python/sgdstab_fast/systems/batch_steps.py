@@ -9,7 +9,6 @@ of all exponents is d log abs det F plus the mean of a determinant of the batch'
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,14 +27,11 @@ from sgdstab_fast.systems.recurrence import Recurrence
 from sgdstab_fast.systems.rows import Rows
 from sgdstab_fast.systems.sampling import IntArray, Law
 from sgdstab_fast.systems.system import (
-    RANDOM_SHARE,
     Call,
     ExactExponents,
     MeanSquare,
     Outcomes,
     QuadraticForms,
-    Shares,
-    first_and_last,
     of_products,
 )
 
@@ -215,7 +211,7 @@ class BatchSteps:
             with np.errstate(divide="ignore"):
                 logs = np.log(np.where(radii < 8 * _EPS, 0.0, radii))
             error = 8 * _EPS * (1 + float(curvatures.max())) / max(float(radii.max()), _EPS)
-            return ExactExponents(np.sort(logs)[::-1], "every step is a full step", error, of_powers=True)
+            return ExactExponents(np.sort(logs)[::-1], error, of_powers=True)
         if self.law.is_deterministic and self.dimension <= _LARGEST_PRODUCT:
             _, batches = next(self.law.batches())
             return of_products(*self._scaled_product(batches), len(batches))
@@ -295,16 +291,6 @@ class BatchSteps:
             directions = directions / np.linalg.norm(self.rows.slowest)
         return np.asarray(np.tile(directions, (levels, 1)) / math.sqrt(levels))
 
-    @property
-    def random_share(self) -> float:
-        """How much of starts near slow directions is random.
-
-        A velocity is carried over 1/(1 - b) steps: it is to move no farther than the displacement's random part.
-        """
-        rates = np.abs(1 - np.linalg.eigvals(self.recurrence.free))
-        slowest = float(rates[rates > _EPS].min(initial=1.0))
-        return RANDOM_SHARE * min(1.0, slowest**2)
-
     def next_steps(self) -> NextSteps | None:
         """Return the outcomes of the next step, or epoch; None if there are too many."""
         if self.has_single_units:
@@ -327,45 +313,14 @@ class BatchSteps:
             return self.rows.isometric(vectors)
         return self.rows.isometric(vectors.reshape(-1, self.rows.rank)).reshape(vectors.shape)
 
-    def lengths(self, vectors: FloatArray) -> FloatArray:
-        """Return the lengths of states, sqrt(a . K a) or sqrt(s . s) over all levels, shape (n,) of (n, dimension)."""
-        if self.recurrence.levels > 1:
-            return np.asarray(np.linalg.norm(self.isometric(vectors), axis=1))
-        return np.asarray(np.sqrt(np.maximum(self.rows.squared_lengths(vectors), 0.0)))
-
     def laws_of_parts(self) -> Iterator[tuple[Law, float]]:
         """Yield the law of each block of K, and its share of the steps."""
         for rows in self.rows.components:
             yield self.law.restricted(rows, len(self.rows)), 1.0
 
-    def embedding(self, rows: IntArray) -> FloatArray:
-        """Return P, shape (dimension of the block of some rows, dimension): v P is a vector of the whole."""
-        embedding, levels = self.rows.embedding(rows), self.recurrence.levels
-        return embedding if levels == 1 else np.asarray(np.kron(np.eye(levels), embedding), dtype=np.float64)
-
     def mean_square(self, decomposition: SpectralDecomposition | None) -> MeanSquare | None:
         """Return Lambda(2), if it is known otherwise than block by block."""
         return None
-
-    def shares(self) -> Shares | None:
-        """Return what says which examples directions consist of: of displacements alone, without memory."""
-        if self.recurrence.levels > 1:
-            return None
-        units = self.law.units_of_rows(len(self.rows)) if self.law.offsets.size else None
-        return Shares(self.rows.shares_root, units, self.law.n_units)
-
-    def extremes(self, most: int) -> FloatArray:
-        """Return eigenvectors of K and gradients of the largest examples, which have been where they are for long."""
-        gradients = self.rows.gradients
-        directions = np.linalg.svd(gradients, full_matrices=False)[2]
-        largest = gradients[np.argsort(-self.rows.diagonal, kind="stable")[:most]]
-        displacements = np.concatenate([first_and_last(directions, most), largest])
-        return np.tile(displacements, self.recurrence.levels)
-
-    def in_the_whole(self, rows: IntArray, form: FloatArray) -> FloatArray:
-        """Return a form of the block of some rows, and zero elsewhere, in the coordinates of the whole."""
-        embedding = np.kron(np.eye(self.recurrence.levels), self.rows.embedding(rows).T)
-        return np.asarray(embedding @ form @ embedding.T)
 
     def largest_curvature(self) -> float:
         """Return the largest eigenvalue that the Hessian of a batch may have, or a bound if batches are many."""
@@ -396,28 +351,6 @@ class BatchSteps:
         """
         steepest = self.recurrence.along(self.learning_rate * self.largest_curvature())
         return max(float(np.linalg.norm(each, 2)) for each in (self.recurrence.free, steepest))
-
-    def unit_curvatures(self) -> FloatArray | None:
-        """Return eta lambda_max(K_uu) for every example u, or eta K_uu if it has one row; None with memory."""
-        if not self.recurrence.is_plain:
-            return None
-        if not self.law.offsets.size:
-            return self.learning_rate * self.rows.diagonal
-        gram = self.rows.gram
-        units = [self.law.rows(unit) for unit in range(self.law.n_units)]
-        return self.learning_rate * np.array(
-            [np.linalg.eigvalsh(gram[np.ix_(rows, rows)])[-1] if rows.size else 0.0 for rows in units]
-        )
-
-    def digest(self) -> str:
-        """Return what tells one K, law, optimiser and learning rate from another."""
-        law = self.law
-        parts = [self.recurrence.free, self.recurrence.readout, law.offsets, law.members, law.unit_probabilities]
-        digest = hashlib.sha256(self.rows.digest + np.float64(self.learning_rate).tobytes())
-        digest.update(f"{law.sampling}-{law.batch_size}-{law.n_units}".encode())
-        for part in parts:
-            digest.update(np.ascontiguousarray(part).tobytes())
-        return digest.hexdigest()
 
 
 def _is_of_use(found: SecondMoments) -> bool:

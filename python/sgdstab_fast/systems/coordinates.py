@@ -205,11 +205,6 @@ class FactorRows(Rows):
         return self.array
 
     @property
-    def norm(self) -> FloatArray:
-        """The identity."""
-        return np.eye(self.rank)
-
-    @property
     def traces(self) -> FloatArray:
         """f_i . f_i."""
         return np.asarray(np.einsum("ij,ij->i", self.array, self.array))
@@ -255,10 +250,6 @@ class FactorRows(Rows):
         """f_i . v."""
         return np.asarray(images @ self.array.T)
 
-    def images(self, vectors: FloatArray, products: FloatArray) -> FloatArray:
-        """Return the vectors."""
-        return vectors
-
     def squared_lengths(self, vectors: FloatArray) -> FloatArray:
         """V . v."""
         return np.asarray(np.einsum("nj,nj->n", vectors, vectors))
@@ -282,23 +273,6 @@ class FactorRows(Rows):
     def move(self, state: FloatArray, rows: IntArray, amounts: FloatArray) -> None:
         """Take sums of f_i."""
         state -= self.array[rows].T @ amounts
-
-    def isometric(self, vectors: FloatArray) -> FloatArray:
-        """Return the vectors."""
-        return vectors
-
-    def from_isometric(self, vectors: FloatArray) -> FloatArray:
-        """Return the vectors."""
-        return vectors
-
-    def isometric_form(self, form: FloatArray) -> FloatArray:
-        """Return the metric."""
-        return form
-
-    @property
-    def isometric_rows(self) -> FactorRows:
-        """These."""
-        return self
 
     def scaled(self, roots: FloatArray) -> FactorRows:
         """Return those of r_i f_i."""

@@ -215,14 +215,14 @@ class MatrixEnsemble(System):
         if self.dimension == 1:
             total = self.sum_of_exponents
             error = 4 * float(np.finfo(float).eps) * abs(total) if math.isfinite(total) else 0.0
-            return ExactExponents(np.array([total]), "matrices are numbers", error)
+            return ExactExponents(np.array([total]), error)
         if self.moments.stretches is not None:
             total = self.sum_of_exponents / self.dimension
             if math.isfinite(total):
                 error = 1e-14 * (1 + abs(total))
-                return ExactExponents(np.full(self.dimension, total), "matrices stretch all vectors alike", error)
+                return ExactExponents(np.full(self.dimension, total), error)
         if not drawn.any(axis=(1, 2)).all():
-            return ExactExponents(np.full(self.dimension, -np.inf), "one of the matrices is zero", 0.0)
+            return ExactExponents(np.full(self.dimension, -np.inf), 0.0)
         return None
 
     def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:

@@ -30,7 +30,7 @@ _FRONTIER = 128  # rows of K looked at together
 
 
 class Rows(ABC):
-    """Rows of K, or of F, and what is known of K."""
+    """Rows of K, or of F, and what is known of K; where it makes no difference, as if coordinates were isometric."""
 
     coordinates: ClassVar[Coordinates]
     products_per_step: ClassVar[int]
@@ -63,9 +63,9 @@ class Rows(ABC):
         """F with K = F F^T, shape (n_rows, rank)."""
 
     @property
-    @abstractmethod
     def norm(self) -> FloatArray:
         """The form of lengths in parameter space, shape (rank, rank): K, or the identity."""
+        return np.eye(self.rank)
 
     @property
     @abstractmethod
@@ -107,9 +107,9 @@ class Rows(ABC):
     def along(self, images: FloatArray) -> FloatArray:
         """Return the inner products of vectors (.., rank) with what rows move, shape (.., n_rows)."""
 
-    @abstractmethod
     def images(self, vectors: FloatArray, products: FloatArray) -> FloatArray:
         """Return vectors (n, rank) times the form of `norm`, given their products with rows."""
+        return vectors
 
     @abstractmethod
     def squared_lengths(self, vectors: FloatArray) -> FloatArray:
@@ -135,22 +135,22 @@ class Rows(ABC):
     def move(self, state: FloatArray, rows: IntArray, amounts: FloatArray) -> None:
         """Take from vectors (rank, ..) what rows move, by amounts (len(rows), ..)."""
 
-    @abstractmethod
     def isometric(self, vectors: FloatArray) -> FloatArray:
         """Return vectors (.., rank) in coordinates in which lengths are those of parameter space."""
+        return vectors
 
-    @abstractmethod
     def from_isometric(self, vectors: FloatArray) -> FloatArray:
         """Return vectors (.., rank) in the coordinates of the rows, from isometric ones."""
+        return vectors
 
-    @abstractmethod
     def isometric_form(self, form: FloatArray) -> FloatArray:
         """Return a metric (rank, rank) in isometric coordinates."""
+        return form
 
     @property
-    @abstractmethod
     def isometric_rows(self) -> Rows:
         """The rows of the same K in isometric coordinates."""
+        return self
 
     @abstractmethod
     def scaled(self, roots: FloatArray) -> Rows:

@@ -194,6 +194,7 @@ class LinearizedSGD(SystemOfSteps):
             )
         kind = SingleSteps if law.is_single and recurrence.is_plain else BatchSteps
         self._steps = kind(rows, rate, law, recurrence)
+        self._answer()
 
     @property
     def log_determinants(self) -> FloatArray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from sgdstab_fast._core.functions import Coordinates, FloatArray
@@ -14,6 +16,7 @@ from sgdstab_fast.systems.sampling import Law
 from sgdstab_fast.systems.single_steps import SingleSteps
 from sgdstab_fast.systems.system import (
     LARGEST_ENUMERATION,
+    RANDOM_SHARE,
     Call,
     ExactExponents,
     MeanSquare,
@@ -22,13 +25,25 @@ from sgdstab_fast.systems.system import (
     QuadraticForms,
     Shares,
     System,
+    first_and_last,
 )
+
+_EPS = float(np.finfo(float).eps)
 
 
 class SystemOfSteps(System):
     """A system whose answers are those of its steps."""
 
     _steps: BatchSteps
+    outcome = "example"
+
+    def _answer(self) -> None:
+        """Answer what is known of steps at once."""
+        law, single = self.law, isinstance(self._steps, SingleSteps)
+        self.is_full, self.is_deterministic, self.is_independent = law.is_full, law.is_deterministic, law.is_independent
+        self.is_grouped, self.has_parts_by_outcome = bool(law.offsets.size), self._steps.has_single_units
+        # Of steps on single examples anchored growth knows all, and they do not nearly commute.
+        self.counts_own_growth = self.steps_may_commute = not single
 
     @property
     def rows(self) -> FloatArray:
@@ -114,11 +129,6 @@ class SystemOfSteps(System):
         return self._steps.rows_per_step
 
     @property
-    def random_share(self) -> float:
-        """How much of starts near slow directions is random: little, where momentum would carry velocities on."""
-        return self._steps.random_share
-
-    @property
     def n_draws(self) -> int:
         """N."""
         return self.n_examples
@@ -132,46 +142,6 @@ class SystemOfSteps(System):
     def grain(self) -> int:
         """Steps after which draws begin anew."""
         return 1 if self.law.is_independent else self.law.steps_per_epoch
-
-    @property
-    def outcome(self) -> str:
-        """What steps draw."""
-        return "example"
-
-    @property
-    def counts_own_growth(self) -> bool:
-        """Whether steps are more than those on single examples, of which anchored growth knows all."""
-        return not self.is_plain
-
-    @property
-    def steps_may_commute(self) -> bool:
-        """Whether steps are more than those on single examples."""
-        return not self.is_plain
-
-    @property
-    def is_grouped(self) -> bool:
-        """Whether several rows of K may belong to one example."""
-        return bool(self.law.offsets.size)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether every step is that of a full batch."""
-        return self.law.is_full
-
-    @property
-    def is_deterministic(self) -> bool:
-        """Whether all steps, or all epochs, are the same."""
-        return self.law.is_deterministic
-
-    @property
-    def is_independent(self) -> bool:
-        """Whether batches do not depend on those before."""
-        return self.law.is_independent
-
-    @property
-    def has_parts_by_outcome(self) -> bool:
-        """Whether every step is on one example, independently drawn."""
-        return self._steps.has_single_units
 
     def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:
         """Return all matrices, if they have at most so many entries together."""
@@ -219,25 +189,13 @@ class SystemOfSteps(System):
         """Return the first example of a part."""
         return int(self.law.units_of_rows(len(self.rows))[part.rows[0]])
 
-    def in_the_whole(self, part: Part[System], form: FloatArray) -> FloatArray:
-        """Return a form of a part, and zero elsewhere, in the coordinates of the whole."""
-        return self._steps.in_the_whole(part.rows, form)
-
     def exact_exponents(self) -> ExactExponents | None:
         """Return the exponents where every step, or every epoch, is the same."""
         return self._steps.exact_exponents()
 
-    def embedding(self, part: Part[System]) -> FloatArray:
-        """Return P, shape (dimension of the part, dimension), with v P a vector of the whole."""
-        return self._steps.embedding(part.rows)
-
     def largest_amplification(self) -> float:
         """Return a bound of what a step may multiply lengths by, in some norm."""
         return self._steps.largest_amplification()
-
-    def unit_curvatures(self) -> FloatArray | None:
-        """Return eta lambda_max(K_uu) for every example u; None with memory."""
-        return self._steps.unit_curvatures()
 
     def probability_of_singular_steps(self) -> float:
         """Return it, or that of one in an epoch where there are too many to look at."""
@@ -256,14 +214,69 @@ class SystemOfSteps(System):
         """Return vectors in the coordinates of the system, from isometric ones; same shape."""
         return self._steps.rows.from_isometric(vectors)
 
+    @property
+    def random_share(self) -> float:
+        """How much of starts near slow directions is random.
+
+        A velocity is carried over 1/(1 - b) steps: it is to move no farther than the displacement's random part.
+        """
+        rates = np.abs(1 - np.linalg.eigvals(self.recurrence.free))
+        slowest = float(rates[rates > _EPS].min(initial=1.0))
+        return RANDOM_SHARE * min(1.0, slowest**2)
+
     def lengths(self, vectors: FloatArray) -> FloatArray:
-        """Return the lengths of states in parameter space, over all levels, shape (n,) of (n, dimension)."""
-        return self._steps.lengths(vectors)
+        """Return the lengths of states, sqrt(a . K a) or sqrt(s . s) over all levels, shape (n,) of (n, dimension)."""
+        if self.recurrence.levels > 1:
+            return np.asarray(np.linalg.norm(self.isometric_vectors(vectors), axis=1))
+        return np.asarray(np.sqrt(np.maximum(self._steps.rows.squared_lengths(vectors), 0.0)))
+
+    def embedding(self, part: Part[System]) -> FloatArray:
+        """Return P, shape (dimension of the part, dimension): v P is a vector of the whole."""
+        embedding, levels = self._steps.rows.embedding(part.rows), self.recurrence.levels
+        return embedding if levels == 1 else np.asarray(np.kron(np.eye(levels), embedding), dtype=np.float64)
+
+    def in_the_whole(self, part: Part[System], form: FloatArray) -> FloatArray:
+        """Return a form of a part, and zero elsewhere, in the coordinates of the whole."""
+        embedding = np.kron(np.eye(self.recurrence.levels), self._steps.rows.embedding(part.rows).T)
+        return np.asarray(embedding @ form @ embedding.T)
+
+    def shares(self) -> Shares | None:
+        """Return what says which examples directions consist of: of displacements alone, without memory."""
+        if self.recurrence.levels > 1:
+            return None
+        units = self.law.units_of_rows(len(self._steps.rows)) if self.law.offsets.size else None
+        return Shares(self._steps.rows.shares_root, units, self.law.n_units)
+
+    def extremes(self, most: int) -> FloatArray:
+        """Return eigenvectors of K and gradients of the largest examples, which have been where they are for long."""
+        gradients = self._steps.rows.gradients
+        directions = np.linalg.svd(gradients, full_matrices=False)[2]
+        largest = gradients[np.argsort(-self._steps.rows.diagonal, kind="stable")[:most]]
+        displacements = np.concatenate([first_and_last(directions, most), largest])
+        return np.tile(displacements, self.recurrence.levels)
+
+    def unit_curvatures(self) -> FloatArray | None:
+        """Return eta lambda_max(K_uu) for every example u, or eta K_uu if it has one row; None with memory."""
+        if not self.recurrence.is_plain:
+            return None
+        if not self.law.offsets.size:
+            return self.learning_rate * self._steps.rows.diagonal
+        gram = self._steps.rows.gram
+        units = [self.law.rows(unit) for unit in range(self.law.n_units)]
+        return self.learning_rate * np.array(
+            [np.linalg.eigvalsh(gram[np.ix_(rows, rows)])[-1] if rows.size else 0.0 for rows in units]
+        )
 
     @property
     def fingerprint(self) -> str:
         """A digest of K, the law, the optimiser and the learning rate, by which a result knows its system."""
-        return f"{self.coordinates}-{len(self.rows)}x{self.rank}-{self._steps.digest()[:16]}"
+        law = self.law
+        parts = [self.recurrence.free, self.recurrence.readout, law.offsets, law.members, law.unit_probabilities]
+        digest = hashlib.sha256(self._steps.rows.digest + np.float64(self.learning_rate).tobytes())
+        digest.update(f"{law.sampling}-{law.batch_size}-{law.n_units}".encode())
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return f"{self.coordinates}-{len(self.rows)}x{self.rank}-{digest.hexdigest()[:16]}"
 
     def growth_of_part(self, part: Part[System], embedding: FloatArray) -> tuple[Growth, Growth]:
         """Return growth in the metrics of a part, for the part and for the whole."""
@@ -276,14 +289,6 @@ class SystemOfSteps(System):
         if self.law.is_independent or self.law.is_full:
             return True
         return all(part.system.outcomes(SMALL) is not None for part in self.parts())
-
-    def shares(self) -> Shares | None:
-        """Return what says which examples directions consist of; None with memory."""
-        return self._steps.shares()
-
-    def extremes(self, most: int) -> FloatArray:
-        """Return eigenvectors of K and gradients of the largest examples, isometric."""
-        return self._steps.extremes(most)
 
     def gradients(self) -> FloatArray:
         """Return F with K = F F^T, shape (N, dimension): row i is the gradient of example i, up to a rotation."""

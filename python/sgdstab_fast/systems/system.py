@@ -55,7 +55,6 @@ class ExactExponents(NamedTuple):
 
     exponents: FloatArray
     """Largest first; only those that are known to rounding."""
-    reason: str
     error: float
     """Numerical error of the largest."""
     of_powers: bool = False
@@ -148,6 +147,23 @@ class System(ABC):
     independent draws, of matrices in Euclidean coordinates.
     """
 
+    outcome = "matrix"
+    """What steps draw, as columns and axes call it."""
+    is_full = False
+    """Whether every step is that of a full batch."""
+    has_parts_by_outcome = True
+    """Whether lambda has a part for every outcome of a step."""
+    is_independent = True
+    """Whether steps do not depend on those before."""
+    is_deterministic = False
+    """Whether all steps of SGD, or all its epochs, are the same."""
+    counts_own_growth = True
+    """Whether what chains grow by themselves is a result beside anchored growth: where that does not know all."""
+    steps_may_commute = True
+    """Whether steps may nearly commute, so that frames keep their angles until rounding has grown."""
+    is_grouped = False
+    """Whether several rows of K may belong to one example."""
+
     @property
     @abstractmethod
     def dimension(self) -> int:
@@ -172,46 +188,6 @@ class System(ABC):
     @abstractmethod
     def step_sizes(self) -> FloatArray:
         """Logarithms of how much single steps change lengths, or a bound: how often vectors must be rescaled."""
-
-    @property
-    def outcome(self) -> str:
-        """What steps draw, as columns and axes call it."""
-        return "matrix"
-
-    @property
-    def is_full(self) -> bool:
-        """Whether every step is that of a full batch."""
-        return False
-
-    @property
-    def has_parts_by_outcome(self) -> bool:
-        """Whether lambda has a part for every outcome of a step."""
-        return True
-
-    @property
-    def is_independent(self) -> bool:
-        """Whether steps do not depend on those before."""
-        return True
-
-    @property
-    def is_deterministic(self) -> bool:
-        """Whether all steps of SGD, or all its epochs, are the same."""
-        return False
-
-    @property
-    def counts_own_growth(self) -> bool:
-        """Whether what chains grow by themselves is a result beside anchored growth: where that does not know all."""
-        return True
-
-    @property
-    def steps_may_commute(self) -> bool:
-        """Whether steps may nearly commute, so that frames keep their angles until rounding has grown."""
-        return True
-
-    @property
-    def is_grouped(self) -> bool:
-        """Whether several rows of K may belong to one example."""
-        return False
 
     @property
     def batch_size(self) -> int:
@@ -430,13 +406,13 @@ def of_products(product: FloatArray, log_scale: float, n_steps: int) -> ExactExp
     sizes = np.sort(np.abs(np.linalg.eigvals(product)))[::-1]
     norm = float(np.linalg.norm(product, 2))
     if sizes[0] == 0 or norm == 0:
-        return ExactExponents(np.full(1, -np.inf), "all products vanish", 0.0, of_powers=True)
+        return ExactExponents(np.full(1, -np.inf), 0.0, of_powers=True)
     if sizes[0] <= _LOST * norm:
         return None
     known = sizes > _LOST * norm
     error = 8 * float(np.finfo(float).eps) * (len(sizes) * norm / float(sizes[0]) + abs(log_scale)) / n_steps
     logs = (np.log(sizes[known]) + log_scale) / n_steps
-    return ExactExponents(logs, "all products are powers of one matrix", error, of_powers=True)
+    return ExactExponents(logs, error, of_powers=True)
 
 
 def overflow_safe_steps(log_determinants: FloatArray) -> int:
