@@ -178,9 +178,7 @@ def chain_of(system: System, options: Options) -> ProjectiveChain:
         chains,
         recording_task(system, start.growth, spacing, pilot.orthonormalise_every),
         lambda chains: _estimate(system, start, chains),
-        budget,
-        workers=options.workers,
-        progress=options.progress,
+        options,
     )
     return _described(system, options, start, pilot, following, (regular, reason), done)
 

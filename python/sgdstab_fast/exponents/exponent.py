@@ -256,10 +256,8 @@ def simulate(
             seconds_per_step=task.seconds_per_step + growth.seconds_per_evaluation / chains.spacing,
         ),
         estimate_with_own_growth if system.counts_own_growth else estimate,
-        options.budget,
+        options,
         companion_task=vectors_task(system, system.no_growth),
-        workers=options.workers,
-        progress=options.progress,
     )
     warn_of_trouble(options.budget, done)
     found = done.estimate

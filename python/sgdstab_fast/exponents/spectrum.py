@@ -175,9 +175,7 @@ def lyapunov_spectrum(
         # About 10 multiply-adds a nanosecond, and what small blocks cost anyway, on one thread.
         replace(task, seconds_per_step=2e-7 + system.dimension * k * 1e-10 * (system.rows_per_step + k / period)),
         _estimate,
-        budget,
-        workers=options.workers,
-        progress=options.progress,
+        options,
     )
     warn_of_trouble(budget, done)
     estimate = done.estimate

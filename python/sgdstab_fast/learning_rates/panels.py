@@ -244,10 +244,8 @@ def run_panels(
         chains,
         _task(system, learning_rates, anchors, chains.spacing),
         estimate,
-        options.budget,
+        options,
         companion_task=_task(system, learning_rates, None),
-        workers=options.workers,
-        progress=options.progress,
         label=label,
     )
 

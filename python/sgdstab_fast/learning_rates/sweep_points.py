@@ -94,10 +94,7 @@ def curve_of_points(system: LinearizedSGD, rates: FloatArray, options: Options) 
 def _stopped_by(options: Options, exponents: FloatArray, errors: FloatArray, found: list[LyapunovExponent]) -> str:
     if all(each.stopped_by == "closed form" for each in found):
         return "closed form"
-    sizes = scales(exponents)
-    if not options.budget.met(sizes, errors).all():
-        return "max_steps"
-    return "rtol" if options.budget.met_relative(sizes, errors).all() else "atol"
+    return options.budget.stopped_by(scales(exponents), errors)
 
 
 def _exponents(systems: list[LinearizedSGD], options: Options) -> list[LyapunovExponent]:

@@ -157,10 +157,8 @@ def simulate_moment(
         chains,
         population_task(system, order, growth, tilted=tilted),
         estimate,
-        options.budget,
+        options,
         companion_task=companion_task,
-        workers=options.workers,
-        progress=options.progress,
         label="moments",
     )
     return done, moment

@@ -365,8 +365,8 @@ def _simulated(
         if progress is not None:
             now = float(estimate.mean[0]) / per_batch, float(errors[0])
             progress(Progress(populations.n_steps, budget.max_steps, *now))
-        if target * per_batch >= _LEAST_STEPS and estimate.settled and budget.met(sizes, errors).all():
-            stopped_by = "rtol" if budget.met_relative(sizes, errors).all() else "atol"
+        if target * per_batch >= _LEAST_STEPS and estimate.settled:
+            stopped_by = budget.stopped_by(sizes, errors)
     exponent = float(estimate.mean[0]) / per_batch
     return WalkerMoment(
         exponent=exponent,

@@ -52,6 +52,12 @@ class Budget:
             return np.zeros(sizes.shape, bool)
         return np.asarray(~np.isnan(sizes) & (standard_errors <= self.rtol * sizes))
 
+    def stopped_by(self, sizes: FloatArray, standard_errors: FloatArray) -> str:
+        """Return what stops a run with these exponents: a tolerance that all of them meet, or max_steps alone."""
+        if not self.met(sizes, standard_errors).all():
+            return "max_steps"
+        return "rtol" if self.met_relative(sizes, standard_errors).all() else "atol"
+
     def met(self, sizes: FloatArray, standard_errors: FloatArray) -> NDArray[np.bool_]:
         """Return which exponents meet a tolerance."""
         absolute = (self.atol > 0) & ~np.isnan(sizes) & (standard_errors <= self.atol)

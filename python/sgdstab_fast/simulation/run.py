@@ -15,10 +15,9 @@ import numpy as np
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.results.chains import Chains, Records
 from sgdstab_fast.simulation.looks import GROWTH, IDLE_GROWTH, grid, grid_of_looks
-from sgdstab_fast.simulation.options import Budget
-from sgdstab_fast.simulation.progress import Progress, ProgressOption, reporter
+from sgdstab_fast.simulation.options import Budget, Options
+from sgdstab_fast.simulation.progress import Progress, reporter
 from sgdstab_fast.simulation.task import Task, advance
-from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.intervals import student_quantile
 
@@ -53,19 +52,18 @@ def run(
     chains: Chains[Records],
     task: Task[Records],
     estimate: Callable[[Chains[Records]], Estimate],
-    budget: Budget,
+    options: Options,
     *,
     companion_task: Task[Any] | None = None,
-    workers: Workers,
-    progress: ProgressOption,
     label: str = "exponent",
 ) -> Run[Records]:
     """Advance chains until a tolerance is met by chains that have left their start-up, or the budget is used up.
 
     Companions catch up at every look, until the estimate says that they have shown how chains mix.
     """
+    budget, workers = options.budget, options.workers
     done = _look(chains, estimate, budget)
-    with reporter(progress, budget.max_steps, label) as report:
+    with reporter(options.progress, budget.max_steps, label) as report:
 
         def tell(n_steps: int) -> None:
             mean, error = float(done.estimate.mean[0]), float(done.estimate.standard_error[0])
@@ -89,10 +87,9 @@ def _look(chains: Chains[Records], estimate: Callable[[Chains[Records]], Estimat
     """Estimate, and say what may stop the run here; ``"max_steps"`` if nothing may."""
     done = Run(chains, estimate(chains), "max_steps")
     if done.estimate.settled:
-        errors = done.estimate.standard_error
-        if budget.met(done.sizes, errors).all():
-            done = replace(done, stopped_by="rtol" if budget.met_relative(done.sizes, errors).all() else "atol")
-        elif budget.sign_confidence is not None and known_sign(done, budget.sign_confidence):
+        done = replace(done, stopped_by=budget.stopped_by(done.sizes, done.estimate.standard_error))
+        confidence = budget.sign_confidence
+        if done.stopped_by == "max_steps" and confidence is not None and known_sign(done, confidence):
             done = replace(done, stopped_by="sign")
     return done
 
