@@ -1,8 +1,10 @@
 """Tasks: how chains advance, wherever the work is cut and whoever does it."""
 
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,3 +76,11 @@ def test_interrupts_come_through_between_pieces():
 
     with pytest.raises(KeyboardInterrupt):
         advance(chains(), task(seconds_per_step=1.0), 3, Workers(1), interrupt)
+
+
+def test_chains_advance_in_one_place_and_work_is_handed_out_in_one():
+    package = Path(sf.__file__).parent
+    texts = {file.relative_to(package).as_posix(): file.read_text() for file in package.rglob("*.py")}
+    assert [name for name, text in texts.items() if re.search(r"\.submit\(", text)] == ["simulation/workers.py"]
+    calls = re.compile(r"getattr\(core\b|\bcore\.advance_")
+    assert [name for name, text in texts.items() if calls.search(text)] == ["simulation/task.py"]
