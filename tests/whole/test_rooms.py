@@ -133,11 +133,9 @@ def folder_of(room):
 def test_tests_stand_in_folders_of_rooms():
     existing = {rooms.room_of(module) for module in rooms.modules_of(rooms.PACKAGE)}
     folders = {file.parent.relative_to(TESTS).parts[0] for file in TESTS.glob("*/**/test_*.py")}
-    assert folders - {"whole"} <= {folder_of(room) for room in existing}
-    assert {folder_of(room) for room in existing - set(WITHOUT_TESTS)} <= folders
-    assert {folder.name for folder in TESTS.iterdir() if folder.is_dir()} - {"__pycache__"} <= folders | set(
-        BESIDE_ROOMS
-    )
+    assert folders - {"whole"} == {folder_of(room) for room in existing - set(WITHOUT_TESTS)}
+    others = {folder.name for folder in TESTS.iterdir() if folder.is_dir()} - folders
+    assert others <= {*BESIDE_ROOMS, "__pycache__"}
     assert not list(TESTS.glob("test_*.py"))
 
 
