@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
@@ -26,6 +26,9 @@ from sgdstab_fast.results.warnings import AccuracyWarning
 from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov
 from sgdstab_fast.systems.sgd import LinearizedSGD
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LEVEL = 0.99
 """Confidence of a verdict by simulation, and of the intervals shown."""
@@ -213,13 +216,8 @@ def report_json(report: Report) -> str:
     exponent, mean_square, law = found.lyapunov, found.mean_square, report.system.law
     content = {
         "name": report.name,
-        "verdict": found.verdict,
-        "certificate": found.certificate,
-        "confidence": found.confidence,
-        "n_examples": report.system.n_examples,
-        "rank": report.system.rank,
-        "learning_rate": report.system.learning_rate,
-        "batch_size": report.system.batch_size,
+        **_picked(found, "verdict certificate confidence"),
+        **_picked(report.system, "n_examples rank learning_rate batch_size"),
         "sampling": law.sampling,
         "momentum": momentum_of(report.system.recurrence),
         "nesterov": uses_nesterov(report.system.recurrence),
@@ -227,32 +225,14 @@ def report_json(report: Report) -> str:
         "theorem_b": found.theorem_b,
         "growing_examples": found.growing_examples.tolist(),
         "gd": {"exponent": found.gd, "threshold": report.gd_threshold},
-        "mean_square": None
-        if mean_square is None
-        else {
-            "exponent": mean_square.exponent,
-            "error": mean_square.error,
-            "residual": mean_square.residual,
-            "converged": mean_square.converged,
-        },
+        "mean_square": None if mean_square is None else _picked(mean_square, "exponent error residual converged"),
         "lyapunov": {
-            "exponent": exponent.exponent,
-            "standard_error": exponent.standard_error,
+            **_picked(exponent, "exponent standard_error"),
             "confidence_level": LEVEL,
             "confidence_interval": exponent.confidence_interval(LEVEL),
-            "per_epoch": exponent.per_epoch,
-            "n_steps": exponent.n_steps,
-            "stopped_by": exponent.stopped_by,
-            "mixed": exponent.mixed,
-            "gap": exponent.gap,
+            **_picked(exponent, "per_epoch n_steps stopped_by mixed gap"),
         },
-        "spectrum": {
-            "exponents": spectrum.exponents.tolist(),
-            "standard_errors": spectrum.standard_errors.tolist(),
-            "sum_of_exponents": spectrum.sum_of_exponents,
-            "sum_rule_error": spectrum.sum_rule_error,
-            "n_steps": spectrum.n_steps,
-        },
+        "spectrum": _picked(spectrum, "exponents standard_errors sum_of_exponents sum_rule_error n_steps"),
         "warnings": report.warnings,
         "seconds": report.seconds,
         "provenance": dict(exponent.provenance),
@@ -260,17 +240,22 @@ def report_json(report: Report) -> str:
     return json.dumps(_finite(content), indent=2)
 
 
-def save_plots(report: Report, path: Path) -> None:
-    """Write the exponents of the verdict, the spectrum and the convergence of lambda into one figure."""
+def figure_of(columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
+    """Return a figure of its own and a row of its axes, one or an array."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 4), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subplots(1, 3)
-    report.stability.plot(left)
-    report.spectrum.plot(middle)
-    report.stability.lyapunov.plot(right)
+    return figure, figure.subplots(1, columns)
+
+
+def save_plots(report: Report, path: Path) -> None:
+    """Write the exponents of the verdict, the spectrum and the convergence of lambda into one figure."""
+    figure, axes = figure_of(3, (15, 4))
+    report.stability.plot(axes[0])
+    report.spectrum.plot(axes[1])
+    report.stability.lyapunov.plot(axes[2])
     name = report.name.split(":")[0]  # without the example's description
     figure.suptitle(f"{name}, learning rate {report.system.learning_rate:g}: {report.stability.verdict}", fontsize=11)
     figure.savefig(path, dpi=150)
@@ -302,7 +287,14 @@ def _sum_rule(spectrum: LyapunovSpectrum) -> str:
     )
 
 
+def _picked(value: Any, names: str) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names.split()}
+
+
 def _finite(value: Any) -> Any:
+    """Return what JSON can hold: lists for arrays, words for what is not finite."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,0 +1,201 @@
+"""What the command line reads: matrices, lists of numbers, and where to write."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+
+from sgdstab_fast import validation
+from sgdstab_fast.datasets.example import load_example
+
+T = TypeVar("T")
+_MOST_NUMBERS = 10_000
+_PLOTS = (".png", ".pdf", ".svg", ".jpg", ".jpeg")
+
+
+def run_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what every command passes on, checked under the names of the command line."""
+    validation.positive_number(options.rtol, "--rtol")
+    if options.threads is not None:
+        validation.thread_count(options.threads)
+    if options.seed is not None:
+        validation.integer(options.seed, "--seed", low=0)
+    return {
+        "rtol": options.rtol,
+        "max_steps": validation.integer(options.max_steps, "--max-steps", low=64),
+        "rng": options.seed,
+        "n_threads": options.threads,
+    }
+
+
+def steps(options: argparse.Namespace, gram: Any) -> dict[str, Any]:
+    """Return the arguments of `LinearizedSGD` that say what steps are."""
+    return {
+        "batch_size": options.batch_size,
+        "sampling": options.sampling,
+        "momentum": options.momentum,
+        "nesterov": options.nesterov,
+        "groups": _groups(options.groups, len(gram)),
+        "scale": validation.positive_number(options.scale, "--scale"),
+    }
+
+
+def _groups(text: str | None, n_rows: int) -> Any:
+    """Return labels of rows: from a file, or runs of equally many."""
+    if text is None:
+        return None
+    if text.endswith(".npy"):
+        return read_gram(Path(text))
+    try:
+        size = int(text)
+    except ValueError:
+        raise ValueError(f"--groups must be the number of rows per example or a .npy file, not {text!r}") from None
+    validation.integer(size, "--groups", high=max(n_rows, 1))
+    if n_rows % size:
+        raise ValueError(f"--groups must divide the {n_rows} rows of the matrix, but {size} does not")
+    return np.arange(n_rows) // size
+
+
+def named_gram(options: argparse.Namespace) -> tuple[str, Any]:
+    """Return name and matrix."""
+    if options.gram is None:
+        example = load_example()
+        return f"Example: {example.description}", example.gram
+    return options.gram.name, read_gram(options.gram, options.key)
+
+
+def learning_rate(options: argparse.Namespace) -> float:
+    """Return the learning rate, that of the example where that is used."""
+    found = options.learning_rate
+    if found is None:
+        if options.gram is not None:
+            raise ValueError("--learning-rate is required with a Gram matrix of your own")
+        found = load_example().learning_rate
+    return validation.positive_number(found, "--learning-rate")
+
+
+def batch_sizes(text: str) -> list[int]:
+    """Read a list of whole numbers, or LOW:HIGH."""
+
+    def read() -> list[int]:
+        if ":" not in text:
+            return [int(part) for part in text.split(",")]
+        low, high = map(int, text.split(":"))
+        return list(range(low, min(high, low + _MOST_NUMBERS) + 1))
+
+    found = _checked(read, text, "--batch-size must be a list such as 1,2,4")
+    return [int(size) for size in validation.increasing(found, "--batch-size")]
+
+
+def momenta(text: str) -> list[float]:
+    """Read a list of numbers."""
+    return _checked(lambda: _listed(text), text, "--momentum must be a list such as 0,0.9")
+
+
+def orders(text: str) -> list[float]:
+    """Read LOW:HIGH:COUNT or a list of numbers."""
+
+    def read() -> list[float]:
+        if ":" not in text:
+            return _listed(text)
+        low, high, count = text.split(":")
+        return list(np.linspace(float(low), float(high), _count(count)).tolist())
+
+    found = _checked(read, text, f"--p must look like -2:4:25 or -1,1,3, at most {_MOST_NUMBERS} of them")
+    return list(validation.orders(found, "--p").tolist())
+
+
+def learning_rates(text: str) -> list[float]:
+    """Read LOW:HIGH:COUNT, LOW:HIGH:COUNT:log or a list of numbers, which increase."""
+
+    def read() -> list[float]:
+        if ":" not in text:
+            return _listed(text)
+        low, high, count, *spacing = text.split(":")
+        ends = float(low), float(high)
+        if spacing not in ([], ["log"]) or not all(0 < end < math.inf for end in ends):
+            raise ValueError
+        return list((np.geomspace if spacing else np.linspace)(*ends, _count(count)).tolist())
+
+    refusal = (
+        "--learning-rates must be positive and look like 0.1:2:64, 0.01:2:64:log or 0.1,0.2,0.5, "
+        f"at most {_MOST_NUMBERS} of them"
+    )
+    return list(validation.increasing(_checked(read, text, refusal), "--learning-rates").tolist())
+
+
+def _listed(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def _count(text: str) -> int:
+    if not 1 <= int(text) <= _MOST_NUMBERS:
+        raise ValueError
+    return int(text)
+
+
+def _checked(read: Callable[[], list[T]], text: str, refusal: str) -> list[T]:
+    try:
+        return read()
+    except ValueError:
+        raise ValueError(f"{refusal}, not {text!r}") from None
+
+
+def read_gram(path: Path, key: str | None = None) -> Any:
+    """Read a matrix from a .npy file (memory-mapped) or a .npz file (the array named key, or its only one)."""
+    try:
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":  # a .npz file is a zip archive
+                file.seek(0)
+                return _read_archive(path, file, key)
+            file.seek(0)
+            if file.read(6) != b"\x93NUMPY":
+                raise ValueError(f"{path}: not a .npy or .npz file")
+        if key is not None:
+            raise ValueError(f"{path} holds a single array: --key is for .npz files")
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: not a readable .npy or .npz file ({one_line(error)})") from error
+
+
+def _read_archive(path: Path, file: IO[bytes], key: str | None) -> Any:
+    with np.load(file, allow_pickle=False) as arrays:
+        names = sorted(arrays.files)
+        if key is None and len(names) != 1:
+            raise ValueError(f"{path} holds the arrays {', '.join(names) or '(none)'}: choose one with --key")
+        if key is not None and key not in names:
+            raise ValueError(f"{path} holds no array {key!r}, but {', '.join(names) or 'none'}")
+        return arrays[key or names[0]]
+
+
+def require_writable(options: argparse.Namespace) -> None:
+    """Find out before the work, not after it, that a plot or a table cannot be written."""
+    for path, option, suffixes in (
+        (options.output, "--output", _PLOTS),
+        (getattr(options, "csv", None), "--csv", (".csv",)),
+    ):
+        if path is None:
+            continue
+        if path.suffix.lower() not in suffixes:
+            raise ValueError(f"{option} must end in {' or '.join(suffixes)}, not {str(path)!r}")
+        if not path.parent.is_dir():
+            raise ValueError(f"{option}: no such directory: {path.parent}")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ValueError(f"{option}: cannot write {path}")
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, or its kind if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
