@@ -16,14 +16,10 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.functions import FloatArray, core
 from sgdstab_fast.systems.decomposition import (
     SpectralDecomposition,
-    decomposition_of_factor,
     decomposition_of_gram,
     smallest_eigenvalue,
 )
-from sgdstab_fast.systems.rows import LARGEST_EIGENDECOMPOSITION, IntArray, Rows
-
-# An abs(K_ij) below this times sqrt(K_ii K_jj), and times the length of the dot product it comes from, is rounding.
-_ROUNDING = 4 * np.finfo(float).eps
+from sgdstab_fast.systems.rows import LARGEST_EIGENDECOMPOSITION, ROUNDING, IntArray, Rows
 
 
 class GramRows(Rows):
@@ -135,10 +131,10 @@ class GramRows(Rows):
         return np.asarray(np.linalg.solve(self.gradients, np.linalg.solve(self.gradients, form).T))
 
     @cached_property
-    def isometric_rows(self) -> FactorRows:
+    def isometric_rows(self) -> Rows:
         """Those of the Cholesky factor."""
         gradients = np.ascontiguousarray(self.gradients)
-        return FactorRows(gradients, self.diagonal, self.slowest @ gradients)
+        return Rows(gradients, self.diagonal, self.slowest @ gradients)
 
     def scaled(self, roots: FloatArray) -> GramRows:
         """Return those of K_ij r_i r_j."""
@@ -185,138 +181,7 @@ class GramRows(Rows):
 
     def _linked(self, norms: FloatArray, rows: IntArray, columns: IntArray) -> NDArray[np.bool_]:
         entries = self.array[rows] if columns.size == norms.size else self.array[np.ix_(rows, columns)]
-        return np.asarray((np.abs(entries) > _ROUNDING * norms[rows, None] * norms[columns]).any(axis=0))
-
-
-class FactorRows(Rows):
-    """Rows of F with K = F F^T, of full column rank."""
-
-    coordinates = "factor"
-    products_per_step = 2
-
-    @cached_property
-    def gram(self) -> FloatArray:
-        """F F^T."""
-        return np.asarray(self.array @ self.array.T)
-
-    @property
-    def gradients(self) -> FloatArray:
-        """F."""
-        return self.array
-
-    @property
-    def traces(self) -> FloatArray:
-        """f_i . f_i."""
-        return np.asarray(np.einsum("ij,ij->i", self.array, self.array))
-
-    @cached_property
-    def eigenvalues(self) -> FloatArray:
-        """Of F^T F, ascending."""
-        return np.asarray(np.linalg.svd(self.array, compute_uv=False)[::-1] ** 2)
-
-    @cached_property
-    def _singular(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        vectors, values, directions = np.linalg.svd(self.array, full_matrices=False)
-        return vectors, values, directions
-
-    @property
-    def axes(self) -> tuple[FloatArray, FloatArray]:
-        """Of F^T F."""
-        _, values, directions = self._singular
-        return values**2, directions.T
-
-    @property
-    def slowest(self) -> FloatArray:
-        """The bottom eigenvector of F^T F."""
-        return self._singular[2][-1] if self._slowest is None else self._slowest
-
-    def squared_norms(self, metric: FloatArray) -> FloatArray:
-        """f_i . M f_i."""
-        return np.asarray(np.einsum("ij,ij->i", self.array @ metric, self.array))
-
-    def couplings(self, metric: FloatArray) -> FloatArray:
-        """F M F^T."""
-        return np.asarray(self.array @ metric @ self.array.T)
-
-    def couplings_of(self, rows: IntArray, metric: FloatArray) -> FloatArray:
-        """f_i . M f_j."""
-        return np.asarray(self.array[rows] @ metric @ self.array[rows].T)
-
-    def moved_by(self, rows: IntArray, amounts: FloatArray) -> FloatArray:
-        """Return the sum of f_i."""
-        return np.asarray(amounts @ self.array[rows])
-
-    def along(self, images: FloatArray) -> FloatArray:
-        """f_i . v."""
-        return np.asarray(images @ self.array.T)
-
-    def squared_lengths(self, vectors: FloatArray) -> FloatArray:
-        """V . v."""
-        return np.asarray(np.einsum("nj,nj->n", vectors, vectors))
-
-    def moved(self, rows: IntArray) -> FloatArray:
-        """f_i."""
-        return np.asarray(self.array[rows])
-
-    def moved_images(self, rows: IntArray, metric: FloatArray | None) -> FloatArray:
-        """M f_i, or f_i."""
-        return self.moved(rows) if metric is None else np.asarray(self.moved(rows) @ metric)
-
-    def moved_times(self, matrix: FloatArray) -> FloatArray:
-        """Return F times the matrix."""
-        return np.asarray(self.array @ matrix)
-
-    def add_norm(self, metric: FloatArray, amount: float) -> None:
-        """Add to the diagonal."""
-        metric[np.diag_indices_from(metric)] += amount
-
-    def move(self, state: FloatArray, rows: IntArray, amounts: FloatArray) -> None:
-        """Take sums of f_i."""
-        state -= self.array[rows].T @ amounts
-
-    def scaled(self, roots: FloatArray) -> FactorRows:
-        """Return those of r_i f_i."""
-        return FactorRows(roots[:, None] * self.array, roots**2 * self.diagonal, self.slowest)
-
-    def restricted(self, rows: NDArray[np.intp]) -> FactorRows:
-        """Return some, in coordinates of their span."""
-        return rows_of_factor(self.array[rows], float(np.finfo(float).eps))
-
-    def embedding(self, rows: NDArray[np.intp]) -> FloatArray:
-        """Return what turns the rows of the part into those of the whole."""
-        return np.asarray(np.linalg.lstsq(self.restricted(rows).array, self.array[rows], rcond=None)[0])
-
-    def _decomposed(self, rows: NDArray[np.intp], weights: FloatArray | None) -> SpectralDecomposition:
-        matrix, rank, singular = self.array, self.rank, None
-        if rows.size < len(self):
-            matrix = matrix[rows]
-            rank = 1 if rows.size == 1 else self.restricted(rows).rank
-        elif weights is None:
-            singular = self._singular
-        if weights is not None:
-            matrix = matrix * np.sqrt(weights)[:, None]
-        return decomposition_of_factor(matrix, rank, singular)
-
-    def _linked(self, norms: FloatArray, rows: IntArray, columns: IntArray) -> NDArray[np.bool_]:
-        entries = self.array[rows] @ self.array[columns].T
-        return np.asarray((np.abs(entries) > _ROUNDING * self.rank * norms[rows, None] * norms[columns]).any(axis=0))
-
-
-def rows_of_factor(matrix: FloatArray, precision: float) -> FactorRows:
-    """Return the rows of K = F F^T in as many columns as it has rank; refuse an F that is zero."""
-    if matrix.shape[1] > matrix.shape[0]:
-        # F = R^T Q^T with Q orthonormal: R^T has the same Gram matrix in N columns.
-        matrix = np.ascontiguousarray(np.transpose(np.linalg.qr(matrix.T, mode="r")))
-    norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
-    if not norms.any():
-        raise ValueError("features must not be zero: no direction feels the loss")
-    # The row space of F is that of F with rows scaled to unit length, where the rank is decided.
-    scaled = matrix[norms > 0] / norms[norms > 0, None]
-    _, singular_values, directions = np.linalg.svd(scaled, full_matrices=False)
-    rank = int((singular_values > max(matrix.shape) * precision * singular_values[0]).sum())
-    if rank < matrix.shape[1]:
-        matrix = matrix @ directions[:rank].T
-    return FactorRows(np.ascontiguousarray(matrix), norms**2)
+        return np.asarray((np.abs(entries) > ROUNDING * norms[rows, None] * norms[columns]).any(axis=0))
 
 
 def rows_of_gram(gram: FloatArray, precision: float) -> Rows:
@@ -352,4 +217,4 @@ def rows_of_gram(gram: FloatArray, precision: float) -> Rows:
         return GramRows(gram, diagonal, np.linalg.eigh(gram)[1][:, 0].copy())
     features = np.zeros((n, int(kept.sum())))
     features[active] = scale[active, None] * vectors[:, kept] * np.sqrt(eigenvalues[kept])
-    return FactorRows(features, diagonal)
+    return Rows(features, diagonal)

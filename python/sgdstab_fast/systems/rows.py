@@ -10,7 +10,6 @@ systems of one K share its rows, and what has been computed of them.
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar
@@ -19,21 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core.functions import Coordinates, FloatArray
-from sgdstab_fast.systems.decomposition import SpectralDecomposition
+from sgdstab_fast.systems.decomposition import SpectralDecomposition, decomposition_of_factor
 from sgdstab_fast.validation import row_blocks
 
 IntArray = NDArray[np.intp]
 
 LARGEST_EIGENDECOMPOSITION = 1024  # rank of a K of which all eigenvalues cost less than a second
 _CACHE_LINE = 64  # bytes
+# An abs(K_ij) below this times sqrt(K_ii K_jj), and times the length of the dot product it comes from, is rounding.
+ROUNDING = 4 * float(np.finfo(float).eps)
 _FRONTIER = 128  # rows of K looked at together
 
 
-class Rows(ABC):
-    """Rows of K, or of F, and what is known of K; where it makes no difference, as if coordinates were isometric."""
+class Rows:
+    """Rows f_i of a factor F, K = F F^T, and what is known of K; `coordinates.GramRows` are those of K itself."""
 
-    coordinates: ClassVar[Coordinates]
-    products_per_step: ClassVar[int]
+    coordinates: ClassVar[Coordinates] = "factor"
+    products_per_step: ClassVar[int] = 2
     """Products of a row with a vector, or sums, that a step takes."""
 
     def __init__(self, array: FloatArray, diagonal: FloatArray, slowest: FloatArray | None = None) -> None:
@@ -52,15 +53,15 @@ class Rows(ABC):
         """The rank of K, of all directions that move."""
         return int(self.array.shape[1])
 
-    @property
-    @abstractmethod
+    @cached_property
     def gram(self) -> FloatArray:
         """K, shape (n_rows, n_rows)."""
+        return np.asarray(self.array @ self.array.T)
 
     @property
-    @abstractmethod
     def gradients(self) -> FloatArray:
         """F with K = F F^T, shape (n_rows, rank)."""
+        return self.array
 
     @property
     def norm(self) -> FloatArray:
@@ -68,72 +69,73 @@ class Rows(ABC):
         return np.eye(self.rank)
 
     @property
-    @abstractmethod
     def traces(self) -> FloatArray:
         """K_ii from the rows as they are, shape (n_rows,)."""
+        return np.asarray(np.einsum("ij,ij->i", self.array, self.array))
 
-    @property
-    @abstractmethod
+    @cached_property
     def eigenvalues(self) -> FloatArray:
         """Of K, ascending: those that are not 0, shape (rank,)."""
+        return np.asarray(np.linalg.svd(self.array, compute_uv=False)[::-1] ** 2)
 
     @property
-    @abstractmethod
     def axes(self) -> tuple[FloatArray, FloatArray]:
         """Eigenvalues (rank,) of the mean step times N / eta, and its eigenvectors, (rank, rank)."""
+        _, values, directions = self._singular
+        return values**2, directions.T
 
     @property
-    @abstractmethod
     def slowest(self) -> FloatArray:
         """The direction that the mean step shrinks least at small learning rates, shape (rank,)."""
+        return self._singular[2][-1] if self._slowest is None else self._slowest
 
-    @abstractmethod
     def squared_norms(self, metric: FloatArray) -> FloatArray:
         """Return the squared norms of what rows move, in a metric (rank, rank); shape (n_rows,)."""
+        return np.asarray(np.einsum("ij,ij->i", self.array @ metric, self.array))
 
-    @abstractmethod
     def couplings(self, metric: FloatArray) -> FloatArray:
         """Return the inner products of what rows move, in a metric (rank, rank); shape (n_rows, n_rows)."""
+        return np.asarray(self.array @ metric @ self.array.T)
 
-    @abstractmethod
     def couplings_of(self, rows: IntArray, metric: FloatArray) -> FloatArray:
         """Return those of some rows."""
+        return np.asarray(self.array[rows] @ metric @ self.array[rows].T)
 
-    @abstractmethod
     def moved_by(self, rows: IntArray, amounts: FloatArray) -> FloatArray:
         """Return the sum of what rows move, times amounts, shape (rank,)."""
+        return np.asarray(amounts @ self.array[rows])
 
-    @abstractmethod
     def along(self, images: FloatArray) -> FloatArray:
         """Return the inner products of vectors (.., rank) with what rows move, shape (.., n_rows)."""
+        return np.asarray(images @ self.array.T)
 
     def images(self, vectors: FloatArray, products: FloatArray) -> FloatArray:
         """Return vectors (n, rank) times the form of `norm`, given their products with rows."""
         return vectors
 
-    @abstractmethod
     def squared_lengths(self, vectors: FloatArray) -> FloatArray:
         """Return squared lengths in parameter space of vectors (n, rank), shape (n,)."""
+        return np.asarray(np.einsum("nj,nj->n", vectors, vectors))
 
-    @abstractmethod
     def moved(self, rows: IntArray) -> FloatArray:
         """Return what rows move, shape (len(rows), rank)."""
+        return np.asarray(self.array[rows])
 
-    @abstractmethod
     def moved_images(self, rows: IntArray, metric: FloatArray | None) -> FloatArray:
         """Return what rows move times a metric, or times the form of `norm`; shape (len(rows), rank)."""
+        return self.moved(rows) if metric is None else np.asarray(self.moved(rows) @ metric)
 
-    @abstractmethod
     def moved_times(self, matrix: FloatArray) -> FloatArray:
         """Return the products of what rows move with a matrix (rank, k), shape (n_rows, k)."""
+        return np.asarray(self.array @ matrix)
 
-    @abstractmethod
     def add_norm(self, metric: FloatArray, amount: float) -> None:
         """Add an amount of the form of `norm` to a metric, in place."""
+        metric[np.diag_indices_from(metric)] += amount
 
-    @abstractmethod
     def move(self, state: FloatArray, rows: IntArray, amounts: FloatArray) -> None:
         """Take from vectors (rank, ..) what rows move, by amounts (len(rows), ..)."""
+        state -= self.array[rows].T @ amounts
 
     def isometric(self, vectors: FloatArray) -> FloatArray:
         """Return vectors (.., rank) in coordinates in which lengths are those of parameter space."""
@@ -152,25 +154,37 @@ class Rows(ABC):
         """The rows of the same K in isometric coordinates."""
         return self
 
-    @abstractmethod
     def scaled(self, roots: FloatArray) -> Rows:
         """Return the rows of K_ij r_i r_j for weights r, shape (n_rows,)."""
+        return Rows(roots[:, None] * self.array, roots**2 * self.diagonal, self.slowest)
 
-    @abstractmethod
     def restricted(self, rows: NDArray[np.intp]) -> Rows:
         """Return some of the rows, as those of a K of their own."""
+        return rows_of_factor(self.array[rows], float(np.finfo(float).eps))
 
-    @abstractmethod
     def embedding(self, rows: NDArray[np.intp]) -> FloatArray:
         """Return P with P P^T = 1, shape (rank of `restricted`, rank): v P is a vector of the whole."""
+        return np.asarray(np.linalg.lstsq(self.restricted(rows).array, self.array[rows], rcond=None)[0])
 
-    @abstractmethod
     def _decomposed(self, rows: NDArray[np.intp], weights: FloatArray | None) -> SpectralDecomposition:
-        """Return what `decompose` does."""
+        matrix, rank, singular = self.array, self.rank, None
+        if rows.size < len(self):
+            matrix = matrix[rows]
+            rank = 1 if rows.size == 1 else self.restricted(rows).rank
+        elif weights is None:
+            singular = self._singular
+        if weights is not None:
+            matrix = matrix * np.sqrt(weights)[:, None]
+        return decomposition_of_factor(matrix, rank, singular)
 
-    @abstractmethod
     def _linked(self, norms: FloatArray, rows: IntArray, columns: IntArray) -> NDArray[np.bool_]:
-        """Return which of the columns any of the rows of K links to."""
+        entries = self.array[rows] @ self.array[columns].T
+        return np.asarray((np.abs(entries) > ROUNDING * self.rank * norms[rows, None] * norms[columns]).any(axis=0))
+
+    @cached_property
+    def _singular(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        vectors, values, directions = np.linalg.svd(self.array, full_matrices=False)
+        return vectors, values, directions
 
     def decompose(
         self, rows: NDArray[np.intp] | None = None, weights: FloatArray | None = None
@@ -250,6 +264,23 @@ class Rows(ABC):
         for rows in row_blocks(self.array):
             digest.update(self.array[rows].tobytes())
         return digest.digest()
+
+
+def rows_of_factor(matrix: FloatArray, precision: float) -> Rows:
+    """Return the rows of K = F F^T in as many columns as it has rank; refuse an F that is zero."""
+    if matrix.shape[1] > matrix.shape[0]:
+        # F = R^T Q^T with Q orthonormal: R^T has the same Gram matrix in N columns.
+        matrix = np.ascontiguousarray(np.transpose(np.linalg.qr(matrix.T, mode="r")))
+    norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
+    if not norms.any():
+        raise ValueError("features must not be zero: no direction feels the loss")
+    # The row space of F is that of F with rows scaled to unit length, where the rank is decided.
+    scaled = matrix[norms > 0] / norms[norms > 0, None]
+    _, singular_values, directions = np.linalg.svd(scaled, full_matrices=False)
+    rank = int((singular_values > max(matrix.shape) * precision * singular_values[0]).sum())
+    if rank < matrix.shape[1]:
+        matrix = matrix @ directions[:rank].T
+    return Rows(np.ascontiguousarray(matrix), norms**2)
 
 
 def aligned(array: FloatArray) -> FloatArray:

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.systems.batch_steps import BatchSteps
-from sgdstab_fast.systems.coordinates import rows_of_factor, rows_of_gram
+from sgdstab_fast.systems.coordinates import rows_of_gram
 from sgdstab_fast.systems.recurrence import Recurrence, recurrence_of
-from sgdstab_fast.systems.rows import Rows
+from sgdstab_fast.systems.rows import Rows, rows_of_factor
 from sgdstab_fast.systems.sampling import Law, row_weights, validated
 from sgdstab_fast.systems.sgd_steps import SystemOfSteps
 from sgdstab_fast.systems.single_steps import SingleSteps
