@@ -96,6 +96,15 @@ def test_a_house_in_order_breaks_no_rule(tmp_path):
     assert rooms.violations(package) == []
 
 
+def test_no_file_beside_the_package_is_too_long():
+    files = [
+        file for folder in ("tests", "bench", "scripts", "examples") for file in rooms.ROOT.glob(f"{folder}/**/*.py")
+    ]
+    too_long = {file.name for file in files if len(file.read_text().splitlines()) > rooms.MOST_LINES}
+    assert files
+    assert too_long == set()
+
+
 def test_every_line_of_the_list_names_a_room_once():
     named = [room for line in rooms.LAYERS for room in line]
     assert len(set(named)) == len(named)
