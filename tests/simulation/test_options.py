@@ -173,18 +173,16 @@ def test_orders_have_keys_of_their_own_and_state_what_the_user_gave():
 
 @pytest.mark.parametrize("claims", streams.CLAIMS.values(), ids=streams.CLAIMS)
 def test_claims_to_streams_of_one_key_do_not_meet(claims):
-    assert all(not one.meets(other) for i, one in enumerate(claims) for other in claims[:i])
-    assert all(first >= 0 and size > 0 and first + size <= 2**64 for first, size in claims)
-    assert claims[0].size >= streams.MOST_CHAINS
+    ends = [number for claim in sorted(claims, key=lambda claim: claim.start) for number in (claim.start, claim.stop)]
+    assert ends == sorted(ends)
+    assert ends[-1] <= 2**64
+    assert all(claim.stop - claim.start >= streams.MOST_CHAINS for claim in claims)
 
 
 def test_blocks_panels_and_pilots_stay_within_their_claims():
-    block = streams.Claim(0, streams.BLOCK_STREAMS)
-    assert all(claim.within(block) for claim in streams.CLAIMS["lambda and moments of a block"])
-    assert streams.first_of_block(2**29) + streams.BLOCK_STREAMS <= streams.FRAME_PILOTS.first + 2**35
-    panels = [streams.Claim(streams.first_of_panel(0, panel), streams.MOST_CHAINS) for panel in (0, 1, 255)]
-    assert all(panel.within(streams.CHAINS) for panel in panels)
-    assert not panels[0].meets(panels[1])
-    pilots = [streams.first_of_product_pilot(number) for number in (0, 1)]
-    assert pilots == [2**33, 2**34]
-    assert streams.Claim(pilots[1], streams.MOST_CHAINS).within(streams.PRODUCT_PILOTS)
+    assert max(claim.stop for claim in streams.CLAIMS["lambda and moments of a block"]) <= streams.BLOCK_STREAMS
+    assert streams.first_of_block(2**29 - 1) + streams.BLOCK_STREAMS <= 2**63
+    assert [streams.first_of_panel(0, panel) for panel in (0, 1)] == [0, streams.MOST_CHAINS]
+    assert streams.first_of_panel(3, 255) + streams.MOST_CHAINS <= streams.first_of_block(3) + streams.CHAINS.stop
+    assert [streams.first_of_product_pilot(number) for number in (0, 1)] == [2**33, 2**34]
+    assert streams.first_of_product_pilot(255) + 2**33 <= streams.PRODUCT_PILOTS.stop

@@ -246,7 +246,7 @@ class _Pilot(NamedTuple):
 
 def _pilot(system: System, options: Options, start: _Start) -> _Pilot:
     """Double the spacing until the window of autocorrelations is long enough, or a part of the budget is spent."""
-    vectors = start.vectors(options, DIRECTION_PILOTS.first)
+    vectors = start.vectors(options, DIRECTION_PILOTS.start)
     n_steps, spacing, first_step = 0, system.grain, 0
     n_batches = _PILOT_BATCHES if system.grain == 1 else _PILOT_EPOCHS
     while True:
@@ -255,7 +255,7 @@ def _pilot(system: System, options: Options, start: _Start) -> _Pilot:
             states=vectors,
             steps_per_batch=spacing,
             records=VectorRecords.empty(len(vectors), vectors.shape[1], 0, system.dimension),
-            first_chain=DIRECTION_PILOTS.first,
+            first_chain=DIRECTION_PILOTS.start,
             first_step=first_step,
         )
         task = recording_task(system, system.no_growth, spacing, spacing)

@@ -317,5 +317,5 @@ def _starts(system: System, key: StreamKey, n: int) -> list[FloatArray]:
     A^T A, and what the largest matrices stretch most.
     """
     third = n // 3
-    random = normals(key, third, (system.dimension,), STARTS.first)
+    random = normals(key, third, (system.dimension,), STARTS.start)
     return list(system.from_isometric_vectors(np.concatenate([system.extremes(third), random])))

@@ -320,7 +320,7 @@ def _anchored_chains(
         n_examples=system.n_draws,
         rounding=system.rounding,
         pilot_steps=pilot_steps,
-        companions=chains(n_companions, 2, first_chain + COMPANIONS.first, 0) if n_companions > 0 else None,
+        companions=chains(n_companions, 2, first_chain + COMPANIONS.start, 0) if n_companions > 0 else None,
     )
 
 
@@ -337,7 +337,7 @@ def _spacing(
     pilot_steps = _PILOT_CHAINS * _PILOT_EVALUATIONS * shortest
     if pilot_steps > _PILOT_SHARE * options.budget.max_steps:
         return 4 * shortest, 0
-    first = first_chain + PILOTS.first
+    first = first_chain + PILOTS.start
     pilot = Chains(
         key=options.seed.key,
         states=initial_vectors(system, growth.covariance, options.seed.key, _PILOT_CHAINS, 1, first),

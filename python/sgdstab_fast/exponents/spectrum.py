@@ -273,7 +273,7 @@ def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, task: Task[
             states=states,
             steps_per_batch=period,
             records=FrameRecords.empty(1, k, task.options.get("evaluated", k), 0),
-            first_chain=FRAME_PILOTS.first + period,
+            first_chain=FRAME_PILOTS.start + period,
         )
         for _ in range(1 + _PILOT_PASSES):
             pilot = advance(pilot, task.with_options(period=period), 1, Workers(1))

@@ -112,6 +112,11 @@ def critical_learning_rate(
     CriticalLearningRate
         The value, its interval, and d lambda / d eta there. Infinite for K = 0, where nothing moves.
 
+    Warns
+    -----
+    AccuracyWarning
+        If the tolerance was not met within `max_steps`.
+
     References
     ----------
     Chemnitz & Engel 2025, section 2; R. Mulayoff and T. Michaeli, "Exact Mean Square Linear Stability Analysis for

@@ -169,7 +169,7 @@ def _chains(
     spacing = min(max(1, round(count * system.n_examples / share)), max(1, most // _LEAST_EVALUATIONS))
     n_batches = max(_MAX_RECORDS // len(panels), _LEAST_RECORDS)
     steps_per_batch = spacing * max(1, most // (spacing * n_batches))
-    groups = [(options.n_chains, 1, first_chain, count), (n_companions, 2, first_chain + COMPANIONS.first, 0)]
+    groups = [(options.n_chains, 1, first_chain, count), (n_companions, 2, first_chain + COMPANIONS.start, 0)]
     states = _initial_panels(system, family, panels, options, groups)
     own, companions = (
         Chains(

@@ -105,14 +105,20 @@ def moment_exponent(
     orders = validation.orders(p, "p")
     options = options_of(moment_exponent, keywords, method="population")
     size = None if population is None else validation.integer(population, "population", low=2, high=2**20)
-    _refuse_overflow(system, orders, scalar=np.ndim(p) == 0)
-    return moments_at(system, orders, options, size, computed=method == "auto")
+    return moments_at(system, orders, options, size, computed=method == "auto", scalar=np.ndim(p) == 0)
 
 
 def moments_at(
-    system: System, orders: FloatArray, options: Options, size: int | None = None, *, computed: bool = True
+    system: System,
+    orders: FloatArray,
+    options: Options,
+    size: int | None = None,
+    *,
+    computed: bool = True,
+    scalar: bool = False,
 ) -> MomentExponents:
-    """Do what `moment_exponent` says, by populations of a size, where they are not computed."""
+    """Do what `moment_exponent` says, of one order or of several."""
+    _refuse_overflow(system, orders, scalar=scalar)
     budget = options.budget
     walkers = options.n_chains * (LEAST_SIZE if size is None else size)
     if budget.max_steps < walkers:

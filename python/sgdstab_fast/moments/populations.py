@@ -259,13 +259,13 @@ def _chains(
     if tilted and order > 0:
         vectors = _with_starts_at_examples(system, order, vectors)
     together = _COMPANION_SIZE if tilted else 1
-    pairs = initial_vectors(system, growth.covariance, key, n_companions * together, 2, first_chain + COMPANIONS.first)
+    pairs = initial_vectors(system, growth.covariance, key, n_companions * together, 2, first_chain + COMPANIONS.start)
     companions: Chains[Any] = Chains(
         key=key,
         states=walkers_from(pairs.reshape(n_companions, together, 2 * system.dimension)) if tilted else pairs,
         steps_per_batch=steps,
         records=PopulationRecords.empty(n_companions, 0) if tilted else VectorRecords.empty(n_companions, 2, 0),
-        first_chain=first_chain + COMPANIONS.first,
+        first_chain=first_chain + COMPANIONS.start,
         n_walkers=together,
     )
     return Chains(

@@ -76,18 +76,7 @@ class RunKeywords(ChainKeywords, total=False):
 # In signatures; what else estimators take by keyword comes first.
 _ORDER = ["method", "rtol", "atol", "sign_confidence", "max_steps", "n_chains", "population"]
 _ORDER += ["rng", "n_threads", "progress", "executor", "resume"]
-_RAISES = """Raises
-------
-ValueError, TypeError
-    If an argument is out of range.
-
-"""
-_WARNS = """Warns
------
-AccuracyWarning
-    If no tolerance was met within `max_steps`.
-
-"""
+_RAISES = "Raises\n------\nValueError, TypeError\n    If an argument is out of range.\n\n"
 _PLACE = re.compile(r"^\*\*keywords\n(?: {4}.*\n)+", re.MULTILINE)
 _ENTRY = re.compile(r"^([\w, ]+) :.*\n(?: {4}.*\n|\n(?= {4}))+", re.MULTILINE)
 Estimator = TypeVar("Estimator", bound=Callable[..., Any])
@@ -165,7 +154,7 @@ def options_of(
 
 
 def _documented(text: str | None, names: Mapping[str, Any]) -> str | None:
-    """Fill a docstring in: entries of options in the place of ``**keywords``, and what estimators raise and warn of."""
+    """Fill a docstring in: entries of options in the place of ``**keywords``, and what all estimators raise."""
     known = [each.__doc__ for each in (RunKeywords, ChainKeywords)]
     if text is None or None in known:  # python -OO
         return text
@@ -174,8 +163,6 @@ def _documented(text: str | None, names: Mapping[str, Any]) -> str | None:
     entries = [entry for each in known for entry in _ENTRY.finditer(inspect.cleandoc(each or "") + "\n")]
     wanted = [entry[0] for entry in entries if names.keys() - spelled >= set(entry[1].split(", "))]
     text = _PLACE.sub(lambda place: "".join(wanted), text, count=1)
-    if "\nWarns\n" not in text:
-        text = re.sub(r"^(?=References\n)", _WARNS, text, count=1, flags=re.MULTILINE)
     if "\nRaises\n" not in text:
         text = re.sub(r"^(?=Warns\n)", _RAISES, text, count=1, flags=re.MULTILINE)
     return text
