@@ -128,7 +128,7 @@ class GeneralMoments:
             length = max(_LENGTH, _LENGTH_IN_EPOCHS * grain) * (options.n_chains + min(N_COMPANIONS, options.n_chains))
             size = int(np.clip(options.budget.max_steps // length, _LEAST_SIZE, _SIZE))
         metric, covariance, exponent = _metric(system, forms, whole=whole)
-        found = walker_moment(
+        return walker_moment(
             _advance(system, seed.key, first_chain, options),
             _start(system, seed.key, covariance, first_chain),
             order,
@@ -143,21 +143,6 @@ class GeneralMoments:
             mean_square=exponent,
             floor=system.norm(),
             progress=options.progress if callable(options.progress) else None,
-        )
-        return OrderMoment(
-            exponent=found.exponent,
-            method="population",
-            standard_error=found.standard_error,
-            population_bias=found.population_bias,
-            effective_sample_size=found.effective_sample_size,
-            effective_walkers=found.effective_walkers,
-            degrees_of_freedom=found.degrees_of_freedom,
-            reason=found.reason if math.isinf(found.exponent) else "",
-            within_tolerance=found.within_tolerance,
-            mixed=found.mixed,
-            n_steps=found.n_steps,
-            population=found.population,
-            stopped_by=found.stopped_by,
         )
 
 

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.seeds import Seed
-from sgdstab_fast.results.result import EXACT
+from sgdstab_fast.moments.results import OrderMoment
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.options import Budget
 from sgdstab_fast.simulation.progress import Progress
@@ -63,28 +63,6 @@ _ROUNDING = 256 * float(np.finfo(float).eps)
 _SELECTION = 3  # streams of resampling, under the key of the seed
 
 
-@dataclass(frozen=True)
-class WalkerMoment:
-    """Lambda(p) at one order, by walkers, nats per step."""
-
-    exponent: float
-    """Infinite where products annihilate: -inf for p > 0, inf for p < 0. NaN if the run overflowed."""
-    standard_error: float = 0.0
-    population_bias: float = 0.0
-    """What windows have changed: the bias of a single population, as measured."""
-    effective_sample_size: float = math.inf
-    effective_walkers: float = math.inf
-    """(sum W)^2 / sum W^2 of a population, on average."""
-    degrees_of_freedom: int = EXACT
-    within_tolerance: bool = True
-    mixed: bool = True
-    n_steps: int = 0
-    """Of all walkers together, those of second vectors included."""
-    population: int = 0
-    stopped_by: str = "closed form"
-    reason: str = ""
-
-
 def walker_moment(
     advance: Advance,
     start: Start,
@@ -101,7 +79,7 @@ def walker_moment(
     mean_square: float | None = None,
     floor: FloatArray | None = None,
     progress: Callable[[Progress], object] | None = None,
-) -> WalkerMoment:
+) -> OrderMoment:
     """Estimate Lambda(p) at one order p from what a random product does to vectors.
 
     Parameters
@@ -135,8 +113,9 @@ def walker_moment(
 
     Returns
     -------
-    WalkerMoment
-        Lambda(p) with its standard error.
+    OrderMoment
+        Lambda(p) with its standard error: infinite where products annihilate, -inf for p > 0 and inf for p < 0, and NaN
+        if the run overflowed. Steps are those of all walkers together, of second vectors too.
 
     Raises
     ------
@@ -149,7 +128,7 @@ def walker_moment(
             f"{n_populations!r}, {size!r} and {steps_unit!r}"
         )
     if order == 0:
-        return WalkerMoment(0.0)
+        return OrderMoment(0.0, "closed form")
     n_walkers, n_beside = n_populations * size, min(N_COMPANIONS, n_populations) * size
     most = budget.max_steps // ((n_walkers + n_beside) * steps_unit)
     if most < LEAST_BATCHES:
@@ -170,8 +149,9 @@ def walker_moment(
         n_looks = math.ceil(most / (units * _MOST_BATCHES))
         return _simulated(populations, units * steps_unit, n_looks, budget, scale, progress)
     except _AnnihilatedError:
-        return WalkerMoment(
+        return OrderMoment(
             math.copysign(math.inf, -order),
+            "population",
             n_steps=populations.n_steps,
             population=size,
             stopped_by="annihilation",
@@ -340,7 +320,7 @@ def _simulated(
     budget: Budget,
     scale: float,
     progress: Callable[[Progress], object] | None,
-) -> WalkerMoment:
+) -> OrderMoment:
     """Simulate in batches of n_looks times n_steps until a tolerance is met or the budget is used up."""
     per_batch = n_steps * n_looks
     batches: list[_Batch] = []
@@ -367,9 +347,9 @@ def _simulated(
             progress(Progress(populations.n_steps, budget.max_steps, *now))
         if target * per_batch >= _LEAST_STEPS and estimate.settled:
             stopped_by = budget.stopped_by(sizes, errors)
-    exponent = float(estimate.mean[0]) / per_batch
-    return WalkerMoment(
-        exponent=exponent,
+    return OrderMoment(
+        exponent=float(estimate.mean[0]) / per_batch,
+        method="population",
         standard_error=float(estimate.standard_error[0]) / per_batch,
         population_bias=bias / per_batch,
         effective_sample_size=float(estimate.effective_sample_size[0]),
@@ -380,7 +360,6 @@ def _simulated(
         n_steps=populations.n_steps,
         population=populations.shape[1],
         stopped_by=stopped_by,
-        reason="the run overflowed" if math.isnan(exponent) else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""One block: lambda of a system whose K does not fall into blocks, by chains."""
+"""Chains of vectors: what advances them, and what they say of lambda."""
 
 from __future__ import annotations
 
