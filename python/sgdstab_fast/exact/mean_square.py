@@ -73,16 +73,8 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
             "moment_exponent(system, 2) simulates it"
         )
     return MeanSquareExponent(
-        exponent=found.exponent,
-        error=found.error,
-        residual=found.residual,
-        n_applications=found.n_applications,
-        n_iterations=found.n_iterations,
-        converged=found.converged,
-        stopped_by=found.stopped_by,
+        **vars(found),
         steps_per_epoch=system.steps_per_epoch,
-        metric=found.metric,
-        covariance=found.covariance,
         provenance={"method": "mean-square", "system": system.fingerprint, **versions()},
     )
 
