@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from sgdstab_fast.directions.chain import projective_chain
 from sgdstab_fast.learning_rates.critical import critical_learning_rate
 from sgdstab_fast.learning_rates.sweep import sweep
 from sgdstab_fast.moments.moments import moment_exponent
-from sgdstab_fast.results.warnings import AccuracyWarning
+from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.progress import Progress, reporter
 from sgdstab_fast.systems.sampling import SAMPLINGS
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -281,8 +280,7 @@ def _bar(label: str = "exponent") -> Iterator[Callable[[Progress], object] | Non
 @contextmanager
 def _notes(console: Console) -> Iterator[None]:
     """Print what a result falls short of as notes."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", AccuracyWarning)
+    with collected() as messages:
         yield
-    for warning in caught:
-        console.print(f"[yellow]note:[/] {escape(str(warning.message))}", highlight=False)
+    for message in messages:
+        console.print(f"[yellow]note:[/] {escape(message)}", highlight=False)

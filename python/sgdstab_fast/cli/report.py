@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exponents.results import LyapunovSpectrum, Stability
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
 from sgdstab_fast.exponents.stability import stability
-from sgdstab_fast.results.warnings import AccuracyWarning
+from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -68,8 +67,7 @@ def make_report(
     if k is None:
         k = system.dimension if system.dimension <= _FULL_SPECTRUM else _SOME_EXPONENTS
     validation.integer(k, "--exponents", high=system.dimension)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", AccuracyWarning)
+    with collected() as messages:
         found = stability(
             system,
             confidence=LEVEL,
@@ -97,7 +95,7 @@ def make_report(
         if system.is_plain
         else gd_threshold(system),
         spectrum=spectrum,
-        warnings=tuple(str(warning.message) for warning in caught),
+        warnings=tuple(messages),
         seconds=time.perf_counter() - start,
     )
 

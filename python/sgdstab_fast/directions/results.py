@@ -13,24 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast._core.seeds import seed_of_key
 from sgdstab_fast.directions.coupling import HolderContraction, holder_contraction, mixing_time
 from sgdstab_fast.directions.distribution import FiniteTimeDistribution, distribution_of
-from sgdstab_fast.directions.stationary import finite_time_exponents, sampled_directions
+from sgdstab_fast.directions.stationary import finite_time_exponents, moments_near_zero, sampled_directions
 from sgdstab_fast.exact.regularity import Regularity
-from sgdstab_fast.moments.moments import moments_at
 from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.plotting import directions as pictures
 from sgdstab_fast.plotting.axes import side_by_side, words
 from sgdstab_fast.results.chains import Checkpoint
 from sgdstab_fast.results.result import OneExponent
-from sgdstab_fast.results.warnings import collected
-from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.statistics.means import Measured
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
-
-_MOMENT_STEPS, _MOMENT_CHAINS = 500_000, 32  # for each order
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -149,15 +143,7 @@ class ProjectiveChain(OneExponent):
         ValueError
             If K falls into components: moments are those of all of them, the chain is that of one.
         """
-        if len(self.system.parts()) > 1:
-            raise ValueError(
-                "K falls into components, whose moments are not those of the chain, which is of one: use "
-                "moment_exponent of that component"
-            )
-        seed = seed_of_key(self.checkpoint.chains.key)
-        options = Options(Budget(0.0, 0.0, _MOMENT_STEPS), _MOMENT_CHAINS, seed, method="population")
-        with collected():
-            return moments_at(self.system, np.linspace(-1, 1, 9), options)
+        return moments_near_zero(self.system, self.checkpoint)
 
     def sample(self, n: int) -> FloatArray:
         """Draw stationary directions, `autocorrelation_time` steps apart along chains.

@@ -1,4 +1,4 @@
-"""Stationary directions, from where a run of the chain of directions ended, and exponents over finite times from them.
+"""What starts from stationary directions, where a run of their chain ended: samples, exponents over finite times.
 
 Going on from a checkpoint is a function of it: calling twice gives the same.
 """
@@ -10,9 +10,16 @@ import math
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.seeds import seed_of_key
+from sgdstab_fast.moments.moments import moments_at
+from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.results.chains import Checkpoint
+from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.continuation import continued, continued_directions
+from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.systems.system import System
+
+_MOMENT_STEPS, _MOMENT_CHAINS = 500_000, 32  # for each order
 
 
 def sampled_directions(system: System, checkpoint: Checkpoint, n: int, spacing: int) -> FloatArray:
@@ -38,3 +45,16 @@ def finite_time_exponents(system: System, checkpoint: Checkpoint, n: int, n_samp
         exponents = (growth + np.diff(norms, axis=1)) / n
     exponents[np.isneginf(growth)] = -math.inf
     return np.asarray(exponents)
+
+
+def moments_near_zero(system: System, checkpoint: Checkpoint) -> MomentExponents:
+    """Return Lambda(p) at nine orders from -1 to 1, which says of itself what it falls short of."""
+    if len(system.parts()) > 1:
+        raise ValueError(
+            "K falls into components, whose moments are not those of the chain, which is of one: use "
+            "moment_exponent of that component"
+        )
+    seed = seed_of_key(checkpoint.chains.key)
+    options = Options(Budget(0.0, 0.0, _MOMENT_STEPS), _MOMENT_CHAINS, seed, method="population")
+    with collected():
+        return moments_at(system, np.linspace(-1, 1, 9), options)
