@@ -311,7 +311,7 @@ def of_errors() -> dict[str, Callable[[], Any]]:
         "probability": partial(sf.finite_time_probability, known["unstable gram"], 100),
     }
     made: dict[str, Callable[[], Any]] = {
-        f"wrong {option}={value!r} of {name}": partial(estimate, **{"max_steps": 5000, "rng": 1, option: value})
+        f"wrong {option}={value!r} of {name}": partial(estimate, **{"max_steps": 20_000, "rng": 1, option: value})
         for name, estimate in estimators.items()
         for option, values in wrong.items()
         for value in values
