@@ -3,9 +3,9 @@
     python tests/whole/compare_bits.py base.json here.json [base2.json here2.json ...] [--ignore GLOB ...]
 
 Fields are grouped by result and path, list positions left out; of each group that differs the first few calls are
-shown. `--ignore` takes glob patterns of groups, such as ``*.fingerprint`` or ``*.provenance.system``, or of a call and a
-field, such as ``wrong executor*: raised``, whose differences are counted and forgiven. The exit status is 1 if any other
-difference is left.
+shown. `--ignore` takes glob patterns of groups, such as ``*.fingerprint`` or ``*.provenance.system``, or of a call and
+a field, such as ``wrong executor*: raised``, whose differences are counted and forgiven. The exit status is 1 if any
+other difference is left.
 """
 
 from __future__ import annotations
