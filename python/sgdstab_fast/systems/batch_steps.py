@@ -3,8 +3,9 @@
     z' = (F (x) I) z - e_1 (x) (eta/|S|) sum_{u in S} sum_{i in u} e_i K_i . (h^T (x) I) z          (gram coordinates)
 
 with f_i f_i . in place of e_i K_i . in factor coordinates; `sampling` has the batches S, `recurrence` F and h. Written
-in blocks of the state, the determinant of a step is det(F)^d det(I - (eta/|S|) g K_SS), g = h^T F^-1 e_1, so that the sum
-of all exponents is d log abs det F plus the mean of a determinant of the batch's size (0 for heavy ball, where g = 0).
+in blocks of the state, the determinant of a step is det(F)^d det(I - (eta/|S|) g K_SS), g = h^T F^-1 e_1, so that the
+sum of all exponents is d log abs det F plus the mean of a determinant of the batch's size (0 for heavy ball, where
+g = 0).
 """
 
 from __future__ import annotations
