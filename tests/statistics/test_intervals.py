@@ -1,7 +1,9 @@
 """Intervals of estimates."""
 
+import numpy as np
+import pytest
 from scipy import stats
-from sgdstab_fast.statistics.intervals import student_quantile
+from sgdstab_fast.statistics.intervals import interval, student_quantile
 
 
 def test_student_quantile_against_scipy():
@@ -9,3 +11,13 @@ def test_student_quantile_against_scipy():
         for level in (0.5, 0.95, 0.99):
             expected = stats.t.ppf((1 + level) / 2, degrees_of_freedom)
             assert abs(student_quantile(level, degrees_of_freedom) / expected - 1) < tolerance
+
+
+def test_an_interval_is_as_wide_as_its_degrees_of_freedom_say():
+    low, high = interval(np.array([1.0, 1.0, -np.inf]), np.array([0.1, 0.1, 0.0]), np.array([2, 2**31, 5]), 0.95)
+    half = 0.1 * np.array([student_quantile(0.95, 2), student_quantile(0.95, 2**31)])
+    assert np.array_equal(low, [*(1 - half), -np.inf])
+    assert np.array_equal(high, [*(1 + half), -np.inf])  # what has no error is its own interval
+    assert interval(2.0, 0.0, 7, 0.5) == (2.0, 2.0)
+    with pytest.raises(ValueError, match="level must lie strictly between 0 and 1, not 1"):
+        interval(0.0, 1.0, 7, 1)

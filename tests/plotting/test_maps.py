@@ -1,0 +1,52 @@
+"""A map is drawn from arrays, whatever they are of."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from sgdstab_fast.plotting.maps import stability_map
+
+RATES = np.array([0.1, 0.2, 0.4, 0.8])
+
+
+def map_of(sizes, momenta):
+    """Curves that cross 0 at 0.3, their mean squares at 0.2 and full batches nowhere."""
+    n, exponents = len(sizes), np.tile(RATES - 0.3, (len(sizes), 1))
+    edge = SimpleNamespace(gd=2.0, mean_square=0.2, almost_sure=0.3, almost_sure_standard_error=0.01)
+    return SimpleNamespace(
+        learning_rates=RATES,
+        batch_sizes=np.array(sizes),
+        momenta=np.array(momenta),
+        names=[f"B={size}" for size in sizes],
+        sampling="iid",
+        nesterov=False,
+        exponents=exponents,
+        mean_square_exponents=2 * exponents + 0.2,
+        gd_exponents=np.full((n, RATES.size), -0.5),
+        edges=(edge,) * n,
+        confidence_interval=lambda level: (exponents - 0.01, exponents + 0.01),
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "momenta", "x", "y"),
+    [
+        ([1], [0.0], "learning rate η", "exponent (nats per step)"),
+        ([1, 2], [0.0, 0.0], "learning rate η", "exponent (nats per step)"),
+        (range(1, 9), [0.0] * 8, "batch size B", "learning rate η"),
+        ([4] * 8, np.linspace(0, 0.9, 8), "momentum", "learning rate η"),
+        ([1, 2, 3, 4] * 2, np.repeat([0.0, 0.9], 4), "batch size B", "learning rate η"),
+    ],
+    ids=["one curve", "two curves", "sizes", "momenta", "both"],
+)
+def test_few_curves_are_lines_and_many_a_surface_or_their_edges(sizes, momenta, x, y):
+    ax = Figure().subplots()
+    assert stability_map(map_of(list(sizes), list(momenta)), ax) is ax
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (x, y)
+
+
+def test_edges_of_one_curve_are_named_in_the_order_they_are_lost():
+    ax = Figure().subplots()
+    stability_map(map_of([1], [0.0]), ax)
+    assert [text.get_text() for text in ax.texts] == ["mean square 0.2", "almost sure 0.3 ± 0.01"]  # 2 is beyond
