@@ -1,12 +1,8 @@
 // The compiled core, a registrar a topic. Compiled once per SIMD level under the name SGDSTAB_MODULE.
-#include <pybind11/pybind11.h>
-
 #include <Eigen/Core>
 #include <string>
 
-#include "sgdstab/base/panel.hpp"
-
-namespace py = pybind11;
+#include "arguments.hpp"
 
 void register_streams(py::module_& module);
 void register_vectors(py::module_& module);
@@ -21,7 +17,10 @@ PYBIND11_MODULE(SGDSTAB_MODULE, module) {
   register_panels(module);
   register_frames(module);
   register_populations(module);
-  module.attr("n_lanes") = sgdstab::kLanes;
+  py::dict arguments;  // the fields of every argument, in order, for whoever checks declarations
+  for_each_argument([&](const auto& tuple) { arguments[tuple.name] = py::tuple(py::cast(tuple.fields)); });
+  module.attr("arguments") = arguments;
+  module.attr("n_lanes") = kLanes;
   module.attr("simd_level") = SGDSTAB_SIMD_LEVEL;
   module.attr("eigen_version") = std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) + "." +
                                  std::to_string(EIGEN_MINOR_VERSION);

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sgdstab_fast as sf
 from reference.known import K4
+from sgdstab_fast._core.arguments import Stream
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.task import Item, advance
 from sgdstab_fast.simulation.vectors import vectors_task
@@ -62,7 +63,7 @@ def test_steps_done_are_reported_after_every_piece():
 
 
 def test_a_task_and_its_items_can_be_sent():
-    item = Item(chains().states, (3, 4), 17, 0, 2, 8)
+    item = Item(chains().states, Stream((3, 4), 17, 0, 2, 8))
     states, records = pickle.loads(pickle.dumps(task()))(pickle.loads(pickle.dumps(item)), 1)
     expected, expected_records = task()(item, 2)
     assert np.array_equal(states, expected)

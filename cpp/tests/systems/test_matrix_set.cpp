@@ -35,7 +35,7 @@ TEST_CASE("matrix sets advance as the product of their matrices does") {
       dense.insert(dense.end(), matrices.back().data(), matrices.back().data() + d * d);
     }
     const double probabilities[] = {0.2, 0.5, 0.3}, cumulative[] = {0.2, 0.7, 1.0};
-    const MatrixSet set{count, d, panels.data(), probabilities, cumulative};
+    const MatrixSet set{count, d, panels.data(), dense.data(), probabilities, cumulative};
     const RowMatrix start = normal(d, std::min<Index>(d, 3), 5);
     Eigen::VectorXd end = start.col(0);
     Draws draws(law_of(set));
@@ -50,8 +50,8 @@ TEST_CASE("matrix sets advance as the product of their matrices does") {
     RowMatrix frame = start;
     std::vector<double> growth(static_cast<std::size_t>(start.cols()));
     double determinant = 0, ratio = 0;
-    advance_frames(set, {kKey, 5, 0, 1, kSteps}, 1, 5, {true, 0}, {{}, logs.data(), dense.data()}, frame.data(), 1,
-                   start.cols(), {growth.data(), &determinant, &ratio, nullptr}, 1);
+    advance_frames(set, {kKey, 5, 0, 1, kSteps}, 1, 5, {true, 0}, {{}, logs.data()}, frame.data(), 1, start.cols(),
+                   {growth.data(), &determinant, &ratio, nullptr}, 1);
     CHECK(growth[0] == doctest::Approx(std::log(end.norm())).epsilon(1e-9));
 
     // In the Euclidean metric, from the state after a scale of 2 was taken out of the matrices.

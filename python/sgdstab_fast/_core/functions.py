@@ -8,27 +8,42 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core import _cpu
+from sgdstab_fast._core.arguments import (
+    Coordinates,
+    FloatArray,
+    FrameMetrics,
+    FrameOptions,
+    PanelMetrics,
+    PanelOptions,
+    PanelSteps,
+    PopulationMetrics,
+    PopulationOptions,
+    SingleSteps,
+    Steps,
+    Stream,
+    StreamKey,
+    VectorMetrics,
+    VectorOptions,
+)
 
 __all__ = ["Coordinates", "FloatArray", "StreamKey", "core", "simd_levels"]
 
-FloatArray = NDArray[np.float64]
-StreamKey = tuple[int, int]
-Coordinates = Literal["gram", "factor"]
-
 
 class Core(Protocol):
-    """What every variant of the core offers; ``cpp/bindings/core.cpp`` defines it."""
+    """What every variant of the core offers; ``cpp/bindings`` defines it."""
 
     n_lanes: int
     simd_level: str
     eigen_version: str
     compiler: str
+    arguments: dict[str, tuple[str, ...]]
+    """Names of the fields of every tuple of `_core.arguments`, as the core reads them."""
 
     def philox4x64(self, counter: list[int], key: list[int]) -> list[int]:
         """Return the Philox4x64-10 block of a counter."""
@@ -40,22 +55,11 @@ class Core(Protocol):
 
     def advance_vectors(
         self,
-        *,
-        rows: FloatArray,
-        coordinates: Coordinates,
-        learning_rate: float,
-        metrics: FloatArray,
-        diagonals: FloatArray,
+        steps: Steps,
+        metrics: VectorMetrics,
         vectors: FloatArray,
-        key: StreamKey,
-        first_chain: int,
-        first_step: int,
-        n_batches: int,
-        steps_per_batch: int,
-        renormalise_every: int,
-        spacing: int,
-        careful: bool,
-        record: bool,
+        stream: Stream,
+        options: VectorOptions,
         n_threads: int,
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Advance chains of k vectors each, (n_chains, k, dimension), in place.
@@ -64,108 +68,27 @@ class Core(Protocol):
         first vector of each chain after each batch, or of shape (n_chains, n_batches, 0) unless recorded.
         """
 
-    def advance_sampled_vectors(
-        self,
-        *,
-        rows: FloatArray,
-        coordinates: Coordinates,
-        learning_rate: float,
-        sampling: str,
-        batch_size: int,
-        n_units: int,
-        cumulative: FloatArray,
-        offsets: NDArray[np.int64],
-        members: NDArray[np.int64],
-        free: FloatArray,
-        readout: FloatArray,
-        log_determinant: float,
-        feedback: float,
-        metrics: FloatArray,
-        couplings: FloatArray,
-        probabilities: FloatArray,
-        n_trials: int,
-        vectors: FloatArray,
-        key: StreamKey,
-        first_chain: int,
-        first_step: int,
-        n_batches: int,
-        steps_per_batch: int,
-        renormalise_every: int,
-        spacing: int,
-        record: bool,
-        n_threads: int,
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Do the same for chains that draw batches, with a memory; growth in one or three columns a metric."""
-
-    def advance_matrix_vectors(
-        self,
-        *,
-        panels: FloatArray,
-        probabilities: FloatArray,
-        cumulative: FloatArray,
-        roots: FloatArray,
-        log_scale: float,
-        vectors: FloatArray,
-        key: StreamKey,
-        first_chain: int,
-        first_step: int,
-        n_batches: int,
-        steps_per_batch: int,
-        renormalise_every: int,
-        spacing: int,
-        record: bool,
-        n_threads: int,
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Do the same for chains that draw matrices of a set."""
-
     def advance_panels(
         self,
-        *,
-        rows: FloatArray,
-        coordinates: Coordinates,
-        learning_rates: FloatArray,
-        metrics: FloatArray,
-        windows: NDArray[np.int64],
-        diagonals: FloatArray,
+        steps: PanelSteps,
+        metrics: PanelMetrics,
         panels: FloatArray,
-        key: StreamKey,
-        first_chain: int,
-        first_step: int,
-        n_batches: int,
-        steps_per_batch: int,
-        renormalise_every: int,
-        spacing: int,
-        careful: bool,
+        stream: Stream,
+        options: PanelOptions,
         n_threads: int,
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Advance chains of k vectors for every learning rate, in place: (panels, log_growth, growth).
 
-        Panels have the shape (n_chains, n_panels, k, dimension, n_lanes), learning rates (n_panels, n_lanes).
+        Panels have the shape (n_chains, n_panels, k, dimension, n_lanes).
         """
 
     def advance_populations(
         self,
-        *,
-        rows: FloatArray,
-        coordinates: Coordinates,
-        learning_rate: float,
-        order: float,
-        metrics: FloatArray,
-        diagonals: FloatArray,
-        gauge_gram: FloatArray,
-        gauge_coupling: FloatArray,
-        gauge_metric: FloatArray,
-        gauge_diagonal: FloatArray,
+        steps: SingleSteps,
+        metrics: PopulationMetrics,
         walkers: FloatArray,
-        key: StreamKey,
-        first_chain: int,
-        first_step: int,
-        n_batches: int,
-        steps_per_batch: int,
-        renormalise_every: int,
-        careful: bool,
-        least_share: float,
-        n_passive: int,
+        stream: Stream,
+        options: PopulationOptions,
         n_threads: int,
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
         """Advance populations of weighted walkers in place.
@@ -176,59 +99,14 @@ class Core(Protocol):
 
     def advance_frames(
         self,
-        *,
-        rows: FloatArray,
-        coordinates: Coordinates,
-        learning_rate: float,
-        sampling: str,
-        batch_size: int,
-        n_units: int,
-        cumulative: FloatArray,
-        offsets: NDArray[np.int64],
-        members: NDArray[np.int64],
-        free: FloatArray,
-        readout: FloatArray,
-        log_determinant: float,
-        feedback: float,
-        log_determinants: FloatArray,
-        roots: FloatArray,
-        gradients: FloatArray,
-        images: FloatArray,
-        diagonals: FloatArray,
-        evaluated: int,
+        steps: Steps,
+        metrics: FrameMetrics,
         frames: FloatArray,
-        key: StreamKey,
-        first_chain: int,
-        first_step: int,
-        n_batches: int,
-        steps_per_batch: int,
-        block: int,
-        period: int,
-        careful: bool,
-        null_ratio: float,
+        stream: Stream,
+        options: FrameOptions,
         n_threads: int,
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
         """Advance chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio, growth)."""
-
-    def advance_matrix_frames(
-        self,
-        *,
-        matrices: FloatArray,
-        probabilities: FloatArray,
-        cumulative: FloatArray,
-        log_determinants: FloatArray,
-        frames: FloatArray,
-        key: StreamKey,
-        first_chain: int,
-        first_step: int,
-        n_batches: int,
-        steps_per_batch: int,
-        period: int,
-        careful: bool,
-        null_ratio: float,
-        n_threads: int,
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Do the same for chains that draw matrices of a set."""
 
     def smallest_eigenvalue(self, *, matrix: FloatArray, scale: FloatArray) -> tuple[float, FloatArray]:
         """Return an estimate from above of a symmetric matrix's smallest eigenvalue, 0 if it is not definite.

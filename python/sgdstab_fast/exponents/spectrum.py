@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast import validation
+from sgdstab_fast._core import arguments
 from sgdstab_fast._core.functions import FloatArray, StreamKey
 from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast._core.streams import FRAME_PILOTS
@@ -130,10 +131,12 @@ def lyapunov_spectrum(
     singular = bool(np.isneginf(system.step_sizes).any() or np.isneginf(system.sum_of_exponents))
     call = system.frames_call()
     task = Task(
-        function=call.name,
-        states="frames",
-        constants=call.arguments,
-        options={"careful": singular, "null_ratio": _NULL_RATIO if singular else 0.0},
+        function="advance_frames",
+        steps=call.steps,
+        metrics=arguments.FrameMetrics(call.log_determinants, columns=k),
+        options=arguments.FrameOptions(
+            block=1, period=1, careful=singular, null_ratio=_NULL_RATIO if singular else 0.0
+        ),
         records=FrameRecords,
         seconds_per_step=0.0,
         chains_per_item=1,
@@ -142,8 +145,7 @@ def lyapunov_spectrum(
     evaluated, growth, nothing = k, None, system.frame_growth(evaluated=False)
     if nothing is not None:
         evaluated = min(k, _EVALUATED)
-        task = replace(task, constants={**call.arguments, **nothing.arguments})
-        task = task.with_options(block=_block(system), evaluated=evaluated)
+        task = replace(task, metrics=task.metrics._replace(columns=evaluated)).with_options(block=_block(system))
         growth = system.frame_growth(evaluated=method == "anchored")
     if resume is None:
         most = budget.steps_per_chain(n_chains)
@@ -152,7 +154,7 @@ def lyapunov_spectrum(
         period = _pilot(system, k, slow, seed.key, task)
         # Batches of whole passes; so many steps each that the record stays small beside the frames.
         most_batches = int(np.clip(2**20 // (k * n_chains), 64, 4096))
-        n_recorded = 0 if growth is None else len(growth.arguments["diagonals"])
+        n_recorded = 0 if growth is None or growth.metrics.diagonals is None else len(growth.metrics.diagonals)
         passes = max(1, 64 // period, most // (period * most_batches))
         if growth is not None and growth.n_metrics > 0:
             # An evaluation at the end of each takes at most as long as its steps.
@@ -169,7 +171,8 @@ def lyapunov_spectrum(
         period = resume.period
     task = task.with_options(period=period)
     if growth is not None:
-        task = replace(task, constants={**task.constants, **growth.arguments})
+        metrics = growth.metrics._replace(log_determinants=call.log_determinants, columns=evaluated)
+        task = replace(task, metrics=metrics)
     done = run(
         chains,
         # About 10 multiply-adds a nanosecond, and what small blocks cost anyway, on one thread.
@@ -261,7 +264,7 @@ def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, task: Task[
     longest = min(overflow_safe_steps(system.step_sizes), 16 * max(k, 8))
     if k == 1:
         return longest
-    if task.options["careful"]:  # singular steps leave angles of 0
+    if task.options.careful:  # singular steps leave angles of 0
         return max(1, min(longest, k // 2))
     wanted = -math.log(_ANGLE if k > _SMALL_FRAME else _SMALL_FRAME_ANGLE)
     states = initial_states(key, 1, k, slow, random_share=system.random_share)
@@ -272,7 +275,7 @@ def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, task: Task[
             key=key,
             states=states,
             steps_per_batch=period,
-            records=FrameRecords.empty(1, k, task.options.get("evaluated", k), 0),
+            records=FrameRecords.empty(1, k, task.metrics.columns, 0),
             first_chain=FRAME_PILOTS.start + period,
         )
         for _ in range(1 + _PILOT_PASSES):

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sgdstab_fast._core import arguments
 from sgdstab_fast._core.functions import FloatArray, core
 from sgdstab_fast._core.streams import COMPANIONS
 from sgdstab_fast.curves.zeros import scales
@@ -131,20 +132,17 @@ def _task(
     products = panels.size * d * system.steps.rows.products_per_step
     return Task(
         function="advance_panels",
-        states="panels",
-        constants={
-            "rows": system.rows,
-            "coordinates": system.coordinates,
-            "learning_rates": panels,
-            "metrics": np.empty((0, d, d)) if anchors is None else anchors.metrics,
-            "windows": np.empty(0, dtype=np.int64) if anchors is None else anchors.windows,
-            "diagonals": diagonals,
-        },
-        options={
-            "renormalise_every": min(*map(overflow_safe_steps, determinants), MOST_BETWEEN_NORMALISATIONS),
-            "spacing": spacing,
-            "careful": any(is_nearly_singular(each) for each in determinants),
-        },
+        steps=arguments.PanelSteps(system.steps.rows.for_core, panels),
+        metrics=arguments.PanelMetrics(
+            np.empty((0, d, d)) if anchors is None else anchors.metrics,
+            None if anchors is None else anchors.windows,
+            diagonals,
+        ),
+        options=arguments.PanelOptions(
+            renormalise_every=min(*map(overflow_safe_steps, determinants), MOST_BETWEEN_NORMALISATIONS),
+            spacing=spacing,
+            careful=any(is_nearly_singular(each) for each in determinants),
+        ),
         records=PanelRecords,
         seconds_per_step=(1 + _EVALUATION_SHARE) * (2e-9 * len(panels) + 4e-11 * products),  # measured, on one thread
         chains_per_item=16,

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from sgdstab_fast._core import arguments
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast._core.streams import COMPANIONS
 from sgdstab_fast.results.chains import Chains, PopulationRecords, VectorRecords
@@ -71,7 +72,6 @@ _LEAST_BATCHES, _MOST_BATCHES = 32, 4096  # of a population
 _LONGEST_WINDOW = 1 / 4  # of a run
 _COSTLY = 1.2  # standard error with a window over the least of any
 _PIECES = 4
-_NONE = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -184,33 +184,27 @@ def population_task(
     A passive vector beside those that weights go by tells how chains mix.
     """
     n, d = system.rows.shape
-    gauge = {"gauge_gram": _NONE, "gauge_coupling": _NONE, "gauge_metric": _NONE, "gauge_diagonal": _NONE}
+    gauge = None
     seconds_per_step = 1.2e-8 + 1.5e-10 * d  # measured, on one thread
     if tilted:
         rows = system.steps.rows
-        gauge["gauge_gram"], gauge["gauge_diagonal"] = rows.gram, rows.diagonal
-        if growth.matrices.shape[0] > 0:
-            gauge["gauge_metric"], gauge["gauge_diagonal"] = growth.matrices[0], growth.arguments["diagonals"][1]
-            gauge["gauge_coupling"] = rows.couplings(growth.matrices[0])
+        gauge = arguments.Gauge(rows.gram, None, None, rows.diagonal)
+        if len(growth.matrices) > 0:
+            metric, diagonal = growth.matrices[0], growth.metrics.diagonals[1]
+            gauge = arguments.Gauge(rows.gram, rows.couplings(metric), metric, diagonal)
         seconds_per_step = 4e-8 + 3e-9 * n
     evaluated = growth if evaluate else system.no_growth
     return Task(
         function="advance_populations",
-        states="walkers",
-        constants={
-            "rows": system.rows,
-            "coordinates": system.coordinates,
-            "learning_rate": system.learning_rate,
-            **evaluated.arguments,
-            **{name: np.ascontiguousarray(array) for name, array in gauge.items()},
-        },
-        options={
-            "order": order,
-            "renormalise_every": min(overflow_safe_steps(system.log_determinants), MOST_BETWEEN_NORMALISATIONS),
-            "careful": is_nearly_singular(system.log_determinants),
-            "least_share": _LEAST_SHARE,
-            "n_passive": n_passive,
-        },
+        steps=system.vectors_call().steps,
+        metrics=arguments.PopulationMetrics(evaluated.metrics.matrices, evaluated.metrics.diagonals, gauge),
+        options=arguments.PopulationOptions(
+            order=order,
+            renormalise_every=min(overflow_safe_steps(system.log_determinants), MOST_BETWEEN_NORMALISATIONS),
+            careful=is_nearly_singular(system.log_determinants),
+            least_share=_LEAST_SHARE,
+            n_passive=n_passive,
+        ),
         records=PopulationRecords,
         seconds_per_step=seconds_per_step,
         chains_per_item=1,

@@ -28,7 +28,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast._core.functions import FloatArray, StreamKey
+from sgdstab_fast._core.arguments import FloatArray, Stream, StreamKey
 from sgdstab_fast._core.streams import first_of_product_pilot
 from sgdstab_fast.moments.populations import population_task
 from sgdstab_fast.moments.results import FiniteTimeProbability
@@ -345,7 +345,7 @@ def _products(
 
     lambda_n is below the threshold where log ||Phi_n||_2 is below the limit.
     """
-    d = task.constants["rows"].shape[1]
+    d = task.steps.rows.array.shape[1]
     first_chain, n_populations = item
     start = np.concatenate([np.eye(d).reshape(-1) / math.sqrt(trace), np.zeros(2)])
     walkers, log_growth = np.tile(start, (n_populations, size, 1)), np.zeros(n_populations)
@@ -353,7 +353,7 @@ def _products(
     while first_step < n:
         steps = min(batch, n - first_step)
         n_batches = min(max(1, piece // batch), (n - first_step) // steps)
-        walkers, records = task(Item(walkers, key, first_chain, first_step, n_batches, steps), n_threads)
+        walkers, records = task(Item(walkers, Stream(key, first_chain, first_step, n_batches, steps)), n_threads)
         first_step += n_batches * steps
         log_growth += records.log_growth.sum(axis=1)
     log_sizes = walkers[:, :, -1].copy()

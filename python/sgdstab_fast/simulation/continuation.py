@@ -18,7 +18,7 @@ from sgdstab_fast.systems.system import System
 def recording_task(system: System, growth: Growth, spacing: int, orthonormalise_every: int) -> Task[VectorRecords]:
     """Return the task that records the direction, and growth, after every batch of `spacing` steps."""
     task = vectors_task(system, growth, spacing=spacing)
-    every = min(task.options["renormalise_every"], orthonormalise_every)
+    every = min(task.options.renormalise_every, orthonormalise_every)
     seconds = 2 * task.seconds_per_step + growth.seconds_per_evaluation / spacing
     return replace(task.with_options(renormalise_every=every, record=True), seconds_per_step=seconds)
 

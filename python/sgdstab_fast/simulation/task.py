@@ -6,13 +6,14 @@ the task alone. So where a run is cut into calls, and who makes them, changes no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray, StreamKey, core
+from sgdstab_fast._core import arguments
+from sgdstab_fast._core.functions import FloatArray, core
 from sgdstab_fast.results.chains import Chains, Records
 from sgdstab_fast.simulation.looks import pieces
 from sgdstab_fast.simulation.workers import Workers
@@ -22,11 +23,7 @@ class Item(NamedTuple):
     """Some chains, and how far they go."""
 
     states: FloatArray
-    key: StreamKey
-    first_chain: int
-    first_step: int
-    n_batches: int
-    steps_per_batch: int
+    stream: arguments.Stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +31,12 @@ class Task(Generic[Records]):
     """A function of the core that advances chains, and what it is called with whatever the chains; pure, to be sent."""
 
     function: str
-    states: str
-    """The name of its argument for the states."""
-    constants: Mapping[str, Any]
-    """What a step does, and metrics: large, and the same throughout a run."""
-    options: Mapping[str, Any]
+    steps: Any
+    """What a step does, a tuple of `_core.arguments`; large and the same throughout a run, as metrics are."""
+    metrics: Any
+    """What growth is evaluated in."""
+    options: Any
+    """A tuple too, with a field for each."""
     records: type[Records]
     """What chains record."""
     seconds_per_step: float
@@ -48,21 +46,12 @@ class Task(Generic[Records]):
 
     def with_options(self, **options: Any) -> Task[Records]:
         """Return the task with some options changed."""
-        return replace(self, options={**self.options, **options})
+        return replace(self, options=self.options._replace(**options))
 
     def __call__(self, item: Item, n_threads: int) -> tuple[FloatArray, Records]:
         """Advance the chains of an item, and return their states, in place of the old ones, and what they recorded."""
-        states, *records = getattr(core, self.function)(
-            **self.constants,
-            **self.options,
-            **{self.states: item.states},
-            key=item.key,
-            first_chain=item.first_chain,
-            first_step=item.first_step,
-            n_batches=item.n_batches,
-            steps_per_batch=item.steps_per_batch,
-            n_threads=n_threads,
-        )
+        function = getattr(core, self.function)
+        states, *records = function(self.steps, self.metrics, item.states, item.stream, self.options, n_threads)
         return states, self.records(*records)
 
 
@@ -85,7 +74,10 @@ def advance(
     for n in pieces(n_batches, seconds):
         first_step = chains.next_step + done * chains.steps_per_batch
         items = [
-            Item(states[c : c + size], chains.key, chains.first_chain + c, first_step, n, chains.steps_per_batch)
+            Item(
+                states[c : c + size],
+                arguments.Stream(chains.key, chains.first_chain + c, first_step, n, chains.steps_per_batch),
+            )
             for c in range(0, chains.n_chains, size)
         ]
         found = list(workers.map(task, items))

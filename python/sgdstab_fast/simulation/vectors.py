@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray, VectorOptions
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.task import Task
@@ -70,10 +70,10 @@ def vectors_task(system: System, growth: Growth, *, spacing: int = 1) -> Task[Ve
     call = system.vectors_call()
     every = min(overflow_safe_steps(system.step_sizes), MOST_BETWEEN_NORMALISATIONS)
     return Task(
-        function=call.name,
-        states="vectors",
-        constants={**call.arguments, **growth.arguments},
-        options={"renormalise_every": every, "spacing": spacing, "record": False},
+        function="advance_vectors",
+        steps=call.steps,
+        metrics=growth.metrics,
+        options=VectorOptions(every, spacing, call.careful, record=False),
         records=VectorRecords,
         seconds_per_step=call.seconds_per_step,
         chains_per_item=_VECTORS_PER_EVALUATION if growth.size > 0 else _VECTORS_PER_ITEM,

@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from sgdstab_fast._core import arguments
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.operators.drawn_units import Draws
 from sgdstab_fast.operators.matrices import MatrixMoments, SecondMomentsOfMatrices
@@ -76,28 +76,21 @@ class BatchSteps:
         return np.array([growth, max(-self.recurrence.log_determinant, 1e-12)])
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def for_core(self) -> arguments.BatchSteps:
         """What the core is told."""
-        as_it_is = self.law.is_single or self.rows.array.size > _MOST_COPIED
-        return {
-            "rows": self.rows.array if as_it_is else self.rows.aligned,
-            "coordinates": self.rows.coordinates,
-            "learning_rate": self.learning_rate,
-            "free": self.recurrence.free,
-            "readout": self.recurrence.readout,
-            "log_determinant": self.recurrence.log_determinant,
-            "feedback": self.recurrence.feedback,
-            **self.law.core_arguments,
-        }
+        rows = self.rows.for_core
+        if not self.law.is_single and self.rows.array.size <= _MOST_COPIED:
+            rows = rows._replace(array=self.rows.aligned)
+        return arguments.BatchSteps(rows, self.learning_rate, self.law.for_core, self.recurrence.for_core)
 
     def vectors_call(self) -> Call:
         """Return what advances vectors."""
         work = (self.rows_per_step + 3 * (self.recurrence.levels - 1)) * self.rows.rank
-        return Call("advance_sampled_vectors", self.arguments, 2e-8 + 3e-9 * self.rows_per_step + 1e-10 * work)
+        return Call(self.for_core, 2e-8 + 3e-9 * self.rows_per_step + 1e-10 * work)
 
     def frames_call(self) -> Call:
         """Return what advances frames."""
-        return Call("advance_frames", {**self.arguments, "log_determinants": np.empty(0)}, 0.0)
+        return Call(self.for_core, 0.0)
 
     @property
     def rows_per_step(self) -> float:
@@ -108,17 +101,13 @@ class BatchSteps:
         """Return growth in metrics, each of shape (d, d) and positive definite."""
         n, rank, d, size = len(self.rows), self.rows.rank, self.dimension, len(metrics)
         n_trials = self._n_trials if size and self.law.batch_size > 1 else 0
-        arguments = {
-            "metrics": np.array(metrics).reshape(size, d, d),
-            "couplings": np.array([self.rows.couplings(each[:rank, :rank]) for each in metrics]).reshape(size, n, n),
-            "probabilities": self.law.unit_probabilities,
-            "n_trials": n_trials,
-        }
+        couplings = np.array([self.rows.couplings(each[:rank, :rank]) for each in metrics]).reshape(size, n, n)
+        matrices = np.array(metrics).reshape(size, d, d)
         products = n * rank + size * (2 * d * d + 3 * n * n)
         trials = n_trials * size * self.rows_per_step**2
         return Growth(
             matrices=np.array(metrics[1:]).reshape(-1, d, d),
-            arguments=arguments,
+            metrics=arguments.BatchMetrics(matrices, couplings, self.law.unit_probabilities, n_trials),
             size=size * (3 if n_trials else 1),
             seconds_per_evaluation=1e-7 + 6e-11 * products + 1.6e-9 * trials,
             first=metrics[0] if metrics else None,
@@ -168,9 +157,7 @@ class BatchSteps:
 
     def frame_growth(self, *, evaluated: bool) -> FrameGrowth:
         """Return that the growth of frames is not evaluated."""
-        n, d = self.rows.array.shape
-        shapes = {"roots": (0, d, d), "gradients": (0, n, d), "images": (0, n, d), "diagonals": (0, n)}
-        return FrameGrowth({name: np.empty(shape) for name, shape in shapes.items()})
+        return FrameGrowth(arguments.FrameMetrics())
 
     def _growth_of_units(self) -> FloatArray:
         """Return max(1, (1 - eta trace K_uu)^2) for every unit: how much a step on it may multiply squared norms."""

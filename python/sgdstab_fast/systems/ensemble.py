@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast import validation
+from sgdstab_fast._core import arguments
 from sgdstab_fast._core.functions import FloatArray, core
 from sgdstab_fast.operators.matrices import MatrixMoments
 from sgdstab_fast.systems.growth import Growth
@@ -31,7 +32,6 @@ _LARGEST_METRIC = 128  # dimension with a mean-square metric
 _FLOOR = 1e-9  # of the identity, in it
 _FEW_DIMENSIONS, _FEW_MATRICES, _ELONGATION = 4, 64, 4.0
 _LARGEST_ENTRY = 1e60  # and the smallest of what is not 0, so that squares of quotients are numbers
-_NONE = np.empty(0)
 
 
 class MatrixEnsemble(System):
@@ -126,9 +126,9 @@ class MatrixEnsemble(System):
         return MatrixMoments(self._matrices, self._probabilities)
 
     @property
-    def _cumulative(self) -> FloatArray:
+    def _cumulative(self) -> FloatArray | None:
         equal = (self._probabilities == self._probabilities[0]).all()
-        return _NONE if equal else cumulative(self._probabilities)
+        return None if equal else cumulative(self._probabilities)
 
     def vectors_call(self) -> Call:
         """Return what advances vectors."""
@@ -136,18 +136,13 @@ class MatrixEnsemble(System):
         padded = np.zeros((n, -(-d // lanes) * lanes, d))
         padded[:, :d] = self._matrices
         panels = aligned(padded.reshape(n, -1, lanes, d).transpose(0, 1, 3, 2))
-        arguments = {"panels": panels, "probabilities": self._probabilities, "cumulative": self._cumulative}
-        return Call("advance_matrix_vectors", arguments, 1e-8 + 1e-10 * padded[0].size)
+        steps = arguments.MatrixSet(panels, None, self._probabilities, self._cumulative)
+        return Call(steps, 1e-8 + 1e-10 * padded[0].size)
 
     def frames_call(self) -> Call:
         """Return what advances frames."""
-        arguments = {
-            "matrices": self._matrices,
-            "probabilities": self._probabilities,
-            "cumulative": self._cumulative,
-            "log_determinants": self.log_determinants,
-        }
-        return Call("advance_matrix_frames", arguments, 0.0)
+        steps = arguments.MatrixSet(None, self._matrices, self._probabilities, self._cumulative)
+        return Call(steps, 0.0, log_determinants=self.log_determinants)
 
     def growth_in(self, metrics: list[FloatArray], covariance: FloatArray | None = None) -> Growth:
         """Return growth in metrics M = R^T R, from the norms of R A_i v."""
@@ -155,10 +150,9 @@ class MatrixEnsemble(System):
         log_scale = math.floor(math.log2(max(float(np.abs(self._matrices).max()), 1e-300)))
         every = np.concatenate([np.eye(d)[None], np.ldexp(self._matrices, -log_scale)])
         roots = np.array([np.linalg.cholesky(metric).T @ every for metric in metrics]).reshape(size, n + 1, d, d)
-        arguments = {"roots": roots, "log_scale": log_scale * math.log(2)}
         return Growth(
             matrices=np.array(metrics[1:]).reshape(-1, d, d),
-            arguments=arguments,
+            metrics=arguments.MatrixMetrics(roots, log_scale * math.log(2)),
             size=size,
             seconds_per_evaluation=1e-7 + size * n * (1e-9 + 5e-11 * d * d),
             first=metrics[0] if metrics else None,

@@ -14,11 +14,10 @@ happens to be. So that component q . v is set to its root mean square, and the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray, FrameMetrics
 
 # Beyond this dimension the decompositions cost more than a run with the norm of K alone.
 LARGEST_DIMENSION = 2048
@@ -31,8 +30,8 @@ class Growth:
 
     matrices: FloatArray
     """All metrics but the first, shape (n_metrics - 1, dimension, dimension)."""
-    arguments: Mapping[str, Any]
-    """What the core is told, besides what it takes to advance vectors."""
+    metrics: Any
+    """What the core is told of them, a tuple of `_core.arguments`."""
     size: int
     """Results of an evaluation, which all have the exponent as their mean; 0 if growth is not evaluated."""
     seconds_per_evaluation: float
@@ -46,8 +45,7 @@ class Growth:
 class FrameGrowth(NamedTuple):
     """How the core evaluates the growth of frames."""
 
-    arguments: Mapping[str, Any]
-    """Of metrics M = L L^T, the norm of K among them: L^T, K L^-T, L and M_ii in gram coordinates, and L^T, F L^-T, F L
-    and f_i . M f_i in factor coordinates; of shape (0, ...) where it is not evaluated."""
+    metrics: FrameMetrics
+    """What the core is told of metrics, the norm of K among them; of none where growth is not evaluated."""
     n_metrics: int = 0
     """Metrics that an evaluation is to take the time of."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sgdstab_fast._core import arguments
 from sgdstab_fast._core.functions import Coordinates, FloatArray
 from sgdstab_fast.systems.decomposition import SpectralDecomposition, decomposition_of_factor
 from sgdstab_fast.validation import row_blocks
@@ -52,6 +53,11 @@ class Rows:
     def rank(self) -> int:
         """The rank of K, of all directions that move."""
         return int(self.array.shape[1])
+
+    @property
+    def for_core(self) -> arguments.Rows:
+        """What the core is told."""
+        return arguments.Rows(self.array, self.coordinates)
 
     @cached_property
     def gram(self) -> FloatArray:

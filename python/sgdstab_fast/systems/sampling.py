@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast import validation
+from sgdstab_fast._core import arguments
 from sgdstab_fast._core.functions import FloatArray
 
 IntArray = NDArray[np.int64]
 
 SAMPLINGS = ("iid", "with_replacement", "epoch", "cyclic")
 _NO_ROWS: IntArray = np.empty(0, dtype=np.int64)
-_NO_PROBABILITIES = np.empty(0)
 _SUM = 1e-9  # of probabilities, from 1
 
 
@@ -110,17 +110,16 @@ class Law:
         return replace(self, offsets=np.cumsum([0, *map(len, kept)]), members=np.concatenate(kept))
 
     @property
-    def core_arguments(self) -> dict[str, Any]:
+    def for_core(self) -> arguments.Law:
         """What the core is told."""
-        probabilities = self.probabilities
-        return {
-            "sampling": self.sampling,
-            "batch_size": self.batch_size,
-            "n_units": self.n_units,
-            "cumulative": _NO_PROBABILITIES if probabilities is None else cumulative(probabilities),
-            "offsets": np.ascontiguousarray(self.offsets, dtype=np.int64),
-            "members": np.ascontiguousarray(self.members, dtype=np.int64),
-        }
+        return arguments.Law(
+            self.sampling,
+            self.batch_size,
+            self.n_units,
+            None if self.probabilities is None else cumulative(self.probabilities),
+            np.ascontiguousarray(self.offsets, dtype=np.int64),
+            np.ascontiguousarray(self.members, dtype=np.int64),
+        )
 
     @property
     def n_batches(self) -> float:

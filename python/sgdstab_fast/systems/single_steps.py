@@ -17,6 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
+from sgdstab_fast._core import arguments
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSolution
 from sgdstab_fast.results.warnings import warn
@@ -71,17 +72,12 @@ class SingleSteps(BatchSteps):
 
     def vectors_call(self) -> Call:
         """Return what advances vectors."""
-        arguments = {
-            "rows": self.rows.array,
-            "coordinates": self.rows.coordinates,
-            "learning_rate": self.learning_rate,
-            "careful": self.is_nearly_singular,
-        }
-        return Call("advance_vectors", arguments, 1e-8 + 1.3e-10 * self.rows.rank)
+        steps = arguments.SingleSteps(self.rows.for_core, self.learning_rate)
+        return Call(steps, 1e-8 + 1.3e-10 * self.rows.rank, self.is_nearly_singular)
 
     def frames_call(self) -> Call:
         """Return what advances frames."""
-        return Call("advance_frames", {**self.arguments, "log_determinants": self.log_determinants}, 0.0)
+        return Call(self.for_core, 0.0, log_determinants=self.log_determinants)
 
     def exact_exponents(self) -> ExactExponents | None:
         """Return None: they take simulation."""
@@ -129,7 +125,7 @@ class SingleSteps(BatchSteps):
         n, d, size = diagonals.shape[1], matrices.shape[1], len(diagonals)
         return Growth(
             matrices=matrices,
-            arguments={"metrics": matrices, "diagonals": diagonals},
+            metrics=arguments.SingleMetrics(matrices, diagonals),
             size=size,
             seconds_per_evaluation=float(1e-7 + 5e-11 * (n * d + matrices.size) + 1e-9 * size * n),
             covariance=covariance,
@@ -181,7 +177,7 @@ class SingleSteps(BatchSteps):
         own = part.growth() if part.dimension > 1 else part.no_growth
         diagonals = np.zeros((max(own.size, 1), len(self.rows)))
         diagonals[0] = self.rows.diagonal
-        diagonals[1:, rows] = own.arguments["diagonals"][1:]
+        diagonals[1:, rows] = own.metrics.diagonals[1:]
         return own, self.growth_with(embedding.T @ own.matrices @ embedding, diagonals)
 
     def frame_growth(self, *, evaluated: bool) -> FrameGrowth:
@@ -200,13 +196,13 @@ class SingleSteps(BatchSteps):
                 diagonals.append(self.rows.squared_norms(matrix))
         except np.linalg.LinAlgError:
             return super().frame_growth(evaluated=False)._replace(n_metrics=1 + len(others))
-        arguments = {
-            "roots": np.array(roots),
-            "gradients": np.array(gradients),
-            "images": np.array(images),
-            "diagonals": np.array(diagonals),
-        }
-        return FrameGrowth(arguments, 1 + len(others))
+        metrics = arguments.FrameMetrics(
+            roots=np.array(roots),
+            gradients=np.array(gradients),
+            images=np.array(images),
+            diagonals=np.array(diagonals),
+        )
+        return FrameGrowth(metrics, 1 + len(others))
 
 
 def mean_square(rows: Rows, learning_rate: float, decomposition: SpectralDecomposition | None) -> MeanSquare:

@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray, Steps
 from sgdstab_fast.operators.matrices import MatrixMoments
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
@@ -32,12 +32,15 @@ MEAN_SQUARE_TOLERANCE = 1e-11  # of second moments; the exponent's error is quad
 
 
 class Call(NamedTuple):
-    """A function of the core and what the system tells it; estimators add states, streams and counts."""
+    """What the core is told of steps; estimators add states, streams and options."""
 
-    name: str
-    arguments: dict[str, Any]
+    steps: Steps
     seconds_per_step: float
-    """Measured, on one thread."""
+    """Of a vector, measured on one thread; 0 for frames."""
+    careful: bool = True
+    """Whether steps of vectors are taken one by one: a few may shrink one by many orders."""
+    log_determinants: FloatArray | None = None
+    """Of the step on each example, or of each matrix; None where batches have others."""
 
 
 class Outcomes(NamedTuple):

@@ -84,7 +84,6 @@ class FrameWorker<MatrixSet> {
   struct Metrics {
     FrameMetrics frames;
     const double* log_determinants;  // of every matrix
-    const double* matrices;          // count x size x size, row-major
   };
 
   FrameWorker(const MatrixSet& set, const Metrics& metrics, Index k, Index)
@@ -97,7 +96,7 @@ class FrameWorker<MatrixSet> {
     for (Index j = 0; j < n_steps; ++j) {
       const auto i = static_cast<Index>(draws_.units(j)[0]);
       image_.setZero();
-      accumulate_product<ColMajor, ColMajor>(k, d, d, 1, v.data(), v.outerStride(), metrics_.matrices + i * d * d, d,
+      accumulate_product<ColMajor, ColMajor>(k, d, d, 1, v.data(), v.outerStride(), set_.matrices + i * d * d, d,
                                              image_.data(), k, products_);
       v = image_;
       log_determinant += metrics_.log_determinants[i];

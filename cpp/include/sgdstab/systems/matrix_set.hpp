@@ -1,7 +1,8 @@
 // Matrix sets: any finite set of real matrices, each drawn with its probability.
 //
-// A matrix is stored as panels of kLanes rows at a time, transposed: entry (j, lane) of panel p is A(kLanes p + lane,
-// j), zero beyond the last row, so that A v is a sum of columns.
+// For vectors a matrix is stored as panels of kLanes rows at a time, transposed: entry (j, lane) of panel p is A(kLanes
+// p
+// + lane, j), zero beyond the last row, so that A v is a sum of columns. Frames take it as it is.
 #pragma once
 
 #include "sgdstab/base/panel.hpp"
@@ -11,7 +12,8 @@ namespace sgdstab {
 
 struct MatrixSet {
   Index count, size;            // matrices, and their dimension
-  const double* panels;         // count x n_panels x size x kLanes
+  const double* panels;         // count x n_panels x size x kLanes, for vectors
+  const double* matrices;       // count x size x size, row-major, for frames
   const double* probabilities;  // count
   const double* cumulative;     // of the probabilities; nullptr if they are all the same
 
