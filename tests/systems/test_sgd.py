@@ -145,3 +145,14 @@ def test_other_bad_arguments():
 def test_a_gram_too_small_to_compute_with_is_refused():
     with pytest.raises(ValueError, match="gram is too small to compute with: its diagonal reaches 5e-310"):
         sf.LinearizedSGD(K4 * 1e-310, 0.3)
+
+
+@pytest.mark.parametrize("n", [100, 400])
+def test_rounding_of_a_matrix_of_low_rank_is_neither_rank_nor_indefinite(n):
+    """Eigenvalues of a matrix of rank one are off by some n/20 units of the precision of the largest, more or less."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        root = np.exp(rng.normal(0, 0.25, n))
+        assert sf.LinearizedSGD(np.outer(root, root), 0.1).dimension == 1
+        features = rng.standard_normal((n, 3))
+        assert sf.LinearizedSGD(features @ features.T + 5, 0.1).dimension == 4
