@@ -206,7 +206,7 @@ def rows_of_gram(gram: FloatArray, precision: float) -> Rows:
         )
     scaled = gram[np.ix_(active, active)] / scale[active] / scale[active, None]
     eigenvalues, vectors = np.linalg.eigh(scaled)
-    # Examples that are nearly copies of each other have eigenvalues up to n. Rounding goes with the largest, and with n:
+    # Examples that are nearly copies of each other have eigenvalues up to n. Rounding goes with the largest and with n:
     # of matrices of rank one some builds of LAPACK leave eigenvalues between -n/15 and n/24 units of precision.
     rounding = max(noise, max(4, n / 16) * precision * eigenvalues[-1])
     if eigenvalues[0] < -max(10 * noise, 2 * rounding):
