@@ -81,7 +81,9 @@ class BatchSteps:
         rows = self.rows.for_core
         if not self.law.is_single and self.rows.array.size <= _MOST_COPIED:
             rows = rows._replace(array=self.rows.aligned)
-        return arguments.BatchSteps(rows, self.learning_rate, self.law.for_core, self.recurrence.for_core)
+        memory = self.recurrence
+        recurrence = arguments.Recurrence(memory.free, memory.readout, memory.log_determinant, memory.feedback)
+        return arguments.BatchSteps(rows, self.learning_rate, self.law.for_core, recurrence)
 
     def vectors_call(self) -> Call:
         """Return what advances vectors."""

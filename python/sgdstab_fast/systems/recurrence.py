@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast import validation
-from sgdstab_fast._core import arguments
 from sgdstab_fast._core.functions import FloatArray
 
 
@@ -87,11 +86,6 @@ class Recurrence:
         It is 0 where gradients do not change volumes.
         """
         return float(self.readout @ np.linalg.solve(self.free, np.eye(self.levels)[0]))
-
-    @property
-    def for_core(self) -> arguments.Recurrence:
-        """What the core is told."""
-        return arguments.Recurrence(self.free, self.readout, self.log_determinant, self.feedback)
 
     def along(self, curvature: float) -> FloatArray:
         """Return F - curvature e_1 h^T: a full step where the learning rate times the curvature is `curvature`."""
