@@ -77,3 +77,23 @@ def test_resuming_leaves_the_earlier_result_alone():
         budget(sf.LinearizedSGD(K4, 0.31), 300_000, resume=first)
     with pytest.raises(TypeError, match="resume must be a LyapunovExponent"):
         budget(system, 300_000, resume=3.5)
+
+
+def test_a_closed_form_does_not_go_on_from_another_system_either():
+    full, other = (sf.LinearizedSGD(gram, 0.3, len(gram)) for gram in (K4, K4 + np.eye(4)))
+    for estimate in (sf.lyapunov_exponent, sf.lyapunov_spectrum):
+        known = estimate(full)
+        assert known.stopped_by == "closed form"
+        assert estimate(full, resume=known).exponent == known.exponent  # there is nothing to add
+        with pytest.raises(ValueError, match="resume must come from this system"):
+            estimate(other, resume=known)
+    number, another = sf.LinearizedSGD([[2.0]], 0.3), sf.LinearizedSGD([[2.5]], 0.3)
+    with pytest.raises(ValueError, match="resume must come from this system"):
+        sf.lyapunov_exponent(another, resume=sf.lyapunov_exponent(number))
+
+
+def test_what_does_not_fit_is_told_apart():
+    system = sf.LinearizedSGD(K4, 0.3)
+    two = sf.lyapunov_spectrum(system, 2, rtol=0, max_steps=4000, rng=1)
+    with pytest.raises(ValueError, match=r"resume must have states of shape \(4, 3\), not \(4, 2\)"):
+        sf.lyapunov_spectrum(system, 3, resume=two, max_steps=8000)

@@ -18,7 +18,13 @@ from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Options
-from sgdstab_fast.simulation.outcome import closed_form_attributes, common_attributes, resumed, warn_of_trouble
+from sgdstab_fast.simulation.outcome import (
+    closed_form_attributes,
+    common_attributes,
+    require_own,
+    resumed,
+    warn_of_trouble,
+)
 from sgdstab_fast.simulation.run import known_sign, run
 from sgdstab_fast.simulation.starts import initial_states, initial_vectors
 from sgdstab_fast.simulation.task import Task, advance
@@ -34,6 +40,11 @@ from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
 from sgdstab_fast.systems.system import ExactExponents, Part, System, require_system
 
 METHODS = ("anchored", "average")
+_STEPS_PER_BATCH = 512  # of averages
+_MAX_BATCHES = 4096  # a chain; longer budgets get longer batches
+_PILOT_CHAINS, _PILOT_EVALUATIONS, _PILOT_GROUPS, _PILOT_SHARE = 64, 32, 4, 1 / 16
+_NOISE = 0.1  # of an autocorrelation
+_LONGEST_SPACING = 16  # times N
 _ROUNDING = 1e-14  # of bounds
 
 
@@ -107,8 +118,8 @@ def lyapunov_exponent(
     require_system(system)
     validation.choice(method, "method", METHODS)
     options = options_of(lyapunov_exponent, keywords, method=method, sign_confidence=sign_confidence)
-    if resume is not None and not isinstance(resume, LyapunovExponent):
-        raise TypeError(f"resume must be a LyapunovExponent, not {type(resume).__name__}")
+    if resume is not None:
+        require_own(resume, LyapunovExponent, system)
     return estimate_exponent(system, options, resume)
 
 
@@ -133,8 +144,6 @@ def _of_parts(
     An exponent lies between the mean of the block's exponents and Lambda(2)/2: blocks that cannot be the largest are
     left out.
     """
-    if resume is not None and resume.provenance["system"] != system.fingerprint:
-        raise ValueError(f"resume must come from this system, {system.fingerprint}, not {resume.provenance['system']}")
     known = resume.parts if resume is not None else {}
     if resume is not None:
         options = replace(options, seed=seed_of(resume.provenance))
@@ -203,21 +212,6 @@ def _largest(results: dict[int, LyapunovExponent], system: System) -> LyapunovEx
 
 def _sign(signs: list[int]) -> int:
     return 1 if 1 in signs else 0 if 0 in signs else -1
-
-
-_STEPS_PER_BATCH = 512  # of averages
-
-
-_MAX_BATCHES = 4096  # a chain; longer budgets get longer batches
-
-
-_PILOT_CHAINS, _PILOT_EVALUATIONS, _PILOT_GROUPS, _PILOT_SHARE = 64, 32, 4, 1 / 16
-
-
-_NOISE = 0.1  # of an autocorrelation
-
-
-_LONGEST_SPACING = 16  # times N
 
 
 def simulate(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,13 @@ from sgdstab_fast.results.chains import Chains, FrameRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
-from sgdstab_fast.simulation.outcome import closed_form_attributes, common_attributes, resumed, warn_of_trouble
+from sgdstab_fast.simulation.outcome import (
+    closed_form_attributes,
+    common_attributes,
+    require_own,
+    resumed,
+    warn_of_trouble,
+)
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_states
 from sgdstab_fast.simulation.task import Task, advance
@@ -125,7 +130,10 @@ def lyapunov_spectrum(
     validation.choice(method, "method", METHODS)
     options = options_of(lyapunov_spectrum, keywords, method=method, rtol=rtol, atol=atol, max_steps=max_steps)
     budget, n_chains, seed = options.budget, options.n_chains, options.seed
-    known = None if resume is not None or method == "average" else system.exact_exponents()
+    if resume is not None:
+        require_own(resume, LyapunovSpectrum, system)
+    goes_on = resume is not None and resume.chains is not None
+    known = None if goes_on or method == "average" else system.exact_exponents()
     if known is not None and known.exponents.size >= k:
         return _known(system, k, known, seed)
     singular = bool(np.isneginf(system.step_sizes).any() or np.isneginf(system.sum_of_exponents))
@@ -141,7 +149,7 @@ def lyapunov_spectrum(
         seconds_per_step=0.0,
         chains_per_item=1,
     )
-    method = method if resume is None else _method(resume)
+    method = method if resume is None else str(resume.provenance["method"])
     evaluated, growth, nothing = k, None, system.frame_growth(evaluated=False)
     if nothing is not None:
         evaluated = min(k, _EVALUATED)
@@ -215,11 +223,6 @@ def _known(system: System, k: int, known: ExactExponents, seed: Seed) -> Lyapuno
         sum_rule_error=0.0 if complete else None,
         **closed_form_attributes(system, seed),
     )
-
-
-def _method(resume: Any) -> str:
-    """Return the method of an earlier result; of anything else any will do, it is refused later on."""
-    return str(resume.provenance["method"]) if isinstance(resume, LyapunovSpectrum) else METHODS[0]
 
 
 def _estimate(chains: Chains[FrameRecords]) -> Estimate:

@@ -19,18 +19,24 @@ _NOTEWORTHY = 1e-2  # a relative standard error
 _ROUNDING = 100  # times what rounding does to one evaluation
 
 
-def resumed(result: Any, kind: type, system: System, shape: tuple[int, ...]) -> tuple[Chains[Any], Any]:
-    """Return the chains and the provenance of an earlier result, if it is of the right kind and shape."""
+def require_own(result: Any, kind: type, system: System) -> None:
+    """Refuse to go on from what is not an earlier result of this kind for this system."""
     if not isinstance(result, kind):
         raise TypeError(f"resume must be a {kind.__name__}, not {type(result).__name__}")
-    chains: Chains[Any] | None = result.chains  # type: ignore[attr-defined]
     known = result.provenance["system"]  # type: ignore[attr-defined]
-    if chains is None or chains.states.shape[1:] != shape or known != system.fingerprint:
-        raise ValueError(
-            f"resume must come from this system, {system.fingerprint} with states of shape {shape}, not from {known}"
-            + ("" if chains is None else f" with {chains.states.shape[1:]}")
-        )
-    return chains.copy(), result.provenance  # type: ignore[attr-defined]
+    if known != system.fingerprint:
+        raise ValueError(f"resume must come from this system, {system.fingerprint}, not from {known}")
+
+
+def resumed(result: Any, kind: type, system: System, shape: tuple[int, ...]) -> tuple[Chains[Any], Any]:
+    """Return the chains and the provenance of an earlier result, if it is of the right kind and shape."""
+    require_own(result, kind, system)
+    chains: Chains[Any] | None = result.chains
+    if chains is None:
+        raise ValueError("resume must have taken steps to go on from: this result is a closed form")
+    if chains.states.shape[1:] != shape:
+        raise ValueError(f"resume must have states of shape {shape}, not {chains.states.shape[1:]}")
+    return chains.copy(), result.provenance
 
 
 def warn_of_trouble(budget: Budget, done: Run[Any]) -> None:
