@@ -27,7 +27,8 @@ from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
 LARGEST_RANK = 1024  # of a K whose mean-square threshold costs little next to a search
 _SCAN_OF_MEANS = 1.01  # ratio of learning rates tried for the upper bound
 _SCAN = 1.02  # ratio of learning rates at which what is computed is looked at for a change of sign
-_FARTHEST = 2.0**20  # times the first
+FARTHEST = 2.0**20  # times the first
+AGREEING = 1e-12  # relative distance of bounds that are the same
 _EPS = float(np.finfo(float).eps)
 _FEW_DETERMINANTS = 512
 _REST = 1e-12  # of an exponent that is 0
@@ -130,7 +131,7 @@ def _first_change(function: Callable[[float], float], start: float) -> float:
     before, after_ = start, start
     while not (value := function(after_ := before * _SCAN)) > _REST:
         before = after_
-        if after_ > _FARTHEST * start:
+        if after_ > FARTHEST * start:
             return math.inf
     if not math.isfinite(value) or not math.isfinite(at_before := function(before)):
         return bisected(function, before, after_)
@@ -159,6 +160,6 @@ def _sum_zero(system: LinearizedSGD, least: float) -> float:
     before = least
     while not (value := mean(before * _SCAN)) > _REST:
         before *= _SCAN
-        if math.isnan(value) or before > _FARTHEST * least:
+        if math.isnan(value) or before > FARTHEST * least:
             return math.inf
     return bisected(mean, before, before * _SCAN)

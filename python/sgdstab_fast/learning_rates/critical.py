@@ -25,7 +25,7 @@ from sgdstab_fast._core.streams import first_of_panel
 from sgdstab_fast.curves.zeros import Zero, first_zero
 from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
-from sgdstab_fast.exact.zeros import bounds_of_zero, exact_zero, mean_square_zero
+from sgdstab_fast.exact.zeros import AGREEING, bounds_of_zero, exact_zero, mean_square_zero
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
 from sgdstab_fast.learning_rates.panels import (
     N_LANES,
@@ -38,11 +38,10 @@ from sgdstab_fast.learning_rates.panels import (
     joined,
     run_panels,
 )
-from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
 from sgdstab_fast.learning_rates.search import search
 from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import after, reporter
@@ -56,7 +55,6 @@ from sgdstab_fast.systems.system import Part, System
 
 _RTOL, _RTOL_OF_SEARCH = 2e-5, 1e-3
 _CRITERIA = ("gd", "mean-square", "almost-sure")
-_EXACT = 1e-12  # relative distance of bounds that are the same
 _FINE = 8  # standard errors between neighbours at which a panel has done its work
 _LEAST_CHAINS = 8  # fewer do not know their error bar well enough to stop by it
 _SURE = 4.0  # standard errors
@@ -219,7 +217,7 @@ def _almost_sure(system: LinearizedSGD, options: Options) -> CriticalLearningRat
     to_search = [
         index
         for index, (low, high) in enumerate(bounds)
-        if low < highest and high - low > 2 * max(_EXACT * low, options.budget.rtol * low, options.budget.atol)
+        if low < highest and high - low > 2 * max(AGREEING * low, options.budget.rtol * low, options.budget.atol)
     ]
     its = options.for_parts(len(to_search))
     with reporter(options.progress, options.budget.max_steps, "critical learning rate") as report:
@@ -230,7 +228,7 @@ def _almost_sure(system: LinearizedSGD, options: Options) -> CriticalLearningRat
                 found.append(_search(block, families[index], low, high, its_own))
             elif high == highest:
                 made_of = provenance(options.seed, "closed form", system.fingerprint)
-                if high <= low * (1 + _EXACT):
+                if high <= low * (1 + AGREEING):
                     one = block.system.dimension == 1
                     reason = "lambda is a mean of logarithms" if one else "bounds from below and above agree"
                     found.append(known_rate(high, "almost-sure", reason, made_of))
@@ -247,11 +245,7 @@ def _almost_sure(system: LinearizedSGD, options: Options) -> CriticalLearningRat
         converged=all(each.converged for each in found),
         provenance={**found[index].provenance, "system": system.fingerprint},
     )
-    if options.budget.has_tolerance and not result.converged:
-        warn(
-            f"max_steps={options.budget.max_steps} ended the search at {result.value:.6g} +- "
-            f"{result.standard_error:.1g}, short of rtol={options.budget.rtol:g} and atol={options.budget.atol:g}"
-        )
+    warn_if_short(result, options.budget)
     return result
 
 

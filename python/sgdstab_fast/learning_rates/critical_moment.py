@@ -23,18 +23,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
-from sgdstab_fast.exact.zeros import bounds_of_zero, mean_square_zero
+from sgdstab_fast.exact.zeros import AGREEING, FARTHEST, bounds_of_zero, mean_square_zero
 from sgdstab_fast.learning_rates.panels import family_of
-from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
 from sgdstab_fast.moments.moments import moment_family
 from sgdstab_fast.moments.results import OrderMoment
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress, after, reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
 
-_EXACT = 1e-12  # relative, of bounds that agree and of zeros of what is computed
 _COARSE_SHARE = 1 / 32  # of the budget, for a step of the search
 _COARSE_TOLERANCE = 0.05  # relative to Lambda
 _MOST_SECANTS, _MOST_TRIPLES = 20, 6
@@ -43,7 +41,6 @@ _SURE = 3.0  # standard errors
 _APART = 4.0  # distance of learning rates, in errors of the zero
 _WIDEST, _NARROWEST = 0.02, 1e-4  # the same, relative
 _SPARE = 1.5  # by which Lambda is better known than the tolerance asks for
-_FARTHEST = 2.0**20  # times the lower bound
 _FACTOR, _FINE_FACTOR = 1.5, 1.1  # between learning rates on the way to the other sign: simulated, computed
 
 
@@ -98,7 +95,7 @@ def critical_moment(system: LinearizedSGD, order: float, options: Options) -> Cr
         function = _Function(system, order, options, report, least_steps)
         bounds = _searched_bounds if single_steps_of(system) is None else _bounds
         low, high = bounds(system, order, function)
-        if high <= low * (1 + _EXACT):
+        if high <= low * (1 + AGREEING):
             return _result(function, high, 0.0, (low, high), met=True)
         value, slope, bracket = _secants(function, low, high)
         if not function.simulated:
@@ -122,7 +119,7 @@ def _bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[f
         before, share = low, int(_COARSE_SHARE * function.options.budget.max_steps)
         while not ((found := function(high, share)).exponent > _SURE * found.error):
             before, high = high, 2 * high
-            if high > _FARTHEST * low or (function.simulated and function.left < share):
+            if high > FARTHEST * low or (function.simulated and function.left < share):
                 raise ValueError(
                     f"Lambda({order:g}) does not change sign up to a learning rate of {high:g}: none is critical"
                 )
@@ -154,7 +151,7 @@ def _searched_bounds(system: LinearizedSGD, order: float, function: _Function) -
         rate = after_ if found == sign else rate
         before = after_
         spent = function.simulated and function.left < share
-        if spent or max(before / start[0], start[0] / before) > _FARTHEST:
+        if spent or max(before / start[0], start[0] / before) > FARTHEST:
             low, high = sorted((start[0], before))
             raise ValueError(
                 f"Lambda({order:g}) does not surely change sign between learning rates of {low:g} and {high:g}"
@@ -184,7 +181,7 @@ def _secants(function: _Function, low: float, high: float) -> tuple[float, float
             value = (low + high) / 2
         else:
             value = (low * f_high - high * f_low) / (f_high - f_low)
-        if not low < value < high or high - low < _EXACT * high:
+        if not low < value < high or high - low < AGREEING * high:
             break
         found = function(value, share)
         slope = (found.exponent - f_low) / (value - low) if f_low < 0 else slope
@@ -232,11 +229,7 @@ def _triples(function: _Function, value: float, slope: float, bounds: tuple[floa
             error = math.inf
             value = min(max(value, rates[0] - 4 * width), rates[2] + 4 * width)
     result = _result(function, min(max(value, bounds[0]), bounds[1]), error, bounds, met=met)
-    if budget.has_tolerance and not met:
-        warn(
-            f"max_steps={budget.max_steps} ended the search at {result.value:.6g} +- {error:.1g}, short of "
-            f"rtol={budget.rtol:g} and atol={budget.atol:g}"
-        )
+    warn_if_short(result, budget)
     return replace(result, derivative=function.order * slope, degrees_of_freedom=degrees_of_freedom)
 
 

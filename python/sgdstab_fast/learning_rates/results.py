@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.plotting.maps import stability_map
 from sgdstab_fast.results.result import CLOSED_FORM, SampledResult, SeveralExponents
+from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.simulation.options import Budget
 from sgdstab_fast.statistics.intervals import interval
 
 if TYPE_CHECKING:
@@ -178,3 +180,12 @@ def known_rate(
         provenance=provenance,
         **CLOSED_FORM,
     )
+
+
+def warn_if_short(found: CriticalLearningRate, budget: Budget) -> None:
+    """Warn where a search ended short of its tolerances."""
+    if budget.has_tolerance and not found.converged:
+        warn(
+            f"max_steps={budget.max_steps} ended the search at {found.value:.6g} +- {found.standard_error:.1g}, short "
+            f"of rtol={budget.rtol:g} and atol={budget.atol:g}"
+        )

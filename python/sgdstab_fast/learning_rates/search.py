@@ -28,19 +28,17 @@ import numpy as np
 
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.exact.full_batches import gd_threshold
-from sgdstab_fast.exact.zeros import LARGEST_RANK, bounds_of_zero, mean_square_zero
+from sgdstab_fast.exact.zeros import AGREEING, FARTHEST, LARGEST_RANK, bounds_of_zero, mean_square_zero
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
-from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.results.warnings import collected, warn
+from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress, after, reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
-_FARTHEST = 2.0**20  # times the first
 _EPS = float(np.finfo(float).eps)
-_REST = 1e-12  # of an exponent that is 0
 _BRACKET_SHARE, _SET_SHARE = 1 / 64, 1 / 8  # of the budget, for a learning rate on the way up, for a set
 _SIGN_CONFIDENCE = 1 - 1e-4
 _FIRST_FACTOR, _LARGEST_FACTOR = 1.1, 2.0  # between learning rates on the way up
@@ -94,8 +92,8 @@ def search(system: LinearizedSGD, options: Options) -> CriticalLearningRate:
     """Return the first zero of lambda, by simulation where bounds do not settle it."""
     bounds = low, high = bounds_of_zero(system)
     tolerance = max(options.budget.rtol * low, options.budget.atol)
-    if low > 0 and high - low <= 2 * max(_REST * low, tolerance):
-        agree = high - low <= _REST * low
+    if low > 0 and high - low <= 2 * max(AGREEING * low, tolerance):
+        agree = high - low <= AGREEING * low
         reason = "bounds from below and above agree" if agree else "bounds leave no more than the tolerance"
         error = 0.0 if agree else (high - low) / 2
         return _result(system, options, high if agree else (low + high) / 2, error, bounds, reason=reason)
@@ -103,11 +101,7 @@ def search(system: LinearizedSGD, options: Options) -> CriticalLearningRate:
         function = _Simulated(system, options, report)
         low, high, height = _bracket(function, bounds)
         found = _close_in(function, low, high, height, bounds)
-    if options.budget.has_tolerance and not found.converged:
-        warn(
-            f"max_steps={options.budget.max_steps} ended the search at {found.value:.6g} +- "
-            f"{found.standard_error:.1g}, short of rtol={options.budget.rtol:g} and atol={options.budget.atol:g}"
-        )
+    warn_if_short(found, options.budget)
     return found
 
 
@@ -147,7 +141,7 @@ def _bracket(function: _Simulated, bounds: tuple[float, float]) -> tuple[float, 
         else:
             factor = min(factor**1.5, _LARGEST_FACTOR) if rate > low else factor
             rate *= factor
-        if rate > _FARTHEST * max(low, bounds[0]) > 0:
+        if rate > FARTHEST * max(low, bounds[0]) > 0:
             break
     return low, high, height
 

@@ -20,7 +20,7 @@ from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.curves.zeros import first_zero, scales
 from sgdstab_fast.exact.full_batches import extreme_eigenvalues, gd_exponents
 from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
-from sgdstab_fast.exact.zeros import bounds_of_zero
+from sgdstab_fast.exact.zeros import AGREEING, bounds_of_zero
 from sgdstab_fast.learning_rates.panels import anchors_for, combined_growth, estimates, family_of, joined, run_panels
 from sgdstab_fast.learning_rates.results import Edges, StabilityMap
 from sgdstab_fast.learning_rates.sweep_points import Curve, curve_of_points, derivatives_of
@@ -37,7 +37,6 @@ from sgdstab_fast.systems.single_steps import log_abs_one_minus
 from sgdstab_fast.systems.system import Part
 
 _ROUNDING = 8 * float(np.finfo(float).eps)  # an error that small meets every tolerance
-_EXACT = 1e-12  # relative distance of bounds that are the same
 _NOTEWORTHY = 1e-2  # a relative standard error
 
 
@@ -360,7 +359,7 @@ def _edges(curve: Curve, rates: FloatArray) -> Edges:
     exponents, (low, high) = np.fmin(curve.exponents, curve.mean_square / 2), curve.bounds
     zero = first_zero(rates, exponents, curve.standard_errors, bounds=curve.bounds)
     value, error = zero.value, zero.error if math.isfinite(zero.value) else math.nan
-    if high <= low * (1 + _EXACT):
+    if high <= low * (1 + AGREEING):
         value, error = high, 0.0
     return Edges(
         gd=curve.gd_threshold,
