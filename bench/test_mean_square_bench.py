@@ -99,7 +99,7 @@ def test_accuracy_where_learning_is_slow(gram):
 def test_uncoupled_examples(benchmark):
     system = sf.LinearizedSGD(np.eye(N), 0.3)
     ratio = benchmark.pedantic(lambda: products(lambda: mean_square_exponent(system)), rounds=1)
-    assert len(system.steps.rows.components) == N
+    assert len(system.rows_of_k.components) == N
     print(f"\n  Lambda(2), identity of {N}: {ratio:.1f} products")
 
 

@@ -145,7 +145,7 @@ def test_everything_belongs_to_the_block_that_grows_fastest(coordinates):
     rate, rate_error = -np.subtract(*spectrum.exponents), np.hypot(*spectrum.standard_errors)
     assert_within(chain.contraction_rate, chain.contraction_rate_standard_error, rate, rate_error)
     assert "2 components" in chain.reason
-    vectors = system.directions(chain.sample(50)) @ system.steps.rows.shares_root
+    vectors = system.directions(chain.sample(50)) @ system.rows_of_k.shares_root
     np.testing.assert_allclose(vectors[:, 4:], 0, atol=1e-12)
 
 

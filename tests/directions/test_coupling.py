@@ -40,7 +40,7 @@ def projections():
 
 
 def growth(system, vectors, metric):
-    (found,) = growth_by_example(system.steps.rows, system.learning_rate, vectors, [metric])
+    (found,) = growth_by_example(system.rows_of_k, system.learning_rate, vectors, [metric])
     return found
 
 
@@ -114,7 +114,7 @@ def test_shares_are_squares_of_the_root_of_k(rng, coordinates):
     system = sf.LinearizedSGD(gram, 0.3)
     system = system if coordinates == "gram" else system.isometric()
     vectors = a if coordinates == "gram" else a @ system.gradients()
-    parts = vectors @ system.steps.rows.shares_root
+    parts = vectors @ system.rows_of_k.shares_root
     np.testing.assert_allclose(np.abs(parts), np.abs(a @ sqrtm(gram)), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose((parts**2).sum(axis=1), np.einsum("ni,ij,nj->n", a, gram, a), rtol=1e-12)
 
@@ -357,7 +357,7 @@ def test_where_there_is_one_direction_no_pair_is_far(gram):
 
 def test_growth_near_annihilation_is_that_of_the_image():
     system = sf.LinearizedSGD([[1, 0], [0, 1]], 1.0)
-    (found,) = growth_by_example(system.steps.rows, system.learning_rate, np.array([[1, 1e-9]]), [None])
+    (found,) = growth_by_example(system.rows_of_k, system.learning_rate, np.array([[1, 1e-9]]), [None])
     assert found.log_growth[0, 0] == pytest.approx(math.log(1e-9), rel=1e-6)
 
 

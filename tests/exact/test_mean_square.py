@@ -124,11 +124,11 @@ def test_example_weights(rng, learning_rate):
     features = factor_of(gram)
     expected = brute_force(features, learning_rate, weights=weights)
     for system in (sf.LinearizedSGD(gram, learning_rate), sf.LinearizedSGD.from_factor(features, learning_rate)):
-        vectors, values, _ = system.steps.rows.decompose(weights=weights)
+        vectors, values, _ = system.rows_of_k.decompose(weights=weights)
         operator = MeanSquareOperator(vectors, values, learning_rate, 6, example_weights=weights)
         solution = operator.solve(1e-12, 100)
         np.testing.assert_allclose(solution.growth, expected - 1, rtol=1e-12, atol=1e-13)
-        metric, covariance = system.steps.mean_square_metric(weights, 1e-12)
+        metric, covariance = system.mean_square_metric(weights, 1e-12)
         result = type("Forms", (), {"exponent": solution.exponent, "metric": metric, "covariance": covariance})
         assert_solves_its_equations(system, result, weights)
 
@@ -137,10 +137,10 @@ def test_example_weights(rng, learning_rate):
 def test_a_rough_metric_is_a_metric(rng, learning_rate):
     gram, weights = random_gram(rng, 20) * 2, rng.uniform(0.1, 4, 20)
     for system in (sf.LinearizedSGD(gram, learning_rate), sf.LinearizedSGD.from_factor(factor_of(gram), learning_rate)):
-        for form in system.steps.mean_square_metric(weights, 0.5):
+        for form in system.mean_square_metric(weights, 0.5):
             np.testing.assert_array_equal(form, form.T)
             assert np.linalg.eigvalsh(form)[0] > 0
-        precise, rough = (system.steps.mean_square_metric(None, tolerance)[0] for tolerance in (1e-10, 1e-3))
+        precise, rough = (system.mean_square_metric(None, tolerance)[0] for tolerance in (1e-10, 1e-3))
         np.testing.assert_allclose(rough, precise, atol=0.02)
 
 
@@ -309,14 +309,14 @@ def test_blocks_have_the_largest_exponent_of_their_own(rng, learning_rate):
     features[[0, 1, 2, 3, 4, 6, 7]] = np.linalg.cholesky(gram[np.ix_(*[[0, 1, 2, 3, 4, 6, 7]] * 2)])
     expected = np.log(brute_force(features, learning_rate))
     for system in (sf.LinearizedSGD(gram, learning_rate), sf.LinearizedSGD.from_factor(features, learning_rate)):
-        assert [c.tolist() for c in system.steps.rows.components] == [[0, 2, 4, 7], [1, 6], [3]]
+        assert [c.tolist() for c in system.rows_of_k.components] == [[0, 2, 4, 7], [1, 6], [3]]
         result = mean_square_exponent(system)
         assert abs(result.exponent - expected) < 1e-13
         assert_solves_its_equations(system, result)
     full = np.ix_(*[[0, 1, 2, 3, 4, 6, 7]] * 2)
     system = sf.LinearizedSGD(gram[full], learning_rate)
     assert system.coordinates == "gram"
-    assert [c.tolist() for c in system.steps.rows.components] == [[0, 2, 4, 6], [1, 5], [3]]
+    assert [c.tolist() for c in system.rows_of_k.components] == [[0, 2, 4, 6], [1, 5], [3]]
     assert_solves_its_equations(system, mean_square_exponent(system))
 
 
@@ -353,17 +353,17 @@ def test_components_and_their_systems(rng):
     features[200:290, 8:] = rng.standard_normal((90, 4))
     order = rng.permutation(300)
     system = sf.LinearizedSGD((features @ features.T)[np.ix_(order, order)], 0.1)
-    found = system.steps.rows.components
+    found = system.rows_of_k.components
     expected = [np.flatnonzero(order < 200), np.flatnonzero((order >= 200) & (order < 290))]
     assert sorted(c.tolist() for c in found) == sorted(e.tolist() for e in expected)
     assert sorted(system.part(c).dimension for c in found) == [4, 8]
     # A chain: every example is linked to the next alone.
     chain = 2 * np.eye(400) + 0.5 * np.eye(400, k=1) + 0.5 * np.eye(400, k=-1)
-    assert len(sf.LinearizedSGD(chain, 0.1).steps.rows.components) == 1
+    assert len(sf.LinearizedSGD(chain, 0.1).rows_of_k.components) == 1
     chain[200, 201] = chain[201, 200] = 0
     system = sf.LinearizedSGD(chain, 0.1)
-    assert [c.size for c in system.steps.rows.components] == [201, 199]
-    np.testing.assert_array_equal(system.part(system.steps.rows.components[1]).rows, chain[201:, 201:])
+    assert [c.size for c in system.rows_of_k.components] == [201, 199]
+    np.testing.assert_array_equal(system.part(system.rows_of_k.components[1]).rows, chain[201:, 201:])
 
 
 def test_uncoupled_examples_have_closed_forms():
@@ -420,13 +420,13 @@ def test_metric_and_covariance_solve_their_equations(rng, learning_rate):
 
 def test_a_decomposition_is_used(rng, monkeypatch):
     system = sf.LinearizedSGD(random_gram(rng, 9), 0.7)
-    exact, metric = mean_square_exponent(system), system.steps.mean_square_metric(None, 1e-3)
-    decomposition = system.steps.rows.decompose()
+    exact, metric = mean_square_exponent(system), system.mean_square_metric(None, 1e-3)
+    decomposition = system.rows_of_k.decompose()
     with monkeypatch.context() as patch:
-        patch.setattr(type(system.steps.rows), "decompose", None)
+        patch.setattr(type(system.rows_of_k), "decompose", None)
         assert mean_square_exponent(system, decomposition=decomposition).exponent == exact.exponent
-    assert system.with_learning_rate(0.2).steps.rows.decompose() is decomposition
-    np.testing.assert_array_equal(system.steps.mean_square_metric(None, 1e-3), metric)
+    assert system.with_learning_rate(0.2).rows_of_k.decompose() is decomposition
+    np.testing.assert_array_equal(system.mean_square_metric(None, 1e-3), metric)
 
 
 def test_what_is_not_converged_says_so(rng, monkeypatch):

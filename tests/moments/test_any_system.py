@@ -268,10 +268,10 @@ def test_no_step_does_more_than_the_largest_amplification(name):
 
 def test_curvature_of_many_batches_is_bounded():
     gram = random_gram(np.random.default_rng(5), 40)
-    bound = sf.LinearizedSGD(gram, 0.5, 20).steps.largest_curvature()
+    bound = sf.LinearizedSGD(gram, 0.5, 20).largest_curvature()
     batch = np.arange(20)
     assert np.linalg.eigvalsh(gram[np.ix_(batch, batch)])[-1] / 20 <= bound <= gram.diagonal().max()
-    exact = sf.LinearizedSGD(K4, 0.5, 2).steps.largest_curvature()
+    exact = sf.LinearizedSGD(K4, 0.5, 2).largest_curvature()
     assert exact == pytest.approx(2.80901699437495, abs=1e-12)
 
 

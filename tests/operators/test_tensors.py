@@ -16,7 +16,7 @@ from sgdstab_fast.operators.tensors import LARGEST_TENSOR, tensor_dimension, ten
 
 
 def factor_of(gram):
-    vectors, values, _ = sf.LinearizedSGD(gram, 1.0).steps.rows.decompose()
+    vectors, values, _ = sf.LinearizedSGD(gram, 1.0).rows_of_k.decompose()
     return vectors * np.sqrt(values)
 
 

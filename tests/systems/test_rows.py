@@ -14,21 +14,21 @@ ONE_DIAGONAL = np.array([[1, -0.5], [-0.5, 1]]), np.array([[1, 0.2], [0.2, 1]])
 
 def test_systems_of_one_k_share_rows_whatever_they_draw(rng):
     system = sf.LinearizedSGD(random_gram(rng, 6), 0.2)
-    rows = system.steps.rows
+    rows = system.rows_of_k
     others = (
         system.with_learning_rate(0.3),
         system.with_batches(3, sampling="epoch"),
         system.with_recurrence(sf.Recurrence(np.array([[0.9]]), np.ones(1))),
     )
-    assert all(other.steps.rows is rows for other in others)
-    assert system.isometric().steps.rows is others[0].isometric().steps.rows
+    assert all(other.rows_of_k is rows for other in others)
+    assert system.isometric().rows_of_k is others[0].isometric().rows_of_k
 
 
 @pytest.mark.parametrize("kind", ["gram", "factor"])
 def test_rows_say_the_same_in_both_coordinates(rng, kind):
     gram = random_gram(rng, 7)
     system = sf.LinearizedSGD(gram, 0.2)
-    rows = system.steps.rows if kind == "gram" else system.steps.rows.isometric_rows
+    rows = system.rows_of_k if kind == "gram" else system.rows_of_k.isometric_rows
     assert (type(rows) is GramRows, rows.coordinates) == (kind == "gram", kind)
     v, s = rng.standard_normal((2, 3, 7))
     np.testing.assert_allclose(rows.gram, gram, atol=1e-12)
@@ -53,7 +53,7 @@ def test_parts_are_a_share_of_the_examples_or_of_the_law(rng, batch_size):
     assert (first.rows.tolist(), second.rows.tolist()) == ([0, 1, 2], [3, 4])
     assert (first.share, second.share) == ((0.6, 0.4) if batch_size == 1 else (1, 1))
     assert [part.index for part in (first, second)] == [0, 1]
-    assert system.with_learning_rate(0.3).parts()[1].system.steps.rows is second.system.steps.rows
+    assert system.with_learning_rate(0.3).parts()[1].system.rows_of_k is second.system.rows_of_k
 
 
 def test_fingerprints_are_of_all_of_k():
@@ -80,9 +80,9 @@ def test_pickled_rows_leave_behind_what_is_computed(rng, kind):
     system = sf.LinearizedSGD(random_gram(rng, 20), 0.2)
     system = system if kind == "gram" else system.isometric()
     before = len(pickle.dumps(system))
-    fingerprint, decomposition = system.fingerprint, system.steps.rows.decompose()
+    fingerprint, decomposition = system.fingerprint, system.rows_of_k.decompose()
     assert len(pickle.dumps(system)) == before
     again = pickle.loads(pickle.dumps(system))
     assert again.fingerprint == fingerprint
-    np.testing.assert_array_equal(again.steps.rows.decompose().vectors, decomposition.vectors)
+    np.testing.assert_array_equal(again.rows_of_k.decompose().vectors, decomposition.vectors)
     np.testing.assert_array_equal(again.slow_directions(3), system.slow_directions(3))

@@ -53,19 +53,20 @@ def _probability(*arguments: Any, **options: Any) -> Any:
 def _facts(system: Any) -> dict[str, Any]:
     """Return what a system says of itself."""
     names = ["dimension", "steps_per_epoch", "fingerprint", "sum_of_exponents", "log_determinants"]
+    kind = "MatrixEnsemble" if isinstance(system, sf.MatrixEnsemble) else "LinearizedSGD"
     names += (
         ["matrices", "probabilities"]
-        if isinstance(system, sf.MatrixEnsemble)
+        if kind == "MatrixEnsemble"
         else ["coordinates", "rows", "learning_rate", "batch_size", "n_examples", "rank", "diagonal"]
     )
     facts: dict[str, Any] = {"repr": repr(system)}
     for name in names:
         with contextlib.suppress(ValueError):
             facts[name] = getattr(system, name)
-    if not isinstance(system, sf.MatrixEnsemble):
+    if kind == "LinearizedSGD":
         with contextlib.suppress(ValueError):
             facts["matrices"] = system.matrices()
-    return {f"{type(system).__name__}.{name}": fact for name, fact in facts.items()}
+    return {f"{kind}.{name}": fact for name, fact in facts.items()}
 
 
 def of_systems() -> dict[str, Callable[[], Any]]:

@@ -2,7 +2,7 @@
 
 Renew it with ``python tests/whole/test_api.py > tests/whole/api.txt``.
 
-What systems answer to estimators, which their abstract class declares, is not for users, and not in it.
+What systems answer to estimators, which their abstract classes declare, is not for users, and not in it.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import sgdstab_fast as sf
 
 SNAPSHOT = Path(__file__).with_name("api.txt")
 ANSWERS_FOR_USERS = {"batch_size", "dimension", "fingerprint", "steps_per_epoch", "sum_of_exponents"}
+ANSWERS_FOR_USERS |= {"coordinates", "diagonal", "law", "learning_rate", "n_examples", "rank", "recurrence", "rows"}
 
 
 def parameters(function):

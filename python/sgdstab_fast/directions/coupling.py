@@ -34,8 +34,7 @@ from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.continuation import continued
 from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.statistics.means import Measured, left_out_in_turn, mean_of
-from sgdstab_fast.systems.sgd import single_steps_of
-from sgdstab_fast.systems.single_steps import SingleSteps
+from sgdstab_fast.systems.sgd import SingleExampleSGD
 from sgdstab_fast.systems.system import System
 
 _SHARE = 0.25  # of the distance of independent directions
@@ -191,10 +190,10 @@ def _log_ratios(system: System, checkpoint: Checkpoint, n: int, n_windows: int) 
     near = _difference(path.log_growth[:, :, 1], path.log_growth[:, :, 0])
     if isometric.dimension > 2:
         return near, np.where(apart, far, near[:n_far])  # where there is one direction only, no pair is far
-    if (steps := single_steps_of(system)) is None:
+    if not isinstance(system, SingleExampleSGD):
         return near, far
     # In the plane R_11 R_22 is the determinant; a singular step brings all directions together.
-    determinants = np.array([_log_determinants(steps, checkpoint, chain, n, n_windows) for chain in range(len(starts))])
+    determinants = _log_determinants(system, checkpoint, len(starts), n, n_windows)
     far[np.isneginf(determinants[:n_far])] = -math.inf
     return _difference(determinants, 2 * path.log_growth[:, :, 0]), far
 
@@ -205,18 +204,20 @@ def _difference(logarithms: FloatArray, others: FloatArray) -> FloatArray:
         return np.where(np.isneginf(logarithms), -math.inf, logarithms - others)
 
 
-def _log_determinants(steps: SingleSteps, checkpoint: Checkpoint, chain: int, n: int, n_windows: int) -> FloatArray:
-    """Return log abs det of the steps that a chain takes in each window, shape (n_windows,)."""
-    found = np.empty(n_windows)
-    for window in range(n_windows):
+def _log_determinants(
+    system: SingleExampleSGD, checkpoint: Checkpoint, n_chains: int, n: int, n_windows: int
+) -> FloatArray:
+    """Return log abs det of the steps that chains take in each window, shape (n_chains, n_windows)."""
+    found = np.empty((n_chains, n_windows))
+    for chain, window in np.ndindex(found.shape):
         examples = core.examples(
             key=checkpoint.chains.key,
             chain=checkpoint.chains.first_chain + chain,
             first_step=checkpoint.chains.next_step + window * n,
             n_steps=n,
-            n_examples=len(steps.rows),
+            n_examples=system.n_examples,
         )
-        found[window] = steps.log_determinants[examples].sum()
+        found[chain, window] = system.log_determinants[examples].sum()
     return found
 
 

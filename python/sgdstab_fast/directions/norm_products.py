@@ -54,7 +54,7 @@ class Norms:
 
     def growths(self, s: FloatArray) -> FloatArray:
         """Return log(|A_i s|_m / |s|_m) for vectors (n, r), shape (n, N, m)."""
-        each = growth_by_example(self.system.steps.rows, self.system.learning_rate, s, self.metrics)
+        each = growth_by_example(self.system.rows_of_k, self.system.learning_rate, s, self.metrics)
         return np.maximum(np.stack([growth.log_growth for growth in each], axis=2), math.log(_ANNIHILATED))
 
     def mean_growths(self, s: FloatArray, exponents: FloatArray, order: float) -> tuple[FloatArray, FloatArray]:
@@ -139,7 +139,7 @@ def _checked(system: LinearizedSGD, vectors: ArrayLike) -> tuple[FloatArray, Flo
 
 def norms_of(system: LinearizedSGD) -> Norms:
     """Return the norms that eigenfunctions are made of."""
-    steps = require_plain(system, "norms_of")
+    plain = require_plain(system, "norms_of")
     f, eta, d = system.gradients(), system.learning_rate, system.dimension
     if d > _LARGEST_DIMENSION:
         raise ValueError(f"system must have a dimension of at most {_LARGEST_DIMENSION} here, not {d}")
@@ -147,10 +147,10 @@ def norms_of(system: LinearizedSGD) -> Norms:
     rates = np.maximum(eigenvalues / eigenvalues[-1], 0)
     metrics = [np.eye(d), *((vectors * function) @ vectors.T for function in (rates + 1e-3, rates**2 + 1e-3))]
     metrics += [(vectors / (rates + floor)) @ vectors.T for floor in _INVERSES]
-    amplification = steps.amplification
+    amplification = plain.amplification
     main = None
     for theta in _INTERMITTENCY if amplification.max() > 1 else (0.0,):
-        metric = steps.rows.isometric_form(steps.mean_square_metric(amplification**-theta, TOLERANCE)[0])
+        metric = plain.rows_of_k.isometric_form(plain.mean_square_metric(amplification**-theta, TOLERANCE)[0])
         sizes, axes = np.linalg.eigh((metric + metric.T) / 2)
         sizes = np.maximum(sizes / sizes[-1], 0)
         metrics += [(axes * (sizes + floor)) @ axes.T for floor in _FLOORS]

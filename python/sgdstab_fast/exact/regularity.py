@@ -37,8 +37,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.systems.rows import IntArray, Rows
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain, single_steps_of
-from sgdstab_fast.systems.single_steps import SingleSteps
+from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD, require_plain
 from sgdstab_fast.systems.system import System
 
 _MOST_NAMED = 5  # examples
@@ -187,19 +186,18 @@ def regularity(system: LinearizedSGD, *, tolerance: float = _TOLERANCE) -> Regul
     >>> regularity(system.with_learning_rate(0.4)).reasons
     ('eta K_ii = 2 (reflection) at example 3',)
     """
-    steps = require_plain(system, "regularity")
-    return _regularity(steps, validation.nonnegative_number(tolerance, "tolerance"))
+    plain = require_plain(system, "regularity")
+    return _regularity(plain, validation.nonnegative_number(tolerance, "tolerance"))
 
 
 def regularity_of(system: System) -> Regularity | None:
     """Return what definition 2.2 says of a system; None of steps that it is not about."""
-    steps = single_steps_of(system)
-    return None if steps is None else _regularity(steps, _TOLERANCE)
+    return _regularity(system, _TOLERANCE) if isinstance(system, SingleExampleSGD) else None
 
 
-def _regularity(steps: SingleSteps, tolerance: float) -> Regularity:
-    rows = steps.rows
-    step = steps.learning_rate * rows.diagonal  # eta K_ii
+def _regularity(system: SingleExampleSGD, tolerance: float) -> Regularity:
+    rows = system.rows_of_k
+    step = system.learning_rate * rows.diagonal  # eta K_ii
     singular = np.abs(step - 1) <= tolerance
     reflecting = np.abs(step - 2) <= 2 * tolerance
     parts = tuple(part.copy() for part in rows.components)

@@ -22,7 +22,7 @@ from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
-from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
+from sgdstab_fast.systems.sgd import LinearizedSGD
 
 LARGEST_RANK = 1024  # of a K whose mean-square threshold costs little next to a search
 _SCAN_OF_MEANS = 1.01  # ratio of learning rates tried for the upper bound
@@ -39,7 +39,7 @@ def bounds_of_zero(system: LinearizedSGD, family: MeanSquareFamily | None = None
 
     `family` knows the mean square of steps on single examples, of a K that does not fall into blocks.
     """
-    if single_steps_of(system) is None:
+    if not system.is_plain:
         return _bounds_of_any(system)
     diagonal = system.diagonal
     low = 2 / float(diagonal.max())
@@ -100,7 +100,7 @@ def mean_square_zero(system: LinearizedSGD) -> tuple[float, float] | None:
         zero = exact_zero(system)
         return None if zero is None else (zero, 16 * _EPS * zero)
     if system.is_independent:
-        return min(part.system.steps.threshold() for part in system.parts())
+        return min(part.system.threshold() for part in system.parts())
     if not system.has_mean_square:
         return None
 
@@ -120,7 +120,7 @@ def _exponent(system: LinearizedSGD) -> float | None:
 
 def _start(system: LinearizedSGD) -> float:
     """Return a learning rate that is surely stable: without memory, one up to which no step grows."""
-    least = 2 / system.steps.largest_unit
+    least = 2 / system.largest_unit
     return least if system.recurrence.is_plain else min(least, gd_threshold(system)) / 256
 
 
@@ -142,7 +142,7 @@ def _first_change(function: Callable[[float], float], start: float) -> float:
 
 def _bounds_of_any(system: LinearizedSGD) -> tuple[float, float]:
     """Return them where steps are on batches, or have a memory: the mean square and the sum of all exponents."""
-    least = 2 / system.steps.largest_unit if system.recurrence.is_plain else 0.0
+    least = 2 / system.largest_unit if system.recurrence.is_plain else 0.0
     if system.rank <= LARGEST_RANK and (zero := mean_square_zero(system)) is not None:
         least = max(least, zero[0] - 2 * zero[1])
     return least, max(least, _sum_zero(system, least)) if least > 0 else math.inf

@@ -50,7 +50,7 @@ from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.statistics.means import mean_of
 from sgdstab_fast.systems.from_gram import variant_of
-from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
+from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import Part, System
 
 _RTOL, _RTOL_OF_SEARCH = 2e-5, 1e-3
@@ -160,7 +160,7 @@ def critical_learning_rate(
         plain = system.recurrence.is_plain
         reason = "2 N over the largest eigenvalue of K" if plain else "full steps leave the unit circle"
         return known_rate(gd_threshold(system), criterion, reason, made_of)
-    if single_steps_of(system) is None:
+    if not system.is_plain:
         if rtol is None:
             options = options.within(rtol=_RTOL_OF_SEARCH)
         return _of_any_law(system, criterion, options)
@@ -168,7 +168,7 @@ def critical_learning_rate(
         return critical_moment(system, float(criterion), options)
     if criterion != "almost-sure":
         threshold, error = min(
-            MeanSquareFamily(part.system.steps.rows, part.system.learning_rate).threshold() for part in system.parts()
+            MeanSquareFamily(part.system.rows_of_k, part.system.learning_rate).threshold() for part in system.parts()
         )
         bounds = threshold - error, threshold + error
         return known_rate(threshold, criterion, "2 over the largest eigenvalue of T", made_of, bounds=bounds)

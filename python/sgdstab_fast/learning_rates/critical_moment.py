@@ -31,7 +31,7 @@ from sgdstab_fast.moments.results import OrderMoment
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress, after, reporter
-from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
+from sgdstab_fast.systems.sgd import LinearizedSGD
 
 _COARSE_SHARE = 1 / 32  # of the budget, for a step of the search
 _COARSE_TOLERANCE = 0.05  # relative to Lambda
@@ -93,7 +93,7 @@ def critical_moment(system: LinearizedSGD, order: float, options: Options) -> Cr
             max(_LEAST_STEPS, moment_family(system).least_steps_per_chain(options.n_chains)) * options.n_chains
         )
         function = _Function(system, order, options, report, least_steps)
-        bounds = _searched_bounds if single_steps_of(system) is None else _bounds
+        bounds = _bounds if system.is_plain else _searched_bounds
         low, high = bounds(system, order, function)
         if high <= low * (1 + AGREEING):
             return _result(function, high, 0.0, (low, high), met=True)

@@ -70,7 +70,7 @@ class Anchors:
 
 def family_of(system: LinearizedSGD) -> MeanSquareFamily | None:
     """Return what knows the mean square at all learning rates; None where K is too large for it."""
-    return MeanSquareFamily(system.steps.rows, system.learning_rate) if system.dimension <= LARGEST_DIMENSION else None
+    return MeanSquareFamily(system.rows_of_k, system.learning_rate) if system.dimension <= LARGEST_DIMENSION else None
 
 
 def padded(learning_rates: FloatArray) -> FloatArray:
@@ -86,17 +86,18 @@ def anchors_for(system: LinearizedSGD, family: MeanSquareFamily | None, learning
     if family is None:
         return Anchors(np.empty((0, d, d)), np.empty((0, n)), np.array([[0, 1]] * len(panels), dtype=np.int64))
     found: list[tuple[FloatArray, FloatArray]] = []
-    windows, steps = [], require_plain(system, "anchors_for")
+    windows, plain = [], require_plain(system, "anchors_for")
     for low, high, n_panels in _intervals(panels[:, 0], float(panels[-1, -1])):
         first = max(len(found) - 1, 0)  # that of the end of the interval before
-        held_down = replace(steps, learning_rate=math.sqrt(low) * math.sqrt(high)).intermittency_metrics()
+        middle = system.with_learning_rate(math.sqrt(low) * math.sqrt(high))
+        held_down = require_plain(middle, "anchors_for").intermittency_metrics()
         inner = math.ceil(math.log(high / low) / math.log(_BETWEEN_ANCHORS)) - 1
         inner = int(np.clip(inner, 0 if held_down else 1, _MOST_INNER))
         rates = np.geomspace(low, high, inner + 2).tolist()
         for rate in rates if not found else rates[1:]:
             if rate == rates[-1]:
                 found += held_down
-            found.append(steps.metric_with_norms(family.forms(rate, TOLERANCE)[0]))
+            found.append(plain.metric_with_norms(family.forms(rate, TOLERANCE)[0]))
         windows += [[first, len(found) - first + 1]] * n_panels
     metrics, squared_norms = zip(*found, strict=True)
     return Anchors(np.array(metrics), np.array(squared_norms), np.array(windows, dtype=np.int64))
@@ -129,10 +130,10 @@ def _task(
             diagonals[panel, 0] = system.diagonal
             for m in range(1, n_metrics):
                 diagonals[panel, m] = anchors.squared_norms[first + m - 1]
-    products = panels.size * d * system.steps.rows.products_per_step
+    products = panels.size * d * system.rows_of_k.products_per_step
     return Task(
         function="advance_panels",
-        steps=arguments.PanelSteps(system.steps.rows.for_core, panels),
+        steps=arguments.PanelSteps(system.rows_of_k.for_core, panels),
         metrics=arguments.PanelMetrics(
             np.empty((0, d, d)) if anchors is None else anchors.metrics,
             None if anchors is None else anchors.windows,

@@ -32,7 +32,7 @@ from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.progress import after, reporter
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov, variant_of
-from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
+from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.single_steps import log_abs_one_minus
 from sgdstab_fast.systems.system import Part
 
@@ -200,7 +200,7 @@ def _curves(systems: list[LinearizedSGD], rates: FloatArray, options: Options) -
 
 def _finder(system: LinearizedSGD) -> Callable[[LinearizedSGD, FloatArray, Options], Curve]:
     """Return what finds the curve: all learning rates at once, or point by point."""
-    return curve_of_points if single_steps_of(system) is None else _plain_curve
+    return _plain_curve if system.is_plain else curve_of_points
 
 
 def _stopped_by(reasons: list[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.progress import after, reporter
-from sgdstab_fast.systems.sgd import LinearizedSGD, single_steps_of
+from sgdstab_fast.systems.sgd import SingleExampleSGD
 from sgdstab_fast.systems.system import System, require_system
 
 METHODS = ("auto", "population")
@@ -161,9 +161,9 @@ def moments_at(
 
 def moment_family(system: System, *, computed: bool = True) -> PlainMoments | GeneralMoments:
     """Return what knows Lambda(p) of one system at any order, computed where that is allowed and possible."""
-    if single_steps_of(system) is None:
-        return GeneralMoments(system, computed=computed)
-    return PlainMoments(cast(LinearizedSGD, system), computed=computed)
+    if isinstance(system, SingleExampleSGD):
+        return PlainMoments(system, computed=computed)
+    return GeneralMoments(system, computed=computed)
 
 
 def _refuse_overflow(system: System, orders: FloatArray, *, scalar: bool) -> None:

@@ -49,8 +49,8 @@ from sgdstab_fast.statistics.estimates import Estimate, unknown
 from sgdstab_fast.statistics.means import standard_errors
 from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
-from sgdstab_fast.systems.sgd import LinearizedSGD
-from sgdstab_fast.systems.single_steps import SingleSteps, is_nearly_singular
+from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD
+from sgdstab_fast.systems.single_steps import is_nearly_singular
 from sgdstab_fast.systems.system import overflow_safe_steps
 
 _METRIC_TOLERANCE = 1e-4
@@ -88,17 +88,17 @@ class Moment:
 class MomentMetrics:
     """The metrics for moments of a system, kept from order to order."""
 
-    def __init__(self, steps: SingleSteps) -> None:
-        self._steps = steps
+    def __init__(self, system: SingleExampleSGD) -> None:
+        self._system = system
         self._known: dict[float, tuple[FloatArray, FloatArray]] = {}
         self._covariance: FloatArray | None = None
 
     def at(self, order: float) -> Growth:
         """Return the metrics for a moment: the norm of K, that of constant mean squared growth and others like it."""
-        steps = self._steps
-        if steps.dimension > LARGEST_DIMENSION:
-            return steps.growth_in_norm
-        amplification = steps.amplification
+        system = self._system
+        if system.dimension > LARGEST_DIMENSION:
+            return system.growth_in_norm
+        amplification = system.amplification
         thetas = [0.0]
         if amplification.max() > 1:
             # theta = 1 - p/2 weighs a step by growth^(p-2); its neighbours on a grid that orders share do as well.
@@ -106,15 +106,15 @@ class MomentMetrics:
             near = [math.floor(own) * _GRID, math.ceil(own) * _GRID]
             thetas = list(dict.fromkeys([0.0, *near] if order > 2 else [0.0, 0.5, 1.0, *near]))
         found = [self._metric(theta, amplification) for theta in thetas]
-        return steps.growth_with_norms(found, self._covariance)
+        return system.growth_with_norms(found, self._covariance)
 
     def _metric(self, theta: float, amplification: FloatArray) -> tuple[FloatArray, FloatArray]:
         if theta not in self._known:
             weights = None if theta == 0 else (amplification / amplification.max()) ** -theta
-            metric, covariance = self._steps.mean_square_metric(weights, _METRIC_TOLERANCE)
+            metric, covariance = self._system.mean_square_metric(weights, _METRIC_TOLERANCE)
             if theta == 0:
                 self._covariance = covariance
-            self._known[theta] = self._steps.metric_with_norms(metric)
+            self._known[theta] = self._system.metric_with_norms(metric)
         return self._known[theta]
 
 
@@ -168,7 +168,7 @@ def spread_of_weights(system: LinearizedSGD, order: float, growth: Growth, optio
     """Return the relative variance of growth^p over one plain step, in the norm of K, on average over starts."""
     vectors = initial_vectors(system, growth.covariance, options.seed.key, _PROBES, 1)[:, 0]
     w = vectors @ system.rows.T
-    q = np.einsum("cj,cj->c", vectors, system.steps.rows.images(vectors, w))
+    q = np.einsum("cj,cj->c", vectors, system.rows_of_k.images(vectors, w))
     eta = system.learning_rate
     log_growth = np.log(np.maximum(1 - eta * (2 - eta * system.diagonal) * w**2 / q[:, None], 1e-30)) / 2
     log_powers = order * log_growth
@@ -187,7 +187,7 @@ def population_task(
     gauge = None
     seconds_per_step = 1.2e-8 + 1.5e-10 * d  # measured, on one thread
     if tilted:
-        rows = system.steps.rows
+        rows = system.rows_of_k
         gauge = arguments.Gauge(rows.gram, None, None, rows.diagonal)
         if len(growth.matrices) > 0:
             metric, diagonal = growth.matrices[0], growth.metrics.diagonals[1]
@@ -231,7 +231,7 @@ def _with_starts_at_examples(system: LinearizedSGD, order: float, vectors: Float
     examples = np.empty((n_populations, 2 * count), dtype=np.intp)
     examples[:, :count] = strongest[np.arange(count) % system.n_examples]
     examples[:, count:] = np.arange(n_populations * count).reshape(n_populations, count) % system.n_examples
-    starts = system.steps.rows.moved(examples)
+    starts = system.rows_of_k.moved(examples)
     lengths = np.linalg.norm(starts, axis=2, keepdims=True)
     noise = vectors[:, : 2 * count] / np.linalg.norm(vectors[:, : 2 * count], axis=2, keepdims=True)
     mixed = vectors.copy()

@@ -38,8 +38,7 @@ from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.simulation.task import Item, Task
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
-from sgdstab_fast.systems.single_steps import SingleSteps
+from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD, require_plain
 
 _EPS = float(np.finfo(float).eps)
 _LIKELY = 0.01  # from which on events are counted
@@ -59,19 +58,19 @@ def allowance(n: int, dimension: int, threshold: float) -> float:
 
 def _isometric(system: LinearizedSGD) -> LinearizedSGD:
     """Return the system in factor coordinates, which are isometric to parameter space."""
-    rows = system.steps.rows
+    rows = system.rows_of_k
     return system if rows.isometric_rows is rows else LinearizedSGD.from_factor(rows.gradients, system.learning_rate)
 
 
-def _gauge(steps: SingleSteps) -> Growth:
+def _gauge(system: SingleExampleSGD) -> Growth:
     """Return the metric to tilt steps in; none where it would be costly, for the Euclidean norm."""
-    if steps.dimension > LARGEST_DIMENSION:
-        return steps.no_growth
-    amplification = steps.amplification
+    if system.dimension > LARGEST_DIMENSION:
+        return system.no_growth
+    amplification = system.amplification
     weights = 1 / amplification if amplification.max() > 1 else None  # rare steps held down
-    metric, _ = steps.mean_square_metric(weights, _METRIC_TOLERANCE)
-    metric = metric / np.trace(metric) + _IDENTITY / steps.dimension * np.eye(steps.dimension)
-    return steps.growth_with_norms([(metric, steps.rows.squared_norms(metric))], None)
+    metric, _ = system.mean_square_metric(weights, _METRIC_TOLERANCE)
+    metric = metric / np.trace(metric) + _IDENTITY / system.dimension * np.eye(system.dimension)
+    return system.growth_with_norms([(metric, system.rows_of_k.squared_norms(metric))], None)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,18 +21,18 @@ from sgdstab_fast._core.functions import FloatArray
 from sgdstab_fast.operators.drawn_units import Draws
 from sgdstab_fast.operators.matrices import MatrixMoments, SecondMomentsOfMatrices
 from sgdstab_fast.operators.second_moments import SecondMoments, mean_square_threshold, second_moments
-from sgdstab_fast.systems.decomposition import SpectralDecomposition
 from sgdstab_fast.systems.growth import TOLERANCE, FrameGrowth, Growth
 from sgdstab_fast.systems.next_steps import FEW_NUMBERS, NextMatrices, NextSteps, NextUnits
-from sgdstab_fast.systems.recurrence import Recurrence
-from sgdstab_fast.systems.rows import Rows
-from sgdstab_fast.systems.sampling import IntArray, Law
+from sgdstab_fast.systems.sampling import Law
+from sgdstab_fast.systems.state_space import StateSpace
 from sgdstab_fast.systems.system import (
+    LARGEST_ENUMERATION,
     Call,
     ExactExponents,
-    MeanSquare,
     Outcomes,
+    Part,
     QuadraticForms,
+    System,
     of_products,
 )
 
@@ -48,24 +48,13 @@ _MOST_MINORS = 2**22  # multiplications
 SMALL = 2**16  # numbers in the matrices of all epochs: more of them are not gone through for Lambda(2)
 
 
-@dataclass(frozen=True, eq=False)
-class BatchSteps:
-    """What one step does, in the coordinates of its rows."""
-
-    rows: Rows
-    learning_rate: float
-    law: Law
-    recurrence: Recurrence
-
-    @property
-    def dimension(self) -> int:
-        """Of the state: levels times r."""
-        return int(self.recurrence.levels * self.rows.rank)
+class BatchSteps(StateSpace):
+    """What one step does, in the coordinates of the rows of K."""
 
     @property
     def largest_unit(self) -> float:
         """The largest trace of a unit's part of K: no batch step is longer than eta times that."""
-        return float(np.bincount(self.law.units_of_rows(len(self.rows)), self.rows.traces, self.law.n_units).max())
+        return float(np.bincount(self.law.units_of_rows(len(self._rows)), self._rows.traces, self.law.n_units).max())
 
     @property
     def step_sizes(self) -> FloatArray:
@@ -76,34 +65,34 @@ class BatchSteps:
         return np.array([growth, max(-self.recurrence.log_determinant, 1e-12)])
 
     @property
-    def for_core(self) -> arguments.BatchSteps:
+    def _for_core(self) -> arguments.BatchSteps:
         """What the core is told."""
-        rows = self.rows.for_core
-        if not self.law.is_single and self.rows.array.size <= _MOST_COPIED:
-            rows = rows._replace(array=self.rows.aligned)
+        rows = self._rows.for_core
+        if not self.law.is_single and self.rows.size <= _MOST_COPIED:
+            rows = rows._replace(array=self._rows.aligned)
         memory = self.recurrence
         recurrence = arguments.Recurrence(memory.free, memory.readout, memory.log_determinant, memory.feedback)
         return arguments.BatchSteps(rows, self.learning_rate, self.law.for_core, recurrence)
 
     def vectors_call(self) -> Call:
         """Return what advances vectors."""
-        work = (self.rows_per_step + 3 * (self.recurrence.levels - 1)) * self.rows.rank
-        return Call(self.for_core, 2e-8 + 3e-9 * self.rows_per_step + 1e-10 * work)
+        work = (self.rows_per_step + 3 * (self.recurrence.levels - 1)) * self.rank
+        return Call(self._for_core, 2e-8 + 3e-9 * self.rows_per_step + 1e-10 * work)
 
     def frames_call(self) -> Call:
         """Return what advances frames."""
-        return Call(self.for_core, 0.0)
+        return Call(self._for_core, 0.0)
 
     @property
     def rows_per_step(self) -> float:
         """Rows of a batch, on average."""
-        return self.law.batch_size * len(self.rows) / self.law.n_units
+        return self.law.batch_size * len(self._rows) / self.law.n_units
 
-    def growth_in(self, metrics: list[FloatArray], covariance: FloatArray | None = None) -> Growth:
+    def _growth_in(self, metrics: list[FloatArray], covariance: FloatArray | None = None) -> Growth:
         """Return growth in metrics, each of shape (d, d) and positive definite."""
-        n, rank, d, size = len(self.rows), self.rows.rank, self.dimension, len(metrics)
+        n, rank, d, size = len(self._rows), self.rank, self.dimension, len(metrics)
         n_trials = self._n_trials if size and self.law.batch_size > 1 else 0
-        couplings = np.array([self.rows.couplings(each[:rank, :rank]) for each in metrics]).reshape(size, n, n)
+        couplings = np.array([self._rows.couplings(each[:rank, :rank]) for each in metrics]).reshape(size, n, n)
         matrices = np.array(metrics).reshape(size, d, d)
         products = n * rank + size * (2 * d * d + 3 * n * n)
         trials = n_trials * size * self.rows_per_step**2
@@ -119,43 +108,39 @@ class BatchSteps:
     @property
     def _n_trials(self) -> int:
         """Batches to draw: they may take as long as the products of an evaluation do, and cut whole permutations."""
-        affordable = _TRIAL_SHARE * len(self.rows) ** 2 / self.rows_per_step**2
+        affordable = _TRIAL_SHARE * len(self._rows) ** 2 / self.rows_per_step**2
         whole = max(self.law.n_units // self.law.batch_size, 1)
         wanted = int(np.clip(affordable, _LEAST_TRIALS, _MOST_TRIALS))
         return max(wanted // whole, 1) * whole if wanted > whole else wanted
 
-    def norm(self) -> FloatArray:
-        """Return the metric of parameter space, of present and past displacement alike."""
-        return np.asarray(np.kron(np.eye(self.recurrence.levels), self.rows.norm), dtype=float)
-
     @property
     def no_growth(self) -> Growth:
         """No metrics."""
-        return self.growth_in([])
+        return self._growth_in([])
 
     def growth(self, known: QuadraticForms | None = None) -> Growth:
         """Return growth in the norm of K, mean-square metrics here and at a lower learning rate, and for rare steps."""
         if self.dimension > _LARGEST_DIMENSION:
             return self.no_growth
         if not self.law.is_independent:  # starts as if it were
-            found = replace(self, law=replace(self.law, sampling="iid")).solved(TOLERANCE)
-            return self.growth_in([], found.covariance if _is_of_use(found) else None)
+            found = self._solved(TOLERANCE, replace(self.law, sampling="iid"), self.learning_rate)
+            return self._growth_in([], found.covariance if _is_of_use(found) else None)
         norm = self.norm()
-        found = self.solved(TOLERANCE)
-        further = [found, replace(self, learning_rate=_LOWER * self.learning_rate).solved(TOLERANCE)]
+        found = self.independent_second_moments(TOLERANCE)
+        further = [found, self._solved(TOLERANCE, self.law, _LOWER * self.learning_rate)]
         growth = self._growth_of_units()
         if self.law.batch_size == 1 and growth.max() > 1:
             weights = self.law.unit_probabilities / growth
-            held_down = replace(self, law=replace(self.law, probabilities=weights / weights.sum()))
-            further.append(held_down.solved(TOLERANCE))
+            held_down = replace(self.law, probabilities=weights / weights.sum())
+            further.append(self._solved(TOLERANCE, held_down, self.learning_rate))
         of_use = [_with_floor(each.metric, norm) for each in further if _is_of_use(each)]
-        return self.growth_in([norm, *of_use], found.covariance if _is_of_use(found) else None)
+        return self._growth_in([norm, *of_use], found.covariance if _is_of_use(found) else None)
 
-    def growth_of_part(self, part: BatchSteps, rows: IntArray, embedding: FloatArray) -> tuple[Growth, Growth]:
+    def growth_of_part(self, part: Part[System], embedding: FloatArray) -> tuple[Growth, Growth]:
         """Return growth in the metrics of a block, for the block and for the whole."""
-        own = part.growth()
-        every = [] if own.first is None else [own.first, *own.matrices] if part.dimension > 1 else [own.first]
-        return own, self.growth_in([np.ascontiguousarray(embedding.T @ metric @ embedding) for metric in every])
+        own = part.system.growth()
+        every = [] if own.first is None else [own.first, *own.matrices] if part.system.dimension > 1 else [own.first]
+        return own, self._growth_in([np.ascontiguousarray(embedding.T @ metric @ embedding) for metric in every])
 
     def frame_growth(self, *, evaluated: bool) -> FrameGrowth:
         """Return that the growth of frames is not evaluated."""
@@ -163,29 +148,37 @@ class BatchSteps:
 
     def _growth_of_units(self) -> FloatArray:
         """Return max(1, (1 - eta trace K_uu)^2) for every unit: how much a step on it may multiply squared norms."""
-        traces = np.bincount(self.law.units_of_rows(len(self.rows)), self.rows.gram.diagonal(), self.law.n_units)
+        traces = np.bincount(self.law.units_of_rows(len(self._rows)), self._rows.gram.diagonal(), self.law.n_units)
         return np.asarray(np.maximum(1.0, (1 - self.learning_rate * traces) ** 2))
 
-    def solved(self, tolerance: float = 1e-11) -> SecondMoments:
-        """Return second moments under a law of independent batches."""
+    def independent_second_moments(self, tolerance: float) -> SecondMoments:
+        """Return second moments as if batches were independent."""
+        return self._solved(tolerance, self.law, self.learning_rate)
+
+    def _solved(self, tolerance: float, law: Law, learning_rate: float) -> SecondMoments:
         free, readout = self.recurrence.free, self.recurrence.readout
-        return second_moments(self._draws, self.learning_rate, free, readout, tolerance=tolerance)
+        return second_moments(self._draws(law), learning_rate, free, readout, tolerance=tolerance)
 
     def threshold(self) -> tuple[float, float]:
         """Return the learning rate at which Lambda(2) = 0 under a law of independent batches, and its error."""
-        return mean_square_threshold(self._draws, self.recurrence.free, self.recurrence.readout)
+        return mean_square_threshold(self._draws(self.law), self.recurrence.free, self.recurrence.readout)
+
+    def _draws(self, law: Law) -> Draws:
+        n = len(self._rows)
+        members, offsets = (law.members, law.offsets) if law.offsets.size else (np.arange(n), np.arange(n + 1))
+        return Draws(self.rows, self.coordinates, law.noise, law.n_units, members, offsets, law.probabilities)
 
     @property
-    def _draws(self) -> Draws:
-        law, n = self.law, len(self.rows)
-        members, offsets = (law.members, law.offsets) if law.offsets.size else (np.arange(n), np.arange(n + 1))
-        array, coordinates = self.rows.array, self.rows.coordinates
-        return Draws(array, coordinates, law.noise, law.n_units, members, offsets, law.probabilities)
+    def has_mean_square(self) -> bool:
+        """Whether Lambda(2) is computed without simulation."""
+        if self.law.is_independent or self.law.is_full:
+            return True
+        return all(part.system.outcomes(SMALL) is not None for part in self.parts())
 
     def second_moments(self, tolerance: float) -> SecondMoments | SecondMomentsOfMatrices | None:
         """Return second moments, of the matrices of epochs where batches depend on each other and these are few."""
         if self.law.is_independent or self.law.is_full:
-            return self.solved(tolerance)
+            return self.independent_second_moments(tolerance)
         outcomes = self.outcomes(SMALL)
         if outcomes is None:
             return None
@@ -196,7 +189,7 @@ class BatchSteps:
     def exact_exponents(self) -> ExactExponents | None:
         """Return the exponents where all steps, or all epochs, are the same."""
         if self.law.is_full:
-            curvatures = self.learning_rate * self.rows.eigenvalues / self.law.n_units
+            curvatures = self.learning_rate * self._rows.eigenvalues / self.law.n_units
             radii = np.array([np.abs(np.linalg.eigvals(self.recurrence.along(c))) for c in curvatures]).ravel()
             with np.errstate(divide="ignore"):
                 logs = np.log(np.where(radii < 8 * _EPS, 0.0, radii))
@@ -207,14 +200,18 @@ class BatchSteps:
             return of_products(*self._scaled_product(batches), len(batches))
         return None
 
+    @property
     def sum_of_exponents(self) -> float:
-        """Return E log abs det of a step; NaN where there are too many batches."""
-        law, free = self.law, float(self.rows.rank * self.recurrence.log_determinant)
+        """Sum of all Lyapunov exponents, exactly, in nats per step: the mean of log abs det A_S over batches S.
+
+        (1/N) sum_i log abs(1 - eta K_ii) for batches of one. NaN where there are too many batches to go through.
+        """
+        law, free = self.law, float(self.rank * self.recurrence.log_determinant)
         feedback = self.recurrence.feedback
         if abs(feedback) < 1e-14:
             return free
         if law.is_full:
-            determinants = 1 - feedback * self.learning_rate * self.rows.eigenvalues / law.n_units
+            determinants = 1 - feedback * self.learning_rate * self._rows.eigenvalues / law.n_units
             with np.errstate(divide="ignore"):
                 return free + float(np.log(np.abs(determinants)).sum())
         if law.sampling == "epoch":  # every batch is a uniform subset
@@ -234,11 +231,11 @@ class BatchSteps:
             for batch in batches:
                 rows = np.concatenate([law.rows(unit) for unit in batch])
                 step = self.learning_rate / len(batch) * self.recurrence.feedback
-                minor = np.eye(len(rows)) - step * self.rows.gram[np.ix_(rows, rows)]
+                minor = np.eye(len(rows)) - step * self._rows.gram[np.ix_(rows, rows)]
                 total += probability / len(batches) * _log_determinant(minor)
         return total
 
-    def outcomes(self, most: int) -> Outcomes | None:
+    def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:
         """Return all matrices of steps, or of epochs."""
         law, size = self.law, self.dimension**2
         if law.n_batches * size > most:
@@ -265,56 +262,37 @@ class BatchSteps:
 
     def _step(self, batch: tuple[int, ...], frame: FloatArray) -> FloatArray:
         """Return the image of a frame, (dimension, k), under the step on a batch of units."""
-        r, free = self.rows.rank, self.recurrence.free
+        r, free = self.rank, self.recurrence.free
         levels = frame.reshape(self.recurrence.levels, r, -1)
         read = np.tensordot(self.recurrence.readout, levels, axes=1)
         image = np.tensordot(free, levels, axes=1)
         rows = np.concatenate([self.law.rows(unit) for unit in batch]) if batch else np.empty(0, dtype=np.int64)
-        self.rows.move(image[0], rows, self.learning_rate / len(batch) * (self.rows.array[rows] @ read))
+        self._rows.move(image[0], rows, self.learning_rate / len(batch) * (self._rows.array[rows] @ read))
         return np.asarray(image.reshape(frame.shape))
 
     def slow_directions(self, k: int) -> FloatArray:
         """Return the directions that the mean step shrinks least, as states that have been there for long."""
         levels = self.recurrence.levels
-        directions = self.rows.slow_directions(min(k, self.rows.rank), self.learning_rate / self.law.n_units)
+        directions = self._rows.slow_directions(min(k, self.rank), self.learning_rate / self.law.n_units)
         if directions.shape[1] == 1:
-            directions = directions / np.linalg.norm(self.rows.slowest)
+            directions = directions / np.linalg.norm(self._rows.slowest)
         return np.asarray(np.tile(directions, (levels, 1)) / math.sqrt(levels))
 
     def next_steps(self) -> NextSteps | None:
         """Return the outcomes of the next step, or epoch; None if there are too many."""
-        if self.has_single_units:
-            return NextUnits(self.rows, self.learning_rate, self.law, self.recurrence, self.norm)
+        if self.has_parts_by_outcome:
+            return NextUnits(self._rows, self.learning_rate, self.law, self.recurrence, self.norm)
         found = self.outcomes(FEW_NUMBERS)
-        return None if found is None else NextMatrices(*found, self.isometric)
+        return None if found is None else NextMatrices(*found, self.isometric_vectors)
 
-    @property
-    def has_single_units(self) -> bool:
-        """Whether every step is on one example, independently drawn."""
-        return self.law.is_independent and self.law.batch_size == 1
-
-    def probability_of_singular_steps(self) -> float | None:
-        """Return the probability that a step is singular; None where it takes all matrices."""
-        return None
-
-    def isometric(self, vectors: FloatArray) -> FloatArray:
-        """Return vectors in coordinates that are isometric to parameter space, s = F^T a of every level; same shape."""
-        if self.recurrence.levels == 1:
-            return self.rows.isometric(vectors)
-        return self.rows.isometric(vectors.reshape(-1, self.rows.rank)).reshape(vectors.shape)
-
-    def laws_of_parts(self) -> Iterator[tuple[Law, float]]:
+    def _laws_of_parts(self) -> Iterator[tuple[Law, float]]:
         """Yield the law of each block of K, and its share of the steps."""
-        for rows in self.rows.components:
-            yield self.law.restricted(rows, len(self.rows)), 1.0
-
-    def mean_square(self, decomposition: SpectralDecomposition | None) -> MeanSquare | None:
-        """Return Lambda(2), if it is known otherwise than block by block."""
-        return None
+        for rows in self._rows.components:
+            yield self.law.restricted(rows, len(self._rows)), 1.0
 
     def largest_curvature(self) -> float:
         """Return the largest eigenvalue that the Hessian of a batch may have, or a bound if batches are many."""
-        law, gram = self.law, self.rows.gram
+        law, gram = self.law, self._rows.gram
 
         def of(batch: tuple[int, ...]) -> float:
             rows = np.concatenate([law.rows(unit) for unit in batch])
@@ -328,7 +306,7 @@ class BatchSteps:
         laws = [replace(law, sampling="iid", batch_size=size) for size in sizes]
         if sum(each.n_batches for each in laws) * self.rows_per_step**3 <= _MOST_MINORS:
             return max(of(batch) for each in laws for _, batches in each.batches() for batch in batches)
-        return min(largest, float(self.rows.eigenvalues[-1]) / min(sizes))
+        return min(largest, float(self._rows.eigenvalues[-1]) / min(sizes))
 
     def largest_amplification(self) -> float:
         """Return a bound of what a step may multiply lengths by.

@@ -144,7 +144,7 @@ class MatrixEnsemble(System):
         steps = arguments.MatrixSet(None, self._matrices, self._probabilities, self._cumulative)
         return Call(steps, 0.0, log_determinants=self.log_determinants)
 
-    def growth_in(self, metrics: list[FloatArray], covariance: FloatArray | None = None) -> Growth:
+    def _growth_in(self, metrics: list[FloatArray], covariance: FloatArray | None = None) -> Growth:
         """Return growth in metrics M = R^T R, from the norms of R A_i v."""
         n, d, size = len(self._matrices), self.dimension, len(metrics)
         log_scale = math.floor(math.log2(max(float(np.abs(self._matrices).max()), 1e-300)))
@@ -162,22 +162,22 @@ class MatrixEnsemble(System):
     @property
     def no_growth(self) -> Growth:
         """No metrics."""
-        return self.growth_in([])
+        return self._growth_in([])
 
     def growth(self, known: QuadraticForms | None = None) -> Growth:
         """Return growth in the Euclidean metric, that of constant mean squared growth, and what lies between."""
         identity = np.eye(self.dimension)
         if self.dimension > _LARGEST_METRIC:
-            return self.growth_in([identity])
+            return self._growth_in([identity])
         found = self.moments.second_moments
         if not found.converged or not np.isfinite(found.metric).all():
-            return self.growth_in([identity])
+            return self._growth_in([identity])
         metric = (found.metric + found.metric.T) / 2
         metric += max(_FLOOR, -2 * float(np.linalg.eigvalsh(metric)[0])) * identity
         values, vectors = np.linalg.eigh(metric)
         between = vectors * np.sqrt(values) @ vectors.T
         further = _elongated(self.dimension) if len(self._matrices) <= _FEW_MATRICES else []
-        return self.growth_in([identity, metric, between, *further], found.covariance)
+        return self._growth_in([identity, metric, between, *further], found.covariance)
 
     def second_moments(self, tolerance: float) -> QuadraticForms:
         """Return Lambda(2) and its forms."""

@@ -12,6 +12,7 @@ curvature 1, a step on example i multiplies the displacement by
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,15 +27,14 @@ from sgdstab_fast.systems.coordinates import rows_of_gram
 from sgdstab_fast.systems.recurrence import Recurrence, recurrence_of
 from sgdstab_fast.systems.rows import Rows, rows_of_factor
 from sgdstab_fast.systems.sampling import Law, row_weights, validated
-from sgdstab_fast.systems.sgd_steps import SystemOfSteps
 from sgdstab_fast.systems.single_steps import SingleSteps
-from sgdstab_fast.systems.system import FullBatches, Outcomes, Part, System, require_system
+from sgdstab_fast.systems.system import FullBatches, Outcomes, Part, require_system
 
 _SMALLEST_DIAGONAL = 1e-290
 _LARGEST_STEP = 1e100  # eta K_ii, so that no product of a few steps overflows
 
 
-class LinearizedSGD(SystemOfSteps):
+class LinearizedSGD(BatchSteps):
     """SGD near an interpolating minimum, linearised: x <- A_S x with a random batch S of examples.
 
     Parameters
@@ -97,8 +97,8 @@ class LinearizedSGD(SystemOfSteps):
     4
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         gram: Any,
         learning_rate: float,
         batch_size: int = 1,
@@ -110,7 +110,8 @@ class LinearizedSGD(SystemOfSteps):
         scale: float = 1.0,
         momentum: float = 0.0,
         nesterov: bool = False,
-    ) -> None:
+    ) -> LinearizedSGD:
+        """Return the system, as one of single examples where steps are on those alone: it knows more."""
         matrix, precision = validation.gram_matrix(gram)
         law = validated(len(matrix), batch_size, sampling, groups, probabilities)
         recurrence = recurrence_of(momentum, nesterov)
@@ -118,7 +119,7 @@ class LinearizedSGD(SystemOfSteps):
         if weights is not None:
             # A_i = I - eta c_i e_i e_i^T K is similar to I - eta e_i e_i^T K', K' = c^(1/2) K c^(1/2).
             matrix = np.sqrt(weights) * matrix * np.sqrt(weights)[:, None]
-        self._set_up(rows_of_gram(matrix, precision), learning_rate, law, recurrence)
+        return cls._of(rows_of_gram(matrix, precision), learning_rate, law, recurrence)
 
     @classmethod
     def from_factor(
@@ -174,11 +175,6 @@ class LinearizedSGD(SystemOfSteps):
 
     @classmethod
     def _of(cls, rows: Rows, learning_rate: float, law: Law, recurrence: Recurrence) -> LinearizedSGD:
-        system = cls.__new__(cls)
-        system._set_up(rows, learning_rate, law, recurrence)
-        return system
-
-    def _set_up(self, rows: Rows, learning_rate: float, law: Law, recurrence: Recurrence) -> None:
         rate, diagonal = validation.positive_number(learning_rate, "learning_rate"), rows.diagonal
         if diagonal.max() < _SMALLEST_DIAGONAL:
             raise ValueError(
@@ -192,9 +188,38 @@ class LinearizedSGD(SystemOfSteps):
                 f"learning_rate {learning_rate!r} is too large: times gram's diagonal, up to {diagonal.max()}, "
                 f"it passes {_LARGEST_STEP}"
             )
-        kind = SingleSteps if law.is_single and recurrence.is_plain else BatchSteps
-        self._steps = kind(rows, rate, law, recurrence)
-        self._answer()
+        kind = SingleExampleSGD if law.is_single and recurrence.is_plain else LinearizedSGD
+        system: LinearizedSGD = object.__new__(kind)
+        system._set_up(rows, rate, law, recurrence)
+        return system
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave what has been computed behind."""
+        return LinearizedSGD._of, (self._rows, self.learning_rate, self.law, self.recurrence)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is on one example, drawn uniformly and independently, without memory."""
+        return isinstance(self, SingleExampleSGD)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of K, the law, the optimiser and the learning rate, by which a result knows its system."""
+        law = self.law
+        parts = [self.recurrence.free, self.recurrence.readout, law.offsets, law.members, law.unit_probabilities]
+        digest = hashlib.sha256(self._rows.digest + np.float64(self.learning_rate).tobytes())
+        digest.update(f"{law.sampling}-{law.batch_size}-{law.n_units}".encode())
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return f"{self.coordinates}-{len(self.rows)}x{self.rank}-{digest.hexdigest()[:16]}"
+
+    def gradients(self) -> FloatArray:
+        """Return F with K = F F^T, shape (N, dimension): row i is the gradient of example i, up to a rotation."""
+        return self._rows.gradients
+
+    def gram_eigenvalues(self) -> FloatArray:
+        """Return the non-zero eigenvalues of K, largest first, shape (dimension,)."""
+        return self._rows.eigenvalues[::-1].copy()
 
     @property
     def log_determinants(self) -> FloatArray:
@@ -252,7 +277,7 @@ class LinearizedSGD(SystemOfSteps):
         >>> sf.LinearizedSGD([[2, 1], [1, 2]], 0.5).with_learning_rate(0.6).learning_rate
         0.6
         """
-        return self._changed(learning_rate, self.law, self.recurrence)
+        return self._changed(learning_rate=learning_rate)
 
     def with_recurrence(self, recurrence: Recurrence) -> LinearizedSGD:
         """Return the system of the same K, learning rate and batches with another optimiser.
@@ -277,7 +302,7 @@ class LinearizedSGD(SystemOfSteps):
         """
         if not isinstance(recurrence, Recurrence):
             raise TypeError(f"recurrence must be a Recurrence, not {type(recurrence).__name__}")
-        return self._changed(self.learning_rate, self.law, recurrence)
+        return self._changed(recurrence=recurrence)
 
     def with_batches(self, batch_size: int | None = None, *, sampling: str | None = None) -> LinearizedSGD:
         """Return the system of the same K, learning rate, groups and optimiser with other batches.
@@ -307,35 +332,43 @@ class LinearizedSGD(SystemOfSteps):
         size = self.batch_size if batch_size is None else batch_size
         checked = validated(self.n_examples, size, self.law.sampling if sampling is None else sampling)
         law = replace(self.law, batch_size=checked.batch_size, sampling=checked.sampling)
-        return self._changed(self.learning_rate, law, self.recurrence)
+        return self._changed(law=law)
 
-    def _changed(self, learning_rate: float, law: Law, recurrence: Recurrence) -> LinearizedSGD:
-        return LinearizedSGD._of(self._steps.rows, learning_rate, law, recurrence)
+    def _changed(
+        self,
+        rows: Rows | None = None,
+        *,
+        learning_rate: float | None = None,
+        law: Law | None = None,
+        recurrence: Recurrence | None = None,
+    ) -> LinearizedSGD:
+        return LinearizedSGD._of(
+            self._rows if rows is None else rows,
+            self.learning_rate if learning_rate is None else learning_rate,
+            self.law if law is None else law,
+            self.recurrence if recurrence is None else recurrence,
+        )
 
     def part(self, examples: NDArray[np.intp]) -> LinearizedSGD:
         """Return the plain system of some examples alone, each of which it draws with probability 1 / len(examples)."""
-        rows = require_plain(self, "part").rows.restricted(examples)
-        return LinearizedSGD._of(rows, self.learning_rate, Law(len(examples)), self.recurrence)
+        require_plain(self, "part")
+        return self._changed(self._rows.restricted(examples), law=Law(len(examples)))
 
     def with_rows(self, rows: NDArray[np.intp]) -> LinearizedSGD:
         """Return the system where there are only some of the rows, drawn as before."""
-        law = self.law.restricted(rows, len(self.rows))
-        return LinearizedSGD._of(self._steps.rows.restricted(rows), self.learning_rate, law, self.recurrence)
+        return self._changed(self._rows.restricted(rows), law=self.law.restricted(rows, len(self._rows)))
 
     def averaged(self) -> LinearizedSGD:
         """Return the system whose full step is the mean of the steps: with probabilities p_i, that of N p_i K_ij."""
         if self.law.probabilities is None:
             return self
-        roots = np.sqrt(self.n_examples * self.law.probabilities[self.law.units_of_rows(len(self.rows))])
-        law = replace(self.law, probabilities=None)
-        return LinearizedSGD._of(self._steps.rows.scaled(roots), self.learning_rate, law, self.recurrence)
+        roots = np.sqrt(self.n_examples * self.law.probabilities[self.law.units_of_rows(len(self._rows))])
+        return self._changed(self._rows.scaled(roots), law=replace(self.law, probabilities=None))
 
     def isometric(self) -> LinearizedSGD:
         """Return the same system in factor coordinates, in which lengths are those of parameter space."""
-        rows = self._steps.rows.isometric_rows
-        if rows is self._steps.rows:
-            return self
-        return LinearizedSGD._of(rows, self.learning_rate, self.law, self.recurrence)
+        rows = self._rows.isometric_rows
+        return self if rows is self._rows else self._changed(rows)
 
     def parts(self) -> Sequence[Part[LinearizedSGD]]:
         """Return the blocks of K.
@@ -343,20 +376,19 @@ class LinearizedSGD(SystemOfSteps):
         Of single examples each is a system of its own; otherwise all have steps of the whole, of which those on none
         of a block's rows are idle.
         """
-        rows, steps = self._steps.rows, self._steps
+        rows = self._rows
         if rows.is_connected:
             return [Part(0, self, 1.0, rows.components[0])]
         return [
-            Part(index, LinearizedSGD._of(block, steps.learning_rate, law, steps.recurrence), share, members)
+            Part(index, self._changed(block, law=law), share, members)
             for index, (members, block, (law, share)) in enumerate(
-                zip(rows.components, rows.blocks, steps.laws_of_parts(), strict=True)
+                zip(rows.components, rows.blocks, self._laws_of_parts(), strict=True)
             )
         ]
 
     def full_batches(self) -> FullBatches:
         """Return what full batches do, of examples weighted by their probabilities."""
-        averaged = self.averaged().steps
-        return FullBatches(averaged.rows, averaged.law.n_units, averaged.learning_rate, averaged.recurrence)
+        return FullBatches(self.averaged().rows_of_k, self.n_examples, self.learning_rate, self.recurrence)
 
     def __repr__(self) -> str:
         law, recurrence = self.law, self.recurrence
@@ -375,18 +407,16 @@ class LinearizedSGD(SystemOfSteps):
         )
 
 
-def single_steps_of(system: System) -> SingleSteps | None:
-    """Return the steps of a system if they are on single examples, for which some estimators have more to say."""
-    steps = system.steps if isinstance(system, LinearizedSGD) else None
-    return steps if isinstance(steps, SingleSteps) else None
+class SingleExampleSGD(SingleSteps, LinearizedSGD):
+    """SGD on single examples, drawn uniformly and independently, without memory; what `LinearizedSGD` makes of it."""
 
 
-def require_plain(system: Any, what: str) -> SingleSteps:
-    """Refuse systems other than SGD on single examples, for what is about those; return their steps."""
+def require_plain(system: Any, what: str) -> SingleExampleSGD:
+    """Refuse systems other than SGD on single examples, for what is about those; return the system."""
     require_system(system)
-    if (steps := single_steps_of(system)) is None:
+    if not isinstance(system, SingleExampleSGD):
         raise ValueError(
             f"{what} is for SGD on single examples: batch_size=1, iid, without groups, probabilities and momentum; "
             f"not for {system!r}"
         )
-    return steps
+    return system

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -27,7 +26,15 @@ from sgdstab_fast.systems.growth import LARGEST_DIMENSION, TOLERANCE, FrameGrowt
 from sgdstab_fast.systems.next_steps import NextExamples, NextSteps
 from sgdstab_fast.systems.rows import IntArray, Rows
 from sgdstab_fast.systems.sampling import Law
-from sgdstab_fast.systems.system import MEAN_SQUARE_TOLERANCE, Call, ExactExponents, MeanSquare, QuadraticForms
+from sgdstab_fast.systems.system import (
+    MEAN_SQUARE_TOLERANCE,
+    Call,
+    ExactExponents,
+    MeanSquare,
+    Part,
+    QuadraticForms,
+    System,
+)
 
 # 1 - eta K_ii within rounding of 0: the step is singular.
 _SINGULAR = 2 * np.finfo(float).eps
@@ -43,22 +50,25 @@ MOST_APPLICATIONS = 1000  # of the mean-square operator
 _LARGEST_OF_FRAMES = 512  # dimension in which growth of frames is evaluated: it takes a dozen matrices more
 
 
-@dataclass(frozen=True, eq=False)
 class SingleSteps(BatchSteps):
     """What one step on a single example does."""
+
+    # Anchored growth knows all of them, and they do not nearly commute.
+    counts_own_growth = steps_may_commute = False
 
     @cached_property
     def log_determinants(self) -> FloatArray:
         """Log abs(1 - eta K_ii), shape (N,); -inf where the step is singular."""
-        return log_abs_one_minus(self.learning_rate * self.rows.diagonal)
+        return log_abs_one_minus(self.learning_rate * self._rows.diagonal)
 
     @property
     def step_sizes(self) -> FloatArray:
         """Logarithms of what steps do to volumes, and to lengths in one dimension."""
         return self.log_determinants
 
+    @property
     def sum_of_exponents(self) -> float:
-        """Return (1/N) sum_i log abs(1 - eta K_ii)."""
+        """(1/N) sum_i log abs(1 - eta K_ii)."""
         return float(self.log_determinants.mean())
 
     @property
@@ -72,12 +82,12 @@ class SingleSteps(BatchSteps):
 
     def vectors_call(self) -> Call:
         """Return what advances vectors."""
-        steps = arguments.SingleSteps(self.rows.for_core, self.learning_rate)
-        return Call(steps, 1e-8 + 1.3e-10 * self.rows.rank, self.is_nearly_singular)
+        steps = arguments.SingleSteps(self._rows.for_core, self.learning_rate)
+        return Call(steps, 1e-8 + 1.3e-10 * self.rank, self.is_nearly_singular)
 
     def frames_call(self) -> Call:
         """Return what advances frames."""
-        return Call(self.for_core, 0.0, log_determinants=self.log_determinants)
+        return Call(self._for_core, 0.0, log_determinants=self.log_determinants)
 
     def exact_exponents(self) -> ExactExponents | None:
         """Return None: they take simulation."""
@@ -85,40 +95,40 @@ class SingleSteps(BatchSteps):
 
     def slow_directions(self, k: int) -> FloatArray:
         """Return the directions that the mean step shrinks least, slowest first."""
-        return self.rows.slow_directions(k, self.learning_rate / len(self.rows))
+        return self._rows.slow_directions(k, self.learning_rate / len(self._rows))
 
     def next_steps(self) -> NextSteps:
         """Return the examples that may come next."""
-        return NextExamples(self.rows, self.learning_rate)
+        return NextExamples(self._rows, self.learning_rate)
 
     def probability_of_singular_steps(self) -> float:
         """Return the share of examples whose step is singular."""
         return float(np.isneginf(self.log_determinants).mean())
 
-    def laws_of_parts(self) -> Iterator[tuple[Law, float]]:
+    def _laws_of_parts(self) -> Iterator[tuple[Law, float]]:
         """Yield the law of each block alone, and its share of the steps."""
-        for rows in self.rows.components:
-            yield Law(rows.size), rows.size / len(self.rows)
+        for rows in self._rows.components:
+            yield Law(rows.size), rows.size / len(self._rows)
 
-    def mean_square(self, decomposition: SpectralDecomposition | None) -> MeanSquare:
+    def mean_square(self, decomposition: SpectralDecomposition | None = None) -> MeanSquare:
         """Return Lambda(2), from the part of K of each block; metric and covariance are zero elsewhere."""
-        return mean_square(self.rows, self.learning_rate, decomposition)
+        return mean_square(self._rows, self.learning_rate, decomposition)
 
     @cached_property
     def amplification(self) -> FloatArray:
         """max(1, (1 - eta K_ii)^2), by which steps may multiply squared norms, shape (N,)."""
-        return np.asarray(np.maximum(1.0, (1 - self.learning_rate * self.rows.diagonal) ** 2))
+        return np.asarray(np.maximum(1.0, (1 - self.learning_rate * self._rows.diagonal) ** 2))
 
     @property
     def no_growth(self) -> Growth:
         """No metrics."""
-        rank = self.rows.rank
-        return self.growth_with(np.empty((0, rank, rank)), np.empty((0, len(self.rows))))
+        rank = self.rank
+        return self.growth_with(np.empty((0, rank, rank)), np.empty((0, len(self._rows))))
 
     @property
     def growth_in_norm(self) -> Growth:
         """The norm of K alone."""
-        return self.growth_with(np.empty((0, self.rows.rank, self.rows.rank)), self.rows.diagonal[None])
+        return self.growth_with(np.empty((0, self.rank, self.rank)), self._rows.diagonal[None])
 
     def growth_with(self, matrices: FloatArray, diagonals: FloatArray, covariance: FloatArray | None = None) -> Growth:
         """Return growth in the norm of K and further metrics, and the squared norms of what steps move in all."""
@@ -136,14 +146,14 @@ class SingleSteps(BatchSteps):
     ) -> Growth:
         """Return growth in the norm of K and metrics with squared norms, as `metric_with_norms` returns them."""
         matrices, squared_norms = zip(*with_norms, strict=True)
-        return self.growth_with(np.array(matrices), np.array([self.rows.diagonal, *squared_norms]), covariance)
+        return self.growth_with(np.array(matrices), np.array([self._rows.diagonal, *squared_norms]), covariance)
 
     def growth(self, known: QuadraticForms | None = None) -> Growth:
         """Return growth in the norm of K, the metric of constant mean squared growth, and those for rare steps."""
         if self.dimension > LARGEST_DIMENSION:
             return self.growth_in_norm
         if known is None:
-            metric, covariance = mean_square_metric(self.rows, self.learning_rate, tolerance=TOLERANCE)
+            metric, covariance = mean_square_metric(self._rows, self.learning_rate, tolerance=TOLERANCE)
         else:
             metric, covariance = known.metric, known.covariance
         return self.growth_with_norms([self.metric_with_norms(metric), *self.intermittency_metrics()], covariance)
@@ -157,27 +167,27 @@ class SingleSteps(BatchSteps):
 
     def mean_square_metric(self, weights: FloatArray | None, tolerance: float) -> tuple[FloatArray, FloatArray]:
         """Return metric and covariance of constant mean squared growth, with weights of examples."""
-        return mean_square_metric(self.rows, self.learning_rate, weights, tolerance=tolerance)
+        return mean_square_metric(self._rows, self.learning_rate, weights, tolerance=tolerance)
 
     def metric_with_norms(self, metric: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return a metric that is safely positive definite, and the squared norms of what steps move in it.
 
         A little of the norm of K is mixed in, so that no direction has a norm of 0 or below; M_ii <= K_ii.
         """
-        diagonal = self.rows.diagonal
+        diagonal = self._rows.diagonal
         active = diagonal > 0
-        ratios = self.rows.squared_norms(metric)[active] / diagonal[active]
+        ratios = self._rows.squared_norms(metric)[active] / diagonal[active]
         floor = max(_FLOOR * float(ratios.min()), _ROUNDING_FLOOR * float(ratios.max()))
         metric = metric / float(ratios.max())
-        self.rows.add_norm(metric, floor / float(ratios.max()))
-        return metric, self.rows.squared_norms(metric)
+        self._rows.add_norm(metric, floor / float(ratios.max()))
+        return metric, self._rows.squared_norms(metric)
 
-    def growth_of_part(self, part: BatchSteps, rows: IntArray, embedding: FloatArray) -> tuple[Growth, Growth]:
+    def growth_of_part(self, part: Part[System], embedding: FloatArray) -> tuple[Growth, Growth]:
         """Return growth in the metrics of a block alone, for the block and for the whole."""
-        own = part.growth() if part.dimension > 1 else part.no_growth
-        diagonals = np.zeros((max(own.size, 1), len(self.rows)))
-        diagonals[0] = self.rows.diagonal
-        diagonals[1:, rows] = own.metrics.diagonals[1:]
+        own = part.system.growth() if part.system.dimension > 1 else part.system.no_growth
+        diagonals = np.zeros((max(own.size, 1), len(self._rows)))
+        diagonals[0] = self._rows.diagonal
+        diagonals[1:, part.rows] = own.metrics.diagonals[1:]
         return own, self.growth_with(embedding.T @ own.matrices @ embedding, diagonals)
 
     def frame_growth(self, *, evaluated: bool) -> FrameGrowth:
@@ -185,15 +195,15 @@ class SingleSteps(BatchSteps):
         lost = float(self.log_determinants.min()) <= _LOST or self.dimension > _LARGEST_OF_FRAMES
         if not evaluated or lost:
             return super().frame_growth(evaluated=False)
-        others = self.growth().matrices if len(self.rows.components) == 1 else self.no_growth.matrices
+        others = self.growth().matrices if len(self._rows.components) == 1 else self.no_growth.matrices
         roots, gradients, images, diagonals = [], [], [], []
         try:
-            for matrix in (self.rows.norm, *others):
+            for matrix in (self._rows.norm, *others):
                 root = np.linalg.cholesky(matrix)
                 roots.append(root.T)
-                gradients.append(np.linalg.solve(root, self.rows.array.T).T)
-                images.append(self.rows.moved_times(root))
-                diagonals.append(self.rows.squared_norms(matrix))
+                gradients.append(np.linalg.solve(root, self._rows.array.T).T)
+                images.append(self._rows.moved_times(root))
+                diagonals.append(self._rows.squared_norms(matrix))
         except np.linalg.LinAlgError:
             return super().frame_growth(evaluated=False)._replace(n_metrics=1 + len(others))
         metrics = arguments.FrameMetrics(
