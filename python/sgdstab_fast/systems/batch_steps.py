@@ -45,7 +45,7 @@ _LOWER = 0.7  # the learning rate of the second metric, relative
 _TRIAL_SHARE, _LEAST_TRIALS, _MOST_TRIALS = 1 / 16, 8, 256
 _MOST_COPIED = 2**22  # numbers
 _MOST_MINORS = 2**22  # multiplications
-SMALL = 2**16  # numbers in the matrices of all epochs: more of them are not gone through for Lambda(2)
+_SMALL = 2**16  # numbers in the matrices of all epochs: more of them are not gone through for Lambda(2)
 
 
 class BatchSteps(StateSpace):
@@ -54,7 +54,7 @@ class BatchSteps(StateSpace):
     @property
     def largest_unit(self) -> float:
         """The largest trace of a unit's part of K: no batch step is longer than eta times that."""
-        return float(np.bincount(self.law.units_of_rows(len(self._rows)), self._rows.traces, self.law.n_units).max())
+        return float(np.bincount(self._units, self._rows.traces, self.law.n_units).max())
 
     @property
     def step_sizes(self) -> FloatArray:
@@ -148,7 +148,7 @@ class BatchSteps(StateSpace):
 
     def _growth_of_units(self) -> FloatArray:
         """Return max(1, (1 - eta trace K_uu)^2) for every unit: how much a step on it may multiply squared norms."""
-        traces = np.bincount(self.law.units_of_rows(len(self._rows)), self._rows.gram.diagonal(), self.law.n_units)
+        traces = np.bincount(self._units, self._rows.gram.diagonal(), self.law.n_units)
         return np.asarray(np.maximum(1.0, (1 - self.learning_rate * traces) ** 2))
 
     def independent_second_moments(self, tolerance: float) -> SecondMoments:
@@ -173,13 +173,13 @@ class BatchSteps(StateSpace):
         """Whether Lambda(2) is computed without simulation."""
         if self.law.is_independent or self.law.is_full:
             return True
-        return all(part.system.outcomes(SMALL) is not None for part in self.parts())
+        return all(part.system.outcomes(_SMALL) is not None for part in self.parts())
 
     def second_moments(self, tolerance: float) -> SecondMoments | SecondMomentsOfMatrices | None:
         """Return second moments, of the matrices of epochs where batches depend on each other and these are few."""
         if self.law.is_independent or self.law.is_full:
             return self.independent_second_moments(tolerance)
-        outcomes = self.outcomes(SMALL)
+        outcomes = self.outcomes(_SMALL)
         if outcomes is None:
             return None
         found = MatrixMoments(outcomes.matrices, outcomes.probabilities).second_moments
@@ -267,7 +267,7 @@ class BatchSteps(StateSpace):
         read = np.tensordot(self.recurrence.readout, levels, axes=1)
         image = np.tensordot(free, levels, axes=1)
         rows = np.concatenate([self.law.rows(unit) for unit in batch]) if batch else np.empty(0, dtype=np.int64)
-        self._rows.move(image[0], rows, self.learning_rate / len(batch) * (self._rows.array[rows] @ read))
+        self._rows.move(image[0], rows, self.learning_rate / len(batch) * (self.rows[rows] @ read))
         return np.asarray(image.reshape(frame.shape))
 
     def slow_directions(self, k: int) -> FloatArray:

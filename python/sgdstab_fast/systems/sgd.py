@@ -362,7 +362,7 @@ class LinearizedSGD(BatchSteps):
         """Return the system whose full step is the mean of the steps: with probabilities p_i, that of N p_i K_ij."""
         if self.law.probabilities is None:
             return self
-        roots = np.sqrt(self.n_examples * self.law.probabilities[self.law.units_of_rows(len(self._rows))])
+        roots = np.sqrt(self.n_examples * self.law.probabilities[self._units])
         return self._changed(self._rows.scaled(roots), law=replace(self.law, probabilities=None))
 
     def isometric(self) -> LinearizedSGD:

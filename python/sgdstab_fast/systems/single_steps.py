@@ -59,7 +59,7 @@ class SingleSteps(BatchSteps):
     @cached_property
     def log_determinants(self) -> FloatArray:
         """Log abs(1 - eta K_ii), shape (N,); -inf where the step is singular."""
-        return log_abs_one_minus(self.learning_rate * self._rows.diagonal)
+        return log_abs_one_minus(self.learning_rate * self.diagonal)
 
     @property
     def step_sizes(self) -> FloatArray:
@@ -117,7 +117,7 @@ class SingleSteps(BatchSteps):
     @cached_property
     def amplification(self) -> FloatArray:
         """max(1, (1 - eta K_ii)^2), by which steps may multiply squared norms, shape (N,)."""
-        return np.asarray(np.maximum(1.0, (1 - self.learning_rate * self._rows.diagonal) ** 2))
+        return np.asarray(np.maximum(1.0, (1 - self.learning_rate * self.diagonal) ** 2))
 
     @property
     def no_growth(self) -> Growth:
@@ -128,7 +128,7 @@ class SingleSteps(BatchSteps):
     @property
     def growth_in_norm(self) -> Growth:
         """The norm of K alone."""
-        return self.growth_with(np.empty((0, self.rank, self.rank)), self._rows.diagonal[None])
+        return self.growth_with(np.empty((0, self.rank, self.rank)), self.diagonal[None])
 
     def growth_with(self, matrices: FloatArray, diagonals: FloatArray, covariance: FloatArray | None = None) -> Growth:
         """Return growth in the norm of K and further metrics, and the squared norms of what steps move in all."""
@@ -146,7 +146,7 @@ class SingleSteps(BatchSteps):
     ) -> Growth:
         """Return growth in the norm of K and metrics with squared norms, as `metric_with_norms` returns them."""
         matrices, squared_norms = zip(*with_norms, strict=True)
-        return self.growth_with(np.array(matrices), np.array([self._rows.diagonal, *squared_norms]), covariance)
+        return self.growth_with(np.array(matrices), np.array([self.diagonal, *squared_norms]), covariance)
 
     def growth(self, known: QuadraticForms | None = None) -> Growth:
         """Return growth in the norm of K, the metric of constant mean squared growth, and those for rare steps."""
@@ -174,7 +174,7 @@ class SingleSteps(BatchSteps):
 
         A little of the norm of K is mixed in, so that no direction has a norm of 0 or below; M_ii <= K_ii.
         """
-        diagonal = self._rows.diagonal
+        diagonal = self.diagonal
         active = diagonal > 0
         ratios = self._rows.squared_norms(metric)[active] / diagonal[active]
         floor = max(_FLOOR * float(ratios.min()), _ROUNDING_FLOOR * float(ratios.max()))
@@ -186,7 +186,7 @@ class SingleSteps(BatchSteps):
         """Return growth in the metrics of a block alone, for the block and for the whole."""
         own = part.system.growth() if part.system.dimension > 1 else part.system.no_growth
         diagonals = np.zeros((max(own.size, 1), len(self._rows)))
-        diagonals[0] = self._rows.diagonal
+        diagonals[0] = self.diagonal
         diagonals[1:, part.rows] = own.metrics.diagonals[1:]
         return own, self.growth_with(embedding.T @ own.matrices @ embedding, diagonals)
 
@@ -201,7 +201,7 @@ class SingleSteps(BatchSteps):
             for matrix in (self._rows.norm, *others):
                 root = np.linalg.cholesky(matrix)
                 roots.append(root.T)
-                gradients.append(np.linalg.solve(root, self._rows.array.T).T)
+                gradients.append(np.linalg.solve(root, self.rows.T).T)
                 images.append(self._rows.moved_times(root))
                 diagonals.append(self._rows.squared_norms(matrix))
         except np.linalg.LinAlgError:

@@ -10,7 +10,7 @@ import numpy as np
 from sgdstab_fast._core.functions import Coordinates, FloatArray
 from sgdstab_fast.systems.recurrence import Recurrence
 from sgdstab_fast.systems.rows import Rows
-from sgdstab_fast.systems.sampling import Law
+from sgdstab_fast.systems.sampling import IntArray, Law
 from sgdstab_fast.systems.system import RANDOM_SHARE, Part, Shares, System, first_and_last
 
 _EPS = float(np.finfo(float).eps)
@@ -101,6 +101,11 @@ class StateSpace(System):
         """Steps after which draws begin anew."""
         return 1 if self.law.is_independent else self.law.steps_per_epoch
 
+    @property
+    def _units(self) -> IntArray:
+        """The example of every row."""
+        return self.law.units_of_rows(len(self.rows))
+
     def norm(self) -> FloatArray:
         """Return the metric of parameter space, of present and past displacement alike."""
         return np.asarray(np.kron(np.eye(self.recurrence.levels), self._rows.norm), dtype=float)
@@ -145,14 +150,14 @@ class StateSpace(System):
         """Return what says which examples directions consist of: of displacements alone, without memory."""
         if self.recurrence.levels > 1:
             return None
-        units = self.law.units_of_rows(len(self._rows)) if self.law.offsets.size else None
+        units = self._units if self.law.offsets.size else None
         return Shares(self._rows.shares_root, units, self.law.n_units)
 
     def extremes(self, most: int) -> FloatArray:
         """Return eigenvectors of K and gradients of the largest examples, which have been where they are for long."""
         gradients = self._rows.gradients
         directions = np.linalg.svd(gradients, full_matrices=False)[2]
-        largest = gradients[np.argsort(-self._rows.diagonal, kind="stable")[:most]]
+        largest = gradients[np.argsort(-self.diagonal, kind="stable")[:most]]
         displacements = np.concatenate([first_and_last(directions, most), largest])
         return np.tile(displacements, self.recurrence.levels)
 
@@ -161,7 +166,7 @@ class StateSpace(System):
         if not self.recurrence.is_plain:
             return None
         if not self.law.offsets.size:
-            return self.learning_rate * self._rows.diagonal
+            return self.learning_rate * self.diagonal
         gram = self._rows.gram
         units = [self.law.rows(unit) for unit in range(self.law.n_units)]
         return self.learning_rate * np.array(
@@ -170,4 +175,4 @@ class StateSpace(System):
 
     def example_of(self, part: Part[System]) -> int:
         """Return the first example of a part."""
-        return int(self.law.units_of_rows(len(self.rows))[part.rows[0]])
+        return int(self._units[part.rows[0]])
