@@ -9,7 +9,7 @@ py::tuple bound_advance_panels(const py::object& steps, const py::object& metric
                                const py::object& its_stream, const py::object& its_options, int n_threads) {
   const Stream stream = stream_of(its_stream);
   const auto [renormalise_every, spacing, careful] = kPanelOptions.of(its_options);
-  const VectorOptions options{value<Index>(renormalise_every), value<bool>(careful), value<Index>(spacing)};
+  const PanelOptions options{value<Index>(renormalise_every), value<bool>(careful), value<Index>(spacing)};
   require(options.renormalise_every > 0 && options.spacing > 0, "counts must be positive");
   const auto [its_rows, its_rates] = kPanelSteps.of(steps);
   const Borrowed<> rates = its_rates;

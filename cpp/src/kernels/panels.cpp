@@ -6,6 +6,7 @@
 
 #include "sgdstab/base/parallel.hpp"
 #include "sgdstab/base/unit_vectors.hpp"
+#include "sgdstab/steps/single.hpp"
 
 namespace sgdstab {
 namespace {
@@ -67,7 +68,7 @@ void advance_one(const Rows& rows, const Lanes& learning_rates, std::uint32_t s,
 // Advances the k panels of a chain by n_steps steps, renormalising at the end, and adds to log growth (k x kLanes).
 template <class Rows>
 void advance_chain(const Rows& rows, const Lanes& learning_rates, const IndexStream& draws, std::uint64_t start,
-                   Index n_steps, const VectorOptions& options, double* panels, Index k, double* log_growth) {
+                   Index n_steps, const PanelOptions& options, double* panels, Index k, double* log_growth) {
   std::uint32_t examples[kMaxSegment];
   const Index size = rows.dimension() * kLanes;
   Index since_normal = 0, since_orthogonal = 0;
@@ -98,7 +99,7 @@ void advance_chain(const Rows& rows, const Lanes& learning_rates, const IndexStr
 }  // namespace
 
 template <class Rows>
-void advance_panels(const Rows& rows, const double* learning_rates, const Stream& stream, const VectorOptions& options,
+void advance_panels(const Rows& rows, const double* learning_rates, const Stream& stream, const PanelOptions& options,
                     const PanelMetrics& metrics, double* panels, Index n_chains, Index n_panels, Index k,
                     PanelSums sums, int n_threads) {
   const Index n_items = n_chains * n_panels, d = rows.dimension();
@@ -132,9 +133,9 @@ void advance_panels(const Rows& rows, const double* learning_rates, const Stream
   });
 }
 
-template void advance_panels(const GramRows&, const double*, const Stream&, const VectorOptions&, const PanelMetrics&,
+template void advance_panels(const GramRows&, const double*, const Stream&, const PanelOptions&, const PanelMetrics&,
                              double*, Index, Index, Index, PanelSums, int);
-template void advance_panels(const FactorRows&, const double*, const Stream&, const VectorOptions&, const PanelMetrics&,
+template void advance_panels(const FactorRows&, const double*, const Stream&, const PanelOptions&, const PanelMetrics&,
                              double*, Index, Index, Index, PanelSums, int);
 
 }  // namespace sgdstab

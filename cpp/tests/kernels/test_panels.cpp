@@ -70,6 +70,10 @@ struct Sums {
   std::vector<double> log_growth, growth;
 };
 
+PanelOptions for_panels(const VectorOptions& options) {
+  return {options.renormalise_every, options.careful, options.spacing};
+}
+
 // Vectors that nearly agree with a sum: relative to what is of size 1.
 void check_close(double value, double expected, double tolerance) {
   CHECK(std::abs(value - expected) <= tolerance * std::max(1.0, std::abs(expected)));
@@ -82,8 +86,8 @@ void check_against_vectors(const Rows& rows, const Stream& stream, const VectorO
   Panels panels(n_chains, n_panels, k, d);
   Panels before = panels;
   Sums sums(panels, stream.n_batches, 0);
-  advance_panels(rows, rates.data(), stream, options, kNoMetrics, panels.values.data(), n_chains, n_panels, k,
-                 sums.view(), 2);
+  advance_panels(rows, rates.data(), stream, for_panels(options), kNoMetrics, panels.values.data(), n_chains, n_panels,
+                 k, sums.view(), 2);
   for (Index panel = 0; panel < n_panels; ++panel) {
     for (Index lane = 0; lane < kLanes; ++lane) {
       const SingleSteps<Rows> alone{rows, rates[static_cast<std::size_t>(panel * kLanes + lane)]};
@@ -181,8 +185,8 @@ void check_growth_of_runs(const Rows& rows, bool careful) {
   Panels panels(n_chains, 2, 1, d);
   Panels before = panels;
   Sums sums(panels, stream.n_batches, 3);
-  advance_panels(rows, rates.data(), stream, options, metrics.all(), panels.values.data(), n_chains, 2, 1, sums.view(),
-                 2);
+  advance_panels(rows, rates.data(), stream, for_panels(options), metrics.all(), panels.values.data(), n_chains, 2, 1,
+                 sums.view(), 2);
   for (Index panel = 0; panel < 2; ++panel) {
     const SingleMetrics its = metrics.of_panel(panel);
     for (Index lane = 0; lane < kLanes; ++lane) {

@@ -5,9 +5,17 @@
 // where o multiplies lane by lane.
 #pragma once
 
-#include "sgdstab/kernels/vectors.hpp"
+#include "sgdstab/growth/single.hpp"
+#include "sgdstab/random/stream.hpp"
 
 namespace sgdstab {
+
+// As of `VectorOptions`.
+struct PanelOptions {
+  Index renormalise_every;
+  bool careful;
+  Index spacing;
+};
 
 // The metrics of every panel: neighbouring panels share some.
 struct PanelMetrics {
@@ -32,13 +40,13 @@ struct PanelSums {
 // Advances panels (n_chains x n_panels x k x dimension x kLanes), k vectors for every learning rate (n_panels x
 // kLanes), and leaves those orthonormal, as `advance_vectors` does.
 template <class Rows>
-void advance_panels(const Rows& rows, const double* learning_rates, const Stream& stream, const VectorOptions& options,
+void advance_panels(const Rows& rows, const double* learning_rates, const Stream& stream, const PanelOptions& options,
                     const PanelMetrics& metrics, double* panels, Index n_chains, Index n_panels, Index k,
                     PanelSums sums, int n_threads);
 
-extern template void advance_panels(const GramRows&, const double*, const Stream&, const VectorOptions&,
+extern template void advance_panels(const GramRows&, const double*, const Stream&, const PanelOptions&,
                                     const PanelMetrics&, double*, Index, Index, Index, PanelSums, int);
-extern template void advance_panels(const FactorRows&, const double*, const Stream&, const VectorOptions&,
+extern template void advance_panels(const FactorRows&, const double*, const Stream&, const PanelOptions&,
                                     const PanelMetrics&, double*, Index, Index, Index, PanelSums, int);
 
 }  // namespace sgdstab

@@ -16,7 +16,8 @@
 // the metric of constant mean squared growth.
 #pragma once
 
-#include "sgdstab/kernels/vectors.hpp"
+#include "sgdstab/growth/single.hpp"
+#include "sgdstab/random/stream.hpp"
 #include "sgdstab/steps/tilted.hpp"
 
 namespace sgdstab {
