@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 
 # A matrix given in float32 was rounded there, whatever is done to it afterwards; what counts as rounding is
 # measured in the precision of the input.

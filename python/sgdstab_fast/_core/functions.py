@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core import _cpu
 from sgdstab_fast._core.arguments import (
-    Coordinates,
     FloatArray,
     FrameMetrics,
     FrameOptions,
@@ -31,8 +30,6 @@ from sgdstab_fast._core.arguments import (
     VectorMetrics,
     VectorOptions,
 )
-
-__all__ = ["Coordinates", "FloatArray", "StreamKey", "core", "simd_levels"]
 
 
 class Core(Protocol):

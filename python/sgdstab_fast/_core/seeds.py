@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sgdstab_fast._core.functions import StreamKey
+from sgdstab_fast._core.arguments import StreamKey
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 
 Curve: TypeAlias = Callable[[float], tuple[float, float]]
 """Lambda_b and its slope, at an order."""

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 
 _FEWEST_TERMS, _SPARE_TERMS, _MOST_TERMS = 25, 10, 48  # spare ones beyond the number of orders
 _AMPLITUDES = 10.0 ** np.arange(-16, 1.6, 0.5)  # A, relative to the largest abs(Lambda(p) / p)

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import DIRECTION_PILOTS
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.directions.obstacles import (

@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray, StreamKey, core
+from sgdstab_fast._core.arguments import FloatArray, StreamKey
+from sgdstab_fast._core.functions import core
 from sgdstab_fast._core.streams import STARTS
 from sgdstab_fast.directions.path import relaxation_rate
 from sgdstab_fast.results.chains import Checkpoint

@@ -35,7 +35,7 @@ from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.plotting.axes import words

@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import Seed, seed_from
 from sgdstab_fast.directions.chain import chain_of
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.options import Options

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.directions.eigenfunction import chain_options, stationary_directions
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block

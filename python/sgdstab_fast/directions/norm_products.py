@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.directions.leading_part import LeadingBlock
 from sgdstab_fast.statistics.means import left_out_in_turn
 from sgdstab_fast.systems.growth import TOLERANCE

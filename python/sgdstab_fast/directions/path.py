@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.statistics.control_variates import fit
 from sgdstab_fast.statistics.means import Measured, mean_of

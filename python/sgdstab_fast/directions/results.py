@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.directions.coupling import HolderContraction, holder_contraction, mixing_time
 from sgdstab_fast.directions.distribution import FiniteTimeDistribution, distribution_of
 from sgdstab_fast.directions.stationary import finite_time_exponents, moments_near_zero, sampled_directions

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords

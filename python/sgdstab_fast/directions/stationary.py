@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import seed_of_key
 from sgdstab_fast.moments.moments import moments_at
 from sgdstab_fast.moments.results import MomentExponents

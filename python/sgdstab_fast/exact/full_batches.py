@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.level_pairs import gd_exponent_of, gd_threshold_of
 from sgdstab_fast.systems.from_gram import variant_of
 from sgdstab_fast.systems.sgd import LinearizedSGD

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.systems.decomposition import SpectralDecomposition

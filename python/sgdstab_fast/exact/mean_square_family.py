@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSolution
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.rows import Rows

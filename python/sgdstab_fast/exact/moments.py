@@ -27,7 +27,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
 from sgdstab_fast.operators.matrices import ExactMoment, MatrixMoments
 from sgdstab_fast.operators.projective_line import ProjectiveLine

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.systems.rows import IntArray, Rows
 from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD, require_plain
 from sgdstab_fast.systems.system import System

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.curves.zeros import bisected
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.full_batches import gd_threshold

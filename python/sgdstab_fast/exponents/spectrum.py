@@ -14,7 +14,7 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
-from sgdstab_fast._core.functions import FloatArray, StreamKey
+from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast._core.streams import FRAME_PILOTS
 from sgdstab_fast.exponents.exponent import METHODS

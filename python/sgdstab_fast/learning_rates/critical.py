@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import first_of_panel
 from sgdstab_fast.curves.zeros import Zero, first_zero
 from sgdstab_fast.exact.full_batches import gd_threshold

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.exact.zeros import AGREEING, FARTHEST, bounds_of_zero, mean_square_zero
 from sgdstab_fast.learning_rates.panels import family_of
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core import arguments
-from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast._core.functions import core
 from sgdstab_fast._core.streams import COMPANIONS
 from sgdstab_fast.curves.zeros import scales
 from sgdstab_fast.exact.mean_square_family import MeanSquareFamily

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.plotting.maps import stability_map
 from sgdstab_fast.results.result import CLOSED_FORM, SampledResult, SeveralExponents
 from sgdstab_fast.results.warnings import warn

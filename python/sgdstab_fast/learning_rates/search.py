@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exact.zeros import AGREEING, FARTHEST, LARGEST_RANK, bounds_of_zero, mean_square_zero
 from sgdstab_fast.exponents.exponent import estimate_exponent

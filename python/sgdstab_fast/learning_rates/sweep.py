@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.curves.zeros import first_zero, scales
 from sgdstab_fast.exact.full_batches import extreme_eigenvalues, gd_exponents

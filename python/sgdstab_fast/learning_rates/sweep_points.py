@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.curves.zeros import scales
 from sgdstab_fast.exact.full_batches import extreme_eigenvalues, gd_exponent, gd_threshold
 from sgdstab_fast.exact.mean_square import mean_square_exponent

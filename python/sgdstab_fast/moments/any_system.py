@@ -19,7 +19,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray, StreamKey
+from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.moments import ExactMomentsOfSteps, value_at, with_nodes

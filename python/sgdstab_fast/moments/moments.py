@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.moments.any_system import GeneralMoments
 from sgdstab_fast.moments.populations import LEAST_SIZE
 from sgdstab_fast.moments.results import MomentExponents, OrderMoment

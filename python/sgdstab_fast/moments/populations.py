@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast._core import arguments
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import COMPANIONS
 from sgdstab_fast.results.chains import Chains, PopulationRecords, VectorRecords
 from sgdstab_fast.simulation.looks import grid_of_looks

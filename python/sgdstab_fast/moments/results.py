@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.plotting import moments as pictures
 from sgdstab_fast.plotting.axes import side_by_side

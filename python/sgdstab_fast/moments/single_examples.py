@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.curves.joint import Curve, joint_exponent
 from sgdstab_fast.curves.moments import MomentCurve

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast.moments.results import OrderMoment
 from sgdstab_fast.simulation.looks import grid_of_looks

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast._core.functions import Coordinates, FloatArray
+from sgdstab_fast._core.arguments import Coordinates, FloatArray
 
 IntArray = NDArray[np.intp]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 
 _MOST_STEPS = 24
 

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.projective_line import ProjectiveLine
 from sgdstab_fast.operators.tensors import LARGEST_TENSOR, occupation_ladder, tensor_dimension
 

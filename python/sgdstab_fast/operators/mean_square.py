@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.krylov import improved_perron_vector
 from sgdstab_fast.validation import row_blocks
 

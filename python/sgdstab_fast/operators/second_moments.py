@@ -36,7 +36,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.drawn_units import DrawnUnits, Draws
 from sgdstab_fast.operators.krylov import improved_leading_vector
 from sgdstab_fast.operators.level_pairs import LevelPairs, gd_threshold_of, log_radius

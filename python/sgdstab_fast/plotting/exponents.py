@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.plotting.axes import EDGE, ESTIMATE, axes_or_new, scientific
 
 if TYPE_CHECKING:

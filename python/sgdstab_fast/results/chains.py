@@ -8,7 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray, StreamKey
+from sgdstab_fast._core.arguments import FloatArray, StreamKey
 
 Records = TypeVar("Records", bound=NamedTuple)
 """What chains have recorded: arrays of shape (n_chains, n_batches, ...), of which log growth is the first."""

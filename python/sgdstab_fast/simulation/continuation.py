@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
 from sgdstab_fast.simulation.task import Task, advance
 from sgdstab_fast.simulation.vectors import vectors_task

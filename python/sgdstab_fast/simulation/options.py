@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.workers import Workers

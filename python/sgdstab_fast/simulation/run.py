@@ -12,7 +12,7 @@ from typing import Any, Generic
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.chains import Chains, Records
 from sgdstab_fast.simulation.looks import GROWTH, IDLE_GROWTH, grid, grid_of_looks
 from sgdstab_fast.simulation.options import Budget, Options

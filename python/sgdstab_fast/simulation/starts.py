@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray, StreamKey
+from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast.systems.system import RANDOM_SHARE, System
 
 _INITIAL_STATES = 1  # the counter's last word: 0 for steps

@@ -13,7 +13,8 @@ from typing import Any, Generic, NamedTuple
 import numpy as np
 
 from sgdstab_fast._core import arguments
-from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast._core.functions import core
 from sgdstab_fast.results.chains import Chains, Records
 from sgdstab_fast.simulation.looks import pieces
 from sgdstab_fast.simulation.workers import Workers

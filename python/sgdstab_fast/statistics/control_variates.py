@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.statistics.estimates import (
     MIN_SAMPLES,
     Estimate,

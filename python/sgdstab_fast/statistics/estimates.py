@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 
 MIN_SAMPLES = 64
 # Two-sided false-alarm rate of about 1e-5 for each exponent, on stationary independent batches.

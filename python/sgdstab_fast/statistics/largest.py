@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 
 
 def leading(exponents: FloatArray, standard_errors: FloatArray) -> tuple[int, float]:

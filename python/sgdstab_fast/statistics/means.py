@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 
 
 class Measured(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.statistics.means import left_out_in_turn
 
 _WINDOW = 5.0  # autocorrelation times over which autocorrelations are summed

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.statistics.estimates import grouped
 
 N_COMPANIONS, LEAST_COMPANIONS = 16, 8

@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from sgdstab_fast._core import arguments
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.drawn_units import Draws
 from sgdstab_fast.operators.matrices import MatrixMoments, SecondMomentsOfMatrices
 from sgdstab_fast.operators.second_moments import SecondMoments, mean_square_threshold, second_moments

@@ -13,7 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast._core.functions import core
 from sgdstab_fast.systems.decomposition import (
     SpectralDecomposition,
     decomposition_of_gram,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.validation import row_blocks
 
 # Below this ratio of eigenvalues they come from a Jacobi singular value decomposition.

@@ -12,7 +12,8 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
-from sgdstab_fast._core.functions import FloatArray, core
+from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast._core.functions import core
 from sgdstab_fast.operators.matrices import MatrixMoments
 from sgdstab_fast.systems.growth import Growth
 from sgdstab_fast.systems.next_steps import NextMatrices, NextSteps

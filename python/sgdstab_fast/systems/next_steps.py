@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.systems.recurrence import Recurrence
 from sgdstab_fast.systems.rows import Rows
 from sgdstab_fast.systems.sampling import Law

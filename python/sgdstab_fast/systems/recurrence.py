@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 
 
 @dataclass(frozen=True, eq=False)

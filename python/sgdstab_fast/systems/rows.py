@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core import arguments
-from sgdstab_fast._core.functions import Coordinates, FloatArray
+from sgdstab_fast._core.arguments import Coordinates, FloatArray
 from sgdstab_fast.systems.decomposition import SpectralDecomposition, decomposition_of_factor
 from sgdstab_fast.validation import row_blocks
 

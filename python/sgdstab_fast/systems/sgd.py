@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.functions import FloatArray
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.systems.batch_steps import BatchSteps
 from sgdstab_fast.systems.coordinates import rows_of_gram
 from sgdstab_fast.systems.recurrence import Recurrence, recurrence_of

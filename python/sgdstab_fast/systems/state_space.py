@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sgdstab_fast._core.functions import Coordinates, FloatArray
+from sgdstab_fast._core.arguments import Coordinates, FloatArray
 from sgdstab_fast.systems.recurrence import Recurrence
 from sgdstab_fast.systems.rows import Rows
 from sgdstab_fast.systems.sampling import IntArray, Law
