@@ -27,7 +27,6 @@ from numpy.typing import ArrayLike
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
-from sgdstab_fast._core.functions import core
 from sgdstab_fast._core.streams import STARTS
 from sgdstab_fast.directions.path import relaxation_rate
 from sgdstab_fast.results.chains import Checkpoint
@@ -35,7 +34,6 @@ from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.continuation import continued
 from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.statistics.means import Measured, left_out_in_turn, mean_of
-from sgdstab_fast.systems.sgd import SingleExampleSGD
 from sgdstab_fast.systems.system import System
 
 _SHARE = 0.25  # of the distance of independent directions
@@ -191,10 +189,10 @@ def _log_ratios(system: System, checkpoint: Checkpoint, n: int, n_windows: int) 
     near = _difference(path.log_growth[:, :, 1], path.log_growth[:, :, 0])
     if isometric.dimension > 2:
         return near, np.where(apart, far, near[:n_far])  # where there is one direction only, no pair is far
-    if not isinstance(system, SingleExampleSGD):
+    determinants = _log_determinants(system, checkpoint, len(starts), n, n_windows)
+    if determinants is None:
         return near, far
     # In the plane R_11 R_22 is the determinant; a singular step brings all directions together.
-    determinants = _log_determinants(system, checkpoint, len(starts), n, n_windows)
     far[np.isneginf(determinants[:n_far])] = -math.inf
     return _difference(determinants, 2 * path.log_growth[:, :, 0]), far
 
@@ -206,19 +204,15 @@ def _difference(logarithms: FloatArray, others: FloatArray) -> FloatArray:
 
 
 def _log_determinants(
-    system: SingleExampleSGD, checkpoint: Checkpoint, n_chains: int, n: int, n_windows: int
-) -> FloatArray:
-    """Return log abs det of the steps that chains take in each window, shape (n_chains, n_windows)."""
-    found = np.empty((n_chains, n_windows))
+    system: System, checkpoint: Checkpoint, n_chains: int, n: int, n_windows: int
+) -> FloatArray | None:
+    """Return log abs det of the steps that chains take in each window, shape (n_chains, n_windows), if it is known."""
+    own, found = checkpoint.chains, np.empty((n_chains, n_windows))
     for chain, window in np.ndindex(found.shape):
-        examples = core.examples(
-            key=checkpoint.chains.key,
-            chain=checkpoint.chains.first_chain + chain,
-            first_step=checkpoint.chains.next_step + window * n,
-            n_steps=n,
-            n_examples=system.n_examples,
-        )
-        found[chain, window] = system.log_determinants[examples].sum()
+        known = system.log_determinant_of_path(own.key, own.first_chain + chain, own.next_step + window * n, n)
+        if known is None:
+            return None
+        found[chain, window] = known
     return found
 
 

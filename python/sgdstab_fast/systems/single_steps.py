@@ -17,7 +17,8 @@ from functools import cached_property
 import numpy as np
 
 from sgdstab_fast._core import arguments
-from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast._core.arguments import FloatArray, StreamKey
+from sgdstab_fast._core.functions import core
 from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSolution
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.batch_steps import BatchSteps
@@ -104,6 +105,13 @@ class SingleSteps(BatchSteps):
     def probability_of_singular_steps(self) -> float:
         """Return the share of examples whose step is singular."""
         return float(np.isneginf(self.log_determinants).mean())
+
+    def log_determinant_of_path(self, key: StreamKey, chain: int, first_step: int, n_steps: int) -> float:
+        """Return the sum over the examples that the chain draws."""
+        examples = core.examples(
+            key=key, chain=chain, first_step=first_step, n_steps=n_steps, n_examples=self.law.n_units
+        )
+        return float(self.log_determinants[examples].sum())
 
     def _laws_of_parts(self) -> Iterator[tuple[Law, float]]:
         """Yield the law of each block alone, and its share of the steps."""

@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from sgdstab_fast._core.arguments import FloatArray, Steps
+from sgdstab_fast._core.arguments import FloatArray, Steps, StreamKey
 from sgdstab_fast.operators.matrices import MatrixMoments
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
@@ -343,6 +343,10 @@ class System(ABC):
         values = np.linalg.svd(found.matrices, compute_uv=False)
         singular = values[:, -1] <= self.dimension * np.finfo(float).eps * values[:, 0]
         return float(found.probabilities[singular].sum()) / found.n_steps
+
+    def log_determinant_of_path(self, key: StreamKey, chain: int, first_step: int, n_steps: int) -> float | None:
+        """Return log abs det of the steps that a chain takes from first_step on; None where steps are not known."""
+        return None
 
     def shares(self) -> Shares | None:
         """Return what says which examples directions consist of; None if they do not consist of any."""
