@@ -136,9 +136,9 @@ inline Stream stream_of(py::handle given) {
 }
 
 inline Law law_of(py::handle given, Index n_rows) {
-  const auto [sampling, batch_size, n_units, its_cumulative, its_offsets, its_members] = kLaw.of(given);
-  const Borrowed<> cumulative = its_cumulative;
-  const Borrowed<std::int64_t> offsets = its_offsets, members = its_members;
+  const auto [sampling, batch_size, n_units, given_cumulative, given_offsets, given_members] = kLaw.of(given);
+  const Borrowed<> cumulative = given_cumulative;
+  const Borrowed<std::int64_t> offsets = given_offsets, members = given_members;
   const auto name = value<std::string>(sampling);
   Law law{Sampling::iid,     value<Index>(n_units), value<Index>(batch_size),
           cumulative.data(), offsets.data(),        offsets.size() > 0 ? members.data() : nullptr};
@@ -159,16 +159,16 @@ inline Law law_of(py::handle given, Index n_rows) {
 }
 
 inline Recurrence recurrence_of(py::handle given) {
-  const auto [its_free, its_readout, log_determinant, feedback] = kRecurrence.of(given);
-  const Borrowed<> free = its_free, readout = its_readout;
+  const auto [given_free, given_readout, log_determinant, feedback] = kRecurrence.of(given);
+  const Borrowed<> free = given_free, readout = given_readout;
   require(free.size() == readout.size() * readout.size() && readout.size() > 0, "shapes do not agree");
   return {readout.size(), free.data(), readout.data(), value<double>(log_determinant), value<double>(feedback)};
 }
 
 inline MatrixSet matrix_set_of(py::handle given) {
-  const auto [its_panels, its_matrices, its_probabilities, its_cumulative] = kMatrixSet.of(given);
-  const Borrowed<> panels = its_panels, matrices = its_matrices, probabilities = its_probabilities,
-                   cumulative = its_cumulative;
+  const auto [given_panels, given_matrices, given_probabilities, given_cumulative] = kMatrixSet.of(given);
+  const Borrowed<> panels = given_panels, matrices = given_matrices, probabilities = given_probabilities,
+                   cumulative = given_cumulative;
   require(panels.size() == 0 || (panels.ndim() == 4 && panels.shape(3) == kLanes), "shapes do not agree");
   require(matrices.size() == 0 || (matrices.ndim() == 3 && matrices.shape(1) == matrices.shape(2)),
           "matrices must be square");
@@ -187,9 +187,9 @@ inline MatrixSet matrix_set_of(py::handle given) {
 // Calls work(rows) with rows in their coordinates.
 template <class Work>
 void with_rows(py::handle given, const Work& work) {
-  const auto [its_array, its_coordinates] = kRows.of(given);
-  const Borrowed<> array = its_array;
-  const auto coordinates = value<std::string>(its_coordinates);
+  const auto [given_array, given_coordinates] = kRows.of(given);
+  const Borrowed<> array = given_array;
+  const auto coordinates = value<std::string>(given_coordinates);
   require(array.ndim() == 2, "shapes do not agree");
   const AnyRows rows{{array.data(), array.shape(0), array.shape(1), Eigen::OuterStride<>(array.shape(1))}};
   if (coordinates == "gram") {
@@ -202,8 +202,8 @@ void with_rows(py::handle given, const Work& work) {
 
 template <class Work>
 void with_single_steps(py::handle given, const Work& work) {
-  const auto [its_rows, learning_rate] = kSingleSteps.of(given);
-  with_rows(its_rows, [&, rate = value<double>(learning_rate)](const auto& rows) { work(SingleSteps{rows, rate}); });
+  const auto [given_rows, learning_rate] = kSingleSteps.of(given);
+  with_rows(given_rows, [&, rate = value<double>(learning_rate)](const auto& rows) { work(SingleSteps{rows, rate}); });
 }
 
 // Calls work(system) with what steps of any kind do.
@@ -212,19 +212,19 @@ void with_system(py::handle given, const Work& work) {
   if (kSingleSteps.is(given)) {
     with_single_steps(given, work);
   } else if (kBatchSteps.is(given)) {
-    const auto [its_rows, learning_rate, law, recurrence] = kBatchSteps.of(given);
-    with_rows(its_rows,
-              [&, rate = value<double>(learning_rate), its_law = law, its_recurrence = recurrence](const auto& rows) {
-                work(BatchSteps{rows, rate, law_of(its_law, rows.n_examples()), recurrence_of(its_recurrence)});
-              });
+    const auto fields = kBatchSteps.of(given);
+    with_rows(fields[0], [&](const auto& rows) {
+      const auto [given_rows, learning_rate, law, recurrence] = fields;
+      work(BatchSteps{rows, value<double>(learning_rate), law_of(law, rows.n_examples()), recurrence_of(recurrence)});
+    });
   } else {
     work(matrix_set_of(given));
   }
 }
 
 template <class Rows>
-SingleMetrics metrics_of(const SingleSteps<Rows>& steps, py::handle its_matrices, py::handle its_diagonals) {
-  const Borrowed<> matrices = its_matrices, diagonals = its_diagonals;
+SingleMetrics metrics_of(const SingleSteps<Rows>& steps, py::handle given_matrices, py::handle given_diagonals) {
+  const Borrowed<> matrices = given_matrices, diagonals = given_diagonals;
   require(diagonals.ndim() == 2 && diagonals.shape(1) == steps.n_examples(), "shapes do not agree");
   const Index count = diagonals.shape(0), d = steps.dimension();
   require(matrices.size() == std::max<Index>(count - 1, 0) * d * d, "shapes do not agree");
@@ -240,8 +240,8 @@ SingleMetrics vector_metrics_of(const SingleSteps<Rows>& steps, py::handle given
 
 template <class Rows>
 BatchMetrics vector_metrics_of(const BatchSteps<Rows>& steps, py::handle given) {
-  const auto [its_matrices, its_couplings, its_probabilities, n_trials] = kBatchMetrics.of(given);
-  const Borrowed<> matrices = its_matrices, couplings = its_couplings, probabilities = its_probabilities;
+  const auto [given_matrices, given_couplings, given_probabilities, n_trials] = kBatchMetrics.of(given);
+  const Borrowed<> matrices = given_matrices, couplings = given_couplings, probabilities = given_probabilities;
   const Index n = steps.n_examples(), size = steps.dimension() * steps.dimension();
   require(matrices.size() % size == 0, "shapes do not agree");
   const BatchMetrics metrics{matrices.size() / size, value<Index>(n_trials), matrices.data(), couplings.data(),
@@ -253,8 +253,8 @@ BatchMetrics vector_metrics_of(const BatchSteps<Rows>& steps, py::handle given) 
 }
 
 inline MatrixMetrics vector_metrics_of(const MatrixSet& set, py::handle given) {
-  const auto [its_roots, log_scale] = kMatrixMetrics.of(given);
-  const Borrowed<> roots = its_roots;
+  const auto [given_roots, log_scale] = kMatrixMetrics.of(given);
+  const Borrowed<> roots = given_roots;
   const Index size = (set.count + 1) * set.size * set.size, count = roots.size() / size;
   require(roots.size() == count * size, "shapes do not agree");
   return {count, roots.data(), value<double>(log_scale)};
@@ -262,9 +262,9 @@ inline MatrixMetrics vector_metrics_of(const MatrixSet& set, py::handle given) {
 
 template <class Rows>
 PanelMetrics panel_metrics_of(const Rows& rows, Index n_panels, py::handle given) {
-  const auto [its_matrices, its_windows, its_diagonals] = kPanelMetrics.of(given);
-  const Borrowed<> matrices = its_matrices, diagonals = its_diagonals;
-  const Borrowed<std::int64_t> windows = its_windows;
+  const auto [given_matrices, given_windows, given_diagonals] = kPanelMetrics.of(given);
+  const Borrowed<> matrices = given_matrices, diagonals = given_diagonals;
+  const Borrowed<std::int64_t> windows = given_windows;
   require(diagonals.ndim() == 3 && diagonals.shape(0) == n_panels && diagonals.shape(2) == rows.n_examples(),
           "shapes do not agree");
   const Index count = diagonals.shape(1), size = rows.dimension() * rows.dimension();
@@ -282,11 +282,12 @@ PanelMetrics panel_metrics_of(const Rows& rows, Index n_panels, py::handle given
 template <class Rows>
 typename FrameWorker<BatchSteps<Rows>>::Metrics frame_metrics_of(const BatchSteps<Rows>& steps, Index k,
                                                                  py::handle given) {
-  const auto [its_logs, its_columns, its_roots, its_gradients, its_images, its_diagonals] = kFrameMetrics.of(given);
-  const Borrowed<> logs = its_logs, roots = its_roots, gradients = its_gradients, images = its_images,
-                   diagonals = its_diagonals;
+  const auto [given_logs, given_columns, given_roots, given_gradients, given_images, given_diagonals] =
+      kFrameMetrics.of(given);
+  const Borrowed<> logs = given_logs, roots = given_roots, gradients = given_gradients, images = given_images,
+                   diagonals = given_diagonals;
   const Index n = steps.n_examples(), d = steps.rows.dimension(), count = roots.size() / (d * d);
-  const auto columns = value<Index>(its_columns);
+  const auto columns = value<Index>(given_columns);
   require(logs.size() == 0 || logs.size() == n, "shapes do not agree");
   require(roots.size() == count * d * d && diagonals.size() == count * n, "shapes do not agree");
   require(gradients.size() == count * n * d && images.size() == count * n * d, "shapes do not agree");
@@ -296,9 +297,9 @@ typename FrameWorker<BatchSteps<Rows>>::Metrics frame_metrics_of(const BatchStep
 }
 
 inline FrameWorker<MatrixSet>::Metrics frame_metrics_of(const MatrixSet& set, Index k, py::handle given) {
-  const auto [its_logs, its_columns, roots, gradients, images, diagonals] = kFrameMetrics.of(given);
-  const Borrowed<> logs = its_logs;
-  const auto columns = value<Index>(its_columns);
+  const auto [given_logs, given_columns, roots, gradients, images, diagonals] = kFrameMetrics.of(given);
+  const Borrowed<> logs = given_logs;
+  const auto columns = value<Index>(given_columns);
   require(logs.size() == set.count && set.matrices != nullptr, "shapes do not agree");
   require(Borrowed<>(roots).size() == 0, "growth of volumes is not for sets of matrices");
   require(columns > 0 && columns <= k, "evaluated columns out of range");
@@ -307,8 +308,8 @@ inline FrameWorker<MatrixSet>::Metrics frame_metrics_of(const MatrixSet& set, In
 
 template <class Rows>
 Gauge gauge_of(const SingleSteps<Rows>& steps, py::handle given) {
-  const auto [its_gram, its_coupling, its_metric, its_diagonal] = kGauge.of(given);
-  const Borrowed<> gram = its_gram, coupling = its_coupling, metric = its_metric, diagonal = its_diagonal;
+  const auto [given_gram, given_coupling, given_metric, given_diagonal] = kGauge.of(given);
+  const Borrowed<> gram = given_gram, coupling = given_coupling, metric = given_metric, diagonal = given_diagonal;
   const Index n = steps.n_examples(), d = steps.dimension();
   require(gram.size() == n * n && diagonal.size() == n, "shapes do not agree");
   require(metric.size() == 0 ? coupling.size() == 0 : metric.size() == d * d && coupling.size() == n * n,

@@ -9,6 +9,7 @@ void register_vectors(py::module_& module);
 void register_panels(py::module_& module);
 void register_frames(py::module_& module);
 void register_populations(py::module_& module);
+void register_definiteness(py::module_& module);
 
 PYBIND11_MODULE(SGDSTAB_MODULE, module) {
   module.doc() = "Compiled core of sgdstab_fast; see sgdstab_fast._core.";
@@ -17,6 +18,7 @@ PYBIND11_MODULE(SGDSTAB_MODULE, module) {
   register_panels(module);
   register_frames(module);
   register_populations(module);
+  register_definiteness(module);
   py::dict arguments;  // the fields of every argument, in order, for whoever checks declarations
   for_each_argument([&](const auto& tuple) { arguments[tuple.name] = py::tuple(py::cast(tuple.fields)); });
   module.attr("arguments") = arguments;

@@ -2,7 +2,6 @@
 #include "sgdstab/kernels/frames.hpp"
 
 #include "arguments.hpp"
-#include "sgdstab/base/definiteness.hpp"
 
 namespace {
 
@@ -24,25 +23,25 @@ struct FrameRecords {
 
 // Frames take single steps as batches of one.
 template <class Rows>
-BatchSteps<Rows> with_frames(const SingleSteps<Rows>& steps) {
+BatchSteps<Rows> in_batches(const SingleSteps<Rows>& steps) {
   return in_batches_of_one(steps);
 }
 template <class Rows>
-const BatchSteps<Rows>& with_frames(const BatchSteps<Rows>& steps) {
+const BatchSteps<Rows>& in_batches(const BatchSteps<Rows>& steps) {
   return steps;
 }
-const MatrixSet& with_frames(const MatrixSet& set) { return set; }
+const MatrixSet& in_batches(const MatrixSet& set) { return set; }
 
 py::tuple bound_advance_frames(const py::object& steps, const py::object& metrics, Array<double> frames,
-                               const py::object& its_stream, const py::object& its_options, int n_threads) {
-  const Stream stream = stream_of(its_stream);
-  const auto [its_block, its_period, careful, null_ratio] = kFrameOptions.of(its_options);
-  const auto block = value<Index>(its_block), period = value<Index>(its_period);
+                               const py::object& given_stream, const py::object& given_options, int n_threads) {
+  const Stream stream = stream_of(given_stream);
+  const auto [given_block, given_period, careful, null_ratio] = kFrameOptions.of(given_options);
+  const auto block = value<Index>(given_block), period = value<Index>(given_period);
   const Orthonormalisation options{value<bool>(careful), value<double>(null_ratio)};
   require(block > 0 && period > 0, "counts must be positive");
   py::tuple result;
   with_system(steps, [&](const auto& given) {
-    const auto& system = with_frames(given);
+    const auto& system = in_batches(given);
     require(frames.ndim() == 3 && frames.shape(1) == system.dimension(), "shapes do not agree");
     require(frames.shape(2) <= frames.shape(1), "a frame has at most as many vectors as dimensions");
     const Index n_chains = frames.shape(0), k = frames.shape(2);
@@ -51,6 +50,7 @@ py::tuple bound_advance_frames(const py::object& steps, const py::object& metric
     const FrameSums sums = records.sums();
     double* data = frames.mutable_data();
     {
+      // Long-running and free of Python objects: other Python threads may go on.
       const py::gil_scoped_release release;
       advance_frames(system, stream, block, period, options, evaluated, data, n_chains, k, sums, n_threads);
     }
@@ -58,22 +58,6 @@ py::tuple bound_advance_frames(const py::object& steps, const py::object& metric
                             std::move(records.smallest_ratio), std::move(records.growth));
   });
   return result;
-}
-
-py::tuple bound_smallest_eigenvalue(Array<double> matrix, const Array<double>& scale) {
-  require(matrix.ndim() == 2 && matrix.shape(0) == matrix.shape(1), "matrix must be square");
-  require(scale.ndim() == 1 && scale.size() == matrix.shape(0), "shapes do not agree");
-  const Index n = matrix.shape(0);
-  const MatrixView view(matrix.mutable_data(), n, n, Eigen::OuterStride<>(n));
-  const Eigen::VectorXd scale_vector = Eigen::Map<const Eigen::VectorXd>(scale.data(), n);
-  SmallestEigenvalue found;
-  {
-    const py::gil_scoped_release release;
-    found = smallest_eigenvalue(view, scale_vector);
-  }
-  Array<double> direction(n);
-  std::copy_n(found.direction.data(), n, direction.mutable_data());
-  return py::make_tuple(found.estimate, std::move(direction));
 }
 
 }  // namespace
@@ -84,7 +68,4 @@ void register_frames(py::module_& module) {
       "Advances chains of one frame each, in place: (frames, log_growth, log_determinant, smallest_ratio, growth).",
       py::arg("steps"), py::arg("metrics"), py::arg("frames").noconvert(), py::arg("stream"), py::arg("options"),
       py::arg("n_threads"));
-  module.def("smallest_eigenvalue", &bound_smallest_eigenvalue,
-             "(estimate from above for `matrix`, eigenvector of diag(scale) matrix diag(scale)); overwrites `matrix`.",
-             py::kw_only(), py::arg("matrix").noconvert(), py::arg("scale").noconvert());
 }

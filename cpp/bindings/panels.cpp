@@ -6,15 +6,15 @@
 namespace {
 
 py::tuple bound_advance_panels(const py::object& steps, const py::object& metrics, Array<double> panels,
-                               const py::object& its_stream, const py::object& its_options, int n_threads) {
-  const Stream stream = stream_of(its_stream);
-  const auto [renormalise_every, spacing, careful] = kPanelOptions.of(its_options);
+                               const py::object& given_stream, const py::object& given_options, int n_threads) {
+  const Stream stream = stream_of(given_stream);
+  const auto [renormalise_every, spacing, careful] = kPanelOptions.of(given_options);
   const PanelOptions options{value<Index>(renormalise_every), value<bool>(careful), value<Index>(spacing)};
   require(options.renormalise_every > 0 && options.spacing > 0, "counts must be positive");
-  const auto [its_rows, its_rates] = kPanelSteps.of(steps);
-  const Borrowed<> rates = its_rates;
+  const auto [given_rows, given_rates] = kPanelSteps.of(steps);
+  const Borrowed<> rates = given_rates;
   py::tuple result;
-  with_rows(its_rows, [&](const auto& rows) {
+  with_rows(given_rows, [&](const auto& rows) {
     require(panels.ndim() == 5 && panels.shape(3) == rows.dimension(), "shapes do not agree");
     const Index n_chains = panels.shape(0), n_panels = panels.shape(1), k = panels.shape(2);
     require(panels.shape(4) == kLanes && rates.size() == n_panels * kLanes, "shapes do not agree");
@@ -24,6 +24,7 @@ py::tuple bound_advance_panels(const py::object& steps, const py::object& metric
     const PanelSums sums{log_growth.mutable_data(), growth.mutable_data()};
     double* data = panels.mutable_data();
     {
+      // Long-running and free of Python objects: other Python threads may go on.
       const py::gil_scoped_release release;
       advance_panels(rows, rates.data(), stream, options, evaluated, data, n_chains, n_panels, k, sums, n_threads);
     }

@@ -21,9 +21,9 @@ struct VectorRecords {
 };
 
 py::tuple bound_advance_vectors(const py::object& steps, const py::object& metrics, Array<double> vectors,
-                                const py::object& its_stream, const py::object& its_options, int n_threads) {
-  const Stream stream = stream_of(its_stream);
-  const auto [renormalise_every, spacing, careful, record] = kVectorOptions.of(its_options);
+                                const py::object& given_stream, const py::object& given_options, int n_threads) {
+  const Stream stream = stream_of(given_stream);
+  const auto [renormalise_every, spacing, careful, record] = kVectorOptions.of(given_options);
   const VectorOptions options{value<Index>(renormalise_every), value<bool>(careful), value<Index>(spacing)};
   require(options.renormalise_every > 0 && options.spacing > 0, "counts must be positive");
   const bool recorded = value<bool>(record);
@@ -37,6 +37,7 @@ py::tuple bound_advance_vectors(const py::object& steps, const py::object& metri
     const VectorSums sums = records.sums();
     double* data = vectors.mutable_data();
     {
+      // Long-running and free of Python objects: other Python threads may go on.
       const py::gil_scoped_release release;
       advance_vectors(system, stream, options, evaluated, data, n_chains, k, sums, n_threads);
     }

@@ -141,7 +141,8 @@ class Draws {
  private:
   static constexpr Index kLanes = 8;
   static constexpr Index kChunk = 256;  // lanes drawn at a time, at least
-  // Purposes, the lowest bits of the counter's last word: IndexStream has 0, what advances populations 1 to 3.
+  // Purposes, the lowest bits of the counter's last word: IndexStream has 0 as well, initial states
+  // (`simulation.starts`) 1, resampling 2 (`kernels/populations.cpp`) and tilted steps 3 (`steps/tilted.cpp`).
   static constexpr std::uint64_t kExamples = 0, kSubsets = 4, kWeighted = 5, kPermutations = 6, kTrials = 7;
   static constexpr int kPurposeBits = 8;
   static constexpr std::size_t kCellsPerUnit = 8;  // so that most cells lie within one unit

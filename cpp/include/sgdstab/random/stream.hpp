@@ -1,11 +1,11 @@
 // Streams: the random examples of every chain, addressable by step.
 //
 // The example drawn by a chain at step n is a pure function of (key, chain, n), so a run gives the same bits
-// however it is cut into rounds and whichever thread or machine advances a chain.
+// however it is cut into calls and whichever thread or machine advances a chain.
 //
 //   Philox4x64-10 (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps
-//   a counter of four 64-bit words and a key of two. Its eight 32-bit halves, low half
-//   first, give the examples of steps 8 b .. 8 b + 7 through
+//   a counter of four 64-bit words and a key of two. Its eight 32-bit halves, low half first, give the examples of
+//   steps 8 b .. 8 b + 7 through
 //
 //       counter = (b, attempt, chain, 0),    half u  ->  floor(u N / 2^32),
 //

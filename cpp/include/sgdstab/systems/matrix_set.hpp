@@ -1,8 +1,7 @@
 // Matrix sets: any finite set of real matrices, each drawn with its probability.
 //
-// For vectors a matrix is stored as panels of kLanes rows at a time, transposed: entry (j, lane) of panel p is A(kLanes
-// p
-// + lane, j), zero beyond the last row, so that A v is a sum of columns. Frames take it as it is.
+// For vectors a matrix is stored as panels of kLanes rows at a time, transposed, so that A v is a sum of columns: entry
+// (j, lane) of panel p is A(kLanes p + lane, j), zero beyond the last row. Frames take it as it is.
 #pragma once
 
 #include "sgdstab/base/panel.hpp"
