@@ -472,3 +472,8 @@ def test_the_result_looks_like_every_estimate():
 def test_only_systems_are_taken():
     with pytest.raises(TypeError, match="system must be a LinearizedSGD or a MatrixEnsemble, not ndarray"):
         mean_square_exponent(K4)
+
+
+def test_only_decompositions_are_taken():
+    with pytest.raises(TypeError, match="decomposition must be a SpectralDecomposition, not 'x'"):
+        mean_square_exponent(sf.LinearizedSGD(K4, 0.3), decomposition="x")

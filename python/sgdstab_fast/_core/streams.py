@@ -2,11 +2,37 @@
 
 Chain c of a run draws from the stream with the number first + c. What an estimator uses one key for draws from streams
 of its own: the claims in a row of `CLAIMS` do not meet. Rows never share a key.
+
+Populations of walkers are counted as chains are, but walker j of population c, of `size` walkers, draws from the stream
+c * size + j of the same key. That is apart from all other walkers of populations of one size; claims of populations
+of different sizes, which those of different blocks of K may have, may meet: a known limit.
+
+The last word of the counter (`random/stream.hpp`) says what numbers of a stream are for, so that these never meet:
+
+    0       examples of steps                                (`random/stream.hpp`, `random/draws.hpp`)
+    1       initial states                                   (`simulation.starts`)
+    2       resampling of populations                        (`cpp/src/kernels/populations.cpp`)
+    3       tilted steps of walkers                          (`cpp/src/steps/tilted.cpp`)
+    4 .. 7  batches, permutations, trials of evaluations     (`random/draws.hpp`; evaluations are numbered above)
+
+Other keys come from a seed by spawn numbers of numpy's (`seeds.Seed`). Children of what the user gave:
+
+    (b)         lambda of block b of K, roughly              (`directions.leading_part`)
+
+and, by the key alone, generators and children:
+
+    ()          directions to try                            (`directions.lyapunov_function`, a generator)
+    ()          moments from the chains of a result          (`directions.stationary`)
+    (3)         resampling of weighted vectors               (`moments.weighted_vectors`, a generator)
+    (n)         run n of a search over learning rates        (`learning_rates.search`)
+    (low, high) an order of moments, by the bits of it       (`Seed.at_order`)
 """
 
 from __future__ import annotations
 
 MOST_CHAINS = 2**24  # of a run, or populations
+INITIAL_STATES = 1  # the counter's last word
+RESAMPLING = 3  # a spawn number
 
 # lambda and its moments, of one block of K; those of the next begin BLOCK_STREAMS later.
 CHAINS = range(0, 2**32)  # or populations, or walkers; of panels of learning rates in turn, MOST_CHAINS each

@@ -163,7 +163,7 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     >>> psi([1, 1]) / psi([1, 2]) > 1
     True
     """
-    require_plain(system, "eigenfunction")
+    plain = require_plain(system, "eigenfunction")
     p = validation.real_number(p, "p")
     if math.isinf(p):
         raise ValueError(f"p must be finite, not {p!r}")
@@ -189,7 +189,7 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
         return _of_block(
             eigenfunction(cast(LinearizedSGD, block.system), p, n_directions=n_directions, rng=rng), system, block
         )
-    norms = norms_of(system)
+    norms = norms_of(plain)
     n = min(n_directions, max(_FEWEST, _MOST_GROWTHS // (system.n_examples * len(norms.metrics))))
     n_fresh = int(np.clip(_MOST_GROWTHS // (4 * system.n_examples * len(norms.metrics)), _FRESH, _MOST_FRESH))
     result = fit_eigenfunction(system, p, stationary_directions(system, n + n_fresh, seed), n, norms, seed)

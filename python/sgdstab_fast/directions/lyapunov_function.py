@@ -143,7 +143,7 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     >>> bool(abs(V([2, 4]) / V([1, 2]) - 2**-V.p) < 1e-12)
     True
     """
-    require_plain(system, "lyapunov_function")
+    plain = require_plain(system, "lyapunov_function")
     if p is not None:
         p = validation.positive_number(p, "p")
     seed = seed_from(rng)
@@ -154,7 +154,7 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
         return _of_block(lyapunov_function(cast(LinearizedSGD, block.system), p=p, rng=rng), system, block)
     if system.dimension == 1:
         _require_positive(system.sum_of_exponents)
-    norms = norms_of(system)
+    norms = norms_of(plain)
     stationary = stationary_directions(system, _STATIONARY + _FRESH, seed)
     generator = seed.generator()
     directions = _Directions(norms, stationary[:_STATIONARY], generator)

@@ -20,7 +20,7 @@ from sgdstab_fast.directions.leading_part import LeadingBlock
 from sgdstab_fast.statistics.means import left_out_in_turn
 from sgdstab_fast.systems.growth import TOLERANCE
 from sgdstab_fast.systems.next_steps import growth_by_example
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
+from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD
 
 AT_ONCE = 2**20  # growths that are formed together
 _INTERMITTENCY, _FLOORS, _POWERS = (0.0, 0.5, 1.0, 2.0), (1e-6, 1e-3, 3e-2), (0.5, 1.5, 2.0)  # theta
@@ -137,9 +137,8 @@ def _checked(system: LinearizedSGD, vectors: ArrayLike) -> tuple[FloatArray, Flo
     return array / sizes[:, None], np.log(sizes), single
 
 
-def norms_of(system: LinearizedSGD) -> Norms:
+def norms_of(system: SingleExampleSGD) -> Norms:
     """Return the norms that eigenfunctions are made of."""
-    plain = require_plain(system, "norms_of")
     f, eta, d = system.gradients(), system.learning_rate, system.dimension
     if d > _LARGEST_DIMENSION:
         raise ValueError(f"system must have a dimension of at most {_LARGEST_DIMENSION} here, not {d}")
@@ -147,10 +146,10 @@ def norms_of(system: LinearizedSGD) -> Norms:
     rates = np.maximum(eigenvalues / eigenvalues[-1], 0)
     metrics = [np.eye(d), *((vectors * function) @ vectors.T for function in (rates + 1e-3, rates**2 + 1e-3))]
     metrics += [(vectors / (rates + floor)) @ vectors.T for floor in _INVERSES]
-    amplification = plain.amplification
+    amplification = system.amplification
     main = None
     for theta in _INTERMITTENCY if amplification.max() > 1 else (0.0,):
-        metric = plain.rows_of_k.isometric_form(plain.mean_square_metric(amplification**-theta, TOLERANCE)[0])
+        metric = system.rows_of_k.isometric_form(system.mean_square_metric(amplification**-theta, TOLERANCE)[0])
         sizes, axes = np.linalg.eigh((metric + metric.T) / 2)
         sizes = np.maximum(sizes / sizes[-1], 0)
         metrics += [(axes * (sizes + floor)) @ axes.T for floor in _FLOORS]

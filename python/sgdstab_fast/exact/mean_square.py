@@ -43,7 +43,7 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
     Raises
     ------
     TypeError
-        If system is not one.
+        If system is not one, or decomposition is none.
     ValueError
         For ``sampling="epoch"`` and ``"cyclic"`` beyond a few examples, where Lambda(2) has no closed form.
 
@@ -60,12 +60,13 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
     Examples
     --------
     >>> import sgdstab_fast as sf
-    >>> from sgdstab_fast.exact.mean_square import mean_square_exponent
     >>> system = sf.LinearizedSGD([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], 0.3)
-    >>> round(mean_square_exponent(system).exponent, 12)
+    >>> round(sf.mean_square_exponent(system).exponent, 12)
     -0.143710338695
     """
     require_system(system)
+    if decomposition is not None and not isinstance(decomposition, SpectralDecomposition):
+        raise TypeError(f"decomposition must be a SpectralDecomposition, not {decomposition!r}")
     found = system.mean_square(decomposition)
     if found is None:
         raise ValueError(

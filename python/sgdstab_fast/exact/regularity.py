@@ -176,14 +176,13 @@ def regularity(system: LinearizedSGD, *, tolerance: float = _TOLERANCE) -> Regul
     Examples
     --------
     >>> import sgdstab_fast as sf
-    >>> from sgdstab_fast.exact.regularity import regularity
     >>> system = sf.LinearizedSGD([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], 0.41)
-    >>> found = regularity(system)
+    >>> found = sf.regularity(system)
     >>> found.regular, found.contracting, found.strongly_irreducible, round(found.margin, 12)
     (True, True, True, 0.05)
     >>> found.theorem_b(+1).split(":")[0]
     "by Theorem B, x* is not in the support of SGD's limit"
-    >>> regularity(system.with_learning_rate(0.4)).reasons
+    >>> sf.regularity(system.with_learning_rate(0.4)).reasons
     ('eta K_ii = 2 (reflection) at example 3',)
     """
     plain = require_plain(system, "regularity")

@@ -96,9 +96,8 @@ def finite_time_probability(
     Examples
     --------
     >>> import sgdstab_fast as sf
-    >>> from sgdstab_fast.moments.finite_time import finite_time_probability
     >>> system = sf.LinearizedSGD([[1, -0.5], [-0.5, 1]], 0.5)
-    >>> result = finite_time_probability(system, 12, -0.08, rng=1)
+    >>> result = sf.finite_time_probability(system, 12, -0.08, rng=1)
     >>> low, high = result.confidence_interval(0.999)
     >>> low < 3902 / 4096 < high  # of all 2^12 products
     True

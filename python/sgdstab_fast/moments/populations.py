@@ -55,23 +55,23 @@ from sgdstab_fast.systems.system import overflow_safe_steps
 
 _METRIC_TOLERANCE = 1e-4
 _MOST_WEIGHTED, _GRID = 3.0, 0.5  # theta of metrics
-_LEAST_SHARE = 0.5  # of effective walkers
+LEAST_SHARE = 0.5  # of effective walkers
 _PROBES = 64  # vectors that show how a step spreads weights
 _SPREAD = 0.1  # relative variance of weights over N plain steps, beyond which tilted ones are worth their time
 _RARE = 1e-3  # the same at negative orders, where rare shrinking steps count
 _LEAST_LENGTH, _LEAST_STEPS = 12, 200  # of a run, times N and in all, at the default size
 _SETTLING, _LEAST_SETTLING = 100, (400, 2000)  # steps before a tolerance may stop a run: times N, and between
-_START_UP = 8  # at least one batch in so many is cut off
-_SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
+START_UP = 8  # at least one batch in so many is cut off
+SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
 _TILTED_SIZE, LEAST_SIZE = 128, 16  # walkers of a population, by default
 _COMPANION_SIZE = 16
-_ROUNDING = 256 * float(np.finfo(float).eps)  # of sums over walkers
+ROUNDING = 256 * float(np.finfo(float).eps)  # of sums over walkers
 _NOISE = 0.1  # of starts next to gradients
 _DISAGREE = 5.0  # standard errors: what metrics say apart from each other
 _LEAST_BATCHES, _MOST_BATCHES = 32, 4096  # of a population
-_LONGEST_WINDOW = 1 / 4  # of a run
-_COSTLY = 1.2  # standard error with a window over the least of any
-_PIECES = 4
+LONGEST_WINDOW = 1 / 4  # of a run
+COSTLY = 1.2  # standard error with a window over the least of any
+PIECES = 4
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def population_task(
             order=order,
             renormalise_every=min(overflow_safe_steps(system.log_determinants), MOST_BETWEEN_NORMALISATIONS),
             careful=is_nearly_singular(system.log_determinants),
-            least_share=_LEAST_SHARE,
+            least_share=LEAST_SHARE,
             n_passive=n_passive,
         ),
         records=PopulationRecords,
@@ -271,7 +271,7 @@ def _chains(
         n_walkers=size,
         spacing=steps,
         n_examples=system.n_examples,
-        rounding=_ROUNDING * min(1.0, abs(order)) * min(1.0, system.learning_rate * float(system.diagonal.mean())),
+        rounding=ROUNDING * min(1.0, abs(order)) * min(1.0, system.learning_rate * float(system.diagonal.mean())),
         companions=companions if n_companions > 0 else None,
     )
 
@@ -291,9 +291,9 @@ def estimate_moment(chains: Chains[PopulationRecords]) -> Moment:
     mixing = _mixing(chains)
     # How populations settle among directions that all lie close to an eigenfunction's maximum does not show in how fast
     # vectors approach each other.
-    start_up = max(start_up_batches(mixing, chains.n_batches, chains.steps_per_batch), chains.n_batches // _START_UP)
+    start_up = max(start_up_batches(mixing, chains.n_batches, chains.steps_per_batch), chains.n_batches // START_UP)
     windows = [0]
-    while 2 * windows[-1] + 1 <= _LONGEST_WINDOW * (chains.n_batches - start_up):
+    while 2 * windows[-1] + 1 <= LONGEST_WINDOW * (chains.n_batches - start_up):
         windows.append(max(1, 2 * windows[-1]))
     series, means = zip(
         *(_weighted_growth(log_growth, norms, excess, window, start_up) for window in windows), strict=True
@@ -301,7 +301,7 @@ def estimate_moment(chains: Chains[PopulationRecords]) -> Moment:
     errors = np.array([mean.std(ddof=1) for mean in means])
     if not np.isfinite(errors).all():
         return Moment(unknown(1), math.nan, math.nan)
-    chosen = int(np.flatnonzero(errors <= _COSTLY * errors.min())[-1])
+    chosen = int(np.flatnonzero(errors <= COSTLY * errors.min())[-1])
     other = means[chosen - 1] if chosen > 0 else means[min(1, len(means) - 1)]
     unsettled = abs(float((means[chosen] - other).mean()))
     bias = float((means[0] - (means[chosen] if chosen > 0 else other)).mean())
@@ -346,7 +346,7 @@ def _mixing(chains: Chains[PopulationRecords]) -> Mixing:
         # At negative orders the vectors that carry moments are those that others move away from; what populations
         # forget they then forget through selection. Allow for a relaxation time of half the run.
         n_steps = chains.n_batches * chains.steps_per_batch
-        mixing = Mixing(_SLOWEST / n_steps, math.inf, n_steps)
+        mixing = Mixing(SLOWEST / n_steps, math.inf, n_steps)
     return mixing
 
 
@@ -370,6 +370,6 @@ def _weighted_growth(
     ratio: Any = numerator[:, start_up:].mean(axis=(0, 1)) / scale
     for _ in range(2):
         series = ratio + (numerator - ratio * denominator) / scale
-        means = combined(series[:, start_up:], _PIECES).mean(axis=1)
+        means = combined(series[:, start_up:], PIECES).mean(axis=1)
         ratio = float(means.mean())
     return np.asarray(series), np.asarray(means)

@@ -28,7 +28,7 @@ from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values,
 from sgdstab_fast.operators.matrices import ExactMoment
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
-from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
+from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD
 from sgdstab_fast.systems.system import Part
 
 _SHARES = (1.0, 0.75, 0.5, 0.25)  # of a negative order, at which the curve of a block is known
@@ -37,11 +37,14 @@ _SHARES = (1.0, 0.75, 0.5, 0.25)  # of a negative order, at which the curve of a
 class PlainMoments:
     """Lambda(p) of plain SGD at any order."""
 
-    def __init__(self, system: LinearizedSGD, *, computed: bool = True) -> None:
+    def __init__(self, system: SingleExampleSGD, *, computed: bool = True) -> None:
         self._system, self._computed = system, computed
         self._blocks = system.parts()
         self._exact = [ExactMoments(block.system) for block in self._blocks]
-        self._metrics = [MomentMetrics(require_plain(block.system, "PlainMoments")) for block in self._blocks]
+        self._metrics = []
+        for block in self._blocks:
+            assert isinstance(block.system, SingleExampleSGD)  # as the whole is
+            self._metrics.append(MomentMetrics(block.system))
 
     @property
     def largest_amplification(self) -> float:

@@ -32,6 +32,16 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import Seed
+from sgdstab_fast._core.streams import RESAMPLING
+from sgdstab_fast.moments.populations import (
+    COSTLY,
+    LEAST_SHARE,
+    LONGEST_WINDOW,
+    PIECES,
+    ROUNDING,
+    SLOWEST,
+    START_UP,
+)
 from sgdstab_fast.moments.results import OrderMoment
 from sgdstab_fast.simulation.looks import grid_of_looks
 from sgdstab_fast.simulation.options import Budget
@@ -46,7 +56,6 @@ Start = Callable[[int, int], FloatArray]
 """(n, first_chain) -> vectors (n, 1, d), of any length."""
 
 _LEAST_POPULATIONS = 8
-_LEAST_SHARE = 0.5  # of effective walkers
 # Relative variance of weights between looks at them; growth over few steps is what the control variate explains best.
 _SPREAD, _CONTROLLED_SPREAD = 0.1, 0.01
 _PILOT_LOOKS, _PILOT_SHARE, _MOST_UNITS = 32, 1 / 8, 64  # a unit each, and of the budget; between looks
@@ -54,13 +63,7 @@ LEAST_BATCHES, _MOST_BATCHES = 32, 4096
 _LEAST_STEPS = 400  # of a walker before a tolerance may stop a run
 _LEAST_EIGENVALUE = 1e-3  # of a metric that weights are taken in, over the mean one
 _NOTHING_LEFT = -60.0  # log growth that windows give a population that is annihilated, from a typical one
-_START_UP = 8  # at least one batch in so many is cut off
-_SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
-_LONGEST_WINDOW, _LEAST_WEIGHT = 1 / 4, 1 / 5  # of a run; effective share of populations and batches, by window weights
-_COSTLY = 1.2  # standard error with a window over the least of any
-_PIECES = 4
-_ROUNDING = 256 * float(np.finfo(float).eps)
-_SELECTION = 3  # streams of resampling, under the key of the seed
+_LEAST_WEIGHT = 1 / 5  # effective share of populations and batches, by window weights
 
 
 def walker_moment(
@@ -110,6 +113,10 @@ def walker_moment(
     mean_square : float, optional
         log rho per step, if E|A v|_M^2 = rho^steps_unit |v|_M^2 for the product A of a unit's steps, whatever came
         before: for a control variate.
+    floor : array, shape (dimension, dimension), optional
+        Positive definite: so much of it is added to `metric` as vectors of small norm need; the identity by default.
+    progress : callable, optional
+        What to call with a `Progress` at every look.
 
     Returns
     -------
@@ -134,7 +141,7 @@ def walker_moment(
     if most < LEAST_BATCHES:
         least = (n_walkers + n_beside) * steps_unit * LEAST_BATCHES
         raise ValueError(f"max_steps must be at least {least} for so many walkers, not {budget.max_steps!r}")
-    rng = seed.generator(_SELECTION)
+    rng = seed.generator(RESAMPLING)
     vectors = np.asarray(start(n_walkers, 0), dtype=float).reshape(n_walkers, dimension)
     beside = rng.standard_normal((n_beside, dimension))
     if metric is None and mean_square is None:
@@ -270,7 +277,7 @@ class _Populations:
         """Resample, systematically, populations whose weights are worth too few walkers."""
         size = weights.shape[1]
         offsets = self._rng.random(len(weights))  # one each, so that none depends on what others do
-        for c in np.flatnonzero((weights**2).mean(axis=1) * _LEAST_SHARE > 1).tolist():
+        for c in np.flatnonzero((weights**2).mean(axis=1) * LEAST_SHARE > 1).tolist():
             cumulative = np.cumsum(weights[c])
             places = (np.arange(size) + offsets[c]) * (cumulative[-1] / size)
             last = int(np.flatnonzero(weights[c])[-1])
@@ -382,10 +389,10 @@ def _estimate(
     mixing = first_resolved(np.stack([separation, np.zeros(separation.shape)], axis=2), per_batch, looks)
     if not mixing.separated:
         # As for other populations: allow for a relaxation time of half the run.
-        mixing = Mixing(_SLOWEST / (len(batches) * per_batch), math.inf, len(batches) * per_batch)
-    start_up = max(start_up_batches(mixing, growth.shape[1], per_batch), growth.shape[1] // _START_UP)
+        mixing = Mixing(SLOWEST / (len(batches) * per_batch), math.inf, len(batches) * per_batch)
+    start_up = max(start_up_batches(mixing, growth.shape[1], per_batch), growth.shape[1] // START_UP)
     series, unsettled, bias = windowed(np.maximum(log_growth, level + _NOTHING_LEFT)[:, :-1], growth, start_up)
-    size, rounding = populations.shape[1], _ROUNDING * max(1.0, abs(populations.order))
+    size, rounding = populations.shape[1], ROUNDING * max(1.0, abs(populations.order))
     spread = math.sqrt(size) * float(_combined(series).mean(axis=1).std(ddof=1))
     found = anchored_means(series, per_batch, mixing, 1, rounding, spread)
     total = 1 + float(found.mean[0])
@@ -427,7 +434,7 @@ def windowed(log_growth: FloatArray, excess: FloatArray, start_up: int) -> tuple
     all_series: list[FloatArray] = []
     all_means: list[FloatArray] = []
     window = 0
-    while window <= _LONGEST_WINDOW * (n_batches - start_up):
+    while window <= LONGEST_WINDOW * (n_batches - start_up):
         log_weights = total[:, 1:] - total[:, np.maximum(np.arange(1, n_batches + 1) - window, 0)]
         weights = np.exp(log_weights - log_weights[:, start_up:].max())[:, start_up:]
         weights /= weights.mean()
@@ -443,11 +450,11 @@ def windowed(log_growth: FloatArray, excess: FloatArray, start_up: int) -> tuple
         window = max(1, 2 * window)
     errors = np.array([means.std(ddof=1) for means in all_means])
     values = np.array([means.mean() for means in all_means])
-    chosen = int(np.flatnonzero(errors <= _COSTLY * errors.min())[-1])
+    chosen = int(np.flatnonzero(errors <= COSTLY * errors.min())[-1])
     beside = np.abs(values[max(chosen - 1, 0) : chosen + 2] - values[chosen])
     return all_series[chosen], float(beside.max()), float(values[0] - values[max(chosen, min(1, len(values) - 1))])
 
 
 def _combined(series: FloatArray) -> FloatArray:
     """Combine the columns; (n_populations, n_batches)."""
-    return combined(series, _PIECES) if series.shape[2] > 1 else series[:, :, 0]
+    return combined(series, PIECES) if series.shape[2] > 1 else series[:, :, 0]

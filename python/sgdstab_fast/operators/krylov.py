@@ -9,8 +9,6 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 
 _MOST_STEPS = 24
-
-
 _MOST_LANCZOS_STEPS = 24
 
 

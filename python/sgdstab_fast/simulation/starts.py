@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
+from sgdstab_fast._core.streams import INITIAL_STATES
 from sgdstab_fast.systems.system import RANDOM_SHARE, System
 
-_INITIAL_STATES = 1  # the counter's last word: 0 for steps
+_POWER_ITERATIONS = 30
+_JITTER = 1e-13  # of the trace
 
 
 def normals(key: StreamKey, n_chains: int, shape: tuple[int, ...], first_chain: int = 0) -> FloatArray:
     """Return standard normal numbers, shape (n_chains, *shape); chain c's depend on key and c alone."""
     numbers = np.empty((n_chains, *shape))
     for chain in range(n_chains):
-        counter = [0, 0, first_chain + chain, _INITIAL_STATES]
+        counter = [0, 0, first_chain + chain, INITIAL_STATES]
         philox = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=counter)
         np.random.Generator(philox).standard_normal(out=numbers[chain])
     return numbers
@@ -42,12 +44,6 @@ def initial_states(
     states[:, :, :n_slow] *= random_share
     states[:, :, :n_slow] += slow.astype(np.float32)
     return states
-
-
-_POWER_ITERATIONS = 30
-
-
-_JITTER = 1e-13
 
 
 def _root(covariance: FloatArray) -> FloatArray:

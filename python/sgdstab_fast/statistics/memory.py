@@ -12,17 +12,9 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.statistics.means import left_out_in_turn
 
 _WINDOW = 5.0  # autocorrelation times over which autocorrelations are summed
-
-
 LONGEST_SEGMENT = 1024  # batches whose inner products are formed together
-
-
 _COMPARED = 64  # chains that are compared with one another
-
-
 _GROUPS = 16  # of chains, left out in turn
-
-
 _NEGLIGIBLE = 1e-13  # of 1 - b: directions do not vary beyond rounding
 
 
