@@ -122,7 +122,7 @@ def _found(
     return 0
 
 
-# What a name of an option here says after a slash only tells it from another option of the same name.
+# A suffix after / tells options with one flag apart.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "gram": {
         "nargs": "?", "type": Path, "metavar": "GRAM", "help": ".npy or .npz file; the embedded example if left out"},

@@ -9,10 +9,10 @@ a geometric rate, and log |A_{i_n} .. A_{i_1} s| obeys a central limit theorem (
     lambda_2 - lambda_1 = the rate at which two directions under the same steps approach each other
     sigma^2 = lim (1/n) Var log |A_{i_n} .. A_{i_1} s|
 
-Chains of two vectors each are recorded every so many steps (`simulation.vectors` chooses metrics and starts); what
-the next step does to the directions recorded is known for all its outcomes (`systems.next_steps`). Differences
-between metrics are control variates for the parts of examples in lambda as well as for lambda
-(`statistics.control_variates`); `directions.path` has sigma^2.
+Chains of two vectors each are recorded every so many steps (metrics are those of `systems.growth`, starts of
+`simulation.starts`); what the next step does to the directions recorded is known for all its outcomes
+(`systems.next_steps`). Differences between metrics are control variates for the parts of examples in lambda as well as
+for lambda (`statistics.control_variates`); `directions.path` has sigma^2.
 
 With momentum the chain is of states, the present displacement and the past one together. Where batches depend on each
 other within epochs, it is the chain of directions at the ends of epochs.

@@ -155,9 +155,8 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     Examples
     --------
     >>> import sgdstab_fast as sf
-    >>> from sgdstab_fast.directions.eigenfunction import eigenfunction
     >>> system = sf.LinearizedSGD([[1, -0.5], [-0.5, 1]], 0.5)
-    >>> psi = eigenfunction(system, -1, rng=1)
+    >>> psi = sf.eigenfunction(system, -1, rng=1)
     >>> round(psi.value, 4)  # exp(Lambda(1))
     0.875
     >>> psi([1, 1]) / psi([1, 2]) > 1

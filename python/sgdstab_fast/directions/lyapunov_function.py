@@ -135,9 +135,8 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     Examples
     --------
     >>> import sgdstab_fast as sf
-    >>> from sgdstab_fast.directions.lyapunov_function import lyapunov_function
     >>> system = sf.LinearizedSGD([[3, 1], [1, 2]], 1.1)
-    >>> V = lyapunov_function(system, rng=1)
+    >>> V = sf.lyapunov_function(system, rng=1)
     >>> V.largest_ratio < 1
     True
     >>> bool(abs(V([2, 4]) / V([1, 2]) - 2**-V.p) < 1e-12)

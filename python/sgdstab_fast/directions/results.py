@@ -35,7 +35,7 @@ class ProjectiveChain(OneExponent):
     epochs under random reshuffling, of Euclidean vectors in a matrix ensemble. What examples contribute is known where
     every step is on one of them.
 
-    Methods that simulate go on from where the run ended; calling one twice gives the same.
+    Methods that simulate go on from where the run ended, on all processors; calling one twice gives the same.
     """
 
     exponent_by_example: FloatArray
@@ -61,6 +61,8 @@ class ProjectiveChain(OneExponent):
     """Of `autocorrelation_time`; infinite where chains were too short to sum over five of it, and it is a lower
     bound."""
     variances: Mapping[str, Measured] = field(repr=False)
+    """sigma^2 and its standard error by each route that the run itself gives: "batch means", and "autocovariances"
+    where outcomes of the next step can be listed."""
     mixed: bool
     """Whether chains were seen to forget their starts."""
     reason: str

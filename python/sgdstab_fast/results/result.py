@@ -27,7 +27,7 @@ CLOSED_FORM: Mapping[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Result:
-    """A value: numbers, arrays and where they are from, and nothing that runs."""
+    """A value: numbers, arrays and where they are from; some hold a system, which is a value too."""
 
     provenance: Mapping[str, Any] = field(repr=False)
     """Seed entropy, SIMD level, versions, method."""

@@ -1,1 +1,1 @@
-"""Chains in time: the only loop over steps."""
+"""Chains in time: where steps are taken, looked at and stopped."""

@@ -26,7 +26,7 @@ from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.workers import Workers
 
-if TYPE_CHECKING:  # who bring it along
+if TYPE_CHECKING:  # they ship it
     from typing_extensions import Unpack as Unpack
 else:  # of typing from Python 3.11 on
     Unpack = Any

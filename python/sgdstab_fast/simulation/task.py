@@ -1,4 +1,4 @@
-"""Tasks: what a worker is given, and the only loop in which chains advance.
+"""Tasks: what a worker is given, and how chains advance by it.
 
 A work item is some chains, where they are in their streams, and how far to go: what becomes of it depends on that and
 the task alone. So where a run is cut into calls, and who makes them, changes no bit of it.

@@ -35,8 +35,8 @@ class Recurrence:
     Weight decay of 1% a step, and no memory:
 
     >>> import numpy as np
-    >>> from sgdstab_fast.systems.recurrence import Recurrence
-    >>> Recurrence(np.array([[0.99]]), np.array([1.0])).levels
+    >>> import sgdstab_fast as sf
+    >>> sf.Recurrence(np.array([[0.99]]), np.array([1.0])).levels
     1
     """
 
