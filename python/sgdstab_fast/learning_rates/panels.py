@@ -87,11 +87,11 @@ def anchors_for(system: LinearizedSGD, family: MeanSquareFamily | None, learning
     if family is None:
         return Anchors(np.empty((0, d, d)), np.empty((0, n)), np.array([[0, 1]] * len(panels), dtype=np.int64))
     found: list[tuple[FloatArray, FloatArray]] = []
-    windows, plain = [], require_plain(system, "anchors_for")
+    windows, plain = [], require_plain(system, "learning rates side by side")
     for low, high, n_panels in _intervals(panels[:, 0], float(panels[-1, -1])):
         first = max(len(found) - 1, 0)  # that of the end of the interval before
         middle = system.with_learning_rate(math.sqrt(low) * math.sqrt(high))
-        held_down = require_plain(middle, "anchors_for").intermittency_metrics()
+        held_down = require_plain(middle, "learning rates side by side").intermittency_metrics()
         inner = math.ceil(math.log(high / low) / math.log(_BETWEEN_ANCHORS)) - 1
         inner = int(np.clip(inner, 0 if held_down else 1, _MOST_INNER))
         rates = np.geomspace(low, high, inner + 2).tolist()
