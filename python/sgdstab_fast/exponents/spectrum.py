@@ -68,8 +68,8 @@ def lyapunov_spectrum(
 
     Neighbouring exponents must have separated, and the chains be several times longer than that takes, for anchored
     growth to be used. Where exponents are equal, as where K falls into equal blocks, single ones settle only as
-    n^-1/2, pushed apart by chance, and error bars do not show it; sums over groups of them are right. `lyapunov_exponent`
-    handles the top one.
+    n^-1/2, pushed apart by chance, and error bars do not show it; sums over groups of them are right.
+    `lyapunov_exponent` handles the top one.
 
     Stops at the first look at which every standard error is at most ``rtol`` times the largest exponent in magnitude,
     or at most ``atol``, or after ``max_steps``.
