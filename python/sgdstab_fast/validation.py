@@ -124,8 +124,8 @@ def progress(value: Any) -> Any:
 
 
 def executor(value: Any) -> Any:
-    """Return what runs work items: None, or what has a method `submit`."""
-    if value is None or callable(getattr(value, "submit", None)):
+    """Return what runs work items: None, or what has a method `submit`; a class of executors is none."""
+    if value is None or (callable(getattr(value, "submit", None)) and not isinstance(value, type)):
         return value
     raise TypeError(f"executor must be a concurrent.futures.Executor, not {value!r}")
 

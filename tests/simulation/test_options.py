@@ -4,6 +4,7 @@ import inspect
 import math
 import re
 import typing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ BAD = {
     "rng": ["x", -1],
     "n_threads": ["x", 0, 1.5],
     "progress": ["x", 3],
-    "executor": ["x", 3],
+    "executor": ["x", 3, ThreadPoolExecutor],
     "resume": ["x", 3],
 }
 CASES = [
