@@ -116,7 +116,7 @@ def print_report(report: Report, console: Console) -> None:
     single = system.is_plain
     if not single:
         table.add_row("steps", _steps(system))
-    if single or (system.recurrence.is_plain and not system.is_grouped):
+    if system.recurrence.is_plain and not system.is_grouped:
         table.add_row("growing steps", _growing(found, system))
     relative = system.learning_rate / report.gd_threshold - 1
     side = "at" if abs(relative) < 1e-12 else "below" if relative < 0 else "above"

@@ -120,8 +120,8 @@ def _exponent(system: LinearizedSGD) -> float | None:
 
 def _start(system: LinearizedSGD) -> float:
     """Return a learning rate that is surely stable: without memory, one up to which no step grows."""
-    least = 2 / system.largest_unit
-    return least if system.recurrence.is_plain else min(least, gd_threshold(system)) / 256
+    safe = system.safe_learning_rate
+    return safe if safe > 0 else min(2 / system.largest_unit, gd_threshold(system)) / 256
 
 
 def _first_change(function: Callable[[float], float], start: float) -> float:
@@ -142,7 +142,7 @@ def _first_change(function: Callable[[float], float], start: float) -> float:
 
 def _bounds_of_any(system: LinearizedSGD) -> tuple[float, float]:
     """Return them where steps are on batches, or have a memory: the mean square and the sum of all exponents."""
-    least = 2 / system.largest_unit if system.recurrence.is_plain else 0.0
+    least = system.safe_learning_rate
     if system.rank <= LARGEST_RANK and (zero := mean_square_zero(system)) is not None:
         least = max(least, zero[0] - 2 * zero[1])
     return least, max(least, _sum_zero(system, least)) if least > 0 else math.inf

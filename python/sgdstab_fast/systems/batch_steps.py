@@ -57,6 +57,11 @@ class BatchSteps(StateSpace):
         return float(np.bincount(self._units, self._rows.traces, self.law.n_units).max())
 
     @property
+    def safe_learning_rate(self) -> float:
+        """A learning rate up to which no step lengthens anything; 0 with memory, where that is not known."""
+        return 2 / self.largest_unit if self.recurrence.is_plain else 0.0
+
+    @property
     def step_sizes(self) -> FloatArray:
         """Bounds of the logarithms of what a step does to lengths: growth, and by volume shrinkage."""
         largest = self.learning_rate * self.largest_unit
