@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from reference.known import K4, K4_THRESHOLD, REAL_GRAMS, T1, T1_EXPONENT
+from reference.known import K4, K4_MEAN_SQUARES, K4_THRESHOLD, REAL_GRAMS, T1, T1_EXPONENT
 from reference.laws import factor_of
 from reference.systems import random_gram
 from scipy.sparse.linalg import LinearOperator, eigsh
@@ -85,15 +85,7 @@ def test_noise_of_batches_without_replacement(rng, batch_size, learning_rate):
         np.testing.assert_allclose(found.exponent, np.log(expected), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "values"),
-    [
-        (1, (-0.0499800312939343, -0.143710338695453, 0.217230316293391)),
-        (2, (-0.0504526002242061, -0.153667062921271, -0.257937363061476)),
-        (3, (-0.0505782977880847, -0.155306188387775, -0.264962199544957)),
-        (4, (-0.0506356159685798, -0.155923082939424, -0.267062785249045)),
-    ],
-)
+@pytest.mark.parametrize(("batch_size", "values"), K4_MEAN_SQUARES.items())
 def test_values_of_k4(batch_size, values):
     for learning_rate, expected in zip((0.1, 0.3, 0.5), values, strict=True):
         found = mean_square_exponent(sf.LinearizedSGD(K4, learning_rate, batch_size))

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from reference.known import K4, T1, T1_EXPONENT
+from reference.known import K4, T1, T1_EXPONENT, T1_EXPONENTS
 from reference.laws import Law, law
 from reference.statistics import assert_within
 from reference.systems import random_gram
@@ -18,15 +18,7 @@ from sgdstab_fast.moments.finite_time import finite_time_probability
 from sgdstab_fast.simulation.options import Budget, Options
 
 POLLICOTT = [[[2, 1], [1, 1]], [[3, 1], [2, 1]]]
-T1_MOMENTS = {
-    -2.0: 0.2816289648804516847556,
-    -1.0: 0.1388564891406052209223,
-    0.5: -0.06754519737207070508495,
-    1.0: math.log(7 / 8),
-    2.0: -0.2595539679913346780622,
-    3.0: -0.374693449441410693607,
-    4.0: -0.4741392294187319871817,
-}
+T1_MOMENTS = {float(order): exponent for order, exponent in T1_EXPONENTS.items()}
 PAIR = np.array([[2, 0.5], [0.5, 1]])
 SYSTEMS = {
     "two of four": {"gram": K4, "learning_rate": 0.3, "batch_size": 2},

@@ -5,21 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from reference.known import K4, T1
+from reference.known import K4, T1, T1_EXPONENTS
 from reference.statistics import assert_within
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.moments.weighted_vectors import walker_moment, windowed
 from sgdstab_fast.simulation.options import Budget
 
-T1_MOMENTS = {
-    -2.0: 0.2816289648804516847556,
-    -1.0: 0.1388564891406052209223,
-    0.5: -0.06754519737207070508495,
-    1.0: math.log(7 / 8),
-    2.0: -0.2595539679913346780622,
-    3.0: -0.374693449441410693607,
-    4.0: -0.4741392294187319871817,
-}
+T1_MOMENTS = {float(order): exponent for order, exponent in T1_EXPONENTS.items()}
 K4_MEAN_SQUARE, K4_EPOCH_MEAN_SQUARE = -0.153667062921271, -0.22838193388169  # eta = .3: B = 2; B = 1 by epochs
 NILPOTENT = np.array([[0.0, 1.0], [0.0, 0.0]])
 

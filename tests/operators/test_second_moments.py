@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.known import K4
+from reference.known import K4, K4_MEAN_SQUARES
 from reference.systems import random_gram
 from sgdstab_fast.operators.drawn_units import Draws
 from sgdstab_fast.operators.level_pairs import gd_exponent_of, gd_threshold_of
@@ -130,15 +130,7 @@ def test_duplicated_examples_in_factor_coordinates(rng, recurrence):
         assert_solves(result, list(steps(features, np.arange(5)[:, None], learning_rate, batch_size, recurrence)))
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "values"),
-    [
-        (1, (-0.0499800312939343, -0.143710338695453, 0.217230316293391)),
-        (2, (-0.0504526002242061, -0.153667062921271, -0.257937363061476)),
-        (3, (-0.0505782977880847, -0.155306188387775, -0.264962199544957)),
-        (4, (-0.0506356159685798, -0.155923082939424, -0.267062785249045)),
-    ],
-)
+@pytest.mark.parametrize(("batch_size", "values"), K4_MEAN_SQUARES.items())
 def test_values_of_k4(batch_size, values):
     for learning_rate, expected in zip((0.1, 0.3, 0.5), values, strict=True):
         assert abs(exponent(learning_rate, batch_size) - expected) < 3e-15

@@ -33,6 +33,13 @@ T1_EXPONENTS = {
     4: -0.4741392294187319871817,
 }
 T1_VARIANCE = 0.005262216433921990102258
+# Lambda(2) of K4 for batches of that many without replacement, at learning rates .1, .3 and .5.
+K4_MEAN_SQUARES = {
+    1: (-0.0499800312939343, -0.143710338695453, 0.217230316293391),
+    2: (-0.0504526002242061, -0.153667062921271, -0.257937363061476),
+    3: (-0.0505782977880847, -0.155306188387775, -0.264962199544957),
+    4: (-0.0506356159685798, -0.155923082939424, -0.267062785249045),
+}
 # The learning rate at which Lambda(2) of K4 is 0.
 K4_THRESHOLD = 0.420521611224924
 # The zero of lambda between 0.42685 and 0.42695, and its standard error, from runs of 1.8e10 steps at either.

@@ -147,7 +147,7 @@ def options_of(
             given["n_chains"], "n_chains", low=declared.least_chains, high=declared.most_chains
         ),
         method=method,
-        workers=Workers(validation.thread_count(given["n_threads"]), validation.executor(given["executor"])),
+        workers=Workers(validation.thread_count(given["n_threads"]), given["executor"]),
         progress=validation.progress(given["progress"]),
         seed=seed_from(given["rng"]),  # last: a generator spawns
     )

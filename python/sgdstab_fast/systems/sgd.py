@@ -354,10 +354,6 @@ class LinearizedSGD(BatchSteps):
         require_plain(self, "part")
         return self._changed(self._rows.restricted(examples), law=Law(len(examples)))
 
-    def with_rows(self, rows: NDArray[np.intp]) -> LinearizedSGD:
-        """Return the system where there are only some of the rows, drawn as before."""
-        return self._changed(self._rows.restricted(rows), law=self.law.restricted(rows, len(self._rows)))
-
     def averaged(self) -> LinearizedSGD:
         """Return the system whose full step is the mean of the steps: with probabilities p_i, that of N p_i K_ij."""
         if self.law.probabilities is None:
