@@ -1,0 +1,148 @@
+"""Systems on which estimates have been, or could be, confident and wrong: nearly all have two scales of time.
+
+A case is a system, how it is asked, and a truth with how far it may be off. A confident answer holds the truth in its
+interval of LEVEL; one that is not confident has warned, and says what to do. `budget` names the cases that are to be
+answered with confidence as they are asked.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import sgdstab_fast as sf
+from reference.known import K4, T1, T1_EXPONENTS
+
+# Of two-sided intervals; seeds are fixed, and a false alarm would be one of 10 000.
+LEVEL = 0.9999
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is asked of a system, and the truth."""
+
+    name: str
+    system: Any
+    """A system, or a function that makes it: what takes time to set up waits for its test."""
+    truth: Any
+    """The number, or numbers, that the estimate is of."""
+    off: float = 1e-12
+    """How far the truth may be off."""
+    options: dict[str, Any] = field(default_factory=dict)
+    answered: bool = False
+    """Whether the answer has to be confident."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+
+    def __str__(self):
+        return self.name
+
+    def of(self, estimator, *arguments):
+        """Results of all seeds, each with what it warned of."""
+        system = self.system() if callable(self.system) else self.system
+        for seed in self.seeds:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                result = estimator(system, *arguments, rng=seed, n_threads=1, **self.options)
+            assert {warning.category for warning in caught} <= {sf.AccuracyWarning}
+            yield result, caught
+
+    def check(self, result, caught, confident):
+        """Whether an answer is right, or humble."""
+        if not confident:
+            assert caught, f"neither confident nor a warning: {result!r}"
+            assert not self.answered, f"not answered: {result!r}"
+            return
+        low, high = map(np.asarray, result.confidence_interval(LEVEL))
+        truth = np.asarray(self.truth)
+        assert (low - self.off <= truth).all(), f"{truth} is not in {low}, {high}: {result!r}"
+        assert (truth <= high + self.off).all(), f"{truth} is not in {low}, {high}: {result!r}"
+
+
+def cases(*found):
+    return pytest.mark.parametrize("case", found, ids=str)
+
+
+def two_blocks(second, coupling, learning_rate):
+    """K4 and `second` on the diagonal, coupled by one entry."""
+    gram = np.zeros((4 + len(second), 4 + len(second)))
+    gram[:4, :4], gram[4:, 4:] = K4, second
+    gram[0, 4] = gram[4, 0] = coupling
+    return sf.LinearizedSGD(gram, learning_rate)
+
+
+PAIR = np.array([[1, 0.5], [0.5, 1]])
+
+
+def affine(slopes, shifts):
+    """x <- a x + b as matrices: lambda = max(0, E log a)."""
+    return sf.MatrixEnsemble([[[a, b], [0, 1]] for a in slopes for b in shifts])
+
+
+def triangular(first, second, corner=1.0):
+    """Diagonals e^x and e^y of independent x and y."""
+    return sf.MatrixEnsemble([[[math.exp(x), corner], [0, math.exp(y)]] for x in first for y in second])
+
+
+def rare(matrix, other, probability):
+    return sf.MatrixEnsemble([matrix, other], [1 - probability, probability])
+
+
+QUARTER_TURN = [[0.0, -1.0], [1.0, 0.0]]
+FIBONACCI = sf.MatrixEnsemble([[[0, 1], [1, 1]], [[0, 1], [1, -1]]])
+FIBONACCI_EXPONENT = 0.1239755988033  # log 1.1319882487943, OEIS A078416
+
+
+# lambda
+
+
+@cases(
+    Case("random Fibonacci numbers", FIBONACCI, FIBONACCI_EXPONENT, 1e-11, {"rtol": 1e-3}, answered=True),
+    Case("affine, averaged", affine([0.1, 5], [-1, 1]), 0.0, 1e-12, {"method": "average", "atol": 2e-4}, answered=True),
+    Case("two blocks, averaged", two_blocks(0.0038562462 * PAIR, 1.24e-10, 0.425), -1.36606e-4, 1e-9,
+         {"method": "average", "rtol": 0.1, "max_steps": 1e7}, answered=True),
+)  # fmt: skip
+def test_exponents(case):
+    for result, caught in case.of(sf.lyapunov_exponent):
+        case.check(result, caught, result.converged)
+
+
+# Spectra
+
+
+@cases(
+    Case("random Fibonacci numbers", FIBONACCI, [FIBONACCI_EXPONENT, -FIBONACCI_EXPONENT], 1e-11, {"max_steps": 1e6}),
+)
+def test_spectra(case):
+    for result, caught in case.of(sf.lyapunov_spectrum):
+        case.check(result, caught, result.converged)
+
+
+# Verdicts: +1, -1, or 0 where nothing is to be found
+
+
+@cases(
+    Case("reflections", sf.LinearizedSGD(PAIR, 2.0), 0, options={"max_steps": 1e6}),
+    Case("K4 below the edge", sf.LinearizedSGD(K4, 0.424), -1),
+    Case("K4 above the edge", sf.LinearizedSGD(K4, 0.43), 1),
+)
+def test_verdicts(case):
+    for result, _ in case.of(sf.stability):
+        said = {"stable": -1, "undecided": 0, "unstable": 1}[result.verdict]
+        assert said in (0, case.truth), repr(result)
+
+
+# Moments: truths at orders
+
+
+@cases(
+    Case("T1", sf.LinearizedSGD(T1, 0.5), {p: T1_EXPONENTS[p] for p in (-1, 1, 3)}, 1e-12, {"method": "population"}),
+)
+def test_moments(case):
+    orders = list(case.truth)
+    for result, _ in case.of(sf.moment_exponent, orders):
+        low, high = result.confidence_interval(LEVEL)
+        for index, truth in enumerate(case.truth.values()):
+            if result.within_tolerance[index]:
+                assert low[index] - case.off <= truth <= high[index] + case.off, repr(result)
