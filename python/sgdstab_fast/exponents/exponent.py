@@ -29,6 +29,7 @@ from sgdstab_fast.simulation.run import known_sign, run
 from sgdstab_fast.simulation.starts import initial_states, initial_vectors
 from sgdstab_fast.simulation.task import Task, advance
 from sgdstab_fast.simulation.vectors import (
+    companions_task,
     estimate,
     estimate_with_own_growth,
     vectors_task,
@@ -251,7 +252,7 @@ def simulate(
         ),
         estimate_with_own_growth if system.counts_own_growth else estimate,
         options,
-        companion_task=vectors_task(system, system.no_growth),
+        companion_task=companions_task(system),
     )
     warn_of_trouble(options.budget, done)
     found = done.estimate

@@ -230,14 +230,9 @@ def _estimate(chains: Chains[FrameRecords]) -> Estimate:
 
 
 def _block(system: System) -> int:
-    """Return how many steps to take at once.
-
-    Every direction together shrinks by sum log abs(1 - eta K_ii) over the steps; a single one by that in one dimension,
-    and by about 4 / dimension of it at the most in many.
-    """
-    rate = float(np.abs(np.maximum(system.step_sizes, -40)).mean()) * min(1.0, 4 / system.dimension)
+    """Return how many steps to take at once."""
     largest = _BLOCK if system.dimension <= 128 else _LARGE_BLOCK
-    return int(np.clip(-math.log(_BLOCK_SHRINKAGE) / max(rate, 1e-300), 1, largest))
+    return int(np.clip(-math.log(_BLOCK_SHRINKAGE) / max(system.largest_elongation, 1e-300), 1, largest))
 
 
 def _sum_rule_error(done: Run[FrameRecords], sum_of_exponents: float) -> float:

@@ -18,6 +18,7 @@ from sgdstab_fast.systems.system import System, overflow_safe_steps
 
 MOST_BETWEEN_NORMALISATIONS = 256
 _SEPARATIONS = 4.0  # standard errors of a gap
+_COLLAPSE = 8.0  # logarithm of the angle that two vectors may lose between orthonormalisations
 _VECTORS_PER_EVALUATION, _VECTORS_PER_ITEM = 16, 4  # of the core's work items
 
 
@@ -63,6 +64,13 @@ def _anchored(chains: Chains[VectorRecords], growth: FloatArray, *, telescoping:
         apart = abs(mixing.gap) * (1 + _SEPARATIONS / abs(mixing.separation))
         spread = apart + float(np.ptp(growth)) / growth.shape[1]
     return anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding, spread)
+
+
+def companions_task(system: System) -> Task[VectorRecords]:
+    """Return what advances chains of two vectors, orthonormalised before they become parallel to rounding."""
+    task = vectors_task(system, system.no_growth)
+    every = int(np.clip(_COLLAPSE / max(system.largest_elongation, 1e-300), 1, task.options.renormalise_every))
+    return task.with_options(renormalise_every=every)
 
 
 def vectors_task(system: System, growth: Growth, *, spacing: int = 1) -> Task[VectorRecords]:

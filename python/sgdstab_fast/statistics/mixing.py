@@ -3,7 +3,8 @@
 Two vectors under the same steps turn towards each other like exp(-(lambda_1 - lambda_2) n) (Chemnitz & Engel 2025,
 lemma 3.10, after Le Page): that is how fast a chain forgets its start. A few companion chains carry a second vector;
 the difference D_n of the logarithms of their Gram-Schmidt norms grows by the gap per step. Where the two exponents are
-equal, or so close that the chains are too short to tell, D_n wanders like a random walk instead.
+equal, or so close that the chains are too short to tell, D_n wanders like a random walk instead. A singular step may
+take both vectors to one line: from then on all is forgotten, at a rate of such steps that is seen from when they came.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Mixing:
     """What companion chains say about mixing."""
 
     gap: float
-    """lambda_1 - lambda_2, nats per step; NaN without companions."""
+    """lambda_1 - lambda_2, nats per step, or the rate at which singular steps forget all; NaN without companions."""
     separation: float
     """Growth of D_n over the second half of the companions' run, in its standard errors."""
     n_steps: int
@@ -69,8 +70,12 @@ def measure(log_growth: FloatArray, steps_per_batch: int) -> Mixing:
     n_steps = n_batches * steps_per_batch
     with np.errstate(invalid="ignore"):
         difference = log_growth[:, :, 0] - log_growth[:, :, 1]
-    if np.isposinf(difference).any():  # a singular step has destroyed the second direction: all is forgotten
-        return Mixing(math.inf, math.inf, n_steps)
+    lost = np.isposinf(difference)
+    n_lost = int(lost.any(axis=1).sum())
+    if 2 * n_lost >= len(lost) > 0:
+        # Of times with an exponential law, some of them longer than was watched.
+        return Mixing(n_lost / ((n_lost + int((~lost).sum())) * steps_per_batch), math.inf, n_steps)
+    difference = difference[~lost.any(axis=1)]
     if not np.isfinite(difference).all():
         return Mixing(math.nan, 0.0, n_steps)
     quarters = grouped(difference[:, n_batches // 2 :, None], 2)[:, 0]

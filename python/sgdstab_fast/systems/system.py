@@ -193,6 +193,15 @@ class System(ABC):
         """Logarithms of how much single steps change lengths, or a bound: how often vectors must be rescaled."""
 
     @property
+    def largest_elongation(self) -> float:
+        """About the most that the logarithm of the ratio of two vectors' lengths changes by per step, in the mean.
+
+        Every direction together shrinks by sum log abs(1 - eta K_ii) over the steps; a single one by that in one
+        dimension, and by about 4 / dimension of it at the most in many.
+        """
+        return float(np.abs(np.maximum(self.step_sizes, -40)).mean()) * min(1.0, 4 / self.dimension)
+
+    @property
     def batch_size(self) -> int:
         """Examples per step."""
         return 1
