@@ -48,9 +48,9 @@ def test_a_destroyed_second_direction_means_that_all_is_forgotten():
 
 
 def test_singular_steps_forget_at_the_rate_at_which_they_come(rng):
-    lost = np.zeros((400, 200, 2))
+    lost = np.zeros((400, 400, 2))
     times = rng.geometric(0.02, size=400)
-    lost[..., 1][np.arange(200) >= times[:, None] - 1] = -np.inf
+    lost[..., 1][np.arange(400) >= times[:, None] - 1] = -np.inf
     mixing = measure(lost, 5)
     assert mixing.gap == pytest.approx(0.02 / 5, rel=0.2)
     assert mixing.resolved
