@@ -71,8 +71,16 @@ class Law:
         return growth.mean(axis=0) / n_steps, growth.std(axis=0, ddof=1) / math.sqrt(n_chains) / n_steps
 
 
-def law(
-    gram,
+def law(gram, learning_rate, batch_size=1, **options):
+    """The law of a step of SGD, or of an epoch of them, by enumeration; arguments as `LinearizedSGD` takes them.
+
+    An optimiser, F and h, takes the place of momentum.
+    """
+    return law_of_features(factor_of(gram), learning_rate, batch_size, **options)
+
+
+def law_of_features(
+    features,
     learning_rate,
     batch_size=1,
     *,
@@ -85,11 +93,7 @@ def law(
     nesterov=False,
     optimiser=None,
 ):
-    """The law of a step of SGD, or of an epoch of them, by enumeration; arguments as `LinearizedSGD` takes them.
-
-    An optimiser, F and h, takes the place of momentum.
-    """
-    features = factor_of(gram)
+    """The same of K = Phi Phi^T, given Phi."""
     units = members_of(len(features), groups)
     n_units = len(units)
     weights = np.full(n_units, 1 / n_units) if probabilities is None else np.asarray(probabilities, dtype=float)
