@@ -42,7 +42,7 @@ class LeadingBlock(NamedTuple):
 def leading_block(system: System, options: Options) -> LeadingBlock | None:
     """Return the block with the largest exponent; None if K does not fall into blocks."""
     parts = system.parts()
-    if parts[0].system is system:
+    if parts[0].system is system or not system.is_direct_sum:
         return None
     part = parts[_fastest(parts, options)]
     reason = (

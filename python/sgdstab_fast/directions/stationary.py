@@ -49,7 +49,7 @@ def finite_time_exponents(system: System, checkpoint: Checkpoint, n: int, n_samp
 
 def moments_near_zero(system: System, checkpoint: Checkpoint) -> MomentExponents:
     """Return Lambda(p) at nine orders from -1 to 1, which says of itself what it falls short of."""
-    if len(system.parts()) > 1:
+    if system.is_direct_sum and len(system.parts()) > 1:
         raise ValueError(
             "K falls into components, whose moments are not those of the chain, which is of one: use "
             "moment_exponent of that component"

@@ -94,8 +94,9 @@ def lyapunov_exponent(
     Returns
     -------
     LyapunovExponent
-        Nats per step. -inf, with no error, if every displacement is annihilated. Of a K that falls into blocks, the
-        largest of the blocks' exponents; of blocks of rank one it is known exactly.
+        Nats per step. -inf, with no error, if every displacement is annihilated. Of a K that falls into blocks, and of
+        matrices that are block-triangular in some basis, the largest of the blocks' exponents; of blocks of rank one it
+        is known exactly.
 
     Warns
     -----
@@ -132,7 +133,7 @@ def estimate_exponent(
 ) -> LyapunovExponent:
     """Do what `lyapunov_exponent` says; `mean_square` is the system's, if known."""
     parts = [] if system.is_full else system.parts()
-    if system.is_full or (len(parts) == 1 and parts[0].share == 1):
+    if system.is_full or parts[0].system is system:
         return simulate(system, options, resume, mean_square, 0)
     return _of_parts(system, parts, options, resume)
 
@@ -140,7 +141,7 @@ def estimate_exponent(
 def _of_parts(
     system: System, parts: Sequence[Part[System]], options: Options, resume: LyapunovExponent | None
 ) -> LyapunovExponent:
-    """Return the largest of the exponents of blocks of K that do not feel each other.
+    """Return the largest of the exponents of blocks: of K, or the diagonal ones of matrices.
 
     An exponent lies between the mean of the block's exponents and Lambda(2)/2: blocks that cannot be the largest are
     left out.

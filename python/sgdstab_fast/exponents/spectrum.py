@@ -132,6 +132,7 @@ def lyapunov_spectrum(
     budget, n_chains, seed = options.budget, options.n_chains, options.seed
     if resume is not None:
         require_own(resume, LyapunovSpectrum, system)
+    system = system.balanced()
     goes_on = resume is not None and resume.chains is not None
     known = None if goes_on or method == "average" else system.exact_exponents()
     if known is not None and known.exponents.size >= k:

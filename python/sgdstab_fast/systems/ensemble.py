@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +16,13 @@ from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.functions import core
+from sgdstab_fast.operators.invariant_subspaces import (
+    DiagonalBlock,
+    components,
+    diagonal_blocks,
+)
 from sgdstab_fast.operators.matrices import MatrixMoments
+from sgdstab_fast.systems.decomposition import SpectralDecomposition
 from sgdstab_fast.systems.growth import Growth
 from sgdstab_fast.systems.next_steps import NextMatrices, NextSteps
 from sgdstab_fast.systems.rows import aligned
@@ -23,7 +31,9 @@ from sgdstab_fast.systems.system import (
     LARGEST_ENUMERATION,
     Call,
     ExactExponents,
+    MeanSquare,
     Outcomes,
+    Part,
     QuadraticForms,
     System,
     of_products,
@@ -32,6 +42,8 @@ from sgdstab_fast.systems.system import (
 _LARGEST_METRIC = 128  # dimension with a mean-square metric
 _FLOOR = 1e-9  # of the identity, in it
 _FEW_DIMENSIONS, _FEW_MATRICES, _ELONGATION = 4, 64, 4.0
+_EQUILIBRATIONS = 3
+_EPS = float(np.finfo(float).eps)
 _LARGEST_ENTRY = 1e60  # and the smallest of what is not 0, so that squares of quotients are numbers
 
 
@@ -68,6 +80,9 @@ class MatrixEnsemble(System):
     1.132
     """
 
+    is_direct_sum = False
+    _rounding = 0.0  # error of entries, relative to the norms of what they were taken from
+
     def __init__(self, matrices: Any, probabilities: Any = None) -> None:
         self._matrices = _checked(matrices)
         n = len(self._matrices)
@@ -94,7 +109,7 @@ class MatrixEnsemble(System):
         """1."""
         return 1.0
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A digest of matrices and probabilities, by which a result knows its system."""
         digest = hashlib.sha256(self._matrices.tobytes() + self._probabilities.tobytes()).hexdigest()
@@ -102,11 +117,44 @@ class MatrixEnsemble(System):
 
     @cached_property
     def log_determinants(self) -> FloatArray:
-        """Log abs det of each matrix, shape (n,); -inf where it is singular to rounding."""
-        values = np.linalg.svd(self._matrices, compute_uv=False)
-        singular = values[:, -1] <= self.dimension * np.finfo(float).eps * values[:, 0]
-        with np.errstate(divide="ignore"):
-            return np.where(singular, -np.inf, np.log(values).sum(axis=1))
+        """Log abs det of each matrix, shape (n,); -inf where it is singular to rounding, whatever units are."""
+        found, parts = log_determinants(self._matrices), self.parts()
+        if len(parts) > 1:
+            found[self._drawn] = np.sum([part.system.log_determinants for part in parts], axis=0)
+        return found
+
+    @property
+    def _drawn(self) -> np.ndarray:
+        return self._probabilities > 0
+
+    @cached_property
+    def _parts(self) -> Sequence[Part[MatrixEnsemble]]:
+        matrices, probabilities = self._matrices[self._drawn], self._probabilities[self._drawn]
+        blocks = [] if self._own_exponents is not None else diagonal_blocks(matrices)
+        if len(blocks) < 2 and all(block.is_as_given for block in blocks):
+            return [Part(0, self, 1.0, np.empty(0, dtype=np.intp))]
+        return [
+            Part(index, _Block(block, probabilities), 1.0, np.empty(0, dtype=np.intp))
+            for index, block in enumerate(blocks)
+        ]
+
+    def parts(self) -> Sequence[Part[MatrixEnsemble]]:
+        """Return the diagonal blocks of a block-triangular form of all matrices, in units that suit them."""
+        return self._parts
+
+    def balanced(self) -> MatrixEnsemble:
+        """Return the direct sum of its parts: blocks above the diagonal change no exponent."""
+        parts = self.parts()
+        if parts[0].system is self:
+            return self
+        matrices = np.zeros((int(self._drawn.sum()), self.dimension, self.dimension))
+        first = 0
+        for part in parts:
+            its = slice(first, first := first + part.system.dimension)
+            matrices[:, its, its] = part.system.matrices
+        other = MatrixEnsemble(matrices, self._probabilities[self._drawn])
+        vars(other)["fingerprint"] = self.fingerprint  # chains of one go on as those of the other
+        return other
 
     @property
     def sum_of_exponents(self) -> float:
@@ -188,6 +236,18 @@ class MatrixEnsemble(System):
         """Return the moments, and 1."""
         return self.moments, 1
 
+    def mean_square(self, decomposition: SpectralDecomposition | None = None) -> MeanSquare | None:
+        """Return Lambda(2), the largest of those of diagonal blocks, with forms of the whole."""
+        found = super().mean_square(decomposition)
+        if found is None or len(self.parts()) == 1:
+            return found
+        whole = self.moments.second_moments
+        return replace(found, residual=whole.residual, metric=whole.metric, covariance=whole.covariance)
+
+    def probability_of_singular_steps(self) -> float:
+        """Return the probability that a step is singular."""
+        return float(self._probabilities[np.isneginf(self.log_determinants)].sum())
+
     def next_steps(self) -> NextSteps:
         """Return the matrices that may come next."""
         return NextMatrices(self._matrices, self._probabilities, 1, self.isometric_vectors)
@@ -202,23 +262,43 @@ class MatrixEnsemble(System):
         return np.asarray(np.linalg.eigh(mean)[1][:, ::-1][:, :k])
 
     def exact_exponents(self) -> ExactExponents | None:
-        """Return the exponents of a single matrix, of numbers, or of matrices that vanish."""
-        drawn = self._matrices[self._probabilities > 0]
+        """Return the exponents of a single matrix, or of blocks that all have exponents known in closed form.
+
+        Those are numbers, matrices that scale and turn, matrices that scale and permute coordinates, and zero.
+        """
+        found, parts = self._own_exponents, self.parts()
+        if found is not None or parts[0].system is self:
+            return found
+        known = [part.system.exact_exponents() for part in parts]
+        each = [one.exponents for one in known if one is not None]
+        if len(each) < len(known) or sum(map(len, each)) < self.dimension:
+            return None
+        return ExactExponents(np.sort(np.concatenate(each))[::-1], max(one.error for one in known if one is not None))
+
+    @cached_property
+    def _own_exponents(self) -> ExactExponents | None:
+        """Exponents that are known without looking for blocks."""
+        d, drawn, probabilities = self.dimension, self._matrices[self._drawn], self._probabilities[self._drawn]
         if len(drawn) == 1 or (drawn == drawn[0]).all():
             _, shift = math.frexp(float(np.abs(drawn[0]).max()))
             return of_products(np.ldexp(drawn[0], -shift), shift * math.log(2), 1)
-        if self.dimension == 1:
-            total = self.sum_of_exponents
-            error = 4 * float(np.finfo(float).eps) * abs(total) if math.isfinite(total) else 0.0
-            return ExactExponents(np.array([total]), error)
-        if self.moments.stretches is not None:
-            total = self.sum_of_exponents / self.dimension
-            if math.isfinite(total):
-                error = 1e-14 * (1 + abs(total))
-                return ExactExponents(np.full(self.dimension, total), error)
         if not drawn.any(axis=(1, 2)).all():
-            return ExactExponents(np.full(self.dimension, -np.inf), 0.0)
+            return ExactExponents(np.full(d, -np.inf), 0.0)
+        if d == 1:
+            with np.errstate(divide="ignore"):
+                logs = np.log(np.abs(drawn[:, 0, 0]))
+            total, off = float(probabilities @ logs), float(probabilities @ self._relative_errors(drawn))
+            error = 4 * _EPS * (float(probabilities @ np.abs(logs)) + 1) + off if math.isfinite(total) else 0.0
+            return ExactExponents(np.array([total]), error)
+        if self.moments.stretches is not None or _permute_coordinates(drawn):
+            total = float(probabilities @ log_determinants(drawn)) / d
+            if math.isfinite(total):
+                return ExactExponents(np.full(d, total), 1e-14 * (1 + abs(total)) + self._rounding)
         return None
+
+    def _relative_errors(self, drawn: FloatArray) -> FloatArray:
+        """Return the errors of numbers, relative: what they are given with."""
+        return np.zeros(len(drawn))
 
     def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:
         """Return all matrices, if they have at most so many entries together."""
@@ -228,6 +308,47 @@ class MatrixEnsemble(System):
         n = len(self._matrices)
         weighted = "" if (self._probabilities == self._probabilities[0]).all() else ", probabilities=..."
         return f"MatrixEnsemble(n_matrices={n}, dimension={self.dimension}{weighted})"
+
+
+class _Block(MatrixEnsemble):
+    """A diagonal block of matrices, in a basis in which they are block-triangular."""
+
+    def __init__(self, block: DiagonalBlock, probabilities: FloatArray) -> None:
+        self._matrices, self._probabilities = np.ascontiguousarray(block.matrices), probabilities
+        self._rounding, self._errors = block.rounding, block.rounding * block.norms
+
+    @property
+    def _parts(self) -> Sequence[Part[MatrixEnsemble]]:
+        return [Part(0, self, 1.0, np.empty(0, dtype=np.intp))]
+
+    def _relative_errors(self, drawn: FloatArray) -> FloatArray:
+        sizes = np.abs(drawn[:, 0, 0])
+        return np.where(sizes > 0, self._errors / np.where(sizes > 0, sizes, 1), 0.0)
+
+
+def log_determinants(matrices: FloatArray) -> FloatArray:
+    """Return log abs det of matrices, -inf where rows and columns of the same size show one to be singular."""
+    log_scale, scaled = np.zeros(len(matrices)), matrices
+    for _ in range(_EQUILIBRATIONS):
+        for axis in (2, 1):
+            _, powers = np.frexp(np.abs(scaled).max(axis=axis, keepdims=True))
+            scaled = np.ldexp(scaled, -powers)
+            log_scale += powers.sum(axis=(1, 2)) * math.log(2)
+    values = np.linalg.svd(scaled, compute_uv=False)
+    singular = values[:, -1] <= matrices.shape[1] * _EPS * values[:, 0]
+    with np.errstate(divide="ignore"):
+        return np.where(singular, -np.inf, np.log(values).sum(axis=1) + log_scale)
+
+
+def _permute_coordinates(matrices: FloatArray) -> bool:
+    """Return whether all matrices scale coordinates and permute them, and take each to every other.
+
+    A vector along a coordinate then visits all of them alike, whatever it starts from: all exponents are equal.
+    """
+    entries = matrices != 0
+    if (entries.sum(axis=1) != 1).any() or (entries.sum(axis=2) != 1).any():
+        return False
+    return len(components(matrices)) == 1
 
 
 def _elongated(dimension: int) -> list[FloatArray]:

@@ -131,7 +131,7 @@ AnySystem = TypeVar("AnySystem", bound="System", covariant=True)
 
 @dataclass(frozen=True, eq=False)
 class Part(Generic[AnySystem]):
-    """A part of a system that does not feel the others, a block of K; or the whole."""
+    """A part of a system, which has some of its exponents: a block of K, a diagonal block of matrices; or the whole."""
 
     index: int
     """Its number, by which its streams differ from those of others."""
@@ -164,6 +164,8 @@ class System(ABC):
     """Whether what chains grow by themselves is a result beside anchored growth: where that does not know all."""
     steps_may_commute = True
     """Whether steps may nearly commute, so that frames keep their angles until rounding has grown."""
+    is_direct_sum = True
+    """Whether parts are subspaces that do not feel each other: else diagonal blocks of a block-triangular form."""
     is_grouped = False
     """Whether several rows of K may belong to one example."""
 
@@ -316,8 +318,12 @@ class System(ABC):
         return None
 
     def parts(self) -> Sequence[Part[System]]:
-        """Return the parts that do not feel each other; itself if there are none."""
+        """Return the parts whose exponents together are all exponents; itself if there are none."""
         return [Part(0, self, 1.0, np.empty(0, dtype=np.intp))]
+
+    def balanced(self) -> System:
+        """Return a system with the same exponents, in coordinates whose units are alike."""
+        return self
 
     def embedding(self, part: Part[System]) -> FloatArray:
         """Return P with P P^T = 1, shape (dimension of the part, dimension): v P is a vector of the whole."""
