@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import sgdstab_fast as sf
 from reference.known import K4, T1, T1_EXPONENTS
+from reference.statistics import assert_within
 
 # Of two-sided intervals; seeds are fixed, and a false alarm would be one of 10 000.
 LEVEL = 0.9999
@@ -94,11 +95,38 @@ FIBONACCI = sf.MatrixEnsemble([[[0, 1], [1, 1]], [[0, 1], [1, -1]]])
 FIBONACCI_EXPONENT = 0.1239755988033  # log 1.1319882487943, OEIS A078416
 
 
+def in_basis(system, basis):
+    return sf.MatrixEnsemble(basis @ system.matrices @ np.linalg.inv(basis), system.probabilities)
+
+
+def layers(*wave_numbers, thickness=0.37):
+    """Waves through layers: determinant 1, in units that may be far apart."""
+    return sf.MatrixEnsemble(
+        [[[math.cos(x), math.sin(x) / k], [-k * math.sin(x), math.cos(x)]]
+         for k in wave_numbers for x in [thickness * k / wave_numbers[0]]]
+    )  # fmt: skip
+
+
+SKEW = np.array([[1.0, 2.0], [-0.5, 1.5]])
+EQUAL = triangular((0.3, -0.3), (0.4, -0.4))
+AFFINE = affine([0.1, 5], [-1, 1])
+DRIFTING = sf.MatrixEnsemble([np.diag([math.exp(1 - 0.02), 1]), np.diag([math.exp(-1 - 0.02), 1])])
+
+
 # lambda
 
 
 @cases(
     Case("random Fibonacci numbers", FIBONACCI, FIBONACCI_EXPONENT, 1e-11, {"rtol": 1e-3}, answered=True),
+    Case("affine", AFFINE, 0.0, answered=True),
+    Case("affine in another basis", in_basis(affine([0.2, 3], [1, 2]), SKEW), 0.0, answered=True),
+    Case("triangular of equal exponents", EQUAL, 0.0, answered=True),
+    Case("triangular in another basis", in_basis(EQUAL, SKEW), 0.0, answered=True),
+    Case("diagonal of nearly equal exponents", DRIFTING, 0.0, answered=True),
+    Case("turns in another basis", in_basis(sf.MatrixEnsemble([np.eye(2) * 2, QUARTER_TURN]), SKEW), math.log(2) / 2,
+         answered=True),
+    Case("rare quarter turn", rare(np.diag([2, 0.5]), QUARTER_TURN, 1e-6), 0.0, answered=True),
+    Case("rare swap", rare(np.diag([3.0, 0.5]), [[0, 2], [1, 0]], 1e-9), math.log(1.5) / 2, 1e-9, answered=True),
     Case("affine, averaged", affine([0.1, 5], [-1, 1]), 0.0, 1e-12, {"method": "average", "atol": 2e-4}, answered=True),
     Case("two blocks, averaged", two_blocks(0.0038562462 * PAIR, 1.24e-10, 0.425), -1.36606e-4, 1e-9,
          {"method": "average", "rtol": 0.1, "max_steps": 1e7}, answered=True),
@@ -113,10 +141,21 @@ def test_exponents(case):
 
 @cases(
     Case("random Fibonacci numbers", FIBONACCI, [FIBONACCI_EXPONENT, -FIBONACCI_EXPONENT], 1e-11, {"max_steps": 1e6}),
+    Case("affine", AFFINE, [0.0, math.log(0.5) / 2], answered=True),
+    Case("triangular of equal exponents", in_basis(EQUAL, SKEW), [0.0, 0.0], answered=True),
 )
 def test_spectra(case):
     for result, caught in case.of(sf.lyapunov_spectrum):
         case.check(result, caught, result.converged)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e10])
+def test_units_of_coordinates_change_no_exponent(unit):
+    result = sf.lyapunov_spectrum(layers(unit, 1.7 * unit), rtol=0.02, rng=1, n_threads=1)
+    expected = sf.lyapunov_exponent(layers(1.0, 1.7), rtol=1e-3, rng=1, n_threads=1)
+    assert_within(result.exponents[0], result.standard_errors[0], expected.exponent, expected.standard_error)
+    assert abs(result.exponents.sum()) < 1e-12
+    assert layers(unit, 1.7 * unit).sum_of_exponents == pytest.approx(0, abs=1e-13)
 
 
 # Verdicts: +1, -1, or 0 where nothing is to be found
@@ -124,6 +163,8 @@ def test_spectra(case):
 
 @cases(
     Case("reflections", sf.LinearizedSGD(PAIR, 2.0), 0, options={"max_steps": 1e6}),
+    Case("affine", AFFINE, 0),
+    Case("diagonal of nearly equal exponents", DRIFTING, 0),
     Case("K4 below the edge", sf.LinearizedSGD(K4, 0.424), -1),
     Case("K4 above the edge", sf.LinearizedSGD(K4, 0.43), 1),
 )
