@@ -71,7 +71,7 @@ def test_growth_equals_a_plain_numpy_replay(name):
 def test_anchored_growth_equals_the_mean_over_all_next_steps(name):
     """In every metric: the growth of the last evaluation, from the definition."""
     system = SYSTEMS[name]()
-    result = budget(system, 200_000)
+    result = budget(system, 20_000)
     chains, metrics = result.chains, system.growth()
     assert chains.steps_per_batch == chains.spacing
     norm_of_k = system.rows if system.coordinates == "gram" else np.eye(system.dimension)

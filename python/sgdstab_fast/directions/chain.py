@@ -49,7 +49,7 @@ from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.continuation import continued_directions, recording_task
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
-from sgdstab_fast.simulation.looks import grid_of_looks
+from sgdstab_fast.simulation.looks import looks_back
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.outcome import common_attributes
 from sgdstab_fast.simulation.run import Run, run
@@ -73,11 +73,11 @@ _PILOT_BATCHES, _PILOT_EPOCHS, _MEMORY_BATCHES = 129, 33, 2048
 _MEMORY_RELAXATIONS, _FINER = 3.0, 4  # autocorrelations are summed over, and how much finer than in the pilot
 _WINDOW = 6.0  # autocorrelation times that lags have to cover
 _COLLAPSE = 8.0  # logarithm of the angle that two vectors may lose between orthonormalisations
-_MOST_RECORDED = 2**24  # numbers
+_MOST_RECORDED = 2**24  # numbers, of the autocorrelation
 # Multiply-adds for all directions recorded; what a logarithm is worth, and what there is to do for each direction.
 _MOST_WORK, _LOGARITHM, _CALLS = 2e9, 50, 200
 _FINENESS = 8  # directions recorded in an autocorrelation time
-_PILOT_SHARE = 1 / 8
+_PILOT_SHARE, _MOST_PILOT_STEPS = 1 / 8, 1_250_000
 _RANDOM_SHARE = 0.1  # of the second vector
 _MOST_EXTRA_STEPS = 10_000_000  # under reshuffling, to measure the autocorrelation time
 
@@ -160,8 +160,7 @@ def chain_of(system: System, options: Options) -> ProjectiveChain:
     longest = max(1, (budget.max_steps - pilot.n_steps) // (_LEAST_BATCHES * options.n_chains))
     following = system.next_steps()
     work = (0 if following is None else following.work_of_logarithms(_LOGARITHM)) + _CALLS
-    recorded = math.ceil(budget.max_steps * max(system.dimension / _MOST_RECORDED, work / _MOST_WORK))
-    resolving = max(pilot.spacing, int(system.steps_per_epoch) // 4, recorded, int(pilot.memory / _FINENESS))
+    resolving = max(pilot.spacing, int(system.steps_per_epoch) // 4, int(pilot.memory / _FINENESS))
     spacing = min(system.whole_epochs(resolving), max(longest - longest % system.grain, system.grain))
     states = start.vectors(options, 0)
     chains = Chains(
@@ -173,6 +172,7 @@ def chain_of(system: System, options: Options) -> ProjectiveChain:
         n_examples=system.n_draws,
         rounding=system.rounding,
         pilot_steps=pilot.n_steps,
+        largest_record=int(_MOST_WORK / (work * options.n_chains)),
     )
     done = run(
         chains,
@@ -245,7 +245,7 @@ class _Pilot(NamedTuple):
 
 
 def _pilot(system: System, options: Options, start: _Start) -> _Pilot:
-    """Double the spacing until the window of autocorrelations is long enough, or a part of the budget is spent."""
+    """Double the spacing until the window of autocorrelations is long enough, or so many steps are spent."""
     vectors = start.vectors(options, DIRECTION_PILOTS.start)
     n_steps, spacing, first_step = 0, system.grain, 0
     n_batches = _PILOT_BATCHES if system.grain == 1 else _PILOT_EPOCHS
@@ -265,7 +265,7 @@ def _pilot(system: System, options: Options, start: _Start) -> _Pilot:
         with np.errstate(invalid="ignore"):
             gap = float(np.mean(log_growth[:, 1:, 0] - log_growth[:, 1:, 1])) / spacing
         found = memory(system.directions(pilot.records.directions), spacing)
-        if found.resolved or 3 * n_steps > _PILOT_SHARE * options.budget.max_steps:
+        if found.resolved or 3 * n_steps > min(_PILOT_SHARE * options.budget.max_steps, _MOST_PILOT_STEPS):
             break
         spacing *= 2
     collapse = _COLLAPSE / gap if gap > 0 else math.inf
@@ -283,9 +283,8 @@ def _estimate(system: System, start: _Start, chains: Chains[VectorRecords]) -> E
         mixing = Mixing(math.inf, math.inf, chains.n_batches * steps)
     else:
         with np.errstate(invalid="ignore"):
-            mixing = first_resolved(log_growth[:, :, :2], steps, [*grid_of_looks(chains.n_batches), chains.n_batches])
-    if growth.shape[2] == 0:
-        growth = log_growth[:, :, :1] / steps
+            mixing = first_resolved(log_growth[:, :, :2], steps, [*looks_back(chains), chains.n_batches])
+    growth = log_growth[:, :, :1] / steps if growth.shape[2] == 0 else growth / chains.coarseness
     found = anchored_means(growth, steps, mixing, chains.n_examples, chains.rounding)
     exponent, error = float(found.mean[0]), float(found.standard_error[0])
     long_enough = mixing.resolved and mixing.gap * chains.n_batches * steps >= _LEAST_RELAXATIONS
@@ -377,7 +376,7 @@ def _described(
         every = system.whole_epochs(min(max(1, pilot.spacing // _FINER, lasting), pilot.spacing))
         directions = continued_directions(system, checkpoint, n_batches, every, options.workers)
     else:
-        directions, every = chains.records.directions[:, found.start_up :], chains.spacing
+        directions, every = chains.records.directions[:, found.start_up :], chains.steps_per_batch
     remembered = memory(system.directions(directions), every, longest)
     memory_error = remembered.standard_error if remembered.resolved else math.inf
     path = path_of(system, following, start.growth.matrices, chains, found.start_up)
@@ -402,8 +401,10 @@ def _described(
         rate, rate_error = system.sum_of_exponents - 2 * exponent, 2 * error
     by_route = {}
     if following is not None:
-        by_route["autocovariances"] = from_autocovariances(path, chains.spacing, following.n_steps, exponent, gap)
-    by_route["batch means"] = from_batch_means(path, chains.spacing, gap)
+        by_route["autocovariances"] = from_autocovariances(
+            path, chains.steps_per_batch, following.n_steps, exponent, gap
+        )
+    by_route["batch means"] = from_batch_means(path, chains.steps_per_batch, gap)
     if start.known is not None:
         by_route = dict.fromkeys(by_route, Measured(0.0, 0.0))
     return ProjectiveChain(

@@ -65,7 +65,7 @@ def path_of(
     if following is None:
         return _without_outcomes(system, log_growth, directions, shares)
     every = [None, *matrices]
-    if growth.shape[2] != len(every):  # the columns are not the metrics'
+    if growth.shape[2] != len(every) or chains.coarseness > 1:  # the columns are not the metrics', or not of the end
         growth = _expected(following, directions, every)
     n_batches, n = n_batches - kept, len(following.weights)
     record_of_growth = growth

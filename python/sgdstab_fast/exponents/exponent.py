@@ -41,8 +41,8 @@ from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
 from sgdstab_fast.systems.system import ExactExponents, Part, System, require_system
 
 METHODS = ("anchored", "average")
-_STEPS_PER_BATCH = 512  # of averages
-_MAX_BATCHES = 4096  # a chain; longer budgets get longer batches
+_STEPS_PER_BATCH, _LEAST_PER_BATCH = 512, 64  # of averages; of anchored growth, where evaluations are close
+_FIRST_BATCHES = 16  # that the smallest budgets are cut into
 _PILOT_CHAINS, _PILOT_EVALUATIONS, _PILOT_GROUPS, _PILOT_SHARE = 64, 32, 4, 1 / 16
 _NOISE = 0.1  # of an autocorrelation
 _LONGEST_SPACING = 16  # times N
@@ -273,8 +273,7 @@ def _averaged_chains(system: System, options: Options, first_chain: int) -> Chai
     most = options.budget.steps_per_chain(options.n_chains)
     share = system.random_share
     states = initial_states(options.seed.key, options.n_chains, 1, system.slow_directions(1), first_chain, share)
-    steps_per_batch = min(max(_STEPS_PER_BATCH, most // _MAX_BATCHES), max(1, most // 16))
-    steps_per_batch = system.whole_epochs(steps_per_batch)
+    steps_per_batch = system.whole_epochs(min(_STEPS_PER_BATCH, max(1, most // _FIRST_BATCHES)))
     return Chains(
         key=options.seed.key,
         states=np.ascontiguousarray(states.transpose(0, 2, 1)),
@@ -293,10 +292,11 @@ def _anchored_chains(
     if growth.size > 0:
         spacing, pilot_steps = _spacing(system, options, growth, task, first_chain)
     most = (options.budget.max_steps - pilot_steps) // (options.n_chains + n_companions)
-    spacing = min(spacing, max(1, most // 16))
+    longest = max(1, most // _FIRST_BATCHES)
+    spacing = min(spacing, longest)
     if growth.size == 0:
         spacing = system.whole_epochs(spacing)
-    steps_per_batch = spacing * max(1, most // (spacing * _MAX_BATCHES))
+    steps_per_batch = spacing * max(1, min(_LEAST_PER_BATCH, longest) // spacing)
 
     def chains(n_chains: int, k: int, first: int, n_metrics: int) -> Chains[VectorRecords]:
         states = initial_vectors(system, growth.covariance, options.seed.key, n_chains, k, first)

@@ -48,6 +48,7 @@ _PILOT_PASSES = 8
 _BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
 _LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding times that must stay small
 _NULL_RATIO = 1e-12
+_LEAST_PER_BATCH = 64  # steps
 _EVALUATED = 32  # leading exponents that anchored growth is evaluated for; the others gain little from it
 _SUM_RULE = 1e-6  # an error, relative to the sum, to warn about
 
@@ -161,10 +162,9 @@ def lyapunov_spectrum(
         run_provenance = provenance(seed, method, system.fingerprint)
         slow = system.slow_directions(k)
         period = _pilot(system, k, slow, seed.key, task)
-        # Batches of whole passes; so many steps each that the record stays small beside the frames.
-        most_batches = int(np.clip(2**20 // (k * n_chains), 64, 4096))
+        # Batches of whole passes.
         n_recorded = 0 if growth is None or growth.metrics.diagonals is None else len(growth.metrics.diagonals)
-        passes = max(1, 64 // period, most // (period * most_batches))
+        passes = max(1, _LEAST_PER_BATCH // period)
         if growth is not None and growth.n_metrics > 0:
             # An evaluation at the end of each takes at most as long as its steps.
             evaluation = growth.n_metrics * evaluated * (3 * system.dimension + evaluated + 100)

@@ -31,7 +31,7 @@ from sgdstab_fast._core.streams import COMPANIONS
 from sgdstab_fast.curves.zeros import scales
 from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
 from sgdstab_fast.results.chains import Chains, PanelRecords
-from sgdstab_fast.simulation.looks import grid_of_looks
+from sgdstab_fast.simulation.looks import looks_back
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors
@@ -46,7 +46,6 @@ from sgdstab_fast.systems.single_steps import is_nearly_singular
 from sgdstab_fast.systems.system import overflow_safe_steps
 
 N_LANES = core.n_lanes
-_MAX_RECORDS, _LEAST_RECORDS = 2048, 256  # batches a chain, by the number of panels
 _START_APART = 1.005  # ratio of learning rates with starts of their own
 _LEAST_RATIO = 1.04  # of the learning rates at the ends of the anchors: closer ones say the same
 _NARROW = 1.15  # intervals are at least that wide, panels may be narrower
@@ -167,15 +166,13 @@ def _chains(
     most = options.budget.max_steps // (options.n_chains + n_companions)
     share = _EVALUATION_SHARE if len(panels) == 1 else _OF_SEVERAL
     spacing = min(max(1, round(count * system.n_examples / share)), max(1, most // _LEAST_EVALUATIONS))
-    n_batches = max(_MAX_RECORDS // len(panels), _LEAST_RECORDS)
-    steps_per_batch = spacing * max(1, most // (spacing * n_batches))
     groups = [(options.n_chains, 1, first_chain, count), (n_companions, 2, first_chain + COMPANIONS.start, 0)]
     states = _initial_panels(system, family, panels, options, groups)
     own, companions = (
         Chains(
             key=options.seed.key,
             states=its_states,
-            steps_per_batch=steps_per_batch,
+            steps_per_batch=spacing,
             records=PanelRecords.empty(n_chains, len(panels), k, n_metrics, N_LANES),
             first_chain=first,
         )
@@ -272,9 +269,9 @@ def estimate_at(chains: Chains[PanelRecords], anchors: Anchors, index: int) -> E
     """Estimate lambda at one learning rate."""
     panel, lane = divmod(index, N_LANES)
     mixing = Mixing(math.nan, 0.0, 0)
-    if chains.companions is not None:
-        log_growth = chains.companions.records.log_growth[:, :, panel, :, lane]
-        mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(chains.companions.n_batches))
+    if (companions := chains.companions) is not None:
+        log_growth = companions.records.log_growth[:, :, panel, :, lane]
+        mixing = first_resolved(log_growth, companions.steps_per_batch, looks_back(companions))
     growth = _growth(chains, anchors, index)
     return anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
 

@@ -38,7 +38,7 @@ from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import COMPANIONS
 from sgdstab_fast.results.chains import Chains, PopulationRecords, VectorRecords
-from sgdstab_fast.simulation.looks import grid_of_looks
+from sgdstab_fast.simulation.looks import looks_back
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors
@@ -68,7 +68,7 @@ _COMPANION_SIZE = 16
 ROUNDING = 256 * float(np.finfo(float).eps)  # of sums over walkers
 _NOISE = 0.1  # of starts next to gradients
 _DISAGREE = 5.0  # standard errors: what metrics say apart from each other
-_LEAST_BATCHES, _MOST_BATCHES = 32, 4096  # of a population
+_LEAST_BATCHES = 32  # of a population
 LONGEST_WINDOW = 1 / 4  # of a run
 COSTLY = 1.2  # standard error with a window over the least of any
 PIECES = 4
@@ -246,7 +246,7 @@ def _chains(
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
     most = options.budget.max_steps // (options.n_chains * size + n_companions * (_COMPANION_SIZE if tilted else 1))
     steps = max(4, system.n_examples // 2) if tilted else max(8, system.n_examples)
-    steps = min(max(steps, most // _MOST_BATCHES), max(1, most // _LEAST_BATCHES))
+    steps = min(steps, max(1, most // _LEAST_BATCHES))
     key = options.seed.key
     vectors = initial_vectors(system, growth.covariance, key, options.n_chains * size, 1, first_chain * size)[:, 0]
     vectors = vectors.reshape(options.n_chains, size, system.dimension)
@@ -341,7 +341,7 @@ def _mixing(chains: Chains[PopulationRecords]) -> Mixing:
     else:
         separation = companions.records.separation
         log_growth = np.stack([separation, np.zeros(separation.shape)], axis=2)
-    mixing = first_resolved(log_growth, chains.steps_per_batch, grid_of_looks(companions.n_batches))
+    mixing = first_resolved(log_growth, companions.steps_per_batch, looks_back(companions))
     if weighted and not mixing.separated:
         # At negative orders the vectors that carry moments are those that others move away from; what populations
         # forget they then forget through selection. Allow for a relaxation time of half the run.

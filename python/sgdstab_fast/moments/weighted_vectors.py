@@ -43,7 +43,7 @@ from sgdstab_fast.moments.populations import (
     START_UP,
 )
 from sgdstab_fast.moments.results import OrderMoment
-from sgdstab_fast.simulation.looks import grid_of_looks
+from sgdstab_fast.simulation.looks import grid, rounded
 from sgdstab_fast.simulation.options import Budget
 from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.statistics.control_variates import anchored_means, combined, start_up_batches
@@ -153,8 +153,7 @@ def walker_moment(
         goal = _SPREAD if mean_square is None else _CONTROLLED_SPREAD
         longest = min(_MOST_UNITS, max(1, (most - pilot_looks) // LEAST_BATCHES))
         units = int(np.clip(math.log1p(goal) / math.log1p(max(1e-12, spread)), 1, longest))
-        n_looks = math.ceil(most / (units * _MOST_BATCHES))
-        return _simulated(populations, units * steps_unit, n_looks, budget, scale, progress)
+        return _simulated(populations, units * steps_unit, budget, scale, progress)
     except _AnnihilatedError:
         return OrderMoment(
             math.copysign(math.inf, -order),
@@ -182,6 +181,16 @@ class _Batch:
     """How much closer second vectors have come, logarithm; of the populations that carry them."""
     spread: float
     """Relative variance of what a look multiplies weights by, the mean over looks."""
+
+    def followed_by(self, other: _Batch, trend: float) -> _Batch:
+        """Return what a batch of both has done; `trend` is p / 2 log rho over this one, for the control variate."""
+        return _Batch(
+            self.log_growth + other.log_growth,
+            self.control + np.exp(self.log_growth - trend) * other.control,
+            (self.effective + other.effective) / 2,
+            self.separation + other.separation if len(other.separation) > 0 else other.separation,
+            (self.spread + other.spread) / 2,
+        )
 
 
 class _Populations:
@@ -222,6 +231,10 @@ class _Populations:
         """Vectors that a step advances."""
         return len(self._vectors) + len(self.beside)
 
+    def trend(self, n_steps: int) -> float:
+        """Return p / 2 log rho over so many steps, 0 if it is not known."""
+        return 0.0 if self.mean_square is None else self.order / 2 * self.mean_square * n_steps
+
     def batch(self, n_looks: int, n_steps: int) -> _Batch:
         """Advance all by n_looks times n_steps."""
         n_populations, size = self.shape
@@ -241,7 +254,7 @@ class _Populations:
             spread += float(factors.var() / factors.mean() ** 2) / n_looks
             if self.mean_square is not None:
                 # Each weighted by what came before it: at p = 2 they add up to the growth less its mean.
-                so_far = total - self.order / 2 * self.mean_square * n_steps * look
+                so_far = total - self.trend(n_steps * look)
                 weights = np.exp(self._log_weights + so_far[:, None])
                 with np.errstate(over="ignore"):
                     growth = np.exp(2 * log_growth - self.mean_square * n_steps)
@@ -323,28 +336,40 @@ def _orthogonal(vectors: FloatArray, to: FloatArray) -> tuple[FloatArray, FloatA
 def _simulated(
     populations: _Populations,
     n_steps: int,
-    n_looks: int,
     budget: Budget,
     scale: float,
     progress: Callable[[Progress], object] | None,
 ) -> OrderMoment:
-    """Simulate in batches of n_looks times n_steps until a tolerance is met or the budget is used up."""
-    per_batch = n_steps * n_looks
+    """Simulate until a tolerance is met or the budget is used up, in batches of n_steps, or later 2, 4, .. times."""
+    coarseness = together = 1  # first batches, n_steps each, of a batch, and of a separation
     batches: list[_Batch] = []
     separations: list[FloatArray] = []
     estimate, bias, effective, stopped_by = unknown(1), math.nan, math.nan, "max_steps"
     while stopped_by == "max_steps":
-        limit = len(batches) + (budget.max_steps - populations.n_steps) // (populations.n_streams * per_batch)
+        done = len(batches) * coarseness
+        limit = done + (budget.max_steps - populations.n_steps) // (populations.n_streams * n_steps)
+        limit = rounded(limit, _MOST_BATCHES)
         # Without a tolerance there is nothing to look for once it is known how populations mix.
-        looks = grid_of_looks(limit) if budget.has_tolerance or len(populations.beside) > 0 else []
-        target = next((look for look in [*looks, limit] if look > len(batches)), None)
+        looks = grid(limit, _MOST_BATCHES) if budget.has_tolerance or len(populations.beside) > 0 else []
+        target = next((look for look in [*looks, limit] if look > done), None)
         if target is None:
             break
-        while len(batches) < target:
-            batches.append(populations.batch(n_looks, n_steps))
+        while len(batches) * coarseness < target:
+            if len(batches) == _MOST_BATCHES:
+                trend = populations.trend(n_steps * coarseness)
+                batches = [
+                    batch.followed_by(after, trend) for batch, after in zip(batches[::2], batches[1::2], strict=True)
+                ]
+                coarseness *= 2
+                if len(populations.beside) > 0:
+                    separations, together = [batch.separation for batch in batches], coarseness
+            batches.append(populations.batch(coarseness, n_steps))
             if len(populations.beside) > 0:
                 separations.append(batches[-1].separation)
-        estimate, bias, effective = _estimate(populations, batches, np.array(separations).T, per_batch)
+        per_batch = n_steps * coarseness
+        estimate, bias, effective = _estimate(
+            populations, batches, per_batch, np.array(separations).T, n_steps * together
+        )
         if estimate.mixed:
             populations.beside = populations.beside[:0]
         sizes = np.maximum(np.abs(estimate.mean) / per_batch, scale)
@@ -352,7 +377,7 @@ def _simulated(
         if progress is not None:
             now = float(estimate.mean[0]) / per_batch, float(errors[0])
             progress(Progress(populations.n_steps, budget.max_steps, *now))
-        if target * per_batch >= _LEAST_STEPS and estimate.settled:
+        if target * n_steps >= _LEAST_STEPS and estimate.settled:
             stopped_by = budget.stopped_by(sizes, errors)
     return OrderMoment(
         exponent=float(estimate.mean[0]) / per_batch,
@@ -371,7 +396,11 @@ def _simulated(
 
 
 def _estimate(
-    populations: _Populations, batches: list[_Batch], separation: FloatArray, per_batch: int
+    populations: _Populations,
+    batches: list[_Batch],
+    per_batch: int,
+    separation: FloatArray,
+    per_separation: int,
 ) -> tuple[Estimate, float, float]:
     """Return the estimate of Lambda(p) over a batch, what windows have changed, and effective walkers."""
     log_growth, control, effective = (
@@ -385,8 +414,8 @@ def _estimate(
         half = populations.order / 2
         columns.append(columns[0] - half * math.exp(half * populations.mean_square * per_batch - level) * control)
     growth = np.stack(columns, axis=2)[:, 1:]
-    looks = grid_of_looks(separation.shape[1])
-    mixing = first_resolved(np.stack([separation, np.zeros(separation.shape)], axis=2), per_batch, looks)
+    looks = [*grid(separation.shape[1], _MOST_BATCHES), separation.shape[1]]
+    mixing = first_resolved(np.stack([separation, np.zeros(separation.shape)], axis=2), per_separation, looks)
     if not mixing.separated:
         # As for other populations: allow for a relaxation time of half the run.
         mixing = Mixing(SLOWEST / (len(batches) * per_batch), math.inf, len(batches) * per_batch)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -12,6 +13,9 @@ from sgdstab_fast._core.arguments import FloatArray, StreamKey
 
 Records = TypeVar("Records", bound=NamedTuple)
 """What chains have recorded: arrays of shape (n_chains, n_batches, ...), of which log growth is the first."""
+
+_MOST_NUMBERS = 2**24  # of a record
+_LEAST_RECORD, _LARGEST_RECORD = 64, 2048  # batches that it has at most, by what they record
 
 
 class VectorRecords(NamedTuple):
@@ -40,7 +44,7 @@ class FrameRecords(NamedTuple):
     smallest_ratios: FloatArray
     """min_j R_jj / abs(v_j), of the same shape."""
     growth: FloatArray
-    """Anchored growth of volumes, shape (n_chains, n_batches, n_metrics, n_evaluated)."""
+    """Anchored growth of volumes, the mean over evaluations, shape (n_chains, n_batches, n_metrics, n_evaluated)."""
 
     @classmethod
     def empty(cls, n_chains: int, k: int, n_evaluated: int, n_metrics: int) -> FrameRecords:
@@ -84,11 +88,39 @@ class PopulationRecords(NamedTuple):
         return cls(each, each, of_metrics, of_metrics, each)
 
 
+def _mean(first: FloatArray, second: FloatArray) -> FloatArray:
+    return (first + second) / 2
+
+
+def _last(first: FloatArray, second: FloatArray) -> FloatArray:
+    return second
+
+
+# What two batches have recorded as one. What a population stands for goes by its growth up to an evaluation, and not by
+# what it has grown after it: only that at the end is as good as it was.
+_TOGETHER: dict[type[Any], tuple[Callable[[FloatArray, FloatArray], FloatArray], ...]] = {
+    VectorRecords: (np.add, np.add, _last),
+    FrameRecords: (np.add, np.add, np.minimum, _mean),
+    PanelRecords: (np.add, np.add),
+    PopulationRecords: (np.add, _mean, _last, _last, np.add),
+}
+
+
+def in_pairs(records: Records) -> Records:
+    """Return what batches twice as long would have recorded."""
+    every = zip(_TOGETHER[type(records)], records, strict=True)
+    with np.errstate(invalid="ignore"):
+        return records._make(together(record[:, 0::2], record[:, 1::2]) for together, record in every)
+
+
 @dataclass(frozen=True)
 class Chains(Generic[Records]):
     """The state of a run, which is also its checkpoint.
 
     Advancing consumes the states: they move on to the chains that `simulation.task.advance` returns.
+
+    Batches grow with the run: once a record is as large as it may be, neighbouring batches are merged, and go on twice
+    as long. So records are bounded, and what a chain has recorded after a number of steps depends on that number alone.
 
     states has shape (n_chains, k, dimension) for vectors, (n_chains, dimension, k) for frames and (n_chains, n_walkers,
     ...) for populations.
@@ -113,6 +145,10 @@ class Chains(Generic[Records]):
     """Steps spent before on choosing the spacing."""
     companions: Chains[Any] | None = None
     """Chains that carry one more vector, from which mixing is known (`statistics.mixing`)."""
+    coarseness: int = 1
+    """First batches that a batch is by now, a power of two: steps are always taken in first batches."""
+    largest_record: int = _LARGEST_RECORD
+    """Batches that a record has at most."""
 
     @property
     def n_chains(self) -> int:
@@ -128,6 +164,18 @@ class Chains(Generic[Records]):
     def n_batches(self) -> int:
         """Batches done by every chain."""
         return int(self.records[0].shape[1])
+
+    @property
+    def n_first_batches(self) -> int:
+        """Batches done, counted in those of the start."""
+        return self.n_batches * self.coarseness
+
+    @property
+    def most_batches(self) -> int:
+        """Batches, a power of two, after which they are merged in pairs."""
+        numbers = sum(math.prod(record.shape[:1] + record.shape[2:]) for record in self.records)
+        most = max(_LEAST_RECORD, min(self.largest_record, _MOST_NUMBERS // max(numbers, 1)))
+        return int(1 << (most.bit_length() - 1))
 
     @property
     def next_step(self) -> int:
@@ -147,7 +195,9 @@ class Chains(Generic[Records]):
 
     def until(self, n_batches: int) -> Chains[Records]:
         """Return the chains with the records that they had after n_batches, for a look back."""
-        companions = None if self.companions is None else self.companions.until(n_batches)
+        companions = self.companions
+        if companions is not None:
+            companions = companions.until(n_batches * self.coarseness // companions.coarseness)
         records = self.records._make(record[:, :n_batches] for record in self.records)
         return replace(self, records=records, companions=companions)
 
@@ -155,6 +205,15 @@ class Chains(Generic[Records]):
         """Return the chains in new states, with what they have recorded on the way there."""
         every = zip(self.records, *records, strict=True)
         return replace(self, states=states, records=self.records._make(np.concatenate(each, axis=1) for each in every))
+
+    def coarsened(self) -> Chains[Records]:
+        """Return the chains with neighbouring batches merged: half as many, of twice as many steps."""
+        return replace(
+            self,
+            records=in_pairs(self.records),
+            steps_per_batch=2 * self.steps_per_batch,
+            coarseness=2 * self.coarseness,
+        )
 
 
 @dataclass(frozen=True, eq=False)

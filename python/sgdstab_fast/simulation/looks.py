@@ -1,30 +1,57 @@
-"""Looks: at which batches a run looks at its estimate, and the pieces that it is cut into between them."""
+"""Looks: after how many batches a run looks at its estimate, and the pieces that it is cut into between them.
+
+Batches grow with the run (`results.chains`), so that looks are counted in first batches, and fall on whole batches of
+the time.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
+
+from sgdstab_fast.results.chains import Chains
 
 _FIRST_LOOK = 16  # batches a chain
 GROWTH, IDLE_GROWTH = 1.5, 4.0  # from look to look, with a tolerance to meet and without
-_PIECE_SECONDS = 0.1
 
 
-def grid_of_looks(n_batches: int) -> list[int]:
-    """Return the fixed grid of looks up to n_batches a chain."""
-    return list(grid(n_batches + 1))
-
-
-def grid(limit: int, growth: float = GROWTH) -> Iterator[int]:
-    """Yield the fixed grid of looks below the limit."""
+def grid(limit: int, most_batches: int, growth: float = GROWTH) -> Iterator[int]:
+    """Yield the fixed grid of looks below the limit, of chains that record so many batches at most."""
     look = float(_FIRST_LOOK)
-    while math.ceil(look) < limit:
-        yield math.ceil(look)
+    while (whole := rounded(math.ceil(look), most_batches, up=True)) < limit:
+        yield whole
         look *= growth
 
 
-def pieces(n_batches: int, seconds_per_batch: float) -> Iterator[int]:
-    """Cut n_batches into pieces of about a tenth of a second, by a cost model rather than a clock."""
-    size = max(1, int(_PIECE_SECONDS / seconds_per_batch) if seconds_per_batch else n_batches)
-    for start in range(0, n_batches, size):
-        yield min(size, n_batches - start)
+def rounded(n_first_batches: int, most_batches: int, *, up: bool = False) -> int:
+    """Return so many first batches, rounded to whole batches of the time when they are done."""
+    coarseness = 1
+    while n_first_batches > most_batches * coarseness:
+        coarseness *= 2
+    return (n_first_batches + (coarseness - 1 if up else 0)) // coarseness * coarseness
+
+
+def looks_so_far(chains: Chains[Any]) -> list[int]:
+    """Return the looks on the grid up to now, in first batches."""
+    return list(grid(chains.n_first_batches + 1, chains.most_batches))
+
+
+def looks_back(chains: Chains[Any]) -> list[int]:
+    """Return the batches that records had at looks so far, at those that they still show as they were."""
+    behind = [divmod(look, chains.coarseness) for look in looks_so_far(chains)]
+    return [n_batches for n_batches, cut in behind if cut == 0 and n_batches >= _FIRST_LOOK]
+
+
+def pieces(n_batches: int, coarseness: int, seconds: float, longest: float) -> Iterator[int]:
+    """Cut n_batches of `coarseness` first batches each into first batches that take no longer than `longest` together.
+
+    By a cost model, seconds for a first batch, rather than a clock. Pieces are whole batches, or shares of a batch by a
+    power of two.
+    """
+    left = n_batches * coarseness
+    size = max(1, int(min(longest / seconds, left)) if seconds else left)
+    size = size // coarseness * coarseness if size >= coarseness else 1 << (size.bit_length() - 1)
+    while left > 0:
+        yield min(size, left)
+        left -= size

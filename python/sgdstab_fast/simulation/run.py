@@ -1,6 +1,7 @@
 """Runs: when one looks at its estimate, when it stops, and who is told meanwhile.
 
-Looks are at totals that grow geometrically; between them the core advances in pieces (`simulation.task`).
+Looks are at totals that grow geometrically; between them the core advances in pieces (`simulation.task`). Nothing but
+the end of a run depends on the budget.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.chains import Chains, Records
-from sgdstab_fast.simulation.looks import GROWTH, IDLE_GROWTH, grid, grid_of_looks
+from sgdstab_fast.simulation.looks import GROWTH, IDLE_GROWTH, grid, looks_so_far, rounded
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.progress import Progress, reporter
 from sgdstab_fast.simulation.task import Task, advance
+from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.intervals import student_quantile
 
@@ -64,23 +66,38 @@ def run(
     budget, workers = options.budget, options.workers
     done = _look(chains, estimate, budget)
     with reporter(options.progress, budget.max_steps, label) as report:
+        n_steps = chains.n_steps
 
-        def tell(n_steps: int) -> None:
+        def tell(more: int) -> None:
+            nonlocal n_steps
+            n_steps += more
             mean, error = float(done.estimate.mean[0]), float(done.estimate.standard_error[0])
             if done.estimate.is_curve:
                 mean = error = math.nan
-            report(Progress(done.chains.n_steps + n_steps, budget.max_steps, mean, error))
+            report(Progress(n_steps, budget.max_steps, mean, error))
 
         while done.stopped_by == "max_steps" and (look := _next_look(done, budget)) is not None:
-            done = replace(done, chains=advance(done.chains, task, look - done.chains.n_batches, workers, tell))
+            done = replace(done, chains=_until(look, done.chains, task, workers, tell))
             companions = done.chains.companions
             if companions is not None and companion_task is not None and not done.estimate.mixed:
-                missing = max(max(grid_of_looks(look), default=0) - companions.n_batches, 0)
-                companions = advance(companions, companion_task, missing, workers, tell)
+                last = max(grid(look + 1, companions.most_batches), default=0)
+                companions = _until(last, companions, companion_task, workers, tell)
                 done = replace(done, chains=replace(done.chains, companions=companions))
             done = _look(done.chains, estimate, budget)
             tell(0)
     return done
+
+
+def _until(
+    n_first_batches: int, chains: Chains[Any], task: Task[Any], workers: Workers, tell: Callable[[int], object]
+) -> Chains[Any]:
+    """Advance chains until they have done so many first batches, merging batches on the way."""
+    while (missing := n_first_batches - chains.n_first_batches) > 0:
+        if chains.n_batches >= chains.most_batches:
+            chains = chains.coarsened()
+        n_batches = min(missing // chains.coarseness, chains.most_batches - chains.n_batches)
+        chains = advance(chains, task, n_batches, workers, tell)
+    return chains
 
 
 def _look(chains: Chains[Records], estimate: Callable[[Chains[Records]], Estimate], budget: Budget) -> Run[Records]:
@@ -101,9 +118,8 @@ def known_sign(done: Run[Any], confidence: float) -> int:
     1 - confidence is spent on the grid, look l getting the share 1 / (l (l + 1)), and half on looks beside it, at the
     ends of budgets, that after n batches getting 1 / (n (n + 1)): over all looks these add up to the whole.
     """
-    n = done.chains.n_batches
-    grid = grid_of_looks(n)
-    look = len(grid) if grid and grid[-1] == n else n
+    n, looks = done.chains.n_first_batches, looks_so_far(done.chains)
+    look = len(looks) if looks and looks[-1] == n else n
     level = 1 - (1 - confidence) / (2 * max(look, 1) * (look + 1))
     mean, error = float(done.estimate.mean[0]), float(done.estimate.standard_error[0])
     half_width = student_quantile(level, done.estimate.degrees_of_freedom) * error
@@ -113,7 +129,7 @@ def known_sign(done: Run[Any], confidence: float) -> int:
 
 
 def _next_look(done: Run[Any], budget: Budget) -> int | None:
-    """Return the batches a chain at which to look next, on a fixed geometric grid or where the budget ends.
+    """Return the first batches a chain at which to look next, on a fixed geometric grid or where the budget ends.
 
     Companions share the budget until they are done.
     """
@@ -124,7 +140,8 @@ def _next_look(done: Run[Any], budget: Budget) -> int | None:
         most -= companions.n_steps
     elif companions is not None:
         own += companions.n_streams
-    limit = max(most // (own * chains.steps_per_batch), 1)
+    limit = max(most * chains.coarseness // (own * chains.steps_per_batch), 1)
+    limit = rounded(limit, chains.most_batches)
     growth = GROWTH if budget.has_tolerance else IDLE_GROWTH
-    looks = [look for look in [*grid(limit, growth), limit] if look > chains.n_batches]
-    return looks[0] if looks else None
+    looks = [*grid(limit, chains.most_batches, growth), limit]
+    return next((look for look in looks if look > chains.n_first_batches), None)

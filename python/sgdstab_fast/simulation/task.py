@@ -15,9 +15,12 @@ import numpy as np
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.functions import core
-from sgdstab_fast.results.chains import Chains, Records
+from sgdstab_fast.results.chains import Chains, Records, in_pairs
 from sgdstab_fast.simulation.looks import pieces
 from sgdstab_fast.simulation.workers import Workers
+
+_PIECE_SECONDS = 0.1
+_SENT_SECONDS = 1.0  # with an executor: every piece sends the task
 
 
 class Item(NamedTuple):
@@ -65,28 +68,47 @@ def advance(
 ) -> Chains[Records]:
     """Advance every chain by n_batches batches.
 
-    In pieces of about a tenth of a second, between which Ctrl-C works, and after each of which the steps done, of all
-    chains together, are reported. With an executor every piece sends the task along: it is one.
+    In pieces of about a tenth of a second, or one first batch, between which Ctrl-C works, and after each of which its
+    steps, of all chains together, are reported. Where one first batch of all chains takes longer, work items go
+    one after the other. With an executor every piece sends the task along, and is longer.
     """
-    per_batch = chains.n_streams * chains.steps_per_batch
-    seconds = task.seconds_per_step * per_batch / workers.n_threads if workers.executor is None else 0.0
-    size = chains.n_chains if workers.executor is None else task.chains_per_item
-    states, records, done = chains.states, [], 0
-    for n in pieces(n_batches, seconds):
-        first_step = chains.next_step + done * chains.steps_per_batch
+    n_steps = chains.steps_per_batch // chains.coarseness
+    seconds, longest = task.seconds_per_step * chains.n_streams * n_steps, _PIECE_SECONDS
+    size = chains.n_chains
+    if workers.executor is not None:
+        size, longest = task.chains_per_item, _SENT_SECONDS
+        seconds *= min(size / chains.n_chains, 1.0)
+    else:
+        seconds /= workers.n_threads
+        if seconds > longest:
+            size = task.chains_per_item * workers.n_threads
+    states, recorded, done = chains.states, list[Records](), 0
+    for n in pieces(n_batches, chains.coarseness, seconds, longest):
+        first_step = chains.next_step + done * n_steps
         items = [
-            Item(
-                states[c : c + size],
-                arguments.Stream(chains.key, chains.first_chain + c, first_step, n, chains.steps_per_batch),
-            )
+            Item(states[c : c + size], arguments.Stream(chains.key, chains.first_chain + c, first_step, n, n_steps))
             for c in range(0, chains.n_chains, size)
         ]
         found = list(workers.map(task, items))
         states = found[0][0] if len(found) == 1 else np.concatenate([its for its, _ in found])
-        records.append(found[0][1])
-        if len(found) > 1:
-            parts = zip(*(its for _, its in found), strict=True)
-            records[-1] = task.records._make(np.concatenate(part) for part in parts)
+        recorded.append(_merged(_joined([its for _, its in found], axis=0), n, max(n // chains.coarseness, 1)))
         done += n
-        report(done * per_batch)
-    return chains.after(states, records)
+        if n < chains.coarseness and done % chains.coarseness == 0:
+            parts = chains.coarseness // n
+            recorded[-parts:] = [_merged(_joined(recorded[-parts:], axis=1), parts, 1)]
+        report(n * n_steps * chains.n_streams)
+    return chains.after(states, recorded)
+
+
+def _joined(records: list[Records], axis: int) -> Records:
+    """Return records one after the other: of all chains, or of all batches."""
+    if len(records) == 1:
+        return records[0]
+    return records[0]._make(np.concatenate(each, axis=axis) for each in zip(*records, strict=True))
+
+
+def _merged(records: Records, n: int, n_batches: int) -> Records:
+    """Return the records of n batches as those of n_batches, 2, 4, .. times as long."""
+    while n > n_batches:
+        records, n = in_pairs(records), n // 2
+    return records

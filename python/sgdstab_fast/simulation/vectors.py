@@ -8,7 +8,7 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray, VectorOptions
 from sgdstab_fast.results.chains import Chains, VectorRecords
-from sgdstab_fast.simulation.looks import grid_of_looks
+from sgdstab_fast.simulation.looks import looks_back
 from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.statistics.control_variates import anchored_means
 from sgdstab_fast.statistics.estimates import Estimate, batch_means
@@ -57,8 +57,8 @@ def _anchored(chains: Chains[VectorRecords], growth: FloatArray, *, telescoping:
     """
     mixing = Mixing(math.nan, 0.0, 0)
     if chains.companions is not None:
-        looks = grid_of_looks(chains.companions.n_batches)
-        mixing = first_resolved(chains.companions.records.log_growth, chains.steps_per_batch, looks)
+        companions = chains.companions
+        mixing = first_resolved(companions.records.log_growth, companions.steps_per_batch, looks_back(companions))
     spread = None
     if telescoping and math.isfinite(mixing.gap) and mixing.separation != 0:
         apart = abs(mixing.gap) * (1 + _SEPARATIONS / abs(mixing.separation))
