@@ -69,6 +69,13 @@ def integer(value: Any, name: str, *, low: int = 1, high: int | None = None) -> 
     return whole
 
 
+def flag(value: Any, name: str) -> bool:
+    """Return a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
 def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     """Return one of the strings to choose from."""
     if not isinstance(value, str) or value not in choices:

@@ -436,6 +436,27 @@ def test_what_is_not_converged_says_so(rng, monkeypatch):
         assert result.exponent < exact.exponent
 
 
+def test_a_certificate_needs_no_converged_eigenvector(rng, monkeypatch):
+    system = sf.LinearizedSGD(random_gram(rng, 30) + np.eye(30), 1.0)
+    system = system.with_learning_rate(1.5 / system.diagonal.max())
+    monkeypatch.setattr(single_steps, "MOST_APPLICATIONS", 1)
+    with pytest.warns(sf.AccuracyWarning, match="may be off"):
+        result = mean_square_exponent(system)
+    assert not result.converged
+    assert result.upper_bound < 0
+    assert result.stable
+
+
+def test_thresholds_that_did_not_converge_say_how_far_off_they_may_be(rng):
+    vectors, values = (part := sf.LinearizedSGD(random_gram(rng, 30), 1.0).rows_of_k.decompose())[:2]
+    operator = MeanSquareOperator(vectors, values, 1.0, len(part.vectors))
+    exact, *_ = operator.threshold(1e-12, 1000)
+    for most in (1, 2, 4):
+        value, error, converged = operator.threshold(1e-12, most)
+        assert not converged
+        assert value - error <= exact <= value
+
+
 def test_a_block_that_is_not_converged_is_not_ruled_out(monkeypatch):
     gram = np.zeros((5, 5))
     gram[:4, :4], gram[4, 4] = K4, 4.75  # the dominant block, by little

@@ -22,13 +22,45 @@ def test_certificates_of_k4(learning_rate, verdict, certificate):
     result = sf.stability(sf.LinearizedSGD(K4, learning_rate), rng=1)
     assert (result.verdict, result.certificate) == (verdict, certificate)
     assert result.confidence == (0.99 if "simulation" in certificate else 1)
-    low, high = result.lyapunov.confidence_interval(0.99)
-    assert (high < 0) if verdict == "stable" else (low > 0)
+    low, high = result.bounds if result.lyapunov is None else result.lyapunov.confidence_interval(0.99)
+    assert (high <= 0) if verdict == "stable" else (low > 0)
     assert result.gd == sf.gd_exponent(K4, learning_rate)
     assert result.gd_stable == (learning_rate < 4 / 3)
     assert result.mean_square_stable == (learning_rate < 0.420521611224924)
     np.testing.assert_array_equal(result.growing_examples, np.flatnonzero(learning_rate * K4.diagonal() > 2))
     assert result.seconds > 0
+
+
+@pytest.mark.parametrize("learning_rate", [0.39, 0.42, 1.5])
+def test_a_certificate_takes_no_steps_unless_the_exponent_is_asked_for(learning_rate):
+    system = sf.LinearizedSGD(K4, learning_rate)
+    quick, asked = sf.stability(system), sf.stability(system, exponent=True, rng=1)
+    assert quick.lyapunov is None
+    assert (quick.verdict, quick.certificate) == (asked.verdict, asked.certificate)
+    assert quick.bounds == asked.bounds
+    low, high = quick.bounds
+    assert low <= asked.lyapunov.exponent <= high
+    assert asked.lyapunov.n_steps > 0
+    assert quick.mean_square.exponent == sf.mean_square_exponent(system).exponent
+    if quick.verdict == "stable":
+        assert high == pytest.approx(quick.mean_square.exponent / 2, rel=1e-12)
+    assert f"lambda in [{low:.6g}, {high:.6g}]" in repr(quick)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_number_contradicts_a_certificate(seed):
+    # every step contracts, and lambda is far below what a short run can tell from 0
+    vectors = np.linalg.eigh(random_gram(np.random.default_rng(seed), 30))[1]
+    gram = vectors * np.geomspace(1e-10, 1, 30) @ vectors.T
+    system = sf.LinearizedSGD((gram + gram.T) / 2, 1.0 / gram.diagonal().max())
+    result = sf.stability(system, exponent=True, max_steps=4096, rtol=0, rng=seed)
+    assert (result.verdict, result.certificate) == ("stable", "every learning_rate * K_ii < 2")
+    assert result.lyapunov.exponent <= result.bounds[1] < 0
+    assert result.lyapunov.confidence_interval(0.999)[1] <= result.bounds[1]
+    assert result.bounds[1] == pytest.approx(result.mean_square.exponent / 2, rel=1e-9)
+    alone = sf.lyapunov_exponent(system, max_steps=4096, rtol=0, method="average", rng=seed)
+    assert alone.exponent <= 0
+    assert alone.confidence_interval(0.999)[1] <= 0 == alone.bounds[1]
 
 
 @pytest.mark.parametrize(("learning_rate", "verdict"), [(0.42, "stable"), (0.435, "unstable")])
@@ -78,7 +110,7 @@ def test_real_matrices_across_the_edge():
         ("iris_trained_40", 1.004, "stable"),
         ("iris_trained_40", 1.473, "unstable"),
     ):
-        result = sf.stability(sf.LinearizedSGD(REAL_GRAMS[name], learning_rate), rng=1)
+        result = sf.stability(sf.LinearizedSGD(REAL_GRAMS[name], learning_rate), exponent=True, rng=1)
         assert result.verdict == verdict
         assert 2 * result.lyapunov.exponent <= result.mean_square.exponent + 1e-12
 
@@ -106,6 +138,7 @@ def test_a_block_that_is_simulated_makes_the_verdict_one_of_simulation():
     ("option", "error", "message"),
     [
         ({"confidence": 1.5}, ValueError, "confidence must lie strictly between 0 and 1, not 1.5"),
+        ({"exponent": "yes"}, TypeError, "exponent must be True or False, not 'yes'"),
         ({"confidence": "high"}, TypeError, "confidence must be a real number, not 'high'"),
         ({"max_steps": 0}, ValueError, "max_steps must be at least 1, not 0"),
         ({"rtol": -1}, ValueError, "rtol must be"),

@@ -225,3 +225,35 @@ def test_growth_keeps_its_relative_accuracy_at_small_steps(rng):
     for momentum, form in itertools.product((0.0, 0.9), (heavy_ball, nesterov)):
         result = second_moments(Draws(gram, "gram", 1.0, 8, *alone(8)), 1e-10, *form(momentum))
         assert result.growth == pytest.approx(-2e-10 * smallest / 8 / (1 - momentum), rel=1e-8)
+
+
+def graded(seed, n=60, smallest=1e-9):
+    """A factor whose slowest direction is hardly felt, and rows of it in groups of ten."""
+    vectors = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))[0]
+    return vectors * np.sqrt(np.geomspace(1, smallest, n)), owned(np.repeat(np.arange(n // 10), 10))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_at_the_pole_the_eigenvector_converges_too(seed):
+    features, units = graded(seed)
+    largest = max(np.linalg.norm(unit, 2) ** 2 for unit in features.reshape(6, 10, -1))
+    for share in (1.0, 1.2, 1.3):
+        result = second_moments(Draws(features, "factor", 1.0, 6, *units), 2 * share / largest, *PLAIN)
+        assert result.converged
+        assert result.exponent < 0 or share > 1
+
+
+@pytest.mark.parametrize("name", ["plain", "heavy ball", "nesterov"])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_did_not_converge_is_bounded(seed, name):
+    """X - R(z) X >= 0 for one X with a positive metric: a proof, whatever X is."""
+    certain = 0
+    for smallest, learning_rate in itertools.product((1e-9, 1e-3), (0.3, 1.0, 2.0, 6.0)):
+        features, units = graded(seed, smallest=smallest)
+        draws = Draws(features, "factor", 1.0, 6, *units)
+        exact = second_moments(draws, learning_rate, *RECURRENCES[name])
+        for most in (1, 2, 5, 12):
+            rough = second_moments(draws, learning_rate, *RECURRENCES[name], max_applications=most)
+            assert abs(rough.exponent - exact.exponent) <= rough.error + exact.error
+            certain += not rough.converged and rough.exponent + 2 * rough.error < 0
+    assert certain > 0

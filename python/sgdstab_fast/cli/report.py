@@ -18,7 +18,7 @@ from rich.table import Table
 
 from sgdstab_fast import validation
 from sgdstab_fast.exact.full_batches import gd_threshold
-from sgdstab_fast.exponents.results import LyapunovSpectrum, Stability
+from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
 from sgdstab_fast.exponents.stability import stability
 from sgdstab_fast.results.warnings import collected
@@ -45,6 +45,7 @@ class Report:
     name: str
     system: LinearizedSGD
     stability: Stability
+    exponent: LyapunovExponent
     gd_threshold: float
     spectrum: LyapunovSpectrum
     warnings: tuple[str, ...]
@@ -70,6 +71,7 @@ def make_report(
     with collected() as messages:
         found = stability(
             system,
+            exponent=True,
             confidence=LEVEL,
             rtol=rtol,
             max_steps=max_steps,
@@ -77,12 +79,15 @@ def make_report(
             n_threads=n_threads,
             progress=progress,
         )
+        assert found.lyapunov is not None  # asked for
         work = k * system.dimension * system.rows_per_step
         spectrum = lyapunov_spectrum(
             system,
             k,
             rtol=0,
-            max_steps=max(min(int(_SPECTRUM_WORK / work), _SPECTRUM_STEPS), int(100 * system.steps_per_epoch)),
+            max_steps=min(
+                max(min(int(_SPECTRUM_WORK / work), _SPECTRUM_STEPS), int(100 * system.steps_per_epoch)), max_steps
+            ),
             rng=rng,
             n_threads=n_threads,
             progress=progress,
@@ -91,6 +96,7 @@ def make_report(
         name=name,
         system=system,
         stability=found,
+        exponent=found.lyapunov,
         gd_threshold=2 * system.n_examples / float(system.gram_eigenvalues()[0])
         if system.is_plain
         else gd_threshold(system),
@@ -102,8 +108,7 @@ def make_report(
 
 def print_report(report: Report, console: Console) -> None:
     """Print the report as a table."""
-    system, found, spectrum = report.system, report.stability, report.spectrum
-    exponent = found.lyapunov
+    system, found, exponent, spectrum = report.system, report.stability, report.exponent, report.spectrum
     low, high = exponent.confidence_interval(LEVEL)
     table = Table(
         title=escape(report.name), title_justify="left", show_header=False, box=box.SIMPLE_HEAD, pad_edge=False
@@ -210,8 +215,8 @@ def _growing(found: Stability, system: LinearizedSGD) -> str:
 
 def report_json(report: Report) -> str:
     """Return the report as JSON; what is infinite or unknown is a string."""
-    found, spectrum = report.stability, report.spectrum
-    exponent, mean_square, law = found.lyapunov, found.mean_square, report.system.law
+    found, exponent, spectrum = report.stability, report.exponent, report.spectrum
+    mean_square, law = found.mean_square, report.system.law
     content = {
         "name": report.name,
         **_picked(found, "verdict certificate confidence"),
@@ -227,6 +232,7 @@ def report_json(report: Report) -> str:
         "lyapunov": {
             **_picked(exponent, "exponent standard_error"),
             "confidence_level": LEVEL,
+            "bounds": found.bounds,
             "confidence_interval": exponent.confidence_interval(LEVEL),
             **_picked(exponent, "per_epoch n_steps stopped_by mixed gap"),
         },
@@ -253,7 +259,7 @@ def save_plots(report: Report, path: Path) -> None:
     figure, axes = figure_of(3, (15, 4))
     report.stability.plot(axes[0])
     report.spectrum.plot(axes[1])
-    report.stability.lyapunov.plot(axes[2])
+    report.exponent.plot(axes[2])
     name = report.name.split(":")[0]  # without the example's description
     figure.suptitle(f"{name}, learning rate {report.system.learning_rate:g}: {report.stability.verdict}", fontsize=11)
     figure.savefig(path, dpi=150)

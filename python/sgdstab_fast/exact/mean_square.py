@@ -91,7 +91,7 @@ class MeanSquareExponent(Result):
     exponent: float
     """Lambda(2); below 0, SGD converges to the minimum in mean square, above 0 second moments grow."""
     error: float
-    """Estimated numerical error of `exponent`."""
+    """Numerical error of `exponent`: estimated if it converged, else a bound."""
     residual: float
     """Of the eigenvalue problem that `exponent` solves, relative; the error of `metric` and `covariance` goes with
     it, that of `exponent` with its square."""
@@ -112,8 +112,13 @@ class MeanSquareExponent(Result):
 
     @property
     def stable(self) -> bool:
-        """Whether Lambda(2) is negative, beyond its numerical error."""
-        return self.converged and self.exponent + 2 * self.error < 0
+        """Whether Lambda(2) is negative, beyond its numerical error; for that no eigenvector need have converged."""
+        return self.upper_bound < 0
+
+    @property
+    def upper_bound(self) -> float:
+        """What Lambda(2) is at most."""
+        return self.exponent + 2 * self.error
 
     @property
     def per_epoch(self) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import seed_of
 from sgdstab_fast._core.streams import COMPANIONS, PILOTS, first_of_block
+from sgdstab_fast.exact.bounds import bounds_of
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
@@ -182,6 +183,7 @@ def _scaled(result: LyapunovExponent, share: float, system: System) -> LyapunovE
     return replace(
         result,
         exponent=share * result.exponent,
+        bounds=(share * result.bounds[0], share * result.bounds[1]),
         standard_error=share * result.standard_error,
         gap=share * result.gap,
         bias_allowance=share * result.bias_allowance,
@@ -201,6 +203,7 @@ def _largest(results: dict[int, LyapunovExponent], system: System) -> LyapunovEx
     last = max(simulated.values(), key=lambda result: (not result.converged, result.exponent), default=each[index])
     return replace(
         each[index],
+        bounds=(max(result.bounds[0] for result in each), max(result.bounds[1] for result in each)),
         stopped_by=last.stopped_by,
         standard_error=error,
         n_steps=sum(result.n_steps for result in each),
@@ -256,9 +259,10 @@ def simulate(
         companion_task=companions_task(system),
     )
     warn_of_trouble(options.budget, done)
-    found = done.estimate
+    found, bounds = done.estimate, bounds_of(system, mean_square)
     return LyapunovExponent(
-        exponent=float(found.mean[0]),
+        exponent=float(np.clip(found.mean[0], *bounds)),
+        bounds=bounds,
         standard_error=float(found.standard_error[0]),
         effective_sample_size=float(found.effective_sample_size[0]),
         sign=known_sign(done, options.budget.sign_confidence) if options.budget.sign_confidence is not None else 0,
@@ -368,6 +372,7 @@ def closed_form(system: System, options: Options, known: ExactExponents) -> Lyap
     rounding = known.error if math.isfinite(exponent) else 0.0
     return LyapunovExponent(
         exponent=exponent,
+        bounds=(exponent - 2 * rounding, exponent + 2 * rounding),
         standard_error=rounding,
         effective_sample_size=math.inf,
         sign=0 if abs(exponent) <= 2 * rounding else int(math.copysign(1, exponent)),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast.exact.mean_square import MeanSquareExponent
+from sgdstab_fast.exact.full_batches import full_batch_exponent
+from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.plotting import exponents as pictures
 from sgdstab_fast.plotting.axes import words
 from sgdstab_fast.results.result import OneExponent, SeveralExponents, SimulatedEstimate
 from sgdstab_fast.simulation.vectors import estimate
+from sgdstab_fast.systems.system import System
 
 if TYPE_CHECKING:
     from sgdstab_fast.plotting.axes import Axes
@@ -32,6 +36,9 @@ class LyapunovExponent(OneExponent):
     """Whether chains were seen to forget their starts; always True for ``method="average"``, which does not look."""
     bias_allowance: float
     """What `standard_error` includes because chains drift or were not seen to mix."""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    """Between which numbers lambda lies for certain, as far as that was known without simulation: neither `exponent`
+    nor its intervals go beyond."""
     time_share: float = 1.0
     """Where K falls into blocks, the share of steps that move the block that the exponent comes from."""
     parts: Mapping[int, LyapunovExponent] = field(default_factory=dict, repr=False, compare=False)
@@ -43,6 +50,11 @@ class LyapunovExponent(OneExponent):
             f"stopped_by={self.stopped_by!r}, converged={self.converged}, mixed={self.mixed}, n_steps={self.n_steps}, "
             f"n_chains={self.n_chains})"
         )
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the (low, high) that hold the exponent with probability `level` (Student's t), within `bounds`."""
+        low, high = np.clip(super().confidence_interval(level), *self.bounds)
+        return float(low), float(high)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the running estimate with its interval against the number of steps; return the axes."""
@@ -101,19 +113,19 @@ class LyapunovSpectrum(SimulatedEstimate, SeveralExponents):
 class Stability:
     """Whether SGD can settle at a minimum, as `stability` returns it."""
 
+    system: System = field(repr=False)
+    """What a step does."""
     verdict: str
     """``"stable"`` (lambda < 0), ``"unstable"`` (lambda > 0) or ``"undecided"``."""
     certificate: str
     """What decided."""
     confidence: float
     """1 if the certificate is exact, else with which the simulation's verdict is right."""
-    lyapunov: LyapunovExponent
-    """The exponent lambda, with its interval."""
-    mean_square: MeanSquareExponent | None = field(repr=False)
-    """The mean-square exponent Lambda(2); below 0, SGD converges in mean square too. None where it has no closed
-    form."""
-    gd: float
-    """The exponent mu of full-batch gradient descent; NaN for a `MatrixEnsemble`."""
+    bounds: tuple[float, float]
+    """Between which numbers lambda lies for certain, as far as that is known without simulation."""
+    lyapunov: LyapunovExponent | None
+    """The exponent lambda, with its interval; None where an exact certificate decided, unless it was asked for or is
+    known in closed form."""
     regularity: Regularity | None = field(repr=False)
     """Whether the minimum is regular, so that theorem B speaks about it; None where definition 2.2 does not apply."""
     growing_examples: NDArray[np.intp] = field(repr=False)
@@ -122,13 +134,35 @@ class Stability:
     of K."""
     seconds: float
     """Time spent."""
+    known_mean_square: MeanSquareExponent | None = field(default=None, repr=False)
+    """`mean_square`, if it was computed to decide."""
+
+    @cached_property
+    def mean_square(self) -> MeanSquareExponent | None:
+        """The mean-square exponent Lambda(2), computed here if a cheaper certificate decided.
+
+        Below 0, SGD converges in mean square too. None where it has no closed form.
+        """
+        if self.known_mean_square is not None or not self.system.has_mean_square:
+            return self.known_mean_square
+        return mean_square_exponent(self.system)
+
+    @cached_property
+    def gd(self) -> float:
+        """The exponent mu of full-batch gradient descent; NaN for a `MatrixEnsemble`."""
+        return full_batch_exponent(self.system)
 
     def __repr__(self) -> str:
+        low, high = self.bounds
+        if self.lyapunov is not None:
+            known = f"lambda={self.lyapunov.exponent:.6g} ± {self.lyapunov.standard_error:.1g}"
+        else:
+            known = f"lambda in [{low:.6g}, {high:.6g}]"
+        if self.known_mean_square is not None:
+            known += f", mean_square={self.known_mean_square.exponent:.6g}"
         return (
             f"Stability(verdict={self.verdict!r}, certificate={self.certificate!r}, confidence={self.confidence:g}, "
-            f"lambda={self.lyapunov.exponent:.6g} ± {self.lyapunov.standard_error:.1g}, "
-            f"mean_square={'unknown' if self.mean_square is None else f'{self.mean_square.exponent:.6g}'}, "
-            f"gd={self.gd:.6g})"
+            f"{known}, gd={self.gd:.6g})"
         )
 
     @property
@@ -151,9 +185,12 @@ class Stability:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the exponents of full batches, of SGD and of its mean square beside the edge at 0; return the axes.
 
-        Of lambda with its 99% interval, and of the mean square Lambda(2)/2, which is not below lambda.
+        Of lambda with its 99% interval, or its bounds alone if it was not estimated, and of the mean square
+        Lambda(2)/2, which is not below lambda.
         """
-        rows = [("SGD, λ", self.lyapunov.exponent, *self.lyapunov.confidence_interval(0.99))]
+        rows = [("SGD, λ", math.nan, *self.bounds)]
+        if self.lyapunov is not None:
+            rows = [("SGD, λ", self.lyapunov.exponent, *self.lyapunov.confidence_interval(0.99))]
         if not np.isnan(self.gd):
             rows.insert(0, ("full batches, μ", self.gd, self.gd, self.gd))
         if self.mean_square is not None:

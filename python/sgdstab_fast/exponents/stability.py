@@ -4,9 +4,11 @@ Exact certificates come first, in order of cost (eta K_ii is the step on example
 
 - eta K_ii < 2 for all i: E |A s|^2 = |s|^2 - (1/N) sum_i eta (2 - eta K_ii) (f_i . s)^2 < |s|^2, so that Lambda(2) < 0;
   in the same way for all batches, in any order, without memory, if eta lambda_max(K_uu) < 2 for the blocks of K that
-  belong to examples u;
+  belong to examples u (whatever the order, what N steps leave as long as it was has not been moved by any of them, and
+  is zero);
 - (1/N) sum_i log abs(1 - eta K_ii) > 0: so is the mean of all exponents, and lambda is at least that; of any system, if
   the sum of its exponents is known;
+- lambda itself, where it has a closed form;
 - Lambda(2) < 0, computed exactly: lambda <= Lambda(2) / 2 < 0 (Chemnitz & Engel 2025, proposition A.4);
 
 and then the sign of lambda by simulation, with its confidence corrected for looking repeatedly.
@@ -15,34 +17,40 @@ and then the sign of lambda by simulation, with its confidence corrected for loo
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import numpy as np
 
 from sgdstab_fast import validation
-from sgdstab_fast.exact.full_batches import full_batch_exponent
-from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
+from sgdstab_fast.exact.bounds import ROUNDING, bounds_of, largest_overshoot, lower_bound
+from sgdstab_fast.exact.exponents import known_exponents
+from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.exact.regularity import regularity_of
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent, Stability
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.systems.system import System, require_system
 
-# 2 - eta K_ii, and the mean of log abs(1 - eta K_ii), must differ from 0 by more than rounding to decide anything.
-_ROUNDING = 16 * float(np.finfo(float).eps)
 _SHORT = "every learning_rate * K_ii < 2"
 _SHORT_GROUPS = "every learning_rate * lambda_max(K_uu) < 2"
 # Known to be 0 for all purposes: reflections have lambda = 0 exactly, and no budget would find its sign.
 _ZERO = 1e-13
+_SMALL = 64  # dimension in which Lambda(2) costs nothing
 
 
 @run_options(rtol=1e-2, atol=_ZERO, max_steps=100_000_000, n_chains=64)
-def stability(system: System, *, confidence: float = 0.99, **keywords: Unpack[RunKeywords]) -> Stability:
+def stability(
+    system: System, *, exponent: bool = False, confidence: float = 0.99, **keywords: Unpack[RunKeywords]
+) -> Stability:
     """Say whether SGD can settle at the minimum, on exact grounds where possible.
 
     Parameters
     ----------
     system : LinearizedSGD or MatrixEnsemble
         What a step does.
+    exponent : bool, optional
+        Whether to estimate lambda to the tolerances where an exact certificate decides too. By default nothing is
+        simulated there, and only the bounds of lambda that are known are returned.
     confidence : float, optional
         With which a verdict by simulation is right, whenever the run stops.
     rtol, atol : float, optional
@@ -56,9 +64,10 @@ def stability(system: System, *, confidence: float = 0.99, **keywords: Unpack[Ru
     Returns
     -------
     Stability
-        The verdict (``"stable"``: lambda < 0, ``"unstable"``: lambda > 0, or ``"undecided"``), its certificate, lambda
-        with its interval, Lambda(2), the exponent of full-batch gradient descent, whether the minimum is regular and so
-        what theorem B concludes (`Stability.theorem_b`), and the examples on which a step is longer than 2. Regularity
+        The verdict (``"stable"``: lambda < 0, ``"unstable"``: lambda > 0, or ``"undecided"``), its certificate, bounds
+        of lambda and, if it was estimated, lambda with its interval; Lambda(2) and the exponent of full-batch gradient
+        descent, computed when they are asked for unless they decided; whether the minimum is regular and so what
+        theorem B concludes (`Stability.theorem_b`), and the examples on which a step is longer than 2. Regularity
         is None for other steps than on single examples, where it is an open question; the mean square None where
         it has no closed form, and mu NaN for a MatrixEnsemble.
 
@@ -78,59 +87,72 @@ def stability(system: System, *, confidence: float = 0.99, **keywords: Unpack[Ru
     >>> result = sf.stability(sf.LinearizedSGD(gram, 0.41), rng=1)
     >>> result.verdict, result.certificate
     ('stable', 'mean-square exponent < 0')
+    >>> result.lyapunov is None, result.bounds[1] < 0  # nothing was simulated: lambda <= Lambda(2) / 2 is known
+    (True, True)
     >>> sf.stability(sf.LinearizedSGD(gram, 0.44), rng=1).verdict
     'unstable'
     """
     start = time.perf_counter()
     require_system(system)
+    exponent = validation.flag(exponent, "exponent")
     confidence = validation.probability(confidence, "confidence")
     options = options_of(stability, keywords)
-    mean_square = mean_square_exponent(system) if system.has_mean_square else None
-    decided = _exactly(system, mean_square)
-    asked = options.within(sign_confidence=None if decided else confidence)
-    lyapunov = estimate_exponent(system, asked, mean_square=mean_square)
-    verdict, certificate = decided or _by_simulation(lyapunov, confidence)
+    has_closed_form = _takes_no_steps(system)
+    low, high = lower_bound(system), bounds_of(system)[1]
+    decided, lyapunov, mean_square = _cheaply(system, low), None, None
+    if system.has_mean_square and (exponent or system.dimension <= _SMALL or not (decided or has_closed_form)):
+        mean_square = mean_square_exponent(system)
+        high = min(high, mean_square.upper_bound / 2)
+        if not (decided or has_closed_form) and mean_square.stable:
+            decided = _Decided("stable", "mean-square exponent < 0")
+    if exponent or has_closed_form or not decided:
+        asked = options.within(sign_confidence=None if decided else confidence)
+        lyapunov = estimate_exponent(system, asked, mean_square=mean_square)
+        low, high = max(low, lyapunov.bounds[0]), min(high, lyapunov.bounds[1])
+        decided = decided or _by_estimate(lyapunov, confidence)
+    verdict, certificate, confidence = decided
     curvatures, growing = system.unit_curvatures(), np.empty(0, dtype=np.intp)
     if curvatures is not None:
-        growing = np.flatnonzero(curvatures / system.batch_size > 2 * (1 + _ROUNDING))
+        growing = np.flatnonzero(curvatures / system.batch_size > 2 * (1 + ROUNDING))
     return Stability(
+        system=system,
         verdict=verdict,
         certificate=certificate,
-        confidence=1.0 if decided or lyapunov.stopped_by == "closed form" else confidence,
+        confidence=confidence,
+        bounds=(low, high),
         lyapunov=lyapunov,
-        mean_square=mean_square,
-        gd=full_batch_exponent(system),
         regularity=regularity_of(system),
         growing_examples=growing,
         seconds=time.perf_counter() - start,
+        known_mean_square=mean_square,
     )
 
 
-def _never_lengthens(system: System) -> bool:
-    """Say whether no step on a single example lengthens anything, so that their means over batches do not either.
-
-    Whatever the order, what N steps leave as long as it was has not been moved by any of them, and is zero.
-    """
-    curvatures = system.unit_curvatures()
-    return curvatures is not None and float(curvatures.max()) < 2 * (1 - _ROUNDING)
+class _Decided(NamedTuple):
+    verdict: str
+    certificate: str
+    confidence: float = 1.0
 
 
-def _exactly(system: System, mean_square: MeanSquareExponent | None) -> tuple[str, str] | None:
-    """Return verdict and certificate, if an exact one decides."""
-    if _never_lengthens(system):
-        return "stable", _SHORT_GROUPS if system.is_grouped else _SHORT
-    sizes = np.abs(system.step_sizes)
-    total = system.sum_of_exponents
-    if total > _ROUNDING * (1 + float(sizes[np.isfinite(sizes)].max(initial=0.0)) * system.dimension):
-        return "unstable", "mean of all exponents > 0"
-    if mean_square is not None and mean_square.stable:
-        return "stable", "mean-square exponent < 0"
-    return None
+def _takes_no_steps(system: System) -> bool:
+    """Say whether lambda is known in closed form."""
+    parts = [system] if system.is_full else [part.system for part in system.parts()]
+    return all(known_exponents(part) is not None for part in parts)
 
 
-def _by_simulation(lyapunov: LyapunovExponent, confidence: float) -> tuple[str, str]:
+def _cheaply(system: System, low: float) -> _Decided | None:
+    """Return what certificates that cost nothing decide; `low` is a lower bound of lambda."""
+    if largest_overshoot(system) < 2 * (1 - ROUNDING):
+        return _Decided("stable", _SHORT_GROUPS if system.is_grouped else _SHORT)
+    return _Decided("unstable", "mean of all exponents > 0") if low > 0 else None
+
+
+def _by_estimate(lyapunov: LyapunovExponent, confidence: float) -> _Decided:
+    """Return what the sign of lambda decides, which a run knows with a confidence and a closed form for certain."""
     exact = lyapunov.stopped_by == "closed form"
-    how = "closed form of lambda" if exact else f"simulation, confidence {confidence:g}"
+    confidence = 1.0 if exact else confidence
     if lyapunov.sign == 0:
-        return "undecided", f"none: lambda = {lyapunov.exponent:.3g} ± {lyapunov.standard_error:.1g}"
-    return ("stable" if lyapunov.sign < 0 else "unstable"), how
+        why = f"none: lambda = {lyapunov.exponent:.3g} ± {lyapunov.standard_error:.1g}"
+        return _Decided("undecided", why, confidence)
+    how = "closed form of lambda" if exact else f"simulation, confidence {confidence:g}"
+    return _Decided("stable" if lyapunov.sign < 0 else "unstable", how, confidence)

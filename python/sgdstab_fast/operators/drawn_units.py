@@ -5,6 +5,7 @@ In the notation of `operators.second_moments`, Pi^(1/2) K Pi^(1/2) = U diag(w) U
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -99,12 +100,21 @@ class DrawnUnits:
         mixed = most + _ADMIXTURE * rest
         return np.asarray(mixed / np.linalg.norm(mixed))
 
-    def are_positive(self, vector: FloatArray) -> bool:
-        """Whether all X_u are positive semidefinite, up to rounding and the error of a small gap."""
+    def are_positive(self, vector: FloatArray, error: float = _COINCIDING) -> bool:
+        """Whether all X_u are positive semidefinite, up to an error, by default that of a small gap."""
         return all(
-            np.linalg.eigvalsh(vector[entries].reshape(len(own), own.shape[1], -1)).min() >= -_COINCIDING
+            np.linalg.eigvalsh(vector[entries].reshape(len(own), own.shape[1], -1)).min() >= -error
             for own, entries in self._stacked(self._rows)
         )
+
+    def positive(self, vector: FloatArray) -> FloatArray:
+        """Return an X near one of unit length, all X_u positive definite."""
+        found = np.empty_like(vector)
+        for own, entries in self._stacked(self._rows):
+            values, axes = np.linalg.eigh(vector[entries].reshape(len(own), own.shape[1], -1))
+            values = np.abs(values) + _ADMIXTURE / math.sqrt(len(self._rows))
+            found[entries] = ((axes * values[:, None, :]) @ axes.transpose(0, 2, 1)).ravel()
+        return found
 
     def in_coordinates(self, metric: FloatArray, covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the forms, both divided by sqrt(w_a w_b), in the system's coordinates."""

@@ -218,7 +218,11 @@ class MeanSquareOperator:
             )
             x /= np.linalg.norm(x)
             n_applications += applied
-        error = min(residual, residual**2 / gap if gap > 0 else math.inf) + 4 * _EPS * value
+        if residual <= tolerance * value:
+            error = min(residual, residual**2 / gap if gap > 0 else math.inf) + 4 * _EPS * value
+        else:  # T x <= c x for one positive x bounds the Perron eigenvalue by c
+            x = x + _ADMIXTURE / math.sqrt(n)
+            error = float((product(x) / x).max()) - value
         threshold = 1 / (value * float(self.eigenvalues[-1]))
         return threshold, threshold * error / value, residual <= tolerance * value
 

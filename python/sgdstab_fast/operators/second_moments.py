@@ -26,13 +26,17 @@ of symmetric matrices X_u, one for every unit, has the largest eigenvalue 1. Wit
 
 and the eigenvector of the adjoint map has (z - L_ab)^-T (h (x) h) in its place. rho(Q) is at least rho(M)^2, from where
 Newton's iteration for the reciprocal of the eigenvalue, concave for one level, climbs.
+
+From above, rho(Q) <= z if X - R(z) X >= 0 for some X with a metric M > 0, M_ab = Z_ab (z - L_ab)^-T (h (x) h): then
+z M - Q*(M) = (h h^T) o V^T (X - R(z) X) V >= 0, and Q is a positive map.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,6 +48,7 @@ from sgdstab_fast.operators.level_pairs import LevelPairs, gd_threshold_of, log_
 _EPS = float(np.finfo(float).eps)
 _MOST_NEWTON_STEPS = 100
 _NEAR = 1.1  # to 1, for a start
+_FIRST_TRY, _MOST_TRIES = 1 / 64, 24  # above a root, relative; each of them is four times as far
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +122,17 @@ def second_moments(
             tolerance,
             max_applications,
         )
+        if not solution.converged:
+            highest = _upper_bound(units, pairs, learning_rate, solution, abs(lowest))
+            solution = replace(solution, error=max(solution.error, highest - solution.root))
         rho = 1 + solution.root
         error = solution.error + _EPS * learning_rate * float(pairs.rates[-1])
-        exponent, error = (math.log1p(solution.root), error / rho) if rho > error else (-math.inf, 0.0)
+        if rho > error:
+            exponent, error = math.log1p(solution.root), error / rho
+        elif solution.converged:
+            exponent, error = -math.inf, 0.0
+        else:
+            exponent, error = math.log(max(rho, _EPS)), math.inf
         forms = pairs.forms(solution.root, learning_rate, units.moments(solution.vector))
     metric, covariance = units.in_coordinates(*forms)
     return SecondMoments(
@@ -180,6 +193,34 @@ class _Solution:
     vector: FloatArray
 
 
+def _upper_bound(units: DrawnUnits, pairs: LevelPairs, learning_rate: float, found: _Solution, size: float) -> float:
+    """Return what rho(Q) - 1 is at most, from an X near one that did not converge; inf if it proves nothing."""
+    x = units.positive(found.vector)
+    step = _FIRST_TRY * max(abs(found.root), size)
+    for _ in range(_MOST_TRIES):
+        values = pairs.weights(found.root + step, learning_rate, by_growth=True)[0]
+        moments = units.moments(x)
+        if units.are_positive(x - units.blocks(moments * values), 0.0) and _is_definite(
+            pairs.forms(found.root + step, learning_rate, moments)[0]
+        ):
+            return found.root + step
+        step *= 4
+    return math.inf
+
+
+def _is_definite(blocks: FloatArray) -> bool:
+    """Say whether a form of levels, shape (levels, levels, r, r), is positive definite."""
+    size = len(blocks) * blocks.shape[-1]
+    form = blocks.transpose(0, 2, 1, 3).reshape(size, size)
+    roots = np.sqrt(np.maximum(form.diagonal(), 0.0))
+    if not (roots > 0).all():
+        return False
+    with suppress(np.linalg.LinAlgError):
+        np.linalg.cholesky((form + form.T) / 2 / roots / roots[:, None])
+        return True
+    return False
+
+
 def _solve(
     units: DrawnUnits,
     weights: Callable[[float, bool], FloatArray],
@@ -204,6 +245,7 @@ def _solve(
         t += float(theta * (1 - theta) / slope)
     x = units.start(corner, everywhere=t > lowest + uncertainty)
     n_applications = n_iterations = 0
+    settled = False  # whether the root is known, and the vector at it is looked for
     while True:
         values, slopes, roundings = weights(t, False)
         n_iterations += 1
@@ -220,7 +262,7 @@ def _solve(
         theta = float(x @ image)
         residual = float(np.linalg.norm(image - x))
         done = residual <= tolerance or n_applications >= most or n_iterations >= _MOST_NEWTON_STEPS
-        goal = max(0.2 * tolerance, 0.1 * abs(theta - 1))
+        goal = 0.2 * tolerance if settled else max(0.2 * tolerance, 0.1 * abs(theta - 1))
         while not done and np.linalg.norm(image - theta * x) > goal and n_applications < most:
             x, image, gap, applied = improved_leading_vector(product, x, image, goal, most - n_applications)
             n_applications += applied
@@ -242,6 +284,9 @@ def _solve(
         rounding = float(np.vdot(square, roundings)) / abs(slope) if slope < 0 else 0.0
         resolved = residual > tolerance and abs(after - t) <= max(rounding, _EPS * abs(t)) and (slope < 0 or theta < 1)
         after = t if resolved else after
+        if resolved and not settled and np.linalg.norm(image - theta * x) > tolerance:
+            settled, high = True, math.inf
+            continue
         if done or resolved:
             break
         t = after
@@ -251,6 +296,8 @@ def _solve(
     quadratic = 4 * distance**2 / gap if gap > 0 else math.inf
     error = min(distance, quadratic) if converged else residual
     error = error / -slope + rounding if slope < 0 else 0.0
+    if not converged:
+        error = max(error, after - low)
     if after - lowest <= 2 * uncertainty:
         error += 2 * uncertainty
     return _Solution(after, error, residual, converged, n_applications, n_iterations, x)

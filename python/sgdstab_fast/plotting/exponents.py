@@ -37,10 +37,19 @@ def running(n_steps: FloatArray, mean: FloatArray, half_width: FloatArray, ax: A
 
 
 def beside_the_edge(rows: Sequence[tuple[str, float, float, float]], title: str, ax: Axes | None = None) -> Axes:
-    """Plot exponents, rows of (name, value, low, high) from the top, beside the edge of stability at 0."""
+    """Plot exponents, rows of (name, value, low, high) from the top, beside the edge of stability at 0.
+
+    Where a value is NaN, only that it lies between low and high is known.
+    """
     ax = axes_or_new(ax)
     ax.axvline(0, color=EDGE, lw=1, ls="--")
     for height, (_, value, low, high) in enumerate(rows[::-1]):
+        if np.isnan(value):
+            ends = [end for end in (low, high) if np.isfinite(end)]
+            ax.plot(ends, [height] * len(ends), color=EDGE if low > 0 else ESTIMATE, marker="|", lw=4, alpha=0.5)
+            text = f"{low:.4g} to {high:.4g}"
+            ax.annotate(text, (ends[-1], height), (0, 8), textcoords="offset points", ha="right", fontsize=9)
+            continue
         if not np.isfinite(value):
             ax.text(0.02, height, "-∞", transform=ax.get_yaxis_transform(), va="center", color=ESTIMATE)
             continue

@@ -10,6 +10,7 @@ g = 0).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -45,6 +46,7 @@ _LOWER = 0.7  # the learning rate of the second metric, relative
 _TRIAL_SHARE, _LEAST_TRIALS, _MOST_TRIALS = 1 / 16, 8, 256
 _MOST_COPIED = 2**22  # numbers
 _MOST_MINORS = 2**22  # multiplications
+_CHUNK = 4096  # of them at a time
 _SMALL = 2**16  # numbers in the matrices of all epochs: more of them are not gone through for Lambda(2)
 
 
@@ -231,13 +233,21 @@ class BatchSteps(StateSpace):
     def _mean_log_determinant(self, law: Law) -> float:
         if law.n_batches * self.rows_per_step**3 > _MOST_DETERMINANTS:
             return math.nan
-        total = 0.0
-        for probability, batches in law.batches():
-            for batch in batches:
-                rows = np.concatenate([law.rows(unit) for unit in batch])
-                step = self.learning_rate / len(batch) * self.recurrence.feedback
-                minor = np.eye(len(rows)) - step * self._rows.gram[np.ix_(rows, rows)]
-                total += probability / len(batches) * _log_determinant(minor)
+        gram, total = self._rows.gram, 0.0
+        single = [law.rows(unit) for unit in range(law.n_units)]
+        weighted = (
+            (probability / len(batches), len(batch), np.concatenate([single[unit] for unit in batch]))
+            for probability, batches in law.batches()
+            for batch in batches
+        )
+        # Batches of one size are one stack.
+        while chunk := list(itertools.islice(weighted, _CHUNK)):
+            for size in {(n, rows.size) for _, n, rows in chunk}:
+                some = [(weight, rows) for weight, n, rows in chunk if (n, rows.size) == size]
+                rows = np.array([rows for _, rows in some])
+                step = self.learning_rate / size[0] * self.recurrence.feedback
+                minors = np.eye(size[1]) - step * gram[rows[:, :, None], rows[:, None, :]]
+                total += float(np.array([weight for weight, _ in some]) @ _log_determinants(minors))
         return total
 
     def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:
@@ -331,17 +341,16 @@ def _is_of_use(found: SecondMoments) -> bool:
     return bool(np.isfinite(found.metric).all() and np.isfinite(found.covariance).all())
 
 
-def _log_determinant(matrix: FloatArray) -> float:
-    """Return log abs det; -inf if it is 0 to rounding."""
-    if not matrix.size:
-        return 0.0
-    if len(matrix) == 1:
-        entry = abs(float(matrix[0, 0]))
-        return math.log(entry) if entry > 2 * np.finfo(float).eps else -math.inf
-    singular_values = np.linalg.svd(matrix, compute_uv=False)
-    if singular_values[-1] <= 4 * np.finfo(float).eps * singular_values[0]:
-        return -math.inf
-    return float(np.log(singular_values).sum())
+def _log_determinants(matrices: FloatArray) -> FloatArray:
+    """Return log abs det of each; -inf where it is 0 to rounding."""
+    if matrices.shape[1] == 0:
+        return np.zeros(len(matrices))
+    with np.errstate(divide="ignore"):
+        if matrices.shape[1] == 1:
+            entries = np.abs(matrices[:, 0, 0])
+            return np.log(np.where(entries > 2 * _EPS, entries, 0.0))
+        values = np.linalg.svd(matrices, compute_uv=False)
+        return np.asarray(np.log(np.where(values > 4 * _EPS * values[:, :1], values, 0.0)).sum(axis=1))
 
 
 def _with_floor(metric: FloatArray, norm: FloatArray) -> FloatArray:

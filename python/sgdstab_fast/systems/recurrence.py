@@ -107,6 +107,4 @@ def recurrence_of(momentum: Any, nesterov: Any) -> Recurrence:
     value = validation.nonnegative_number(momentum, "momentum")
     if value >= 1:
         raise ValueError(f"momentum must be less than 1, not {momentum!r}")
-    if not isinstance(nesterov, (bool, np.bool_)):
-        raise TypeError(f"nesterov must be True or False, not {nesterov!r}")
-    return with_momentum(value, bool(nesterov))
+    return with_momentum(value, validation.flag(nesterov, "nesterov"))
