@@ -10,10 +10,11 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import seed_of
-from sgdstab_fast._core.streams import COMPANIONS, PILOTS, first_of_block
+from sgdstab_fast._core.streams import COMPANIONS, first_of_block
 from sgdstab_fast.exact.bounds import bounds_of
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
+from sgdstab_fast.exponents.pilots import Plan, planned
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.results.provenance import provenance
@@ -28,14 +29,12 @@ from sgdstab_fast.simulation.outcome import (
 )
 from sgdstab_fast.simulation.run import known_sign, run
 from sgdstab_fast.simulation.starts import initial_states, initial_vectors
-from sgdstab_fast.simulation.task import Task, advance
 from sgdstab_fast.simulation.vectors import (
     companions_task,
     estimate,
     estimate_with_own_growth,
     vectors_task,
 )
-from sgdstab_fast.statistics.control_variates import combined
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
@@ -44,9 +43,6 @@ from sgdstab_fast.systems.system import ExactExponents, Part, System, require_sy
 METHODS = ("anchored", "average")
 _STEPS_PER_BATCH, _LEAST_PER_BATCH = 512, 64  # of averages; of anchored growth, where evaluations are close
 _FIRST_BATCHES = 16  # that the smallest budgets are cut into
-_PILOT_CHAINS, _PILOT_EVALUATIONS, _PILOT_GROUPS, _PILOT_SHARE = 64, 32, 4, 1 / 16
-_NOISE = 0.1  # of an autocorrelation
-_LONGEST_SPACING = 16  # times N
 _ROUNDING = 1e-14  # of bounds
 
 
@@ -82,7 +78,9 @@ def lyapunov_exponent(
         What a step does.
     method : {"anchored", "average"}, optional
         ``"average"`` averages the log growth along the chains instead, without metrics: for comparison, and for a quick
-        look at matrices of several thousand examples. It is what is done for random reshuffling in any case.
+        look at matrices of several thousand examples. It is what is done for random reshuffling in any case, and where
+        it is there first by a model of what steps and evaluations cost, as for a rough look at an ensemble of many
+        matrices: `provenance` says which it was.
     sign_confidence : float, optional
         With which the sign of lambda is to be known, such as 0.99; by default the sign stops nothing.
     **keywords
@@ -237,12 +235,18 @@ def simulate(
     anchored = anchored and system.dimension > 1
     growth = system.growth(mean_square) if anchored else system.no_growth
     task = vectors_task(system, growth)
+    plan = Plan(None, 0)
+    if resume is None and growth.size > 0:
+        plan = planned(system, options, growth, task, first_of_block(block))
+        if plan.spacing is None:
+            growth, anchored = system.no_growth, False
+            task = vectors_task(system, growth)
     if resume is None:
         options.budget.steps_per_chain(options.n_chains)
         run_provenance = provenance(options.seed, "anchored" if anchored else "average", system.fingerprint)
         first = first_of_block(block)
         chains = (
-            _anchored_chains(system, options, growth, task, first)
+            _anchored_chains(system, options, growth, plan, first)
             if anchored
             else _averaged_chains(system, options, first)
         )
@@ -288,14 +292,12 @@ def _averaged_chains(system: System, options: Options, first_chain: int) -> Chai
 
 
 def _anchored_chains(
-    system: System, options: Options, growth: Growth, task: Task[VectorRecords], first_chain: int
+    system: System, options: Options, growth: Growth, plan: Plan, first_chain: int
 ) -> Chains[VectorRecords]:
     n_companions = min(N_COMPANIONS, options.budget.max_steps - options.n_chains)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
-    spacing, pilot_steps = max(1, int(system.steps_per_epoch)), 0
-    if growth.size > 0:
-        spacing, pilot_steps = _spacing(system, options, growth, task, first_chain)
-    most = (options.budget.max_steps - pilot_steps) // (options.n_chains + n_companions)
+    spacing = plan.spacing or max(1, int(system.steps_per_epoch))
+    most = (options.budget.max_steps - plan.n_steps) // (options.n_chains + n_companions)
     longest = max(1, most // _FIRST_BATCHES)
     spacing = min(spacing, longest)
     if growth.size == 0:
@@ -319,51 +321,9 @@ def _anchored_chains(
         spacing=spacing,
         n_examples=system.n_draws,
         rounding=system.rounding,
-        pilot_steps=pilot_steps,
+        pilot_steps=plan.n_steps,
         companions=chains(n_companions, 2, first_chain + COMPANIONS.start, 0) if n_companions > 0 else None,
     )
-
-
-def _spacing(
-    system: System, options: Options, growth: Growth, task: Task[VectorRecords], first_chain: int
-) -> tuple[int, int]:
-    """Return how many steps to take between evaluations, and the steps spent on finding out.
-
-    An evaluation costs as much as many steps, and successive ones are correlated. With the autocorrelation rho measured
-    at multiples of the shortest spacing T_0, the time to a given variance is, for T = m T_0, proportional to
-    (evaluation + T steps) (1 + 2 sum_j rho(j m T_0)).
-    """
-    shortest = max(1, int(system.steps_per_epoch) // 2)
-    pilot_steps = _PILOT_CHAINS * _PILOT_EVALUATIONS * shortest
-    if pilot_steps > _PILOT_SHARE * options.budget.max_steps:
-        return 4 * shortest, 0
-    first = first_chain + PILOTS.start
-    pilot = Chains(
-        key=options.seed.key,
-        states=initial_vectors(system, growth.covariance, options.seed.key, _PILOT_CHAINS, 1, first),
-        steps_per_batch=shortest,
-        records=VectorRecords.empty(_PILOT_CHAINS, 1, growth.size),
-        first_chain=first,
-    )
-    task = task.with_options(spacing=shortest)
-    recorded = advance(pilot, task, _PILOT_EVALUATIONS, options.workers).records.growth
-    if not np.isfinite(recorded).all():
-        return 4 * shortest, pilot_steps
-    series = combined(recorded, _PILOT_GROUPS)
-    series -= series.mean()
-    lags = range(_PILOT_EVALUATIONS)
-    autocovariance = np.array([(series[:, lag:] * series[:, : _PILOT_EVALUATIONS - lag]).mean() for lag in lags])
-    correlation = autocovariance / autocovariance[0] if autocovariance[0] > 0 else np.zeros(_PILOT_EVALUATIONS)
-    # Up to where it drowns in noise.
-    correlation[int(np.argmax(correlation < _NOISE)) if (correlation < _NOISE).any() else None :] = 0
-
-    def time_to_variance(spacing: int) -> float:
-        correlated = 1 + 2 * float(correlation[spacing // shortest :: spacing // shortest].sum())
-        return (growth.seconds_per_evaluation + spacing * task.seconds_per_step) * correlated
-
-    longest = max(int(_LONGEST_SPACING * system.steps_per_epoch), 64)
-    candidates = [shortest * 2**doublings for doublings in range(64) if shortest * 2**doublings <= longest]
-    return min(candidates, key=time_to_variance), pilot_steps
 
 
 def closed_form(system: System, options: Options, known: ExactExponents) -> LyapunovExponent:

@@ -44,6 +44,7 @@ _FLOOR = 1e-9  # of the identity, in it
 _FEW_DIMENSIONS, _FEW_MATRICES, _ELONGATION = 4, 64, 4.0
 _EQUILIBRATIONS = 3
 _EPS = float(np.finfo(float).eps)
+_CACHE, _SECONDS_BEYOND_CACHE = 2**23, 1e-7  # bytes, and what a matrix takes that has to be fetched
 _LARGEST_ENTRY = 1e60  # and the smallest of what is not 0, so that squares of quotients are numbers
 
 
@@ -186,7 +187,8 @@ class MatrixEnsemble(System):
         padded[:, :d] = self._matrices
         panels = aligned(padded.reshape(n, -1, lanes, d).transpose(0, 1, 3, 2))
         steps = arguments.MatrixSet(panels, None, self._probabilities, self._cumulative)
-        return Call(steps, 1e-8 + 1e-10 * padded[0].size)
+        seconds = 1e-8 + 1e-10 * padded[0].size + (_SECONDS_BEYOND_CACHE if padded.nbytes > _CACHE else 0.0)
+        return Call(steps, seconds)
 
     def frames_call(self) -> Call:
         """Return what advances frames."""
@@ -362,6 +364,11 @@ def _elongated(dimension: int) -> list[FloatArray]:
 
 def _checked(matrices: Any) -> FloatArray:
     """Return matrices of one shape, square, real and finite."""
+    if type(matrices) is np.ndarray and matrices.ndim == 3 and matrices.dtype.kind == "f" and matrices.size:
+        largest = np.abs(matrices).max(axis=(1, 2))
+        in_range = (largest == 0) | ((largest >= 1 / _LARGEST_ENTRY) & (largest <= _LARGEST_ENTRY))
+        if matrices.shape[1] == matrices.shape[2] and in_range.all():  # NaN is not: what is wrong is named below
+            return np.array(matrices, dtype=float, order="C")
     try:
         given = list(matrices)
     except TypeError:
