@@ -15,6 +15,7 @@ features = rng.standard_normal((n, 8))
 gram = np.eye(n)
 for rows in np.array_split(np.arange(n), 64):
     gram[rows] += features[rows] @ features.T / 8
+gram.flags.writeable = False  # or it is copied
 before = peak() - gram.nbytes
 system = sf.LinearizedSGD(gram, 0.5)
 built = peak()

@@ -1,35 +1,63 @@
 """What a user may pass: every check of an argument, in one place.
 
 Each function returns the clean value, or raises a ValueError or TypeError that names the argument and shows its value.
+Arrays of other libraries are known by what they can do, and none is imported: tensors detach, numbers of them have an
+item, sparse matrices become dense, tables of nullable columns hold objects. A mask is refused, not dropped.
 """
 
 from __future__ import annotations
 
 import math
 import numbers
+import operator
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
 
 # A matrix given in float32 was rounded there, whatever is done to it afterwards; what counts as rounding is
 # measured in the precision of the input.
 _ASYMMETRY = 1e4  # in units of the precision, relative to sqrt(K_ii K_jj)
+_SUM = 1e-9  # of probabilities, from 1
+_SINGLE_SUM = 8 * float(
+    np.finfo(np.float32).eps
+)  # of probabilities that came in float32, times the root of their number
 
 
 def real_number(value: Any, name: str) -> float:
     """Return a finite-or-infinite float; refuse NaN, booleans and anything that is not a real number."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    given = _scalar(value)
+    no_number = isinstance(given, (bool, np.bool_)) or getattr(given, "shape", ()) != ()
+    if no_number or not (isinstance(given, numbers.Real) or _is_like_a_number(given)):
         raise TypeError(f"{name} must be a real number, not {value!r}")
-    number = float(value)
+    try:
+        number = float(given)
+    except OverflowError:
+        raise ValueError(f"{name} must be within floating point, not {value!r}") from None
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, not {value!r}") from None
     if math.isnan(number):
         raise ValueError(f"{name} must be a number, not {value!r}")
     return number
+
+
+def _scalar(value: Any) -> Any:
+    """Return the number that an array or a tensor without dimensions holds; anything else as it is."""
+    if np.ma.is_masked(value):
+        return None
+    if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+        return value.item()
+    return value
+
+
+def _is_like_a_number(value: Any) -> bool:
+    """Say whether something else than Python's and numpy's numbers says that it is a real one."""
+    return hasattr(type(value), "__float__") and not isinstance(value, (str, bytes, numbers.Complex))
 
 
 def positive_number(value: Any, name: str) -> float:
@@ -58,11 +86,15 @@ def probability(value: Any, name: str) -> float:
 
 def integer(value: Any, name: str, *, low: int = 1, high: int | None = None) -> int:
     """Return an int in low..high. A float that is a whole number, such as 1e6, counts."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+    given = _scalar(value)
+    if isinstance(given, numbers.Real) and not isinstance(given, numbers.Integral) and float(given).is_integer():
+        given = int(float(given))
+    if isinstance(given, (bool, np.bool_)) or not hasattr(type(given), "__index__"):
         raise TypeError(f"{name} must be an integer, not {value!r}")
-    whole = int(value)
+    try:
+        whole = operator.index(given)
+    except TypeError:  # arrays of several
+        raise TypeError(f"{name} must be an integer, not {value!r}") from None
     if whole < low or (high is not None and whole > high):
         bounds = f"at least {low}" if high is None else f"in {low}..{high}"
         raise ValueError(f"{name} must be {bounds}, not {value!r}")
@@ -85,14 +117,11 @@ def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
 
 def increasing(value: Any, name: str) -> FloatArray:
     """Return positive, finite numbers in increasing order, shape (n,), n > 0."""
-    try:
-        given = list(np.atleast_1d(np.asarray(value, dtype=object)) if np.ndim(value) < 2 else ())
-    except (TypeError, ValueError):
-        given = []
-    if not given or np.ndim(value) > 1:
+    given = _entries(value, name)
+    if given.size == 0:
         raise ValueError(f"{name} must be a non-empty sequence of numbers, not {value!r}")
-    numbers_ = np.array([positive_number(number, f"{name}[{index}]") for index, number in enumerate(given)])
-    for index in np.flatnonzero(np.diff(numbers_) <= 0)[:1]:
+    numbers_ = np.array([positive_number(number, f"{name}[{index}]") for index, number in enumerate(given.ravel())])
+    for index in np.flatnonzero(np.diff(numbers_) <= 0)[:1].tolist():
         raise ValueError(
             f"{name} must increase, but {name}[{index + 1}] is {given[index + 1]!r} after {given[index]!r}"
         )
@@ -101,17 +130,65 @@ def increasing(value: Any, name: str) -> FloatArray:
 
 def orders(value: Any, name: str) -> FloatArray:
     """Return finite numbers, shape (n,), n > 0, from a number or a sequence of numbers."""
-    try:
-        given = list(np.atleast_1d(np.asarray(value, dtype=object)) if np.ndim(value) < 2 else ())
-    except (TypeError, ValueError):
-        given = []
-    if not given:
+    given = _entries(value, name)
+    if given.size == 0:
         raise ValueError(f"{name} must be a number or a non-empty sequence of numbers, not {value!r}")
-    scalar = np.ndim(value) == 0
-    found = np.array([real_number(order, name if scalar else f"{name}[{i}]") for i, order in enumerate(given)])
-    for index in np.flatnonzero(np.isinf(found))[:1]:
-        raise ValueError(f"{name if scalar else f'{name}[{index}]'} must be finite, not {given[index]!r}")
+    names = [name] if given.ndim == 0 else [f"{name}[{index}]" for index in range(given.size)]
+    found = np.array([real_number(order, its) for order, its in zip(given.ravel(), names, strict=True)])
+    for index in np.flatnonzero(np.isinf(found))[:1].tolist():
+        raise ValueError(f"{names[index]} must be finite, not {given.ravel()[index]!r}")
     return found + 0.0  # no -0
+
+
+def _entries(value: Any, name: str) -> NDArray[np.object_]:
+    """Return a number, or the entries of a sequence, as an array of objects; an empty one of what is neither."""
+    value = [_scalar(entry) for entry in value] if isinstance(value, (list, tuple)) else _unwrapped(value, name)
+    with suppress(TypeError, ValueError):
+        if np.ndim(value) < 2:
+            return np.asarray(value, dtype=object)
+    return np.empty(0, dtype=object)
+
+
+def real_numbers(value: Any, name: str) -> FloatArray:
+    """Return real numbers of any shape, as floats; refuse NaN."""
+    found = np.asarray(_array(value, name), dtype=np.float64)
+    if np.isnan(found).any():
+        raise ValueError(f"{name} must be a number, not nan")
+    return found
+
+
+def distribution(value: Any, name: str, size: int, which: str) -> FloatArray:
+    """Return probabilities, shape (size,), of sum 1 whatever rounding, of float32 too, did to those given."""
+    given = _array(value, name)
+    found = np.asarray(given, dtype=np.float64)
+    if found.shape != (size,):
+        raise ValueError(f"{name} must have the shape ({size},), {which}, not {found.shape}")
+    for index in np.flatnonzero(~(found >= 0))[:1]:
+        raise ValueError(f"{name} must not be negative, but {name}[{index}] is {found[index]}")
+    with np.errstate(over="ignore"):
+        single = (found.astype(np.float32) == found).all()
+    allowed = _SINGLE_SUM * math.sqrt(size) if single else _SUM
+    if not abs(found.sum() - 1) <= allowed:
+        raise ValueError(f"{name} must sum to 1, not to {found.sum():.15g}")
+    return np.asarray(found / found.sum())
+
+
+def labels(value: Any, name: str, size: int, which: str) -> list[Any]:
+    """Return what tells groups apart, hashable, one each; refuse missing ones."""
+    value = [_scalar(label) for label in value] if isinstance(value, (list, tuple)) else _unwrapped(value, name)
+    found = np.asarray(value, dtype=object)
+    if found.shape != (size,):
+        raise ValueError(f"{name} must have the shape ({size},), {which}, not {found.shape}")
+    every = list(found)
+    for index, label in enumerate(every):
+        try:
+            missing = label is None or bool(label != label)
+            hash(label)
+        except TypeError:  # what is neither equal to itself nor different from it, or has no hash
+            missing = True
+        if missing:
+            raise ValueError(f"{name} must be labels, one for each row, but {name}[{index}] is {label!r}")
+    return every
 
 
 def thread_count(value: Any) -> int:
@@ -137,32 +214,86 @@ def executor(value: Any) -> Any:
     raise TypeError(f"executor must be a concurrent.futures.Executor, not {value!r}")
 
 
-def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
-    """Return a finite float64 matrix, C-contiguous, and the precision (machine epsilon) that it came in.
+def _unwrapped(value: Any, name: str) -> Any:
+    """Return what numpy can take: no mask, no graph of gradients, no other device, no sparse format."""
+    if isinstance(value, np.ma.MaskedArray):
+        if n_masked := int(np.ma.getmaskarray(value).sum()):
+            raise ValueError(f"{name} must not be masked, but {n_masked} entries are: fill them in or leave them out")
+        return value.data
+    if callable(getattr(value, "toarray", None)):
+        return value.toarray()
+    if callable(getattr(value, "matvec", None)):
+        raise TypeError(f"{name} must be a matrix, not an operator ({type(value).__name__}): apply it to the identity")
+    for method in ("detach", "cpu"):
+        if callable(getattr(value, method, None)):
+            value = getattr(value, method)()
+    return value
 
-    A float64 array in C order is returned as it is, memory-mapped or not. A square one in Fortran order is the
-    caller's business: its transpose is in C order.
-    """
+
+def _array(value: Any, name: str, what: str = "an array of real numbers") -> NDArray[Any]:
+    """Return an array of real numbers, in the precision that they came in."""
+    value = _unwrapped(value, name)
     try:
         array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} must be a matrix: {error}") from None
+        inferred = np.asarray(array.tolist()) if array.dtype.kind == "O" and array.ndim > 0 else array
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{name} must be {what}: {' '.join(str(error).split())}") from None
+    if inferred is not array:
+        array = _of_objects(array, inferred, value, name, what)
     if array.dtype.kind == "c":
         raise TypeError(f"{name} must be real, not of dtype {array.dtype}")
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be an array of real numbers, not of dtype {array.dtype}")
-    if array.ndim != 2:
-        raise ValueError(f"{name} must be a matrix, not of shape {array.shape}")
-    if array.size == 0:
-        raise ValueError(f"{name} must not be empty, but has shape {array.shape}")
-    precision = float(max(np.finfo(array.dtype).eps, np.finfo(float).eps)) if array.dtype.kind == "f" else 2.0**-52
-    array = np.ascontiguousarray(array, dtype=np.float64).view(np.ndarray)
+        raise TypeError(f"{name} must be {what}, not of dtype {array.dtype}")
+    return array
+
+
+def _of_objects(array: NDArray[Any], inferred: NDArray[Any], value: Any, name: str, what: str) -> NDArray[Any]:
+    """Return the numbers that objects are: those of tables with nullable columns, fractions, decimals."""
+    if inferred.dtype.kind not in "fiu" or inferred.shape != array.shape:
+        inferred = np.empty(array.shape)
+        for index, entry in np.ndenumerate(array):
+            try:
+                inferred[index] = entry if isinstance(entry, float) else real_number(entry, name)
+            except (TypeError, ValueError):
+                at = ", ".join(map(str, index))
+                raise TypeError(f"{name} must be {what}, but {name}[{at}] is {entry!r}") from None
+    columns = {getattr(column, "numpy_dtype", column) for column in getattr(value, "dtypes", ())}
+    return inferred.astype(np.float32) if columns == {np.dtype(np.float32)} else inferred
+
+
+def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
+    """Return a finite float64 matrix, C-contiguous, and the precision (machine epsilon) that it came in.
+
+    It does not change when the user's array does: a float64 array in C order is used in place if it cannot be written,
+    memory-mapped or not, and copied otherwise. A square one in Fortran order is the caller's business: its transpose is
+    in C order.
+    """
+    given = _array(value, name, "a matrix of real numbers")
+    if given.ndim != 2:
+        raise ValueError(f"{name} must be a matrix, not of shape {given.shape}")
+    if given.size == 0:
+        raise ValueError(f"{name} must not be empty, but has shape {given.shape}")
+    precision = float(max(np.finfo(given.dtype).eps, np.finfo(float).eps)) if given.dtype.kind == "f" else 2.0**-52
+    array = np.ascontiguousarray(given, dtype=np.float64)
+    if np.may_share_memory(array, given) and _can_be_written(given) and not isinstance(value, (list, tuple)):
+        array = array.copy()
+    array.flags.writeable = False
+    array = array.view(np.ndarray)
     for rows in row_blocks(array):
         finite = np.isfinite(array[rows])
         if not finite.all():
             i, j = np.argwhere(~finite)[0]
             raise ValueError(f"{name} must be finite, but {name}[{i + rows.start}, {j}] is {array[i + rows.start, j]}")
     return array, precision
+
+
+def _can_be_written(array: NDArray[Any]) -> bool:
+    """Say whether an array, or one that it is a view of, can be written."""
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return True
+        array = array.base  # type: ignore[assignment]
+    return False
 
 
 def gram_matrix(value: Any) -> tuple[FloatArray, float]:

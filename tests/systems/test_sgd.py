@@ -27,12 +27,27 @@ def test_sums_of_exponents_of_k4():
     assert sf.LinearizedSGD(K4, 0.5).sum_of_exponents == -np.inf
 
 
-def test_full_rank_gram_is_used_in_place_whatever_its_order(rng):
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_what_cannot_be_written_is_used_in_place_whatever_its_order(rng, order):
     gram = random_gram(rng, 30)
-    gram = (gram + gram.T) / 2
+    gram = np.array((gram + gram.T) / 2, order=order)
+    gram.flags.writeable = False
     assert np.shares_memory(sf.LinearizedSGD(gram, 0.3).rows, gram)
-    fortran = np.asfortranarray(gram)
-    assert np.shares_memory(sf.LinearizedSGD(fortran, 0.3).rows, fortran)
+
+
+@pytest.mark.parametrize("build", [sf.LinearizedSGD, sf.LinearizedSGD.from_factor])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_what_becomes_of_an_array_does_not_change_the_system(rng, build, order):
+    given = np.array(random_gram(rng, 8) + np.eye(8), order=order)
+    given = np.array((given + given.T) / 2, order=order)
+    view = given[:]
+    view.flags.writeable = False
+    for array in (given, view):
+        system = build(array, 0.1)
+        before, rows = system.fingerprint, system.rows.copy()
+        given *= 2
+        assert system.fingerprint == before == build(rows, 0.1).fingerprint
+        np.testing.assert_array_equal(system.rows, rows)
 
 
 def test_memory_mapped_and_float32_and_nested_lists(tmp_path):

@@ -130,19 +130,20 @@ class FiniteTimeDistribution:
 
     def empirical(self, x: ArrayLike) -> Any:
         """Return the share of the sample that is at most x, of the shape of x."""
-        return _shaped(np.searchsorted(self.exponents, _numbers(x, "x"), side="right") / self.exponents.size)
+        at_most = np.searchsorted(self.exponents, validation.real_numbers(x, "x"), side="right")
+        return _shaped(at_most / self.exponents.size)
 
     def quantile(self, q: ArrayLike) -> Any:
         """Return the smallest exponent of the sample at which `empirical` is at least q, of the shape of q."""
-        return _shaped(np.quantile(self.exponents, _numbers(q, "q"), method="inverted_cdf"))
+        return _shaped(np.quantile(self.exponents, validation.real_numbers(q, "q"), method="inverted_cdf"))
 
     def normal(self, x: ArrayLike) -> Any:
         """Return the normal approximation of P(lambda_n <= x): a step at lambda if sigma is 0."""
-        return _shaped(_normal(_numbers(x, "x"), self.exponent, self.clt_variance, self.n))
+        return _shaped(_normal(validation.real_numbers(x, "x"), self.exponent, self.clt_variance, self.n))
 
     def edgeworth(self, x: ArrayLike) -> Any:
         """Return the normal approximation of P(lambda_n <= x) corrected for skewness; ValueError without `moments`."""
-        x, curve = _numbers(x, "x"), self._curve()
+        x, curve = validation.real_numbers(x, "x"), self._curve()
         normal = _normal(x, self.exponent, self.clt_variance, self.n)
         if _is_constant(self.exponent, self.clt_variance):
             return _shaped(normal)
@@ -169,7 +170,7 @@ class FiniteTimeDistribution:
         float or array
             Probabilities, of the shape of x; those of tails are at most Chernoff's bound exp(-n I(x)).
         """
-        x, curve = _numbers(x, "x"), self._curve()
+        x, curve = validation.real_numbers(x, "x"), self._curve()
         p, slope, ratio = _saddlepoint(curve, x)
         if _is_constant(curve.derivative_at_zero, curve.clt_variance):
             return _shaped(np.full(x.shape, 0.0 if above else 1.0))
@@ -181,7 +182,7 @@ class FiniteTimeDistribution:
 
     def large_deviations_density(self, x: ArrayLike) -> Any:
         """Return the saddlepoint approximation of the density of lambda_n, with what `large_deviations` says."""
-        x, curve = _numbers(x, "x"), self._curve()
+        x, curve = validation.real_numbers(x, "x"), self._curve()
         p, slope, ratio = _saddlepoint(curve, x)
         if _is_constant(curve.derivative_at_zero, curve.clt_variance):
             return _shaped(np.full(x.shape, np.inf))
@@ -352,14 +353,6 @@ def _distribution(z: FloatArray) -> FloatArray:
 def _density(z: FloatArray) -> FloatArray:
     """Return the standard normal density."""
     return np.asarray(np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
-
-
-def _numbers(x: ArrayLike, name: str) -> FloatArray:
-    """Return an array of numbers, none of them NaN."""
-    array = np.asarray(x, dtype=float)
-    if np.isnan(array).any():
-        raise ValueError(f"{name} must be a number, not nan")
-    return array
 
 
 def _shaped(values: FloatArray) -> Any:

@@ -163,10 +163,11 @@ def _systems(
         increasing = validation.increasing(batch_sizes, "batch_sizes").tolist()
         sizes = [validation.integer(size, "batch_sizes") for size in increasing]
     values = [None] if momenta is None else _momenta(momenta)
-    first = variant_of(gram, rate, sizes[0], sampling=sampling, momentum=values[0], nesterov=nesterov, **of_k)
+    ahead = {value: None if value == 0 and len(values) > 1 else nesterov for value in values}
+    first = variant_of(gram, rate, sizes[0], sampling=sampling, momentum=values[0], nesterov=ahead[values[0]], **of_k)
     # K is looked at once.
     return [
-        variant_of(first, rate, size, momentum=value, nesterov=nesterov)
+        variant_of(first, rate, size, momentum=value, nesterov=ahead[value])
         if (size, value) != (sizes[0], values[0])
         else first
         for size in sizes

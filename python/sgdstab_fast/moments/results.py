@@ -207,11 +207,13 @@ class MomentExponents(SeveralExponents):
         ValueError
             If an x lies outside of `trusted_exponents`.
         """
+        x = validation.real_numbers(x, "x")
         rate = self.curve.rate(x)
         return float(rate) if np.ndim(x) == 0 else rate
 
     def rate_function_standard_error(self, x: ArrayLike) -> Any:
         """Return the standard error of the rate function."""
+        x = validation.real_numbers(x, "x")
         error = self.curve.rate_standard_error(x)
         return float(error) if np.ndim(x) == 0 else error
 

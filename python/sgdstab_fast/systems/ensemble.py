@@ -26,7 +26,7 @@ from sgdstab_fast.systems.decomposition import SpectralDecomposition
 from sgdstab_fast.systems.growth import Growth
 from sgdstab_fast.systems.next_steps import NextMatrices, NextSteps
 from sgdstab_fast.systems.rows import aligned
-from sgdstab_fast.systems.sampling import cumulative, distribution
+from sgdstab_fast.systems.sampling import cumulative
 from sgdstab_fast.systems.system import (
     LARGEST_ENUMERATION,
     Call,
@@ -88,7 +88,7 @@ class MatrixEnsemble(System):
         self._matrices = _checked(matrices)
         n = len(self._matrices)
         given = np.full(n, 1 / n) if probabilities is None else probabilities
-        self._probabilities = distribution(given, "probabilities", n, "one for each matrix")
+        self._probabilities = validation.distribution(given, "probabilities", n, "one for each matrix")
 
     @property
     def matrices(self) -> FloatArray:

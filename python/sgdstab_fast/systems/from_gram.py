@@ -48,7 +48,7 @@ def variant_of(
         if momentum is None:
             momentum = _whole_momentum(recurrence, "nesterov")
         if nesterov is None:
-            nesterov = uses_nesterov(recurrence)
+            nesterov = momentum != 0 and uses_nesterov(recurrence)
         system = system.with_recurrence(recurrence_of(momentum, nesterov))
     return system
 

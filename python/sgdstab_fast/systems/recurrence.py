@@ -49,7 +49,7 @@ class Recurrence:
         """Check what the user passed."""
         for name in ("free", "readout"):
             try:
-                found = np.ascontiguousarray(getattr(self, name), dtype=float)
+                found = np.array(getattr(self, name), dtype=float, order="C")
             except (TypeError, ValueError):
                 raise TypeError(f"{name} must be numbers, not {getattr(self, name)!r}") from None
             object.__setattr__(self, name, found)
@@ -107,4 +107,6 @@ def recurrence_of(momentum: Any, nesterov: Any) -> Recurrence:
     value = validation.nonnegative_number(momentum, "momentum")
     if value >= 1:
         raise ValueError(f"momentum must be less than 1, not {momentum!r}")
-    return with_momentum(value, validation.flag(nesterov, "nesterov"))
+    if validation.flag(nesterov, "nesterov") and value == 0:
+        raise ValueError(f"nesterov=True is for momentum, which must be positive then, not {momentum!r}")
+    return with_momentum(value, bool(nesterov))

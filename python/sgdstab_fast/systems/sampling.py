@@ -32,7 +32,6 @@ IntArray = NDArray[np.int64]
 
 SAMPLINGS = ("iid", "with_replacement", "epoch", "cyclic")
 _NO_ROWS: IntArray = np.empty(0, dtype=np.int64)
-_SUM = 1e-9  # of probabilities, from 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +173,7 @@ def validated(
     law = Law(n_units, batch_size, sampling, None, offsets, members)
     if probabilities is None:
         return law
-    found = distribution(probabilities, "probabilities", n_units, "one for each example")
+    found = validation.distribution(probabilities, "probabilities", n_units, "one for each example")
     if not law.is_independent or (sampling == "iid" and batch_size > 1):
         raise ValueError(
             f"probabilities are for batch_size=1 or sampling='with_replacement', not for batch_size={batch_size} and "
@@ -200,29 +199,11 @@ def row_weights(law: Law, n_rows: int, step_scaling: Any, scale: Any) -> FloatAr
     return np.asarray(weights[law.units_of_rows(n_rows)])
 
 
-def distribution(value: Any, name: str, size: int, which: str) -> FloatArray:
-    """Return probabilities, shape (size,)."""
-    try:
-        found = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be numbers, not {value!r}") from None
-    if found.shape != (size,):
-        raise ValueError(f"{name} must have the shape ({size},), {which}, not {found.shape}")
-    wrong = np.flatnonzero(~(found >= 0))
-    if wrong.size:
-        raise ValueError(f"{name} must not be negative, but {name}[{wrong[0]}] is {found[wrong[0]]}")
-    if not abs(found.sum() - 1) <= _SUM:
-        raise ValueError(f"{name} must sum to 1, not to {found.sum():.6g}")
-    return np.asarray(found / found.sum())
-
-
 def _grouped(groups: Any, n_rows: int) -> tuple[IntArray, IntArray]:
     """Return offsets and members of the groups, in the order in which they first appear."""
-    labels = np.asarray(groups)
-    if labels.shape != (n_rows,):
-        raise ValueError(f"groups must have the shape ({n_rows},), one label for each row, not {labels.shape}")
     known: dict[Any, int] = {}
-    units = np.array([known.setdefault(label, len(known)) for label in labels.tolist()], dtype=np.int64)
+    labels = validation.labels(groups, "groups", n_rows, "one label for each row")
+    units = np.array([known.setdefault(label, len(known)) for label in labels], dtype=np.int64)
     return np.concatenate([[0], np.cumsum(np.bincount(units))]), np.argsort(units, kind="stable")
 
 

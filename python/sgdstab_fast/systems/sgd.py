@@ -41,9 +41,9 @@ class LinearizedSGD(BatchSteps):
     ----------
     gram : array_like, shape (N, N)
         Neural-tangent Gram matrix K_ij = grad f_i . grad f_j, symmetric positive semidefinite, for a loss with
-        curvature 1 (for loss curvature c_i pass ``sqrt(c_i c_j) K_ij``). A float64 array in C or Fortran order,
-        memory-mapped or not, is used in place: do not change it while the system is in use (checking that it is
-        positive semidefinite takes another N x N doubles for a moment). If K is numerically rank
+        curvature 1 (for loss curvature c_i pass ``sqrt(c_i c_j) K_ij``). It is copied, unless it is float64, in C or
+        Fortran order, and cannot be written: memory-mapped for reading, or ``gram.flags.writeable = False`` (checking
+        that it is positive semidefinite takes another N x N doubles for a moment). If K is numerically rank
         deficient, the system goes to factor coordinates by itself; see `from_factor`.
     learning_rate : float
         Step size eta > 0.
@@ -70,7 +70,7 @@ class LinearizedSGD(BatchSteps):
         b in [0, 1), of heavy-ball momentum, x_{t+1} = x_t - eta grad + b (x_t - x_{t-1}): ``torch.optim.SGD`` without
         dampening. The state has 2 r dimensions, r the rank of K.
     nesterov : bool, optional
-        Whether gradients are taken at x_t + b (x_t - x_{t-1}) instead.
+        Whether gradients are taken at x_t + b (x_t - x_{t-1}) instead; for momentum above 0.
 
     Raises
     ------
@@ -143,7 +143,7 @@ class LinearizedSGD(BatchSteps):
         Parameters
         ----------
         features : array_like, shape (N, r)
-            F; row i is the gradient of the model's output on example i, or any rotation of it.
+            F; row i is the gradient of the model's output on example i, or any rotation of it. Copied, as gram is.
         learning_rate : float
             Step size eta > 0.
         batch_size, sampling, groups, probabilities, step_scaling, scale, momentum, nesterov
