@@ -110,6 +110,11 @@ def layers(*wave_numbers, thickness=0.37):
 SKEW = np.array([[1.0, 2.0], [-0.5, 1.5]])
 EQUAL = triangular((0.3, -0.3), (0.4, -0.4))
 AFFINE = affine([0.1, 5], [-1, 1])
+# Between maps onto one direction, k turns by 45 degrees, with probability .1 * .9^k.
+COLLAPSING = sf.MatrixEnsemble([[[1, 0.5], [0, 0]], [[0.7, -0.7], [0.7, 0.7]]], [0.1, 0.9])
+COLLAPSING_EXPONENT = 0.9 * math.log(0.7 * math.sqrt(2)) + 0.1 * sum(
+    0.1 * 0.9**k * math.log(abs(math.cos(k * math.pi / 4) + 0.5 * math.sin(k * math.pi / 4))) for k in range(2000)
+)
 DRIFTING = sf.MatrixEnsemble([np.diag([math.exp(1 - 0.02), 1]), np.diag([math.exp(-1 - 0.02), 1])])
 
 
@@ -126,6 +131,10 @@ DRIFTING = sf.MatrixEnsemble([np.diag([math.exp(1 - 0.02), 1]), np.diag([math.ex
     Case("turns in another basis", in_basis(sf.MatrixEnsemble([np.eye(2) * 2, QUARTER_TURN]), SKEW), math.log(2) / 2,
          answered=True),
     Case("rare quarter turn", rare(np.diag([2, 0.5]), QUARTER_TURN, 1e-6), 0.0, answered=True),
+    Case("rare quarter turn of what shrinks", rare(np.diag([2, 0.25]), QUARTER_TURN, 1e-9), -math.log(2) / 2, 1e-9,
+         answered=True),
+    Case("affine that grows", affine([0.5, 2.1], [-1, 2]), math.log(1.05) / 2, 1e-12, {"rtol": 0.05}, answered=True),
+    Case("collapses", COLLAPSING, COLLAPSING_EXPONENT, 1e-12, {"rtol": 1e-3}, answered=True),
     Case("rare swap", rare(np.diag([3.0, 0.5]), [[0, 2], [1, 0]], 1e-9), math.log(1.5) / 2, 1e-9, answered=True),
     Case("affine, averaged", affine([0.1, 5], [-1, 1]), 0.0, 1e-12, {"method": "average", "atol": 2e-4}, answered=True),
     Case("two blocks, averaged", two_blocks(0.0038562462 * PAIR, 1.24e-10, 0.425), -1.36606e-4, 1e-9,
@@ -165,6 +174,9 @@ def test_units_of_coordinates_change_no_exponent(unit):
     Case("reflections", sf.LinearizedSGD(PAIR, 2.0), 0, options={"max_steps": 1e6}),
     Case("affine", AFFINE, 0),
     Case("diagonal of nearly equal exponents", DRIFTING, 0),
+    Case("triangular of equal exponents", EQUAL, 0),
+    Case("rare quarter turn", rare(np.diag([2, 0.5]), QUARTER_TURN, 1e-6), 0),
+    Case("rare quarter turn of what shrinks", rare(np.diag([2, 0.25]), QUARTER_TURN, 1e-6), -1),
     Case("K4 below the edge", sf.LinearizedSGD(K4, 0.424), -1),
     Case("K4 above the edge", sf.LinearizedSGD(K4, 0.43), 1),
 )

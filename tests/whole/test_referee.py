@@ -12,7 +12,7 @@ from reference.two_scales import FAMILIES
 N_SYSTEMS = 22  # of each family
 SAMPLE = [
     "nearly decoupled", "heavy rows", "momentum", "epochs", "batches", "outputs", "small steps", "coupled ensemble",
-    "block ensemble",
+    "triangular", "block ensemble",
 ]  # fmt: skip
 
 
