@@ -73,8 +73,7 @@ def test_random_reshuffling():
     assert found.value == pytest.approx(0.4356826743, abs=1e-10)
 
 
-@pytest.mark.parametrize("momentum", [0, 0.5, 0.9])
-@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0, False), (0.5, False), (0.9, False), (0.5, True), (0.9, True)])
 def test_full_batches_are_gradient_descent_in_every_sense(momentum, nesterov):
     values = [critical(K4, each, 4, momentum=momentum, nesterov=nesterov).value for each in ("gd", "mean-square")]
     almost_sure = critical(K4, "almost-sure", 4, momentum=momentum, nesterov=nesterov)
@@ -86,6 +85,16 @@ def test_full_batches_are_gradient_descent_in_every_sense(momentum, nesterov):
         assert np.sign(laws.gd_exponent(K4, rate * almost_sure.value, **options)) == sign
     if not nesterov:
         assert almost_sure.value == pytest.approx((1 + momentum) * 4 / 3, rel=1e-12)
+
+
+def test_nesterov_is_for_momentum():
+    rates, run = [0.2, 0.4], {"max_steps": 4000, "rtol": 0, "rng": 1}
+    found = sf.sweep(K4, rates, momenta=[0, 0.5], nesterov=True, **run)
+    alone = sf.sweep(sf.LinearizedSGD(K4, 0.1, momentum=0.5, nesterov=True), rates, momenta=[0, 0.5], **run)
+    assert found.edges == alone.edges
+    for options in ({}, {"momenta": [0]}):
+        with pytest.raises(ValueError, match="nesterov=True is for momentum, which must be positive"):
+            sf.sweep(K4, rates, nesterov=True, **options, **run)
 
 
 def test_one_order_for_ever_has_one_threshold():

@@ -162,7 +162,9 @@ def _systems(
     if batch_sizes is not None:
         increasing = validation.increasing(batch_sizes, "batch_sizes").tolist()
         sizes = [validation.integer(size, "batch_sizes") for size in increasing]
-    values = [None] if momenta is None else _momenta(momenta)
+    values: list[float | None] = [None] if momenta is None else [*_momenta(momenta)]
+    if nesterov is None and momenta is not None and isinstance(gram, LinearizedSGD):
+        nesterov = uses_nesterov(gram.recurrence)
     ahead = {value: None if value == 0 and len(values) > 1 else nesterov for value in values}
     first = variant_of(gram, rate, sizes[0], sampling=sampling, momentum=values[0], nesterov=ahead[values[0]], **of_k)
     # K is looked at once.
