@@ -40,6 +40,7 @@ from sgdstab_fast.learning_rates.panels import (
 )
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
 from sgdstab_fast.learning_rates.search import search
+from sgdstab_fast.learning_rates.slow_directions import has_slow_directions, search_with_slow_directions
 from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
@@ -76,6 +77,7 @@ def critical_learning_rate(
     scale: float | None = None,
     momentum: float | None = None,
     nesterov: bool | None = None,
+    slow_cutoff: float | None = None,
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 200_000_000,
@@ -95,9 +97,14 @@ def critical_learning_rate(
         As for `LinearizedSGD`; by default those of the system, if gram is one.
     groups, probabilities, step_scaling, scale
         As for `LinearizedSGD`; not with a system, which has its own.
+    slow_cutoff : float, optional
+        Leave directions out whose eigenvalue is below slow_cutoff times the largest: the critical rate is then that of
+        the fast ones, which is higher. By default that of the system, or 0: almost-sure rates are those of all
+        directions, extrapolated to them where the slowest decay too slowly to be seen.
     rtol, atol : float, optional
         For the standard error of what is simulated: relative to the learning rate, and absolute. By default rtol is
-        2e-5 for SGD on single examples, and 1e-3 for other systems, whose steps are not shared by learning rates.
+        2e-5 for SGD on single examples, and 1e-3 where K has slow directions (eta kappa_min < 0.01) and for other
+        systems, whose steps are not shared by learning rates.
     max_steps : int, optional
         Steps of all streams together.
     n_chains : int, optional
@@ -145,6 +152,7 @@ def critical_learning_rate(
         "scale": scale,
         "momentum": momentum,
         "nesterov": nesterov,
+        "slow_cutoff": slow_cutoff,
     }
     if not isinstance(gram, System):
         gram, _ = validation.gram_matrix(gram)
@@ -172,7 +180,7 @@ def critical_learning_rate(
         )
         bounds = threshold - error, threshold + error
         return known_rate(threshold, criterion, "2 over the largest eigenvalue of T", made_of, bounds=bounds)
-    return _almost_sure(system, options)
+    return _almost_sure(system, options, rtol)
 
 
 def _of_any_law(system: LinearizedSGD, criterion: str | float, options: Options) -> CriticalLearningRate:
@@ -182,7 +190,7 @@ def _of_any_law(system: LinearizedSGD, criterion: str | float, options: Options)
         what = "every step is the same" if system.is_full else "every epoch is the same"
         return known_rate(zero, criterion, what if system.is_deterministic else "lambda is known exactly", made_of)
     if criterion == "almost-sure":
-        return search(system, options)
+        return _searched(system, options)
     if criterion in ("mean-square", 2.0):
         known = mean_square_zero(system)
         if known is not None:
@@ -191,6 +199,16 @@ def _of_any_law(system: LinearizedSGD, criterion: str | float, options: Options)
             return known_rate(value, criterion, "zero of Lambda(2)", made_of, bounds=bounds)
     order = 2.0 if criterion == "mean-square" else float(criterion)
     return replace(critical_moment(system, order, options), criterion=criterion)
+
+
+def _searched(system: LinearizedSGD, options: Options) -> CriticalLearningRate:
+    """Return the first zero of lambda of what is not plain."""
+    bounds, parts = bounds_of_zero(system), system.parts()
+    if not bounds[0] > 0 or len(parts) > 1 or not has_slow_directions(system, bounds[0]):
+        return search(system, options)
+    found = search_with_slow_directions(parts[0], bounds, options)
+    warn_if_short(found, options.budget)
+    return found
 
 
 def _criterion(criterion: Any) -> str | float:
@@ -207,12 +225,15 @@ def _criterion(criterion: Any) -> str | float:
     return order
 
 
-def _almost_sure(system: LinearizedSGD, options: Options) -> CriticalLearningRate:
+def _almost_sure(system: LinearizedSGD, options: Options, rtol: float | None) -> CriticalLearningRate:
     """Return the smallest of the first zeros of lambda of the blocks."""
     blocks = system.parts()
     families = [family_of(block.system) for block in blocks]
     bounds = [bounds_of_zero(block.system, family) for block, family in zip(blocks, families, strict=True)]
     highest = min(high for _, high in bounds)
+    slow = [has_slow_directions(block.system, low) for block, (low, _) in zip(blocks, bounds, strict=True)]
+    if rtol is None and any(slow):
+        options = options.within(rtol=_RTOL_OF_SEARCH)
     found: list[CriticalLearningRate] = []
     to_search = [
         index
@@ -225,7 +246,10 @@ def _almost_sure(system: LinearizedSGD, options: Options) -> CriticalLearningRat
             if index in to_search:
                 before = sum(each.n_steps for each in found)
                 its_own = replace(its, progress=after(report, before, options.budget.max_steps))
-                found.append(_search(block, families[index], low, high, its_own))
+                if slow[index]:
+                    found.append(search_with_slow_directions(block, (low, high), its_own))
+                else:
+                    found.append(_search(block, families[index], low, high, its_own))
             elif high == highest:
                 made_of = provenance(options.seed, "closed form", system.fingerprint)
                 if high <= low * (1 + AGREEING):

@@ -84,6 +84,10 @@ class GramRows(Rows):
         move[rows] = amounts
         return move
 
+    def coefficients(self, vectors: FloatArray) -> FloatArray:
+        """Return the vectors."""
+        return vectors
+
     def along(self, images: FloatArray) -> FloatArray:
         """Return the components."""
         return images
@@ -141,6 +145,14 @@ class GramRows(Rows):
         """Return those of K_ij r_i r_j."""
         rows = roots[:, None] * self.array
         return GramRows(rows * roots, roots**2 * self.diagonal, self._slowest)
+
+    def raised(self, cutoff: float) -> GramRows:
+        """Return those of K and what is missing."""
+        vectors, eigenvalues, _ = self.decompose()
+        missing = np.maximum(cutoff * eigenvalues[-1] - eigenvalues, 0.0)
+        gram = self.array + vectors * missing @ vectors.T
+        gram = (gram + gram.T) / 2
+        return GramRows(gram, gram.diagonal().copy(), vectors[:, 0].copy())
 
     def restricted(self, rows: NDArray[np.intp]) -> GramRows:
         """Return those of a part of K."""

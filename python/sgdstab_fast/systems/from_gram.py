@@ -22,6 +22,7 @@ def variant_of(
     scale: Any = None,
     momentum: Any = None,
     nesterov: Any = None,
+    slow_cutoff: Any = None,
 ) -> LinearizedSGD:
     """Return the system of a K, given as an array or as a system of it, at a learning rate.
 
@@ -29,7 +30,7 @@ def variant_of(
     """
     of_k = {"groups": groups, "probabilities": probabilities, "step_scaling": step_scaling, "scale": scale}
     of_k = {name: value for name, value in of_k.items() if value is not None}
-    batches = {"sampling": sampling, "momentum": momentum, "nesterov": nesterov}
+    batches = {"sampling": sampling, "momentum": momentum, "nesterov": nesterov, "slow_cutoff": slow_cutoff}
     batches = {name: value for name, value in batches.items() if value is not None}
     if isinstance(gram, System) and not isinstance(gram, LinearizedSGD):
         raise TypeError(
@@ -41,6 +42,8 @@ def variant_of(
     for name, value in of_k.items():
         raise ValueError(f"{name} must be left out with a system, which has its own, not {value!r}")
     system = gram if learning_rate is None else gram.with_learning_rate(learning_rate)
+    if slow_cutoff is not None:
+        system = system.without_slow_directions(slow_cutoff)
     recurrence = system.recurrence
     if batch_size is not None or sampling is not None:
         system = system.with_batches(batch_size, sampling=sampling)

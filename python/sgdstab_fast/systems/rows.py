@@ -38,13 +38,15 @@ class Rows:
     products_per_step: ClassVar[int] = 2
     """Products of a row with a vector, or sums, that a step takes."""
 
-    def __init__(self, array: FloatArray, diagonal: FloatArray, slowest: FloatArray | None = None) -> None:
-        self.array, self.diagonal, self._slowest = array, diagonal, slowest
+    def __init__(
+        self, array: FloatArray, diagonal: FloatArray, slowest: FloatArray | None = None, slow_cutoff: float = 0.0
+    ) -> None:
+        self.array, self.diagonal, self._slowest, self.slow_cutoff = array, diagonal, slowest, slow_cutoff
         self._decompositions: dict[bytes, SpectralDecomposition] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave what has been computed behind."""
-        return type(self), (self.array, self.diagonal, self._slowest)
+        return type(self), (self.array, self.diagonal, self._slowest, self.slow_cutoff)
 
     def __len__(self) -> int:
         return len(self.array)
@@ -111,6 +113,12 @@ class Rows:
         """Return the sum of what rows move, times amounts, shape (rank,)."""
         return np.asarray(amounts @ self.array[rows])
 
+    def coefficients(self, vectors: FloatArray) -> FloatArray:
+        """Return the shortest a with s = F^T a for vectors s (n, rank), in some rotation; shape (n, rank)."""
+        _, eigenvalues, directions = self.decompose()
+        assert directions is not None
+        return np.asarray(vectors @ directions / np.sqrt(eigenvalues))
+
     def along(self, images: FloatArray) -> FloatArray:
         """Return the inner products of vectors (.., rank) with what rows move, shape (.., n_rows)."""
         return np.asarray(images @ self.array.T)
@@ -167,6 +175,23 @@ class Rows:
     def restricted(self, rows: NDArray[np.intp]) -> Rows:
         """Return some of the rows, as those of a K of their own."""
         return rows_of_factor(self.array[rows], float(np.finfo(float).eps))
+
+    def without_slow(self, slow_cutoff: float) -> Rows:
+        """Return the rows of what is left of K without eigenvalues below slow_cutoff times the largest."""
+        vectors, eigenvalues, _ = self.decompose()
+        kept = eigenvalues >= slow_cutoff * eigenvalues[-1]
+        if kept.all():
+            return type(self)(self.array, self.diagonal, self._slowest, slow_cutoff)
+        features = np.ascontiguousarray(vectors[:, kept] * np.sqrt(eigenvalues[kept]))
+        slowest = np.eye(1, features.shape[1])[0]
+        return Rows(features, np.asarray(np.einsum("ij,ij->i", features, features)), slowest, slow_cutoff)
+
+    def raised(self, cutoff: float) -> Rows:
+        """Return the rows of K with eigenvalues below cutoff times the largest raised to that."""
+        vectors, eigenvalues, directions = self.decompose()
+        assert directions is not None
+        features = vectors * np.sqrt(np.maximum(eigenvalues, cutoff * eigenvalues[-1])) @ directions.T
+        return Rows(features, np.asarray(np.einsum("ij,ij->i", features, features)), directions[:, 0].copy())
 
     def embedding(self, rows: NDArray[np.intp]) -> FloatArray:
         """Return P with P P^T = 1, shape (rank of `restricted`, rank): v P is a vector of the whole."""
@@ -266,7 +291,8 @@ class Rows:
     @cached_property
     def digest(self) -> bytes:
         """What tells one K from another: a digest of coordinates, shape and all entries."""
-        digest = hashlib.sha256(f"{self.coordinates}-{self.array.shape}".encode())
+        cutoff = f"-{self.slow_cutoff}" if self.slow_cutoff > 0 else ""
+        digest = hashlib.sha256(f"{self.coordinates}-{self.array.shape}{cutoff}".encode())
         for rows in row_blocks(self.array):
             digest.update(self.array[rows].tobytes())
         return digest.digest()

@@ -71,6 +71,10 @@ class LinearizedSGD(BatchSteps):
         dampening. The state has 2 r dimensions, r the rank of K.
     nesterov : bool, optional
         Whether gradients are taken at x_t + b (x_t - x_{t-1}) instead; for momentum above 0.
+    slow_cutoff : float, optional
+        Treat eigenvectors of K with eigenvalues below slow_cutoff times the largest as its kernel, in which nothing
+        moves: the system is then that of the fast directions, of lower rank. A lambda > 0 hardly notices, and is found
+        sooner; one < 0 is another. By default all directions are kept.
 
     Raises
     ------
@@ -110,6 +114,7 @@ class LinearizedSGD(BatchSteps):
         scale: float = 1.0,
         momentum: float = 0.0,
         nesterov: bool = False,
+        slow_cutoff: float | None = None,
     ) -> LinearizedSGD:
         """Return the system, as one of single examples where steps are on those alone: it knows more."""
         matrix, precision = validation.gram_matrix(gram)
@@ -119,7 +124,7 @@ class LinearizedSGD(BatchSteps):
         if weights is not None:
             # A_i = I - eta c_i e_i e_i^T K is similar to I - eta e_i e_i^T K', K' = c^(1/2) K c^(1/2).
             matrix = np.sqrt(weights) * matrix * np.sqrt(weights)[:, None]
-        return cls._of(rows_of_gram(matrix, precision), learning_rate, law, recurrence)
+        return cls._of(_fast(rows_of_gram(matrix, precision), slow_cutoff), learning_rate, law, recurrence)
 
     @classmethod
     def from_factor(
@@ -135,6 +140,7 @@ class LinearizedSGD(BatchSteps):
         scale: float = 1.0,
         momentum: float = 0.0,
         nesterov: bool = False,
+        slow_cutoff: float | None = None,
     ) -> LinearizedSGD:
         """Build the system of K = F F^T from F, without forming K.
 
@@ -146,7 +152,7 @@ class LinearizedSGD(BatchSteps):
             F; row i is the gradient of the model's output on example i, or any rotation of it. Copied, as gram is.
         learning_rate : float
             Step size eta > 0.
-        batch_size, sampling, groups, probabilities, step_scaling, scale, momentum, nesterov
+        batch_size, sampling, groups, probabilities, step_scaling, scale, momentum, nesterov, slow_cutoff
             As for `LinearizedSGD`.
 
         Returns
@@ -171,7 +177,7 @@ class LinearizedSGD(BatchSteps):
         weights = row_weights(law, len(matrix), step_scaling, scale)
         if weights is not None:
             matrix = np.sqrt(weights)[:, None] * matrix
-        return cls._of(rows_of_factor(matrix, precision), learning_rate, law, recurrence)
+        return cls._of(_fast(rows_of_factor(matrix, precision), slow_cutoff), learning_rate, law, recurrence)
 
     @classmethod
     def _of(cls, rows: Rows, learning_rate: float, law: Law, recurrence: Recurrence) -> LinearizedSGD:
@@ -304,6 +310,32 @@ class LinearizedSGD(BatchSteps):
             raise TypeError(f"recurrence must be a Recurrence, not {type(recurrence).__name__}")
         return self._changed(recurrence=recurrence)
 
+    def without_slow_directions(self, slow_cutoff: float) -> LinearizedSGD:
+        """Return the system of the fast directions alone: what `slow_cutoff` of `LinearizedSGD` makes of it.
+
+        Parameters
+        ----------
+        slow_cutoff : float
+            Relative to the largest eigenvalue of K, from 0 to 1.
+
+        Returns
+        -------
+        LinearizedSGD
+            The system itself if it has no slower directions.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If slow_cutoff is out of range.
+
+        Examples
+        --------
+        >>> import sgdstab_fast as sf
+        >>> sf.LinearizedSGD([[2, 1], [1, 2]], 0.5).without_slow_directions(0.5).dimension
+        1
+        """
+        return self._changed(_fast(self._rows, slow_cutoff))
+
     def with_batches(self, batch_size: int | None = None, *, sampling: str | None = None) -> LinearizedSGD:
         """Return the system of the same K, learning rate, groups and optimiser with other batches.
 
@@ -354,6 +386,10 @@ class LinearizedSGD(BatchSteps):
         require_plain(self, "part")
         return self._changed(self._rows.restricted(examples), law=Law(len(examples)))
 
+    def raised(self, cutoff: float) -> LinearizedSGD:
+        """Return the system of K with eigenvalues below cutoff times the largest raised to that."""
+        return self._changed(self._rows.raised(cutoff))
+
     def averaged(self) -> LinearizedSGD:
         """Return the system whose full step is the mean of the steps: with probabilities p_i, that of N p_i K_ij."""
         if self.law.probabilities is None:
@@ -391,6 +427,7 @@ class LinearizedSGD(BatchSteps):
         others = f", sampling={law.sampling!r}" if law.sampling != "iid" else ""
         others += f", n_rows={len(self.rows)}" if law.n_units != len(self.rows) else ""
         others += ", probabilities=..." if law.probabilities is not None else ""
+        others += f", slow_cutoff={self.slow_cutoff:g}" if self.slow_cutoff > 0 else ""
         if recurrence.levels == 2 and recurrence.free[1, 0] == 1:
             others += f", momentum={-recurrence.free[0, 1]:g}"
             others += ", nesterov=True" if recurrence.readout[1] != 0 else ""
@@ -401,6 +438,16 @@ class LinearizedSGD(BatchSteps):
             f"coordinates={self.coordinates!r}, learning_rate={self.learning_rate}, batch_size={self.batch_size}"
             f"{others})"
         )
+
+
+def _fast(rows: Rows, slow_cutoff: float | None) -> Rows:
+    """Return the rows without slow directions."""
+    if slow_cutoff is None:
+        return rows
+    cutoff = validation.nonnegative_number(slow_cutoff, "slow_cutoff")
+    if cutoff >= 1:
+        raise ValueError(f"slow_cutoff must be below 1, relative to the largest eigenvalue, not {slow_cutoff!r}")
+    return rows.without_slow(cutoff) if cutoff > rows.slow_cutoff else rows
 
 
 class SingleExampleSGD(SingleSteps, LinearizedSGD):

@@ -62,6 +62,11 @@ class StateSpace(System):
         return self._recurrence
 
     @property
+    def slow_cutoff(self) -> float:
+        """The eigenvalue of K, relative to the largest, below which directions were left out; 0 if none were."""
+        return self._rows.slow_cutoff
+
+    @property
     def n_examples(self) -> int:
         """Number of examples N, of which several rows of K may belong to each."""
         return self.law.n_units

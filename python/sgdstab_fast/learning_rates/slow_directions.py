@@ -1,0 +1,322 @@
+"""The first zero of lambda of K with slow directions, whose decay eta kappa_min / N is all that lambda is below it.
+
+Fast directions shrink most of the time, and in rare bursts grow until they carry the slow ones along. With beta(eta)
+what bursts add to the growth of the slowest displacement, and r(eta) the rate at which it decays by itself,
+
+    lambda = beta - r,    mu = beta / r = 1 + lambda / r,    mu = 1 where lambda = 0.
+
+beta rises by orders of magnitude within a percent of the learning rate, and n steps say as much of it as the number of
+their bursts allows: growth over n steps has the variance phi n beta, so that what counts is how often the slowest
+direction has decayed, n r. Chains run at learning rates around the zero, one after the other, and log mu is fitted by a
+parabola, as of counts with dispersion phi (P. McCullagh and J. Nelder, "Generalized Linear Models", 1989, chapter 9).
+
+Growth is that of |a|, w = G a: next to the norm of parameter space it weighs each direction by its eigenvalue, and
+hardly feels fast ones unless they carry all. Chains start with all components of a alike, as bursts leave them.
+
+Where kappa_min is so small that no run sees the slowest direction decay, eigenvalues below c times the largest are
+raised to that, and the zeros z(c), relative to what bounds them from below, are extrapolated to c = kappa_min /
+kappa_max. Bursts reach directions of eigenvalue c with a probability like c^alpha, Lambda(alpha) = 0 for the fast ones
+(B. Derrida and H. Hilhorst, J. Phys. A 16, 1983), and have to make up for a decay like c: they do not depend on c much,
+and as far as they do, for alpha < 1, nearly as x = 1 / log(1/c). Half of the way that the last slope leads to is taken,
+and more than the other half is in the error. (Leaving slow directions out instead, as `slow_cutoff` does, takes
+learning rates farther from the limit, and from above.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast._core.streams import first_of_panel
+from sgdstab_fast.exact.zeros import bounds_of_zero
+from sgdstab_fast.learning_rates.panels import family_of
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
+from sgdstab_fast.operators.level_pairs import gd_exponent_of
+from sgdstab_fast.results.chains import Chains, VectorRecords
+from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.simulation.options import Options
+from sgdstab_fast.simulation.progress import Progress, reporter
+from sgdstab_fast.simulation.starts import normals
+from sgdstab_fast.simulation.task import advance
+from sgdstab_fast.simulation.vectors import vectors_task
+from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.systems.system import Part
+
+_SLOW = 1e-2  # eta kappa_min, below which directions are slow
+_FIRST_CUTOFF, _RATIO = 1e-3, 10**-0.5  # of eigenvalues, relative to the largest
+_BURN_IN, _AGAIN = 3.0, 1.0  # decays of the slowest direction before a chain counts, and at another learning rate
+_LEAST_STEPS = 4  # epochs of a chain at a learning rate
+_SECONDS = 0.05  # of a batch
+_ROUGH, _FIRST = 32.0, 256.0  # decays, of all chains, on the way to the zero, and in the first round next to it
+_NEAR = 1.0  # of log mu, next to the zero
+_PLACES = (-0.7, 0.7, -0.25, 0.25)  # of log mu, where chains run
+_MOST_MOVES, _FARTHEST = 20, 0.1  # of log eta
+_NOTHING = 0.05  # a mu that may be none
+_FIT, _LEAST_OF_PARABOLA = 1.5, 6  # log mu of points that are fitted
+_LEAST_SLOPE = 0.2  # relative to what it was
+_FIRST_SLOPE = 30.0  # d log mu / d log eta
+_SHARE = 0.4  # of the tolerance, for each of the zeros that are extrapolated
+_LEAST_ZEROS = 3
+_HALF, _ALLOWED = 0.5, 0.75  # of the way that the slope leads to
+
+
+class Point(NamedTuple):
+    """What chains say of mu at a learning rate."""
+
+    learning_rate: float
+    mean: float
+    decays: float
+    """Of all chains together."""
+    residuals: FloatArray
+    """Of every chain, times its decays."""
+
+
+class Fitted(NamedTuple):
+    """Where mu = 1."""
+
+    value: float
+    standard_error: float
+    slope: float
+    """d log mu / d log eta."""
+    slope_error: float
+
+    def times(self, scale: float) -> Fitted:
+        """Return the same of another unit of learning rates."""
+        return self._replace(value=scale * self.value, standard_error=scale * self.standard_error)
+
+
+class OutOfStepsError(Exception):
+    """The budget is used up."""
+
+
+@dataclass
+class Spent:
+    """The steps of a search, and whom it tells."""
+
+    options: Options
+    report: Callable[[Progress], object]
+    n_steps: int = 0
+    value: float = math.nan
+    error: float = math.nan
+
+    @property
+    def left(self) -> int:
+        """Steps of the budget that are left."""
+        return self.options.budget.max_steps - self.n_steps
+
+    def take(self, n_steps: int) -> None:
+        """Claim steps."""
+        if n_steps > self.left:
+            raise OutOfStepsError
+        self.n_steps += n_steps
+
+    def tell(self, n_steps: int) -> None:
+        """Report how far a piece of a run is."""
+        self.report(Progress(self.n_steps + n_steps, self.options.budget.max_steps, self.value, self.error))
+
+
+class Bursts:
+    """Chains of a system, from learning rate to learning rate."""
+
+    def __init__(self, system: LinearizedSGD, spent: Spent, first_chain: int) -> None:
+        self.system, self._spent, self._next_step = system, spent, 0
+        self._first_chain, self._states = first_chain, np.empty(0)
+        self._slowest, largest = system.rows_of_k.extreme_eigenvalues()
+        self.depth = 1 / math.log(largest / self._slowest)
+        """x"""
+
+    def decay(self, learning_rate: float) -> float:
+        """Return r, at which the slowest direction decays by itself."""
+        recurrence, slowest = self.system.recurrence, np.array([self._slowest])
+        return -gd_exponent_of(slowest, learning_rate, self.system.n_examples, recurrence.free, recurrence.readout)
+
+    def at(self, learning_rate: float, decays: float) -> Point:
+        """Return what so many decays of all chains together say at a learning rate."""
+        system, options = self.system.with_learning_rate(learning_rate), self._spent.options
+        n_chains, key, rows = options.n_chains, options.seed.key, system.rows_of_k
+        rate, task = self.decay(learning_rate), vectors_task(system, system.no_growth)
+        longest = max(1, int(_SECONDS / (task.seconds_per_step * n_chains)))
+        least = _LEAST_STEPS * max(1, round(system.steps_per_epoch))
+
+        def in_batches(n_steps: float) -> tuple[int, int]:
+            n_batches = math.ceil(n_steps / longest)
+            return n_batches, system.whole_epochs(math.ceil(n_steps / n_batches))
+
+        counted = in_batches(max(decays / rate / n_chains, least))
+        before = in_batches(max((_AGAIN if self._states.size else _BURN_IN) / rate, least))
+        if not self._states.size:
+            start = normals(key, n_chains, (len(rows),), self._first_chain) @ rows.moved(np.arange(len(rows)))
+            self._states = np.tile(start, system.recurrence.levels)[:, None]
+        growth = np.zeros(n_chains)
+        for n_batches, steps_per_batch in (before, counted):
+            self._spent.take(n_chains * n_batches * steps_per_batch)
+            growth = -self._log_lengths()
+            chains = Chains(
+                key=key,
+                states=self._states,
+                steps_per_batch=steps_per_batch,
+                records=VectorRecords.empty(n_chains, 1, 0),
+                first_chain=self._first_chain,
+                first_step=self._next_step,
+            )
+            done = advance(chains, task, n_batches, options.workers, self._spent.tell)
+            self._states, self._next_step = done.states, done.next_step
+            growth += done.records.log_growth[:, :, 0].sum(axis=1) + self._log_lengths()
+        each = rate * math.prod(counted)
+        mu = 1 + growth / each
+        return Point(learning_rate, float(mu.mean()), n_chains * each, each * (mu - mu.mean()))
+
+    def _log_lengths(self) -> FloatArray:
+        """Return log |a| of every chain, of the present displacement."""
+        rows = self.system.rows_of_k
+        return np.asarray(np.log(np.linalg.norm(rows.coefficients(self._states[:, 0, : rows.rank]), axis=1)))
+
+
+def has_slow_directions(system: LinearizedSGD, learning_rate: float) -> bool:
+    """Say whether the slowest direction takes many epochs to decay."""
+    return learning_rate * system.rows_of_k.extreme_eigenvalues()[0] < _SLOW
+
+
+def search_with_slow_directions(
+    block: Part[LinearizedSGD], bounds: tuple[float, float], options: Options
+) -> CriticalLearningRate:
+    """Return the first zero of lambda of a block, from those where slow directions are less and less so."""
+    budget, found, whole = options.budget, list[tuple[float, Fitted]](), block.system
+    tolerance = max(budget.rtol, budget.atol / bounds[0])
+    zero, met = Fitted(*_between(*bounds), math.nan, math.nan), False
+    with reporter(options.progress, budget.max_steps, "critical learning rate") as report:
+        spent = Spent(options, report)
+        bursts = Bursts(whole, spent, 0)
+        depth, cutoff = bursts.depth, _FIRST_CUTOFF
+        try:
+            while not met and not (found and bursts.depth <= depth):
+                direct = _depth_of(cutoff) <= depth
+                system = whole if direct else whole.raised(cutoff)
+                bursts = Bursts(system, spent, first_of_panel(block.index, len(found)))
+                scale = 1.0 if direct else bounds[0] / bounds_of_zero(system, family_of(system))[0]
+                last = found[-1][1] if found else _bracketed(bursts, bounds)
+                its = _zero_of(bursts, last.times(1 / scale), tolerance * (1 if direct else _SHARE)).times(scale)
+                found.append((bursts.depth, its))
+                zero = its if direct else _extrapolated(found, depth, bounds)
+                spent.value, spent.error = zero.value, zero.standard_error
+                met = zero.standard_error <= tolerance * zero.value
+                cutoff *= _RATIO
+        except OutOfStepsError:
+            pass
+    slope = bursts.decay(zero.value) / zero.value
+    value = min(max(zero.value, bounds[0]), bounds[1])
+    known = math.isfinite(zero.slope)
+    reason = "first zero of lambda" + ("" if known else ", extrapolated to the slowest directions")
+    made_of = provenance(options.seed, "average", whole.fingerprint)
+    return replace(
+        known_rate(value, "almost-sure", reason, made_of, error=zero.standard_error, bounds=bounds),
+        derivative=block.share * slope * zero.slope,
+        derivative_standard_error=block.share * slope * zero.slope_error,
+        degrees_of_freedom=options.n_chains - 1,
+        n_steps=spent.n_steps,
+        n_chains=options.n_chains,
+        converged=met,
+        stopped_by="max_steps" if not met else "rtol" if zero.standard_error <= budget.rtol * value else "atol",
+    )
+
+
+def _depth_of(cutoff: float) -> float:
+    return 1 / math.log(1 / cutoff)
+
+
+def _between(low: float, high: float) -> tuple[float, float]:
+    """Return value and error of what is between bounds."""
+    return ((low + high) / 2, (high - low) / 2) if math.isfinite(high) else (low, math.inf)
+
+
+def _bracketed(bursts: Bursts, bounds: tuple[float, float]) -> Fitted:
+    """Return a guess: the first of rising learning rates at which lambda is positive."""
+    rate, factor = bounds[0], 1.0
+    while rate < bounds[1] and bursts.at(rate, _ROUGH).mean < 1:
+        factor = min(max(1.01, factor**1.5), math.exp(_FARTHEST))
+        rate = min(factor * rate, bounds[1])
+    return Fitted(rate, math.inf, _FIRST_SLOPE, math.inf)
+
+
+def _zero_of(bursts: Bursts, last: Fitted, tolerance: float) -> Fitted:
+    """Return where lambda = 0, to a relative tolerance, from a guess."""
+    points, rate = list[Point](), last.value
+    for _ in range(_MOST_MOVES):
+        points.append(bursts.at(rate, _ROUGH))
+        if abs(_log(points[-1].mean)) < _NEAR:
+            break
+        below = max((each.learning_rate for each in points if each.mean <= 1), default=0.0)
+        above = min((each.learning_rate for each in points if each.mean > 1), default=math.inf)
+        rate *= math.exp(min(max(-_log(points[-1].mean) / last.slope, -_FARTHEST), _FARTHEST))
+        rate = rate if below < rate < above or not below < above else (below + above) / 2
+    fitted, decays = _fitted(points, last._replace(value=rate)), _FIRST
+    while True:
+        for place in _PLACES:
+            rate = fitted.value * (1 + place / fitted.slope)
+            points.append(bursts.at(rate, decays / len(_PLACES)))
+        fitted = _fitted(points, fitted)
+        if fitted.standard_error <= tolerance * fitted.value:
+            return fitted
+        # As many as are missing, and no more than doubles what there is.
+        known = sum(each.decays for each in points)
+        missing = known * ((fitted.standard_error / (tolerance * fitted.value)) ** 2 - 1)
+        decays = min(max(missing, known / 4), known)
+
+
+def _log(mu: float) -> float:
+    return math.log(min(max(mu, _NOTHING), 1 / _NOTHING))
+
+
+def _fitted(points: Sequence[Point], guess: Fitted) -> Fitted:
+    """Fit log mu by a polynomial in y = slope (eta / eta_0 - 1), with 1 of y and 0 of y^2 as weak priors."""
+    near = [each for each in points if abs(_log(each.mean)) <= _FIT] or list(points)
+    learning_rates, mean, decays = (np.array([each[index] for each in near]) for index in range(3))
+    degree = 2 if len(near) >= _LEAST_OF_PARABOLA else 1
+    design = np.vander(guess.slope * (learning_rates / guess.value - 1), degree + 1, increasing=True)
+    prior, weak = np.eye(3)[1, : degree + 1], np.diag([0.0, 1.0, 1.0])[: degree + 1, : degree + 1]
+    beta = prior.copy()
+    for _ in range(100):
+        mu = np.exp(np.clip(design @ beta, -3, 3))
+        information = design.T @ ((decays * mu)[:, None] * design) + weak
+        step = np.linalg.solve(information, design.T @ (decays * (mean - mu)) - weak @ (beta - prior))
+        beta += np.clip(step, -0.5, 0.5)
+        if np.abs(step).max() < 1e-10:
+            break
+    # What a chain has at one learning rate it may go on with at the next.
+    residuals = np.sum([each.residuals for each in near], axis=0)
+    dispersion = float(residuals @ residuals) * len(residuals) / (len(residuals) - 1) / float(mu @ decays)
+    misfit = float((decays * (mean - mu) ** 2 / mu).sum()) / max(len(near) - degree - 1, 1)
+    covariance = max(dispersion, misfit) * np.linalg.inv(information)
+    beta, y = np.pad(beta, (0, 2 - degree)), 0.0
+    for _ in range(50):  # the root, by Newton's iteration
+        slope = max(beta[1] + 2 * beta[2] * y, _LEAST_SLOPE)
+        y = min(max(y - float(beta[0] + beta[1] * y + beta[2] * y * y) / slope, -2.0), 2.0)
+    at = np.array([1.0, y, y * y])[: degree + 1]
+    along = np.array([0.0, 1.0, 2 * y])[: degree + 1]
+    return Fitted(
+        value=guess.value * (1 + y / guess.slope),
+        standard_error=guess.value / guess.slope * math.sqrt(float(at @ covariance @ at)) / slope,
+        slope=guess.slope * slope,
+        slope_error=guess.slope * math.sqrt(float(along @ covariance @ along)),
+    )
+
+
+def _extrapolated(found: Sequence[tuple[float, Fitted]], depth: float, bounds: tuple[float, float]) -> Fitted:
+    """Extrapolate the last zeros to the depth of the slowest direction."""
+    value, error = _between(bounds[0], bounds[1])
+    if len(found) >= _LEAST_ZEROS:
+        x, values, errors = (
+            np.array(column)
+            for column in zip(*((x, its.value, its.standard_error) for x, its in found[-_LEAST_ZEROS:]), strict=True)
+        )
+        slopes, way = np.diff(values) / np.diff(x), depth - x[-1]
+        slope_error = math.hypot(errors[-1], errors[-2]) / abs(x[-1] - x[-2])
+        value = values[-1] + _HALF * slopes[-1] * way
+        steepest = max(float(np.abs(slopes).max()), slope_error)
+        error = math.hypot(errors[-1], _ALLOWED * steepest * way)
+    return Fitted(value, error, math.nan, math.nan)
