@@ -55,6 +55,7 @@ from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import Part, System
 
 _RTOL, _RTOL_OF_SEARCH = 2e-5, 1e-3
+_MAX_STEPS, _OF_SLOW_DIRECTIONS = 200_000_000, 10_000_000_000
 _CRITERIA = ("gd", "mean-square", "almost-sure")
 _FINE = 8  # standard errors between neighbours at which a panel has done its work
 _LEAST_CHAINS = 8  # fewer do not know their error bar well enough to stop by it
@@ -80,7 +81,7 @@ def critical_learning_rate(
     slow_cutoff: float | None = None,
     rtol: float | None = None,
     atol: float = 0.0,
-    max_steps: int = 200_000_000,
+    max_steps: int | None = None,
     **keywords: Unpack[ChainKeywords],
 ) -> CriticalLearningRate:
     """Find the largest learning rate at which a minimum is stable.
@@ -106,7 +107,7 @@ def critical_learning_rate(
         2e-5 for SGD on single examples, and 1e-3 where K has slow directions (eta kappa_min < 0.01) and for other
         systems, whose steps are not shared by learning rates.
     max_steps : int, optional
-        Steps of all streams together.
+        Steps of all streams together; by default 2e8, and 1e10 for almost-sure rates where K has slow directions.
     n_chains : int, optional
         Independent streams, at least 8.
     **keywords
@@ -141,7 +142,8 @@ def critical_learning_rate(
     """
     criterion = _criterion(criterion)
     asked = _RTOL if rtol is None else rtol
-    options = options_of(critical_learning_rate, keywords, rtol=asked, atol=atol, max_steps=max_steps)
+    most = _MAX_STEPS if max_steps is None else max_steps
+    options = options_of(critical_learning_rate, keywords, rtol=asked, atol=atol, max_steps=most)
     options.budget.steps_per_chain(options.n_chains)
     steps = {
         "batch_size": batch_size,
@@ -171,7 +173,7 @@ def critical_learning_rate(
     if not system.is_plain:
         if rtol is None:
             options = options.within(rtol=_RTOL_OF_SEARCH)
-        return _of_any_law(system, criterion, options)
+        return _of_any_law(system, criterion, options, max_steps)
     if criterion not in ("almost-sure", "mean-square", 2.0):
         return critical_moment(system, float(criterion), options)
     if criterion != "almost-sure":
@@ -180,17 +182,19 @@ def critical_learning_rate(
         )
         bounds = threshold - error, threshold + error
         return known_rate(threshold, criterion, "2 over the largest eigenvalue of T", made_of, bounds=bounds)
-    return _almost_sure(system, options, rtol)
+    return _almost_sure(system, options, rtol, max_steps)
 
 
-def _of_any_law(system: LinearizedSGD, criterion: str | float, options: Options) -> CriticalLearningRate:
+def _of_any_law(
+    system: LinearizedSGD, criterion: str | float, options: Options, max_steps: int | None
+) -> CriticalLearningRate:
     """Return critical learning rates of what is not plain, other than those of full batches."""
     made_of = provenance(options.seed, "closed form", system.fingerprint)
     if (zero := exact_zero(system)) is not None and (system.is_deterministic or criterion == "almost-sure"):
         what = "every step is the same" if system.is_full else "every epoch is the same"
         return known_rate(zero, criterion, what if system.is_deterministic else "lambda is known exactly", made_of)
     if criterion == "almost-sure":
-        return _searched(system, options)
+        return _searched(system, options, max_steps)
     if criterion in ("mean-square", 2.0):
         known = mean_square_zero(system)
         if known is not None:
@@ -201,11 +205,12 @@ def _of_any_law(system: LinearizedSGD, criterion: str | float, options: Options)
     return replace(critical_moment(system, order, options), criterion=criterion)
 
 
-def _searched(system: LinearizedSGD, options: Options) -> CriticalLearningRate:
+def _searched(system: LinearizedSGD, options: Options, max_steps: int | None) -> CriticalLearningRate:
     """Return the first zero of lambda of what is not plain."""
     bounds, parts = bounds_of_zero(system), system.parts()
     if not bounds[0] > 0 or len(parts) > 1 or not has_slow_directions(system, bounds[0]):
         return search(system, options)
+    options = options.within(_OF_SLOW_DIRECTIONS if max_steps is None else max_steps)
     found = search_with_slow_directions(parts[0], bounds, options)
     warn_if_short(found, options.budget)
     return found
@@ -225,15 +230,18 @@ def _criterion(criterion: Any) -> str | float:
     return order
 
 
-def _almost_sure(system: LinearizedSGD, options: Options, rtol: float | None) -> CriticalLearningRate:
+def _almost_sure(
+    system: LinearizedSGD, options: Options, rtol: float | None, max_steps: int | None
+) -> CriticalLearningRate:
     """Return the smallest of the first zeros of lambda of the blocks."""
     blocks = system.parts()
     families = [family_of(block.system) for block in blocks]
     bounds = [bounds_of_zero(block.system, family) for block, family in zip(blocks, families, strict=True)]
     highest = min(high for _, high in bounds)
     slow = [has_slow_directions(block.system, low) for block, (low, _) in zip(blocks, bounds, strict=True)]
-    if rtol is None and any(slow):
-        options = options.within(rtol=_RTOL_OF_SEARCH)
+    if any(slow):
+        most = _OF_SLOW_DIRECTIONS if max_steps is None else max_steps
+        options = options.within(most, rtol=_RTOL_OF_SEARCH if rtol is None else rtol)
     found: list[CriticalLearningRate] = []
     to_search = [
         index
