@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,48 @@ def test_the_example_needs_no_arguments(directory, capsys):
 def test_exit_status_is_the_verdict(directory, capsys, learning_rate, status, verdict):
     assert run("k4.npy", "--learning-rate", learning_rate, "--max-steps", 200_000) == status
     assert f" {verdict} " in capsys.readouterr().out
+
+
+def test_max_steps_bounds_the_spectrum_too(directory, capsys):
+    assert run("k4.npy", "--learning-rate", 0.3, "--max-steps", 20_000, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["lyapunov"]["n_steps"] <= 20_000
+    assert report["spectrum"]["n_steps"] <= 20_000
+    low, high = report["lyapunov"]["bounds"]
+    assert low < report["lyapunov"]["exponent"] < high < 0
+
+
+PLAIN = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "module://matplotlib_inline.backend_inline"])
+@pytest.mark.parametrize("command", ["report", "sweep", "moments"])
+def test_whatever_environment_a_run_ends_with_its_plot(directory, command, backend):
+    """A backend that is not there, and output that takes no more than ASCII."""
+    rates = ["--learning-rates", "0.3:0.5:3"] if command == "sweep" else ["--learning-rate", "0.3"]
+    arguments = [
+        command,
+        "k4.npy",
+        *rates,
+        "--max-steps",
+        "20000",
+        "--rtol",
+        "0.1",
+        "--seed",
+        "1",
+        "--output",
+        "plot.png",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "sgdstab_fast", *arguments],
+        capture_output=True,
+        env={**os.environ, **PLAIN, "MPLBACKEND": backend},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert Path("plot.png").exists()
+    assert done.stdout.isascii()
+    assert command == "moments" or b"+-" in done.stdout
 
 
 def test_json_is_json_whatever_is_infinite(directory, capsys):

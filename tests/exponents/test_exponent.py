@@ -28,6 +28,11 @@ def test_gd_exponent_ignores_the_kernel_and_keeps_small_numbers():
     assert sf.gd_exponent([[2.0]], 0.5) == -np.inf
     assert sf.gd_exponent(np.ones((6, 6)), 1.0) == -np.inf
     assert sf.gd_exponent(sf.LinearizedSGD(K4, 0.3)) == sf.gd_exponent(K4, 0.3)
+    assert sf.gd_exponent(sf.LinearizedSGD(K4, 0.3), 0.3) == sf.gd_exponent(K4, 0.3)
+    with pytest.raises(
+        ValueError, match=r"learning_rate must be left out with a system, .* 0.3, not 0.4: take system\."
+    ):
+        sf.gd_exponent(sf.LinearizedSGD(K4, 0.3), 0.4)
 
 
 SYSTEMS = {

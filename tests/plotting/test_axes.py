@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from sgdstab_fast.plotting.axes import axes_or_new, side_by_side, words
@@ -21,6 +22,13 @@ def test_panels_take_axes_in_turn_and_the_first_one_alone():
     assert [ax.get_title() for ax in pair] == ["a", "b"]
     assert side_by_side(panels, (4, 3), single) is single
     assert single.get_title() == "a"
+
+
+@pytest.mark.parametrize("ax", ["lambda.png", Figure()], ids=["a name", "a figure"])
+def test_what_is_no_axes_is_refused(ax):
+    for draw in (axes_or_new, partial(words, "nothing"), partial(side_by_side, [lambda ax: ax.plot()], (4, 3))):
+        with pytest.raises(TypeError, match=r"ax must be matplotlib axes, not .*savefig\(..\) writes a file"):
+            draw(ax)
 
 
 def test_new_axes_are_as_many_as_panels():

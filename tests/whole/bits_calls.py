@@ -193,7 +193,6 @@ def of_learning_rates() -> dict[str, Callable[[], Any]]:
         "gd exponent": lambda: [sf.gd_exponent(K4, rate) for rate in (0.1, 0.4, 0.6)],
         "gd exponent of factor": lambda: sf.gd_exponent(factor, 0.3),
         "gd exponent of a system": lambda: sf.gd_exponent(systems()["heavy ball"]),
-        "gd exponent of a system at another rate": lambda: sf.gd_exponent(systems()["heavy ball"], 0.3),
         "sweep": lambda: _sweep(K4, rates),
         "sweep of 17": lambda: _sweep(T1, np.geomspace(0.1, 3, 17)),
         "sweep of iris": lambda: _sweep(real, [0.3, 1.004, 1.473]),

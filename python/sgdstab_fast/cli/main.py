@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import re
 import sys
@@ -243,7 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = parser().parse_args(_with_negative_orders(sys.argv[1:] if arguments is None else arguments))
     try:
-        status: int = options.run(options)
+        with _spelled_out():
+            status: int = options.run(options)
         return status
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -254,6 +256,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sgdstab: interrupted", file=sys.stderr)
         return _INTERRUPTED
+
+
+_SPELLED = {"±": "+-", "…": "...", "λ": "lambda"}
+
+
+@contextmanager
+def _spelled_out() -> Iterator[None]:
+    """Spell out what standard output cannot encode, for the time of a command."""
+    reconfigure, errors = getattr(sys.stdout, "reconfigure", None), getattr(sys.stdout, "errors", None)
+    if reconfigure is None or errors is None:
+        yield
+        return
+    codecs.register_error("spelled-out", _spelled)
+    reconfigure(errors="spelled-out")
+    try:
+        yield
+    finally:
+        reconfigure(errors=errors)
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    unknown = error.object[error.start : error.end]
+    return "".join(_SPELLED.get(character, "?") for character in unknown), error.end
 
 
 def _with_negative_orders(arguments: Sequence[str]) -> list[str]:

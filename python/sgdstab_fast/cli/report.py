@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -245,9 +246,17 @@ def report_json(report: Report) -> str:
 
 
 def figure_of(columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
-    """Return a figure of its own and a row of its axes, one or an array."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Return a figure of its own and a row of its axes, one or an array.
+
+    The backend in the environment is another program's, and may not be there: figures of the command line are files.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)

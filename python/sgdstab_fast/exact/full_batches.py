@@ -24,7 +24,7 @@ def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
         Neural-tangent Gram matrix K with non-zero eigenvalues kappa_j; see `LinearizedSGD`. Of a system, its K,
         examples, momentum and the probabilities that weight the mean over examples.
     learning_rate : float, optional
-        Step size eta > 0; by default that of the system, if gram is one.
+        Step size eta > 0; left out with a system, which has its own.
 
     Returns
     -------
@@ -47,9 +47,14 @@ def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
     >>> round(sf.gd_exponent([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], 0.3), 12)
     -0.07796154147
     """
-    if learning_rate is None and isinstance(gram, LinearizedSGD):
-        learning_rate = gram.learning_rate
-    return _exponent(variant_of(gram, validation.positive_number(learning_rate, "learning_rate")).full_batches())
+    if not isinstance(gram, LinearizedSGD):
+        return _exponent(variant_of(gram, validation.positive_number(learning_rate, "learning_rate")).full_batches())
+    if learning_rate is not None and validation.positive_number(learning_rate, "learning_rate") != gram.learning_rate:
+        raise ValueError(
+            f"learning_rate must be left out with a system, which has its own, {gram.learning_rate!r}, not "
+            f"{learning_rate!r}: take system.with_learning_rate({learning_rate!r})"
+        )
+    return _exponent(gram.full_batches())
 
 
 def full_batch_exponent(system: System) -> float:

@@ -17,8 +17,10 @@ CURVES = (ESTIMATE, "#c07a1b", "#8a4f9e", "#2f8f83", "#b03a6b", "#7a7a2e")
 
 
 def axes_or_new(ax: Axes | None) -> Axes:
-    """Return the axes given, or new ones."""
+    """Return the axes given, or new ones; refuse what is none."""
     if ax is not None:
+        if not callable(getattr(ax, "set_xlabel", None)):
+            raise TypeError(f"ax must be matplotlib axes, not {ax!r}; plot().figure.savefig(..) writes a file")
         return ax
     from matplotlib import pyplot
 
@@ -34,8 +36,8 @@ def side_by_side(panels: Sequence[Callable[[Axes], Axes]], size: tuple[float, fl
         row = pyplot.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)[1][0]
         ax = tuple(row) if len(panels) > 1 else row[0]
     if not isinstance(ax, (tuple, list, np.ndarray)):
-        return panels[0](ax)
-    return tuple(panel(each) for panel, each in zip(panels, ax, strict=False))
+        return panels[0](axes_or_new(ax))
+    return tuple(panel(axes_or_new(each)) for panel, each in zip(panels, ax, strict=False))
 
 
 def words(text: str, ax: Axes | None = None, **style: Any) -> Axes:
