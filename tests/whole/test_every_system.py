@@ -8,6 +8,7 @@ import sgdstab_fast as sf
 from reference.laws import gd_exponent, law, log_radius
 from reference.statistics import assert_within, budget
 from reference.systems import INDEPENDENT, SYSTEMS, sgd, system_of
+from sgdstab_fast.exact.bounds import bounds_of
 
 SHORT = pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")  # of runs too short to mix
 
@@ -83,6 +84,8 @@ def test_exponents_are_those_of_plain_simulation(name):
         return
     value, error = expected.lyapunov()
     assert_within(result.exponent, result.standard_error, value[0], error[0])
+    low, high = bounds_of(system_of(name), sf.mean_square_exponent(system_of(name)))
+    assert low - 4 * error[0] <= value[0] <= high + 4 * error[0]
     assert 2 * result.exponent <= expected.moment_exponent(2) + 8 * result.standard_error
 
 

@@ -186,6 +186,32 @@ def test_verdicts(case):
         assert said in (0, case.truth), repr(result)
 
 
+# Certificates: what they say without a step, and what a run may say beside them
+
+
+def slow_groups(share, n=120, smallest=1e-8, seed=4):
+    """Groups of ten rows, directions from 1 to almost 0; steps on examples as long as a share of what is stable."""
+    vectors = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))[0]
+    features = vectors * np.sqrt(np.geomspace(1, smallest, n))
+    longest = max(np.linalg.norm(unit, 2) ** 2 for unit in features.reshape(-1, 10, n))
+    return sf.LinearizedSGD.from_factor(features, 2 * share / longest, groups=np.arange(n) // 10)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.99999, 1.05, 1.3])
+@pytest.mark.parametrize("smallest", [1e-5, 1e-10])
+def test_certificates(share, smallest):
+    system = slow_groups(share, smallest=smallest)
+    result = sf.stability(system)
+    assert (result.verdict, result.lyapunov) == ("stable", None)
+    assert result.bounds[1] <= 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sf.AccuracyWarning)
+        asked = sf.stability(system, exponent=True, max_steps=20_000, rng=1, n_threads=1)
+    assert (asked.verdict, asked.certificate) == ("stable", result.certificate)
+    assert asked.lyapunov.exponent <= asked.bounds[1] < 0
+    assert asked.lyapunov.confidence_interval(LEVEL)[1] <= asked.bounds[1]
+
+
 # Moments: truths at orders
 
 
