@@ -73,8 +73,12 @@ class LyapunovSpectrum(SimulatedEstimate, SeveralExponents):
     """The k largest Lyapunov exponents, as `lyapunov_spectrum` returns them; nats per step.
 
     Arrays have the shape (k,), largest first; exponents are -inf for directions that a singular step destroys.
+    `standard_errors` allow for frames that have not settled, and their degrees of freedom differ: intervals are
+    `confidence_interval`'s, and the ± of the representation is that of 95%.
     """
 
+    degrees_of_freedom: NDArray[np.int64]
+    """Of the standard errors: few where a chain is short beside the time in which it forgets its start."""
     period: int
     """Steps between orthonormalisations."""
     sum_of_exponents: float | None
@@ -82,14 +86,16 @@ class LyapunovSpectrum(SimulatedEstimate, SeveralExponents):
     sum_rule_error: float | None
     """Error, per step, of the sum rule along the sampled path, where it holds exactly: rounding alone makes it.
 
-    None unless all exponents were asked for; 0 where both sides are -inf.
+    Infinite where one side alone is -inf; None where there is nothing to compare: unless all exponents were asked for,
+    and where singular steps make both sides -inf.
     """
 
     def __repr__(self) -> str:
-        top = [f"{value:.6g} ± {error:.1g}" for value, error in zip(self.exponents, self.standard_errors, strict=True)]
-        more = f", … {len(top) - 4} more" if len(top) > 4 else ""
+        half_widths = self.confidence_interval()[1] - self.exponents
+        top = [f"{value:.6g} ± {half:.1g}" for value, half in zip(self.exponents[:4], half_widths[:4], strict=True)]
+        more = f", … {len(self.exponents) - 4} more" if len(self.exponents) > 4 else ""
         return (
-            f"LyapunovSpectrum(exponents=[{', '.join(top[:4])}{more}], n_steps={self.n_steps}, "
+            f"LyapunovSpectrum(exponents=[{', '.join(top)}{more}] (95%), n_steps={self.n_steps}, "
             f"n_chains={self.n_chains}, converged={self.converged}, stopped_by={self.stopped_by!r}, "
             f"sum_rule_error={self.sum_rule_error})"
         )
@@ -105,8 +111,8 @@ class LyapunovSpectrum(SimulatedEstimate, SeveralExponents):
         return float(self.standard_errors[0])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Plot the exponents with their intervals against their index; return the axes."""
-        return pictures.spectrum(self.exponents, self.standard_errors, ax)
+        """Plot the exponents with their 95% intervals against their index; return the axes."""
+        return pictures.spectrum(self.exponents, *self.confidence_interval(), ax)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -8,9 +8,12 @@ chain from min_j R_jj / abs(v_j), the sine of the smallest angle that is left.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
@@ -23,19 +26,19 @@ from sgdstab_fast.results.chains import Chains, FrameRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
+from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.outcome import (
     closed_form_attributes,
     common_attributes,
     require_own,
     resumed,
-    warn_of_trouble,
 )
 from sgdstab_fast.simulation.run import Run, run
-from sgdstab_fast.simulation.starts import initial_states
+from sgdstab_fast.simulation.starts import initial_states, normals
 from sgdstab_fast.simulation.task import Task, advance
 from sgdstab_fast.simulation.workers import Workers
-from sgdstab_fast.statistics.control_variates import frame_means
 from sgdstab_fast.statistics.estimates import Estimate
+from sgdstab_fast.statistics.frames import frame_means, order_of, turning_of
 from sgdstab_fast.systems.system import ExactExponents, System, overflow_safe_steps, require_system
 
 # How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is
@@ -49,11 +52,16 @@ _BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
 _LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding times that must stay small
 _NULL_RATIO = 1e-12
 _LEAST_PER_BATCH = 64  # steps
+# Rounds that put columns in order: steps of the first and its batches; of all together, a share of the budget, or
+# epochs; columns beyond those asked for; what stands for growth that is lost.
+_PILOT_STEPS, _PILOT_BATCHES, _PILOT_SHARE, _PILOT_EPOCHS, _LEAST_EXTRA, _LOST = 256, 16, 8, 64, 8, 700.0
+_PURITY = 1e-2  # of slow directions: how much less is random where columns beyond show what comes before them
+_STIRRING = FRAME_PILOTS.stop  # where the chains' numbers begin that the last column's random part is drawn for
 _EVALUATED = 32  # leading exponents that anchored growth is evaluated for; the others gain little from it
 _SUM_RULE = 1e-6  # an error, relative to the sum, to warn about
 
 
-@run_options(n_chains=4, most_chains=2**20)
+@run_options(n_chains=8, most_chains=2**20)
 def lyapunov_spectrum(
     system: System,
     k: int | None = None,
@@ -61,6 +69,7 @@ def lyapunov_spectrum(
     method: str = "anchored",
     rtol: float = 1e-2,
     atol: float = 0.0,
+    tolerance_for: int | Sequence[int] | None = None,
     max_steps: int | None = None,
     resume: LyapunovSpectrum | None = None,
     **keywords: Unpack[ChainKeywords],
@@ -129,6 +138,7 @@ def lyapunov_spectrum(
     if max_steps is None:
         max_steps = max(min(int(2e11 / (k * system.dimension)), 50_000_000), int(2000 * system.steps_per_epoch))
     validation.choice(method, "method", METHODS)
+    asked = _asked(tolerance_for, k)
     options = options_of(lyapunov_spectrum, keywords, method=method, rtol=rtol, atol=atol, max_steps=max_steps)
     budget, n_chains, seed = options.budget, options.n_chains, options.seed
     if resume is not None:
@@ -157,26 +167,30 @@ def lyapunov_spectrum(
         evaluated = min(k, _EVALUATED)
         task = replace(task, metrics=task.metrics._replace(columns=evaluated)).with_options(block=_block(system))
         growth = system.frame_growth(evaluated=method == "anchored")
+    # One column more shows what may come before the last exponent asked for.
+    columns = min(k + 1, system.dimension)
     if resume is None:
         most = budget.steps_per_chain(n_chains)
         run_provenance = provenance(seed, method, system.fingerprint)
-        slow = system.slow_directions(k)
-        period = _pilot(system, k, slow, seed.key, task)
+        slow = system.slow_directions(columns)
+        period = _pilot(system, columns, slow, seed.key, task)
+        sorted_frames = _sorted(system, k, slow, options, task.with_options(period=max(1, period // 2)))
+        most -= sorted_frames.first_step
         # Batches of whole passes.
         n_recorded = 0 if growth is None or growth.metrics.diagonals is None else len(growth.metrics.diagonals)
         passes = max(1, _LEAST_PER_BATCH // period)
         if growth is not None and growth.n_metrics > 0:
             # An evaluation at the end of each takes at most as long as its steps.
             evaluation = growth.n_metrics * evaluated * (3 * system.dimension + evaluated + 100)
-            passes = max(passes, math.ceil(evaluation / (k * (1.3 * period + k))))
-        chains = Chains(
-            key=seed.key,
-            states=initial_states(seed.key, n_chains, k, slow, random_share=system.random_share),
+            passes = max(passes, math.ceil(evaluation / (columns * (1.3 * period + columns))))
+        chains = replace(
+            sorted_frames,
             steps_per_batch=min(passes * period, max(1, most // 4)),
-            records=FrameRecords.empty(n_chains, k, evaluated, n_recorded),
+            records=FrameRecords.empty(n_chains, columns, evaluated, n_recorded),
+            pilot_steps=n_chains * sorted_frames.first_step,
         )
     else:
-        chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, k))
+        chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, columns))
         period = resume.period
     task = task.with_options(period=period)
     if growth is not None:
@@ -184,13 +198,13 @@ def lyapunov_spectrum(
         task = replace(task, metrics=metrics)
     done = run(
         chains,
-        # About 10 multiply-adds a nanosecond, and what small blocks cost anyway, on one thread.
-        replace(task, seconds_per_step=2e-7 + system.dimension * k * 1e-10 * (system.rows_per_step + k / period)),
-        _estimate,
+        replace(task, seconds_per_step=_seconds_per_step(system, columns, period)),
+        lambda chains: _estimate(chains, asked, system.slow_directions_last),
         options,
     )
-    warn_of_trouble(budget, done)
-    estimate = done.estimate
+    estimate, of_each = done.estimate, done.estimate.of_exponents
+    assert of_each is not None
+    _warn(budget, done)
     order = np.argsort(-estimate.mean, kind="stable")
     complete = k == system.dimension
     sum_rule_error = _sum_rule_error(done, system.sum_of_exponents) if complete else None
@@ -198,6 +212,8 @@ def lyapunov_spectrum(
     if sum_rule_error is not None and sum_rule_error > _SUM_RULE * max(1.0, size):
         done = replace(done, stopped_by="max_steps")
         warn(f"the sum rule is off by {sum_rule_error:.1e} per step: rounding has spoilt the lowest exponents")
+    attributes = common_attributes(done, system, run_provenance)
+    attributes["degrees_of_freedom"] = of_each.degrees_of_freedom[order]
     return LyapunovSpectrum(
         exponents=estimate.mean[order],
         standard_errors=estimate.standard_error[order],
@@ -205,7 +221,7 @@ def lyapunov_spectrum(
         period=period,
         sum_of_exponents=system.sum_of_exponents if complete else None,
         sum_rule_error=sum_rule_error,
-        **common_attributes(done, system, run_provenance),
+        **attributes,
     )
 
 
@@ -226,8 +242,103 @@ def _known(system: System, k: int, known: ExactExponents, seed: Seed) -> Lyapuno
     )
 
 
-def _estimate(chains: Chains[FrameRecords]) -> Estimate:
-    return frame_means(chains.records.log_growth, chains.records.growth, chains.steps_per_batch)
+def _asked(tolerance_for: Any, k: int) -> NDArray[np.bool_]:
+    """Return which of k exponents are to meet a tolerance."""
+    if tolerance_for is None:
+        return np.ones(k, bool)
+    asked = np.zeros(k, bool)
+    if np.ndim(tolerance_for) == 0:
+        asked[: validation.integer(tolerance_for, "tolerance_for", high=k)] = True
+    else:
+        for index in tolerance_for:
+            asked[validation.integer(index, "tolerance_for", low=0, high=k - 1)] = True
+    if not asked.any():
+        raise ValueError("tolerance_for must name an exponent")
+    return asked
+
+
+def _estimate(chains: Chains[FrameRecords], asked: NDArray[np.bool_], starts_last: bool) -> Estimate:
+    records = chains.records
+    estimate = frame_means(
+        records.log_growth, records.growth, chains.steps_per_batch, asked.size, starts_last=starts_last
+    )
+    scales = np.full(asked.size, math.nan) if estimate.scales is None else estimate.scales
+    return replace(estimate, scales=np.where(asked, scales, math.inf))
+
+
+def _warn(budget: Budget, done: Run[FrameRecords]) -> None:
+    """Warn of what the run falls short of, and say what to do."""
+    estimate = done.estimate
+    mean, error = estimate.mean, estimate.standard_error
+    if np.isnan(mean).any():
+        warn("the run overflowed: an exponent is unknown")
+    if budget.has_tolerance and done.stopped_by == "max_steps":
+        short = np.flatnonzero(~budget.met(done.sizes, error))
+        worst = short[np.argmax((error / done.sizes)[short])]
+        wanted = " and ".join(f"{name}={value:g}" for name in ("rtol", "atol") if (value := getattr(budget, name)) > 0)
+        asked = int(np.isfinite(done.sizes).sum())
+        allowance = estimate.of_exponents.bias_allowance[worst] if estimate.of_exponents is not None else 0.0
+        why = ", most of it for what frames that have not settled may cost" if allowance > error[worst] / 2 else ""
+        warn(
+            f"max_steps={budget.max_steps} ended the run with {short.size} of {asked} exponents short of {wanted}, "
+            f"number {worst + 1} at {mean[worst]:.3g} +- {error[worst]:.1g}{why}: raise max_steps, or ask for less "
+            "(k, tolerance_for, rtol or atol)"
+        )
+    elif not estimate.mixed:
+        warn("columns of the frames are still out of order: error bars allow for it, more steps would turn them")
+
+
+def _seconds_per_step(system: System, columns: int, period: int) -> float:
+    """About 10 multiply-adds a nanosecond, and what small blocks cost anyway, on one thread."""
+    return 2e-7 + system.dimension * columns * 1e-10 * (system.rows_per_step + columns / period)
+
+
+def _sorted(
+    system: System, k: int, slow: FloatArray, options: Options, task: Task[FrameRecords]
+) -> Chains[FrameRecords]:
+    """Return chains of frames of k columns and one more, put in order, at the step where they are.
+
+    A direction that grows fast has to climb past all slower ones before it, and leaves them mixed behind it; those
+    whose exponents are close then take long to part again. So columns that are seen to grow faster change places with
+    those before, in rounds that double while nothing moves. Columns beyond k hold a bit of every direction, so that
+    what grows there shows.
+    """
+    n_chains, dimension, key = options.n_chains, system.dimension, options.seed.key
+    columns = min(dimension, k + max(k, _LEAST_EXTRA))
+    starts = initial_states(key, n_chains, columns, slow, random_share=_PURITY * system.random_share)
+    task = replace(task, seconds_per_step=_seconds_per_step(system, columns, task.options.period))
+    most = min(options.budget.max_steps // (_PILOT_SHARE * n_chains), int(_PILOT_EPOCHS * system.steps_per_epoch))
+    steps = math.ceil(max(_PILOT_STEPS, 2 * system.steps_per_epoch) / _PILOT_BATCHES)
+
+    def chains(states: FloatArray, first_step: int) -> Chains[FrameRecords]:
+        records = FrameRecords.empty(n_chains, states.shape[2], task.metrics.columns, 0)
+        return Chains(key=key, states=states, steps_per_batch=steps, records=records, first_step=first_step)
+
+    def begun_again(states: FloatArray) -> FloatArray:
+        """Return states with slow directions as they were, without what they have taken up of faster ones."""
+        states = np.ascontiguousarray(states)
+        slow_places = np.flatnonzero(places < slow.shape[1])
+        states[:, :, slow_places] = starts[:, :, places[slow_places]]
+        return states
+
+    frames, places = chains(starts.copy(), 0), np.arange(columns)
+    while columns > 1:
+        # The first batch has what the start left.
+        n_batches = max(frames.n_batches, _PILOT_BATCHES + 1)
+        if frames.next_step + n_batches * steps > most:
+            break
+        frames = advance(frames, task, n_batches, options.workers)
+        log_growth = np.nan_to_num(frames.records.log_growth[:, 1:], nan=-_LOST, neginf=-_LOST, posinf=_LOST)
+        order = order_of(log_growth)
+        if (order[: k + 1] != np.arange(columns)[: k + 1]).any():
+            places = places[order]
+            frames = chains(begun_again(frames.states[:, :, order]), frames.next_step)
+        elif turning_of(log_growth / steps, _PILOT_BATCHES // 2, steps).separated[:k].all():
+            break
+    states = np.ascontiguousarray(begun_again(frames.states)[:, :, : k + 1])
+    if k < dimension:
+        states[:, :, k] += normals(key, n_chains, (dimension,), _STIRRING) / math.sqrt(dimension)
+    return chains(states, frames.next_step)
 
 
 def _block(system: System) -> int:
@@ -236,8 +347,8 @@ def _block(system: System) -> int:
     return int(np.clip(-math.log(_BLOCK_SHRINKAGE) / max(system.largest_elongation, 1e-300), 1, largest))
 
 
-def _sum_rule_error(done: Run[FrameRecords], sum_of_exponents: float) -> float:
-    """Return the largest difference per step of sum_j log R_jj and sum log abs det A_i, over chains.
+def _sum_rule_error(done: Run[FrameRecords], sum_of_exponents: float) -> float | None:
+    """Return the largest difference per step of sum_j log R_jj and sum log abs det A_i, over chains; None if unknown.
 
     The initial frame's own volume is in the first batch, which therefore does not count. What a pass gets wrong about
     the volume the next one corrects, so the difference is that of the whole path.
@@ -248,9 +359,9 @@ def _sum_rule_error(done: Run[FrameRecords], sum_of_exponents: float) -> float:
     if np.isnan(mean).any():
         return math.nan
     if np.isneginf(mean).any() or np.isneginf(sum_of_exponents):
-        return 0.0 if np.isneginf(mean).any() and np.isneginf(sum_of_exponents) else math.inf
+        return None if np.isneginf(mean).any() and np.isneginf(sum_of_exponents) else math.inf
     if log_growth.size == 0:
-        return math.nan
+        return None
     error = np.abs((log_growth.sum(axis=2) - log_determinant).sum(axis=1)).max()
     return float(error / (log_determinant.shape[1] * done.chains.steps_per_batch))
 

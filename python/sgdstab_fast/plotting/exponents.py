@@ -66,16 +66,15 @@ def beside_the_edge(rows: Sequence[tuple[str, float, float, float]], title: str,
     return ax
 
 
-def spectrum(exponents: FloatArray, standard_errors: FloatArray, ax: Axes | None = None) -> Axes:
-    """Plot exponents, with their 95% intervals, against their index."""
+def spectrum(exponents: FloatArray, low: FloatArray, high: FloatArray, ax: Axes | None = None) -> Axes:
+    """Plot exponents, with intervals, against their index."""
     ax = axes_or_new(ax)
     finite = np.isfinite(exponents)
     index = np.arange(1, exponents.size + 1)[finite]
-    exponents = exponents[finite]
-    half_width = 1.96 * standard_errors[finite]
+    exponents, low, high = exponents[finite], low[finite], high[finite]
     few = exponents.size <= 40
     ax.axhline(0, color=EDGE, lw=1, ls="--", label="edge of stability")
-    ax.fill_between(index, exponents - half_width, exponents + half_width, color=ESTIMATE, alpha=0.25, lw=0)
+    ax.fill_between(index, low, high, color=ESTIMATE, alpha=0.25, lw=0)
     ax.plot(index, exponents, color=ESTIMATE, lw=1.2, marker="o", ms=4 if few else 2)
     sizes = np.abs(exponents[exponents != 0])
     orders_of_magnitude = sizes.size > 0 and sizes.max() > 300 * sizes.min()

@@ -49,8 +49,8 @@ class SampledResult(Result):
 class SimulatedEstimate(SampledResult):
     """An estimate from chains that ran until it was known well enough."""
 
-    degrees_of_freedom: int
-    """Of the standard error."""
+    degrees_of_freedom: int | NDArray[np.int64]
+    """Of the standard error, or of each."""
     steps_per_batch: int
     """Steps whose log growth is recorded together."""
     start_up_steps: int
@@ -71,6 +71,8 @@ class SimulatedEstimate(SampledResult):
 class OneExponent(SimulatedEstimate):
     """An estimate of lambda, in nats per step."""
 
+    degrees_of_freedom: int
+    """Of the standard error."""
     exponent: float
     """lambda; below 0, SGD can converge to the minimum, above 0 it cannot."""
     standard_error: float

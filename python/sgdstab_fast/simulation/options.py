@@ -47,10 +47,13 @@ class Budget:
         return self.max_steps // n_chains
 
     def met_relative(self, sizes: FloatArray, standard_errors: FloatArray) -> NDArray[np.bool_]:
-        """Return which exponents meet the relative tolerance; none does whose size is not a number."""
+        """Return which exponents meet the relative tolerance; none does whose size is not a number.
+
+        One of infinite size is not asked for.
+        """
         if self.rtol == 0:
-            return np.zeros(sizes.shape, bool)
-        return np.asarray(~np.isnan(sizes) & (standard_errors <= self.rtol * sizes))
+            return np.isposinf(sizes)
+        return np.asarray(np.isposinf(sizes) | (~np.isnan(sizes) & (standard_errors <= self.rtol * sizes)))
 
     def stopped_by(self, sizes: FloatArray, standard_errors: FloatArray) -> str:
         """Return what stops a run with these exponents: a tolerance that all of them meet, or max_steps alone."""

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
 
@@ -26,6 +28,13 @@ DRIFT_LIMIT = 4.5
 # would stop too early at DRIFT_LIMIT, and waiting costs nothing but steps.
 SETTLED_LIMIT = 2.0
 _LEAST_START_UP = 1 / 8
+
+
+class OfExponents(NamedTuple):
+    """What is said of each exponent of a spectrum, shape (k,)."""
+
+    degrees_of_freedom: NDArray[np.int64]
+    bias_allowance: FloatArray
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,10 @@ class Estimate:
     is_curve: bool = False
     """Whether the exponents are those of many learning rates, none of them more important than others."""
     scales: FloatArray | None = None
-    """What a relative tolerance is relative to, shape (k,); the largest finite mean if None."""
+    """What a relative tolerance is relative to, shape (k,); the largest finite mean if None, infinite of what is not
+    asked for."""
+    of_exponents: OfExponents | None = None
+    """What differs from exponent to exponent; None where that is nothing."""
 
     @property
     def settled(self) -> bool:

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.systems.decomposition import (
+    Product,
     SpectralDecomposition,
     decomposition_of_gram,
+    largest_axes,
     smallest_eigenvalue,
 )
 from sgdstab_fast.systems.rows import LARGEST_EIGENDECOMPOSITION, ROUNDING, IntArray, Rows
@@ -178,6 +180,12 @@ class GramRows(Rows):
             matrix *= np.sqrt(weights)[:, None]
         return decomposition_of_gram(matrix, axes)
 
+    def _products(self) -> tuple[Product, Product]:
+        from scipy.linalg import cho_factor, cho_solve
+
+        factor = cho_factor(self.array, lower=True, check_finite=False)
+        return lambda x: self.array @ x, lambda x: cho_solve(factor, x, check_finite=False)
+
     def extreme_eigenvalues(self) -> tuple[float, float]:
         """Return the smallest and the largest eigenvalue of K, by Lanczos' iteration if it is large."""
         if self.rank <= LARGEST_EIGENDECOMPOSITION:
@@ -186,11 +194,7 @@ class GramRows(Rows):
 
     @cached_property
     def _extremes(self) -> tuple[float, float]:
-        from scipy.sparse.linalg import eigsh  # type: ignore[import-untyped]
-
-        start = np.ones(self.rank)
-        largest = float(eigsh(self.array, k=1, which="LA", v0=start, return_eigenvectors=False)[0])
-        return smallest_eigenvalue(self.array), largest
+        return smallest_eigenvalue(self.array), float(largest_axes(lambda x: self.array @ x, self.rank, 1)[0][-1])
 
     def _linked(self, norms: FloatArray, rows: IntArray, columns: IntArray) -> NDArray[np.bool_]:
         entries = self.array[rows] if columns.size == norms.size else self.array[np.ix_(rows, columns)]

@@ -6,6 +6,7 @@ usual eigendecomposition knows that to rounding of the largest one only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,12 @@ from sgdstab_fast.validation import row_blocks
 # Below this ratio of eigenvalues they come from a Jacobi singular value decomposition.
 _ILL_CONDITIONED = 1e-10
 _MOST_REFINEMENTS = 6
+_TOLERANCE = 1e-10  # of Lanczos' iteration
 _JACOBI_OF_ROW_SCALED, _JACOBI_VECTORS, _JACOBI_NO_VECTORS = 2, 0, 3  # scipy's codes for LAPACK's dgejsv
+
+
+Product = Callable[[FloatArray], FloatArray]
+"""What multiplies a vector with a matrix."""
 
 
 class SpectralDecomposition(NamedTuple):
@@ -103,15 +109,39 @@ def _jacobi(factor: FloatArray, *, with_directions: bool) -> tuple[FloatArray, F
 def smallest_eigenvalue(gram: FloatArray) -> float:
     """Return the smallest eigenvalue of a K of full rank, by Lanczos' iteration with its inverse."""
     from scipy.linalg import cho_factor, cho_solve
-    from scipy.sparse.linalg import LinearOperator, eigsh  # type: ignore[import-untyped]
 
     try:
         factor = cho_factor(gram, lower=True, check_finite=False)
     except np.linalg.LinAlgError:  # singular to rounding
         return float(_of_gram(gram, None)[1][0])
-    inverse = LinearOperator(gram.shape, lambda x: cho_solve(factor, x, check_finite=False), dtype=float)
-    values, vectors = eigsh(inverse, k=1, which="LA", v0=np.ones(len(gram)))
-    return _refined_smallest(gram, vectors, 1 / values, is_factor=False)
+    values, vectors = smallest_axes(lambda x: cho_solve(factor, x, check_finite=False), len(gram), 1)
+    return _refined_smallest(gram, vectors, values, is_factor=False)
+
+
+def largest_axes(times: Product, n: int, k: int) -> tuple[FloatArray, FloatArray]:
+    """Return the k largest eigenvalues, ascending, and their vectors, (n, k), given products with a matrix (n, n).
+
+    By Lanczos' iteration; those of a cluster that it does not tell apart are mixed.
+    """
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh  # type: ignore[import-untyped]
+
+    operator = LinearOperator((n, n), times, dtype=float)
+    # Not a start that symmetries of examples may be orthogonal to.
+    start = np.random.default_rng(n).normal(size=n)
+    try:
+        values, vectors = eigsh(operator, k=k, which="LA", v0=start, tol=_TOLERANCE, ncv=min(n, 4 * k + 32))
+    except ArpackNoConvergence as failure:
+        values, vectors = failure.eigenvalues, failure.eigenvectors
+        if not values.size:
+            raise
+    order = np.argsort(values)
+    return values[order], vectors[:, order]
+
+
+def smallest_axes(solve: Product, n: int, k: int) -> tuple[FloatArray, FloatArray]:
+    """Return the k smallest eigenvalues, ascending, and their vectors, (n, k), given products with the inverse."""
+    values, vectors = largest_axes(solve, n, k)
+    return 1 / values[::-1], vectors[:, ::-1]
 
 
 def _refined_smallest(matrix: FloatArray, basis: FloatArray, eigenvalues: FloatArray, *, is_factor: bool) -> float:

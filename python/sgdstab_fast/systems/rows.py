@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import Coordinates, FloatArray
-from sgdstab_fast.systems.decomposition import SpectralDecomposition, decomposition_of_factor
+from sgdstab_fast.systems.decomposition import (
+    Product,
+    SpectralDecomposition,
+    decomposition_of_factor,
+    largest_axes,
+    smallest_axes,
+)
 from sgdstab_fast.validation import row_blocks
 
 IntArray = NDArray[np.intp]
@@ -259,13 +265,33 @@ class Rows:
     def slow_directions(self, k: int, rate: float) -> FloatArray:
         """Return the directions that I - rate K shrinks least, slowest first, shape (rank, at most k).
 
-        The slowest alone costs nothing; more take an eigendecomposition, which is only made up to a rank of 1024.
+        The slowest alone costs nothing, and a few of many are found without the others.
         """
-        if k == 1 or self.rank > LARGEST_EIGENDECOMPOSITION:
+        if k == 1:
             return self.slowest[:, None]
-        eigenvalues, vectors = self.axes
+        if self.rank <= LARGEST_EIGENDECOMPOSITION or 4 * k > self.rank:
+            parts = self.decompose()
+            eigenvalues, vectors = parts.eigenvalues, parts.vectors if parts.directions is None else parts.directions
+        else:
+            eigenvalues, vectors = self._few_axes(k, rate)
         shrinkage = np.abs(1 - rate * eigenvalues)
         return np.asarray(vectors[:, np.argsort(-shrinkage, kind="stable")[:k]])
+
+    def _few_axes(self, k: int, rate: float) -> tuple[FloatArray, FloatArray]:
+        """Return the smallest k eigenvalues and, if steps overshoot there, the largest k, with their vectors."""
+        times, solve = self._products()
+        found = [smallest_axes(solve, self.rank, k)]
+        largest = largest_axes(times, self.rank, 1)
+        if rate * largest[0][-1] > 1:
+            found.append(largest_axes(times, self.rank, k))
+        return np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found], axis=1)
+
+    def _products(self) -> tuple[Product, Product]:
+        """Return what multiplies with F^T F, and with its inverse."""
+        from scipy.linalg import cho_solve  # type: ignore[import-untyped]
+
+        triangle = np.linalg.qr(self.array, mode="r")
+        return lambda x: self.array.T @ (self.array @ x), lambda x: cho_solve((triangle, False), x, check_finite=False)
 
     @cached_property
     def shares_root(self) -> FloatArray:

@@ -20,6 +20,7 @@ class StateSpace(System):
     """The states of SGD."""
 
     outcome = "example"
+    slow_directions_last = True
 
     def _set_up(self, rows: Rows, learning_rate: float, law: Law, recurrence: Recurrence) -> None:
         self._rows, self._learning_rate, self._law, self._recurrence = rows, learning_rate, law, recurrence

@@ -166,6 +166,8 @@ class System(ABC):
     """Whether steps may nearly commute, so that frames keep their angles until rounding has grown."""
     is_direct_sum = True
     """Whether parts are subspaces that do not feel each other: else diagonal blocks of a block-triangular form."""
+    slow_directions_last = False
+    """Whether slow directions are those of what is slow for long, up to what steps couple them by."""
     is_grouped = False
     """Whether several rows of K may belong to one example."""
 

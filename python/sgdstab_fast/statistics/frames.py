@@ -1,0 +1,256 @@
+"""Frames: exponents from the log growth of columns, with what frames that still turn may cost.
+
+The volume of the first j columns of a frame grows by the sum of the j largest exponents once the directions that grow
+fastest have got there. Column i stays ahead of column m while the difference D of their log growth, a random walk of
+drift g and variance s^2 a step, stays above 0. It forgets its start in about
+
+    1/g + 2 s^2 / g^2  steps,
+
+and over fewer, n say, either may come first: the volume misses, or has been pushed up by, at most
+
+    E max(-D_n, 0) / n = sigma (phi(z) - z Phi(-z)),    sigma = s n^(-1/2),  z = g / sigma
+
+per step, of all pairs i <= j < m. That is what error bars allow for; exponent j is the difference of sums j and j - 1,
+which are off to the same side. Columns out of order, z < 0, are off by |g| at least: that frame still turns. As long as
+differences stay below a factor e, max(-D_n - 1, 0), columns keep what they started from: slow directions at small
+learning rates are right although they never relax.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.statistics.control_variates import combined
+from sgdstab_fast.statistics.estimates import (
+    MIN_SAMPLES,
+    Estimate,
+    OfExponents,
+    batch_means,
+    drift,
+    effective_sample_size,
+    grouped,
+    unknown,
+)
+
+_PIECES = 4  # of a chain for each one that counts for the error bar: weights may be fitted to correlated ones
+_RELAXATION_TIMES = 5  # that a piece of a chain must last to count as independent of the next
+_DRIFT = 4.0  # standard errors: a false alarm in 1e4
+_SEPARATED = 3.0  # deviations of one chain by which a pair is in order
+_OUTGROWN = 4.5  # standard errors by which one is out of order: of very many pairs
+# The difference of two columns is known to a standard error, and chance pushes it up: deviations of one chain.
+_MARGIN = 1.0
+_CHAINS = 4.0  # times the variance between few chains, which is not known well
+_LOOKS = 32  # at the paths of columns
+_EPS = float(np.finfo(float).eps)
+
+
+def frame_means(
+    log_growth: FloatArray, growth: FloatArray, steps_per_batch: int, k: int | None = None, *, starts_last: bool = True
+) -> Estimate:
+    """Estimate k exponents from log growth per batch, (n_chains, n_batches, columns), and anchored growth at its end.
+
+    `growth` has the shape (n_chains, n_batches, n_metrics, leading), for the leading exponents. Both have the same
+    means under the stationary law of the frames, so that each exponent has a combination of its own. Columns beyond the
+    k-th, all by default, only show what may come before it. `starts_last` says whether frames started from directions
+    that stay themselves unless faster ones pass through them.
+    """
+    n_chains, n_batches, n_columns = log_growth.shape
+    k = n_columns if k is None else k
+    if n_batches == 0:
+        return unknown(k)
+    average = batch_means(log_growth, steps_per_batch)
+    finite = np.isfinite(log_growth).all(axis=(0, 1))
+    n_finite = int(finite.sum())
+    increments = log_growth[:, :, finite] / steps_per_batch
+    start_up = min(max(average.start_up, _left_behind(increments)), n_batches // 2)
+    kept = increments[:, start_up:]
+    n_groups = min(math.ceil(MIN_SAMPLES / n_chains), kept.shape[1])
+    turning = turning_of(kept, n_groups, steps_per_batch)
+    allowance = np.maximum(
+        turning.allowance, _mixed(increments * steps_per_batch, start_up, k, starts_last) / steps_per_batch
+    )
+    with np.errstate(divide="ignore"):
+        n_pieces = np.clip(np.nan_to_num(1 / (_RELAXATION_TIMES * turning.relaxation)), 1, n_groups).astype(int)
+    mean, error = average.mean.copy(), average.standard_error.copy()
+    degrees_of_freedom, bias = np.full(n_columns, max(n_chains * n_groups - 1, 1)), np.zeros(n_columns)
+    places = np.flatnonzero(finite)
+    for j in range(min(n_finite, k)):
+        place = places[j]
+        series = kept[:, :, j]
+        value, its_error = _mean_and_error(series, n_pieces[j])
+        if place < growth.shape[3] and np.isfinite(evaluated := growth[:, start_up:, :, place]).all():
+            both = np.concatenate([series[:, :, None], evaluated], axis=2)
+            anchored = combined(both, _PIECES * int(n_pieces[j]))
+            sharper, sharper_error = _mean_and_error(anchored, n_pieces[j])
+            if abs(sharper - value) < _DRIFT * its_error:
+                series, value, its_error = anchored, sharper, sharper_error
+        difference, _, scaled = (float(each[0]) for each in drift(series[:, :, None]))
+        bias[place] = max(allowance[j], abs(difference) if abs(scaled) > _DRIFT else 0.0)
+        mean[place], error[place] = value, math.hypot(max(its_error, _EPS * abs(value)), bias[place])
+        degrees_of_freedom[place] = max(n_chains * n_pieces[j] - 1, 1)
+    finite_growth = np.where(finite, log_growth, 0.0)[:, start_up:, :k] / steps_per_batch
+    return Estimate(
+        mean=mean[:k],
+        standard_error=error[:k],
+        degrees_of_freedom=int(degrees_of_freedom[:k].min()),
+        start_up=start_up,
+        effective_sample_size=effective_sample_size(finite_growth, error[:k]),
+        drift=average.drift,
+        top_drift=average.top_drift,
+        chain_disagreement=average.chain_disagreement,
+        bias_allowance=float(bias[:k].max()),
+        mixed=not turning.out_of_order,
+        scales=_scales(mean, k),
+        of_exponents=OfExponents(degrees_of_freedom[:k], bias[:k]),
+    )
+
+
+class Turning(NamedTuple):
+    """How far frames have turned, of k columns."""
+
+    allowance: FloatArray
+    """What exponents may be off by, shape (k,)."""
+    relaxation: FloatArray
+    """The longer relaxation time of the sums that an exponent is the difference of, in chains' lengths; (k,)."""
+    separated: NDArray[np.bool_]
+    """Whether the exponent's column is seen to keep its place within every chain, shape (k,)."""
+    out_of_order: bool
+    """Whether a column is seen to outgrow one before it."""
+
+
+def turning_of(growth: FloatArray, n_groups: int, steps_per_batch: int) -> Turning:
+    """Return how far frames have turned, from growth per step of shape (n_chains, n_batches, k)."""
+    n_chains, n_batches, k = growth.shape
+    n_steps = n_batches * steps_per_batch
+    if k < 2 or n_chains * n_groups < 2:
+        unknown_or_none = np.full(k, math.inf if k > 1 else 0.0)
+        return Turning(unknown_or_none, unknown_or_none, np.full(k, k < 2), False)
+    gap, sigma = _differences(growth, n_groups)
+    z = gap / sigma
+    with np.errstate(divide="ignore"):
+        relaxation = np.where(gap > 0, 1 / (gap * n_steps) + 2 / z**2, math.inf)
+    allowance = _of_exponents(sigma * _normal_loss(z - _MARGIN + 1 / (sigma * n_steps)))
+    separated = _of_exponents(-z, -math.inf) < -_SEPARATED
+    out_of_order = bool(np.triu(_outgrown(gap, sigma, n_chains, n_steps)).any())
+    return Turning(allowance, _of_exponents(relaxation), separated, out_of_order)
+
+
+def order_of(log_growth: FloatArray) -> NDArray[np.intp]:
+    """Return the order of columns by growth over (n_chains, n_batches, k), as far as it is known.
+
+    A column goes before the first that it is seen to outgrow.
+    """
+    n_chains, n_batches, k = log_growth.shape
+    n_groups = min(math.ceil(MIN_SAMPLES / n_chains), n_batches)
+    gap, sigma = _differences(log_growth, n_groups)
+    outgrown, order = _outgrown(gap, sigma, n_chains, n_batches), list(range(k))
+    for column in np.flatnonzero(np.triu(outgrown).any(axis=0)).tolist():
+        place = order.index(column)
+        behind = [ahead for ahead in range(place) if outgrown[order[ahead], column]]
+        if behind:
+            order.insert(behind[0], order.pop(place))
+    return np.array(order)
+
+
+def _differences(growth: FloatArray, n_groups: int) -> tuple[FloatArray, FloatArray]:
+    """Return mean differences of columns, [i, m] of i less m, and their deviations over a chain.
+
+    From n_groups pieces of chains; where those differ in time, as while a column still settles, but chains do not, from
+    chains.
+    """
+    samples, means = grouped(growth, n_groups), growth.mean(axis=1)
+    variance = _variances_of_differences(samples) / n_groups
+    if len(means) > 1:
+        variance = np.minimum(variance, _CHAINS * _variances_of_differences(means))
+    mean = means.mean(axis=0)
+    rounding = _EPS * (np.abs(mean[:, None]) + np.abs(mean)) + np.finfo(float).tiny
+    return mean[:, None] - mean, np.sqrt(variance) + rounding
+
+
+def _variances_of_differences(samples: FloatArray) -> FloatArray:
+    """Return the variances of differences of columns of (n, k), shape (k, k)."""
+    covariance = np.atleast_2d(np.cov(samples.T))
+    spread = covariance.diagonal()
+    return np.asarray(np.maximum(spread[:, None] + spread - 2 * covariance, 0.0))
+
+
+def _outgrown(gap: FloatArray, sigma: FloatArray, n_chains: int, n: int) -> NDArray[np.bool_]:
+    """Return which columns [i, m] are out of order by more than a factor e and chance, after n times the gap."""
+    return np.asarray(-gap * n > 1 + _OUTGROWN * sigma * n / math.sqrt(n_chains))
+
+
+def _of_exponents(of_pairs: FloatArray, none: float = 0.0) -> FloatArray:
+    """Return the largest over pairs i <= j < m, for the sums of j and of j - 1 exponents, of (k, k); shape (k,)."""
+    upper = np.where(np.triu(np.ones(of_pairs.shape, bool), 1), of_pairs, -math.inf)
+    largest = np.maximum.accumulate(np.maximum.accumulate(upper, axis=0)[:, ::-1], axis=1)[:, ::-1]
+    sums = largest.diagonal(1)
+    return np.asarray(np.maximum(np.append(sums, none), np.append(none, sums)))
+
+
+def _normal_loss(z: FloatArray) -> FloatArray:
+    """Return E max(X - z, 0) of a standard normal X."""
+    from scipy.special import ndtr  # type: ignore[import-untyped]
+
+    return np.asarray(np.exp(-np.minimum(z**2, 1400) / 2) / math.sqrt(2 * math.pi) - z * ndtr(-z))
+
+
+def _mixed(log_growth: FloatArray, start_up: int, k: int, starts_last: bool) -> FloatArray:
+    """Return what exponents may be off by because columns were mixed, per batch, of (n_chains, n_batches, columns).
+
+    Two columns that mix two directions grow apart by log cosh(g n) / n a step instead of g: by at most log(2) / n less,
+    and by at most (2 d)^(1/2) / n if they grew apart by d all in all. The start-up takes away what they did then.
+    Columns mix where a faster direction passes through them: one behind is seen to grow by a factor e more.
+    """
+    n_batches, columns = log_growth.shape[1:]
+    if columns < 2:
+        return np.zeros(columns)
+    paths = np.cumsum(log_growth, axis=1)
+    looks = paths[:, np.unique(np.linspace(0, n_batches - 1, _LOOKS).astype(int))]
+    # Columns that hold a bit of everything lose most of it first.
+    looks[:, :, k:] -= np.minimum.accumulate(looks[:, :, k:], axis=1)
+    ahead = np.minimum.accumulate(looks, axis=2)[:, :, :-1]
+    behind = np.maximum.accumulate(looks[:, :, ::-1], axis=2)[:, :, ::-1][:, :, 1:]
+    may_mix = ((behind - ahead).max(axis=(0, 1)) > 1) | (not starts_last)
+    before = paths[:, start_up - 1, :-1] - paths[:, start_up - 1, 1:] if start_up > 0 else np.zeros((1, columns - 1))
+    apart = (paths[:, -1, :-1] - paths[:, -1, 1:]) - before
+    apart = np.maximum(apart.mean(axis=0), 0.0) + apart.std(axis=0)
+    off = np.minimum(np.sqrt(2 * apart), math.log(2)) * np.exp(-np.maximum(before.mean(axis=0), 0.0))
+    sums = np.where(may_mix, off, 0.0) / (2 * (n_batches - start_up))
+    return np.asarray(np.maximum(np.append(sums, 0.0), np.append(0.0, sums)))
+
+
+def _left_behind(increments: FloatArray) -> int:
+    """Return the batches after which columns next to each other have kept their order, of (n_chains, n_batches, k).
+
+    Where one has overtaken the other, their difference fell before it rose; of those that are apart at the end.
+    """
+    difference = (increments[:, :, :-1] - increments[:, :, 1:]).mean(axis=0)
+    if not difference.size:
+        return 0
+    path = np.cumsum(difference, axis=0)
+    lowest = path.argmin(axis=0)
+    rises = path[-1] - path.min(axis=0)
+    steps = difference.std(axis=0) * math.sqrt(len(difference))
+    apart = (path.min(axis=0) < 0) & (rises > _SEPARATED * steps)
+    return int(2 * (lowest[apart].max() + 1)) if apart.any() else 0
+
+
+def _mean_and_error(series: FloatArray, n_pieces: int) -> tuple[float, float]:
+    samples = grouped(series[:, :, None], int(n_pieces))[:, 0]
+    error = samples.std(ddof=1) / math.sqrt(len(samples)) if len(samples) > 1 else math.inf
+    return float(samples.mean()), float(error)
+
+
+def _scales(mean: FloatArray, k: int) -> FloatArray:
+    """Return what tolerances are relative to: exponents, or where those are near 0 the spacing to their neighbours."""
+    with np.errstate(invalid="ignore"):
+        spacing = np.abs(np.diff(mean, prepend=math.inf, append=math.inf))
+    spacing = np.minimum(spacing[:-1], spacing[1:])[:k]
+    size = np.abs(mean[:k])
+    scales = np.where(np.isfinite(spacing), np.maximum(size, spacing), size)
+    return np.asarray(np.where(np.isneginf(mean[:k]), 0.0, scales))
