@@ -95,5 +95,5 @@ def test_a_closed_form_does_not_go_on_from_another_system_either():
 def test_what_does_not_fit_is_told_apart():
     system = sf.LinearizedSGD(K4, 0.3)
     two = sf.lyapunov_spectrum(system, 2, rtol=0, max_steps=4000, rng=1)
-    with pytest.raises(ValueError, match=r"resume must have states of shape \(4, 3\), not \(4, 2\)"):
+    with pytest.raises(ValueError, match="resume must have 3 exponents, not 2"):
         sf.lyapunov_spectrum(system, 3, resume=two, max_steps=8000)

@@ -107,6 +107,24 @@ def layers(*wave_numbers, thickness=0.37):
     )  # fmt: skip
 
 
+def heavy_rows(seed, n=16, deviation=0.8, step=2.5):
+    """Examples whose gradients have lognormal lengths; the largest takes a step of that size."""
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(n, n)) / math.sqrt(n) * np.exp(deviation * generator.normal(size=(n, 1)))
+    gram = features @ features.T
+    return sf.LinearizedSGD(gram, step / gram.diagonal().max())
+
+
+def arccos_kernel(n, seed, ridge=1e-3):
+    """Of a wide network of one layer, with a ridge on which many eigenvalues lie close together."""
+    points = np.random.default_rng(seed).normal(size=(n, 10))
+    points /= np.linalg.norm(points, axis=1)[:, None]
+    cosines = np.clip(points @ points.T, -1, 1)
+    angles = np.arccos(cosines)
+    gram = (np.sin(angles) + (np.pi - angles) * cosines) / np.pi
+    return (gram + gram.T) / 2 + ridge * np.eye(n)
+
+
 SKEW = np.array([[1.0, 2.0], [-0.5, 1.5]])
 EQUAL = triangular((0.3, -0.3), (0.4, -0.4))
 AFFINE = affine([0.1, 5], [-1, 1])
@@ -152,10 +170,37 @@ def test_exponents(case):
     Case("random Fibonacci numbers", FIBONACCI, [FIBONACCI_EXPONENT, -FIBONACCI_EXPONENT], 1e-11, {"max_steps": 1e6}),
     Case("affine", AFFINE, [0.0, math.log(0.5) / 2], answered=True),
     Case("triangular of equal exponents", in_basis(EQUAL, SKEW), [0.0, 0.0], answered=True),
-)
+    # Of runs of 1e8 steps; the fast direction is the first.
+    Case("heavy rows", heavy_rows(0), [2.2957506e-2, -3.5161e-7, -4.6283e-6, -1.05306e-5, -6.0320e-5], 3e-9,
+         {"k": 5, "rtol": 0.05}, answered=True),
+    Case("other heavy rows", heavy_rows(2), [1.10828e-2, -2.15542e-5, -8.5844e-5, -1.38307e-4, -2.89387e-4], 6e-8,
+         {"k": 5, "rtol": 0.05}, answered=True),
+    Case("heavy rows, no time", heavy_rows(2), [1.10828e-2, -2.15542e-5, -8.5844e-5, -1.38307e-4, -2.89387e-4], 6e-8,
+         {"k": 5, "rtol": 0.05, "max_steps": 20_000}),
+)  # fmt: skip
 def test_spectra(case):
     for result, caught in case.of(sf.lyapunov_spectrum):
         case.check(result, caught, result.converged)
+
+
+# At small learning rates exponents are -eta kappa_j / N.
+
+
+def test_slow_directions_of_many_examples():
+    gram, rate = arccos_kernel(1100, 3), 1e-4
+    result = sf.lyapunov_spectrum(sf.LinearizedSGD(gram, rate), 3, rtol=0.1, rng=1, n_threads=1)
+    expected = -rate / 1100 * np.linalg.eigvalsh(gram)[:3]
+    assert result.converged
+    assert (np.abs(result.exponents / expected - 1) < 0.35).all()
+
+
+def test_spectra_of_examples_that_differ_by_orders_of_magnitude():
+    generator = np.random.default_rng(1)
+    features = generator.normal(size=(12, 12))
+    features *= (np.logspace(0, -3, 12) / np.linalg.norm(features, axis=1))[:, None]
+    result = sf.lyapunov_spectrum(sf.LinearizedSGD.from_factor(features, 1e-3), rng=1, n_threads=1)
+    expected = -1e-3 / 12 * np.linalg.svd(features, compute_uv=False)[::-1] ** 2
+    np.testing.assert_allclose(result.exponents, expected, rtol=1e-2)
 
 
 @pytest.mark.parametrize("unit", [1e-9, 1.0, 1e10])

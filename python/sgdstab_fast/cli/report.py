@@ -134,11 +134,11 @@ def print_report(report: Report, console: Console) -> None:
         f"{LEVEL:.0%} interval [{low:.6g}, {high:.6g}]\n{exponent.per_epoch:.6g} per epoch",
     )
     shown = [
-        with_error(value, error)
-        for value, error in zip(spectrum.exponents[:_SHOWN], spectrum.standard_errors[:_SHOWN], strict=True)
+        with_error(value, high - value)
+        for value, high in zip(spectrum.exponents[:_SHOWN], spectrum.confidence_interval(LEVEL)[1], strict=False)
     ]
     more = spectrum.exponents.size - len(shown)
-    table.add_row("top exponents", "\n".join(shown) + (f"\n… and {more} more" if more else ""))
+    table.add_row(f"top exponents\n{LEVEL:.0%} intervals", "\n".join(shown) + (f"\n… and {more} more" if more else ""))
     table.add_row("sum rule", _sum_rule(spectrum))
     stopped = _STOPPED[exponent.stopped_by]
     table.add_row(
@@ -289,9 +289,9 @@ def with_error(value: float, error: float) -> str:
 
 
 def _sum_rule(spectrum: LyapunovSpectrum) -> str:
-    if spectrum.sum_of_exponents is None or spectrum.sum_rule_error is None:
+    if spectrum.sum_of_exponents is None:
         return "needs all exponents, which are not computed here"
-    if math.isinf(spectrum.sum_of_exponents):
+    if spectrum.sum_rule_error is None:
         return "-inf: a step is singular (learning rate times gram diagonal is 1)"
     holds = "holds" if spectrum.sum_rule_error <= 1e-9 * max(1, abs(spectrum.sum_of_exponents)) else "VIOLATED"
     return (

@@ -76,27 +76,29 @@ def lyapunov_spectrum(
 ) -> LyapunovSpectrum:
     """Estimate the k largest Lyapunov exponents, with error bars.
 
-    Neighbouring exponents must have separated, and the chains be several times longer than that takes, for anchored
-    growth to be used. Where exponents are equal, as where K falls into equal blocks, single ones settle only as
-    n^-1/2, pushed apart by chance, and error bars do not show it; sums over groups of them are right.
-    `lyapunov_exponent` handles the top one.
+    Columns of the frames start from slow directions, are put in the order in which they are seen to grow, and one more
+    than asked for shows what may come before the last. Error bars allow for frames that have not settled: for columns
+    that are not seen to keep their places within a chain (`statistics.frames`). Exponents that are nearly equal part
+    only as n^-1/2; sums over groups of them are known better than single ones. `lyapunov_exponent` handles the top one.
 
-    Stops at the first look at which every standard error is at most ``rtol`` times the largest exponent in magnitude,
-    or at most ``atol``, or after ``max_steps``.
+    Stops at the first look at which every exponent asked for has a standard error of at most ``rtol`` times its own
+    magnitude or, where it is near 0, the distance to its nearer neighbour; or of at most ``atol``; or after
+    ``max_steps``.
 
     Parameters
     ----------
     system : LinearizedSGD or MatrixEnsemble
         What a step does.
     k : int, optional
-        How many exponents, 1 to ``system.dimension``; all by default.
+        How many exponents, 1 to ``system.dimension``; all by default. A few leading ones take far less time than all.
     method : {"anchored", "average"}, optional
-        Whether to use anchored growth for the leading 32 of k exponents but the last, up to a dimension of 512, of
-        SGD on single examples. It
-        sharpens the top one as it does for `lyapunov_exponent`, others by little to an order of magnitude.
+        Whether to use anchored growth for the leading 32 of k exponents, up to a dimension of 512, of SGD on single
+        examples. It sharpens the top one as it does for `lyapunov_exponent`, others by little to an order of magnitude.
     rtol, atol : float, optional
-        Tolerances for the standard errors: relative to the largest finite exponent in magnitude, and absolute in nats
-        per step.
+        Tolerances for the standard errors: relative to each exponent, as above, and absolute in nats per step.
+    tolerance_for : int or sequence of int, optional
+        Which exponents are to meet a tolerance: the leading so many, or those with these indices, from 0 on; all k by
+        default. The error bars of the others are what they are then.
     max_steps : int, optional
         Steps of all chains together, rounded to whole batches; by default 2e11 / (k * dimension) but at most 5e7,
         a minute or so, and at least 2000 * N.
@@ -117,7 +119,7 @@ def lyapunov_spectrum(
     Warns
     -----
     AccuracyWarning
-        If no tolerance was met within `max_steps`, the chains had not left their start-up, or the sum rule is violated.
+        If no tolerance was met within `max_steps`, columns were still out of order, or the sum rule is violated.
 
     References
     ----------
@@ -143,6 +145,8 @@ def lyapunov_spectrum(
     budget, n_chains, seed = options.budget, options.n_chains, options.seed
     if resume is not None:
         require_own(resume, LyapunovSpectrum, system)
+        if resume.exponents.size != k:
+            raise ValueError(f"resume must have {k} exponents, not {resume.exponents.size}")
     system = system.balanced()
     goes_on = resume is not None and resume.chains is not None
     known = None if goes_on or method == "average" else system.exact_exponents()

@@ -74,7 +74,7 @@ class RunKeywords(ChainKeywords, total=False):
 
 
 # In signatures; what else estimators take by keyword comes first.
-_ORDER = ["method", "rtol", "atol", "sign_confidence", "max_steps", "n_chains", "population"]
+_ORDER = ["method", "rtol", "atol", "tolerance_for", "sign_confidence", "max_steps", "n_chains", "population"]
 _ORDER += ["rng", "n_threads", "progress", "executor", "resume"]
 _RAISES = "Raises\n------\nValueError, TypeError\n    If an argument is out of range.\n\n"
 _PLACE = re.compile(r"^\*\*keywords\n(?: {4}.*\n)+", re.MULTILINE)

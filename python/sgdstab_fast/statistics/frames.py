@@ -10,10 +10,10 @@ and over fewer, n say, either may come first: the volume misses, or has been pus
 
     E max(-D_n, 0) / n = sigma (phi(z) - z Phi(-z)),    sigma = s n^(-1/2),  z = g / sigma
 
-per step, of all pairs i <= j < m. That is what error bars allow for; exponent j is the difference of sums j and j - 1,
-which are off to the same side. Columns out of order, z < 0, are off by |g| at least: that frame still turns. As long as
-differences stay below a factor e, max(-D_n - 1, 0), columns keep what they started from: slow directions at small
-learning rates are right although they never relax.
+per step, of all pairs i <= j < m; and, as long as D_n stays small, by half of log cosh D_n / n, no more than sigma^2
+n / 4. That is what error bars allow for: slow directions at small learning rates are right although they never relax.
+Exponent j is the difference of sums j and j - 1, which are off to the same side. Columns out of order, z < 0, are off
+by |g|: that frame still turns.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def turning_of(growth: FloatArray, n_groups: int, steps_per_batch: int) -> Turni
     z = gap / sigma
     with np.errstate(divide="ignore"):
         relaxation = np.where(gap > 0, 1 / (gap * n_steps) + 2 / z**2, math.inf)
-    allowance = _of_exponents(sigma * _normal_loss(z - _MARGIN + 1 / (sigma * n_steps)))
+    allowance = _of_exponents(sigma * np.minimum(_normal_loss(z - _MARGIN), sigma * n_steps / 4))
     separated = _of_exponents(-z, -math.inf) < -_SEPARATED
     out_of_order = bool(np.triu(_outgrown(gap, sigma, n_chains, n_steps)).any())
     return Turning(allowance, _of_exponents(relaxation), separated, out_of_order)
