@@ -243,7 +243,8 @@ def _left_behind(increments: FloatArray) -> int:
 def _mean_and_error(series: FloatArray, n_pieces: int) -> tuple[float, float]:
     samples = grouped(series[:, :, None], int(n_pieces))[:, 0]
     error = samples.std(ddof=1) / math.sqrt(len(samples)) if len(samples) > 1 else math.inf
-    return float(samples.mean()), float(error)
+    # Of the same batches whatever the pieces: sums of exponents follow those of volumes.
+    return float(series.mean()), float(error)
 
 
 def _scales(mean: FloatArray, k: int) -> FloatArray:
