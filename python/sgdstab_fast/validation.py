@@ -24,9 +24,7 @@ from sgdstab_fast._core.arguments import FloatArray
 # measured in the precision of the input.
 _ASYMMETRY = 1e4  # in units of the precision, relative to sqrt(K_ii K_jj)
 _SUM = 1e-9  # of probabilities, from 1
-_SINGLE_SUM = 8 * float(
-    np.finfo(np.float32).eps
-)  # of probabilities that came in float32, times the root of their number
+_SUM_ROUNDING = 8  # what rounding may do to it, in units of the precision times the root of the number of terms
 
 
 def real_number(value: Any, name: str) -> float:
@@ -167,7 +165,8 @@ def distribution(value: Any, name: str, size: int, which: str) -> FloatArray:
         raise ValueError(f"{name} must not be negative, but {name}[{index}] is {found[index]}")
     with np.errstate(over="ignore"):
         single = (found.astype(np.float32) == found).all()
-    allowed = _SINGLE_SUM * math.sqrt(size) if single else _SUM
+    precision = float(np.finfo(np.float16 if given.dtype == np.float16 else np.float32 if single else float).eps)
+    allowed = max(_SUM, _SUM_ROUNDING * precision * math.sqrt(size))
     if not abs(found.sum() - 1) <= allowed:
         raise ValueError(f"{name} must sum to 1, not to {found.sum():.15g}")
     return np.asarray(found / found.sum())
@@ -218,7 +217,9 @@ def _unwrapped(value: Any, name: str) -> Any:
     """Return what numpy can take: no mask, no graph of gradients, no other device, no sparse format."""
     if isinstance(value, np.ma.MaskedArray):
         if n_masked := int(np.ma.getmaskarray(value).sum()):
-            raise ValueError(f"{name} must not be masked, but {n_masked} entries are: fill them in or leave them out")
+            raise ValueError(
+                f"{name} must not be masked, but {n_masked} of {value.size} entries are: fill them in or leave them out"
+            )
         return value.data
     if callable(getattr(value, "toarray", None)):
         return value.toarray()
@@ -243,7 +244,8 @@ def _array(value: Any, name: str, what: str = "an array of real numbers") -> NDA
     if array.dtype.kind == "c":
         raise TypeError(f"{name} must be real, not of dtype {array.dtype}")
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be {what}, not of dtype {array.dtype}")
+        shown = f"of dtype {array.dtype}" if array.ndim > 0 else " ".join(repr(value).split())
+        raise TypeError(f"{name} must be {what}, not {shown}")
     return array
 
 
