@@ -24,6 +24,7 @@ and, by the key alone, generators and children:
     ()          directions to try                            (`directions.lyapunov_function`, a generator)
     ()          moments from the chains of a result          (`directions.stationary`)
     (3)         resampling of weighted vectors               (`moments.weighted_vectors`, a generator)
+    (4)         lambda, that moments are held against    (`moments.moments`)
     (n)         run n of a search over learning rates        (`learning_rates.search`)
     (low, high) an order of moments, by the bits of it       (`Seed.at_order`)
 """
@@ -32,7 +33,7 @@ from __future__ import annotations
 
 MOST_CHAINS = 2**24  # of a run, or populations
 INITIAL_STATES = 1  # the counter's last word
-RESAMPLING = 3  # a spawn number
+RESAMPLING, SLOPE = 3, 4  # spawn numbers
 
 # lambda and its moments, of one block of K; those of the next begin BLOCK_STREAMS later.
 CHAINS = range(0, 2**32)  # or populations, or walkers; of panels of learning rates in turn, MOST_CHAINS each

@@ -6,8 +6,14 @@ the largest of all weighted means,
 
     Lambda(p) = min_theta lim (1/n) log E prod_b N_b^(p theta_b) = min_theta log sum_b s_b exp Lambda_b(p theta_b)
 
-over theta_b >= 0 of sum 1. The terms are convex in theta_b. So at the minimum the slopes of all with theta_b > 0 are
-the same mu, and those of the others are at least mu: theta_b(mu) increases, and their sum is 1.
+over theta_b >= 0 of sum 1. Where all blocks move at once, and are numbers, that is the minimum of the convex function
+
+    f(theta) = log E exp(p sum_b theta_b log |a_b|),
+
+and blocks above the diagonal do not matter: paths along which logarithms grow evenly carry the moment, and on these the
+norm goes with the largest of the numbers' products. Where blocks move in turn the terms are convex in theta_b. So at
+the minimum the slopes of all with theta_b > 0 are the same mu, and those of the others are at least mu: theta_b(mu)
+increases, and their sum is 1.
 """
 
 from __future__ import annotations
@@ -60,3 +66,45 @@ def joint_exponent(order: float, curves: Sequence[Curve], shares: Sequence[float
     values = np.array([curve(order * float(part))[0] for curve, part in zip(curves, thetas, strict=True)])
     exponent = math.log1p(float(np.sum(np.array(shares) * np.expm1(values))))
     return exponent, np.array(shares) * np.exp(values - exponent)
+
+
+def joint_exponent_of_numbers(order: float, logs: FloatArray, probabilities: FloatArray) -> tuple[float, float]:
+    """Return Lambda(p) at a negative order, of diagonal matrices, and how far it may be off.
+
+    Parameters
+    ----------
+    order : float
+        p.
+    logs : array, shape (n_outcomes, n_blocks)
+        log |a_b| of every outcome. A block that is 0 in some does not count.
+    probabilities : array, shape (n_outcomes,)
+        Of the outcomes, of sum 1.
+    """
+    from scipy.optimize import minimize
+
+    logs = logs[:, np.isfinite(logs).all(axis=0)]
+    if logs.shape[1] == 0:
+        return math.inf, 0.0
+    powers = order * logs
+
+    def function(theta: FloatArray) -> tuple[float, FloatArray]:
+        exponents = powers @ theta
+        largest = float(exponents.max())
+        weights = probabilities * np.exp(exponents - largest)
+        return largest + math.log(float(weights.sum())), weights @ powers / weights.sum()
+
+    starts = [np.full(powers.shape[1], 1 / powers.shape[1]), *np.eye(powers.shape[1])]
+    best = min(starts, key=lambda theta: function(theta)[0])
+    found = minimize(
+        function,
+        best,
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * len(best),
+        constraints={"type": "eq", "fun": lambda theta: theta.sum() - 1, "jac": np.ones_like},
+        options={"ftol": 1e-15, "maxiter": 200},
+    ).x
+    found = np.clip(found, 0, None) / np.clip(found, 0, None).sum()
+    theta = min((found, best), key=lambda theta: function(theta)[0])
+    value, slope = function(theta)
+    return value, float(theta @ slope - slope.min()) + 1e-15 * (1 + abs(value))  # by convexity

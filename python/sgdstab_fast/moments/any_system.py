@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.streams import first_of_block
+from sgdstab_fast.curves.joint import joint_exponent_of_numbers
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.moments import ExactMomentsOfSteps, value_at, with_nodes
+from sgdstab_fast.moments.facts import facts_beside, held_against
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.moments.weighted_vectors import LEAST_BATCHES, Advance, Start, walker_moment
-from sgdstab_fast.operators.matrices import ExactMoment
+from sgdstab_fast.operators.matrices import LARGEST_MATRIX, ExactMoment
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.starts import initial_vectors
@@ -40,6 +43,7 @@ _LEAST_SIZE, _SIZE = 8, 64  # walkers of a population, by default
 _LENGTH, _LENGTH_IN_EPOCHS = 400, 100  # of a run, steps and epochs, from which on populations are of that size
 _METRIC_TOLERANCE = 1e-4
 _SECONDS_PER_THREAD = 2e-4  # of a call of the core: less is not worth starting one
+_FEW = 2**20  # numbers in all matrices
 _ROUNDING = 1e-12  # of what multiplies no length
 
 
@@ -70,6 +74,44 @@ class GeneralMoments:
 
     def at(self, order: float, options: Options, size: int | None) -> OrderMoment:
         """Return Lambda(p), simulated with populations of `size` walkers if it cannot be computed."""
+        if order < 0 and self._numbers is not None:
+            value, error = joint_exponent_of_numbers(order, *self._numbers)
+            return _computed(ExactMoment(value, error, "closed form"))
+        found = self._at(order, options, size)
+        if found.n_steps == 0:
+            return found
+        dimension = max(block.dimension for block in self._blocks)
+        facts = facts_beside(order, dimension, LARGEST_MATRIX, self.exact_at)
+        return held_against(found, order, facts, self._least_of_blocks(order))
+
+    @cached_property
+    def _numbers(self) -> tuple[FloatArray, FloatArray] | None:
+        """Logarithms of what outcomes multiply blocks by, and probabilities, where blocks are numbers; else None."""
+        if len(self._blocks) == 1 or any(block.dimension > 1 for block in self._blocks):
+            return None
+        found = self._system.balanced().outcomes(_FEW)
+        if found is None or found.n_steps > 1:
+            return None
+        diagonals = np.einsum("ijj->ij", found.matrices)
+        if np.count_nonzero(found.matrices) > np.count_nonzero(diagonals):
+            return None
+        with np.errstate(divide="ignore"):
+            return np.log(np.abs(diagonals)), found.probabilities
+
+    def _least_of_blocks(self, order: float) -> float:
+        """Return what the whole cannot exceed at a negative order: no block is larger than the whole."""
+        if order >= 0 or len(self._blocks) == 1:
+            return math.inf
+        return min(value_at(exact, order) for exact in self._exact)
+
+    def exact_at(self, order: float) -> OrderMoment | None:
+        """Return Lambda(p) at an order that is not negative; None where that takes simulation for some block."""
+        known = [each for each in (exact.at(order) for exact in self._exact) if each is not None]
+        if len(known) < len(self._exact):
+            return None
+        return _computed(max(known, key=lambda each: each.exponent))
+
+    def _at(self, order: float, options: Options, size: int | None) -> OrderMoment:
         if order == 0:
             return OrderMoment(0.0, "closed form")
         if order < 0 and len(self._blocks) > 1:
@@ -94,11 +136,9 @@ class GeneralMoments:
         if self._computed and len(self._blocks) == 1 and self._exact[0].everywhere:
             with_nodes(values, self._exact[0], grows=self.largest_amplification > 1)
         elif self._computed and 2.0 not in values:
-            squares = [exact.at(2.0) for exact in self._exact]
-            known = [each for each in squares if each is not None and math.isfinite(each.exponent)]
-            if len(known) == len(squares):
-                best = max(known, key=lambda each: each.exponent)
-                values[2.0] = best.exponent, best.error
+            mean_square = self.exact_at(2.0)
+            if mean_square is not None and math.isfinite(mean_square.exponent):
+                values[2.0] = mean_square.exponent, mean_square.error
         return sorted_values(values)
 
     def _known_of_block(self, index: int, order: float) -> OrderMoment | None:

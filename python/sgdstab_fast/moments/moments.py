@@ -15,12 +15,15 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast._core.streams import SLOPE
+from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.moments.any_system import GeneralMoments
+from sgdstab_fast.moments.facts import CONTRADICTED, SURE, Facts, held_against, held_against_each_other
 from sgdstab_fast.moments.populations import LEAST_SIZE
 from sgdstab_fast.moments.results import MomentExponents, OrderMoment
 from sgdstab_fast.moments.single_examples import PlainMoments
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.progress import after, reporter
@@ -29,6 +32,7 @@ from sgdstab_fast.systems.system import System, require_system
 
 METHODS = ("auto", "population")
 _LARGEST_LOGARITHM = 400.0  # of what one step may multiply a weight by
+_SLOPE_SHARE, _LEAST_SLOPE_STEPS = 16, 1000  # of the budget of an order, for lambda; and of a chain
 _ANNIHILATION = 30.0  # minus the log of what rounding leaves of a vector
 
 
@@ -124,15 +128,26 @@ def moments_at(
     if budget.max_steps < walkers:
         raise ValueError(f"max_steps must be at least n_chains * population ({walkers}), not {budget.max_steps!r}")
     family = moment_family(system, computed=computed)
+    for_slope = max(budget.max_steps // _SLOPE_SHARE, 1)
+    for_each = budget.max_steps - for_slope if budget.max_steps - for_slope >= walkers else budget.max_steps
+    slope_steps = 0
     with reporter(options.progress, budget.max_steps * orders.size, "moments") as report:
         found = [
             family.at(
                 order,
-                replace(options, progress=after(report, index * budget.max_steps, orders.size * budget.max_steps)),
+                replace(
+                    options.within(for_each),
+                    progress=after(report, index * budget.max_steps, orders.size * budget.max_steps),
+                ),
                 size,
             )
             for index, order in enumerate(orders.tolist())
         ]
+        if any(each.n_steps > 0 for each in found):
+            slope, slope_steps = _slope(system, options.within(for_slope))
+            facts = Facts(np.empty(0), np.empty(0), np.empty(0), slope)
+            found = [held_against(each, order, facts) for order, each in zip(orders.tolist(), found, strict=True)]
+            found = held_against_each_other(orders.tolist(), found)
     _warn_of_trouble(orders, found, budget)
     last = max(found, key=lambda each: (each.n_steps > 0, not each.within_tolerance, each.error))
     return MomentExponents(
@@ -148,7 +163,7 @@ def moments_at(
         reasons=tuple(each.reason for each in found),
         within_tolerance=np.array([each.within_tolerance for each in found]),
         mixed=np.array([each.mixed for each in found]),
-        n_steps=sum(each.n_steps for each in found),
+        n_steps=slope_steps + sum(each.n_steps for each in found),
         n_chains=options.n_chains if last.n_steps > 0 else 0,
         population=max(each.population for each in found),
         stopped_by=last.stopped_by,
@@ -164,6 +179,19 @@ def moment_family(system: System, *, computed: bool = True) -> PlainMoments | Ge
     if isinstance(system, SingleExampleSGD):
         return PlainMoments(system, computed=computed)
     return GeneralMoments(system, computed=computed)
+
+
+def _slope(system: System, options: Options) -> tuple[tuple[float, float], int]:
+    """Return what lambda = Lambda'(0) surely lies between, and the steps that this took."""
+    unknown = (-math.inf, math.inf), 0
+    if options.budget.max_steps < options.n_chains * _LEAST_SLOPE_STEPS:
+        return unknown
+    with collected():
+        found = estimate_exponent(system, replace(options.child(SLOPE), progress=None, method="anchored"))
+    reach = SURE * found.standard_error
+    if not math.isfinite(found.exponent) or not math.isfinite(reach):
+        return unknown[0], found.n_steps
+    return (found.exponent - reach, found.exponent + reach), found.n_steps
 
 
 def _refuse_overflow(system: System, orders: FloatArray, *, scalar: bool) -> None:
@@ -190,7 +218,12 @@ def _warn_of_trouble(orders: FloatArray, found: list[OrderMoment], budget: Budge
 
     if lost := at(lambda each: math.isnan(each.exponent)):
         warn(f"the run overflowed: Lambda(p) is unknown at p = {lost}")
-    if unmixed := at(lambda each: not each.mixed and not each.within_tolerance):
+    if missed := at(lambda each: each.reason == CONTRADICTED):
+        warn(
+            f"populations contradict computed orders, lambda or convexity at p = {missed}: errors reach as far "
+            "as these allow; raise population and max_steps"
+        )
+    if unmixed := at(lambda each: not each.mixed and not each.within_tolerance and each.reason != CONTRADICTED):
         warn(
             f"populations were not seen to forget their starts at p = {unmixed}: standard errors allow for it; raise "
             "max_steps"

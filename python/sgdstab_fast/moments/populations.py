@@ -37,12 +37,13 @@ import numpy as np
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import COMPANIONS
+from sgdstab_fast.moments.starts import Scouted, next_to, scouted, sums_of
 from sgdstab_fast.results.chains import Chains, PopulationRecords, VectorRecords
 from sgdstab_fast.simulation.looks import looks_back
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors
-from sgdstab_fast.simulation.task import Task
+from sgdstab_fast.simulation.task import Task, advance
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, companions_task
 from sgdstab_fast.statistics.control_variates import anchored_means, combined, start_up_batches
 from sgdstab_fast.statistics.estimates import Estimate, unknown
@@ -65,8 +66,11 @@ START_UP = 8  # at least one batch in so many is cut off
 SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
 _TILTED_SIZE, LEAST_SIZE = 128, 16  # walkers of a population, by default
 _COMPANION_SIZE = 16
+_USUAL, _GRADIENTS, _SLOW = "usual", "gradients", "slow"  # kinds of starts
+_SCOUTS, _SCOUT_LENGTH, _LEAST_SCOUT, _SCOUT_SHARE = (8, 32), 10, 512, 16  # shape; steps, times N; of the budget
+_FIRST_SHARE = 3 / 4  # of a budget, for the kind that scouts find first
+_NOISE = 0.1  # of other directions next to gradients, where they may all lead to one another
 ROUNDING = 256 * float(np.finfo(float).eps)  # of sums over walkers
-_NOISE = 0.1  # of starts next to gradients
 _DISAGREE = 5.0  # standard errors: what metrics say apart from each other
 _LEAST_BATCHES = 32  # of a population
 LONGEST_WINDOW = 1 / 4  # of a run
@@ -133,6 +137,40 @@ def simulate_moment(
     own.
     """
     options = replace(options, seed=options.seed.at_order(order))
+    scouts, spent, kind = {_USUAL: Scouted(-math.inf, 0.0)}, 0, _USUAL
+    for number, kind in enumerate(kinds := _kinds(system, order)):
+        if len(kinds) > 1:
+            scouts[kind], steps = _scouted(system, order, growth, options.child_of_key(number), kind)
+            spent += steps
+    kind = _USUAL
+    for rival, its in scouts.items():
+        if its.surpasses(scouts[kind].growth, scouts[kind].standard_error):
+            kind = rival
+    while True:
+        left = options.budget.max_steps - spent
+        its_options = options.within(spent + (int(_FIRST_SHARE * left) if len(scouts) > 1 else left))
+        done, moment = _simulated(system, order, growth, its_options, size, first_chain, scale, kind, spent)
+        value, error = float(moment.estimate.mean[0]), float(moment.estimate.standard_error[0])
+        del scouts[kind]
+        rivals = [rival for rival, its in scouts.items() if its.surpasses(value, error)]
+        if not rivals:
+            return done, moment
+        kind = max(rivals, key=lambda rival: scouts[rival].growth)
+        spent = done.chains.n_steps
+
+
+def _simulated(
+    system: LinearizedSGD,
+    order: float,
+    growth: Growth,
+    options: Options,
+    size: int | None,
+    first_chain: int,
+    scale: float,
+    kind: str,
+    spent: int,
+) -> tuple[Run[PopulationRecords], Moment]:
+    """Estimate Lambda(p) with walkers that start as one kind, after steps that are spent."""
     least_steps = int(np.clip(_SETTLING * system.n_examples, *_LEAST_SETTLING))
     moment = Moment(unknown(1), math.nan, math.nan)
 
@@ -144,12 +182,13 @@ def simulate_moment(
             found = replace(found, bias_allowance=None, top_drift=math.inf)  # not to be stopped by a tolerance
         return found
 
-    tilted = spread_of_weights(system, order, growth, options) * system.n_examples > (_SPREAD if order > 0 else _RARE)
+    spread = spread_of_weights(system, order, growth, options, kind)
+    tilted = spread * system.n_examples > (_SPREAD if order > 0 else _RARE)
     if size is None:
         # Long runs of few walkers rather than short ones of many.
         longest = options.budget.max_steps // (options.n_chains * max(_LEAST_LENGTH * system.n_examples, _LEAST_STEPS))
         size = int(np.clip(longest, LEAST_SIZE, _TILTED_SIZE)) if tilted else LEAST_SIZE
-    chains = _chains(system, order, growth, options, size, tilted, first_chain)
+    chains = _chains(system, order, growth, options, size, tilted, first_chain, kind, spent)
     companion_task: Task[Any] = companions_task(system)
     if tilted:
         companion_task = population_task(system, order, growth, tilted=True, n_passive=1, evaluate=False)
@@ -164,9 +203,39 @@ def simulate_moment(
     return done, moment
 
 
-def spread_of_weights(system: LinearizedSGD, order: float, growth: Growth, options: Options) -> float:
+def _kinds(system: LinearizedSGD, order: float) -> list[str]:
+    """Return the kinds of starts that may carry a moment.
+
+    What the slowest direction grows by is a straight line in p: it is not the largest beyond p = 2 unless it is there.
+    """
+    if order < 0 or system.n_examples == 1:
+        return [_USUAL]
+    return [_USUAL, _GRADIENTS, _SLOW] if order < 2 else [_USUAL, _GRADIENTS]
+
+
+def _scouted(system: LinearizedSGD, order: float, growth: Growth, options: Options, kind: str) -> tuple[Scouted, int]:
+    """Return what small populations of a kind grow by, and the steps that they took."""
+    n_populations, size = _SCOUTS
+    most = options.budget.max_steps // (_SCOUT_SHARE * n_populations * size)
+    n_steps = min(max(_SCOUT_LENGTH * system.n_examples, _LEAST_SCOUT), most) // _LEAST_BATCHES * _LEAST_BATCHES
+    if n_steps == 0:
+        return Scouted(-math.inf, 0.0), 0
+    vectors = _starts(system, order, growth, options, _SCOUTS, 0, kind, tilted=True)
+    chains = Chains(
+        key=options.seed.key,
+        states=walkers_from(vectors),
+        steps_per_batch=n_steps // _LEAST_BATCHES,
+        records=PopulationRecords.empty(n_populations, 0),
+        n_walkers=size,
+    )
+    task = population_task(system, order, growth, tilted=True, evaluate=False)
+    chains = advance(chains, task, _LEAST_BATCHES, options.workers)
+    return scouted(chains.records.log_growth, n_steps), chains.n_steps
+
+
+def spread_of_weights(system: LinearizedSGD, order: float, growth: Growth, options: Options, kind: str) -> float:
     """Return the relative variance of growth^p over one plain step, in the norm of K, on average over starts."""
-    vectors = initial_vectors(system, growth.covariance, options.seed.key, _PROBES, 1)[:, 0]
+    vectors = _starts(system, order, growth, options, (1, _PROBES), 0, kind, tilted=False)[0]
     w = vectors @ system.rows.T
     q = np.einsum("cj,cj->c", vectors, system.rows_of_k.images(vectors, w))
     eta = system.learning_rate
@@ -217,41 +286,74 @@ def walkers_from(vectors: FloatArray) -> FloatArray:
     return np.ascontiguousarray(np.concatenate([vectors / norms, np.zeros((*vectors.shape[:2], 2))], axis=2))
 
 
-def _with_starts_at_examples(system: LinearizedSGD, order: float, vectors: FloatArray) -> FloatArray:
-    """Put half of the walkers of every population next to the gradients of examples.
+def _starts(
+    system: LinearizedSGD,
+    order: float,
+    growth: Growth,
+    options: Options,
+    shape: tuple[int, int],
+    first_chain: int,
+    kind: str,
+    *,
+    tilted: bool,
+) -> FloatArray:
+    """Return the vectors that walkers of a kind start from, in the shape of (populations, walkers) and (dimension,).
 
-    There steps on an example repeat themselves, and moments far from p = 2 may be carried by other examples than the
-    second moment is, which walkers hardly reach from one another. A quarter starts at those whose steps weigh most, a
-    quarter at examples in turn. Not at negative orders: what a step shrinks again and again is exceptional, and its
-    moments are not those of the product's norm.
+    Those of the usual kind have the dominant second moment, or, half of them in tilted steps of an order p > 0, are
+    next to the gradients of examples. At negative orders they are sums with slow directions.
     """
-    n_populations, size, _ = vectors.shape
+    key, size = options.seed.key, shape[1]
+    vectors = initial_vectors(system, growth.covariance, key, math.prod(shape), 1, first_chain * size)[:, 0]
+    vectors = vectors.reshape(*shape, system.dimension)
+    slow = system.slow_directions(1).T
+    if order < 0:
+        return sums_of(system, vectors, slow)
+    if kind == _SLOW:
+        return next_to(system, vectors, slow)
+    if kind == _GRADIENTS:
+        return next_to(system, vectors, _gradients(system, order, shape))
+    if tilted:
+        half = size // 4 * 2
+        gradients = _gradients(system, order, (shape[0], half))
+        vectors[:, :half] = next_to(system, vectors[:, :half], gradients, _NOISE)
+    return vectors
+
+
+def _gradients(system: LinearizedSGD, order: float, shape: tuple[int, int]) -> FloatArray:
+    """Return gradients of examples for walkers: half of those whose steps weigh most, half of all in turn.
+
+    Next to them steps on an example repeat themselves, and moments far from p = 2 may be carried by other examples than
+    the second moment is, which walkers hardly reach from one another. Not at negative orders: what a step shrinks again
+    and again is exceptional, and its moments are not those of the product's norm.
+    """
+    n_populations, size = shape
     strongest = np.argsort(-order * system.log_determinants, kind="stable")
-    count = size // 4
-    examples = np.empty((n_populations, 2 * count), dtype=np.intp)
+    count, rest = size // 2, size - size // 2
+    examples = np.empty(shape, dtype=np.intp)
     examples[:, :count] = strongest[np.arange(count) % system.n_examples]
-    examples[:, count:] = np.arange(n_populations * count).reshape(n_populations, count) % system.n_examples
-    starts = system.rows_of_k.moved(examples)
-    lengths = np.linalg.norm(starts, axis=2, keepdims=True)
-    noise = vectors[:, : 2 * count] / np.linalg.norm(vectors[:, : 2 * count], axis=2, keepdims=True)
-    mixed = vectors.copy()
-    mixed[:, : 2 * count] = starts + _NOISE * np.where(lengths > 0, lengths, 1.0) * noise
-    return mixed
+    examples[:, count:] = np.arange(n_populations * rest).reshape(n_populations, rest) % system.n_examples
+    return system.rows_of_k.moved(examples)
 
 
 def _chains(
-    system: LinearizedSGD, order: float, growth: Growth, options: Options, size: int, tilted: bool, first_chain: int
+    system: LinearizedSGD,
+    order: float,
+    growth: Growth,
+    options: Options,
+    size: int,
+    tilted: bool,
+    first_chain: int,
+    kind: str,
+    spent: int,
 ) -> Chains[PopulationRecords]:
-    n_companions = min(N_COMPANIONS, options.budget.max_steps - options.n_chains * size)
+    most = options.budget.max_steps - spent
+    n_companions = min(N_COMPANIONS, most - options.n_chains * size)
     n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
-    most = options.budget.max_steps // (options.n_chains * size + n_companions * (_COMPANION_SIZE if tilted else 1))
+    most //= options.n_chains * size + n_companions * (_COMPANION_SIZE if tilted else 1)
     steps = max(4, system.n_examples // 2) if tilted else max(8, system.n_examples)
     steps = min(steps, max(1, most // _LEAST_BATCHES))
     key = options.seed.key
-    vectors = initial_vectors(system, growth.covariance, key, options.n_chains * size, 1, first_chain * size)[:, 0]
-    vectors = vectors.reshape(options.n_chains, size, system.dimension)
-    if tilted and order > 0:
-        vectors = _with_starts_at_examples(system, order, vectors)
+    vectors = _starts(system, order, growth, options, (options.n_chains, size), first_chain, kind, tilted=tilted)
     together = _COMPANION_SIZE if tilted else 1
     pairs = initial_vectors(system, growth.covariance, key, n_companions * together, 2, first_chain + COMPANIONS.start)
     companions: Chains[Any] = Chains(
@@ -272,6 +374,7 @@ def _chains(
         spacing=steps,
         n_examples=system.n_examples,
         rounding=ROUNDING * min(1.0, abs(order)) * min(1.0, system.learning_rate * float(system.diagonal.mean())),
+        pilot_steps=spent,
         companions=companions if n_companions > 0 else None,
     )
 

@@ -23,6 +23,7 @@ from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.curves.joint import Curve, joint_exponent
 from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.exact.moments import ExactMoments, value_at, with_nodes
+from sgdstab_fast.moments.facts import LARGEST_TENSOR, facts_beside, held_against
 from sgdstab_fast.moments.populations import LEAST_SIZE, MomentMetrics, simulate_moment
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.operators.matrices import ExactMoment
@@ -57,6 +58,13 @@ class PlainMoments:
 
     def at(self, order: float, options: Options, size: int | None) -> OrderMoment:
         """Return Lambda(p), simulated with populations of `size` walkers if it cannot be computed."""
+        found = self._at(order, options, size)
+        if found.n_steps == 0:
+            return found
+        dimension = max(block.system.dimension for block in self._blocks)
+        return held_against(found, order, facts_beside(order, dimension, LARGEST_TENSOR, self.exact_at))
+
+    def _at(self, order: float, options: Options, size: int | None) -> OrderMoment:
         if order == 0:
             return OrderMoment(0.0, "closed form")
         if order < 0 and len(self._blocks) > 1:
@@ -80,15 +88,16 @@ class PlainMoments:
         if self._computed and len(self._blocks) == 1 and self._exact[0].everywhere:
             with_nodes(values, self._exact[0], grows=float(self._system.log_determinants.max()) > 0)
         elif self._computed and self._system.dimension <= LARGEST_DIMENSION and 2.0 not in values:
-            mean_square = self.mean_square
+            mean_square = self.exact_at(2.0)
             if mean_square is not None and math.isfinite(mean_square.exponent):
                 values[2.0] = mean_square.exponent, mean_square.error
         return sorted_values(values)
 
-    @property
-    def mean_square(self) -> OrderMoment | None:
-        """Lambda(2), computed; None if it was not found for every block."""
-        each = [self._whole(block, exact.at(2.0)) for block, exact in zip(self._blocks, self._exact, strict=True)]
+    def exact_at(self, order: float) -> OrderMoment | None:
+        """Return Lambda(p) at an order that is not negative; None where that takes simulation for some block."""
+        if order == 2 and self._system.dimension > LARGEST_DIMENSION:
+            return None
+        each = [self._whole(block, exact.at(order)) for block, exact in zip(self._blocks, self._exact, strict=True)]
         known = [one for one in each if one is not None]
         return max(known, key=lambda one: one.exponent) if len(known) == len(each) else None
 

@@ -87,6 +87,10 @@ class Options:
         """Return the same for a part of the run, with a seed of its own."""
         return replace(self, seed=self.seed.child(*numbers))
 
+    def child_of_key(self, *numbers: int) -> Options:
+        """Return the same for one of many evaluations."""
+        return replace(self, seed=self.seed.child_of_key(*numbers))
+
     def for_parts(self, n_parts: int) -> Options:
         """Return how to estimate one of n_parts, so that all together keep to the budget and the tolerances."""
         if n_parts < 2:
