@@ -7,6 +7,7 @@ item, sparse matrices become dense, tables of nullable columns hold objects. A m
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import operator
@@ -200,10 +201,18 @@ def thread_count(value: Any) -> int:
 
 
 def progress(value: Any) -> Any:
-    """Return what a run tells of its progress to: None, a bool or a callable."""
-    if value is None or isinstance(value, bool) or callable(value):
+    """Return what a run tells of its progress to: None, a bool, or a callable of one argument."""
+    if value is None or isinstance(value, bool):
         return value
-    raise TypeError(f"progress must be None, a bool or a callable, not {value!r}")
+    if not callable(value):
+        raise TypeError(f"progress must be None, a bool or a callable, not {value!r}")
+    try:
+        inspect.signature(value).bind(None)
+    except TypeError as error:
+        raise TypeError(f"progress must take one argument, a Progress: {value!r} does not, {error}") from None
+    except ValueError:  # a builtin does not tell
+        pass
+    return value
 
 
 def executor(value: Any) -> Any:

@@ -43,7 +43,7 @@ BAD = {
     "population": ["x", 1, 2.5],
     "rng": ["x", -1],
     "n_threads": ["x", 0, 1.5],
-    "progress": ["x", 3],
+    "progress": ["x", 3, lambda: 0],
     "executor": ["x", 3, ThreadPoolExecutor],
     "resume": ["x", 3],
 }

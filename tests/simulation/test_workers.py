@@ -31,6 +31,19 @@ def test_after_an_error_what_has_not_begun_never_does():
     assert len(begun) < 5
 
 
+def test_threads_of_an_executor_do_not_wait_for_one_another():
+    with ThreadPoolExecutor(1) as executor:
+        inner = Workers(2, executor)
+        outer = executor.submit(lambda: list(inner.map(with_threads, range(3))))
+        assert outer.result(timeout=10) == [(0, 1), (1, 1), (2, 1)]
+
+
+def test_threads_that_work_at_the_same_time_are_no_more_than_items_or_processors():
+    assert Workers(64).useful_threads(1) == 1
+    assert Workers(1).useful_threads(9) == 1
+    assert Workers(1024).useful_threads(1024) == Workers().n_threads
+
+
 def test_without_an_executor_the_work_gets_all_threads():
     assert list(Workers(5).map(with_threads, [1, 2])) == [(1, 5), (2, 5)]
     assert 1 <= Workers().n_threads <= (os.cpu_count() or 1)

@@ -169,7 +169,8 @@ def _of_parts(
         if bounds[index] < least:
             continue
         share = parts[index].share
-        its_own = its.within(atol=its.budget.atol / share)
+        # Of the largest, and so of no more than a lower bound of it if that is positive.
+        its_own = its.within(atol=max(its.budget.atol, its.budget.rtol * max(least, 0.0)) / share)
         result = simulate(parts[index].system, its_own, known.get(index), mean_squares.get(index), index)
         results[index] = _scaled(result, share, system)
         least = max(least, results[index].exponent - 6 * results[index].standard_error)

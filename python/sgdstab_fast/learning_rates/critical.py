@@ -298,10 +298,10 @@ def _search(
         tolerance = max(budget.rtol * low, budget.atol)
         left = budget.max_steps - n_steps
         # What a parabola moves goes with the square of the spacing, relative to it that is.
-        last = bend * (spacing / low) ** 2 <= tolerance / 4 or share >= 1 or left < _FIRST_SHARE * budget.max_steps
+        last = bend * (spacing / low) ** 2 <= tolerance / 4 or share >= 1 or left < budget.part(_FIRST_SHARE)
         its = replace(budget, max_steps=left)
         if not last:
-            its = replace(budget, rtol=0.0, atol=max(tolerance, spacing / _FINE), max_steps=math.ceil(share * left))
+            its = replace(budget, rtol=0.0, atol=max(tolerance, spacing / _FINE), max_steps=budget.part(share, left))
         its_options = replace(
             options,
             budget=replace(its, max_steps=max(its.max_steps, options.n_chains)),

@@ -116,7 +116,7 @@ def _bounds(system: LinearizedSGD, order: float, function: _Function) -> tuple[f
         return least, max(least, high if mean_square is None else mean_square)
     low = least if mean_square is None else mean_square
     if order < 0:
-        before, share = low, int(_COARSE_SHARE * function.options.budget.max_steps)
+        before, share = low, function.options.budget.part(_COARSE_SHARE)
         while not ((found := function(high, share)).exponent > _SURE * found.error):
             before, high = high, 2 * high
             if high > FARTHEST * low or (function.simulated and function.left < share):
@@ -138,7 +138,7 @@ def _searched_bounds(system: LinearizedSGD, order: float, function: _Function) -
         independent = system.with_batches(sampling="iid")
     start = mean_square_zero(independent)
     assert start is not None  # of independent batches
-    share = int(_COARSE_SHARE * function.options.budget.max_steps)
+    share = function.options.budget.part(_COARSE_SHARE)
     rate, sure = start[0], system.is_independent and order != 2
     sign = (-1 if order < 2 else 1) if sure else _sign(function(rate, share))
     before = rate
@@ -168,7 +168,7 @@ def _sign(found: OrderMoment) -> int:
 
 def _secants(function: _Function, low: float, high: float) -> tuple[float, float, tuple[float, float]]:
     """Return zero, slope and bracket, as closely as single evaluations tell: the Illinois method on a bracket."""
-    share = int(_COARSE_SHARE * function.options.budget.max_steps)
+    share = function.options.budget.part(_COARSE_SHARE)
     at_low, at_high = function(low, share), function(high, share)
     f_low, f_high = min(at_low.exponent, 0.0), max(at_high.exponent, 0.0)
     value, last = high if f_high == 0 else low, 0
@@ -204,7 +204,7 @@ def _triples(function: _Function, value: float, slope: float, bounds: tuple[floa
     for triple in range(_MOST_TRIPLES):
         tolerance = max(budget.rtol * value, budget.atol)
         last = triple == _MOST_TRIPLES - 1
-        steps = int(function.left / (3 if last else 12))
+        steps = function.left // 3 if last else budget.part(1 / 12, function.left)
         if steps < function.least_steps:
             break
         middle = min(max(value, bounds[0]), bounds[1])

@@ -111,7 +111,7 @@ def _bracket(function: _Simulated, bounds: tuple[float, float]) -> tuple[float, 
     What the budget does not tell is infinite, or 0.
     """
     low, highest = bounds
-    share = int(_BRACKET_SHARE * function.options.budget.max_steps)
+    share = function.options.budget.part(_BRACKET_SHARE)
     factor = _FIRST_FACTOR
     rate, down = low * factor, False
     if low == 0 or not function.system.is_independent:
@@ -182,7 +182,7 @@ def _close_in(
             break
         rates = np.linspace(low, high, _N_RATES + 1)[1:]
         spacing = float(rates[1] - rates[0])
-        steps = int(_SET_SHARE * function.left / _N_RATES)
+        steps = budget.part(_SET_SHARE / _N_RATES, function.left)
         slope = height / (high - low) if height > 0 else 0.0
         found = [function(float(rate), steps, slope * spacing / _RESOLVED) for rate in rates]
         means, errors = _arrays(found)
@@ -216,7 +216,9 @@ def _last_set(
     for _ in range(_ROUNDS):
         # A first set tells the slope, and centres the others.
         rates = np.linspace(max(middle - half, middle / 2), middle + half, _N_RATES)
-        steps = int(function.left / _N_RATES * (0.75 if ready and goal > 0 else 1.0 if ready else share))
+        steps = int(function.left / _N_RATES * (0.75 if goal > 0 else 1.0))
+        if not ready:
+            steps = budget.part(share / _N_RATES, function.left)
         if steps < options.n_chains:
             break
         ask = goal / _PARABOLA / _SPARE * math.sqrt(_N_RATES)

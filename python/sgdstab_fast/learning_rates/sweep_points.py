@@ -3,7 +3,8 @@
 Every learning rate has the same streams, so that neighbours have similar errors. Errors of differences between
 neighbours are those of independent ones all the same, which they are not above.
 
-A learning rate may take its share of the steps; what some leave, those that miss the tolerance take.
+A first round tells of what size lambda is, next to a zero that of neighbours; learning rates that miss the tolerance
+then share the steps that are left.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from sgdstab_fast.simulation.progress import after
 from sgdstab_fast.statistics.means import standard_errors
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
-_LEAST_ROUND = 64  # steps of a chain that are worth a second round
+_FIRST_STEPS = 2**20  # of a learning rate
+_LEAST_ROUND, _ROUNDS = 64, 4  # steps of a chain that are worth another round, and rounds
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,21 +119,23 @@ def _exponents(systems: list[LinearizedSGD], options: Options) -> list[LyapunovE
     found: list[LyapunovExponent] = []
     for index, system in enumerate(systems):
         share = max((budget.max_steps - n_steps) // (len(systems) - index), 1)
-        share = min(share, max(budget.max_steps // len(systems), 1))
+        share = min(share, _FIRST_STEPS)
         found.append(simulated(system, share, budget.atol, None))
         n_steps += found[-1].n_steps
-    exponents = np.array([each.exponent for each in found])
-    errors = np.array([each.standard_error for each in found])
-    sizes = scales(exponents)
-    missing = np.flatnonzero(~budget.met(sizes, errors) & ~np.isnan(exponents) & (errors > 0))
-    for count, index in enumerate(missing.tolist()):
-        share = (budget.max_steps - n_steps) // (missing.size - count)
-        if found[index].chains is None or share < _LEAST_ROUND * options.n_chains:
-            continue
-        goal = max(budget.atol, budget.rtol * float(sizes[index]) if budget.rtol > 0 else 0.0)
-        before = found[index].n_steps
-        found[index] = simulated(systems[index], share, goal, found[index])
-        n_steps += found[index].n_steps - before
+    for _ in range(_ROUNDS):
+        exponents = np.array([each.exponent for each in found])
+        errors = np.array([each.standard_error for each in found])
+        sizes = scales(exponents)
+        simulated_at = np.array([each.chains is not None for each in found])
+        missing = np.flatnonzero(~budget.met(sizes, errors) & ~np.isnan(exponents) & (errors > 0) & simulated_at)
+        for count, index in enumerate(missing.tolist()):
+            share = (budget.max_steps - n_steps) // (missing.size - count)
+            if share < _LEAST_ROUND * options.n_chains:
+                continue
+            goal = max(budget.atol, budget.rtol * float(sizes[index]) if budget.rtol > 0 else 0.0)
+            before = found[index].n_steps
+            found[index] = simulated(systems[index], share, goal, found[index])
+            n_steps += found[index].n_steps - before
     return found
 
 

@@ -30,9 +30,9 @@ from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values,
 from sgdstab_fast.moments.weighted_vectors import LEAST_BATCHES, Advance, Start, walker_moment
 from sgdstab_fast.operators.matrices import LARGEST_MATRIX, ExactMoment
 from sgdstab_fast.results.chains import Chains, VectorRecords
+from sgdstab_fast.simulation.continuation import advance_windows
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.starts import initial_vectors
-from sgdstab_fast.simulation.task import advance
 from sgdstab_fast.simulation.vectors import vectors_task
 from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.statistics.mixing import N_COMPANIONS
@@ -219,7 +219,7 @@ def _advance(system: System, key: StreamKey, first_chain: int, options: Options)
         seconds = task.seconds_per_step * len(vectors) * n_steps
         n_threads = int(np.clip(seconds / _SECONDS_PER_THREAD, 1, options.workers.n_threads))
         shared = replace(task, chains_per_item=-(-len(vectors) // n_threads))
-        chains = advance(chains, shared, 1, Workers(n_threads, options.workers.executor))
+        chains = advance_windows(chains, shared, 1, Workers(n_threads, options.workers.executor))
         return chains.states, chains.records.log_growth[:, 0, 0]
 
     return advance_walkers

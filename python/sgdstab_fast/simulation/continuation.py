@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
-from sgdstab_fast.simulation.task import Task, advance
+from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords, in_pairs
+from sgdstab_fast.simulation.task import PIECE_SECONDS, Task, advance
 from sgdstab_fast.simulation.vectors import vectors_task
 from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.systems.growth import Growth
@@ -54,4 +54,29 @@ def continued(
         first_step=checkpoint.chains.next_step + first_batch * spacing,
     )
     task = recording_task(system, system.no_growth, spacing, checkpoint.orthonormalise_every)
-    return advance(chains, task, n_batches, workers or Workers()).records
+    return advance_windows(chains, task, n_batches, workers or Workers()).records
+
+
+def advance_windows(
+    chains: Chains[VectorRecords], task: Task[VectorRecords], n_batches: int, workers: Workers
+) -> Chains[VectorRecords]:
+    """Advance chains that evaluate nothing by batches that may be so long that calls of the core end within them.
+
+    Where these end depends on chains and task alone.
+    """
+    longest = max(1, int(PIECE_SECONDS / (task.seconds_per_step * chains.n_streams)))
+    coarseness, n_steps = 1, chains.steps_per_batch
+    while n_steps > longest * coarseness:
+        coarseness *= 2
+    whole = n_steps - n_steps % coarseness
+    if whole == n_steps:
+        return replace(advance(replace(chains, coarseness=coarseness), task, n_batches, workers), coarseness=1)
+    empty = chains.until(0).records
+    for _ in range(n_batches):
+        # What does not divide by a power of two comes last.
+        first_step, here = chains.next_step, replace(chains, records=empty, steps_per_batch=whole)
+        here = advance(replace(here, first_step=first_step, coarseness=coarseness), task, 1, workers)
+        rest = replace(here, first_step=first_step + whole, records=empty, steps_per_batch=n_steps - whole)
+        rest = advance(replace(rest, coarseness=1), task, 1, workers)
+        chains = chains.after(rest.states, [in_pairs(here.after(rest.states, [rest.records]).records)])
+    return chains

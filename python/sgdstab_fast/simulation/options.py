@@ -15,6 +15,8 @@ from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast.simulation.progress import ProgressOption
 from sgdstab_fast.simulation.workers import Workers
 
+_ENOUGH = 200_000_000  # steps, of which parts of a run have their shares: more would be spent on what is not asked for
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -45,6 +47,10 @@ class Budget:
         if self.max_steps < n_chains:
             raise ValueError(f"max_steps must be at least n_chains ({n_chains}), not {self.max_steps!r}")
         return self.max_steps // n_chains
+
+    def part(self, share: float, left: int | None = None) -> int:
+        """Return the steps of a part that may miss its tolerance: a share of what is left, or of what is enough."""
+        return math.ceil(share * min(self.max_steps if left is None else left, _ENOUGH))
 
     def met_relative(self, sizes: FloatArray, standard_errors: FloatArray) -> NDArray[np.bool_]:
         """Return which exponents meet the relative tolerance; none does whose size is not a number.

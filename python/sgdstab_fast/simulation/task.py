@@ -19,7 +19,7 @@ from sgdstab_fast.results.chains import Chains, Records, in_pairs
 from sgdstab_fast.simulation.looks import pieces
 from sgdstab_fast.simulation.workers import Workers
 
-_PIECE_SECONDS = 0.1
+PIECE_SECONDS = 0.1
 _SENT_SECONDS = 1.0  # with an executor: every piece sends the task
 
 
@@ -73,15 +73,16 @@ def advance(
     one after the other. With an executor every piece sends the task along, and is longer.
     """
     n_steps = chains.steps_per_batch // chains.coarseness
-    seconds, longest = task.seconds_per_step * chains.n_streams * n_steps, _PIECE_SECONDS
+    seconds, longest = task.seconds_per_step * chains.n_streams * n_steps, PIECE_SECONDS
     size = chains.n_chains
     if workers.executor is not None:
         size, longest = task.chains_per_item, _SENT_SECONDS
         seconds *= min(size / chains.n_chains, 1.0)
     else:
-        seconds /= workers.n_threads
+        n_threads = workers.useful_threads(-(-chains.n_chains // task.chains_per_item))
+        seconds /= n_threads
         if seconds > longest:
-            size = task.chains_per_item * workers.n_threads
+            size = task.chains_per_item * n_threads
     states, recorded, done = chains.states, list[Records](), 0
     for n in pieces(n_batches, chains.coarseness, seconds, longest):
         first_step = chains.next_step + done * n_steps
