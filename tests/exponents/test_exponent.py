@@ -234,7 +234,7 @@ def test_nearly_separate_blocks_are_not_confidently_wrong(rng):
     alone = budget(sf.LinearizedSGD(block, 2.1), 1e7)
     assert truth.exponent > alone.exponent / 2 + 20 * np.hypot(truth.standard_error, alone.standard_error)
     for seed in range(5):
-        with pytest.warns(sf.AccuracyWarning, match="too close for chains of"):
+        with pytest.warns(sf.AccuracyWarning, match="still grow otherwise"):
             short = budget(system, 200_000, rng=seed)
         assert not short.mixed
         assert_within(short.exponent, short.standard_error, truth.exponent, truth.standard_error, n_errors=2.5)
@@ -249,15 +249,21 @@ def nearly_separate():
     return gram
 
 
-@pytest.mark.parametrize("n_chains", [1, 4])
-def test_few_chains_that_do_not_mix_know_nothing(n_chains):
-    with pytest.warns(sf.AccuracyWarning):
-        result = sf.lyapunov_exponent(
-            sf.LinearizedSGD(nearly_separate(), 3.0), rng=1, n_chains=n_chains, max_steps=500_000
-        )
-    assert not result.mixed
-    assert not result.converged
-    assert result.standard_error == np.inf
+# Of 2e8 steps of 64 chains, +- 9e-7.
+NEARLY_SEPARATE = -0.010812
+
+
+@pytest.mark.parametrize("n_chains", [1, 4, 16])
+def test_few_chains_that_do_not_mix_do_not_claim_to(n_chains):
+    for seed in range(5):
+        with pytest.warns(sf.AccuracyWarning):
+            result = sf.lyapunov_exponent(
+                sf.LinearizedSGD(nearly_separate(), 3.0), rtol=1e-3, rng=seed, n_chains=n_chains, max_steps=500_000
+            )
+        assert not result.mixed
+        assert not result.converged
+        low, high = result.confidence_interval(0.9999)
+        assert low < NEARLY_SEPARATE < high
 
 
 @pytest.mark.parametrize("seed", range(20))

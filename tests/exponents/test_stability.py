@@ -47,6 +47,7 @@ def test_a_certificate_takes_no_steps_unless_the_exponent_is_asked_for(learning_
     assert f"lambda in [{low:.6g}, {high:.6g}]" in repr(quick)
 
 
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 @pytest.mark.parametrize("seed", range(4))
 def test_no_number_contradicts_a_certificate(seed):
     # every step contracts, and lambda is far below what a short run can tell from 0

@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from sgdstab_fast import validation
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import seed_of
-from sgdstab_fast._core.streams import COMPANIONS, first_of_block
+from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.exact.bounds import bounds_of
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
@@ -28,7 +29,7 @@ from sgdstab_fast.simulation.outcome import (
     warn_of_trouble,
 )
 from sgdstab_fast.simulation.run import known_sign, run
-from sgdstab_fast.simulation.starts import initial_states, initial_vectors
+from sgdstab_fast.simulation.starts import starts
 from sgdstab_fast.simulation.vectors import (
     companions_task,
     estimate,
@@ -36,7 +37,7 @@ from sgdstab_fast.simulation.vectors import (
     vectors_task,
 )
 from sgdstab_fast.statistics.largest import leading
-from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS
+from sgdstab_fast.statistics.twins import MOST_TWINS, kinds
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
 from sgdstab_fast.systems.system import ExactExponents, Part, System, require_system
 
@@ -59,8 +60,9 @@ def lyapunov_exponent(
 
     Runs many independent chains and averages, every so many steps, the exact mean log growth of all N possible next
     steps in several metrics, among them those in which mean squared growth is constant: that has far less variance than
-    the growth along the chains. Chains start nearly stationary; a few of them carry a second vector, from which
-    lambda_1 - lambda_2 and so the time to forget the start are known.
+    the growth along the chains. Chains start nearly stationary; some
+    of them have twins that take the same steps from elsewhere, and what twins gain on them bounds what they owe to
+    their starts. What has not been seen in the steps taken is in the error as well.
 
     Stops at the first look at which
 
@@ -249,19 +251,20 @@ def simulate(
         chains = (
             _anchored_chains(system, options, growth, plan, first)
             if anchored
-            else _averaged_chains(system, options, first)
+            else _averaged_chains(system, options, growth, first)
         )
     else:
         chains, run_provenance = resumed(resume, LyapunovExponent, system, (1, system.dimension))
+    task = replace(
+        task.with_options(spacing=chains.spacing),
+        seconds_per_step=task.seconds_per_step + growth.seconds_per_evaluation / chains.spacing,
+    )
     done = run(
         chains,
-        replace(
-            task.with_options(spacing=chains.spacing),
-            seconds_per_step=task.seconds_per_step + growth.seconds_per_evaluation / chains.spacing,
-        ),
+        task,
         estimate_with_own_growth if system.counts_own_growth else estimate,
         options,
-        companion_task=companions_task(system),
+        companion_task=companions_task(system, task),
     )
     warn_of_trouble(options.budget, done)
     found, bounds = done.estimate, bounds_of(system, mean_square)
@@ -278,53 +281,67 @@ def simulate(
     )
 
 
-def _averaged_chains(system: System, options: Options, first_chain: int) -> Chains[VectorRecords]:
+def _averaged_chains(system: System, options: Options, growth: Growth, first_chain: int) -> Chains[VectorRecords]:
     most = options.budget.steps_per_chain(options.n_chains)
-    share = system.random_share
-    states = initial_states(options.seed.key, options.n_chains, 1, system.slow_directions(1), first_chain, share)
     steps_per_batch = system.whole_epochs(min(_STEPS_PER_BATCH, max(1, most // _FIRST_BATCHES)))
-    return Chains(
-        key=options.seed.key,
-        states=np.ascontiguousarray(states.transpose(0, 2, 1)),
-        steps_per_batch=steps_per_batch,
-        records=VectorRecords.empty(options.n_chains, 1, 0),
-        first_chain=first_chain,
-    )
+    return _chains(system, options, growth, steps_per_batch, first_chain)
 
 
 def _anchored_chains(
     system: System, options: Options, growth: Growth, plan: Plan, first_chain: int
 ) -> Chains[VectorRecords]:
-    n_companions = min(N_COMPANIONS, options.budget.max_steps - options.n_chains)
-    n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
     spacing = plan.spacing or max(1, int(system.steps_per_epoch))
-    most = (options.budget.max_steps - plan.n_steps) // (options.n_chains + n_companions)
+    most = (options.budget.max_steps - plan.n_steps) // (options.n_chains + _n_twins(options))
     longest = max(1, most // _FIRST_BATCHES)
     spacing = min(spacing, longest)
     if growth.size == 0:
         spacing = system.whole_epochs(spacing)
     steps_per_batch = spacing * max(1, min(_LEAST_PER_BATCH, longest) // spacing)
+    chains = _chains(system, options, growth, steps_per_batch, first_chain, spacing)
+    return replace(chains, pilot_steps=plan.n_steps)
 
-    def chains(n_chains: int, k: int, first: int, n_metrics: int) -> Chains[VectorRecords]:
-        states = initial_vectors(system, growth.covariance, options.seed.key, n_chains, k, first)
-        if system.counts_own_growth:  # what chains grow by themselves counts from the start
-            states /= np.linalg.norm(states, axis=2, keepdims=True)
-        return Chains(
-            key=options.seed.key,
-            states=states,
-            steps_per_batch=steps_per_batch,
-            records=VectorRecords.empty(n_chains, k, n_metrics),
-            first_chain=first,
-        )
 
-    return replace(
-        chains(options.n_chains, 1, first_chain, growth.size),
+def _n_twins(options: Options) -> int:
+    return min(MOST_TWINS, options.n_chains, options.budget.max_steps - options.n_chains)
+
+
+def _chains(
+    system: System,
+    options: Options,
+    growth: Growth,
+    steps_per_batch: int,
+    first_chain: int,
+    spacing: int = 1,
+) -> Chains[VectorRecords]:
+    """Return chains, and the twins of the first of them, which carry a second vector besides."""
+    begin = starts(system, growth.covariance, options.seed.key, options.n_chains, first_chain)
+    n_twins = _n_twins(options)
+    own = Chains(
+        key=options.seed.key,
+        states=_unit(begin.chains)[:, None],
+        steps_per_batch=steps_per_batch,
+        records=VectorRecords.empty(options.n_chains, 1, growth.size),
+        first_chain=first_chain,
         spacing=spacing,
         n_examples=system.n_draws,
         rounding=system.rounding,
-        pilot_steps=plan.n_steps,
-        companions=chains(n_companions, 2, first_chain + COMPANIONS.start, 0) if n_companions > 0 else None,
     )
+    if n_twins == 0:
+        return own
+    begins = (begin.mixture, begin.mostly_slow)
+    first = np.concatenate([its[kind] for its, kind in zip(begins, kinds(n_twins), strict=False)])
+    pairs = np.stack([first, begin.further[:n_twins]], axis=1)
+    twins = replace(
+        own, states=np.ascontiguousarray(_unit(pairs)), records=VectorRecords.empty(n_twins, 2, growth.size)
+    )
+    most_batches = min(own.most_batches, twins.most_batches)  # batches of twins are those of chains
+    twins = replace(twins, largest_record=most_batches)
+    return replace(own, largest_record=most_batches, companions=twins)
+
+
+def _unit(states: FloatArray) -> FloatArray:
+    """Return states whose own growth counts from the start."""
+    return np.asarray(states / np.linalg.norm(states, axis=-1, keepdims=True))
 
 
 def closed_form(system: System, options: Options, known: ExactExponents) -> LyapunovExponent:

@@ -44,7 +44,7 @@ from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors
 from sgdstab_fast.simulation.task import Task, advance
-from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, companions_task
+from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, companions_task, vectors_task
 from sgdstab_fast.statistics.control_variates import anchored_means, combined, start_up_batches
 from sgdstab_fast.statistics.estimates import Estimate, unknown
 from sgdstab_fast.statistics.means import standard_errors
@@ -189,7 +189,7 @@ def _simulated(
         longest = options.budget.max_steps // (options.n_chains * max(_LEAST_LENGTH * system.n_examples, _LEAST_STEPS))
         size = int(np.clip(longest, LEAST_SIZE, _TILTED_SIZE)) if tilted else LEAST_SIZE
     chains = _chains(system, order, growth, options, size, tilted, first_chain, kind, spent)
-    companion_task: Task[Any] = companions_task(system)
+    companion_task: Task[Any] = companions_task(system, vectors_task(system, system.no_growth))
     if tilted:
         companion_task = population_task(system, order, growth, tilted=True, n_passive=1, evaluate=False)
     done = run(

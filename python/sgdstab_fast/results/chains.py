@@ -144,7 +144,9 @@ class Chains(Generic[Records]):
     pilot_steps: int = 0
     """Steps spent before on choosing the spacing."""
     companions: Chains[Any] | None = None
-    """Chains that carry one more vector, from which mixing is known (`statistics.mixing`)."""
+    """Chains that take the same steps from other starts, or carry one more vector, from which mixing is known."""
+    companions_go_on: bool = True
+    """Whether they were to, at the last look that there is whatever the budget."""
     coarseness: int = 1
     """First batches that a batch is by now, a power of two: steps are always taken in first batches."""
     largest_record: int = _LARGEST_RECORD
@@ -214,6 +216,13 @@ class Chains(Generic[Records]):
             steps_per_batch=2 * self.steps_per_batch,
             coarseness=2 * self.coarseness,
         )
+
+    def as_coarse_as(self, others: Chains[Any]) -> Chains[Records]:
+        """Return the chains with batches merged until they are as long as those of others; an odd last one is left."""
+        chains = self
+        while chains.coarseness < others.coarseness:
+            chains = chains.until(chains.n_batches // 2 * 2).coarsened()
+        return chains
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,8 @@ from typing import Any
 from sgdstab_fast.results.chains import Chains
 
 _FIRST_LOOK = 16  # batches a chain
-GROWTH, IDLE_GROWTH = 1.5, 4.0  # from look to look, with a tolerance to meet and without
+GROWTH = 1.5  # from look to look
+IDLE_GROWTH = GROWTH**3  # without a tolerance to meet; looks are some of the same
 
 
 def grid(limit: int, most_batches: int, growth: float = GROWTH) -> Iterator[int]:

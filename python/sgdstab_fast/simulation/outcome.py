@@ -44,18 +44,20 @@ def warn_of_trouble(budget: Budget, done: Run[Any]) -> None:
     estimate = done.estimate
     if np.isnan(estimate.mean).any():
         warn("the run overflowed: an exponent is unknown")
-    # An error bar that allows for slow mixing, and is small all the same, needs no warning.
+    # An error bar that allows for slow mixing, and is small all the same or as small as was asked for, needs no warning.
     allowance = estimate.bias_allowance
     matters = allowance is None or (
-        done.error > max(budget.rtol, _NOTEWORTHY) * done.size and allowance > _ROUNDING * done.chains.rounding
+        done.stopped_by == "max_steps"
+        and done.error > max(budget.rtol, _NOTEWORTHY) * done.size
+        and allowance > _ROUNDING * done.chains.rounding
     )
     if estimate.drifts and estimate.mixed and matters:
         warn("the chains had not left their start-up when the run ended: raise max_steps")
     if not estimate.mixed and matters:
         n_steps = done.chains.n_batches * done.chains.steps_per_batch
         warn(
-            f"the two largest exponents are too close for chains of {n_steps} steps to mix: the standard error, "
-            f"{done.error:.1g}, allows for what they may not have seen"
+            f"chains that start elsewhere still grow otherwise after {n_steps} steps: the standard error, "
+            f"{done.error:.1g}, allows for what has not been seen; raise max_steps, or ask for less"
         )
     if budget.has_tolerance and done.stopped_by == "max_steps":
         wanted = [f"rtol={budget.rtol:g}", f"atol={budget.atol:g}"]

@@ -61,7 +61,7 @@ def run(
 ) -> Run[Records]:
     """Advance chains until a tolerance is met by chains that have left their start-up, or the budget is used up.
 
-    Companions catch up at every look, until the estimate says that they have shown how chains mix.
+    Companions catch up at looks, unless the estimate said at the last look of the grid that chains have mixed.
     """
     budget, workers = options.budget, options.workers
     done = _look(chains, estimate, budget)
@@ -79,11 +79,13 @@ def run(
         while done.stopped_by == "max_steps" and (look := _next_look(done, budget)) is not None:
             done = replace(done, chains=_until(look, done.chains, task, workers, tell))
             companions = done.chains.companions
-            if companions is not None and companion_task is not None and not done.estimate.mixed:
+            if companions is not None and companion_task is not None and done.chains.companions_go_on:
                 last = max(grid(look + 1, companions.most_batches), default=0)
                 companions = _until(last, companions, companion_task, workers, tell)
                 done = replace(done, chains=replace(done.chains, companions=companions))
             done = _look(done.chains, estimate, budget)
+            if look in looks_so_far(done.chains):  # others, at the ends of budgets, change nothing that follows
+                done = replace(done, chains=replace(done.chains, companions_go_on=not done.estimate.mixed))
             tell(0)
     return done
 
@@ -136,7 +138,7 @@ def _next_look(done: Run[Any], budget: Budget) -> int | None:
     chains, companions = done.chains, done.chains.companions
     own = chains.n_streams
     most = budget.max_steps - chains.pilot_steps
-    if companions is not None and done.estimate.mixed:
+    if companions is not None and not chains.companions_go_on:
         most -= companions.n_steps
     elif companions is not None:
         own += companions.n_streams

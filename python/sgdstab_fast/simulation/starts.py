@@ -1,6 +1,22 @@
-"""Starts: what chains start from."""
+"""Starts: what chains start from.
+
+The exponent is the largest growth that any start leads to. Where two kinds of directions hardly feel each other, slow
+and fast ones or two blocks, a start of one kind grows as that kind does for as long as the other takes to catch up:
+log(1/share) / gap steps if it has a share of it, and longer where the gap fluctuates. A start in which all kinds take
+part has no such wait. So chains start in the dominant second moment with a little of what else there is, and some of
+them have twins, which take the same steps from elsewhere (`statistics.twins`):
+
+    chains      c + share (s + f)       c what goes with a single example in the dominant second moment,
+    twins       c + s + f,              s the direction that the mean step shrinks least,
+                s + share (c + f)       f the sum of all examples' gradients times normal numbers,
+
+each of unit length in parameter space, s turned towards c.
+"""
 
 from __future__ import annotations
+
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +26,32 @@ from sgdstab_fast.systems.system import RANDOM_SHARE, System
 
 _POWER_ITERATIONS = 30
 _JITTER = 1e-13  # of the trace
+_SHARE = 1e-3  # of other kinds of directions
+
+
+class Starts(NamedTuple):
+    """Directions of several kinds for every chain, each of shape (n_chains, dimension) and of unit length."""
+
+    typical: FloatArray
+    slow: FloatArray
+    random: FloatArray
+    further: FloatArray
+    """Of the same kind as `random`, for second vectors."""
+
+    @property
+    def chains(self) -> FloatArray:
+        """What chains start from."""
+        return self.typical + _SHARE * (self.slow + self.random)
+
+    @property
+    def mixture(self) -> FloatArray:
+        """What twins start from in which all kinds take part."""
+        return self.typical + self.slow + self.random
+
+    @property
+    def mostly_slow(self) -> FloatArray:
+        """What twins start from that are slow."""
+        return self.slow + _SHARE * (self.typical + self.random)
 
 
 def normals(key: StreamKey, n_chains: int, shape: tuple[int, ...], first_chain: int = 0) -> FloatArray:
@@ -44,6 +86,42 @@ def initial_states(
     states[:, :, :n_slow] *= random_share
     states[:, :, :n_slow] += slow.astype(np.float32)
     return states
+
+
+def starts(
+    system: System, covariance: FloatArray | None, key: StreamKey, n_chains: int, first_chain: int = 0
+) -> Starts:
+    """Return directions to start from; those of chain c depend on key and c alone.
+
+    Given the dominant second moment; the slow direction stands for it without.
+    """
+    n_numbers = system.n_random
+    numbers = normals(key, n_chains, (1 + 2 * n_numbers,), first_chain)
+    choice, random, further = np.split(numbers, [1, 1 + n_numbers], axis=1)
+    slow = np.tile(system.slow_directions(1).T.astype(np.float32).astype(float), (n_chains, 1))
+    typical = slow if covariance is None else _typical(system, covariance, choice[:, 0])
+    vectors = (typical, slow, system.displacements(random), system.displacements(further))
+    kinds = [_unit(system, each) for each in vectors]
+    against = system.lengths(kinds[0] + kinds[1]) < system.lengths(kinds[0] - kinds[1])
+    kinds[1] = np.where(against[:, None], -kinds[1], kinds[1])
+    return Starts(*kinds)
+
+
+def _typical(system: System, covariance: FloatArray, numbers: FloatArray) -> FloatArray:
+    """Return directions with about the dominant second moment, each what goes with a single axis or example.
+
+    Normal vectors with that moment would have a part in all blocks that hardly feel each other.
+    """
+    cumulative = np.cumsum(system.squared_amplitudes(covariance))
+    shares = np.array([NormalDist().cdf(number) for number in numbers])
+    axes = np.searchsorted(cumulative, shares * cumulative[-1])
+    # Rounded, so that the last bits of a decomposition rarely matter; another build of LAPACK may still find others.
+    return np.asarray(system.correlated(axes, covariance).astype(np.float32).astype(float))
+
+
+def _unit(system: System, vectors: FloatArray) -> FloatArray:
+    lengths = system.lengths(vectors)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0)[:, None])
 
 
 def _root(covariance: FloatArray) -> FloatArray:

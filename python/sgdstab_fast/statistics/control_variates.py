@@ -32,7 +32,12 @@ from sgdstab_fast.statistics.estimates import (
     unknown,
 )
 from sgdstab_fast.statistics.means import mean_of
+<<<<<<< HEAD
 from sgdstab_fast.statistics.mixing import Mixing
+=======
+from sgdstab_fast.statistics.mixing import Mixing, measure
+from sgdstab_fast.statistics.twins import Twins
+>>>>>>> 433cb3b (Twins that take the same steps from elsewhere say what chains owe to their starts)
 
 _COLLINEAR = 1e-7  # differences that are this close to a combination of others, relative, are rounding
 _ROUNDING = 1e-14
@@ -40,6 +45,7 @@ _LEAST_SAMPLES_PER_WEIGHT = 4
 _PIECES = 4  # of a chain for each one that counts for the error bar: weights may be fitted to correlated ones
 _FOLDS = 4  # of chains
 _RELAXATION_TIMES = 5  # that a piece of a chain must last to count as independent of the next
+_NEGLIGIBLE = 1 / 4  # of a standard error
 _FEW_CHAINS = 16  # fewer do not show the spread of what they have not visited
 _DRIFT = 4.0  # standard errors: a false alarm in 1e4
 
@@ -103,18 +109,24 @@ def combined(growth: FloatArray, n_pieces: int) -> FloatArray:
 
     The weights of a fold of chains are fitted to the others', cut into n_pieces each.
     """
-    n_chains, n_batches = growth.shape[:2]
+    n_chains, n_batches, _ = growth.shape
     if n_chains == 1 and n_batches >= _FOLDS * _LEAST_SAMPLES_PER_WEIGHT:
         return _combined_in_time(growth, n_pieces)
+    return np.asarray(np.einsum("cbm,cm->cb", growth, weights_of_chains(growth, n_pieces)))
+
+
+def weights_of_chains(growth: FloatArray, n_pieces: int) -> FloatArray:
+    """Return the weights of metrics for every chain, fitted to others cut into n_pieces each; (n_chains, n_metrics)."""
+    n_chains, _, n_metrics = growth.shape
     n_folds = min(_FOLDS, n_chains)
-    pieces = grouped(growth, n_pieces).reshape(n_chains, -1, growth.shape[2])
+    pieces = grouped(growth, n_pieces).reshape(n_chains, -1, n_metrics)
     fold = np.arange(n_chains) % n_folds
-    result = np.empty(growth.shape[:2])
+    weights = np.empty((n_chains, n_metrics))
     for f in range(n_folds):
         # Of a single short chain, its own: the only thing there is.
         others = pieces[fold != f] if n_folds > 1 else pieces
-        result[fold == f] = growth[fold == f] @ fit(others.reshape(-1, growth.shape[2]))
-    return result
+        weights[fold == f] = fit(others.reshape(-1, n_metrics))
+    return weights
 
 
 def _combined_in_time(growth: FloatArray, n_pieces: int) -> FloatArray:
@@ -145,11 +157,13 @@ def anchored_means(
     n_examples: int,
     rounding: float,
     spread: float | None = None,
+    twins: Twins | None = None,
 ) -> Estimate:
     """Estimate an exponent from anchored growth per batch, of shape (n_chains, n_batches, n_metrics).
 
     `growth` is the mean over a batch's evaluations, each a mean over n_examples; `rounding` is what rounding does to
-    it; `spread` what chains that do not mix at all may be off by, that of all samples by default.
+    it; `spread` what chains that do not mix at all may be off by, that of all samples by default. Given twins, they say
+    what to cut off and what bias is left, instead of the gap that `mixing` has measured.
     """
     n_chains, n_batches, _ = growth.shape
     if n_batches == 0:
@@ -167,26 +181,31 @@ def anchored_means(
             mixed=True,
         )
     # Of few chains, pieces count as independent if they are several relaxation times long.
-    pieces = mixing.gap * n_batches * steps_per_batch / _RELAXATION_TIMES if mixing.separated else 1
+    pieces = n_batches * steps_per_batch / max(_RELAXATION_TIMES * mixing.relaxation_time, 1.0)
     n_groups = max(1, int(min(math.ceil(MIN_SAMPLES / n_chains), pieces)))
     # No rule that looks at the series itself: where rare excursions carry the variance, that would choose among them.
-    start_up = start_up_batches(mixing, n_batches, steps_per_batch)
+    if twins is not None:
+        start_up, bias, unseen = _start_up(growth, twins, _PIECES * n_groups)
+    else:
+        start_up, bias, unseen = start_up_batches(mixing, n_batches, steps_per_batch), 0.0, 0.0
     series = combined(growth[:, start_up:], _PIECES * n_groups)
     mean, standard_error, degrees_of_freedom = _mean_of_chains(series, n_groups)
     # The logarithm of a factor f has the error eps / f, and the smallest f is at least exp(2 N g) or so.
     eps = float(np.finfo(float).eps)
     cancellation = 8 * eps * math.exp(min(max(-2 * n_examples * mean, 0.0), 80.0)) / (2 * max(n_examples, 1))
     cancellation = cancellation if n_examples > 0 else 0.0
-    rounding = max(rounding, eps * abs(mean), cancellation)
+    standard_error = max(standard_error, rounding, eps * abs(mean), cancellation)
     difference, difference_error, scaled_drift = (float(value[0]) for value in drift(series[:, :, None]))
-    bias_allowance = abs(difference) if abs(scaled_drift) > _DRIFT else 0.0
-    if not mixing.resolved:
+    mixed = mixing.resolved if twins is None else bias <= _NEGLIGIBLE * standard_error < math.inf
+    if twins is None and not mixed:
         # No more than the spread of all that the chains have seen, and less if what drifts is seen to relax.
         n_steps = series.shape[1] * steps_per_batch
         extrapolated = mixing.bias(math.hypot(difference, difference_error), n_steps) if mixing.separated else math.inf
         seen = (float(series.std()) if spread is None else spread) if n_chains >= _FEW_CHAINS else math.inf
-        bias_allowance = max(bias_allowance, min(extrapolated, seen))
-    errors = np.array([math.hypot(max(standard_error, rounding), bias_allowance)])
+        bias = min(extrapolated, seen)
+    if abs(scaled_drift) > _DRIFT:
+        bias = max(bias, abs(difference))
+    errors = np.array([math.hypot(standard_error, bias, unseen)])
     return Estimate(
         mean=np.array([mean]),
         standard_error=errors,
@@ -196,7 +215,59 @@ def anchored_means(
         drift=scaled_drift,
         top_drift=scaled_drift,
         chain_disagreement=chain_disagreement(series),
-        bias_allowance=bias_allowance,
-        mixed=mixing.resolved,
+        bias_allowance=bias,
+        mixed=mixed,
         gap=mixing.gap,
     )
+<<<<<<< HEAD
+=======
+
+
+def _start_up(growth: FloatArray, twins: Twins, n_pieces: int) -> tuple[int, float, float]:
+    """Return how many batches to cut off, so that statistical error and bias together are least.
+
+    And the bias that is left, and what has not been seen.
+    """
+    n_chains, n_batches, _ = growth.shape
+    weights = weights_of_chains(growth[:, n_batches // 2 :], n_pieces)
+    differences = twins.differences(growth, weights)
+    means = np.einsum("cbm,cm->c", growth, weights) / n_batches
+    variance = mean_of(means).standard_error ** 2 if n_chains > 1 else 0.0
+    biases = {first: twins.bias(differences, first, n_batches) for first in (n_batches * e // 8 for e in range(5))}
+    start_up = min(biases, key=lambda first: variance * n_batches / (n_batches - first) + biases[first] ** 2)
+    return start_up, biases[start_up], twins.unseen(differences, n_chains * (n_batches - start_up))
+
+
+def frame_means(log_growth: FloatArray, growth: FloatArray, steps_per_batch: int) -> Estimate:
+    """Estimate exponents from log growth per batch, (n_chains, n_batches, k), and the anchored growth at its end.
+
+    `growth` has the shape (n_chains, n_batches, n_metrics, leading), for the leading exponents. Both have the same
+    means under the stationary law of the frames, so that each exponent has a combination of its own; it is used where
+    the frame is seen to forget its start on both sides, from the gaps to the exponents before and after.
+    """
+    average = batch_means(log_growth, steps_per_batch)
+    n_chains, n_batches, n_metrics, leading = growth.shape
+    k = log_growth.shape[2]
+    if n_metrics == 0 or n_batches == 0:
+        return average
+    mean, standard_error = average.mean.copy(), average.standard_error.copy()
+    n_groups = math.ceil(MIN_SAMPLES / n_chains)
+    mixes = [measure(log_growth[:, :, j : j + 2], steps_per_batch).resolved for j in range(min(leading, k - 1))]
+    for j in range(min(leading, k - 1)):
+        if not mixes[j] or (j > 0 and not mixes[j - 1]):
+            continue
+        columns = np.concatenate([log_growth[:, :, None, j] / steps_per_batch, growth[:, :, :, j]], axis=2)
+        kept = columns[:, average.start_up :]
+        if not np.isfinite(kept).all():
+            continue
+        value, error, _ = _mean_of_chains(combined(kept, _PIECES * n_groups), n_groups)
+        if abs(value - average.mean[j]) < _DRIFT * average.standard_error[j]:
+            mean[j], standard_error[j] = value, max(error, float(np.finfo(float).eps) * abs(value))
+    kept_growth = log_growth[:, average.start_up :] / steps_per_batch
+    return replace(
+        average,
+        mean=mean,
+        standard_error=standard_error,
+        effective_sample_size=effective_sample_size(kept_growth, standard_error),
+    )
+>>>>>>> 433cb3b (Twins that take the same steps from elsewhere say what chains owe to their starts)

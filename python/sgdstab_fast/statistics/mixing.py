@@ -35,6 +35,8 @@ class Mixing:
     """Growth of D_n over the second half of the companions' run, in its standard errors."""
     n_steps: int
     """Steps of each companion that it was measured over."""
+    fluctuation: float = 0.0
+    """Variance of D_n per step."""
 
     @property
     def separated(self) -> bool:
@@ -50,6 +52,16 @@ class Mixing:
     def start_up_steps(self) -> int:
         """Steps after which a start is forgotten; of no use unless separated."""
         return math.ceil(min(_START_UP / self.gap, 2.0**62)) if self.gap > 0 else 2**62
+
+    @property
+    def relaxation_time(self) -> float:
+        """Steps after which a chain has forgotten where it was; infinite unless separated.
+
+        1 / gap where D_n grows steadily; where it wanders, by a variance of s^2 a step, 2 s^2 / gap^2 more.
+        """
+        if not self.separated:
+            return math.inf
+        return 1 / self.gap + 2 * self.fluctuation / self.gap**2 if math.isfinite(self.gap) else 0.0
 
     def bias(self, drift: float, n_steps: int) -> float:
         """Return how far a mean over n_steps is off, if what its halves differ by, `drift`, relaxes at the gap's rate.
@@ -81,7 +93,8 @@ def measure(log_growth: FloatArray, steps_per_batch: int) -> Mixing:
     quarters = grouped(difference[:, n_batches // 2 :, None], 2)[:, 0]
     mean, spread = float(quarters.mean()), float(quarters.std(ddof=1))
     separation = math.sqrt(len(quarters)) * mean / spread if spread > 0 else math.copysign(math.inf, mean)
-    return Mixing(mean / steps_per_batch, separation, n_steps)
+    length = (n_batches - n_batches // 2) // 2  # batches of a quarter
+    return Mixing(mean / steps_per_batch, separation, n_steps, spread**2 * length / steps_per_batch)
 
 
 def first_resolved(log_growth: FloatArray, steps_per_batch: int, looks: list[int]) -> Mixing:

@@ -90,6 +90,10 @@ class GramRows(Rows):
         """Return the vectors."""
         return vectors
 
+    def displacements(self, amounts: FloatArray) -> FloatArray:
+        """Return the amounts."""
+        return amounts
+
     def along(self, images: FloatArray) -> FloatArray:
         """Return the components."""
         return images

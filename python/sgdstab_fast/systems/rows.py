@@ -125,6 +125,10 @@ class Rows:
         assert directions is not None
         return np.asarray(vectors @ directions / np.sqrt(eigenvalues))
 
+    def displacements(self, amounts: FloatArray) -> FloatArray:
+        """Return the sums of what all rows move, times amounts (n, n_rows); shape (n, rank)."""
+        return np.asarray(amounts @ self.array)
+
     def along(self, images: FloatArray) -> FloatArray:
         """Return the inner products of vectors (.., rank) with what rows move, shape (.., n_rows)."""
         return np.asarray(images @ self.array.T)

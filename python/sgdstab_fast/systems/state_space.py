@@ -126,6 +126,23 @@ class StateSpace(System):
         """Return vectors in the coordinates of the system, from isometric ones; same shape."""
         return self._rows.from_isometric(vectors)
 
+    def squared_amplitudes(self, covariance: FloatArray) -> FloatArray:
+        """Return the second moments of what single rows have of displacements."""
+        return np.maximum(self._rows.squared_norms(covariance[: self.rank, : self.rank]), 0.0)
+
+    def correlated(self, axes: IntArray, covariance: FloatArray) -> FloatArray:
+        """Return what states of a second moment are, given what their displacements have of single rows."""
+        return self._rows.moved_images(axes, covariance[: self.rank])
+
+    @property
+    def n_random(self) -> int:
+        """One for every row."""
+        return len(self._rows)
+
+    def displacements(self, numbers: FloatArray) -> FloatArray:
+        """Return sums of gradients, times numbers, which have been where they are for long."""
+        return np.tile(self._rows.displacements(numbers), self.recurrence.levels)
+
     @property
     def random_share(self) -> float:
         """How much of starts near slow directions is random.

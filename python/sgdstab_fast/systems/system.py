@@ -264,6 +264,23 @@ class System(ABC):
     def slow_directions(self, k: int) -> FloatArray:
         """Return unit vectors to start from, shape (d, at most k)."""
 
+    def squared_amplitudes(self, covariance: FloatArray) -> FloatArray:
+        """Return the second moments of what single axes, or examples, have of directions."""
+        return covariance.diagonal()
+
+    def correlated(self, axes: IntArray, covariance: FloatArray) -> FloatArray:
+        """Return what directions of a second moment are, given what they have of single axes: (n, dimension)."""
+        return covariance[axes]
+
+    @property
+    def n_random(self) -> int:
+        """Normal numbers that a random displacement is made of."""
+        return self.dimension
+
+    def displacements(self, numbers: FloatArray) -> FloatArray:
+        """Return random displacements, (n, dimension), from normal numbers (n, n_random)."""
+        return numbers
+
     @abstractmethod
     def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:
         """Return all matrices, if they have at most so many entries together."""

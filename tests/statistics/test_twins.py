@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from sgdstab_fast.statistics.control_variates import anchored_means
+from sgdstab_fast.statistics.estimates import batch_means
+from sgdstab_fast.statistics.mixing import Mixing
+from sgdstab_fast.statistics.twins import MOST_TWINS, Twins, kinds
+
+UNKNOWN = Mixing(float("nan"), 0.0, 0)
+N_CHAINS, N_BATCHES = 64, 80
+
+
+def series(rng, offset=0.0, n_chains=N_CHAINS):
+    """Growth in two metrics of the same mean, 0, that a start has moved by an offset of shape (n_batches,)."""
+    noise = rng.normal(size=(n_chains, N_BATCHES, 1))
+    other = 3 * rng.normal(size=noise.shape)
+    return np.concatenate([noise, other], axis=2) * 1e-3 + np.reshape(offset, (-1, 1))
+
+
+def estimate(growth, twins):
+    return anchored_means(growth, 1, UNKNOWN, 0, 0.0, twins=Twins(twins))
+
+
+def test_twins_are_of_each_kind_in_turn():
+    assert kinds(16) == [range(8), range(8, 16)]
+    assert kinds(3) == [range(2), range(2, 3)]
+    assert kinds(1) == [range(1)]
+
+
+def test_chains_that_have_met_their_twins_owe_nothing(rng):
+    growth = series(rng)
+    found = estimate(growth, growth[:MOST_TWINS].copy())
+    assert found.mixed
+    assert found.start_up == 0
+    assert found.bias_allowance == 0
+    assert found.standard_error[0] == pytest.approx(batch_means(growth[:, :, :1], 1).standard_error[0], rel=0.2)
+
+
+def test_start_up_is_cut_where_twins_have_met_chains(rng):
+    # Chains are 0.1 below for the first 20 batches of 80, twins are not.
+    late = np.where(np.arange(N_BATCHES) < 20, -0.1, 0.0)
+    growth = series(rng, late)
+    found = estimate(growth, growth[:MOST_TWINS] - late[:, None])
+    assert found.mixed
+    assert found.start_up == 20
+    assert abs(found.mean[0]) < 5 * found.standard_error[0]
+
+
+def test_what_twins_gain_for_good_is_in_the_error(rng):
+    growth = series(rng, np.full(N_BATCHES, -0.1))
+    found = estimate(growth, growth[:MOST_TWINS] + 0.1)
+    assert not found.mixed
+    assert found.standard_error[0] >= 0.1
+
+
+def test_twins_that_grow_more_slowly_prove_nothing(rng):
+    growth = series(rng)
+    found = estimate(growth, growth[:MOST_TWINS] - 0.1)
+    assert found.mixed
+    assert found.bias_allowance == 0
+
+
+def test_a_gain_in_one_metric_alone_counts(rng):
+    growth = series(rng)
+    twins = growth[:MOST_TWINS].copy()
+    twins[:, :, 1] += 0.1
+    assert estimate(growth, twins).standard_error[0] >= 0.1
+
+
+def test_twins_that_stopped_are_taken_to_go_on(rng):
+    growth = series(rng, np.full(N_BATCHES, -0.1))
+    found = estimate(growth, growth[:MOST_TWINS, :20] + 0.1)
+    assert found.standard_error[0] >= 0.09
+
+
+def test_what_a_mixture_gains_may_not_have_been_seen(rng):
+    # Twins have gained 1 in their first batch; in n batches of all chains that may happen 3 times and be unseen.
+    growth = series(rng) * 1e-6
+    twins = growth[:MOST_TWINS].copy()
+    twins[:8, 0] += 1.0
+    found = estimate(growth, twins)
+    kept = N_CHAINS * (N_BATCHES - found.start_up)
+    assert found.start_up > 0
+    assert found.standard_error[0] == pytest.approx(1.5 / kept, rel=0.01)
+    assert found.mixed
