@@ -44,7 +44,7 @@ def warn_of_trouble(budget: Budget, done: Run[Any]) -> None:
     estimate = done.estimate
     if np.isnan(estimate.mean).any():
         warn("the run overflowed: an exponent is unknown")
-    # An error bar that allows for slow mixing, and is small all the same or as small as was asked for, needs no warning.
+    # An error bar that allows for slow mixing, and is small all the same, or as was asked for, needs no warning.
     allowance = estimate.bias_allowance
     matters = allowance is None or (
         done.stopped_by == "max_steps"

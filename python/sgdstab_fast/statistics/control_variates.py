@@ -32,12 +32,8 @@ from sgdstab_fast.statistics.estimates import (
     unknown,
 )
 from sgdstab_fast.statistics.means import mean_of
-<<<<<<< HEAD
 from sgdstab_fast.statistics.mixing import Mixing
-=======
-from sgdstab_fast.statistics.mixing import Mixing, measure
 from sgdstab_fast.statistics.twins import Twins
->>>>>>> 433cb3b (Twins that take the same steps from elsewhere say what chains owe to their starts)
 
 _COLLINEAR = 1e-7  # differences that are this close to a combination of others, relative, are rounding
 _ROUNDING = 1e-14
@@ -219,8 +215,6 @@ def anchored_means(
         mixed=mixed,
         gap=mixing.gap,
     )
-<<<<<<< HEAD
-=======
 
 
 def _start_up(growth: FloatArray, twins: Twins, n_pieces: int) -> tuple[int, float, float]:
@@ -236,38 +230,3 @@ def _start_up(growth: FloatArray, twins: Twins, n_pieces: int) -> tuple[int, flo
     biases = {first: twins.bias(differences, first, n_batches) for first in (n_batches * e // 8 for e in range(5))}
     start_up = min(biases, key=lambda first: variance * n_batches / (n_batches - first) + biases[first] ** 2)
     return start_up, biases[start_up], twins.unseen(differences, n_chains * (n_batches - start_up))
-
-
-def frame_means(log_growth: FloatArray, growth: FloatArray, steps_per_batch: int) -> Estimate:
-    """Estimate exponents from log growth per batch, (n_chains, n_batches, k), and the anchored growth at its end.
-
-    `growth` has the shape (n_chains, n_batches, n_metrics, leading), for the leading exponents. Both have the same
-    means under the stationary law of the frames, so that each exponent has a combination of its own; it is used where
-    the frame is seen to forget its start on both sides, from the gaps to the exponents before and after.
-    """
-    average = batch_means(log_growth, steps_per_batch)
-    n_chains, n_batches, n_metrics, leading = growth.shape
-    k = log_growth.shape[2]
-    if n_metrics == 0 or n_batches == 0:
-        return average
-    mean, standard_error = average.mean.copy(), average.standard_error.copy()
-    n_groups = math.ceil(MIN_SAMPLES / n_chains)
-    mixes = [measure(log_growth[:, :, j : j + 2], steps_per_batch).resolved for j in range(min(leading, k - 1))]
-    for j in range(min(leading, k - 1)):
-        if not mixes[j] or (j > 0 and not mixes[j - 1]):
-            continue
-        columns = np.concatenate([log_growth[:, :, None, j] / steps_per_batch, growth[:, :, :, j]], axis=2)
-        kept = columns[:, average.start_up :]
-        if not np.isfinite(kept).all():
-            continue
-        value, error, _ = _mean_of_chains(combined(kept, _PIECES * n_groups), n_groups)
-        if abs(value - average.mean[j]) < _DRIFT * average.standard_error[j]:
-            mean[j], standard_error[j] = value, max(error, float(np.finfo(float).eps) * abs(value))
-    kept_growth = log_growth[:, average.start_up :] / steps_per_batch
-    return replace(
-        average,
-        mean=mean,
-        standard_error=standard_error,
-        effective_sample_size=effective_sample_size(kept_growth, standard_error),
-    )
->>>>>>> 433cb3b (Twins that take the same steps from elsewhere say what chains owe to their starts)
