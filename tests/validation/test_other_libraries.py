@@ -274,5 +274,5 @@ def test_numbers_in_text_are_no_numbers():
         exponent.confidence_interval("0.9")
     moments = sf.moment_exponent(sf.MatrixEnsemble([[[2.0, 1.0], [1.0, 1.0]], [[1.0, 0.0], [0.3, 0.4]]]), [0, 1, 2, 3])
     for method in (moments.rate_function, moments.rate_function_standard_error):
-        with pytest.raises(TypeError, match="x must be an array of real numbers, not .0.1."):
+        with pytest.raises(TypeError, match=r"x must be an array of real numbers, not .0.1."):
             method("0.1")

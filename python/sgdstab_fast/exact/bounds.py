@@ -22,9 +22,10 @@ ROUNDING = 16 * float(np.finfo(float).eps)
 
 def bounds_of(system: System, mean_square: MeanSquareExponent | None = None) -> tuple[float, float]:
     """Return (low, high) with low <= lambda <= high from what costs next to nothing, and Lambda(2) if it is known."""
-    # Of larger batches the sum of all exponents takes going through them.
-    low = lower_bound(system) if system.batch_size == 1 else -math.inf
-    high = 0.0 if largest_overshoot(system) <= 2 else math.inf
+    overshoot = largest_overshoot(system)
+    high = 0.0 if overshoot <= 2 else math.inf
+    # Elsewhere the sum of all exponents takes going through batches or matrices.
+    low = lower_bound(system) if system.batch_size == 1 and math.isfinite(overshoot) else -math.inf
     return low, high if mean_square is None else min(high, mean_square.upper_bound / 2)
 
 

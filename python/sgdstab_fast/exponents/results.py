@@ -191,15 +191,15 @@ class Stability:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the exponents of full batches, of SGD and of its mean square beside the edge at 0; return the axes.
 
-        Of lambda with its 99% interval, or its bounds alone if it was not estimated, and of the mean square
-        Lambda(2)/2, which is not below lambda.
+        Of lambda with its 99% interval, or its bounds alone if it was not estimated, and of the mean square, if it was
+        computed, Lambda(2)/2, which is not below lambda.
         """
         rows = [("SGD, λ", math.nan, *self.bounds)]
         if self.lyapunov is not None:
             rows = [("SGD, λ", self.lyapunov.exponent, *self.lyapunov.confidence_interval(0.99))]
         if not np.isnan(self.gd):
             rows.insert(0, ("full batches, μ", self.gd, self.gd, self.gd))
-        if self.mean_square is not None:
-            half = self.mean_square.exponent / 2
+        if self.known_mean_square is not None:
+            half = self.known_mean_square.exponent / 2
             rows.append(("SGD in mean square, Λ(2)/2", half, half, half))
         return pictures.beside_the_edge(rows, f"{self.verdict}: {self.certificate}", ax)
