@@ -155,7 +155,7 @@ class BatchSteps(StateSpace):
 
     def _growth_of_units(self) -> FloatArray:
         """Return max(1, (1 - eta trace K_uu)^2) for every unit: how much a step on it may multiply squared norms."""
-        traces = np.bincount(self._units, self._rows.gram.diagonal(), self.law.n_units)
+        traces = np.bincount(self._units, self._rows.traces, self.law.n_units)
         return np.asarray(np.maximum(1.0, (1 - self.learning_rate * traces) ** 2))
 
     def independent_second_moments(self, tolerance: float) -> SecondMoments:
@@ -233,7 +233,7 @@ class BatchSteps(StateSpace):
     def _mean_log_determinant(self, law: Law) -> float:
         if law.n_batches * self.rows_per_step**3 > _MOST_DETERMINANTS:
             return math.nan
-        gram, total = self._rows.gram, 0.0
+        total = 0.0
         single = [law.rows(unit) for unit in range(law.n_units)]
         weighted = (
             (probability / len(batches), len(batch), np.concatenate([single[unit] for unit in batch]))
@@ -246,7 +246,7 @@ class BatchSteps(StateSpace):
                 some = [(weight, rows) for weight, n, rows in chunk if (n, rows.size) == size]
                 rows = np.array([rows for _, rows in some])
                 step = self.learning_rate / size[0] * self.recurrence.feedback
-                minors = np.eye(size[1]) - step * gram[rows[:, :, None], rows[:, None, :]]
+                minors = np.eye(size[1]) - step * self._rows.gram_of(rows)
                 total += float(np.array([weight for weight, _ in some]) @ _log_determinants(minors))
         return total
 
@@ -307,11 +307,11 @@ class BatchSteps(StateSpace):
 
     def largest_curvature(self) -> float:
         """Return the largest eigenvalue that the Hessian of a batch may have, or a bound if batches are many."""
-        law, gram = self.law, self._rows.gram
+        law = self.law
 
         def of(batch: tuple[int, ...]) -> float:
             rows = np.concatenate([law.rows(unit) for unit in batch])
-            return float(np.linalg.eigvalsh(gram[np.ix_(rows, rows)])[-1]) / len(batch) if rows.size else 0.0
+            return float(np.linalg.eigvalsh(self._rows.gram_of(rows))[-1]) / len(batch) if rows.size else 0.0
 
         largest = max(of((unit,)) for unit in range(law.n_units))
         if law.batch_size == 1 or law.sampling == "with_replacement":

@@ -36,6 +36,10 @@ class GramRows(Rows):
         """K."""
         return self.array
 
+    def gram_of(self, rows: IntArray) -> FloatArray:
+        """Return that part."""
+        return np.asarray(self.array[rows[..., :, None], rows[..., None, :]])
+
     @cached_property
     def gradients(self) -> FloatArray:
         """The Cholesky factor."""

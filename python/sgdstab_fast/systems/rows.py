@@ -72,6 +72,10 @@ class Rows:
         """K, shape (n_rows, n_rows)."""
         return np.asarray(self.array @ self.array.T)
 
+    def gram_of(self, rows: IntArray) -> FloatArray:
+        """Return the part of K that belongs to some rows, shape (.., m, m) for those of shape (.., m)."""
+        return np.asarray(self.array[rows] @ self.array[rows].swapaxes(-1, -2))
+
     @property
     def gradients(self) -> FloatArray:
         """F with K = F F^T, shape (n_rows, rank)."""

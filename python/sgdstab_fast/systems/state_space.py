@@ -190,10 +190,9 @@ class StateSpace(System):
             return None
         if not self.law.offsets.size:
             return self.learning_rate * self.diagonal
-        gram = self._rows.gram
         units = [self.law.rows(unit) for unit in range(self.law.n_units)]
         return self.learning_rate * np.array(
-            [np.linalg.eigvalsh(gram[np.ix_(rows, rows)])[-1] if rows.size else 0.0 for rows in units]
+            [np.linalg.eigvalsh(self._rows.gram_of(rows))[-1] if rows.size else 0.0 for rows in units]
         )
 
     def example_of(self, part: Part[System]) -> int:
