@@ -1,5 +1,7 @@
 """Pictures of exponents."""
 
+import numpy as np
+import pytest
 import sgdstab_fast as sf
 from matplotlib.figure import Figure
 from reference.known import K4, REAL_GRAMS
@@ -16,3 +18,28 @@ def test_plots_draw_on_given_axes():
         ax = Figure().subplots()
         assert result.plot(ax) is ax
         assert (ax.get_xlabel() and ax.get_ylabel()) or ax.texts  # what is known exactly has nothing to converge
+
+
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize(
+    "system",
+    [
+        sf.LinearizedSGD(K4, 0.3),
+        sf.LinearizedSGD(K4, 0.9, 2),
+        sf.MatrixEnsemble([[[2.0, 1.0], [1.0, 1.0]], [[1.0, 0.0], [0.3, 0.4]]]),
+        sf.LinearizedSGD(np.kron(np.eye(2), K4), 0.3),
+    ],
+    ids=["single examples", "batches", "matrices", "blocks"],
+)
+def test_the_running_estimate_ends_at_the_result(system):
+    result = sf.lyapunov_exponent(system, rtol=0, max_steps=50_000, rng=1, n_threads=1)
+    line = result.plot(Figure().subplots()).lines[0]
+    assert line.get_ydata()[-1] == pytest.approx(result.exponent, rel=1e-14)
+
+
+def test_what_was_not_estimated_is_drawn_by_its_bounds():
+    result = sf.stability(sf.LinearizedSGD(K4, 0.42))
+    ax = result.plot(Figure().subplots())
+    assert result.lyapunov is None
+    drawn = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_alpha() == 0.5]
+    assert [tuple(line.get_xdata()) for line in drawn] == [result.bounds]

@@ -277,6 +277,7 @@ def simulate(
         gap=found.gap,
         mixed=found.mixed,
         bias_allowance=found.bias_allowance or 0.0,
+        own_growth=system.counts_own_growth,
         **common_attributes(done, system, run_provenance),
     )
 

@@ -17,7 +17,7 @@ from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.plotting import exponents as pictures
 from sgdstab_fast.plotting.axes import words
 from sgdstab_fast.results.result import OneExponent, SeveralExponents, SimulatedEstimate
-from sgdstab_fast.simulation.vectors import estimate
+from sgdstab_fast.simulation.vectors import estimate, estimate_with_own_growth
 from sgdstab_fast.systems.system import System
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class LyapunovExponent(OneExponent):
     bounds: tuple[float, float] = (-math.inf, math.inf)
     """Between which numbers lambda lies for certain, as far as that was known without simulation: neither `exponent`
     nor its intervals go beyond."""
+    own_growth: bool = field(default=False, repr=False)
+    """Whether what chains grow by themselves is a result beside anchored growth."""
     time_share: float = 1.0
     """Where K falls into blocks, the share of steps that move the block that the exponent comes from."""
     parts: Mapping[int, LyapunovExponent] = field(default_factory=dict, repr=False, compare=False)
@@ -62,8 +64,9 @@ class LyapunovExponent(OneExponent):
             return words(f"λ = {self.exponent:.6g}, exactly", ax)
         n_batches = self.chains.n_batches
         counts = np.unique(np.geomspace(min(4, n_batches), n_batches, 60).astype(int))
-        looks = [estimate(self.chains.until(int(count))) for count in counts]
-        mean = self.time_share * np.array([look.mean[0] for look in looks])
+        of_chains = estimate_with_own_growth if self.own_growth else estimate
+        looks = [of_chains(self.chains.until(int(count))) for count in counts]
+        mean = np.clip(self.time_share * np.array([look.mean[0] for look in looks]), *self.bounds)
         half_width = self.time_share * 1.96 * np.array([look.standard_error[0] for look in looks])
         return pictures.running(counts * self.chains.steps_per_batch * self.n_chains, mean, half_width, ax)
 
