@@ -24,8 +24,15 @@ from sgdstab_fast._core.arguments import FloatArray
 # A matrix given in float32 was rounded there, whatever is done to it afterwards; what counts as rounding is
 # measured in the precision of the input.
 _ASYMMETRY = 1e4  # in units of the precision, relative to sqrt(K_ii K_jj)
+_LONGEST = 160  # characters of what is shown
 _SUM = 1e-9  # of probabilities, from 1
 _SUM_ROUNDING = 8  # what rounding may do to it, in units of the precision times the root of the number of terms
+
+
+def shown(value: Any) -> str:
+    """Return what a value looks like, in one line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
 def real_number(value: Any, name: str) -> float:
@@ -33,15 +40,15 @@ def real_number(value: Any, name: str) -> float:
     given = _scalar(value)
     no_number = isinstance(given, (bool, np.bool_)) or getattr(given, "shape", ()) != ()
     if no_number or not (isinstance(given, numbers.Real) or _is_like_a_number(given)):
-        raise TypeError(f"{name} must be a real number, not {value!r}")
+        raise TypeError(f"{name} must be a real number, not {shown(value)}")
     try:
         number = float(given)
     except OverflowError:
-        raise ValueError(f"{name} must be within floating point, not {value!r}") from None
+        raise ValueError(f"{name} must be within floating point, not {shown(value)}") from None
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a real number, not {value!r}") from None
+        raise TypeError(f"{name} must be a real number, not {shown(value)}") from None
     if math.isnan(number):
-        raise ValueError(f"{name} must be a number, not {value!r}")
+        raise ValueError(f"{name} must be a number, not {shown(value)}")
     return number
 
 
@@ -63,7 +70,7 @@ def positive_number(value: Any, name: str) -> float:
     """Return a finite float > 0."""
     number = real_number(value, name)
     if not 0 < number < math.inf:
-        raise ValueError(f"{name} must be positive and finite, not {value!r}")
+        raise ValueError(f"{name} must be positive and finite, not {shown(value)}")
     return number
 
 
@@ -71,7 +78,7 @@ def nonnegative_number(value: Any, name: str) -> float:
     """Return a finite float >= 0."""
     number = real_number(value, name)
     if not 0 <= number < math.inf:
-        raise ValueError(f"{name} must be finite and not negative, not {value!r}")
+        raise ValueError(f"{name} must be finite and not negative, not {shown(value)}")
     return number
 
 
@@ -79,7 +86,7 @@ def probability(value: Any, name: str) -> float:
     """Return a float strictly between 0 and 1."""
     number = real_number(value, name)
     if not 0 < number < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, not {value!r}")
+        raise ValueError(f"{name} must lie strictly between 0 and 1, not {shown(value)}")
     return number
 
 
@@ -89,28 +96,28 @@ def integer(value: Any, name: str, *, low: int = 1, high: int | None = None) -> 
     if isinstance(given, numbers.Real) and not isinstance(given, numbers.Integral) and float(given).is_integer():
         given = int(float(given))
     if isinstance(given, (bool, np.bool_)) or not hasattr(type(given), "__index__"):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
+        raise TypeError(f"{name} must be an integer, not {shown(value)}")
     try:
         whole = operator.index(given)
     except TypeError:  # arrays of several
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None
+        raise TypeError(f"{name} must be an integer, not {shown(value)}") from None
     if whole < low or (high is not None and whole > high):
         bounds = f"at least {low}" if high is None else f"in {low}..{high}"
-        raise ValueError(f"{name} must be {bounds}, not {value!r}")
+        raise ValueError(f"{name} must be {bounds}, not {shown(value)}")
     return whole
 
 
 def flag(value: Any, name: str) -> bool:
     """Return a bool."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
+        raise TypeError(f"{name} must be True or False, not {shown(value)}")
     return bool(value)
 
 
 def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     """Return one of the strings to choose from."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {shown(value)}")
     return value
 
 
@@ -118,7 +125,7 @@ def increasing(value: Any, name: str) -> FloatArray:
     """Return positive, finite numbers in increasing order, shape (n,), n > 0."""
     given = _entries(value, name)
     if given.size == 0:
-        raise ValueError(f"{name} must be a non-empty sequence of numbers, not {value!r}")
+        raise ValueError(f"{name} must be a non-empty sequence of numbers, not {shown(value)}")
     numbers_ = np.array([positive_number(number, f"{name}[{index}]") for index, number in enumerate(given.ravel())])
     for index in np.flatnonzero(np.diff(numbers_) <= 0)[:1].tolist():
         raise ValueError(
@@ -131,7 +138,7 @@ def orders(value: Any, name: str) -> FloatArray:
     """Return finite numbers, shape (n,), n > 0, from a number or a sequence of numbers."""
     given = _entries(value, name)
     if given.size == 0:
-        raise ValueError(f"{name} must be a number or a non-empty sequence of numbers, not {value!r}")
+        raise ValueError(f"{name} must be a number or a non-empty sequence of numbers, not {shown(value)}")
     names = [name] if given.ndim == 0 else [f"{name}[{index}]" for index in range(given.size)]
     found = np.array([real_number(order, its) for order, its in zip(given.ravel(), names, strict=True)])
     for index in np.flatnonzero(np.isinf(found))[:1].tolist():
@@ -205,11 +212,11 @@ def progress(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if not callable(value):
-        raise TypeError(f"progress must be None, a bool or a callable, not {value!r}")
+        raise TypeError(f"progress must be None, a bool or a callable, not {shown(value)}")
     try:
         inspect.signature(value).bind(None)
     except TypeError as error:
-        raise TypeError(f"progress must take one argument, a Progress: {value!r} does not, {error}") from None
+        raise TypeError(f"progress must take one argument, a Progress: {shown(value)} does not, {error}") from None
     except ValueError:  # a builtin does not tell
         pass
     return value
@@ -219,7 +226,7 @@ def executor(value: Any) -> Any:
     """Return what runs work items: None, or what has a method `submit`; a class of executors is none."""
     if value is None or (callable(getattr(value, "submit", None)) and not isinstance(value, type)):
         return value
-    raise TypeError(f"executor must be a concurrent.futures.Executor, not {value!r}")
+    raise TypeError(f"executor must be a concurrent.futures.Executor, not {shown(value)}")
 
 
 def _unwrapped(value: Any, name: str) -> Any:
@@ -253,8 +260,8 @@ def _array(value: Any, name: str, what: str = "an array of real numbers") -> NDA
     if array.dtype.kind == "c":
         raise TypeError(f"{name} must be real, not of dtype {array.dtype}")
     if array.dtype.kind not in "fiu":
-        shown = f"of dtype {array.dtype}" if array.ndim > 0 else " ".join(repr(value).split())
-        raise TypeError(f"{name} must be {what}, not {shown}")
+        kind = f"of dtype {array.dtype}" if array.ndim > 0 else shown(value)
+        raise TypeError(f"{name} must be {what}, not {kind}")
     return array
 
 
