@@ -134,7 +134,7 @@ def print_report(report: Report, console: Console) -> None:
         f"{LEVEL:.0%} interval [{low:.6g}, {high:.6g}]\n{exponent.per_epoch:.6g} per epoch",
     )
     shown = [
-        with_error(value, high - value)
+        with_error(value, high - value if math.isfinite(value) else 0.0)
         for value, high in zip(spectrum.exponents[:_SHOWN], spectrum.confidence_interval(LEVEL)[1], strict=False)
     ]
     more = spectrum.exponents.size - len(shown)
