@@ -280,3 +280,16 @@ def test_moments(case):
         for index, truth in enumerate(case.truth.values()):
             if result.within_tolerance[index]:
                 assert low[index] - case.off <= truth <= high[index] + case.off, repr(result)
+
+
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize("coupling", [0.0, 1e-9])
+def test_curves_have_kinks_where_another_block_takes_over(coupling):
+    """K4 and a fifth example, slow: lambda, its variance and the tail index are of different blocks."""
+    slow = 0.002 * 0.424
+    system = two_blocks(np.array([[0.002]]), coupling, 0.424)
+    result = sf.moment_exponent(system, np.linspace(-0.5, 3, 15), max_steps=3e6, rng=1, n_threads=1)
+    assert_within(result.tail_index, result.tail_index_standard_error, 0.688, 4e-3)
+    assert_within(result.derivative_at_zero, result.derivative_at_zero_standard_error, math.log1p(-slow) / 5, 1e-12)
+    variance = 4 / 25 * math.log1p(-slow) ** 2
+    assert_within(result.clt_variance, result.clt_variance_standard_error, variance, 1e-10)

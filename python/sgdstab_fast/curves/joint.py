@@ -31,8 +31,10 @@ Curve: TypeAlias = Callable[[float], tuple[float, float]]
 _TOLERANCE, _SMALL = 1e-14, 1e-12
 
 
-def joint_exponent(order: float, curves: Sequence[Curve], shares: Sequence[float]) -> tuple[float, FloatArray]:
-    """Return Lambda(p) at a negative order and the weight that each block's error has in it.
+def joint_exponent(
+    order: float, curves: Sequence[Curve], shares: Sequence[float]
+) -> tuple[float, FloatArray, FloatArray]:
+    """Return Lambda(p) at a negative order, theta, and the weight that each block's error at p theta_b has in it.
 
     Where shares do not add up to 1 the rest of the steps moves nothing.
     """
@@ -65,7 +67,7 @@ def joint_exponent(order: float, curves: Sequence[Curve], shares: Sequence[float
     thetas = thetas / thetas.sum() if thetas.sum() > 0 else np.eye(len(curves))[int(np.argmin(at_zero))]
     values = np.array([curve(order * float(part))[0] for curve, part in zip(curves, thetas, strict=True)])
     exponent = math.log1p(float(np.sum(np.array(shares) * np.expm1(values))))
-    return exponent, np.array(shares) * np.exp(values - exponent)
+    return exponent, thetas, np.array(shares) * np.exp(values - exponent)
 
 
 def joint_exponent_of_numbers(order: float, logs: FloatArray, probabilities: FloatArray) -> tuple[float, float]:

@@ -221,7 +221,7 @@ class FiniteTimeDistribution:
         """Return the curve through Lambda, whose curvature is known."""
         if self.moments is None:
             raise ValueError("Lambda(p) is not known: pass moments, as moment_exponent returns them")
-        curve = self.moments.curve
+        curve = self.moments.curve.pieces[0]
         _ = curve.clt_variance  # or a ValueError that says what is missing
         return curve
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.streams import first_of_block
+from sgdstab_fast.curves.envelope import Points
 from sgdstab_fast.curves.joint import joint_exponent_of_numbers
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.moments import ExactMomentsOfSteps, value_at, with_nodes
@@ -55,9 +56,11 @@ class GeneralMoments:
         self._whole = ExactMomentsOfSteps(system)
         if self._whole.exponent is not None:
             self._blocks, self._exact = [system], [self._whole]
+            self._points: list[dict[float, OrderMoment]] = [{}]
             return
         self._blocks = [part.system for part in system.parts()]
         self._exact = [self._whole if block is system else ExactMomentsOfSteps(block) for block in self._blocks]
+        self._points = [{} for _ in self._blocks]
 
     @property
     def largest_amplification(self) -> float:
@@ -124,10 +127,25 @@ class GeneralMoments:
         bounds = {index: self._upper_bound(index, order) for index, one in enumerate(computed) if one is None}
         contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
         its = options.within(options.budget.max_steps // max(len(contenders), 1))
-        each += [self._simulated(index, order, its, size) for index in contenders]
+        for index, one in enumerate(computed):
+            if one is not None and math.isfinite(one.exponent):
+                self._points[index][order] = one
+        for index in contenders:
+            self._points[index][order] = self._simulated(index, order, its, size)
+            each.append(self._points[index][order])
         return largest_of(each)
 
-    def known(self, orders: FloatArray, found: list[OrderMoment]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def known_of_parts(self) -> list[Points]:
+        """Return the same of each block, as far as it was found on the way; none of one block."""
+        if len(self._blocks) == 1:
+            return []
+        for index, its in enumerate(self._points):
+            square = self._known_of_block(index, 2.0)
+            if square is not None and math.isfinite(square.exponent):
+                its.setdefault(2.0, square)
+        return [sorted_values(values_at(np.array(list(its)), list(its.values()))) for its in self._points]
+
+    def known(self, orders: FloatArray, found: list[OrderMoment]) -> Points:
         """Return orders, values and errors of what is known of Lambda, ascending, and the whole curve where cheap."""
         values = values_at(orders, found)
         exponents = [known_exponents(block) for block in self._blocks]

@@ -171,6 +171,7 @@ def moments_at(
         provenance=provenance(options.seed, "moments", system.fingerprint),
         largest_amplification=family.largest_amplification,
         known=family.known(orders, found),
+        known_of_parts=tuple(family.known_of_parts()),
     )
 
 

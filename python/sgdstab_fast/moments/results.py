@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.curves.moments import MomentCurve
+from sgdstab_fast.curves.envelope import Envelope
 from sgdstab_fast.plotting import moments as pictures
 from sgdstab_fast.plotting.axes import side_by_side
 from sgdstab_fast.results.result import EXACT, SampledResult, SeveralExponents
@@ -107,7 +107,7 @@ class MomentExponents(SeveralExponents):
     methods: tuple[str, ...]
     """``"closed form"``, ``"mean square"``, ``"transfer operator"``, ``"symmetric tensors"`` or ``"population"``."""
     reasons: tuple[str, ...]
-    """Why an exponent is infinite; empty for all others."""
+    """Why an exponent is infinite, or what contradicts it; empty for all others."""
     within_tolerance: NDArray[np.bool_]
     """Where a tolerance was met, or nothing was simulated."""
     mixed: NDArray[np.bool_]
@@ -121,6 +121,8 @@ class MomentExponents(SeveralExponents):
     """
     known: tuple[FloatArray, FloatArray, FloatArray]
     """All orders at which Lambda is known, ascending, its values and errors: more than were asked for where cheap."""
+    known_of_parts: tuple[tuple[FloatArray, FloatArray, FloatArray], ...] = ()
+    """The same of each block, of which Lambda is the largest at positive orders; empty without blocks."""
 
     def __repr__(self) -> str:
         shown = [
@@ -149,9 +151,9 @@ class MomentExponents(SeveralExponents):
         return bool(self.within_tolerance.all())
 
     @cached_property
-    def curve(self) -> MomentCurve:
-        """The convex curve through all that is known."""
-        return MomentCurve.fit(*self.known)
+    def curve(self) -> Envelope:
+        """The convex curve through all that is known: of blocks the largest of theirs, with kinks."""
+        return Envelope.fit(self.known, self.known_of_parts)
 
     @property
     def has_curve(self) -> bool:

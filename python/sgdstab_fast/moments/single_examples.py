@@ -14,12 +14,16 @@ involve all blocks at once (`curves.joint`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import first_of_block
+from sgdstab_fast.curves.envelope import Points
 from sgdstab_fast.curves.joint import Curve, joint_exponent
 from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.exact.moments import ExactMoments, value_at, with_nodes
@@ -42,6 +46,7 @@ class PlainMoments:
         self._system, self._computed = system, computed
         self._blocks = system.parts()
         self._exact = [ExactMoments(block.system) for block in self._blocks]
+        self._points: list[dict[float, OrderMoment]] = [{} for _ in self._blocks]
         self._metrics = []
         for block in self._blocks:
             assert isinstance(block.system, SingleExampleSGD)  # as the whole is
@@ -71,16 +76,21 @@ class PlainMoments:
             return self._jointly(order, options, size)
         computed = [self._known_of_block(index, order) for index in range(len(self._blocks))]
         found = [each for each in computed if each is not None]
+        for index, each in enumerate(computed):
+            if each is not None and math.isfinite(each.exponent):
+                self._points[index][order] = each
         # Of several blocks, those that cannot be the largest are left out.
         least = max((each.exponent - each.error for each in found), default=-math.inf)
         bounds = {index: self._upper_bound(index, order) for index, each in enumerate(computed) if each is None}
         contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
         share = max(options.budget.max_steps // max(len(contenders), 1), options.n_chains * (size or LEAST_SIZE))
         its = options.within(share)
-        found += [self._simulated_block(index, order, its, size) for index in contenders]
+        for index in contenders:
+            self._points[index][order] = self._simulated_block(index, order, its, size)
+            found.append(self._points[index][order])
         return largest_of(found)
 
-    def known(self, orders: FloatArray, found: list[OrderMoment]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def known(self, orders: FloatArray, found: list[OrderMoment]) -> Points:
         """Return orders, values and errors of what is known of Lambda, ascending, and the whole curve where cheap."""
         values = values_at(orders, found)
         if all(block.system.dimension == 1 and _annihilates(block.system) for block in self._blocks):
@@ -93,11 +103,24 @@ class PlainMoments:
                 values[2.0] = mean_square.exponent, mean_square.error
         return sorted_values(values)
 
+    def known_of_parts(self) -> list[Points]:
+        """Return the same of each block, in steps of the whole, as far as found on the way; nothing of one block."""
+        if len(self._blocks) == 1:
+            return []
+        for index in range(len(self._blocks)):
+            square = self._known_of_block(index, 2.0)
+            if square is not None and 2.0 not in self._points[index]:
+                self._points[index][2.0] = square
+        return [sorted_values(values_at(np.array(list(its)), list(its.values()))) for its in self._points]
+
     def exact_at(self, order: float) -> OrderMoment | None:
         """Return Lambda(p) at an order that is not negative; None where that takes simulation for some block."""
         if order == 2 and self._system.dimension > LARGEST_DIMENSION:
             return None
-        each = [self._whole(block, exact.at(order)) for block, exact in zip(self._blocks, self._exact, strict=True)]
+        each = [
+            self._in_steps_of_whole(block, exact.at(order))
+            for block, exact in zip(self._blocks, self._exact, strict=True)
+        ]
         known = [one for one in each if one is not None]
         return max(known, key=lambda one: one.exponent) if len(known) == len(each) else None
 
@@ -105,25 +128,16 @@ class PlainMoments:
         """Return a block's part in steps of the whole, if it is computed."""
         block, exact = self._blocks[index], self._exact[index]
         if self._computed or block.system.dimension == 1:
-            return self._whole(block, exact.at(order))
+            return self._in_steps_of_whole(block, exact.at(order))
         return None
 
     def _simulated_block(self, index: int, order: float, options: Options, size: int | None) -> OrderMoment:
         """Return a block's part in steps of the whole, simulated."""
         block, growth = self._blocks[index], self._metrics[index].at(order)
         found = self._simulated(block.system, order, growth, options, size, index, self._exact[index])
-        if block.share == 1 or not math.isfinite(found.exponent):
-            return found
-        value = _idle(block.share, found.exponent)
-        slope = block.share * math.exp(found.exponent - value)
-        return replace(
-            found,
-            exponent=value,
-            standard_error=slope * found.standard_error,
-            population_bias=slope * found.population_bias,
-        )
+        return _diluted(found, block.share)
 
-    def _whole(self, block: Part[LinearizedSGD], moment: ExactMoment | None) -> OrderMoment | None:
+    def _in_steps_of_whole(self, block: Part[LinearizedSGD], moment: ExactMoment | None) -> OrderMoment | None:
         """Return what a block's moment, computed, is in steps of the whole."""
         if moment is None:
             return None
@@ -181,36 +195,43 @@ class PlainMoments:
     def _jointly(self, order: float, options: Options, size: int | None) -> OrderMoment:
         """Return Lambda(p) of several blocks at a negative order, from the curves of each from p to 0."""
         curves: list[Curve] = []
+        errors: list[Callable[[float], Any]] = []
         shares: list[float] = []
-        errors: list[float] = []
-        simulated: list[OrderMoment] = []
+        simulated: list[list[OrderMoment]] = []
         for index, (block, exact) in enumerate(zip(self._blocks, self._exact, strict=True)):
             if exact.everywhere and (self._computed or block.system.dimension == 1):
                 at_order = exact.at(order)
                 if at_order is None or math.isinf(at_order.exponent):
                     continue  # annihilated sooner or later: the others are the norm
                 curves.append(exact.with_slope)
-                errors.append(at_order.error)
+                errors.append(partial(_constant, at_order.error))
+                simulated.append([])
+                self._points[index][order] = _diluted(OrderMoment(at_order.exponent, at_order.method), block.share)
             else:
                 curve, moments = self._curve(index, order, options, size)
                 curves.append(_with_slope(curve))
-                nodes = np.array([part * order for part in np.linspace(0, 1, 33)])
-                errors.append(float(curve.value_standard_error(nodes).max()))
-                simulated += moments
+                errors.append(curve.value_standard_error)
+                simulated.append(moments)
             shares.append(block.share)
         if not curves:
             return OrderMoment(math.inf, "closed form", reason="products of steps annihilate every displacement")
-        exponent, weights = joint_exponent(order, curves, shares)
-        error = float(np.linalg.norm(weights * np.array(errors)))
-        if not any(moment.n_steps for moment in simulated):
+        exponent, thetas, weights = joint_exponent(order, curves, shares)
+        its = np.array([float(error(order * theta)) for error, theta in zip(errors, thetas, strict=True)])
+        error = float(np.linalg.norm(weights * its))
+        every = [moment for moments in simulated for moment in moments if moment.n_steps > 0]
+        if not every:
             return OrderMoment(exponent, "closed form", numerical_error=max(error, 1e-13 * abs(exponent)))
+        counted = [moment for moments, theta in zip(simulated, thetas, strict=True) if theta > 0 for moment in moments]
+        stopped_by = options.budget.stopped_by(np.abs([exponent]), np.array([error]))
         return replace(
-            max(simulated, key=lambda moment: (not moment.within_tolerance, moment.error)),
+            max(every, key=lambda moment: (not moment.within_tolerance, moment.error)),
             exponent=exponent,
             method="population",
             standard_error=error,
-            n_steps=sum(moment.n_steps for moment in simulated),
-            mixed=all(moment.mixed for moment in simulated),
+            within_tolerance=stopped_by != "max_steps" or all(moment.within_tolerance for moment in counted),
+            stopped_by=stopped_by,
+            n_steps=sum(moment.n_steps for moment in every),
+            mixed=all(moment.mixed for moment in counted),
         )
 
     def _curve(
@@ -230,10 +251,16 @@ class PlainMoments:
                 )
             else:
                 found.append(OrderMoment(computed.exponent, computed.method, numerical_error=computed.error))
+        for part, each in zip(parts, found, strict=True):
+            self._points[index][part] = _diluted(each, block.share)
         kept = [(part, each.exponent, each.error) for part, each in zip(parts, found, strict=True)]
         kept = [point for point in kept if not any(map(math.isnan, point))]
         nodes = np.array([*kept, (0.0, 0.0, 0.0), (2.0, value_at(exact, 2.0), 0.0)])
         return MomentCurve.fit(*nodes.T), found
+
+
+def _constant(error: float, order: float) -> float:
+    return error
 
 
 def _with_slope(curve: MomentCurve) -> Curve:
@@ -242,6 +269,21 @@ def _with_slope(curve: MomentCurve) -> Curve:
 
 def _annihilates(system: LinearizedSGD) -> bool:
     return bool(np.isneginf(system.log_determinants).any())
+
+
+def _diluted(found: OrderMoment, share: float) -> OrderMoment:
+    """Return a block's moment, of its own steps, in those of the whole, of which it takes a share."""
+    if share == 1 or not math.isfinite(found.exponent):
+        return found
+    value = _idle(share, found.exponent)
+    slope = share * math.exp(found.exponent - value)
+    return replace(
+        found,
+        exponent=value,
+        standard_error=slope * found.standard_error,
+        numerical_error=slope * found.numerical_error,
+        population_bias=slope * found.population_bias,
+    )
 
 
 def _idle(share: float, exponent: float) -> float:
