@@ -86,6 +86,13 @@ def triangular(first, second, corner=1.0):
     return sf.MatrixEnsemble([[[math.exp(x), corner], [0, math.exp(y)]] for x in first for y in second])
 
 
+def nearly_diagonal(coupling):
+    """Without coupling both exponents are 0; with it lambda is about s^2 / (2 log 1/c), s^2 that of their difference."""
+    matrices = np.array([np.diag(np.exp(logs)) for logs in ([0.5, 0], [-0.5, 0.1], [0.3, -0.4], [-0.3, 0.3])])
+    matrices[0, 0, 1] = matrices[1, 1, 0] = coupling
+    return sf.MatrixEnsemble(matrices)
+
+
 def rare(matrix, other, probability):
     return sf.MatrixEnsemble([matrix, other], [1 - probability, probability])
 
@@ -155,6 +162,15 @@ DRIFTING = sf.MatrixEnsemble([np.diag([math.exp(1 - 0.02), 1]), np.diag([math.ex
     Case("collapses", COLLAPSING, COLLAPSING_EXPONENT, 1e-12, {"rtol": 1e-3}, answered=True),
     Case("rare swap", rare(np.diag([3.0, 0.5]), [[0, 2], [1, 0]], 1e-9), math.log(1.5) / 2, 1e-9, answered=True),
     Case("affine, averaged", affine([0.1, 5], [-1, 1]), 0.0, 1e-12, {"method": "average", "atol": 2e-4}, answered=True),
+    Case("coupled by 1e-6", nearly_diagonal(1e-6), 0.007010563478, 1e-11, {"rtol": 0.05}, answered=True),
+    Case("coupled by 1e-9", nearly_diagonal(1e-9), 0.00457994331, 1e-10, {"rtol": 0.05}, answered=True),
+    Case("coupled by 1e-12", nearly_diagonal(1e-12), 0.00340084, 2e-8, {"rtol": 0.05}, answered=True),
+    Case("two blocks", two_blocks(0.0038562462 * PAIR, 1.24e-10, 0.425), -1.36604e-4, 2e-8, {"rtol": 0.1},
+         answered=True),
+    Case("two blocks, coupled more", two_blocks(0.0038562462 * PAIR, 1.24e-7, 0.425), -1.36603e-4, 2e-8, {"rtol": 0.1},
+         answered=True),
+    Case("two blocks at half the rate", two_blocks(0.0019281231 * PAIR, 1e-3, 0.425), -6.8172e-5, 7e-8, {"rtol": 0.03},
+         answered=True, seeds=(1, 2)),
     Case("two blocks, averaged", two_blocks(0.0038562462 * PAIR, 1.24e-10, 0.425), -1.36606e-4, 1e-9,
          {"method": "average", "rtol": 0.1, "max_steps": 1e7}, answered=True),
 )  # fmt: skip
@@ -222,6 +238,7 @@ def test_units_of_coordinates_change_no_exponent(unit):
     Case("triangular of equal exponents", EQUAL, 0),
     Case("rare quarter turn", rare(np.diag([2, 0.5]), QUARTER_TURN, 1e-6), 0),
     Case("rare quarter turn of what shrinks", rare(np.diag([2, 0.25]), QUARTER_TURN, 1e-6), -1),
+    Case("two blocks", two_blocks(0.0038562462 * PAIR, 1.24e-10, 0.425), -1, options={"max_steps": 1e7}),
     Case("K4 below the edge", sf.LinearizedSGD(K4, 0.424), -1),
     Case("K4 above the edge", sf.LinearizedSGD(K4, 0.43), 1),
 )
