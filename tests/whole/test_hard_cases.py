@@ -87,7 +87,7 @@ def triangular(first, second, corner=1.0):
 
 
 def nearly_diagonal(coupling):
-    """Without coupling both exponents are 0; with it lambda is about s^2 / (2 log 1/c), s^2 that of their difference."""
+    """Exponents are 0 without coupling; with it lambda is about s^2 / (2 log 1/c), s^2 that of their difference."""
     matrices = np.array([np.diag(np.exp(logs)) for logs in ([0.5, 0], [-0.5, 0.1], [0.3, -0.4], [-0.3, 0.3])])
     matrices[0, 0, 1] = matrices[1, 1, 0] = coupling
     return sf.MatrixEnsemble(matrices)
