@@ -257,3 +257,13 @@ def test_what_did_not_converge_is_bounded(seed, name):
             assert abs(rough.exponent - exact.exponent) <= rough.error + exact.error
             certain += not rough.converged and rough.exponent + 2 * rough.error < 0
     assert certain > 0
+
+
+def test_poles_that_are_met_exactly_are_no_eigenvalues():
+    """A slowest direction that rounding can hardly tell from none: z is a pole to the last digit."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        features = np.linalg.qr(rng.standard_normal((7, 7)))[0] * np.sqrt(10.0 ** np.linspace(0, -17, 7))
+        result = second_moments(Draws(features, "factor", noise(7, 3), 7, *alone(7)), 0.3, *PLAIN)
+        assert result.converged
+        assert -1e-14 < result.exponent < 1e-15

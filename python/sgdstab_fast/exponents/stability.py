@@ -17,6 +17,7 @@ and then the sign of lambda by simulation, with its confidence corrected for loo
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -110,6 +111,9 @@ def stability(
         lyapunov = estimate_exponent(system, asked, mean_square=mean_square)
         low, high = max(low, lyapunov.bounds[0]), min(high, lyapunov.bounds[1])
         decided = decided or _by_estimate(lyapunov, confidence)
+    low, high = min(low, high), max(low, high)  # which rounding may have swapped
+    if lyapunov is not None:
+        lyapunov = replace(lyapunov, bounds=(low, high), exponent=float(np.clip(lyapunov.exponent, low, high)))
     verdict, certificate, confidence = decided
     curvatures, growing = system.unit_curvatures(), np.empty(0, dtype=np.intp)
     if curvatures is not None:

@@ -249,9 +249,9 @@ def _solve(
     while True:
         values, slopes, roundings = weights(t, False)
         n_iterations += 1
-        if n_iterations < _MOST_NEWTON_STEPS and not (values.diagonal() > 0).all():  # below a pole
-            low, nudge = t, 2 * nudge
-            t = min(t + nudge, (low + high) / 2)
+        if n_iterations < _MOST_NEWTON_STEPS and not (np.isfinite(values).all() and (values.diagonal() > 0).all()):
+            low, nudge = t, 2 * nudge  # at a pole or below it
+            t = after if (after := min(t + nudge, (low + high) / 2)) > t else high
             continue
 
         def product(vector: FloatArray, values: FloatArray = values) -> FloatArray:
