@@ -21,6 +21,8 @@ class Answer:
 
     family: str
     estimator: str
+    sampled: bool
+    """Whether it comes with a 95% interval: it is no verdict, and took steps."""
     confident: bool
     covered: float
     """The share of numbers that their 95% intervals hold; NaN where nobody knows."""
@@ -69,10 +71,11 @@ def ask(family, seed, case: Case, estimator, options) -> Answer:
         result = estimator(case.system, n_threads=1, **options)
     seconds = time.perf_counter() - start
     confident, covered, misses, truth = judged(case, estimator, options, result)
+    sampled = estimator is not sf.stability and result.n_steps > 0
     asked = ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
                       for name, value in options.items())  # fmt: skip
     text = f"draw({family!r}, {seed}): {case.text}; {asked}: truth {truth}, {result!r}"
-    return Answer(family, estimator.__name__, confident, covered, misses, seconds, text)
+    return Answer(family, estimator.__name__, sampled, confident, covered, misses, seconds, text)
 
 
 def judged(case: Case, estimator, options, result):
@@ -122,24 +125,40 @@ def compared(result, truth, error, standard_error=0.0):
     return float((distances <= 1).mean()), float(distances.max())
 
 
-def table(found: list[Answer]) -> str:
-    """Coverage, confidence and time, by family and by estimator."""
-    rows = [f"{'':20}{'answers':>8}{'confident':>10}{'covered':>9}{'worst':>8}{'median s':>10}{'longest s':>10}"]
-    families = [family for family in FAMILIES if any(each.family == family for each in found)]
-    groups = {family: [each for each in found if each.family == family] for family in families}
-    groups |= {name: [each for each in found if each.estimator == name] for name in {a.estimator: 0 for a in found}}
-    for name, group in {**groups, "all": found}.items():
-        sure = [each for each in group if each.confident and not math.isnan(each.covered)]
-        worst = max((each.misses for each in sure), default=math.nan)
-        seconds = [each.seconds for each in group]
-        confident = np.mean([each.confident for each in group])
-        rows.append(
-            f"{name:20}{len(group):8}{confident:10.0%}{coverage(group):9.1%}{worst:8.2g}"
-            f"{np.median(seconds):10.3f}{max(seconds):10.1f}"
-        )
-    return "\n".join(rows)
+def known(found: list[Answer]) -> list[Answer]:
+    """Confident answers of which it is known how right they are."""
+    return [answer for answer in found if answer.confident and not math.isnan(answer.covered)]
 
 
 def coverage(found: list[Answer]) -> float:
-    """The share of numbers in confident answers that their intervals hold."""
-    return float(np.mean([a.covered for a in found if a.confident and not math.isnan(a.covered)] or [math.nan]))
+    """The share of numbers in confident answers that their 95% intervals hold; NaN if there are none."""
+    return mean([answer.covered for answer in known(found) if answer.sampled])
+
+
+def rightness(found: list[Answer]) -> float:
+    """The share of confident answers without 95% intervals, verdicts and exact numbers, that are right."""
+    return mean([answer.covered for answer in known(found) if not answer.sampled])
+
+
+def mean(numbers):
+    return float(np.mean(numbers)) if len(numbers) > 0 else math.nan
+
+
+def table(found: list[Answer]) -> str:
+    """Coverage, confidence and time, by family and by estimator."""
+    rows = [
+        f"{'':20}{'answers':>8}{'confident':>10}{'covered':>9}{'right':>8}{'worst':>9}{'median s':>10}{'longest s':>10}"
+    ]
+    groups = {family: [each for each in found if each.family == family] for family in FAMILIES}
+    groups |= {name: [each for each in found if each.estimator == name] for name in {a.estimator: 0 for a in found}}
+    for name, group in {**groups, "all": found}.items():
+        if not group:
+            continue
+        confident = mean([each.confident for each in group])
+        worst = max((each.misses for each in known(group)), default=math.nan)
+        seconds = [each.seconds for each in group]
+        rows.append(
+            f"{name:20}{len(group):8}{confident:10.0%}{coverage(group):9.1%}{rightness(group):8.0%}{worst:9.2g}"
+            f"{np.median(seconds):10.3f}{max(seconds):10.1f}"
+        )
+    return "\n".join(rows)

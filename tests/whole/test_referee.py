@@ -6,7 +6,7 @@
 import math
 
 import pytest
-from reference.referee import answers, coverage, table
+from reference.referee import answers, coverage, rightness, table
 from reference.two_scales import FAMILIES
 
 N_SYSTEMS = 22  # of each family
@@ -31,6 +31,7 @@ def test_confident_answers_are_covered(capsys):
     with capsys.disabled():
         print("\n", *wrong, table(found), sep="\n")
     assert 0.92 <= coverage(found) <= 0.98
+    assert rightness(found) >= 0.99
     for family in FAMILIES:
         covered = coverage([answer for answer in found if answer.family == family])
         assert covered >= 0.88 or math.isnan(covered), family
