@@ -259,6 +259,18 @@ def test_what_did_not_converge_is_bounded(seed, name):
     assert certain > 0
 
 
+@pytest.mark.parametrize("name", ["plain", "heavy ball", "nesterov"])
+@pytest.mark.parametrize("seed", range(3))
+def test_thresholds_that_did_not_converge_say_how_far_off_they_may_be(seed, name):
+    for smallest in (1e-9, 1e-3):
+        features, units = graded(seed, smallest=smallest)
+        draws = Draws(features, "factor", 1.0, 6, *units)
+        exact, exact_error = mean_square_threshold(draws, *RECURRENCES[name])
+        for most in (1, 2, 5, 12):
+            value, error = mean_square_threshold(draws, *RECURRENCES[name], max_applications=most)
+            assert abs(value - exact) <= error + exact_error
+
+
 def test_poles_that_are_met_exactly_are_no_eigenvalues():
     """A slowest direction that rounding can hardly tell from none: z is a pole to the last digit."""
     for seed in range(20):

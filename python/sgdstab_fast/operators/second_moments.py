@@ -123,7 +123,13 @@ def second_moments(
             max_applications,
         )
         if not solution.converged:
-            highest = _upper_bound(units, pairs, learning_rate, solution, abs(lowest))
+            highest = _upper_bound(
+                units,
+                lambda growth: pairs.weights(growth, learning_rate, by_growth=True)[0],
+                lambda growth, moments: pairs.forms(growth, learning_rate, moments)[0],
+                solution,
+                abs(lowest),
+            )
             solution = replace(solution, error=max(solution.error, highest - solution.root))
         rho = 1 + solution.root
         error = solution.error + _EPS * learning_rate * float(pairs.rates[-1])
@@ -177,7 +183,17 @@ def mean_square_threshold(
         max_applications,
     )
     threshold = 1 / solution.root
-    return threshold, threshold * (threshold * solution.error + _EPS)
+    if solution.converged:
+        return threshold, threshold * (threshold * solution.error + _EPS)
+    most = _upper_bound(
+        units,
+        lambda inverse: pairs.weights(0.0, 1 / inverse, by_growth=False)[0],
+        lambda inverse, moments: pairs.forms(0.0, 1 / inverse, moments)[0],
+        solution,
+        1 / highest,
+    )
+    least = max(solution.root - solution.error, 1 / highest)
+    return threshold, max(threshold - 1 / most, 1 / least - threshold)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,17 +209,20 @@ class _Solution:
     vector: FloatArray
 
 
-def _upper_bound(units: DrawnUnits, pairs: LevelPairs, learning_rate: float, found: _Solution, size: float) -> float:
-    """Return what rho(Q) - 1 is at most, from an X near one that did not converge; inf if it proves nothing."""
+def _upper_bound(
+    units: DrawnUnits,
+    values_at: Callable[[float], FloatArray],
+    metric_at: Callable[[float, FloatArray], FloatArray],
+    found: _Solution,
+    size: float,
+) -> float:
+    """Return what the root is at most, from an X near one that did not converge; inf if it proves nothing."""
     x = units.positive(found.vector)
     step = _FIRST_TRY * max(abs(found.root), size)
     for _ in range(_MOST_TRIES):
-        values = pairs.weights(found.root + step, learning_rate, by_growth=True)[0]
-        moments = units.moments(x)
-        if units.are_positive(x - units.blocks(moments * values), 0.0) and _is_definite(
-            pairs.forms(found.root + step, learning_rate, moments)[0]
-        ):
-            return found.root + step
+        t, moments = found.root + step, units.moments(x)
+        if units.are_positive(x - units.blocks(moments * values_at(t)), 0.0) and _is_definite(metric_at(t, moments)):
+            return t
         step *= 4
     return math.inf
 

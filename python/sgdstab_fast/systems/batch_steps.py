@@ -22,6 +22,7 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.drawn_units import Draws
 from sgdstab_fast.operators.matrices import MatrixMoments, SecondMomentsOfMatrices
 from sgdstab_fast.operators.second_moments import SecondMoments, mean_square_threshold, second_moments
+from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.growth import TOLERANCE, FrameGrowth, Growth
 from sgdstab_fast.systems.next_steps import FEW_NUMBERS, NextMatrices, NextSteps, NextUnits
 from sgdstab_fast.systems.sampling import Law
@@ -41,6 +42,7 @@ _EPS = float(np.finfo(float).eps)
 _MOST_DETERMINANTS = 2**22  # multiplications
 _LARGEST_PRODUCT = 1024  # dimension of matrices that are multiplied through an epoch
 _LARGEST_DIMENSION = 1024  # with metrics
+_KNOWN = 1e-6  # error of a threshold, relative, that needs no warning
 _FLOOR = 1e-6  # of the norm of K in other metrics
 _LOWER = 0.7  # the learning rate of the second metric, relative
 _TRIAL_SHARE, _LEAST_TRIALS, _MOST_TRIALS = 1 / 16, 8, 256
@@ -168,7 +170,10 @@ class BatchSteps(StateSpace):
 
     def threshold(self) -> tuple[float, float]:
         """Return the learning rate at which Lambda(2) = 0 under a law of independent batches, and its error."""
-        return mean_square_threshold(self._draws(self.law), self.recurrence.free, self.recurrence.readout)
+        value, error = mean_square_threshold(self._draws(self.law), self.recurrence.free, self.recurrence.readout)
+        if error > _KNOWN * value:
+            warn(f"the mean-square threshold {value:.6g} may be off by {error:.1g}: no convergence")
+        return value, error
 
     def _draws(self, law: Law) -> Draws:
         n = len(self._rows)
