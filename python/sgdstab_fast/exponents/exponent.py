@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import seed_of
 from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.exact.bounds import bounds_of
@@ -29,7 +28,7 @@ from sgdstab_fast.simulation.outcome import (
     warn_of_trouble,
 )
 from sgdstab_fast.simulation.run import known_sign, run
-from sgdstab_fast.simulation.starts import starts
+from sgdstab_fast.simulation.starts import n_twins_of, starts
 from sgdstab_fast.simulation.vectors import (
     companions_task,
     estimate,
@@ -37,7 +36,6 @@ from sgdstab_fast.simulation.vectors import (
     vectors_task,
 )
 from sgdstab_fast.statistics.largest import leading
-from sgdstab_fast.statistics.twins import MOST_TWINS, kinds
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
 from sgdstab_fast.systems.system import ExactExponents, Part, System, require_system
 
@@ -292,7 +290,7 @@ def _anchored_chains(
     system: System, options: Options, growth: Growth, plan: Plan, first_chain: int
 ) -> Chains[VectorRecords]:
     spacing = plan.spacing or max(1, int(system.steps_per_epoch))
-    most = (options.budget.max_steps - plan.n_steps) // (options.n_chains + _n_twins(options))
+    most = (options.budget.max_steps - plan.n_steps) // (options.n_chains + n_twins_of(options))
     longest = max(1, most // _FIRST_BATCHES)
     spacing = min(spacing, longest)
     if growth.size == 0:
@@ -300,10 +298,6 @@ def _anchored_chains(
     steps_per_batch = spacing * max(1, min(_LEAST_PER_BATCH, longest) // spacing)
     chains = _chains(system, options, growth, steps_per_batch, first_chain, spacing)
     return replace(chains, pilot_steps=plan.n_steps)
-
-
-def _n_twins(options: Options) -> int:
-    return min(MOST_TWINS, options.n_chains, options.budget.max_steps - options.n_chains)
 
 
 def _chains(
@@ -316,10 +310,9 @@ def _chains(
 ) -> Chains[VectorRecords]:
     """Return chains, and the twins of the first of them, which carry a second vector besides."""
     begin = starts(system, growth.covariance, options.seed.key, options.n_chains, first_chain)
-    n_twins = _n_twins(options)
     own = Chains(
         key=options.seed.key,
-        states=_unit(begin.chains)[:, None],
+        states=begin.chains,
         steps_per_batch=steps_per_batch,
         records=VectorRecords.empty(options.n_chains, 1, growth.size),
         first_chain=first_chain,
@@ -327,22 +320,9 @@ def _chains(
         n_examples=system.n_draws,
         rounding=system.rounding,
     )
-    if n_twins == 0:
+    if (n_twins := n_twins_of(options)) == 0:
         return own
-    begins = (begin.mixture, begin.mostly_slow)
-    first = np.concatenate([its[kind] for its, kind in zip(begins, kinds(n_twins), strict=False)])
-    pairs = np.stack([first, begin.further[:n_twins]], axis=1)
-    twins = replace(
-        own, states=np.ascontiguousarray(_unit(pairs)), records=VectorRecords.empty(n_twins, 2, growth.size)
-    )
-    most_batches = min(own.most_batches, twins.most_batches)  # batches of twins are those of chains
-    twins = replace(twins, largest_record=most_batches)
-    return replace(own, largest_record=most_batches, companions=twins)
-
-
-def _unit(states: FloatArray) -> FloatArray:
-    """Return states whose own growth counts from the start."""
-    return np.asarray(states / np.linalg.norm(states, axis=-1, keepdims=True))
+    return own.with_twins(begin.twins(n_twins), VectorRecords.empty(n_twins, 2, growth.size))
 
 
 def closed_form(system: System, options: Options, known: ExactExponents) -> LyapunovExponent:

@@ -27,19 +27,18 @@ from numpy.typing import NDArray
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.functions import core
-from sgdstab_fast._core.streams import COMPANIONS
 from sgdstab_fast.curves.zeros import scales
 from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
 from sgdstab_fast.results.chains import Chains, PanelRecords
-from sgdstab_fast.simulation.looks import looks_back
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
-from sgdstab_fast.simulation.starts import initial_vectors
+from sgdstab_fast.simulation.starts import n_twins_of, starts
 from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS
 from sgdstab_fast.statistics.control_variates import anchored_means, combined
 from sgdstab_fast.statistics.estimates import Estimate
-from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
+from sgdstab_fast.statistics.mixing import Mixing, measure
+from sgdstab_fast.statistics.twins import Twins
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, TOLERANCE
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 from sgdstab_fast.systems.single_steps import is_nearly_singular
@@ -116,29 +115,21 @@ def _intervals(starts: FloatArray, end: float) -> Iterator[tuple[float, float, i
             first = index
 
 
-def _task(
-    system: LinearizedSGD, learning_rates: FloatArray, anchors: Anchors | None, spacing: int = 1
-) -> Task[PanelRecords]:
-    """Return what advances chains at ascending learning rates; without anchors nothing is evaluated."""
+def _task(system: LinearizedSGD, learning_rates: FloatArray, anchors: Anchors, spacing: int) -> Task[PanelRecords]:
+    """Return what advances chains at ascending learning rates."""
     panels = padded(learning_rates)
     n, d = system.rows.shape
     determinants = [system.with_learning_rate(float(rate)).log_determinants for rate in learning_rates]
-    count = int(anchors.windows[:, 1].max()) if anchors is not None else 0
-    diagonals = np.zeros((len(panels), count, n))
-    if anchors is not None:
-        for panel, (first, n_metrics) in enumerate(anchors.windows):
-            diagonals[panel, 0] = system.diagonal
-            for m in range(1, n_metrics):
-                diagonals[panel, m] = anchors.squared_norms[first + m - 1]
+    diagonals = np.zeros((len(panels), int(anchors.windows[:, 1].max()), n))
+    for panel, (first, n_metrics) in enumerate(anchors.windows):
+        diagonals[panel, 0] = system.diagonal
+        for m in range(1, n_metrics):
+            diagonals[panel, m] = anchors.squared_norms[first + m - 1]
     products = panels.size * d * system.rows_of_k.products_per_step
     return Task(
         function="advance_panels",
         steps=arguments.PanelSteps(system.rows_of_k.for_core, panels),
-        metrics=arguments.PanelMetrics(
-            np.empty((0, d, d)) if anchors is None else anchors.metrics,
-            None if anchors is None else anchors.windows,
-            diagonals,
-        ),
+        metrics=arguments.PanelMetrics(anchors.metrics, anchors.windows, diagonals),
         options=arguments.PanelOptions(
             renormalise_every=min(*map(overflow_safe_steps, determinants), MOST_BETWEEN_NORMALISATIONS),
             spacing=spacing,
@@ -158,33 +149,28 @@ def _chains(
     options: Options,
     first_chain: int,
 ) -> Chains[PanelRecords]:
-    """Return chains, and companions that carry a second vector for every learning rate."""
-    panels = padded(learning_rates)
-    n_companions = min(N_COMPANIONS, options.budget.max_steps - options.n_chains)
-    n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
+    """Return chains, and twins of the first of them that carry a second vector, at every learning rate."""
+    panels, n_twins = padded(learning_rates), n_twins_of(options)
     count = int(anchors.windows[:, 1].max())
-    most = options.budget.max_steps // (options.n_chains + n_companions)
+    most = options.budget.max_steps // (options.n_chains + n_twins)
     share = _EVALUATION_SHARE if len(panels) == 1 else _OF_SEVERAL
     spacing = min(max(1, round(count * system.n_examples / share)), max(1, most // _LEAST_EVALUATIONS))
-    groups = [(options.n_chains, 1, first_chain, count), (n_companions, 2, first_chain + COMPANIONS.start, 0)]
-    states = _initial_panels(system, family, panels, options, groups)
-    own, companions = (
-        Chains(
-            key=options.seed.key,
-            states=its_states,
-            steps_per_batch=spacing,
-            records=PanelRecords.empty(n_chains, len(panels), k, n_metrics, N_LANES),
-            first_chain=first,
-        )
-        for its_states, (n_chains, k, first, n_metrics) in zip(states, groups, strict=True)
-    )
-    return replace(
-        own,
+    states = _initial_panels(system, family, panels, options, first_chain, n_twins)
+
+    def empty(its_states: FloatArray) -> PanelRecords:
+        return PanelRecords.empty(len(its_states), len(panels), its_states.shape[2], count, N_LANES)
+
+    chains = Chains(
+        key=options.seed.key,
+        states=states[0],
+        steps_per_batch=spacing,
+        records=empty(states[0]),
+        first_chain=first_chain,
         spacing=spacing,
         n_examples=system.n_examples,
         rounding=float(np.finfo(float).eps) * min(1.0, float(panels.max() * system.diagonal.mean())),
-        companions=companions if n_companions > 0 else None,
     )
+    return chains.with_twins(states[1], empty(states[1])) if n_twins > 0 else chains
 
 
 def _initial_panels(
@@ -192,37 +178,37 @@ def _initial_panels(
     family: MeanSquareFamily | None,
     panels: FloatArray,
     options: Options,
-    groups: list[tuple[int, int, int, int]],
-) -> list[FloatArray]:
-    """Return what groups of (n_chains, k, first_chain, ..) start from.
+    first_chain: int,
+    n_twins: int,
+) -> tuple[FloatArray, FloatArray]:
+    """Return what chains and twins start from, of the shape (n_chains, n_panels, k, dimension, N_LANES) each.
 
-    Of the shape (n_chains, n_panels, k, dimension, N_LANES) each.
-
-    Vectors start with the dominant second moment of their own learning rate, from normal numbers that all learning
-    rates share, those between close neighbours by interpolation. Signs do not matter, and follow the neighbour's.
+    Vectors start with the dominant second moment of their own learning rate, from numbers that all learning rates
+    share, those between close neighbours by interpolation. Signs do not matter, and follow the neighbour's.
     """
     rates = np.unique(panels)
-    starts = [float(rates[0])]
+    begins = [float(rates[0])]
     for rate in rates[1:].tolist():
-        if rate >= _START_APART * starts[-1] or rate == rates[-1]:
-            starts.append(rate)
-    states = [np.empty((n_chains, len(panels), k, system.dimension, N_LANES)) for n_chains, k, *_ in groups]
+        if rate >= _START_APART * begins[-1] or rate == rates[-1]:
+            begins.append(rate)
+    shape = (len(panels), system.dimension, N_LANES)
+    states = [np.empty((n, shape[0], k, *shape[1:])) for n, k in ((options.n_chains, 1), (n_twins, 2))]
     before: list[FloatArray] = []
-    for index, rate in enumerate(starts):
+    for index, rate in enumerate(begins):
         covariance = None if family is None else family.forms(rate, TOLERANCE)[1]
-        here = [initial_vectors(system, covariance, options.seed.key, n, k, first) for n, k, first, _ in groups]
+        found = starts(system.with_learning_rate(rate), covariance, options.seed.key, options.n_chains, first_chain)
+        here = [found.chains, found.twins(n_twins)]
         for group, vectors in enumerate(here):
-            vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
             if before:
                 vectors *= np.copysign(1.0, np.einsum("ckd,ckd->ck", vectors, before[group]))[:, :, None]
-        low = starts[max(index - 1, 0)]
+        low = begins[max(index - 1, 0)]
         for panel, lane in np.argwhere((panels >= low) & (panels <= rate)):
             share = (panels[panel, lane] - low) / (rate - low) if rate > low else 1.0
             for group, vectors in enumerate(here):
                 mixture = share * vectors + (1 - share) * before[group] if before else vectors
                 states[group][:, panel, :, :, lane] = mixture
         before = here
-    return states
+    return states[0], states[1]
 
 
 def run_panels(
@@ -237,14 +223,8 @@ def run_panels(
 ) -> Run[PanelRecords]:
     """Advance chains at ascending learning rates until the estimate meets a tolerance, or the budget is used up."""
     chains = _chains(system, family, learning_rates, anchors, options, first_chain)
-    return run(
-        chains,
-        _task(system, learning_rates, anchors, chains.spacing),
-        estimate,
-        options,
-        companion_task=_task(system, learning_rates, None),
-        label=label,
-    )
+    task = _task(system, learning_rates, anchors, chains.spacing)
+    return run(chains, task, estimate, options, companion_task=task, label=label)
 
 
 def _growth(chains: Chains[PanelRecords], anchors: Anchors, index: int) -> FloatArray:
@@ -255,30 +235,52 @@ def _growth(chains: Chains[PanelRecords], anchors: Anchors, index: int) -> Float
     """
     panel, lane = divmod(index, N_LANES)
     evaluations = chains.steps_per_batch // chains.spacing
-    growth = chains.records.growth[:, :, panel, : anchors.windows[panel, 1], lane] / evaluations
-    of_use = ~np.isnan(growth).any(axis=(0, 1))
-    return np.asarray(growth[:, :, of_use] if of_use.any() else growth)
+    return np.asarray(chains.records.growth[:, :, panel, : anchors.windows[panel, 1], lane] / evaluations)
+
+
+def _of_use(growth: FloatArray) -> NDArray[np.bool_]:
+    """Return which metrics have numbers; all of them if none has."""
+    numbers = ~np.isnan(growth).any(axis=(0, 1))
+    return np.asarray(numbers if numbers.any() else ~numbers)
 
 
 def combined_growth(chains: Chains[PanelRecords], anchors: Anchors, index: int, estimate: Estimate) -> FloatArray:
     """Return the growth whose mean an estimate is, at one learning rate: (n_chains, n_batches)."""
-    return combined(_growth(chains, anchors, index)[:, estimate.start_up :], 4)
-
-
-def estimate_at(chains: Chains[PanelRecords], anchors: Anchors, index: int) -> Estimate:
-    """Estimate lambda at one learning rate."""
-    panel, lane = divmod(index, N_LANES)
-    mixing = Mixing(math.nan, 0.0, 0)
-    if (companions := chains.companions) is not None:
-        log_growth = companions.records.log_growth[:, :, panel, :, lane]
-        mixing = first_resolved(log_growth, companions.steps_per_batch, looks_back(companions))
     growth = _growth(chains, anchors, index)
-    return anchored_means(growth, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
+    return combined(growth[:, estimate.start_up :, _of_use(growth)], 4)
+
+
+def estimate_at(chains: Chains[PanelRecords], anchors: Anchors, index: int, least_start_up: int = 0) -> Estimate:
+    """Estimate lambda at one learning rate, with at least so many batches cut off."""
+    panel, lane = divmod(index, N_LANES)
+    growth = _growth(chains, anchors, index)
+    of_use = _of_use(growth)
+    mixing, twins = Mixing(math.nan, 0.0, 0), None
+    if chains.companions is not None and chains.companions.n_batches > 0:
+        companions = chains.companions.as_coarse_as(chains)
+        mixing = measure(companions.records.log_growth[:, :, panel, :, lane], companions.steps_per_batch)
+        its_growth = _growth(companions, anchors, index)[:, :, of_use]
+        twins = Twins(its_growth) if np.isfinite(its_growth).all() else None
+    growth = growth[:, :, of_use]
+    return anchored_means(
+        growth,
+        chains.steps_per_batch,
+        mixing,
+        chains.n_examples,
+        chains.rounding,
+        twins=twins,
+        least_start_up=least_start_up,
+    )
 
 
 def estimates(chains: Chains[PanelRecords], anchors: Anchors, n_learning_rates: int) -> list[Estimate]:
-    """Estimate lambda at every learning rate."""
-    return [estimate_at(chains, anchors, index) for index in range(n_learning_rates)]
+    """Estimate lambda at every learning rate, from the same batches, so that neighbours have the same noise."""
+    found = [estimate_at(chains, anchors, index) for index in range(n_learning_rates)]
+    start_up = max(each.start_up for each in found)
+    return [
+        each if each.start_up == start_up else estimate_at(chains, anchors, index, start_up)
+        for index, each in enumerate(found)
+    ]
 
 
 def joined(found: list[Estimate]) -> Estimate:

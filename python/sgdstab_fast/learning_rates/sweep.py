@@ -24,12 +24,14 @@ from sgdstab_fast.exact.zeros import AGREEING, bounds_of_zero
 from sgdstab_fast.learning_rates.panels import anchors_for, combined_growth, estimates, family_of, joined, run_panels
 from sgdstab_fast.learning_rates.results import Edges, StabilityMap
 from sgdstab_fast.learning_rates.sweep_points import Curve, curve_of_points, derivatives_of
+from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import EXACT
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.progress import after, reporter
+from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov, variant_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -235,7 +237,7 @@ def _curve(system: LinearizedSGD, rates: FloatArray, options: Options) -> Curve:
     its = options.for_parts(len(contenders))
     for index in contenders:
         its_own = its.within(atol=its.budget.atol / blocks[index].share)
-        curves[index] = _simulated(curves[index], blocks[index], families[index], rates, its_own)
+        curves[index] = _simulated(curves[index], blocks[index], families[index], rates, its_own, means[index])
     return curves[0] if blocks[0].share == 1 else _largest(curves, np.array([block.share for block in blocks]))
 
 
@@ -284,10 +286,24 @@ def _contenders(blocks: Sequence[Part[LinearizedSGD]], curves: list[Curve], mean
 
 
 def _simulated(
-    curve: Curve, block: Part[LinearizedSGD], family: MeanSquareFamily | None, rates: FloatArray, options: Options
+    curve: Curve,
+    block: Part[LinearizedSGD],
+    family: MeanSquareFamily | None,
+    rates: FloatArray,
+    options: Options,
+    means: FloatArray,
 ) -> Curve:
-    """Add to a block's curve what is simulated."""
+    """Add to a block's curve what is simulated, within what is known: `means` are those of all exponents."""
     anchors = anchors_for(block.system, family, rates)
+    shortening = rates * block.system.diagonal.max() <= 2
+    lowest = means - _ROUNDING
+    highest = np.fmin(curve.mean_square / 2 + curve.mean_square_errors, np.where(shortening, 0.0, math.inf))
+    highest = np.maximum(highest, lowest)
+
+    def bounded(chains: Chains[PanelRecords]) -> list[Estimate]:
+        found = estimates(chains, anchors, rates.size)
+        return [each.within(*bounds) for each, *bounds in zip(found, lowest, highest, strict=True)]
+
     done = run_panels(
         block.system,
         family,
@@ -295,15 +311,15 @@ def _simulated(
         anchors,
         options,
         first_of_block(block.index),
-        lambda some: joined(estimates(some, anchors, rates.size)),
+        lambda some: joined(bounded(some)),
         f"{rates.size} learning rates",
     )
-    found = estimates(done.chains, anchors, rates.size)
-    means = [
+    found = bounded(done.chains)
+    of_chains = [
         combined_growth(done.chains, anchors, index, each).mean(axis=1) if np.isfinite(each.mean[0]) else None
         for index, each in enumerate(found)
     ]
-    derivatives, errors = derivatives_of(rates, means)
+    derivatives, errors = derivatives_of(rates, of_chains)
     return replace(
         curve,
         exponents=done.estimate.mean,
@@ -378,14 +394,14 @@ def _warn_of_trouble(found: StabilityMap, budget: Budget) -> None:
     sizes = np.array([scales(exponents) for exponents in found.exponents])
     if lost.any():
         warn(f"the run overflowed at {_listed(found, lost)}: lambda is unknown there")
-    missed = ~lost & ~budget.met(sizes, found.standard_errors) & (found.standard_errors > _ROUNDING)
+    missed = ~lost & ~budget.met(sizes, found.standard_errors) & (found.standard_errors > 2 * _ROUNDING)
     if budget.has_tolerance and missed.any():
         warn(
             f"max_steps={budget.max_steps} ended the run short of rtol={budget.rtol:g} and atol={budget.atol:g} at "
             f"{_listed(found, missed)}"
         )
     matters = found.standard_errors > np.maximum(max(budget.rtol, _NOTEWORTHY) * sizes, _ROUNDING)
-    unmixed = ~lost & ~found.mixed & matters
+    unmixed = missed & ~found.mixed & matters
     if unmixed.any():
         warn(
             "the chains are too short to see them mix, and standard errors allow for what they may not have seen, "

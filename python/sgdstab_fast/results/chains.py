@@ -217,6 +217,12 @@ class Chains(Generic[Records]):
             coarseness=2 * self.coarseness,
         )
 
+    def with_twins(self, states: FloatArray, records: Records) -> Chains[Records]:
+        """Return the chains with twins of the first of them, in other states; their batches are merged together."""
+        twins = replace(self, states=states, records=records)
+        most = min(self.most_batches, twins.most_batches)
+        return replace(self, largest_record=most, companions=replace(twins, largest_record=most))
+
     def as_coarse_as(self, others: Chains[Any]) -> Chains[Records]:
         """Return the chains with batches merged until they are as long as those of others; an odd last one is left."""
         chains = self

@@ -22,6 +22,8 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.streams import INITIAL_STATES
+from sgdstab_fast.simulation.options import Options
+from sgdstab_fast.statistics.twins import MOST_TWINS, kinds
 from sgdstab_fast.systems.system import RANDOM_SHARE, System
 
 _POWER_ITERATIONS = 30
@@ -40,18 +42,21 @@ class Starts(NamedTuple):
 
     @property
     def chains(self) -> FloatArray:
-        """What chains start from."""
-        return self.typical + _SHARE * (self.slow + self.random)
+        """What chains start from, one vector each: shape (n_chains, 1, dimension), of Euclidean length 1."""
+        return _euclidean(self.typical + _SHARE * (self.slow + self.random))[:, None]
 
-    @property
-    def mixture(self) -> FloatArray:
-        """What twins start from in which all kinds take part."""
-        return self.typical + self.slow + self.random
+    def twins(self, n_twins: int) -> FloatArray:
+        """Return what twins of the first chains start from, and a second vector each: shape (n_twins, 2, dimension)."""
+        of_kinds = (self.typical + self.slow + self.random, self.slow + _SHARE * (self.typical + self.random))
+        first = np.empty((n_twins, self.typical.shape[1]))
+        for its, kind in zip(of_kinds, kinds(n_twins), strict=False):
+            first[kind] = its[kind]
+        return _euclidean(np.stack([first, self.further[:n_twins]], axis=1))
 
-    @property
-    def mostly_slow(self) -> FloatArray:
-        """What twins start from that are slow."""
-        return self.slow + _SHARE * (self.typical + self.random)
+
+def n_twins_of(options: Options) -> int:
+    """Return how many chains have twins."""
+    return min(MOST_TWINS, options.n_chains, options.budget.max_steps - options.n_chains)
 
 
 def normals(key: StreamKey, n_chains: int, shape: tuple[int, ...], first_chain: int = 0) -> FloatArray:
@@ -117,6 +122,11 @@ def _typical(system: System, covariance: FloatArray, numbers: FloatArray) -> Flo
     axes = np.searchsorted(cumulative, shares * cumulative[-1])
     # Rounded, so that the last bits of a decomposition rarely matter; another build of LAPACK may still find others.
     return np.asarray(system.correlated(axes, covariance).astype(np.float32).astype(float))
+
+
+def _euclidean(vectors: FloatArray) -> FloatArray:
+    """Return vectors of length 1 as the core sees it, so that what they grow by themselves counts from the start."""
+    return np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
 
 
 def _unit(system: System, vectors: FloatArray) -> FloatArray:

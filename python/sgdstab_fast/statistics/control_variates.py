@@ -41,7 +41,7 @@ _LEAST_SAMPLES_PER_WEIGHT = 4
 _PIECES = 4  # of a chain for each one that counts for the error bar: weights may be fitted to correlated ones
 _FOLDS = 4  # of chains
 _RELAXATION_TIMES = 5  # that a piece of a chain must last to count as independent of the next
-_NEGLIGIBLE = 1 / 4  # of a standard error
+_NEGLIGIBLE = 1 / 2  # of a standard error
 _FEW_CHAINS = 16  # fewer do not show the spread of what they have not visited
 _DRIFT = 4.0  # standard errors: a false alarm in 1e4
 
@@ -154,12 +154,13 @@ def anchored_means(
     rounding: float,
     spread: float | None = None,
     twins: Twins | None = None,
+    least_start_up: int = 0,
 ) -> Estimate:
     """Estimate an exponent from anchored growth per batch, of shape (n_chains, n_batches, n_metrics).
 
     `growth` is the mean over a batch's evaluations, each a mean over n_examples; `rounding` is what rounding does to
     it; `spread` what chains that do not mix at all may be off by, that of all samples by default. Given twins, they say
-    what to cut off and what bias is left, instead of the gap that `mixing` has measured.
+    what to cut off, at least `least_start_up`, and what bias is left, instead of the gap that `mixing` has measured.
     """
     n_chains, n_batches, _ = growth.shape
     if n_batches == 0:
@@ -181,7 +182,7 @@ def anchored_means(
     n_groups = max(1, int(min(math.ceil(MIN_SAMPLES / n_chains), pieces)))
     # No rule that looks at the series itself: where rare excursions carry the variance, that would choose among them.
     if twins is not None:
-        start_up, bias, unseen = _start_up(growth, twins, _PIECES * n_groups)
+        start_up, bias, unseen = _start_up(growth, twins, _PIECES * n_groups, least_start_up)
     else:
         start_up, bias, unseen = start_up_batches(mixing, n_batches, steps_per_batch), 0.0, 0.0
     series = combined(growth[:, start_up:], _PIECES * n_groups)
@@ -217,7 +218,7 @@ def anchored_means(
     )
 
 
-def _start_up(growth: FloatArray, twins: Twins, n_pieces: int) -> tuple[int, float, float]:
+def _start_up(growth: FloatArray, twins: Twins, n_pieces: int, least: int) -> tuple[int, float, float]:
     """Return how many batches to cut off, so that statistical error and bias together are least.
 
     And the bias that is left, and what has not been seen.
@@ -227,6 +228,7 @@ def _start_up(growth: FloatArray, twins: Twins, n_pieces: int) -> tuple[int, flo
     differences = twins.differences(growth, weights)
     means = np.einsum("cbm,cm->c", growth, weights) / n_batches
     variance = mean_of(means).standard_error ** 2 if n_chains > 1 else 0.0
-    biases = {first: twins.bias(differences, first, n_batches) for first in (n_batches * e // 8 for e in range(5))}
+    candidates = [first for first in (n_batches * eighths // 8 for eighths in range(5)) if first >= least]
+    biases = {first: twins.bias(differences, first, n_batches) for first in candidates}
     start_up = min(biases, key=lambda first: variance * n_batches / (n_batches - first) + biases[first] ** 2)
     return start_up, biases[start_up], twins.unseen(differences, n_chains * (n_batches - start_up))

@@ -13,7 +13,7 @@ d <= half minimises sum_{t>=d} (x_t - mean)^2 / (n - d)^2; at least an eighth is
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +67,14 @@ class Estimate:
     asked for."""
     of_exponents: OfExponents | None = None
     """What differs from exponent to exponent; None where that is nothing."""
+
+    def within(self, low: float, high: float) -> Estimate:
+        """Return the estimate of an exponent that is known to lie between two numbers."""
+        return replace(
+            self,
+            mean=np.clip(self.mean, low, high),
+            standard_error=np.minimum(self.standard_error, (high - low) / 2),
+        )
 
     @property
     def settled(self) -> bool:

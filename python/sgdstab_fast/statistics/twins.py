@@ -33,7 +33,7 @@ _LAST = 1 / 4  # of the batches of twins, by which those that chains have more a
 
 def kinds(n_twins: int) -> list[range]:
     """Return which of n_twins start as mixtures and as slow directions: a half each, in turn."""
-    each = -(-n_twins // N_KINDS)
+    each = max(-(-n_twins // N_KINDS), 1)
     return [range(n_twins)[first : first + each] for first in range(0, n_twins, each)]
 
 
