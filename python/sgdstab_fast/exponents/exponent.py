@@ -15,6 +15,7 @@ from sgdstab_fast.exact.bounds import bounds_of
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
 from sgdstab_fast.exponents.pilots import Plan, planned
+from sgdstab_fast.exponents.rare import RareOutcomes
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.results.provenance import provenance
@@ -257,14 +258,17 @@ def simulate(
         task.with_options(spacing=chains.spacing),
         seconds_per_step=task.seconds_per_step + growth.seconds_per_evaluation / chains.spacing,
     )
+    how = estimate_with_own_growth if system.counts_own_growth else estimate
+    with_rare = RareOutcomes(system, options, how, first_of_block(block))
     done = run(
         chains,
         task,
-        estimate_with_own_growth if system.counts_own_growth else estimate,
+        with_rare,
         options,
         companion_task=companions_task(system, task),
     )
     warn_of_trouble(options.budget, done)
+    with_rare.warn(done)
     found, bounds = done.estimate, bounds_of(system, mean_square)
     return LyapunovExponent(
         exponent=float(np.clip(found.mean[0], *bounds)),

@@ -19,7 +19,8 @@ be by Newton's method for E_i + D_i X - X B_i = 0, in least squares, before that
 in a basis that begins with V.
 
 Blocks that scale and turn in some metric, A_i^T M A_i = c_i^2 M with c_i^2d = det A_i^2, are made to in the Euclidean
-one; M solves linear equations.
+one; M solves linear equations. Blocks that permute lines are made to permute coordinates: these are eigenvectors of
+each that leaves all of them where they are, and has different eigenvalues.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ def _split(matrices: FloatArray, rounding: float, norms: FloatArray) -> list[Dia
     found = _invariant_subspace(matrices) if affordable else None
     if found is None:
         similar = _as_similarities(matrices) if affordable else None
+        similar = _as_permutations(matrices) if affordable and similar is None else similar
         if similar is not None:
             return [DiagonalBlock(similar, d * _ROUNDING, np.linalg.norm(matrices, axis=(1, 2)), unit)]
         return [DiagonalBlock(matrices, rounding, norms, unit)]
@@ -266,3 +268,20 @@ def _invariant_form(matrices: FloatArray) -> FloatArray:
         squares += change @ change.T
     form = np.tensordot(np.linalg.eigh(squares)[1][:, 0], forms, 1)
     return np.asarray(form * np.sign(np.trace(form)))
+
+
+def _as_permutations(matrices: FloatArray) -> FloatArray | None:
+    """Return matrices in a basis in which each has one entry in every row and column; None if there is none."""
+    d = matrices.shape[1]
+    norms = np.linalg.norm(matrices, axis=(1, 2), keepdims=True)
+    for matrix in matrices[: _TRIALS * 2]:
+        values, basis = np.linalg.eig(matrix)
+        apart = np.abs(values[:, None] - values) + np.diag(np.full(d, np.inf))
+        if np.iscomplexobj(values) or apart.min() <= _SEPARATE * np.abs(values).max():
+            continue
+        changed = np.linalg.solve(basis, matrices @ basis)
+        changed[np.abs(changed) <= d * _ROUNDING * np.linalg.cond(basis) * norms] = 0.0
+        entries = changed != 0
+        if (entries.sum(axis=1) == 1).all() and (entries.sum(axis=2) == 1).all():
+            return np.asarray(changed)
+    return None

@@ -49,6 +49,7 @@ _TRIAL_SHARE, _LEAST_TRIALS, _MOST_TRIALS = 1 / 16, 8, 256
 _MOST_COPIED = 2**22  # numbers
 _MOST_MINORS = 2**22  # multiplications
 _CHUNK = 4096  # of them at a time
+_RARE, _FEW_NUMBERS = 0.1, 2**22  # of the mean probability; in all matrices of which some are rare
 _SMALL = 2**16  # numbers in the matrices of all epochs: more of them are not gone through for Lambda(2)
 
 
@@ -264,6 +265,16 @@ class BatchSteps(StateSpace):
         probabilities, matrices, n_steps = zip(*found, strict=True)
         every = np.array(matrices)
         return Outcomes(every, np.array(probabilities), n_steps[0]) if np.isfinite(every).all() else None
+
+    def rare_outcomes(self, probability: float) -> Outcomes | None:
+        """Return the matrices of steps on single examples, if some are rarer than that and than most."""
+        law = self.law
+        if law.probabilities is None or law.batch_size > 1 or not law.is_independent:
+            return None
+        drawn = law.probabilities[law.probabilities > 0]
+        if drawn.min() >= min(probability, _RARE * drawn.mean()):
+            return None
+        return self.isometric().outcomes(_FEW_NUMBERS)
 
     def _product(self, batches: list[tuple[int, ...]]) -> FloatArray:
         """Return the matrix of steps on batches of units, in order."""

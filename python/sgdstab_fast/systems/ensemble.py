@@ -306,6 +306,13 @@ class MatrixEnsemble(System):
         """Return all matrices, if they have at most so many entries together."""
         return Outcomes(self._matrices, self._probabilities, 1) if self._matrices.size <= most else None
 
+    def rare_outcomes(self, probability: float) -> Outcomes | None:
+        """Return all matrices, if some are rarer than that."""
+        drawn = self._drawn
+        if self._probabilities[drawn].min() >= probability:
+            return None
+        return Outcomes(self._matrices[drawn], self._probabilities[drawn], 1)
+
     def __repr__(self) -> str:
         n = len(self._matrices)
         weighted = "" if (self._probabilities == self._probabilities[0]).all() else ", probabilities=..."

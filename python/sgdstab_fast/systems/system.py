@@ -285,6 +285,10 @@ class System(ABC):
     def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:
         """Return all matrices, if they have at most so many entries together."""
 
+    def rare_outcomes(self, probability: float) -> Outcomes | None:
+        """Return all outcomes of a step, in isometric coordinates, if some are rarer than that; None if none is."""
+        return None
+
     @abstractmethod
     def next_steps(self) -> NextSteps | None:
         """Return the outcomes of the next step, or epoch; None if there are too many."""

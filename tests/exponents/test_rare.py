@@ -1,0 +1,64 @@
+"""Outcomes that a run has hardly met: what they may do is allowed for, and found where that is affordable."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import sgdstab_fast as sf
+from reference.statistics import assert_within
+
+POLLICOTT = np.array([[[2.0, 1.0], [1.0, 1.0]], [[3.0, 1.0], [2.0, 1.0]]])
+POLLICOTT_EXPONENT = 1.1433110351029492
+STRETCH, QUARTER_TURN = np.diag([2.0, 0.5]), np.array([[0.0, -1.0], [1.0, 0.0]])
+
+
+def turn(angle):
+    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+
+def interrupted(probability):
+    """Products of Pollicott's pair, times what stretches one way until a rare quarter turn makes it the other."""
+    matrices = [*(np.kron(STRETCH, each) for each in POLLICOTT), np.kron(QUARTER_TURN, np.eye(2))]
+    return sf.MatrixEnsemble(matrices, [(1 - probability) / 2] * 2 + [probability])
+
+
+def test_directions_that_only_rare_steps_change_are_not_taken_for_all():
+    with pytest.warns(sf.AccuracyWarning, match=r"probability 1e-07 .* max_steps"):
+        result = sf.lyapunov_exponent(interrupted(1e-7), max_steps=1e6, rng=1, n_threads=1)
+    assert not result.converged
+    assert_within(result.exponent, result.standard_error, POLLICOTT_EXPONENT)
+
+
+def test_and_all_are_seen_in_time():
+    result = sf.lyapunov_exponent(interrupted(1e-3), rtol=0.04, rng=1, n_threads=1)
+    assert result.converged
+    assert_within(result.exponent, result.standard_error, (1 - 1e-3) * POLLICOTT_EXPONENT)
+
+
+@pytest.mark.parametrize("angle", [math.pi / 4, math.pi / 2 - 1e-3, math.pi / 2 - 1e-6])
+@pytest.mark.parametrize("method", ["anchored", "average"])
+def test_a_rare_step_that_is_forgotten_is_allowed_for_to_first_order(angle, method):
+    probability = 1e-7
+    system = sf.MatrixEnsemble([STRETCH, turn(angle)], [1 - probability, probability])
+    result = sf.lyapunov_exponent(system, method=method, rng=1, n_threads=1)
+    expected = (1 - probability) * math.log(2) + probability * math.log(math.cos(angle))
+    assert result.converged
+    assert abs(result.exponent - expected) < 2 * result.standard_error
+    assert result.standard_error < 50 * probability
+
+
+def test_many_matrices_that_are_alike_are_no_rare_ones():
+    matrices = np.eye(2) + 0.5 * np.random.default_rng(0).standard_normal((3000, 2, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = sf.lyapunov_exponent(sf.MatrixEnsemble(matrices), rtol=2e-3, rng=1, n_threads=1)
+    assert result.bias_allowance < result.standard_error / 2
+
+
+def test_examples_that_are_rarely_drawn():
+    gram = [[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]]
+    system = sf.LinearizedSGD(gram, 0.3, probabilities=[1e-6, *np.full(3, (1 - 1e-6) / 3)])
+    result = sf.lyapunov_exponent(system, rtol=1e-3, max_steps=1e7, rng=1, n_threads=1)
+    average = sf.lyapunov_exponent(system, method="average", rtol=0, max_steps=2e7, rng=2, n_threads=1)
+    assert_within(result.exponent, result.standard_error, average.exponent, average.standard_error)
