@@ -14,7 +14,8 @@ varies is theirs.
 If w . A_i v is 0 to rounding, as for a quarter turn among diagonal matrices, A_i v is not forgotten before such an
 outcome comes again, and there is no such series: chains relax as slowly as these outcomes come, and the exponent may be
 as much as the gap lower. It is then the mean over the second half of chains, without control variates, whose means are
-0 in stationary chains only.
+0 in stationary chains only. Where they come before a component of v has faded to 0, growth is the largest of several
+random walks, and too large by about the spread of one of them.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ _MET = 6.0  # times that all together meet what they know
 _MOST_OF_IT = 0.1  # of what varies
 _FORGOTTEN = 400.0  # relaxation times of directions of transposed products
 _CORNER = 100.0  # more than rounding leaves of a logarithm: 36 or so
+_FLUSHED = 645.0  # logarithm of what the core takes for 0
 _SOMETIMES = 0.02  # of directions
 _LEAST = 1e-300
 _TRANSPOSED, _MOST_NUMBERS = 32, 2**22  # chains, and numbers in all overlaps
@@ -71,8 +73,8 @@ class RareOutcomes:
         n_steps = chains.n_batches * chains.steps_per_batch
         rare = min(_OFTEN / n_steps, max(_HARDLY / n_steps, _UNUSUAL)) if n_steps else 0.0
         outcomes = self._system.rare_outcomes(rare) if rare else None
-        if outcomes is None or not found.mixed or not np.isfinite(found.mean).all():
-            return found  # an error bar of chains that do not mix allows for everything
+        if outcomes is None or not np.isfinite(found.mean).all():
+            return found
         gap, n_transposed = found.gap, n_steps
         if 0 < gap < math.inf:
             n_transposed = min(n_steps, math.ceil(_FORGOTTEN / gap))
@@ -84,9 +86,13 @@ class RareOutcomes:
         self._probability = float(probabilities[(for_ever > _SOMETIMES) & (probabilities < rare)].sum())
         if self._probability > 0:
             self._allowance = gap * math.exp(-self._probability * n_steps / _FADING)
-            half = chains.n_batches // 2
+            half, before = chains.n_batches // 2, found
             late = batch_means(chains.records.log_growth[:, half:, :1], chains.steps_per_batch)
-            found = replace(late, start_up=late.start_up + half, gap=found.gap, mixed=found.mixed)
+            if self._probability * _FLUSHED > gap:
+                self._allowance = max(self._allowance, math.sqrt(chains.n_chains) * float(late.standard_error[0]))
+            found = replace(late, start_up=late.start_up + half, gap=before.gap, mixed=before.mixed)
+            if before.standard_error[0] > late.standard_error[0]:  # which allows for more
+                found = before
         else:
             self._allowance = self._hardly_met(probabilities, influences, n_steps * chains.n_chains)
         if self._allowance == 0:
