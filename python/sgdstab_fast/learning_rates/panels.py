@@ -120,12 +120,15 @@ def _task(system: LinearizedSGD, learning_rates: FloatArray, anchors: Anchors, s
     panels = padded(learning_rates)
     n, d = system.rows.shape
     determinants = [system.with_learning_rate(float(rate)).log_determinants for rate in learning_rates]
-    diagonals = np.zeros((len(panels), int(anchors.windows[:, 1].max()), n))
+    count = int(anchors.windows[:, 1].max())
+    diagonals = np.zeros((len(panels), count, n))
     for panel, (first, n_metrics) in enumerate(anchors.windows):
         diagonals[panel, 0] = system.diagonal
         for m in range(1, n_metrics):
             diagonals[panel, m] = anchors.squared_norms[first + m - 1]
-    products = panels.size * d * system.rows_of_k.products_per_step
+    # Measured, on one thread.
+    seconds_per_step = 1e-8 * len(panels) + 4e-11 * panels.size * d * system.rows_of_k.products_per_step
+    seconds_per_evaluation = panels.size * count * n * (1e-9 + 3e-11 * d)
     return Task(
         function="advance_panels",
         steps=arguments.PanelSteps(system.rows_of_k.for_core, panels),
@@ -136,7 +139,7 @@ def _task(system: LinearizedSGD, learning_rates: FloatArray, anchors: Anchors, s
             careful=any(is_nearly_singular(each) for each in determinants),
         ),
         records=PanelRecords,
-        seconds_per_step=(1 + _EVALUATION_SHARE) * (2e-9 * len(panels) + 4e-11 * products),  # measured, on one thread
+        seconds_per_step=seconds_per_step + seconds_per_evaluation / spacing,
         chains_per_item=16,
     )
 

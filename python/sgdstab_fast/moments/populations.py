@@ -69,6 +69,7 @@ _COMPANION_SIZE = 16
 _USUAL, _GRADIENTS, _SLOW = "usual", "gradients", "slow"  # kinds of starts
 _SCOUTS, _SCOUT_LENGTH, _LEAST_SCOUT, _SCOUT_SHARE = (8, 32), 10, 512, 16  # shape; steps, times N; of the budget
 _FIRST_SHARE = 3 / 4  # of a budget, for the kind that scouts find first
+_FRESH = 32  # tilted steps after which the core forms products of all of K again
 _NOISE = 0.1  # of other directions next to gradients, where they may all lead to one another
 ROUNDING = 256 * float(np.finfo(float).eps)  # of sums over walkers
 _DISAGREE = 5.0  # standard errors: what metrics say apart from each other
@@ -189,12 +190,13 @@ def _simulated(
         longest = options.budget.max_steps // (options.n_chains * max(_LEAST_LENGTH * system.n_examples, _LEAST_STEPS))
         size = int(np.clip(longest, LEAST_SIZE, _TILTED_SIZE)) if tilted else LEAST_SIZE
     chains = _chains(system, order, growth, options, size, tilted, first_chain, kind, spent)
+    steps = chains.steps_per_batch
     companion_task: Task[Any] = companions_task(system, vectors_task(system, system.no_growth))
     if tilted:
-        companion_task = population_task(system, order, growth, tilted=True, n_passive=1, evaluate=False)
+        companion_task = population_task(system, order, growth, steps, tilted=True, n_passive=1, evaluate=False)
     done = run(
         chains,
-        population_task(system, order, growth, tilted=tilted),
+        population_task(system, order, growth, steps, tilted=tilted),
         estimate,
         options,
         companion_task=companion_task,
@@ -228,7 +230,7 @@ def _scouted(system: LinearizedSGD, order: float, growth: Growth, options: Optio
         records=PopulationRecords.empty(n_populations, 0),
         n_walkers=size,
     )
-    task = population_task(system, order, growth, tilted=True, evaluate=False)
+    task = population_task(system, order, growth, chains.steps_per_batch, tilted=True, evaluate=False)
     chains = advance(chains, task, _LEAST_BATCHES, options.workers)
     return scouted(chains.records.log_growth, n_steps), chains.n_steps
 
@@ -246,7 +248,14 @@ def spread_of_weights(system: LinearizedSGD, order: float, growth: Growth, optio
 
 
 def population_task(
-    system: LinearizedSGD, order: float, growth: Growth, *, tilted: bool, n_passive: int = 0, evaluate: bool = True
+    system: LinearizedSGD,
+    order: float,
+    growth: Growth,
+    steps_per_batch: int = _FRESH,
+    *,
+    tilted: bool,
+    n_passive: int = 0,
+    evaluate: bool = True,
 ) -> Task[PopulationRecords]:
     """Return what advances populations; tilted steps use the second metric, or the norm of K alone.
 
@@ -254,14 +263,16 @@ def population_task(
     """
     n, d = system.rows.shape
     gauge = None
-    seconds_per_step = 1.2e-8 + 1.5e-10 * d  # measured, on one thread
+    seconds_per_step = 1.2e-8 + 1.5e-10 * d + 6e-8 / steps_per_batch  # measured, on one thread
     if tilted:
         rows = system.rows_of_k
         gauge = arguments.Gauge(rows.gram, None, None, rows.diagonal)
         if len(growth.matrices) > 0:
             metric, diagonal = growth.matrices[0], growth.metrics.diagonals[1]
             gauge = arguments.Gauge(rows.gram, rows.couplings(metric), metric, diagonal)
-        seconds_per_step = 4e-8 + 3e-9 * n
+        seconds_per_step = 4e-8 + 2.2e-9 * n + 2.5e-10 * n * d / min(steps_per_batch, _FRESH)
+    if evaluate:
+        seconds_per_step += growth.seconds_per_evaluation / steps_per_batch
     evaluated = growth if evaluate else system.no_growth
     return Task(
         function="advance_populations",
