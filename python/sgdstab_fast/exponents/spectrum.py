@@ -293,7 +293,7 @@ def _warn(budget: Budget, done: Run[FrameRecords]) -> None:
 
 
 def _seconds_per_step(system: System, columns: int, period: int, *, careful: bool) -> float:
-    """What rows of steps and, for every row of a frame, orthonormalisations take: measured, on one thread."""
+    """Return what rows of steps and, for every row of a frame, orthonormalisations take: measured, on one thread."""
     rows = system.rows_per_step
     squares = 0.19 if careful else 0.025
     passes = (10 + 7 * columns + squares * columns**2) / period
