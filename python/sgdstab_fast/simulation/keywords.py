@@ -65,7 +65,8 @@ class RunKeywords(ChainKeywords, total=False):
     rtol, atol : float, optional
         Tolerances for the standard error: relative to lambda, and absolute in nats per step.
     max_steps : int, optional
-        Steps of all chains together, rounded to whole batches: a bound, on which the time to a tolerance does not depend.
+        Steps of all chains together, rounded to whole batches: a bound, and the time to a tolerance does not depend on
+        it.
     """
 
     rtol: float
