@@ -157,7 +157,7 @@ def _entries(value: Any, name: str) -> NDArray[np.object_]:
 
 def real_numbers(value: Any, name: str) -> FloatArray:
     """Return real numbers of any shape, as floats; refuse NaN."""
-    found = np.asarray(_array(value, name), dtype=np.float64)
+    found = np.asarray(numeric(value, name), dtype=np.float64)
     if np.isnan(found).any():
         raise ValueError(f"{name} must be a number, not nan")
     return found
@@ -165,7 +165,7 @@ def real_numbers(value: Any, name: str) -> FloatArray:
 
 def distribution(value: Any, name: str, size: int, which: str) -> FloatArray:
     """Return probabilities, shape (size,), of sum 1 whatever rounding, of float32 too, did to those given."""
-    given = _array(value, name)
+    given = numeric(value, name)
     found = np.asarray(given, dtype=np.float64)
     if found.shape != (size,):
         raise ValueError(f"{name} must have the shape ({size},), {which}, not {found.shape}")
@@ -247,8 +247,8 @@ def _unwrapped(value: Any, name: str) -> Any:
     return value
 
 
-def _array(value: Any, name: str, what: str = "an array of real numbers") -> NDArray[Any]:
-    """Return an array of real numbers, in the precision that they came in."""
+def numeric(value: Any, name: str, what: str = "an array of real numbers") -> NDArray[Any]:
+    """Return an array of real numbers of any shape, in the precision that they came in."""
     value = _unwrapped(value, name)
     try:
         array = np.asarray(value)
@@ -286,7 +286,7 @@ def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
     memory-mapped or not, and copied otherwise. A square one in Fortran order is the caller's business: its transpose is
     in C order.
     """
-    given = _array(value, name, "a matrix of real numbers")
+    given = numeric(value, name, "a matrix of real numbers")
     if given.ndim != 2:
         raise ValueError(f"{name} must be a matrix, not of shape {given.shape}")
     if given.size == 0:

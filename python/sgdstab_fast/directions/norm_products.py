@@ -126,7 +126,7 @@ def exponential(logarithm: float) -> float:
 
 def _checked(system: LinearizedSGD, vectors: ArrayLike) -> tuple[FloatArray, FloatArray, bool]:
     """Return vectors, (n, dimension), whose largest entry is 1, logs of those entries, and whether one was given."""
-    given = validation.real_numbers(vectors, "vectors")
+    given = validation.numeric(vectors, "vectors")
     single = given.ndim == 1
     array, _ = validation.matrix(given[None] if single else given, "vectors")
     if array.shape[1] != system.dimension:

@@ -49,9 +49,9 @@ class Recurrence:
         """Check what the user passed."""
         for name in ("free", "readout"):
             try:
-                found = np.array(getattr(self, name), dtype=float, order="C")
-            except (TypeError, ValueError):
-                raise TypeError(f"{name} must be numbers, not {getattr(self, name)!r}") from None
+                found = np.array(validation.numeric(getattr(self, name), name), dtype=float, order="C")
+            except TypeError:
+                raise TypeError(f"{name} must be numbers, not {validation.shown(getattr(self, name))}") from None
             object.__setattr__(self, name, found)
         levels = self.readout.size
         if levels == 0 or self.readout.ndim != 1 or self.free.shape != (levels, levels):
