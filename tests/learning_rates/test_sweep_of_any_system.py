@@ -87,6 +87,7 @@ def test_full_batches_are_gradient_descent_in_every_sense(momentum, nesterov):
         assert almost_sure.value == pytest.approx((1 + momentum) * 4 / 3, rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 def test_nesterov_is_for_momentum():
     rates, run = [0.2, 0.4], {"max_steps": 4000, "rtol": 0, "rng": 1}
     found = sf.sweep(K4, rates, momenta=[0, 0.5], nesterov=True, **run)
