@@ -18,6 +18,7 @@ The last word of the counter (`random/stream.hpp`) says what numbers of a stream
 Other keys come from a seed by spawn numbers of numpy's (`seeds.Seed`). Children of what the user gave:
 
     (b)         lambda of block b of K, roughly              (`directions.leading_part`)
+    (4)         lambda of vectors, to check frames           (`exponents.spectrum`)
 
 and, by the key alone, generators and children:
 

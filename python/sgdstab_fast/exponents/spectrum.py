@@ -1,14 +1,13 @@
 """The Lyapunov spectrum: the k largest exponents, by frames with periodic orthonormalisation.
 
 V_n = A_n .. A_1 V_0 = Q_n R_n .. R_1, and exponent j is the mean of log (R_n)_jj per step (Benettin et al. 1980). Steps
-are taken in blocks by matrix products. How long a frame may go between orthonormalisations is found out by a pilot
-chain from min_j R_jj / abs(v_j), the sine of the smallest angle that is left.
+are taken in blocks by matrix products.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,14 +16,13 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
-from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.seeds import Seed
-from sgdstab_fast._core.streams import FRAME_PILOTS
-from sgdstab_fast.exponents.exponent import METHODS
+from sgdstab_fast.exponents.exponent import METHODS, estimate_exponent
+from sgdstab_fast.exponents.frames import WATCHED, period_of, seconds_per_step, started_frames, steps_at_once
 from sgdstab_fast.exponents.results import LyapunovSpectrum
 from sgdstab_fast.results.chains import Chains, FrameRecords
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.outcome import (
@@ -34,29 +32,15 @@ from sgdstab_fast.simulation.outcome import (
     resumed,
 )
 from sgdstab_fast.simulation.run import Run, run
-from sgdstab_fast.simulation.starts import initial_states, normals
-from sgdstab_fast.simulation.task import Task, advance
-from sgdstab_fast.simulation.workers import Workers
+from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.statistics.estimates import Estimate
-from sgdstab_fast.statistics.frames import frame_means, order_of, turning_of
-from sgdstab_fast.systems.system import ExactExponents, System, overflow_safe_steps, require_system
+from sgdstab_fast.statistics.frames import frame_means
+from sgdstab_fast.systems.system import ExactExponents, System, require_system
 
-# How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is
-# good to about eps over the angle, and the worst of a long run is orders of magnitude worse, more so in small frames,
-# where orthonormalisation costs little.
-_ANGLE, _SMALL_FRAME_ANGLE, _SMALL_FRAME = 1e-5, 1e-3, 128
-_PILOT_PASSES = 8
-# Steps taken at once: more amortise the packing of frames, fewer the coupling between steps, and 32 to 64 is flat. Not
-# so many, in small dimensions, that a direction may shrink by more than this while they are taken.
-_BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
-_LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding times that must stay small
 _NULL_RATIO = 1e-12
 _LEAST_PER_BATCH = 64  # steps
-# Rounds that put columns in order: steps of the first and its batches; of all together, a share of the budget, or
-# epochs; columns beyond those asked for; what stands for growth that is lost.
-_PILOT_STEPS, _PILOT_BATCHES, _PILOT_SHARE, _PILOT_EPOCHS, _LEAST_EXTRA, _LOST = 256, 16, 8, 64, 8, 700.0
-_PURITY = 1e-2  # of slow directions: how much less is random where columns beyond show what comes before them
-_STIRRING = FRAME_PILOTS.stop  # where the chains' numbers begin that the last column's random part is drawn for
+# Vectors that check the largest exponent: chains, a share of steps, up to a dimension, standard errors that count.
+_CHECK, _CHECK_CHAINS, _CHECK_SHARE, _LARGEST_CHECK, _SURELY = 4, 64, 4, 512, 4.0
 _EVALUATED = 32  # leading exponents that anchored growth is evaluated for; the others gain little from it
 _SUM_RULE = 1e-6  # an error, relative to the sum, to warn about
 
@@ -169,17 +153,17 @@ def lyapunov_spectrum(
     evaluated, growth, nothing = k, None, system.frame_growth(evaluated=False)
     if nothing is not None:
         evaluated = min(k, _EVALUATED)
-        task = replace(task, metrics=task.metrics._replace(columns=evaluated)).with_options(block=_block(system))
+        task = replace(task, metrics=task.metrics._replace(columns=evaluated)).with_options(block=steps_at_once(system))
         growth = system.frame_growth(evaluated=method == "anchored")
-    # One column more shows what may come before the last exponent asked for.
-    columns = min(k + 1, system.dimension)
+    # Columns behind the last exponent asked for show what may come before it.
+    columns = min(k + WATCHED, system.dimension)
     if resume is None:
         most = budget.steps_per_chain(n_chains)
         run_provenance = provenance(seed, method, system.fingerprint)
-        slow = system.slow_directions(columns)
-        period = _pilot(system, columns, slow, seed.key, task)
-        sorted_frames = _sorted(system, k, slow, options, task.with_options(period=max(1, period // 2)))
-        most -= sorted_frames.first_step
+        slow = system.slow_directions(min(k + 1, system.dimension))
+        period = period_of(system, columns, slow, seed.key, task)
+        started = started_frames(system, k, slow, options, task.with_options(period=max(1, period // 2)))
+        most -= started.first_step
         # Batches of whole passes.
         n_recorded = 0 if growth is None or growth.metrics.diagonals is None else len(growth.metrics.diagonals)
         passes = max(1, _LEAST_PER_BATCH // period)
@@ -188,10 +172,9 @@ def lyapunov_spectrum(
             evaluation = growth.n_metrics * evaluated * (3 * system.dimension + evaluated + 100)
             passes = max(passes, math.ceil(evaluation / (columns * (1.3 * period + columns))))
         chains = replace(
-            sorted_frames,
+            started,
             steps_per_batch=min(passes * period, max(1, most // 4)),
             records=FrameRecords.empty(n_chains, columns, evaluated, n_recorded),
-            pilot_steps=n_chains * sorted_frames.first_step,
         )
     else:
         chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, columns))
@@ -200,9 +183,10 @@ def lyapunov_spectrum(
     if growth is not None:
         metrics = growth.metrics._replace(log_determinants=call.log_determinants, columns=evaluated)
         task = replace(task, metrics=metrics)
-    done = run(
+    done = _confirmed(
+        system,
         chains,
-        replace(task, seconds_per_step=_seconds_per_step(system, columns, period, careful=singular)),
+        replace(task, seconds_per_step=seconds_per_step(system, columns, period, careful=singular)),
         lambda chains: _estimate(chains, asked, system.slow_directions_last),
         options,
     )
@@ -270,6 +254,63 @@ def _estimate(chains: Chains[FrameRecords], asked: NDArray[np.bool_], starts_las
     return replace(estimate, scales=np.where(asked, scales, math.inf))
 
 
+def _confirmed(
+    system: System,
+    chains: Chains[FrameRecords],
+    task: Task[FrameRecords],
+    estimate: Callable[[Chains[FrameRecords]], Estimate],
+    options: Options,
+) -> Run[FrameRecords]:
+    """Run until tolerances are met, and the largest exponent is what chains of vectors from elsewhere make it.
+
+    Beyond the edge in mean square, rare bursts of fast directions may carry lambda, and frames that start from slow
+    ones do not know of them for long. Vectors start in the dominant second moment, where they are. What those have
+    found more, error bars allow for where the budget ends.
+    """
+    done = run(chains, task, estimate, options)
+    while done.stopped_by != "max_steps" and (missed := _missed(system, done, options)) > 0:
+        further = options.within(min(4 * done.chains.n_steps, options.budget.max_steps), rtol=0.0, atol=0.0)
+        before, done = done.chains.n_steps, run(done.chains, task, estimate, further)
+        if done.chains.n_steps == before:
+            return _allowing_for(missed, done)
+        done = run(done.chains, task, estimate, options)
+    return done
+
+
+def _missed(system: System, done: Run[FrameRecords], options: Options) -> float:
+    """Return by how much vectors grow faster than frames, if by more than chance; else 0."""
+    n_steps = done.chains.n_steps // _CHECK_SHARE
+    if (
+        system.dimension > _LARGEST_CHECK
+        or n_steps < _CHECK_CHAINS * _LEAST_PER_BATCH
+        or not system.slow_directions_last
+    ):
+        return 0.0
+    with collected():
+        found = estimate_exponent(
+            system, replace(options.child(_CHECK).within(n_steps), n_chains=_CHECK_CHAINS, progress=None)
+        )
+    chance = math.sqrt(max(found.standard_error**2 - found.bias_allowance**2, 0.0))
+    best = int(np.argmax(done.estimate.mean))
+    difference = found.exponent - float(done.estimate.mean[best])
+    error = math.hypot(chance, float(done.estimate.standard_error[best]))
+    return difference if difference > _SURELY * error else 0.0
+
+
+def _allowing_for(missed: float, done: Run[FrameRecords]) -> Run[FrameRecords]:
+    """Return the run with error bars that allow for a direction that comes before all others."""
+    estimate = done.estimate
+    assert estimate.of_exponents is not None
+    wider = replace(
+        estimate,
+        standard_error=np.hypot(estimate.standard_error, missed),
+        of_exponents=estimate.of_exponents._replace(
+            bias_allowance=np.hypot(estimate.of_exponents.bias_allowance, missed)
+        ),
+    )
+    return replace(done, estimate=wider, stopped_by="max_steps")
+
+
 def _warn(budget: Budget, done: Run[FrameRecords]) -> None:
     """Warn of what the run falls short of, and say what to do."""
     estimate = done.estimate
@@ -292,69 +333,6 @@ def _warn(budget: Budget, done: Run[FrameRecords]) -> None:
         warn("columns of the frames are still out of order: error bars allow for it, more steps would turn them")
 
 
-def _seconds_per_step(system: System, columns: int, period: int, *, careful: bool) -> float:
-    """Return what rows of steps and, for every row of a frame, orthonormalisations take: measured, on one thread."""
-    rows = system.rows_per_step
-    squares = 0.19 if careful else 0.025
-    passes = (10 + 7 * columns + squares * columns**2) / period
-    return 5e-8 * (1 + rows) + 1e-9 * system.dimension * (rows * (0.5 + 0.04 * columns) + passes)
-
-
-def _sorted(
-    system: System, k: int, slow: FloatArray, options: Options, task: Task[FrameRecords]
-) -> Chains[FrameRecords]:
-    """Return chains of frames of k columns and one more, put in order, at the step where they are.
-
-    A direction that grows fast has to climb past all slower ones before it, and leaves them mixed behind it; those
-    whose exponents are close then take long to part again. So columns that are seen to grow faster change places with
-    those before, in rounds that double while nothing moves. Columns beyond k hold a bit of every direction, so that
-    what grows there shows.
-    """
-    n_chains, dimension, key = options.n_chains, system.dimension, options.seed.key
-    columns = min(dimension, k + max(k, _LEAST_EXTRA))
-    starts = initial_states(key, n_chains, columns, slow, random_share=_PURITY * system.random_share)
-    period, careful = task.options.period, task.options.careful
-    task = replace(task, seconds_per_step=_seconds_per_step(system, columns, period, careful=careful))
-    most = min(options.budget.max_steps // (_PILOT_SHARE * n_chains), int(_PILOT_EPOCHS * system.steps_per_epoch))
-    steps = math.ceil(max(_PILOT_STEPS, 2 * system.steps_per_epoch) / _PILOT_BATCHES)
-
-    def chains(states: FloatArray, first_step: int) -> Chains[FrameRecords]:
-        records = FrameRecords.empty(n_chains, states.shape[2], task.metrics.columns, 0)
-        return Chains(key=key, states=states, steps_per_batch=steps, records=records, first_step=first_step)
-
-    def begun_again(states: FloatArray) -> FloatArray:
-        """Return states with slow directions as they were, without what they have taken up of faster ones."""
-        states = np.ascontiguousarray(states)
-        slow_places = np.flatnonzero(places < slow.shape[1])
-        states[:, :, slow_places] = starts[:, :, places[slow_places]]
-        return states
-
-    frames, places = chains(starts.copy(), 0), np.arange(columns)
-    while columns > 1:
-        # The first batch has what the start left.
-        n_batches = max(frames.n_batches, _PILOT_BATCHES + 1)
-        if frames.next_step + n_batches * steps > most:
-            break
-        frames = advance(frames, task, n_batches, options.workers)
-        log_growth = np.nan_to_num(frames.records.log_growth[:, 1:], nan=-_LOST, neginf=-_LOST, posinf=_LOST)
-        order = order_of(log_growth)
-        if (order[: k + 1] != np.arange(columns)[: k + 1]).any():
-            places = places[order]
-            frames = chains(begun_again(frames.states[:, :, order]), frames.next_step)
-        elif turning_of(log_growth / steps, _PILOT_BATCHES // 2, steps).separated[:k].all():
-            break
-    states = np.ascontiguousarray(begun_again(frames.states)[:, :, : k + 1])
-    if k < dimension:
-        states[:, :, k] += normals(key, n_chains, (dimension,), _STIRRING) / math.sqrt(dimension)
-    return chains(states, frames.next_step)
-
-
-def _block(system: System) -> int:
-    """Return how many steps to take at once."""
-    largest = _BLOCK if system.dimension <= 128 else _LARGE_BLOCK
-    return int(np.clip(-math.log(_BLOCK_SHRINKAGE) / max(system.largest_elongation, 1e-300), 1, largest))
-
-
 def _sum_rule_error(done: Run[FrameRecords], sum_of_exponents: float) -> float | None:
     """Return the largest difference per step of sum_j log R_jj and sum log abs det A_i, over chains; None if unknown.
 
@@ -372,44 +350,3 @@ def _sum_rule_error(done: Run[FrameRecords], sum_of_exponents: float) -> float |
         return None
     error = np.abs((log_growth.sum(axis=2) - log_determinant).sum(axis=1)).max()
     return float(error / (log_determinant.shape[1] * done.chains.steps_per_batch))
-
-
-def _pilot(system: System, k: int, slow: FloatArray, key: StreamKey, task: Task[FrameRecords]) -> int:
-    """Return the number of steps after which the smallest angle in a frame is about what it may be.
-
-    Doubles the period, from one so short that frames stay orthonormal, and interpolates the logarithm of the angle.
-    """
-    longest = min(overflow_safe_steps(system.step_sizes), 16 * max(k, 8))
-    if k == 1:
-        return longest
-    if task.options.careful:  # singular steps leave angles of 0
-        return max(1, min(longest, k // 2))
-    wanted = -math.log(_ANGLE if k > _SMALL_FRAME else _SMALL_FRAME_ANGLE)
-    states = initial_states(key, 1, k, slow, random_share=system.random_share)
-    period = max(1, k // 32)
-    known: list[tuple[int, float]] = []  # (period, -log angle)
-    while period < longest:
-        pilot = Chains(
-            key=key,
-            states=states,
-            steps_per_batch=period,
-            records=FrameRecords.empty(1, k, task.metrics.columns, 0),
-            first_chain=FRAME_PILOTS.start + period,
-        )
-        for _ in range(1 + _PILOT_PASSES):
-            pilot = advance(pilot, task.with_options(period=period), 1, Workers(1))
-        states = pilot.states
-        # The first pass orthonormalises what the random start or another period left.
-        shrinkage = -math.log(max(float(pilot.records.smallest_ratios[0, 1:].min()), 1e-300))
-        if shrinkage >= wanted:
-            shorter, less = known[-1] if known else (1, 0.0)
-            share = (wanted - less) / max(shrinkage - less, wanted - less)
-            return max(1, int(shorter + share * (period - shorter)))
-        known.append((period, shrinkage))
-        if system.steps_may_commute:
-            # Where steps nearly commute, vectors along common eigenvectors keep their angles until rounding has grown.
-            growth = pilot.records.log_growth[0, 1:].mean(axis=0) / period
-            spread = float(growth.max() - growth.min()) if np.isfinite(growth).all() else math.inf
-            longest = min(longest, max(1, int(min(_LARGEST_SPREAD / max(spread, 1e-300), 2.0**20))))
-        period *= 2
-    return longest

@@ -36,6 +36,7 @@ from sgdstab_fast.statistics.estimates import (
     grouped,
     unknown,
 )
+from sgdstab_fast.statistics.means import standard_errors
 
 _PIECES = 4  # of a chain for each one that counts for the error bar: weights may be fitted to correlated ones
 _RELAXATION_TIMES = 5  # that a piece of a chain must last to count as independent of the next
@@ -65,7 +66,6 @@ def frame_means(
         return unknown(k)
     average = batch_means(log_growth, steps_per_batch)
     finite = np.isfinite(log_growth).all(axis=(0, 1))
-    n_finite = int(finite.sum())
     increments = log_growth[:, :, finite] / steps_per_batch
     start_up = min(max(average.start_up, _left_behind(increments)), n_batches // 2)
     kept = increments[:, start_up:]
@@ -76,37 +76,37 @@ def frame_means(
     )
     with np.errstate(divide="ignore"):
         n_pieces = np.clip(np.nan_to_num(1 / (_RELAXATION_TIMES * turning.relaxation)), 1, n_groups).astype(int)
-    mean, error = average.mean.copy(), average.standard_error.copy()
-    degrees_of_freedom, bias = np.full(n_columns, max(n_chains * n_groups - 1, 1)), np.zeros(n_columns)
-    places = np.flatnonzero(finite)
-    for j in range(min(n_finite, k)):
-        place = places[j]
-        series = kept[:, :, j]
-        value, its_error = _mean_and_error(series, n_pieces[j])
-        if place < growth.shape[3] and np.isfinite(evaluated := growth[:, start_up:, :, place]).all():
-            both = np.concatenate([series[:, :, None], evaluated], axis=2)
-            anchored = combined(both, _PIECES * int(n_pieces[j]))
-            sharper, sharper_error = _mean_and_error(anchored, n_pieces[j])
-            if abs(sharper - value) < _DRIFT * its_error:
-                series, value, its_error = anchored, sharper, sharper_error
-        difference, _, scaled = (float(each[0]) for each in drift(series[:, :, None]))
-        bias[place] = max(allowance[j], abs(difference) if abs(scaled) > _DRIFT else 0.0)
-        mean[place], error[place] = value, math.hypot(max(its_error, _EPS * abs(value)), bias[place])
-        degrees_of_freedom[place] = max(n_chains * n_pieces[j] - 1, 1)
+    # Means are of the same batches whatever the pieces, so that sums of exponents follow those of volumes.
+    series, error = kept.copy(), _errors(kept, n_pieces)
+    for j, place in enumerate(np.flatnonzero(finite)):
+        evaluated = growth[:, start_up:, :, place : place + 1]
+        if place < k and np.isfinite(evaluated).all() and evaluated.size:
+            both = np.concatenate([kept[:, :, [j]], evaluated[..., 0]], axis=2)
+            sharper = combined(both, _PIECES * int(n_pieces[j]))
+            if abs(float((sharper - kept[:, :, j]).mean())) < _DRIFT * error[j]:
+                series[:, :, j] = sharper
+    value = series.mean(axis=(0, 1))
+    difference, _, scaled = drift(series)
+    bias = np.maximum(allowance, np.where(np.abs(scaled) > _DRIFT, np.abs(difference), 0.0))
+    error = np.hypot(np.maximum(_errors(series, n_pieces), _EPS * np.abs(value)), bias)
+    mean, standard_error = average.mean.copy(), average.standard_error.copy()
+    degrees_of_freedom, biases = np.full(n_columns, max(n_chains * n_groups - 1, 1)), np.zeros(n_columns)
+    mean[finite], standard_error[finite], biases[finite] = value, error, bias
+    degrees_of_freedom[finite] = np.maximum(n_chains * n_pieces - 1, 1)
     finite_growth = np.where(finite, log_growth, 0.0)[:, start_up:, :k] / steps_per_batch
     return Estimate(
         mean=mean[:k],
-        standard_error=error[:k],
+        standard_error=standard_error[:k],
         degrees_of_freedom=int(degrees_of_freedom[:k].min()),
         start_up=start_up,
-        effective_sample_size=effective_sample_size(finite_growth, error[:k]),
+        effective_sample_size=effective_sample_size(finite_growth, standard_error[:k]),
         drift=average.drift,
         top_drift=average.top_drift,
         chain_disagreement=average.chain_disagreement,
-        bias_allowance=float(bias[:k].max()),
+        bias_allowance=float(biases[:k].max()),
         mixed=not turning.out_of_order,
         scales=_scales(mean, k),
-        of_exponents=OfExponents(degrees_of_freedom[:k], bias[:k]),
+        of_exponents=OfExponents(degrees_of_freedom[:k], biases[:k]),
     )
 
 
@@ -117,8 +117,6 @@ class Turning(NamedTuple):
     """What exponents may be off by, shape (k,)."""
     relaxation: FloatArray
     """The longer relaxation time of the sums that an exponent is the difference of, in chains' lengths; (k,)."""
-    separated: NDArray[np.bool_]
-    """Whether the exponent's column is seen to keep its place within every chain, shape (k,)."""
     out_of_order: bool
     """Whether a column is seen to outgrow one before it."""
 
@@ -129,32 +127,14 @@ def turning_of(growth: FloatArray, n_groups: int, steps_per_batch: int) -> Turni
     n_steps = n_batches * steps_per_batch
     if k < 2 or n_chains * n_groups < 2:
         unknown_or_none = np.full(k, math.inf if k > 1 else 0.0)
-        return Turning(unknown_or_none, unknown_or_none, np.full(k, k < 2), False)
+        return Turning(unknown_or_none, unknown_or_none, False)
     gap, sigma = _differences(growth, n_groups)
     z = gap / sigma
     with np.errstate(divide="ignore"):
         relaxation = np.where(gap > 0, 1 / (gap * n_steps) + 2 / z**2, math.inf)
-    allowance = _of_exponents(sigma * np.minimum(_normal_loss(z - _MARGIN), sigma * n_steps / 4))
-    separated = _of_exponents(-z, -math.inf) < -_SEPARATED
+    off = sigma * np.minimum(_normal_loss(z - _MARGIN), sigma * n_steps / 4)
     out_of_order = bool(np.triu(_outgrown(gap, sigma, n_chains, n_steps)).any())
-    return Turning(allowance, _of_exponents(relaxation), separated, out_of_order)
-
-
-def order_of(log_growth: FloatArray) -> NDArray[np.intp]:
-    """Return the order of columns by growth over (n_chains, n_batches, k), as far as it is known.
-
-    A column goes before the first that it is seen to outgrow.
-    """
-    n_chains, n_batches, k = log_growth.shape
-    n_groups = min(math.ceil(MIN_SAMPLES / n_chains), n_batches)
-    gap, sigma = _differences(log_growth, n_groups)
-    outgrown, order = _outgrown(gap, sigma, n_chains, n_batches), list(range(k))
-    for column in np.flatnonzero(np.triu(outgrown).any(axis=0)).tolist():
-        place = order.index(column)
-        behind = [ahead for ahead in range(place) if outgrown[order[ahead], column]]
-        if behind:
-            order.insert(behind[0], order.pop(place))
-    return np.array(order)
+    return Turning(_of_exponents(off), _of_exponents(relaxation), out_of_order)
 
 
 def _differences(growth: FloatArray, n_groups: int) -> tuple[FloatArray, FloatArray]:
@@ -184,12 +164,12 @@ def _outgrown(gap: FloatArray, sigma: FloatArray, n_chains: int, n: int) -> NDAr
     return np.asarray(-gap * n > 1 + _OUTGROWN * sigma * n / math.sqrt(n_chains))
 
 
-def _of_exponents(of_pairs: FloatArray, none: float = 0.0) -> FloatArray:
+def _of_exponents(of_pairs: FloatArray) -> FloatArray:
     """Return the largest over pairs i <= j < m, for the sums of j and of j - 1 exponents, of (k, k); shape (k,)."""
     upper = np.where(np.triu(np.ones(of_pairs.shape, bool), 1), of_pairs, -math.inf)
     largest = np.maximum.accumulate(np.maximum.accumulate(upper, axis=0)[:, ::-1], axis=1)[:, ::-1]
     sums = largest.diagonal(1)
-    return np.asarray(np.maximum(np.append(sums, none), np.append(none, sums)))
+    return np.asarray(np.maximum(np.append(sums, 0.0), np.append(0.0, sums)))
 
 
 def _normal_loss(z: FloatArray) -> FloatArray:
@@ -240,11 +220,12 @@ def _left_behind(increments: FloatArray) -> int:
     return int(2 * (lowest[apart].max() + 1)) if apart.any() else 0
 
 
-def _mean_and_error(series: FloatArray, n_pieces: int) -> tuple[float, float]:
-    samples = grouped(series[:, :, None], int(n_pieces))[:, 0]
-    error = samples.std(ddof=1) / math.sqrt(len(samples)) if len(samples) > 1 else math.inf
-    # Of the same batches whatever the pieces: sums of exponents follow those of volumes.
-    return float(series.mean()), float(error)
+def _errors(series: FloatArray, n_pieces: NDArray[np.int64]) -> FloatArray:
+    """Return the standard errors of means of (n_chains, n_batches, k), each from so many pieces of every chain."""
+    errors = np.empty(series.shape[2])
+    for n in np.unique(n_pieces):
+        errors[n_pieces == n] = standard_errors(grouped(series[:, :, n_pieces == n], int(n)))
+    return errors
 
 
 def _scales(mean: FloatArray, k: int) -> FloatArray:

@@ -309,6 +309,11 @@ class BatchSteps(StateSpace):
             directions = directions / np.linalg.norm(self._rows.slowest)
         return np.asarray(np.tile(directions, (levels, 1)) / math.sqrt(levels))
 
+    def fast_directions(self, k: int) -> FloatArray:
+        """Return the directions of largest curvature, as states that have been there for long."""
+        levels = self.recurrence.levels
+        return np.asarray(np.tile(self._rows.fast_directions(min(k, self.rank)), (levels, 1)) / math.sqrt(levels))
+
     def next_steps(self) -> NextSteps | None:
         """Return the outcomes of the next step, or epoch; None if there are too many."""
         if self.has_parts_by_outcome:

@@ -188,11 +188,14 @@ class GramRows(Rows):
             matrix *= np.sqrt(weights)[:, None]
         return decomposition_of_gram(matrix, axes)
 
-    def _products(self) -> tuple[Product, Product]:
+    def _product(self, vector: FloatArray) -> FloatArray:
+        return np.asarray(self.array @ vector)
+
+    def _solver(self) -> Product:
         from scipy.linalg import cho_factor, cho_solve
 
         factor = cho_factor(self.array, lower=True, check_finite=False)
-        return lambda x: self.array @ x, lambda x: cho_solve(factor, x, check_finite=False)
+        return lambda x: cho_solve(factor, x, check_finite=False)
 
     def extreme_eigenvalues(self) -> tuple[float, float]:
         """Return the smallest and the largest eigenvalue of K, by Lanczos' iteration if it is large."""
@@ -202,7 +205,7 @@ class GramRows(Rows):
 
     @cached_property
     def _extremes(self) -> tuple[float, float]:
-        return smallest_eigenvalue(self.array), float(largest_axes(lambda x: self.array @ x, self.rank, 1)[0][-1])
+        return smallest_eigenvalue(self.array), float(largest_axes(self._product, self.rank, 1)[0][-1])
 
     def _linked(self, norms: FloatArray, rows: IntArray, columns: IntArray) -> NDArray[np.bool_]:
         entries = self.array[rows] if columns.size == norms.size else self.array[np.ix_(rows, columns)]

@@ -285,21 +285,33 @@ class Rows:
         shrinkage = np.abs(1 - rate * eigenvalues)
         return np.asarray(vectors[:, np.argsort(-shrinkage, kind="stable")[:k]])
 
+    def fast_directions(self, k: int) -> FloatArray:
+        """Return the directions of the k largest eigenvalues, largest first, shape (rank, k)."""
+        if k == 0:
+            return np.empty((self.rank, 0))
+        if self.rank <= LARGEST_EIGENDECOMPOSITION:
+            eigenvalues, vectors = self.axes
+            return np.asarray(vectors[:, np.argsort(-eigenvalues, kind="stable")[:k]])
+        return np.asarray(largest_axes(self._product, self.rank, k)[1][:, ::-1])
+
     def _few_axes(self, k: int, rate: float) -> tuple[FloatArray, FloatArray]:
         """Return the smallest k eigenvalues and, if steps overshoot there, the largest k, with their vectors."""
-        times, solve = self._products()
-        found = [smallest_axes(solve, self.rank, k)]
-        largest = largest_axes(times, self.rank, 1)
+        found = [smallest_axes(self._solver(), self.rank, k)]
+        largest = largest_axes(self._product, self.rank, 1)
         if rate * largest[0][-1] > 1:
-            found.append(largest_axes(times, self.rank, k))
+            found.append(largest_axes(self._product, self.rank, k))
         return np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found], axis=1)
 
-    def _products(self) -> tuple[Product, Product]:
-        """Return what multiplies with F^T F, and with its inverse."""
+    def _product(self, vector: FloatArray) -> FloatArray:
+        """Return F^T F v."""
+        return np.asarray(self.array.T @ (self.array @ vector))
+
+    def _solver(self) -> Product:
+        """Return what multiplies with the inverse of F^T F."""
         from scipy.linalg import cho_solve  # type: ignore[import-untyped]
 
         triangle = np.linalg.qr(self.array, mode="r")
-        return lambda x: self.array.T @ (self.array @ x), lambda x: cho_solve((triangle, False), x, check_finite=False)
+        return lambda x: cho_solve((triangle, False), x, check_finite=False)
 
     @cached_property
     def shares_root(self) -> FloatArray:

@@ -281,6 +281,10 @@ class System(ABC):
         """Return random displacements, (n, dimension), from normal numbers (n, n_random)."""
         return numbers
 
+    def fast_directions(self, k: int) -> FloatArray:
+        """Return unit vectors that share little with slow directions, shape (d, at most k); none if not known."""
+        return np.empty((self.dimension, 0))
+
     @abstractmethod
     def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:
         """Return all matrices, if they have at most so many entries together."""

@@ -1,0 +1,150 @@
+"""Frames: where they start, in which order, and how long they go between orthonormalisations.
+
+Frames start from the directions that the mean step shrinks least, in that order; a pilot finds the places of fast
+ones, which may have an exponent that is out of that order. How long a frame may go between orthonormalisations is found
+out by another, from min_j R_jj / abs(v_j), the sine of the smallest angle that is left.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from sgdstab_fast._core.arguments import FloatArray, StreamKey
+from sgdstab_fast._core.streams import FRAME_PILOTS
+from sgdstab_fast.results.chains import Chains, FrameRecords
+from sgdstab_fast.simulation.options import Options
+from sgdstab_fast.simulation.starts import initial_states, normals
+from sgdstab_fast.simulation.task import Task, advance
+from sgdstab_fast.simulation.workers import Workers
+from sgdstab_fast.statistics.means import standard_errors
+from sgdstab_fast.systems.system import System, overflow_safe_steps
+
+# How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is
+# good to about eps over the angle, and the worst of a long run is orders of magnitude worse, more so in small frames,
+# where orthonormalisation costs little.
+_ANGLE, _SMALL_FRAME_ANGLE, _SMALL_FRAME = 1e-5, 1e-3, 128
+_PILOT_PASSES = 8
+# Steps taken at once: more amortise the packing of frames, fewer the coupling between steps, and 32 to 64 is flat. Not
+# so many, in small dimensions, that a direction may shrink by more than this while they are taken.
+_BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
+_LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding times that must stay small
+# The pilot that finds the places of fast directions: how many, its steps, at least so many, or epochs, or a share of
+# the budget; batches; what stands for growth that is lost.
+_FAST, _PILOT_STEPS, _PILOT_EPOCHS, _PILOT_SHARE, _PILOT_BATCHES, _LOST = 8, 256, 8, 8, 16, 700.0
+WATCHED = 2  # columns behind those asked for that runs have
+_PURITY = 1e-2  # of slow directions: how much less is random where columns behind show what comes before them
+_STIRRING = FRAME_PILOTS.stop  # where the chains' numbers begin that the last column's random part is drawn for
+
+
+def started_frames(
+    system: System, k: int, slow: FloatArray, options: Options, task: Task[FrameRecords]
+) -> Chains[FrameRecords]:
+    """Return chains of frames of k columns and a few more, in the order of their growth, where a pilot left them.
+
+    Slow directions of the mean step stay what they are, and in order. Fast ones, whose growth is known from steps
+    alone, take the places that a pilot finds for them: one that had to climb past slow ones would leave those mixed
+    behind it, and where their exponents are close they take long to part again. In the pilot fast ones come first, so
+    that they show what they grow by; those that slow ones have passed meanwhile are of no use.
+    """
+    n_chains, dimension, key = options.n_chains, system.dimension, options.seed.key
+    columns = min(k + WATCHED, dimension)
+    fast = system.fast_directions(min(_FAST, dimension // 2))
+    n_fast = fast.shape[1]
+    given = np.concatenate([fast, slow[:, : dimension - n_fast]], axis=1)
+    size = max(given.shape[1], columns)
+    starts = initial_states(key, n_chains, size, given, random_share=_PURITY * system.random_share)
+    longest = options.budget.max_steps // (_PILOT_SHARE * n_chains)
+    steps = min(math.ceil(max(_PILOT_STEPS, _PILOT_EPOCHS * system.steps_per_epoch)), longest) // _PILOT_BATCHES
+    records = FrameRecords.empty(n_chains, size, task.metrics.columns, 0)
+    moved, ranks, first_step, growth = np.empty(0, int), np.empty(0, int), 0, np.zeros(size)
+    if n_fast > 0 and steps > 0:
+        pilot = Chains(key=key, states=starts.copy(), steps_per_batch=steps, records=records)
+        period, careful = task.options.period, task.options.careful
+        task = replace(task, seconds_per_step=seconds_per_step(system, size, period, careful=careful))
+        pilot = advance(pilot, task, _PILOT_BATCHES, options.workers)
+        first_step = pilot.next_step
+        log_growth = np.nan_to_num(pilot.records.log_growth, nan=-_LOST, neginf=-_LOST, posinf=_LOST)
+        samples = log_growth[:, _PILOT_BATCHES // 4 :].mean(axis=1)
+        # Of fast ones, growth that chance has no part in: those that are slow for sure come first.
+        growth = samples.mean(axis=0) - np.where(np.arange(size) < n_fast, 2 * standard_errors(samples), 0.0)
+        shares = np.linalg.norm(given[:, n_fast:].T @ pilot.states[:, :, :n_fast], axis=1) ** 2
+        growth[:n_fast][shares.mean(axis=0) > 0.5] = -_LOST
+        of_slow = -np.sort(-growth[n_fast:])
+        moved = np.flatnonzero((growth[:n_fast] - of_slow[-1]) * _PILOT_BATCHES > 1)
+        ranks = np.searchsorted(-of_slow, -growth[moved])
+    fast_last = np.delete(np.arange(n_fast), moved)[::-1]
+    places = np.concatenate([np.insert(np.arange(n_fast, size), ranks, moved), fast_last])
+    # Behind the k-th, the next slow direction and the fast one that grows most.
+    rest = places[k:]
+    rest_fast = rest[rest < n_fast]
+    watched = [*rest[rest >= n_fast][:1], *rest_fast[np.argsort(-growth[rest_fast], kind="stable")], *rest]
+    chosen = list(dict.fromkeys([*places[:k], *watched]))[:columns]
+    states = np.ascontiguousarray(starts[:, :, chosen])
+    if k < dimension:
+        states[:, :, k] += normals(key, n_chains, (dimension,), _STIRRING) / math.sqrt(dimension)
+    return Chains(
+        key=key,
+        states=states,
+        steps_per_batch=1,
+        records=FrameRecords.empty(n_chains, columns, task.metrics.columns, 0),
+        first_step=first_step,
+        pilot_steps=n_chains * first_step,
+    )
+
+
+def steps_at_once(system: System) -> int:
+    """Return how many steps to take at once."""
+    largest = _BLOCK if system.dimension <= 128 else _LARGE_BLOCK
+    return int(np.clip(-math.log(_BLOCK_SHRINKAGE) / max(system.largest_elongation, 1e-300), 1, largest))
+
+
+def seconds_per_step(system: System, columns: int, period: int, *, careful: bool) -> float:
+    """Return what rows of steps and, for every row of a frame, orthonormalisations take: measured, on one thread."""
+    rows = system.rows_per_step
+    squares = 0.19 if careful else 0.025
+    passes = (10 + 7 * columns + squares * columns**2) / period
+    return 5e-8 * (1 + rows) + 1e-9 * system.dimension * (rows * (0.5 + 0.04 * columns) + passes)
+
+
+def period_of(system: System, k: int, slow: FloatArray, key: StreamKey, task: Task[FrameRecords]) -> int:
+    """Return the number of steps after which the smallest angle in a frame is about what it may be.
+
+    Doubles the period, from one so short that frames stay orthonormal, and interpolates the logarithm of the angle.
+    """
+    longest = min(overflow_safe_steps(system.step_sizes), 16 * max(k, 8))
+    if k == 1:
+        return longest
+    if task.options.careful:  # singular steps leave angles of 0
+        return max(1, min(longest, k // 2))
+    wanted = -math.log(_ANGLE if k > _SMALL_FRAME else _SMALL_FRAME_ANGLE)
+    states = initial_states(key, 1, k, slow, random_share=system.random_share)
+    period = max(1, k // 32)
+    known: list[tuple[int, float]] = []  # (period, -log angle)
+    while period < longest:
+        pilot = Chains(
+            key=key,
+            states=states,
+            steps_per_batch=period,
+            records=FrameRecords.empty(1, k, task.metrics.columns, 0),
+            first_chain=FRAME_PILOTS.start + period,
+        )
+        for _ in range(1 + _PILOT_PASSES):
+            pilot = advance(pilot, task.with_options(period=period), 1, Workers(1))
+        states = pilot.states
+        # The first pass orthonormalises what the random start or another period left.
+        shrinkage = -math.log(max(float(pilot.records.smallest_ratios[0, 1:].min()), 1e-300))
+        if shrinkage >= wanted:
+            shorter, less = known[-1] if known else (1, 0.0)
+            share = (wanted - less) / max(shrinkage - less, wanted - less)
+            return max(1, int(shorter + share * (period - shorter)))
+        known.append((period, shrinkage))
+        if system.steps_may_commute:
+            # Where steps nearly commute, vectors along common eigenvectors keep their angles until rounding has grown.
+            growth = pilot.records.log_growth[0, 1:].mean(axis=0) / period
+            spread = float(growth.max() - growth.min()) if np.isfinite(growth).all() else math.inf
+            longest = min(longest, max(1, int(min(_LARGEST_SPREAD / max(spread, 1e-300), 2.0**20))))
+        period *= 2
+    return longest
