@@ -56,7 +56,7 @@ def exact_share_of_t1(n, threshold):
     return sum(int((part @ right.T < limit).sum()) for part in np.array_split(left, 16)) / 2**n
 
 
-@pytest.mark.parametrize("method", ["auto", "direct", "tilted"])
+@pytest.mark.parametrize("method", ["direct", "tilted"])
 @pytest.mark.parametrize(
     ("gram", "learning_rate", "n"),
     [(T1, 0.5, 12), (T1, 0.5, 15), (K4, 0.425, 8), (K4, 0.5, 8)],
@@ -132,7 +132,9 @@ def test_intervals_cover():
     threshold, expected = between(law, 0.003)
     covered = 0
     for seed in range(60):
-        result = finite_time_probability(system, 12, threshold, rtol=0.2, n_chains=16, population=64, rng=seed)
+        result = finite_time_probability(
+            system, 12, threshold, rtol=0.2, method="tilted", n_chains=16, population=64, rng=seed
+        )
         low, high = result.confidence_interval()
         covered += low < expected < high
     assert covered >= 53
@@ -188,10 +190,55 @@ def test_ties_are_not_below():
     assert_within(result.probability, result.standard_error, 0.5)
 
 
-def test_unreachable_thresholds_are_recognised():
-    result = finite_time_probability(sf.LinearizedSGD(T1, 0.5), 100, -0.2, rng=1)
-    assert (result.probability, result.stopped_by, result.converged) == (0, "unreachable", True)
-    assert result.confidence_interval()[1] < 2.0**-100
+def test_what_no_walker_meets_is_not_called_impossible():
+    # Of T1, lambda_n >= -log(2)/2 = -.35 for certain, and -0.2 is not met.
+    system = sf.LinearizedSGD(T1, 0.5)
+    with pytest.warns(AccuracyWarning, match="no walker met the event"):
+        result = finite_time_probability(system, 100, -0.2, max_steps=3e6, rng=1)
+    assert (result.probability, result.converged, result.method) == (0, False, "direct")
+    assert 0 < result.confidence_interval()[1] < 1e-3
+    impossible = finite_time_probability(system, 100, -0.35)
+    assert (impossible.probability, impossible.method, impossible.converged) == (0, "closed form", True)
+    assert "determinants" in impossible.reason
+
+
+def test_words_that_few_walkers_find():
+    """Of K4 at 0.5, a word of 30 steps has lambda_30 = -0.0387."""
+    system = sf.LinearizedSGD(K4, 0.5)
+    for seed in (0, 1):
+        with pytest.warns(AccuracyWarning):
+            result = finite_time_probability(system, 30, -0.02, max_steps=4e6, rng=seed)
+        low, high = result.confidence_interval()
+        assert not result.converged
+        assert low <= 2e-9 <= high < 1e-3  # about 2e-9, by 1e9 steps
+
+
+@pytest.mark.parametrize(("gram", "learning_rate", "n"), [(T1, 0.5, 15), (K4, 0.425, 8), (K4, 0.5, 9)])
+def test_few_products_are_enumerated(gram, learning_rate, n):
+    law, system = exact_law(gram, learning_rate, n), sf.LinearizedSGD(gram, learning_rate)
+    for quantile in (0.7, 0.997):  # where there are no ties
+        threshold, expected = between(law, quantile)
+        result = finite_time_probability(system, n, threshold)
+        assert result.probability == pytest.approx(expected, rel=1e-12)
+        assert (result.n_steps, result.method, result.relative_error) == (0, "enumeration", 0)
+        assert result.complement == pytest.approx(1 - expected, abs=1e-15)
+    least = finite_time_probability(system, n, law[0] - 1e-6)
+    assert least.probability == 0
+    assert least.reason
+
+
+def test_displacements_in_random_directions(rng):
+    system, n, threshold = sf.LinearizedSGD(K4, 0.425), 3, -0.05
+    products = all_products(K4, 0.425, n)
+    starts = rng.standard_normal((4000, 4))
+    lengths = np.linalg.norm(np.einsum("pij,sj->psi", products, starts), axis=2) / np.linalg.norm(starts, axis=1)
+    share = (np.log(lengths) / n < threshold).mean(axis=0)
+    assert finite_time_probability(system, n, threshold).probability == 0
+    assert "leaving" in finite_time_probability(system, n, threshold).reason
+    for method in ("direct", "tilted"):
+        result = finite_time_probability(system, n, threshold, norm="displacement", method=method, rtol=0.02, rng=1)
+        assert result.norm == "displacement"
+        assert_within(result.probability, result.standard_error, share.mean(), share.std() / 4000**0.5)
 
 
 def test_results_depend_on_the_seed_alone():
@@ -225,7 +272,7 @@ def test_arguments_are_checked():
     for error, arguments, options in [
         (TypeError, ("system", 5), {}), (ValueError, (system, 0), {}), (TypeError, (system, 2.5), {}),
         (ValueError, (system, 5, math.nan), {}), (ValueError, (system, 5), {"n_chains": 7}),
-        (ValueError, (system, 5), {"population": 1}), (ValueError, (system, 5, -0.1), {"max_steps": 200}),
+        (ValueError, (system, 5), {"population": 1}), (ValueError, (system, 50, -0.1), {"max_steps": 200}),
         (ValueError, (system, 5), {"method": "both"}), (ValueError, (system, 5), {"rtol": -1}),
     ]:  # fmt: skip
         with pytest.raises(error):

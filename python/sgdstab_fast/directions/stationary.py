@@ -14,7 +14,6 @@ from sgdstab_fast._core.seeds import seed_of_key
 from sgdstab_fast.moments.moments import moments_at
 from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.results.chains import Checkpoint
-from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.continuation import continued, continued_directions
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.systems.system import System
@@ -48,7 +47,7 @@ def finite_time_exponents(system: System, checkpoint: Checkpoint, n: int, n_samp
 
 
 def moments_near_zero(system: System, checkpoint: Checkpoint) -> MomentExponents:
-    """Return Lambda(p) at nine orders from -1 to 1, which says of itself what it falls short of."""
+    """Return Lambda(p) at nine orders from -1 to 1; what it falls short of it warns of."""
     if system.is_direct_sum and len(system.parts()) > 1:
         raise ValueError(
             "K falls into components, whose moments are not those of the chain, which is of one: use "
@@ -56,5 +55,4 @@ def moments_near_zero(system: System, checkpoint: Checkpoint) -> MomentExponents
         )
     seed = seed_of_key(checkpoint.chains.key)
     options = Options(Budget(0.0, 0.0, _MOMENT_STEPS), _MOMENT_CHAINS, seed, method="population")
-    with collected():
-        return moments_at(system, np.linspace(-1, 1, 9), options)
+    return moments_at(system, np.linspace(-1, 1, 9), options)

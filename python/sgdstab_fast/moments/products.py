@@ -1,7 +1,8 @@
 """Populations of products: the finite-time exponent over n steps, counted or weighted.
 
-A walker is one product: d vectors that start as multiples of the unit vectors of R^d. Likely events are counted among
-independent walkers. Rare ones are met by populations in tilted steps (`moments.populations`), whose walkers have
+A walker is one product Phi_n: d vectors that start as multiples of the unit vectors of R^d; or one displacement
+Phi_n v, v uniform on the unit sphere, that takes the place of the product. Likely events are counted among independent
+walkers. Rare ones are met by populations in tilted steps (`moments.populations`), whose walkers have
 the weights exp(p S), S = log(||Phi_n||_M / ||1||_M), where ||B||_M^2 = tr B^T M B in a metric M of nearly constant mean
 squared growth. With Z_c the growth of the total weight of population c, and W_j its weights scaled to a mean of 1,
 
@@ -9,13 +10,9 @@ squared growth. With Z_c the growth of the total weight of population c, and W_j
 
 exactly, whatever the order p, the metric, the size of populations and n. The variance is small where the mean of
 log ||Phi_n||_2 under these weights is about a standard deviation short of n x, so that some of the weight meets
-the event. Pilots find such a p by Newton's iteration: the slope of the mean is the variance.
-
-An event that occurs has probability N^-n at least, and by Markov's inequality at most
-
-    E exp(p S) exp(-p n x)  for p < 0 (below x),    E exp(p S) exp(-p (n x + log r))  for p > 0 (above x),
-
-    r ||B||_2 <= ||B||_M / ||1||_M <= ||B||_2,    r^2 = w_min(M) / tr M.
+the event. Pilots find such a p by Newton's iteration: the slope of the mean is the variance. Populations that hardly
+meet the event grow, for what they have met says little of how likely it is; where they do not meet it, walkers are
+counted, which bounds the probability.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +34,7 @@ from sgdstab_fast.results.chains import PopulationRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress
+from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.simulation.task import Item, Task
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
 from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD, require_plain
@@ -46,8 +45,11 @@ _PILOT_POPULATIONS, _LEAST_PILOT, _PILOT_WALKERS, _MOST_PILOTS, PILOT_SHARE = 8,
 _FEWEST, _MOST = 0.03, 0.3  # of the weight, at the order to choose: what meets the event
 _METRIC_TOLERANCE, _IDENTITY = 1e-4, 0.02  # of the metric, and how much of the identity it contains
 _LONGEST_STRIDE = 4.0  # from order to order
+_GROWTH, _POOR = 4, 0.5  # of populations that meet the event too rarely, and the relative error that says so
+_FEW_POPULATIONS = 4.0  # effectively: what fewer have met says nothing of the mean
 _LOOKS = 32  # at the spread of weights, at least
 _PIECE_SECONDS, _PIECE_DOUBLES = 0.1, 2**22  # of a call of the core
+LARGEST_POPULATION = 2**23  # of its matrices' entries, by default
 _ROUNDING = 64 * _EPS  # of log norms, a step
 
 
@@ -85,10 +87,12 @@ class Outcome:
     n_populations: int = 0
     order: float = 0.0
     n_hits: int = 0
-    log_bound: float = math.nan
+    population: int = 0
+    n_counted: int = 0
+    reason: str = ""
 
     def result(
-        self, system: LinearizedSGD, options: Options, n: int, threshold: float, population: int, n_steps: int
+        self, system: LinearizedSGD, options: Options, n: int, threshold: float, norm: str, n_steps: int
     ) -> FiniteTimeProbability:
         """Return it with the complement."""
         log_tail = min(self.log_tail, 0.0)
@@ -107,11 +111,13 @@ class Outcome:
             tail=self.tail,
             order=self.order,
             method=self.method,
-            log_bound=self.log_bound,
+            norm=norm,
+            reason=self.reason,
             n_hits=self.n_hits,
+            n_counted=self.n_counted,
             n_steps=n_steps,
             n_chains=self.n_populations,
-            population=population,
+            population=self.population,
             converged=self.stopped_by != "max_steps",
             stopped_by=self.stopped_by,
             provenance=provenance(options.seed, self.method, system.fingerprint),
@@ -140,7 +146,6 @@ class _Pilot:
     mean: float
     variance: float
     share_below: float
-    log_growth: float
 
 
 class Simulation:
@@ -153,73 +158,100 @@ class Simulation:
         threshold: float,
         options: Options,
         report: Callable[[Progress], object],
+        *,
+        of_vectors: bool = False,
     ) -> None:
         self.n_steps = 0
+        self._of_vectors = of_vectors
         self._system = system = _isometric(system)
         self._options, self._n, self._goal, self._report = options, n, n * threshold, report
         self._limit = self._goal - allowance(n, system.dimension, threshold)
-        self._log_least = -n * math.log(system.n_examples) - 1  # below any probability but 0
         self._growth = _gauge(require_plain(system, "finite_time_probability"))
-        self._trace, self._log_ratio = float(system.dimension), -math.log(system.dimension) / 2
-        if self._growth.size > 0:
-            self._trace = float(np.trace(self._growth.matrices[0]))
-            self._log_ratio = math.log(float(np.linalg.eigvalsh(self._growth.matrices[0])[0]) / self._trace) / 2
+        self._metric = self._growth.matrices[0] if self._growth.size > 0 else np.eye(system.dimension)
+        self._n_populations = 0  # done, pilots not counted
         self._estimate = Progress(0, options.budget.max_steps, math.nan, math.nan)
 
-    def estimate(self, size: int, n_walkers: int) -> Outcome:
+    def estimate(self, size: int, n_walkers: int, *, may_grow: bool) -> Outcome:
         """Return what is known once the tolerance is met or all walkers are spent."""
         if self._options.method == "direct" or self._goal == -math.inf:
             return self._rounds(0.0, "below", size, n_walkers, tilted=False)
         order, tail = self._order(int(PILOT_SHARE * n_walkers))
-        outcome = self._rounds(order, tail, size, n_walkers, tilted=order != 0)
-        if outcome.stopped_by == "counting":
-            outcome = self._rounds(0.0, "below", size, n_walkers, tilted=False)
-        return outcome
-
-    def _rounds(self, order: float, tail: str, size: int, n_walkers: int, *, tilted: bool) -> Outcome:
-        """Run populations, doubling their number, until the tolerance is met, or counting promises to be better."""
-        log_terms, log_growth = np.empty(0), np.empty(0)
-        most = max((n_walkers - self.n_steps // self._n) // size, 1)
-        n_below, n_done, target = 0, 0, min(self._options.n_chains, most)
+        counts = self._options.method == "auto"
         while True:
-            for products in self._runs(order, n_done, target - n_done, size, tilted):
+            # Half of what is left is for what larger populations, or counting, may tell.
+            left = n_walkers - self.n_steps // self._n
+            larger = may_grow and 2 * _GROWTH * self._options.n_chains * size <= left
+            larger = larger and _GROWTH * size * self._system.dimension**2 <= LARGEST_POPULATION
+            share = left // 2 if order != 0 and (larger or counts) else left
+            outcome = self._rounds(order, tail, size, share, tilted=order != 0, larger=larger)
+            if outcome.stopped_by == "larger" or (larger and outcome.n_hits == 0):
+                size *= _GROWTH
+                continue
+            poor = outcome.relative_error == math.inf
+            if outcome.stopped_by != "counting" and not (counts and order != 0 and poor):
+                return outcome
+            # Where next to nothing is met, no longer than weighted ones took.
+            spent = self.n_steps // self._n
+            most = min(n_walkers - spent, spent) if poor else n_walkers - spent
+            counted = self._rounds(0.0, tail, size, most, tilted=False)
+            if counted.n_hits > 0 or outcome.n_hits == 0:
+                return counted
+            return replace(outcome, n_counted=counted.n_populations * size, stopped_by="max_steps")
+
+    def _rounds(
+        self, order: float, tail: str, size: int, n_walkers: int, *, tilted: bool, larger: bool = False
+    ) -> Outcome:
+        """Run populations, doubling their number, until the tolerance is met, or something else promises to be better.
+
+        `larger` says whether larger populations may: what few of them have met tells little.
+        """
+        log_terms, log_growth = np.empty(0), np.empty(0)
+        most = max(n_walkers // size, 1)
+        n_below, n_done, target = 0, 0, min(self._options.n_chains, most)
+        first_chain = self._n_populations
+        while True:
+            for products in self._runs(order, first_chain + n_done, target - n_done, size, tilted):
                 n_below += int(products.below.sum())
                 log_growth = np.concatenate([log_growth, products.log_growth])
                 if tilted:
                     log_terms = np.concatenate([log_terms, _log_terms(products, order, tail)])
             n_done = target
+            self._n_populations = first_chain + n_done
             if tilted:
                 n_hits = n_below if tail == "below" else n_done * size - n_below
-                outcome = self._weighted(log_terms, log_growth, order, tail, n_hits)
+                outcome = self._weighted(log_terms, log_growth, order, tail, n_hits, size)
             else:
                 outcome = _counted(n_below, n_done, size)
             if outcome.n_hits > 0 and outcome.relative_error <= self._options.budget.rtol:
                 outcome = replace(outcome, stopped_by="rtol")
             self._show(outcome)
-            if outcome.stopped_by != "max_steps" or n_done == most:
+            if outcome.stopped_by != "max_steps":
+                return outcome
+            if larger and outcome.relative_error > _POOR:
+                return replace(outcome, stopped_by="larger")
+            if n_done == most:
                 return outcome
             # Near the ends of what products reach, weights may spread more than they help.
             in_doubt = tilted and self._options.method == "auto" and n_done <= most - n_done and outcome.n_hits > 0
+            in_doubt = in_doubt and math.isfinite(outcome.relative_error)
             if in_doubt and 2 * math.log(outcome.relative_error) > -outcome.log_tail - math.log(n_done * size):
                 return replace(outcome, stopped_by="counting")
             target = min(2 * n_done, most)
 
-    def _weighted(self, log_terms: FloatArray, log_growth: FloatArray, order: float, tail: str, n_hits: int) -> Outcome:
+    def _weighted(
+        self, log_terms: FloatArray, log_growth: FloatArray, order: float, tail: str, n_hits: int, size: int
+    ) -> Outcome:
         """Estimate the probability from log P_c of independent populations."""
-        log_bound = _log_mean(log_growth) - self._log_power(order, tail)
-        outcome = Outcome("tilted", tail, -math.inf, math.inf, "max_steps", len(log_terms), order, n_hits, log_bound)
+        outcome = Outcome("tilted", tail, -math.inf, math.inf, "max_steps", len(log_terms), order, n_hits, size)
         if np.isposinf(log_growth).any():  # annihilated at a negative order
             return replace(outcome, stopped_by="counting")
         if n_hits == 0:
-            unreachable = log_bound < self._log_least
-            return replace(outcome, stopped_by="unreachable", relative_error=0.0) if unreachable else outcome
+            return outcome
         log_tail = _log_mean(log_terms)
-        error = float(np.exp(log_terms - log_tail).std(ddof=1)) / math.sqrt(len(log_terms))
-        return replace(outcome, log_tail=log_tail, relative_error=error)
-
-    def _log_power(self, order: float, tail: str) -> float:
-        """Return log of the least exp(p S) at which the event occurs."""
-        return order * (self._goal if tail == "below" else self._goal + self._log_ratio)
+        terms = np.exp(log_terms - log_tail)
+        error = float(terms.std(ddof=1)) / math.sqrt(len(log_terms))
+        effective = len(terms) / float((terms**2).mean())
+        return replace(outcome, log_tail=log_tail, relative_error=error if effective >= _FEW_POPULATIONS else math.inf)
 
     def _order(self, n_walkers: int) -> tuple[float, str]:
         """Return the order to weigh walkers by, 0 if they are to be counted, and which tail is the small one."""
@@ -242,14 +274,17 @@ class Simulation:
                 beyond, order = order, (inside + order) / 2
                 continue
             share = found.share_below if tail == "below" else 1 - found.share_below
-            if (distance := abs(math.log(max(share, _EPS) / math.sqrt(_FEWEST * _MOST)))) < closest:
+            distance = abs(math.log(max(share, _EPS) / math.sqrt(_FEWEST * _MOST)))
+            if share == 0:  # nothing but the mean tells how far it is
+                distance += max(sign * (self._goal - found.mean), 0.0)
+            if distance < closest:
                 best, closest = order, distance
+            elif share == 0:
+                break  # weights of a few walkers do not reach farther
             if _FEWEST <= share <= _MOST:
                 break
             if share < _FEWEST:
                 inside = order
-                if found.log_growth - self._log_power(order, tail) < self._log_least:
-                    return order, tail
             else:
                 beyond = order
             deviation = math.sqrt(max(found.variance, _EPS**2))
@@ -277,20 +312,25 @@ class Simulation:
         below = np.concatenate([products.below for products in runs])
         log_largest = log_weights.max()
         share_below = float(np.average(below, weights=np.exp(log_weights - log_largest)))
-        return _Pilot(mean, variance, share_below, _log_mean(log_growth))
+        return _Pilot(mean, variance, share_below)
 
     def _runs(self, order: float, first_chain: int, n_populations: int, size: int, tilted: bool) -> Iterator[_Products]:
         """Run populations, some at a time; how many does not matter to their bits."""
         system, n, options = self._system, self._n, self._options
         task = population_task(system, order, self._growth, tilted=tilted, evaluate=False)
-        seconds = task.seconds_per_step * system.dimension * size
+        n_vectors = 1 if self._of_vectors else system.dimension
+        seconds = task.seconds_per_step * n_vectors * size
         piece = int(np.clip(_PIECE_SECONDS / seconds, 1, n))
         batch = int(np.clip(n // _LOOKS, 1, piece)) if tilted else piece
         workers = options.workers
-        affordable = workers.n_threads * _PIECE_SECONDS / (seconds * n), _PIECE_DOUBLES / (size * system.dimension**2)
+        affordable = (
+            workers.n_threads * _PIECE_SECONDS / (seconds * n),
+            _PIECE_DOUBLES / (size * system.dimension * n_vectors),
+        )
         together = int(max(min(affordable), 1 if workers.executor is not None else workers.n_threads))
         items = [(first_chain + c, min(together, n_populations - c)) for c in range(0, n_populations, together)]
-        products_of = partial(_products, task, self._trace, options.seed.key, size, n, batch, piece, self._limit)
+        fixed = (task, self._metric, self._of_vectors, options.seed.key, size, n, batch, piece, self._limit)
+        products_of = partial(_products, *fixed)
         for products in workers.map(products_of, items):
             self.n_steps += products.below.size * n
             self._report(replace(self._estimate, n_steps=self.n_steps))
@@ -311,7 +351,7 @@ def _counted(n_below: int, n_populations: int, size: int) -> Outcome:
     share = n_hits / n_walkers
     error = math.sqrt((1 - share) / n_hits) if n_hits > 0 else math.inf
     log_tail = math.log(share) if n_hits > 0 else -math.inf
-    return Outcome("direct", tail, log_tail, error, "max_steps", n_populations, n_hits=n_hits)
+    return Outcome("direct", tail, log_tail, error, "max_steps", n_populations, n_hits=n_hits, population=size)
 
 
 def _log_terms(products: _Products, order: float, tail: str) -> FloatArray:
@@ -330,7 +370,8 @@ def _log_mean(logs: FloatArray) -> float:
 
 def _products(
     task: Task[PopulationRecords],
-    trace: float,
+    metric: FloatArray,
+    of_vectors: bool,
     key: StreamKey,
     size: int,
     n: int,
@@ -346,8 +387,14 @@ def _products(
     """
     d = task.steps.rows.array.shape[1]
     first_chain, n_populations = item
-    start = np.concatenate([np.eye(d).reshape(-1) / math.sqrt(trace), np.zeros(2)])
-    walkers, log_growth = np.tile(start, (n_populations, size, 1)), np.zeros(n_populations)
+    starts = np.broadcast_to(np.eye(d).reshape(-1), (n_populations, size, d * d))
+    log_lengths: Any = math.log(float(np.trace(metric))) / 2
+    if of_vectors:
+        starts = normals(key, n_populations, (size, d), first_chain)
+        starts /= np.linalg.norm(starts, axis=2, keepdims=True)
+        log_lengths = np.log(np.einsum("cji,ik,cjk->cj", starts, metric, starts)) / 2
+    walkers = np.concatenate([starts / np.exp(log_lengths)[..., None], np.zeros((n_populations, size, 2))], axis=2)
+    log_growth = np.zeros(n_populations)
     first_step = 0
     while first_step < n:
         steps = min(batch, n - first_step)
@@ -356,8 +403,8 @@ def _products(
         first_step += n_batches * steps
         log_growth += records.log_growth.sum(axis=1)
     log_sizes = walkers[:, :, -1].copy()
-    log_scales = log_sizes + math.log(trace) / 2
-    matrices = walkers[:, :, :-2].reshape(n_populations, size, d, d)
+    log_scales = log_sizes + log_lengths
+    matrices = walkers[:, :, :-2].reshape(n_populations, size, -1, d)
     low, high = _log_norm_bounds(matrices, log_scales)
     below = high < limit
     open_ = (low < limit) & ~below

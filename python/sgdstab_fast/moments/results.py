@@ -320,7 +320,7 @@ class FiniteTimeProbability(SampledResult):
     standard_error: float
     """Of both probabilities; 0 where they are known exactly, and where no walker met the event."""
     relative_error: float
-    """`standard_error` over the probability of the event that was estimated; infinite where no walker met it."""
+    """`standard_error` over the probability of the event that was estimated; infinite where too few have met it."""
     n: int
     """Steps."""
     threshold: float
@@ -330,15 +330,19 @@ class FiniteTimeProbability(SampledResult):
     order: float
     """p, by which walkers were weighted; 0 for those that were counted."""
     method: str
-    """``"direct"``, ``"tilted"`` or ``"closed form"``."""
-    log_bound: float
-    """Of the event that was estimated: log of Markov's bound, up to the error of a mean; NaN if not tilted."""
+    """``"direct"``, ``"tilted"``, ``"enumeration"`` of all products, or ``"closed form"``."""
     n_hits: int
     """Walkers that met it."""
     population: int
     """Walkers of each population."""
     converged: bool
-    """Whether `rtol` was met. `stopped_by` is ``"unreachable"`` where bounds say that no product meets the event."""
+    """Whether `rtol` was met, or nothing had to be simulated."""
+    n_counted: int = 0
+    """Walkers, not weighted, that were counted as well, none of which met it."""
+    norm: str = "operator"
+    """Whose growth lambda_n is: that of products of steps in ``"operator"`` norm, or of a ``"displacement"``."""
+    reason: str = ""
+    """Why the probability is known without simulation."""
 
     def __repr__(self) -> str:
         return (
@@ -356,10 +360,10 @@ class FiniteTimeProbability(SampledResult):
         """Return the (low, high) that hold P(lambda_n < threshold) with probability `level`.
 
         Of counts, Wilson's interval, or Clopper and Pearson's if none or all met the event; else Student's t on the
-        logarithm. Where no weighted walker met it, from 0 to Markov's bound.
+        logarithm. Where next to no weighted walker met it, from 0 to what none of those counted leaves.
         """
         level = validation.probability(level, "level")
-        if self.method == "closed form":
+        if self.method in ("closed form", "enumeration"):
             return self.probability, self.probability
         if self.method == "direct":
             from scipy.stats import binomtest  # type: ignore[import-untyped]
@@ -369,8 +373,8 @@ class FiniteTimeProbability(SampledResult):
                 level, method="wilson" if 0 < self.n_hits < n_walkers else "exact"
             )
             low, high = float(counted.low), float(counted.high)
-        elif self.n_hits == 0:
-            low, high = 0.0, math.exp(min(self.log_bound, 0.0))
+        elif not math.isfinite(self.relative_error):
+            low, high = 0.0, 1.0 if self.n_counted == 0 else 1 - ((1 - level) / 2) ** (1 / self.n_counted)
         else:
             log_tail = self.log_probability if self.tail == "below" else self.log_complement
             half_width = student_quantile(level, self.n_chains - 1) * self.relative_error
