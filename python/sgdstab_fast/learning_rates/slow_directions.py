@@ -17,9 +17,10 @@ Where kappa_min is so small that no run sees the slowest direction decay, eigenv
 raised to that, and the zeros z(c), relative to what bounds them from below, are extrapolated to c = kappa_min /
 kappa_max. Bursts reach directions of eigenvalue c with a probability like c^alpha, Lambda(alpha) = 0 for the fast ones
 (B. Derrida and H. Hilhorst, J. Phys. A 16, 1983), and have to make up for a decay like c: they do not depend on c much,
-and as far as they do, for alpha < 1, nearly as x = 1 / log(1/c). Half of the way that the last slope leads to is taken,
-and more than the other half is in the error. (Leaving slow directions out instead, as `slow_cutoff` does, takes
-learning rates farther from the limit, and from above.)
+and as far as they do, for alpha < 1, nearly as x = 1 / log(1/c). Most of the way that the last slope leads to is taken
+where it leads down (where alpha > 1 zeros rise, and settle), and as much is in the error, with half of what the scale
+has moved. (Leaving slow directions out instead, as `slow_cutoff` does, takes learning rates farther from the limit, and
+from above.)
 """
 
 from __future__ import annotations
@@ -60,9 +61,11 @@ _NOTHING = 0.05  # a mu that may be none
 _FIT, _LEAST_OF_PARABOLA = 1.5, 6  # log mu of points that are fitted
 _LEAST_SLOPE = 0.2  # relative to what it was
 _FIRST_SLOPE = 30.0  # d log mu / d log eta
-_SHARE = 0.4  # of the tolerance, for each of the zeros that are extrapolated
-_LEAST_ZEROS = 3
-_HALF, _ALLOWED = 0.5, 0.75  # of the way that the slope leads to
+# Tolerance of zeros that are extrapolated: a share of what is asked for, or of the error so far; of the first ones.
+_SHARE, _OF_ERROR, _COARSE = 0.4, 0.15, 1e-3
+_LEAST_ZEROS, _LAST = 3, 4  # that are extrapolated
+_WAY, _ALLOWED = 0.7, 0.75  # of the way that the slope leads to
+_OF_SCALE = 0.5  # of what the scale moves, that is allowed for
 
 
 class Point(NamedTuple):
@@ -200,11 +203,13 @@ def search_with_slow_directions(
                 bursts = Bursts(system, spent, first_of_panel(block.index, len(found)))
                 scale = 1.0 if direct else bounds[0] / bounds_of_zero(system, family_of(system))[0]
                 last = found[-1][1] if found else _bracketed(bursts, bounds)
-                its = _zero_of(bursts, last.times(1 / scale), tolerance * (1 if direct else _SHARE)).times(scale)
+                rough = _COARSE if len(found) < _LEAST_ZEROS else _OF_ERROR * zero.standard_error / zero.value
+                its_own = tolerance if direct else max(_SHARE * tolerance, rough)
+                its = _zero_of(bursts, last.times(1 / scale), its_own).times(scale)
                 found.append((bursts.depth, its))
-                zero = its if direct else _extrapolated(found, depth, bounds)
+                zero = its if direct else _extrapolated(found, depth, bounds[0], abs(scale - 1))
                 spent.value, spent.error = zero.value, zero.standard_error
-                met = zero.standard_error <= tolerance * zero.value
+                met = zero.standard_error <= tolerance * zero.value and (direct or len(found) >= _LEAST_ZEROS)
                 cutoff *= _RATIO
         except OutOfStepsError:
             pass
@@ -306,17 +311,16 @@ def _fitted(points: Sequence[Point], guess: Fitted) -> Fitted:
     )
 
 
-def _extrapolated(found: Sequence[tuple[float, Fitted]], depth: float, bounds: tuple[float, float]) -> Fitted:
-    """Extrapolate the last zeros to the depth of the slowest direction."""
-    value, error = _between(bounds[0], bounds[1])
-    if len(found) >= _LEAST_ZEROS:
-        x, values, errors = (
-            np.array(column)
-            for column in zip(*((x, its.value, its.standard_error) for x, its in found[-_LEAST_ZEROS:]), strict=True)
-        )
-        slopes, way = np.diff(values) / np.diff(x), depth - x[-1]
-        slope_error = math.hypot(errors[-1], errors[-2]) / abs(x[-1] - x[-2])
-        value = values[-1] + _HALF * slopes[-1] * way
-        steepest = max(float(np.abs(slopes).max()), slope_error)
-        error = math.hypot(errors[-1], _ALLOWED * steepest * way)
-    return Fitted(value, error, math.nan, math.nan)
+def _extrapolated(found: Sequence[tuple[float, Fitted]], depth: float, low: float, moved: float) -> Fitted:
+    """Extrapolate the last zeros, of which the scale has moved the last one, to the depth of the slowest direction."""
+    x, zeros, errors = (
+        np.array(column)
+        for column in zip(*((x, its.value, its.standard_error) for x, its in found[-_LAST:]), strict=True)
+    )
+    if len(found) < _LEAST_ZEROS:
+        return Fitted(zeros[-1], math.hypot(errors[-1], zeros[-1] - low), math.nan, math.nan)
+    way = depth - x[-1]
+    (slope, _), covariance = np.polyfit(x - x[-1], zeros, 1, w=1 / errors, cov="unscaled")
+    allowed = _ALLOWED * way * math.hypot(slope, math.sqrt(float(covariance[0, 0])))
+    error = math.hypot(errors[-1], allowed, _OF_SCALE * moved * zeros[-1])
+    return Fitted(zeros[-1] + _WAY * max(slope, 0.0) * way, error, math.nan, math.nan)
