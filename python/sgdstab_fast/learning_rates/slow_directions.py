@@ -11,7 +11,8 @@ direction has decayed, n r. Chains run at learning rates around the zero, one af
 parabola, as of counts with dispersion phi (P. McCullagh and J. Nelder, "Generalized Linear Models", 1989, chapter 9).
 
 Growth is that of |a|, w = G a: next to the norm of parameter space it weighs each direction by its eigenvalue, and
-hardly feels fast ones unless they carry all. Chains start with all components of a alike, as bursts leave them.
+hardly feels fast ones unless they carry all. Half of the chains start with all components of a alike, as bursts leave
+them, and half in the slowest direction: as long as they do not agree, their difference is part of the error.
 
 Where kappa_min is so small that no run sees the slowest direction decay, eigenvalues below c times the largest are
 raised to that, and the zeros z(c), relative to what bounds them from below, are extrapolated to c = kappa_min /
@@ -51,15 +52,18 @@ from sgdstab_fast.systems.system import Part
 _SLOW = 1e-2  # eta kappa_min, below which directions are slow
 _FIRST_CUTOFF, _RATIO = 1e-3, 10**-0.5  # of eigenvalues, relative to the largest
 _BURN_IN, _AGAIN = 3.0, 1.0  # decays of the slowest direction before a chain counts, and at another learning rate
+_SLOW_STARTS, _OTHER_STARTS = slice(0, None, 2), slice(1, None, 2)  # of the chains
 _LEAST_STEPS = 4  # epochs of a chain at a learning rate
 _SECONDS = 0.05  # of a batch
 _ROUGH, _FIRST = 32.0, 256.0  # decays, of all chains, on the way to the zero, and in the first round next to it
 _NEAR = 1.0  # of log mu, next to the zero
 _PLACES = (-0.7, 0.7, -0.25, 0.25)  # of log mu, where chains run
 _MOST_MOVES, _FARTHEST = 20, 0.1  # of log eta
+_SURE = 2.0  # standard errors
 _NOTHING = 0.05  # a mu that may be none
-_FIT, _LEAST_OF_PARABOLA = 1.5, 6  # log mu of points that are fitted
-_LEAST_SLOPE = 0.2  # relative to what it was
+_FIT, _CLOSE, _LEAST_OF_PARABOLA = 1.5, 2.5, 6  # points that are fitted: log mu, and distance in units of the slope
+_LEAST_POINTS = 3
+_LEAST_SLOPE, _STEEPER, _FLATTEST = 0.3, 3.0, 3.0  # relative to what it was, and d log mu / d log eta
 _FIRST_SLOPE = 30.0  # d log mu / d log eta
 # Tolerance of zeros that are extrapolated: a share of what is asked for, or of the error so far; of the first ones.
 _SHARE, _OF_ERROR, _COARSE = 0.4, 0.15, 1e-3
@@ -77,6 +81,8 @@ class Point(NamedTuple):
     """Of all chains together."""
     residuals: FloatArray
     """Of every chain, times its decays."""
+    apart: float
+    """Mean of chains that started slow less that of the others."""
 
 
 class Fitted(NamedTuple):
@@ -154,6 +160,7 @@ class Bursts:
         before = in_batches(max((_AGAIN if self._states.size else _BURN_IN) / rate, least))
         if not self._states.size:
             start = normals(key, n_chains, (len(rows),), self._first_chain) @ rows.moved(np.arange(len(rows)))
+            start[_SLOW_STARTS] = rows.slowest
             self._states = np.tile(start, system.recurrence.levels)[:, None]
         growth = np.zeros(n_chains)
         for n_batches, steps_per_batch in (before, counted):
@@ -172,7 +179,8 @@ class Bursts:
             growth += done.records.log_growth[:, :, 0].sum(axis=1) + self._log_lengths()
         each = rate * math.prod(counted)
         mu = 1 + growth / each
-        return Point(learning_rate, float(mu.mean()), n_chains * each, each * (mu - mu.mean()))
+        apart = float(mu[_SLOW_STARTS].mean() - mu[_OTHER_STARTS].mean())
+        return Point(learning_rate, float(mu.mean()), n_chains * each, each * (mu - mu.mean()), apart)
 
     def _log_lengths(self) -> FloatArray:
         """Return log |a| of every chain, of the present displacement."""
@@ -255,14 +263,14 @@ def _zero_of(bursts: Bursts, last: Fitted, tolerance: float) -> Fitted:
         points.append(bursts.at(rate, _ROUGH))
         if abs(_log(points[-1].mean)) < _NEAR:
             break
-        below = max((each.learning_rate for each in points if each.mean <= 1), default=0.0)
-        above = min((each.learning_rate for each in points if each.mean > 1), default=math.inf)
         rate *= math.exp(min(max(-_log(points[-1].mean) / last.slope, -_FARTHEST), _FARTHEST))
-        rate = rate if below < rate < above or not below < above else (below + above) / 2
+        below, above = _around(points)
+        if 0 < below < above < math.inf and not below < rate < above:
+            rate = math.sqrt(below * above)
     fitted, decays = _fitted(points, last._replace(value=rate)), _FIRST
     while True:
         for place in _PLACES:
-            rate = fitted.value * (1 + place / fitted.slope)
+            rate = fitted.value * math.exp(min(max(place / fitted.slope, -_FARTHEST), _FARTHEST))
             points.append(bursts.at(rate, decays / len(_PLACES)))
         fitted = _fitted(points, fitted)
         if fitted.standard_error <= tolerance * fitted.value:
@@ -273,16 +281,28 @@ def _zero_of(bursts: Bursts, last: Fitted, tolerance: float) -> Fitted:
         decays = min(max(missing, known / 4), known)
 
 
+def _around(points: Sequence[Point]) -> tuple[float, float]:
+    """Return the highest learning rate where mu was below 1, and the lowest where it was above."""
+    below = max((each.learning_rate for each in points if each.mean <= 1), default=0.0)
+    return below, min((each.learning_rate for each in points if each.mean > 1), default=math.inf)
+
+
 def _log(mu: float) -> float:
     return math.log(min(max(mu, _NOTHING), 1 / _NOTHING))
 
 
 def _fitted(points: Sequence[Point], guess: Fitted) -> Fitted:
-    """Fit log mu by a polynomial in y = slope (eta / eta_0 - 1), with 1 of y and 0 of y^2 as weak priors."""
-    near = [each for each in points if abs(_log(each.mean)) <= _FIT] or list(points)
+    """Fit log mu by a polynomial in y = slope log(eta / eta_0), with 1 of y and 0 of y^2 as weak priors."""
+    below, above = _around(points)
+    near = [each for each in points if abs(_log(each.mean)) <= _FIT]
+    near = [each for each in near if abs(math.log(each.learning_rate / guess.value)) * guess.slope <= _CLOSE]
+    if len(near) < _LEAST_POINTS and 0 < below < above < math.inf:
+        width = math.log(above / below)  # no noise hides the sign: halfway
+        return Fitted(math.sqrt(below * above), above - below, min(1 / width, _STEEPER * guess.slope), math.inf)
+    near = near if len(near) >= _LEAST_POINTS else list(points[-len(_PLACES) :])
     learning_rates, mean, decays = (np.array([each[index] for each in near]) for index in range(3))
     degree = 2 if len(near) >= _LEAST_OF_PARABOLA else 1
-    design = np.vander(guess.slope * (learning_rates / guess.value - 1), degree + 1, increasing=True)
+    design = np.vander(guess.slope * np.log(learning_rates / guess.value), degree + 1, increasing=True)
     prior, weak = np.eye(3)[1, : degree + 1], np.diag([0.0, 1.0, 1.0])[: degree + 1, : degree + 1]
     beta = prior.copy()
     for _ in range(100):
@@ -297,16 +317,26 @@ def _fitted(points: Sequence[Point], guess: Fitted) -> Fitted:
     dispersion = float(residuals @ residuals) * len(residuals) / (len(residuals) - 1) / float(mu @ decays)
     misfit = float((decays * (mean - mu) ** 2 / mu).sum()) / max(len(near) - degree - 1, 1)
     covariance = max(dispersion, misfit) * np.linalg.inv(information)
+    # Chains from both sides that have not met: half of how far they are apart, beyond noise.
+    apart = abs(float(np.array([each.apart for each in near]) @ decays)) / float(decays.sum())
+    noise = 2 * math.sqrt(dispersion * float(mu @ decays)) / float(decays.sum())
+    unmet = max(apart - _SURE * noise, 0.0) / 2
     beta, y = np.pad(beta, (0, 2 - degree)), 0.0
     for _ in range(50):  # the root, by Newton's iteration
         slope = max(beta[1] + 2 * beta[2] * y, _LEAST_SLOPE)
         y = min(max(y - float(beta[0] + beta[1] * y + beta[2] * y * y) / slope, -2.0), 2.0)
     at = np.array([1.0, y, y * y])[: degree + 1]
     along = np.array([0.0, 1.0, 2 * y])[: degree + 1]
+    value = guess.value * math.exp(y / guess.slope)
+    error = value / guess.slope * math.sqrt(float(at @ covariance @ at) + unmet**2) / slope
+    first, last = sorted((below, above))
+    if not first <= value <= last:  # farther than noise takes it
+        outside = max(first - value, value - last) if math.isfinite(last) else first - value
+        value, error = min(max(value, first), last), math.hypot(error, outside)
     return Fitted(
-        value=guess.value * (1 + y / guess.slope),
-        standard_error=guess.value / guess.slope * math.sqrt(float(at @ covariance @ at)) / slope,
-        slope=guess.slope * slope,
+        value=value,
+        standard_error=error,
+        slope=max(guess.slope * min(slope, _STEEPER), _FLATTEST),
         slope_error=guess.slope * math.sqrt(float(along @ covariance @ along)),
     )
 
