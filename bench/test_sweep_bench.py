@@ -71,3 +71,19 @@ def test_time_to_critical_learning_rate(name, goal):
         f"\n  critical learning rate, {name}: {seconds:.2f} s (goal: {goal} s), relative widths of 95% intervals "
         f"{min(widths):.1e} to {max(widths):.1e} (goal: 1e-4); {values}"
     )
+
+
+@pytest.mark.parametrize(("rtol", "goal"), [(1e-2, 5), (1e-3, 60)])
+@pytest.mark.parametrize("name", ["digits_trained_128", "iris_trained_40", "smooth"])
+def test_time_to_critical_learning_rate_with_slow_directions(name, rtol, goal):
+    """Eigenvalues of the smooth kernel fall by ten orders of magnitude."""
+    places = np.linspace(0, 1, 64)
+    smooth = np.exp(-200 * (places[:, None] - places) ** 2) + 1e-10 * np.eye(64)
+    gram = smooth if name == "smooth" else GRAMS[name]
+    runs = [
+        elapsed(lambda seed=seed: sf.critical_learning_rate(gram, rtol=rtol, rng=seed, n_threads=THREADS))
+        for seed in range(3)
+    ]
+    seconds = np.median([seconds for seconds, _ in runs])
+    values = ", ".join(f"{found.value:.6f} +- {found.standard_error:.1g}" for _, found in runs)
+    print(f"\n  critical learning rate to {rtol:g}, {name}: {seconds:.2f} s (goal: {goal} s); {values}")

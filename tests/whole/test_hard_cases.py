@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sgdstab_fast as sf
-from reference.known import K4, T1, T1_EXPONENTS
+from reference.known import K4, SLOW_KERNELS, T1, T1_EXPONENTS
 from reference.statistics import assert_within
 
 # Of two-sided intervals; seeds are fixed, and a false alarm would be one of 10 000.
@@ -310,3 +310,30 @@ def test_curves_have_kinks_where_another_block_takes_over(coupling):
     assert_within(result.derivative_at_zero, result.derivative_at_zero_standard_error, math.log1p(-slow) / 5, 1e-12)
     variance = 4 / 25 * math.log1p(-slow) ** 2
     assert_within(result.clt_variance, result.clt_variance_standard_error, variance, 1e-10)
+
+
+def rate_of(name):
+    """The critical rate of a kernel, and four standard errors of it."""
+    gram, ratio, error = SLOW_KERNELS[name]
+    mean_square = sf.critical_learning_rate(gram, "mean-square").value
+    return ratio * mean_square, 4 * error * mean_square
+
+
+def nearly_decoupled(second, coupling):
+    return two_blocks(second, coupling, 0.1).rows_of_k.gram
+
+
+@cases(
+    Case("ratio 1e-5", SLOW_KERNELS["ratio 1e-5"][0], *rate_of("ratio 1e-5"), {"rtol": 1e-2}, True),
+    Case("ratio 1e-5, closer", SLOW_KERNELS["ratio 1e-5"][0], *rate_of("ratio 1e-5"), {"rtol": 3e-3}, True, (4,)),
+    Case("heavy rows", SLOW_KERNELS["heavy rows"][0], *rate_of("heavy rows"), {"rtol": 5e-3}, True),
+    Case("ratio 7e-8", SLOW_KERNELS["ratio 7e-8"][0], *rate_of("ratio 7e-8"), {"rtol": 1e-2}, True, (1, 2)),
+    # lambda is -r at 0.4256 and 9e-4 at 0.4283, by 2e8 and 3e7 steps.
+    Case("nearly decoupled", nearly_decoupled(0.0038562462 * PAIR, 1e-10), 0.42695, 0.0013, {"rtol": 1e-3}, True),
+    Case("and slower", nearly_decoupled(1e-5 * PAIR, 1e-6), 0.4264, 0.0013, {"rtol": 1e-3}, True, (1, 2)),
+)
+def test_critical_rates_of_slow_directions(case):
+    mean_square = sf.critical_learning_rate(case.system, "mean-square").value
+    for result, caught in case.of(sf.critical_learning_rate):
+        case.check(result, caught, result.converged)
+        assert result.confidence_interval(LEVEL)[0] >= mean_square * (1 - 1e-9)
