@@ -17,6 +17,13 @@ def turn(angle):
     return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
+def turned(angle):
+    """A turn of all three coordinates into each other."""
+    first, second = np.eye(3), np.eye(3)
+    first[:2, :2] = second[1:, 1:] = turn(angle)
+    return first @ second
+
+
 def interrupted(probability):
     """Products of Pollicott's pair, times what stretches one way until a rare quarter turn makes it the other."""
     matrices = [*(np.kron(STRETCH, each) for each in POLLICOTT), np.kron(QUARTER_TURN, np.eye(2))]
@@ -48,6 +55,18 @@ def test_a_rare_step_that_is_forgotten_is_allowed_for_to_first_order(angle, meth
     assert result.converged
     assert abs(result.exponent - expected) < 2 * result.standard_error
     assert result.standard_error < 50 * probability
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_spectra_allow_for_rare_steps_too(seed):
+    probability = 1e-6
+    system = sf.MatrixEnsemble([np.diag([2.0, 1.0, 0.5]), turned(0.4)], [1 - probability, probability])
+    result = sf.lyapunov_spectrum(system, rng=seed, n_threads=1)
+    # To first order, from minors of the turn: sums of exponents have logarithms of the leading ones.
+    minors = [0.0, *(math.log(abs(np.linalg.det(turned(0.4)[:j, :j]))) for j in (1, 2, 3))]
+    expected = (1 - probability) * np.log([2, 1, 0.5]) + probability * np.diff(minors)
+    assert (np.abs(result.exponents - expected) <= 2.5 * result.standard_errors + 1e-11).all()
+    assert result.standard_errors.max() < 20 * probability
 
 
 def test_many_matrices_that_are_alike_are_no_rare_ones():

@@ -28,13 +28,13 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import PILOTS
-from sgdstab_fast.results.chains import Chains, VectorRecords
+from sgdstab_fast.results.chains import Chains, FrameRecords, VectorRecords
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run
 from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.simulation.task import advance
-from sgdstab_fast.simulation.vectors import vectors_task
+from sgdstab_fast.simulation.vectors import companions_task, vectors_task
 from sgdstab_fast.statistics.estimates import Estimate, batch_means
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.system import Outcomes, System
@@ -51,6 +51,7 @@ _SOMETIMES = 0.02  # of directions
 _LEAST = 1e-300
 _TRANSPOSED, _MOST_NUMBERS = 32, 2**22  # chains, and numbers in all overlaps
 _STEPS_PER_BATCH = 256
+_MOST_LEADING = 6  # exponents that are looked at; the next ones are taken to be like the last of them
 
 
 class RareOutcomes:
@@ -63,8 +64,8 @@ class RareOutcomes:
         estimate: Callable[[Chains[VectorRecords]], Estimate],
         first_chain: int,
     ) -> None:
-        self._system, self._options, self._estimate, self._first = system, options, estimate, first_chain
-        self._transposed: Chains[VectorRecords] | None = None
+        self._system, self._options, self._estimate = system, options, estimate
+        self._influences = _Influences(system, options, first_chain + PILOTS.stop - _TRANSPOSED)
         self._allowance, self._probability = 0.0, 0.0
 
     def __call__(self, chains: Chains[VectorRecords]) -> Estimate:
@@ -81,7 +82,7 @@ class RareOutcomes:
         else:
             sizes = self._system.step_sizes
             gap = float(np.ptp(sizes[np.isfinite(sizes)])) if np.isfinite(sizes).any() else math.inf
-        influences, for_ever = self._influences(chains, outcomes, n_transposed)
+        influences, for_ever = (each[0] for each in self._influences.of(chains.states[:, :1], outcomes, n_transposed))
         probabilities = outcomes.probabilities
         self._probability = float(probabilities[(for_ever > _SOMETIMES) & (probabilities < rare)].sum())
         if self._probability > 0:
@@ -94,7 +95,7 @@ class RareOutcomes:
             if before.standard_error[0] > late.standard_error[0]:  # which allows for more
                 found = before
         else:
-            self._allowance = self._hardly_met(probabilities, influences, n_steps * chains.n_chains)
+            self._allowance, self._probability = _hardly_met(probabilities, influences, n_steps * chains.n_chains)
         if self._allowance == 0:
             return found
         return replace(
@@ -113,52 +114,107 @@ class RareOutcomes:
                 "meet them often"
             )
 
-    def _influences(
-        self, chains: Chains[VectorRecords], outcomes: Outcomes, n_steps: int
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return h_i, or what evaluated growth lacks of it if that is more, and how often it is remembered for ever."""
-        v = self._system.isometric_vectors(chains.states[:, 0])
-        w = self._directions_of_transposed(outcomes, n_steps)
-        n_pairs = int(np.clip(_MOST_NUMBERS // outcomes.matrices[:, 0].size, 8, len(v) * len(w)))
+
+class RareOutcomesOfFrames:
+    """The same for the leading exponents, of which those of all j first ones together are like one."""
+
+    def __init__(
+        self, system: System, options: Options, estimate: Callable[[Chains[FrameRecords]], Estimate], first_chain: int
+    ) -> None:
+        self._system, self._estimate = system, estimate
+        self._influences = _Influences(system, options, first_chain)
+
+    def __call__(self, chains: Chains[FrameRecords]) -> Estimate:
+        """Estimate exponents."""
+        found = self._estimate(chains)
+        n_steps = chains.n_batches * chains.steps_per_batch
+        outcomes = self._system.rare_outcomes(_HARDLY / n_steps) if n_steps else None
+        if outcomes is None or np.isnan(found.mean).any():
+            return found
+        finite, probabilities = np.isfinite(found.mean), outcomes.probabilities
+        leading = min(int(finite.sum()), _MOST_LEADING)
+        if leading == 0:
+            return found
+        frames = np.ascontiguousarray(chains.states[:, :, :leading].transpose(0, 2, 1))
+        gaps = np.abs(np.diff(found.mean[finite]))
+        n_transposed = min(n_steps, math.ceil(_FORGOTTEN / gaps.min())) if gaps.size and gaps.min() > 0 else n_steps
+        influences, for_ever = self._influences.of(frames, outcomes, n_transposed)
+        persistent = (for_ever.max(axis=0) > _SOMETIMES) & (probabilities * n_steps < _HARDLY)
+        sums = [_hardly_met(probabilities, each, n_steps * chains.n_chains)[0] for each in influences]
+        allowance = np.array(sums) + np.array([0.0, *sums[:-1]])
+        if persistent.any():
+            sizes = self._system.step_sizes
+            spread = float(np.ptp(sizes[np.isfinite(sizes)]))
+            allowance += spread * math.exp(-float(probabilities[persistent].sum()) * n_steps / _FADING)
+        every = np.where(finite, np.pad(allowance, (0, max(len(finite) - leading, 0)), mode="edge")[: len(finite)], 0.0)
+        return replace(found, standard_error=np.hypot(found.standard_error, every))
+
+
+class _Influences:
+    """h_i of directions, or of the spans of the first j vectors of frames, for which the formula holds with volumes."""
+
+    def __init__(self, system: System, options: Options, first_chain: int) -> None:
+        self._system, self._options, self._first = system, options, first_chain
+        self._transposed: Chains[VectorRecords] | None = None
+
+    def of(self, states: FloatArray, outcomes: Outcomes, n_steps: int) -> tuple[FloatArray, FloatArray]:
+        """Return h_i, or what evaluated growth lacks of it if that is more, and how often it is remembered for ever.
+
+        `states` has the shape (n_chains, k, dimension), what is returned (k, n): of the first 1, .., k vectors.
+        """
+        k = states.shape[1]
+        v = self._system.isometric_vectors(states.reshape(-1, states.shape[2])).reshape(states.shape)
+        w = self._directions_of_transposed(outcomes, k, n_steps)
+        n_pairs = int(np.clip(_MOST_NUMBERS // (k * k * outcomes.matrices[:, 0].size), 8, len(v) * len(w)))
         pairs = np.arange(n_pairs)
         v, w = v[pairs % len(v)], w[(pairs + pairs // len(v)) % len(w)]
-        v = v / np.linalg.norm(v, axis=1, keepdims=True)
-        images = np.einsum("iab,nb->nia", outcomes.matrices, v, optimize=True)
-        lengths = _log(np.sqrt(np.einsum("nia,nia->ni", images, images)))
-        overlaps = _log(np.abs(np.einsum("nia,na->ni", images, w))) - _log(np.abs(np.einsum("na,na->n", v, w)))[:, None]
-        for_ever = (np.abs(overlaps - lengths) > _CORNER).mean(axis=0)
-        found = np.array([overlaps.mean(axis=0), (overlaps - lengths).mean(axis=0)])
-        found -= found @ outcomes.probabilities[:, None]
-        return np.take_along_axis(found, np.abs(found).argmax(axis=0)[None], axis=0)[0], for_ever
+        v = np.linalg.qr(v.swapaxes(1, 2))[0].swapaxes(1, 2)
+        images = np.einsum("iab,nkb->nika", outcomes.matrices, v, optimize=True)
+        before, after = np.einsum("nka,nla->nkl", v, w), np.einsum("nika,nla->nikl", images, w, optimize=True)
+        influences, for_ever = np.empty((k, len(outcomes.probabilities))), np.empty((k, len(outcomes.probabilities)))
+        for j in range(1, k + 1):
+            squares = np.einsum("nika,nila->nikl", images[:, :, :j], images[:, :, :j])
+            lengths = _log_volume(squares) / 2
+            overlaps = _log_volume(after[:, :, :j, :j]) - _log_volume(before[:, :j, :j])[:, None]
+            for_ever[j - 1] = (np.abs(overlaps - lengths) > _CORNER).mean(axis=0)
+            found = np.array([overlaps.mean(axis=0), (overlaps - lengths).mean(axis=0)])
+            found -= found @ outcomes.probabilities[:, None]
+            influences[j - 1] = np.take_along_axis(found, np.abs(found).argmax(axis=0)[None], axis=0)[0]
+        return influences, for_ever
 
-    def _directions_of_transposed(self, outcomes: Outcomes, n_steps: int) -> FloatArray:
+    def _directions_of_transposed(self, outcomes: Outcomes, k: int, n_steps: int) -> FloatArray:
         """Return directions after so many steps of transposed matrices."""
         transposed = MatrixEnsemble(outcomes.matrices.swapaxes(1, 2).copy(), outcomes.probabilities)
-        if self._transposed is None:
-            key, first = self._options.seed.key, self._first + PILOTS.stop - _TRANSPOSED
+        if self._transposed is None or self._transposed.states.shape[1] != k:
+            key = self._options.seed.key
             self._transposed = Chains(
                 key=key,
-                states=normals(key, _TRANSPOSED, (1, transposed.dimension), first),
+                states=normals(key, _TRANSPOSED, (k, transposed.dimension), self._first),
                 steps_per_batch=_STEPS_PER_BATCH,
-                records=VectorRecords.empty(_TRANSPOSED, 1, 0),
-                first_chain=first,
+                records=VectorRecords.empty(_TRANSPOSED, k, 0),
+                first_chain=self._first,
             )
         missing = math.ceil(n_steps / _STEPS_PER_BATCH) - self._transposed.n_batches
         if missing > 0:
-            task = vectors_task(transposed, transposed.no_growth)
+            task = companions_task(transposed, vectors_task(transposed, transposed.no_growth))
             self._transposed = advance(self._transposed, task, missing, self._options.workers)
-        return np.asarray(self._transposed.states[:, 0])
-
-    def _hardly_met(self, probabilities: FloatArray, influences: FloatArray, n_steps: int) -> float:
-        """Return what outcomes add that are hardly met in so many steps, if they have most of what varies."""
-        order = np.argsort(-np.abs(influences))
-        hardly_met = order[np.cumsum(probabilities[order]) * n_steps < _MET]
-        parts = probabilities * influences**2
-        if not hardly_met.size or parts[hardly_met].sum() <= _MOST_OF_IT * parts.sum():
-            return 0.0
-        self._probability = float(probabilities[hardly_met].sum())
-        return float(probabilities[hardly_met] @ np.abs(influences[hardly_met]))
+        return np.asarray(self._transposed.states)
 
 
-def _log(sizes: FloatArray) -> FloatArray:
-    return np.asarray(np.log(np.maximum(sizes, _LEAST)))
+def _hardly_met(probabilities: FloatArray, influences: FloatArray, n_steps: int) -> tuple[float, float]:
+    """Return what outcomes add that are hardly met in so many steps, and their probability.
+
+    If they have most of what varies; else nothing.
+    """
+    order = np.argsort(-np.abs(influences))
+    hardly_met = order[np.cumsum(probabilities[order]) * n_steps < _MET]
+    parts = probabilities * influences**2
+    if not hardly_met.size or parts[hardly_met].sum() <= _MOST_OF_IT * parts.sum():
+        return 0.0, 0.0
+    return float(probabilities[hardly_met] @ np.abs(influences[hardly_met])), float(probabilities[hardly_met].sum())
+
+
+def _log_volume(matrices: FloatArray) -> FloatArray:
+    """Return log abs det, bounded below."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.maximum(np.linalg.slogdet(matrices)[1], math.log(_LEAST)))

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.seeds import Seed
+from sgdstab_fast._core.streams import FRAME_PILOTS, MOST_CHAINS
 from sgdstab_fast.exponents.exponent import METHODS, estimate_exponent
 from sgdstab_fast.exponents.frames import WATCHED, period_of, seconds_per_step, started_frames, steps_at_once
+from sgdstab_fast.exponents.rare import RareOutcomesOfFrames
 from sgdstab_fast.exponents.results import LyapunovSpectrum
 from sgdstab_fast.results.chains import Chains, FrameRecords
 from sgdstab_fast.results.provenance import provenance
@@ -187,7 +189,12 @@ def lyapunov_spectrum(
         system,
         chains,
         replace(task, seconds_per_step=seconds_per_step(system, columns, period, careful=singular)),
-        lambda chains: _estimate(chains, asked, system.slow_directions_last),
+        RareOutcomesOfFrames(
+            system,
+            options,
+            lambda chains: _estimate(chains, asked, system.slow_directions_last),
+            FRAME_PILOTS.stop - MOST_CHAINS,
+        ),
         options,
     )
     estimate, of_each = done.estimate, done.estimate.of_exponents
