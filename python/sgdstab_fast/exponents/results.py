@@ -31,7 +31,8 @@ class LyapunovExponent(OneExponent):
     sign: int
     """-1 or +1 if the sign is known with the confidence asked for, over all looks; 0 if not, or not asked for."""
     gap: float
-    """lambda_1 - lambda_2 where it was measured, to see how fast chains mix; else NaN."""
+    """lambda_1 - lambda_2 where it was measured, to see how fast chains mix, or how often singular steps make them
+    forget all; else NaN."""
     mixed: bool
     """Whether chains were seen to forget their starts; always True for ``method="average"``, which does not look."""
     bias_allowance: float
