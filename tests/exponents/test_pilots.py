@@ -20,6 +20,14 @@ def test_a_rough_look_at_many_matrices_is_averaged_and_a_sharp_one_evaluated(man
     assert sharp.standard_error < rough.standard_error / 5
 
 
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+def test_moments_of_many_matrices_of_the_plane_are_simulated(many_matrices):
+    result = sf.moment_exponent(many_matrices, 1.0, max_steps=1e5, rng=1, n_threads=1)
+    exact = sf.moment_exponent(many_matrices, 2.0).exponent
+    assert result.standard_error > 0
+    assert 0 < result.exponent < exact / 2 + 4 * result.standard_error
+
+
 def test_few_matrices_are_evaluated():
     few = sf.MatrixEnsemble(np.eye(2) + 0.5 * np.random.default_rng(0).standard_normal((50, 2, 2)))
     assert sf.lyapunov_exponent(few, rtol=0.1, rng=1, n_threads=1).provenance["method"] == "anchored"

@@ -49,7 +49,7 @@ _CORNER = 100.0  # more than rounding leaves of a logarithm: 36 or so
 _FLUSHED = 645.0  # logarithm of what the core takes for 0
 _SOMETIMES = 0.02  # of directions
 _LEAST = 1e-300
-_TRANSPOSED, _MOST_NUMBERS = 32, 2**22  # chains, and numbers in all overlaps
+_TRANSPOSED, _MOST_NUMBERS = 32, 2**20  # chains, and numbers in all overlaps
 _STEPS_PER_BATCH = 256
 _MOST_LEADING = 6  # exponents that are looked at; the next ones are taken to be like the last of them
 

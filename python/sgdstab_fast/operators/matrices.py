@@ -10,7 +10,7 @@ Matrices A_1, ..., A_m, d x d, are drawn with probabilities q_i, and
     m = 1                   p log rho(A)
     p = 2, 4, ..            log rho(E[A^(x)p]) on symmetric tensors, of which there are C(d+p-1, p) dimensions
     p = 1, 3, ..            the same, if S A_i S >= 0 entrywise for all i, up to signs of A_i, with S = diag(+-1)
-    d = 2                   transfer operator on the projective line (`operators.projective_line`)
+    d = 2, few matrices     transfer operator on the projective line (`operators.projective_line`)
 
 In the orthonormal basis |n> of occupation numbers, n_1 + ... + n_d = p, and with a_j |n> = sqrt(n_j) |n - e_j>,
 
@@ -44,6 +44,7 @@ LARGEST_MATRIX = 800
 """Dimension of the largest space of tensors on which E[A^(x)p] is formed."""
 _MOST_WORK = 2e9  # multiplications in E[B T B^T]
 _CHUNK = 4_000_000  # numbers
+_MOST_IN_THE_PLANE = 2**11  # matrices; every pair of their directions is compared
 _LARGEST_UNIT = 2  # powers of 2 that entries may be away from 1
 _ROUNDING = 1e-14  # of lengths that a matrix preserves
 _SMALL_STEPS = 0.5  # p E|A - 1| below which M - 1 is formed
@@ -257,7 +258,8 @@ class MatrixMoments:
 
     @cached_property
     def _plane(self) -> ProjectiveLine | None:
-        return ProjectiveLine(self._given, self._probabilities) if self._dimension == 2 else None
+        few = self._dimension == 2 and len(self._given) <= _MOST_IN_THE_PLANE
+        return ProjectiveLine(self._given, self._probabilities) if few else None
 
 
 @dataclass(frozen=True, eq=False)
