@@ -118,8 +118,8 @@ def compared(result, truth, error, standard_error=0.0):
         return math.nan, math.nan
     low, high = map(np.asarray, result.confidence_interval())
     # 2.3 is Student's quantile of the eight chains of a long run.
-    half_widths = np.hypot((high - low) / 2, 2.3 * standard_error) + error + 1e-14 * np.abs(truth)
     with np.errstate(invalid="ignore"):
+        half_widths = np.hypot((high - low) / 2, 2.3 * standard_error) + error + 1e-14 * np.abs(truth)
         distances = np.abs((high + low) / 2 - truth) / half_widths
     distances = np.where(np.isnan(distances), math.inf, distances)
     return float((distances <= 1).mean()), float(distances.max())

@@ -140,6 +140,7 @@ COLLAPSING = sf.MatrixEnsemble([[[1, 0.5], [0, 0]], [[0.7, -0.7], [0.7, 0.7]]], 
 COLLAPSING_EXPONENT = 0.9 * math.log(0.7 * math.sqrt(2)) + 0.1 * sum(
     0.1 * 0.9**k * math.log(abs(math.cos(k * math.pi / 4) + 0.5 * math.sin(k * math.pi / 4))) for k in range(2000)
 )
+MOMENTUM = sf.LinearizedSGD.from_factor([[1], [0.6], [0.3]], 0.5, momentum=0.95)
 DRIFTING = sf.MatrixEnsemble([np.diag([math.exp(1 - 0.02), 1]), np.diag([math.exp(-1 - 0.02), 1])])
 
 
@@ -186,6 +187,8 @@ def test_exponents(case):
     Case("random Fibonacci numbers", FIBONACCI, [FIBONACCI_EXPONENT, -FIBONACCI_EXPONENT], 1e-11, {"max_steps": 1e6}),
     Case("affine", AFFINE, [0.0, math.log(0.5) / 2], answered=True),
     Case("triangular of equal exponents", in_basis(EQUAL, SKEW), [0.0, 0.0], answered=True),
+    Case("momentum in one direction", MOMENTUM, [-0.004238952686, -0.047054341702], 1e-11, {"rtol": 0.05},
+         answered=True),
     # Of runs of 1e8 steps; the fast direction is the first.
     Case("heavy rows", heavy_rows(0), [2.2957506e-2, -3.5161e-7, -4.6283e-6, -1.05306e-5, -6.0320e-5], 3e-9,
          {"k": 5, "rtol": 0.05}, answered=True),

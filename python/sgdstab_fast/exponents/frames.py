@@ -34,6 +34,7 @@ _LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding time
 # The pilot that finds the places of fast directions: how many, its steps, at least so many, or epochs, or a share of
 # the budget; batches; what stands for growth that is lost.
 _FAST, _PILOT_STEPS, _PILOT_EPOCHS, _PILOT_SHARE, _PILOT_BATCHES, _LOST = 8, 256, 8, 8, 16, 700.0
+_INDEPENDENT = 1e-2  # sine of the angle between a fast direction and those before it
 WATCHED = 2  # columns behind those asked for that runs have
 _PURITY = 1e-2  # of slow directions: how much less is random where columns behind show what comes before them
 _STIRRING = FRAME_PILOTS.stop  # where the chains' numbers begin that the last column's random part is drawn for
@@ -52,8 +53,12 @@ def started_frames(
     n_chains, dimension, key = options.n_chains, system.dimension, options.seed.key
     columns = min(k + WATCHED, dimension)
     fast = system.fast_directions(min(_FAST, dimension // 2))
+    slow = slow[:, : dimension - fast.shape[1]]
+    # With momentum both are displacements at rest, of which there are half as many as directions.
+    sines = np.abs(np.diagonal(np.linalg.qr(np.concatenate([slow, fast], axis=1), mode="r")))
+    fast = fast[:, sines[slow.shape[1] :] > _INDEPENDENT]
     n_fast = fast.shape[1]
-    given = np.concatenate([fast, slow[:, : dimension - n_fast]], axis=1)
+    given = np.concatenate([fast, slow], axis=1)
     size = max(given.shape[1], columns)
     starts = initial_states(key, n_chains, size, given, random_share=_PURITY * system.random_share)
     longest = options.budget.max_steps // (_PILOT_SHARE * n_chains)

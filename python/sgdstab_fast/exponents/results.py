@@ -95,7 +95,8 @@ class LyapunovSpectrum(SimulatedEstimate, SeveralExponents):
     """
 
     def __repr__(self) -> str:
-        half_widths = self.confidence_interval()[1] - self.exponents
+        with np.errstate(invalid="ignore"):
+            half_widths = np.where(np.isneginf(self.exponents), 0.0, self.confidence_interval()[1] - self.exponents)
         top = [f"{value:.6g} ± {half:.1g}" for value, half in zip(self.exponents[:4], half_widths[:4], strict=True)]
         more = f", … {len(self.exponents) - 4} more" if len(self.exponents) > 4 else ""
         return (
