@@ -170,6 +170,60 @@ def test_same_bits_whatever_the_threads_and_rounds():
         np.testing.assert_array_equal(other.exponents, reference.exponents)
 
 
+def test_tolerances_are_for_the_exponents_asked_for():
+    system = sf.LinearizedSGD(K4, 0.3)
+    every, first, last = (
+        sf.lyapunov_spectrum(system, rtol=0.02, tolerance_for=asked, rng=1) for asked in (None, 1, [3])
+    )
+    assert [every.converged, first.converged, last.converged] == [True] * 3
+    assert (every.standard_errors <= 0.02 * np.abs(every.exponents)).all()
+    assert first.standard_errors[0] <= 0.02 * abs(first.exponents[0])
+    assert last.standard_errors[3] <= 0.02 * abs(last.exponents[3])
+    assert max(first.n_steps, last.n_steps) <= every.n_steps
+    absolute = sf.lyapunov_spectrum(system, rtol=0, atol=1e-3, tolerance_for=[0], rng=1)
+    assert absolute.stopped_by == "atol"
+    for wrong in (0, 5, [4], [-1]):
+        with pytest.raises(ValueError, match="tolerance_for must be in"):
+            sf.lyapunov_spectrum(system, tolerance_for=wrong)
+    with pytest.raises(ValueError, match="tolerance_for must name an exponent"):
+        sf.lyapunov_spectrum(system, tolerance_for=[])
+
+
+def test_what_falls_short_says_what_to_do():
+    with pytest.warns(sf.AccuracyWarning, match=r"raise max_steps, or ask for less \(k, tolerance_for, rtol or atol\)"):
+        result = sf.lyapunov_spectrum(sf.LinearizedSGD(K4, 0.425), rtol=1e-4, max_steps=20_000, rng=1)
+    assert not result.converged
+
+
+def test_intervals_are_those_of_each_exponents_degrees_of_freedom():
+    result = spectrum(sf.LinearizedSGD(REAL_GRAMS["iris_trained_40"], 1.473), 1e5, k=3)
+    assert result.degrees_of_freedom.shape == (3,)
+    assert "(95%)" in repr(result)
+    half_width = result.confidence_interval()[1] - result.exponents
+    assert (half_width >= 1.95 * result.standard_errors).all()
+
+
+def test_a_sum_rule_that_cannot_be_checked_is_none():
+    assert spectrum(sf.LinearizedSGD([[1, 0.3], [0.3, 1]], 1.0), 1e4).sum_rule_error is None
+
+
+@pytest.mark.parametrize("rank", [80, 60])
+@pytest.mark.parametrize("rate", [1e-4, 1e-2])
+def test_a_few_slow_directions_of_many(rank, rate, monkeypatch):
+    monkeypatch.setattr("sgdstab_fast.systems.rows.LARGEST_EIGENDECOMPOSITION", 20)
+    features = np.random.default_rng(rank).normal(size=(80, rank)) * np.linspace(1, 2, rank)
+    make = sf.LinearizedSGD if rank == 80 else sf.LinearizedSGD.from_factor
+    system = make(features @ features.T if rank == 80 else features, rate)
+    square = system.rows if rank == 80 else system.rows.T @ system.rows
+    shrinkage = np.sort(np.abs(1 - rate / 80 * np.linalg.eigvalsh(square)))[::-1]
+    for few, expected in ((system.slow_directions(3), shrinkage[:3]), (system.fast_directions(1), None)):
+        curvatures = np.einsum("ij,ij->j", few, square @ few)
+        if expected is None:
+            np.testing.assert_allclose(curvatures, np.linalg.eigvalsh(square)[-1:])
+        else:
+            np.testing.assert_allclose(np.abs(1 - rate / 80 * curvatures), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("k", [0, -1, 5])
 def test_k_outside_the_dimension_is_a_value_error(k):
     with pytest.raises(ValueError, match=rf"k must be in 1..4, not {k}"):

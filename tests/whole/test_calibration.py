@@ -136,3 +136,25 @@ def test_critical_rates_of_slow_directions_cover(name, rtol):
         low, high = sf.critical_learning_rate(gram, rtol=rtol, rng=seed).confidence_interval(0.95)
         held += low <= truth <= high
     assert held >= 44  # 47.5 expected at least; 44 is 2.3 standard deviations below
+
+
+# Truths of runs of their own, 60 times as long: an eighth of the error bars, or less.
+@pytest.mark.calibrate
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize("k", [5, None], ids=["five", "all"])
+@pytest.mark.parametrize(("name", "learning_rate"), [case[:2] for case in REFERENCES])
+def test_spectra_intervals_cover(name, learning_rate, k, capsys):
+    system = sf.LinearizedSGD(REAL_GRAMS[name], learning_rate)
+    n_steps = 100_000 if system.n_examples < 100 else 40_000
+    truth = sf.lyapunov_spectrum(system, k, rtol=0, max_steps=60 * n_steps, rng=12_345)
+    held = []
+    for seed in range(200):
+        low, high = sf.lyapunov_spectrum(system, k, rtol=0, max_steps=n_steps, rng=seed).confidence_interval(0.95)
+        slack = 2 * truth.standard_errors
+        held.append((low - slack <= truth.exponents) & (truth.exponents <= high + slack))
+    covered = np.mean(held, axis=0)
+    with capsys.disabled():
+        print(f"\n{name} {learning_rate} {k}: {covered.mean():.3f}, from {covered.min():.3f} to {covered.max():.3f}")
+    # Columns that may still change places are allowed for: more than 95% where chains are short beside that.
+    assert covered.mean() >= 0.93
+    assert covered.min() >= 0.85

@@ -175,7 +175,7 @@ def lyapunov_spectrum(
             passes = max(passes, math.ceil(evaluation / (columns * (1.3 * period + columns))))
         chains = replace(
             started,
-            steps_per_batch=min(passes * period, max(1, most // 4)),
+            steps_per_batch=min(passes * period, max(1, most // 16)),
             records=FrameRecords.empty(n_chains, columns, evaluated, n_recorded),
         )
     else:

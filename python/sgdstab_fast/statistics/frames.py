@@ -13,7 +13,7 @@ and over fewer, n say, either may come first: the volume misses, or has been pus
 per step, of all pairs i <= j < m; and, as long as D_n stays small, by half of log cosh D_n / n, no more than sigma^2
 n / 4. That is what error bars allow for: slow directions at small learning rates are right although they never relax.
 Exponent j is the difference of sums j and j - 1, which are off to the same side. Columns out of order, z < 0, are off
-by |g|: that frame still turns.
+by |g|, once that comes to a factor e: that frame still turns.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _DRIFT = 4.0  # standard errors: a false alarm in 1e4
 _SEPARATED = 3.0  # deviations of one chain by which a pair is in order
 _OUTGROWN = 4.5  # standard errors by which one is out of order: of very many pairs
 # The difference of two columns is known to a standard error, and chance pushes it up: deviations of one chain.
-_MARGIN = 1.0
+_MARGIN = 1.25
 _CHAINS = 4.0  # times the variance between few chains, which is not known well
 _LOOKS = 32  # at the paths of columns
 _EPS = float(np.finfo(float).eps)
@@ -132,7 +132,7 @@ def turning_of(growth: FloatArray, n_groups: int, steps_per_batch: int) -> Turni
     z = gap / sigma
     with np.errstate(divide="ignore"):
         relaxation = np.where(gap > 0, 1 / (gap * n_steps) + 2 / z**2, math.inf)
-    off = sigma * np.minimum(_normal_loss(z - _MARGIN), sigma * n_steps / 4)
+    off = sigma * np.minimum(_normal_loss(z - _MARGIN), np.where(gap * n_steps < -1, math.inf, sigma * n_steps / 4))
     out_of_order = bool(np.triu(_outgrown(gap, sigma, n_chains, n_steps)).any())
     return Turning(_of_exponents(off), _of_exponents(relaxation), out_of_order)
 
