@@ -13,6 +13,7 @@ be. Times are those of a model, not of a clock, so that results do not depend on
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -100,7 +101,9 @@ def _pilot(
         records=VectorRecords.empty(_CHAINS, 1, growth.size),
         first_chain=first,
     )
-    return advance(chains, task.with_options(spacing=shortest), _EVALUATIONS, options.workers).records
+    seconds = task.seconds_per_step + growth.seconds_per_evaluation / shortest
+    task = replace(task.with_options(spacing=shortest), seconds_per_step=seconds)
+    return advance(chains, task, _EVALUATIONS, options.workers).records
 
 
 def _variance_of_steps(log_growth: FloatArray, steps_per_batch: int) -> float:

@@ -110,6 +110,8 @@ class Spent:
     options: Options
     report: Callable[[Progress], object]
     n_steps: int = 0
+    n_done: int = 0
+    """Steps of those claimed that have been taken."""
     value: float = math.nan
     error: float = math.nan
 
@@ -125,8 +127,9 @@ class Spent:
         self.n_steps += n_steps
 
     def tell(self, n_steps: int) -> None:
-        """Report how far a piece of a run is."""
-        self.report(Progress(self.n_steps + n_steps, self.options.budget.max_steps, self.value, self.error))
+        """Report that so many more steps are done."""
+        self.n_done += n_steps
+        self.report(Progress(self.n_done, self.options.budget.max_steps, self.value, self.error))
 
 
 class Bursts:
