@@ -194,10 +194,12 @@ class _Influences:
                 records=VectorRecords.empty(_TRANSPOSED, k, 0),
                 first_chain=self._first,
             )
-        missing = math.ceil(n_steps / _STEPS_PER_BATCH) - self._transposed.n_batches
+        missing = math.ceil((n_steps - self._transposed.next_step) / _STEPS_PER_BATCH)
         if missing > 0:
             task = companions_task(transposed, vectors_task(transposed, transposed.no_growth))
-            self._transposed = advance(self._transposed, task, missing, self._options.workers)
+            done = advance(self._transposed, task, missing, self._options.workers)
+            nothing = VectorRecords.empty(_TRANSPOSED, k, 0)  # of what they have recorded nothing is needed
+            self._transposed = replace(done, records=nothing, first_step=done.next_step)
         return np.asarray(self._transposed.states)
 
 
