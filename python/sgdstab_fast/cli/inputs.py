@@ -23,14 +23,16 @@ _PLOTS = (".png", ".pdf", ".svg", ".jpg", ".jpeg")
 
 def run_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return what every command passes on, checked under the names of the command line."""
-    validation.positive_number(options.rtol, "--rtol")
+    if options.rtol is not None:
+        validation.positive_number(options.rtol, "--rtol")
     if options.threads is not None:
         validation.thread_count(options.threads)
     if options.seed is not None:
         validation.integer(options.seed, "--seed", low=0)
+    most = options.max_steps
     return {
         "rtol": options.rtol,
-        "max_steps": validation.integer(options.max_steps, "--max-steps", low=64),
+        "max_steps": None if most is None else validation.integer(most, "--max-steps", low=64),
         "rng": options.seed,
         "n_threads": options.threads,
     }

@@ -59,7 +59,7 @@ _ROUGH, _FIRST = 32.0, 256.0  # decays, of all chains, on the way to the zero, a
 _NEAR = 1.0  # of log mu, next to the zero
 _PLACES = (-0.7, 0.7, -0.25, 0.25)  # of log mu, where chains run
 _MOST_MOVES, _FARTHEST = 20, 0.1  # of log eta
-_SURE = 2.0  # standard errors
+_SURE, _CERTAIN = 2.0, 16.0  # standard errors, and the square of what is beyond doubt
 _NOTHING = 0.05  # a mu that may be none
 _FIT, _CLOSE, _LEAST_OF_PARABOLA = 1.5, 2.5, 6  # points that are fitted: log mu, and distance in units of the slope
 _LEAST_POINTS = 3
@@ -332,9 +332,10 @@ def _fitted(points: Sequence[Point], guess: Fitted) -> Fitted:
     along = np.array([0.0, 1.0, 2 * y])[: degree + 1]
     value = guess.value * math.exp(y / guess.slope)
     error = value / guess.slope * math.sqrt(float(at @ covariance @ at) + unmet**2) / slope
-    first, last = sorted((below, above))
-    if not first <= value <= last:  # farther than noise takes it
-        outside = max(first - value, value - last) if math.isfinite(last) else first - value
+    sure = [each for each in points if each.decays * (each.mean - 1) ** 2 > _CERTAIN * max(dispersion, misfit, 1.0)]
+    first, last = _around(sure)
+    if first < last and not first <= value <= last:  # farther than noise takes it
+        outside = max(first - value, value - last)
         value, error = min(max(value, first), last), math.hypot(error, outside)
     return Fitted(
         value=value,
