@@ -46,6 +46,7 @@ _OUTGROWN = 4.5  # standard errors by which one is out of order: of very many pa
 # The difference of two columns is known to a standard error, and chance pushes it up: deviations of one chain.
 _MARGIN = 1.25
 _CHAINS = 4.0  # times the variance between few chains, which is not known well
+_SHARPEST = 30.0  # times as sharp that anchored growth may be, from chains that are one sample each
 _LOOKS = 32  # at the paths of columns
 _EPS = float(np.finfo(float).eps)
 
@@ -88,7 +89,9 @@ def frame_means(
     value = series.mean(axis=(0, 1))
     difference, _, scaled = drift(series)
     bias = np.maximum(allowance, np.where(np.abs(scaled) > _DRIFT, np.abs(difference), 0.0))
-    error = np.hypot(np.maximum(_errors(series, n_pieces), _EPS * np.abs(value)), bias)
+    # A few chains do not show what rare events add to anchored growth.
+    least = np.maximum(_EPS * np.abs(value), np.where(n_pieces == 1, error / _SHARPEST, 0.0))
+    error = np.hypot(np.maximum(_errors(series, n_pieces), least), bias)
     mean, standard_error = average.mean.copy(), average.standard_error.copy()
     degrees_of_freedom, biases = np.full(n_columns, max(n_chains * n_groups - 1, 1)), np.zeros(n_columns)
     mean[finite], standard_error[finite], biases[finite] = value, error, bias
