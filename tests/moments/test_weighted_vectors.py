@@ -8,7 +8,8 @@ import pytest
 from reference.known import K4, T1, T1_EXPONENTS
 from reference.statistics import assert_within
 from sgdstab_fast._core.seeds import seed_from
-from sgdstab_fast.moments.weighted_vectors import walker_moment, windowed
+from sgdstab_fast.moments.weighted_vectors import walker_moment
+from sgdstab_fast.moments.windows import windowed
 from sgdstab_fast.simulation.options import Budget
 
 T1_MOMENTS = {float(order): exponent for order, exponent in T1_EXPONENTS.items()}

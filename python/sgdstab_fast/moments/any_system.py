@@ -28,7 +28,8 @@ from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.moments import ExactMomentsOfSteps, value_at, with_nodes
 from sgdstab_fast.moments.facts import facts_beside, held_against
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
-from sgdstab_fast.moments.weighted_vectors import LEAST_BATCHES, Advance, Start, walker_moment
+from sgdstab_fast.moments.starts import next_to, scouted, sums_of
+from sgdstab_fast.moments.weighted_vectors import LEAST_BATCHES, Advance, Start, scouts, walker_moment
 from sgdstab_fast.operators.matrices import LARGEST_MATRIX, ExactMoment
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.continuation import advance_windows
@@ -45,6 +46,8 @@ _LENGTH, _LENGTH_IN_EPOCHS = 400, 100  # of a run, steps and epochs, from which 
 _METRIC_TOLERANCE = 1e-4
 _SECONDS_PER_THREAD = 2e-4  # of a call of the core: less is not worth starting one
 _FEW = 2**20  # numbers in all matrices
+_SCOUTS, _SCOUT_BATCHES, _SCOUT_STEPS, _SCOUT_SHARE = (8, 64), 128, 8, 16  # shape; batches, of steps; of the budget
+_EXTREMES, _LARGEST_SCOUTED = 16, 512  # of each sort; dimension
 _ROUNDING = 1e-12  # of what multiplies no length
 
 
@@ -186,22 +189,31 @@ class GeneralMoments:
             length = max(_LENGTH, _LENGTH_IN_EPOCHS * grain) * (options.n_chains + min(N_COMPANIONS, options.n_chains))
             size = int(np.clip(options.budget.max_steps // length, _LEAST_SIZE, _SIZE))
         metric, covariance, exponent = _metric(system, forms, whole=whole)
-        return walker_moment(
+        start, spent = _start(system, seed.key, covariance, first_chain), 0
+        scale = 0.0 if exponent is None else min(abs(order), 2) * abs(exponent) / 2
+        if order > 0 and 1 < system.dimension <= _LARGEST_SCOUTED:
+            other, spent = _scouted_start(system, order, options, start, metric)
+            if other is not None:  # the metric of the second moment is of another kind
+                start, metric, exponent = other, None, None
+        elif order < 0:
+            start = _sums(system, start)
+        found = walker_moment(
             _advance(system, seed.key, first_chain, options),
-            _start(system, seed.key, covariance, first_chain),
+            start,
             order,
             dimension=system.dimension,
-            budget=options.budget,
+            budget=options.within(options.budget.max_steps - spent).budget,
             seed=seed,
             n_populations=options.n_chains,
             size=size,
             steps_unit=grain,
-            scale=0.0 if exponent is None else min(abs(order), 2) * abs(exponent) / 2,
+            scale=scale,
             metric=metric,
             mean_square=exponent,
             floor=system.norm(),
             progress=options.progress if callable(options.progress) else None,
         )
+        return replace(found, n_steps=found.n_steps + spent)
 
 
 def _computed(found: ExactMoment) -> OrderMoment:
@@ -246,3 +258,39 @@ def _advance(system: System, key: StreamKey, first_chain: int, options: Options)
 def _start(system: System, key: StreamKey, covariance: FloatArray | None, first_chain: int) -> Start:
     """Return what walkers start from: vectors with the dominant second moment."""
     return lambda n, first: initial_vectors(system, covariance, key, n, 1, first_chain + first)
+
+
+def _sums(system: System, start: Start) -> Start:
+    """Return what walkers of negative orders start from: sums with the slowest direction."""
+    return lambda n, first: sums_of(system, start(n, first), system.slow_directions(1).T)
+
+
+def _next_to(system: System, start: Start) -> Start:
+    """Return starts next to states that are far from each other, in turn: slow and fast ones, and those of examples."""
+    extremes = system.from_isometric_vectors(system.extremes(_EXTREMES))
+    return lambda n, first: next_to(system, start(n, first), extremes[(first + np.arange(n)) % len(extremes)][:, None])
+
+
+def _scouted_start(
+    system: System, order: float, options: Options, start: Start, metric: FloatArray | None
+) -> tuple[Start | None, int]:
+    """Return another start, if scouts find that its kind grows faster, and the steps that they took."""
+    (n_populations, size), n_batches, seed = _SCOUTS, _SCOUT_BATCHES, options.seed.at_order(order)
+    n_walkers = n_populations * size
+    most = options.budget.max_steps // (_SCOUT_SHARE * n_walkers * n_batches * system.grain)
+    n_steps = min(_SCOUT_STEPS, most) * system.grain
+    if n_steps == 0:
+        return None, 0
+    kinds = [start, _next_to(system, start)]
+    grown = []
+    for number, kind in enumerate(kinds):
+        its = seed.child_of_key(number)
+        vectors = kind(n_walkers, 0).reshape(n_walkers, system.dimension)
+        log_growth = scouts(
+            _advance(system, its.key, 0, options), order, vectors, size, n_batches, n_steps, its, metric, system.norm()
+        )
+        grown.append(scouted(log_growth, n_batches * n_steps))
+    usual, other = grown
+    return kinds[1] if other.surpasses(usual.growth, usual.standard_error) else None, len(
+        kinds
+    ) * n_walkers * n_batches * n_steps

@@ -21,7 +21,7 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.systems.system import System
 
-SURE = 4.0  # standard errors
+SURE = 3.0  # standard errors: a false alarm costs a longer start-up
 _TRACE = 1e-6  # of other directions next to one of a kind: hardly anything in any metric
 
 
@@ -34,7 +34,7 @@ class Scouted:
 
     def surpasses(self, growth: float, standard_error: float) -> bool:
         """Whether the kind surely grows faster than another estimate says."""
-        return self.growth - SURE * self.standard_error > growth + SURE * standard_error
+        return self.growth - growth > SURE * math.hypot(self.standard_error, standard_error)
 
 
 def scouted(log_growth: FloatArray, n_steps: int) -> Scouted:

@@ -34,19 +34,17 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast._core.streams import RESAMPLING
 from sgdstab_fast.moments.populations import (
-    COSTLY,
     LEAST_SHARE,
-    LONGEST_WINDOW,
-    PIECES,
     ROUNDING,
     SLOWEST,
     START_UP,
 )
 from sgdstab_fast.moments.results import OrderMoment
+from sgdstab_fast.moments.windows import combined_columns, windowed
 from sgdstab_fast.simulation.looks import grid, rounded
 from sgdstab_fast.simulation.options import Budget
 from sgdstab_fast.simulation.progress import Progress
-from sgdstab_fast.statistics.control_variates import anchored_means, combined, start_up_batches
+from sgdstab_fast.statistics.control_variates import anchored_means, start_up_batches
 from sgdstab_fast.statistics.estimates import Estimate, unknown
 from sgdstab_fast.statistics.mixing import N_COMPANIONS, Mixing, first_resolved
 
@@ -63,7 +61,6 @@ LEAST_BATCHES, _MOST_BATCHES = 32, 4096
 _LEAST_STEPS = 400  # of a walker before a tolerance may stop a run
 _LEAST_EIGENVALUE = 1e-3  # of a metric that weights are taken in, over the mean one
 _NOTHING_LEFT = -60.0  # log growth that windows give a population that is annihilated, from a typical one
-_LEAST_WEIGHT = 1 / 5  # effective share of populations and batches, by window weights
 
 
 def walker_moment(
@@ -163,6 +160,26 @@ def walker_moment(
             stopped_by="annihilation",
             reason="products of steps annihilate every displacement",
         )
+
+
+def scouts(
+    advance: Advance,
+    order: float,
+    vectors: FloatArray,
+    size: int,
+    n_batches: int,
+    n_steps: int,
+    seed: Seed,
+    *forms: Any,
+) -> FloatArray:
+    """Return log growth in batches, (n_populations, n_batches), of walkers from vectors; `forms`: metric and floor."""
+    metric, floor = forms if forms[0] is not None else (forms[1], None)
+    rng = seed.generator(RESAMPLING)
+    populations = _Populations(advance, order, metric, None, vectors, vectors[:0], size, rng, floor)
+    try:
+        return np.array([populations.batch(1, n_steps).log_growth for _ in range(n_batches)]).T
+    except _AnnihilatedError:
+        return np.full((len(vectors) // size, n_batches), -math.inf)
 
 
 class _AnnihilatedError(Exception):
@@ -422,7 +439,7 @@ def _estimate(
     start_up = max(start_up_batches(mixing, growth.shape[1], per_batch), growth.shape[1] // START_UP)
     series, unsettled, bias = windowed(np.maximum(log_growth, level + _NOTHING_LEFT)[:, :-1], growth, start_up)
     size, rounding = populations.shape[1], ROUNDING * max(1.0, abs(populations.order))
-    spread = math.sqrt(size) * float(_combined(series).mean(axis=1).std(ddof=1))
+    spread = math.sqrt(size) * float(combined_columns(series).mean(axis=1).std(ddof=1))
     found = anchored_means(series, per_batch, mixing, 1, rounding, spread)
     total = 1 + float(found.mean[0])
     if not total > 0:
@@ -434,56 +451,3 @@ def _estimate(
         bias_allowance=math.hypot(found.bias_allowance or 0.0, unsettled) / total,
     )
     return estimate, bias / total, float(effective[:, start_up:].mean())
-
-
-def windowed(log_growth: FloatArray, excess: FloatArray, start_up: int) -> tuple[FloatArray, float, float]:
-    """Weight populations by their growth over a window of the past.
-
-    Parameters
-    ----------
-    log_growth : array, shape (n_populations, n_batches)
-        Of total weights, up to the beginning of what `excess` is about.
-    excess : array, shape (n_populations, n_batches, n_columns)
-        What has the same mean in every column: of growth less 1, in units of a typical one.
-    start_up : int
-        Batches to cut off.
-
-    Returns
-    -------
-    series : array, shape (n_populations, n_batches - start_up, n_columns)
-        The ratio sum G E / sum G, linear in what each population and batch contributes.
-    unsettled : float
-        What half the window, or twice the window, makes of the mean.
-    bias : float
-        What the window has changed.
-    """
-    n_batches = log_growth.shape[1]
-    total = np.cumsum(log_growth - log_growth[:, start_up:].mean(), axis=1)
-    total = np.concatenate([np.zeros((len(total), 1)), total], axis=1)
-    all_series: list[FloatArray] = []
-    all_means: list[FloatArray] = []
-    window = 0
-    while window <= LONGEST_WINDOW * (n_batches - start_up):
-        log_weights = total[:, 1:] - total[:, np.maximum(np.arange(1, n_batches + 1) - window, 0)]
-        weights = np.exp(log_weights - log_weights[:, start_up:].max())[:, start_up:]
-        weights /= weights.mean()
-        if 1 / (weights**2).mean() < _LEAST_WEIGHT:
-            break  # few populations would stand for all, and their error not be seen
-        ratio: Any = (weights[:, :, None] * excess[:, start_up:]).mean(axis=(0, 1))
-        for _ in range(2):
-            series = ratio + weights[:, :, None] * (excess[:, start_up:] - ratio)
-            means = _combined(series).mean(axis=1)
-            ratio = float(means.mean())
-        all_series.append(series)
-        all_means.append(means)
-        window = max(1, 2 * window)
-    errors = np.array([means.std(ddof=1) for means in all_means])
-    values = np.array([means.mean() for means in all_means])
-    chosen = int(np.flatnonzero(errors <= COSTLY * errors.min())[-1])
-    beside = np.abs(values[max(chosen - 1, 0) : chosen + 2] - values[chosen])
-    return all_series[chosen], float(beside.max()), float(values[0] - values[max(chosen, min(1, len(values) - 1))])
-
-
-def _combined(series: FloatArray) -> FloatArray:
-    """Combine the columns; (n_populations, n_batches)."""
-    return combined(series, PIECES) if series.shape[2] > 1 else series[:, :, 0]
