@@ -88,6 +88,16 @@ def test_anchored_growth_equals_the_mean_over_all_next_steps(name):
             np.testing.assert_allclose(chains.records.growth[chain, -1, m], growth, rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+def test_twins_go_along_whatever_the_budget():
+    small = sf.LinearizedSGD([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], 0.3)
+    for method in ("anchored", "average"):
+        result = sf.lyapunov_exponent(small, method=method, max_steps=20_000, rng=0, n_threads=1)
+        assert result.chains.companions.n_batches > 0, method
+        assert result.n_steps <= 20_000
+        assert result.mixed
+
+
 def test_average_has_the_known_error_of_t1():
     result = budget(sf.LinearizedSGD(T1, 0.5), 2e7, method="average")
     assert_within(result.exponent, result.standard_error, T1_EXPONENT)
@@ -234,7 +244,7 @@ def test_nearly_separate_blocks_are_not_confidently_wrong(rng):
     alone = budget(sf.LinearizedSGD(block, 2.1), 1e7)
     assert truth.exponent > alone.exponent / 2 + 20 * np.hypot(truth.standard_error, alone.standard_error)
     for seed in range(5):
-        with pytest.warns(sf.AccuracyWarning, match="still grow otherwise"):
+        with pytest.warns(sf.AccuracyWarning, match="not seen to forget their starts"):
             short = budget(system, 200_000, rng=seed)
         assert not short.mixed
         assert_within(short.exponent, short.standard_error, truth.exponent, truth.standard_error, n_errors=2.5)

@@ -338,7 +338,7 @@ def test_zeros_scale_with_the_inverse_of_the_gram():
 
 
 def test_a_tolerance_out_of_reach_is_reported():
-    with pytest.warns(sf.AccuracyWarning, match="max_steps=100000 ended the search .* short of rtol=1e-09 and atol=0"):
+    with pytest.warns(sf.AccuracyWarning, match="max_steps=100000 ended the search .* short of rtol=1e-09$"):
         result = critical(K4, rtol=1e-9, max_steps=100_000)
     assert (result.converged, result.stopped_by) == (False, "max_steps")
     assert 0 < result.standard_error < 0.01

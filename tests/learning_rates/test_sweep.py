@@ -386,9 +386,7 @@ def test_tolerances_stop_the_run_and_are_kept():
 
 @pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")  # of mixing too
 def test_a_budget_that_is_too_small_is_reported():
-    with pytest.warns(
-        sf.AccuracyWarning, match="max_steps=2000 ended the run short of rtol=0.001 and atol=0 at 5 of 5"
-    ):
+    with pytest.warns(sf.AccuracyWarning, match="max_steps=2000 ended the run short of rtol=0.001 at 5 of 5"):
         found = sweep(K4, np.linspace(0.3, 0.5, 5), rtol=1e-3, max_steps=2000)
     assert not found.converged
     assert not found.within_tolerance.any()

@@ -439,5 +439,5 @@ def _warn_of_trouble(budget: Budget, done: Run[VectorRecords]) -> None:
         (exponent, rate), (error, rate_error) = found.mean, found.standard_error
         warn(
             f"max_steps={budget.max_steps} ended the run at lambda = {exponent:.4g} +- {error:.1g} and a contraction "
-            f"rate of {rate:.4g} +- {rate_error:.1g}, short of rtol={budget.rtol:g} and atol={budget.atol:g}"
+            f"rate of {rate:.4g} +- {rate_error:.1g}, short of {budget.wanted}"
         )

@@ -162,8 +162,7 @@ def _of_parts(
         bounds[index] = math.inf
         if part.dimension <= LARGEST_DIMENSION and part.has_mean_square:
             found = mean_squares[index] = mean_square_exponent(part)
-            if found.converged:
-                bounds[index] = share * (found.exponent + 2 * found.error) / 2 + _ROUNDING
+            bounds[index] = share * found.upper_bound / 2 + _ROUNDING
     contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
     its = options.for_parts(len(contenders))
     for index in contenders:
@@ -237,21 +236,17 @@ def simulate(
     anchored = anchored and system.dimension > 1
     growth = system.growth(mean_square) if anchored else system.no_growth
     task = vectors_task(system, growth)
-    plan = Plan(None, 0)
+    plan, first_chain = Plan(None, 0), first_of_block(block)
     if resume is None and growth.size > 0:
-        plan = planned(system, options, growth, task, first_of_block(block))
+        plan = planned(system, options, growth, task, first_chain)
         if plan.spacing is None:
             growth, anchored = system.no_growth, False
             task = vectors_task(system, growth)
     if resume is None:
         options.budget.steps_per_chain(options.n_chains)
         run_provenance = provenance(options.seed, "anchored" if anchored else "average", system.fingerprint)
-        first = first_of_block(block)
-        chains = (
-            _anchored_chains(system, options, growth, plan, first)
-            if anchored
-            else _averaged_chains(system, options, growth, first)
-        )
+        chains_of = _anchored_chains if anchored else _averaged_chains
+        chains = chains_of(system, options, growth, plan, first_chain)
     else:
         chains, run_provenance = resumed(resume, LyapunovExponent, system, (1, system.dimension))
     task = replace(
@@ -259,14 +254,8 @@ def simulate(
         seconds_per_step=task.seconds_per_step + growth.seconds_per_evaluation / chains.spacing,
     )
     how = estimate_with_own_growth if system.counts_own_growth else estimate
-    with_rare = RareOutcomes(system, options, how, first_of_block(block))
-    done = run(
-        chains,
-        task,
-        with_rare,
-        options,
-        companion_task=companions_task(system, task),
-    )
+    with_rare = RareOutcomes(system, options, how, first_chain)
+    done = run(chains, task, with_rare, options, companion_task=companions_task(system, task))
     warn_of_trouble(options.budget, done)
     with_rare.warn(done)
     found, bounds = done.estimate, bounds_of(system, mean_square)
@@ -284,18 +273,24 @@ def simulate(
     )
 
 
-def _averaged_chains(system: System, options: Options, growth: Growth, first_chain: int) -> Chains[VectorRecords]:
-    most = options.budget.steps_per_chain(options.n_chains)
-    steps_per_batch = system.whole_epochs(min(_STEPS_PER_BATCH, max(1, most // _FIRST_BATCHES)))
-    return _chains(system, options, growth, steps_per_batch, first_chain)
+def _steps_of_first_batches(options: Options, plan: Plan) -> int:
+    """Return the most steps of a batch of which chains and their twins have enough for a look."""
+    most = (options.budget.max_steps - plan.n_steps) // (options.n_chains + n_twins_of(options))
+    return max(1, most // _FIRST_BATCHES)
+
+
+def _averaged_chains(
+    system: System, options: Options, growth: Growth, plan: Plan, first_chain: int
+) -> Chains[VectorRecords]:
+    steps_per_batch = system.whole_epochs(min(_STEPS_PER_BATCH, _steps_of_first_batches(options, plan)))
+    return replace(_chains(system, options, growth, steps_per_batch, first_chain), pilot_steps=plan.n_steps)
 
 
 def _anchored_chains(
     system: System, options: Options, growth: Growth, plan: Plan, first_chain: int
 ) -> Chains[VectorRecords]:
     spacing = plan.spacing or max(1, int(system.steps_per_epoch))
-    most = (options.budget.max_steps - plan.n_steps) // (options.n_chains + n_twins_of(options))
-    longest = max(1, most // _FIRST_BATCHES)
+    longest = _steps_of_first_batches(options, plan)
     spacing = min(spacing, longest)
     if growth.size == 0:
         spacing = system.whole_epochs(spacing)

@@ -44,7 +44,7 @@ class Plan(NamedTuple):
     spacing: int | None
     """Steps between evaluations; None where averages get there first."""
     n_steps: int
-    """Steps that pilots took."""
+    """Steps that pilots took, one or two."""
 
 
 def planned(system: System, options: Options, growth: Growth, task: Task[VectorRecords], first_chain: int) -> Plan:
@@ -58,6 +58,7 @@ def planned(system: System, options: Options, growth: Growth, task: Task[VectorR
         rough = _pilot(system, options, system.no_growth, vectors_task(system, system.no_growth), shortest, first_chain)
         if _seconds_of_averages(rough.log_growth[:, :, 0], shortest, options, task.seconds_per_step) < seconds:
             return Plan(None, n_steps)
+        n_steps *= 2
     recorded = _pilot(system, options, growth, task, shortest, first_chain)
     if not np.isfinite(recorded.growth).all():
         return Plan(4 * shortest, n_steps)

@@ -34,7 +34,7 @@ class LyapunovExponent(OneExponent):
     """lambda_1 - lambda_2 where it was measured, to see how fast chains mix, or how often singular steps make them
     forget all; else NaN."""
     mixed: bool
-    """Whether chains were seen to forget their starts; always True for ``method="average"``, which does not look."""
+    """Whether chains were seen to forget their starts: what twins from elsewhere gain on them is within noise."""
     bias_allowance: float
     """What `standard_error` includes because chains drift or were not seen to mix."""
     bounds: tuple[float, float] = (-math.inf, math.inf)

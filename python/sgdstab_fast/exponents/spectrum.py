@@ -327,14 +327,13 @@ def _warn(budget: Budget, done: Run[FrameRecords]) -> None:
     if budget.has_tolerance and done.stopped_by == "max_steps":
         short = np.flatnonzero(~budget.met(done.sizes, error))
         worst = short[np.argmax((error / done.sizes)[short])]
-        wanted = " and ".join(f"{name}={value:g}" for name in ("rtol", "atol") if (value := getattr(budget, name)) > 0)
         asked = int(np.isfinite(done.sizes).sum())
         allowance = estimate.of_exponents.bias_allowance[worst] if estimate.of_exponents is not None else 0.0
         why = ", most of it for what frames that have not settled may cost" if allowance > error[worst] / 2 else ""
         warn(
-            f"max_steps={budget.max_steps} ended the run with {short.size} of {asked} exponents short of {wanted}, "
-            f"number {worst + 1} at {mean[worst]:.3g} +- {error[worst]:.1g}{why}: raise max_steps, or ask for less "
-            "(k, tolerance_for, rtol or atol)"
+            f"max_steps={budget.max_steps} ended the run with {short.size} of {asked} exponents short of "
+            f"{budget.wanted}, number {worst + 1} at {mean[worst]:.3g} +- {error[worst]:.1g}{why}: raise max_steps, "
+            "or ask for less (k, tolerance_for, rtol or atol)"
         )
     elif not estimate.mixed:
         warn("columns of the frames are still out of order: error bars allow for it, more steps would turn them")

@@ -4,7 +4,8 @@ In mean square and for full batches they have closed forms; other moments are in
 almost-sure one is the first zero of lambda(eta), which lies between bounds that need no simulation
 (`exact.zeros`). Where they do not agree, panels of 16 learning rates, which share their streams, close in on
 it: between neighbours its error is that of lambda over the slope, and the next panel, with streams of its own, spans
-what is left. The error bar is that of the last one alone.
+what is left. The error bar is that of the last one alone. K with slow directions, of which panels see next to nothing,
+is for `learning_rates.slow_directions`.
 
 Where K falls into blocks, lambda is the largest of theirs, and the first zero the smallest. All this is for steps on
 single examples without momentum; `learning_rates.search` has the others.

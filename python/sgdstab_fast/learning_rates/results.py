@@ -187,5 +187,5 @@ def warn_if_short(found: CriticalLearningRate, budget: Budget) -> None:
     if budget.has_tolerance and not found.converged:
         warn(
             f"max_steps={budget.max_steps} ended the search at {found.value:.6g} +- {found.standard_error:.1g}, short "
-            f"of rtol={budget.rtol:g} and atol={budget.atol:g}"
+            f"of {budget.wanted}"
         )

@@ -140,7 +140,7 @@ class Bursts:
         self._first_chain, self._states = first_chain, np.empty(0)
         self._slowest, largest = system.rows_of_k.extreme_eigenvalues()
         self.depth = 1 / math.log(largest / self._slowest)
-        """x"""
+        """x = 1 / log(kappa_max / kappa_min), over which zeros are extrapolated."""
 
     def decay(self, learning_rate: float) -> float:
         """Return r, at which the slowest direction decays by itself."""

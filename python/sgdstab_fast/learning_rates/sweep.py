@@ -396,10 +396,7 @@ def _warn_of_trouble(found: StabilityMap, budget: Budget) -> None:
         warn(f"the run overflowed at {_listed(found, lost)}: lambda is unknown there")
     missed = ~lost & ~budget.met(sizes, found.standard_errors) & (found.standard_errors > 2 * _ROUNDING)
     if budget.has_tolerance and missed.any():
-        warn(
-            f"max_steps={budget.max_steps} ended the run short of rtol={budget.rtol:g} and atol={budget.atol:g} at "
-            f"{_listed(found, missed)}"
-        )
+        warn(f"max_steps={budget.max_steps} ended the run short of {budget.wanted} at {_listed(found, missed)}")
     matters = found.standard_errors > np.maximum(max(budget.rtol, _NOTEWORTHY) * sizes, _ROUNDING)
     unmixed = missed & ~found.mixed & matters
     if unmixed.any():

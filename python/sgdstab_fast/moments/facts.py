@@ -78,7 +78,8 @@ def held_against(found: OrderMoment, order: float, facts: Facts, largest: float 
             return found
         return replace(found, exponent=min(max(value, low), high), standard_error=min(error, max(high - low, slack)))
     if math.isfinite(low) and math.isfinite(high):
-        middle, half = (low + high) / 2, max((high - low) / 2, slack)
+        # Facts that contradict each other, low > high, leave as much open.
+        middle, half = (low + high) / 2, max(abs(high - low) / 2, slack)
     else:
         middle = low if value < low else high
         half = abs(middle - value)

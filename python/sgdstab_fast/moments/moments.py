@@ -230,7 +230,4 @@ def _warn_of_trouble(orders: FloatArray, found: list[OrderMoment], budget: Budge
             "max_steps"
         )
     if budget.has_tolerance and (short := at(lambda each: not each.within_tolerance)):
-        warn(
-            f"max_steps={budget.max_steps} ended the simulation at p = {short} short of rtol={budget.rtol:g} and "
-            f"atol={budget.atol:g}"
-        )
+        warn(f"max_steps={budget.max_steps} ended the simulation at p = {short} short of {budget.wanted}")

@@ -42,6 +42,12 @@ class Budget:
         """Whether anything but max_steps can stop the run."""
         return self.rtol > 0 or self.atol > 0 or self.sign_confidence is not None
 
+    @property
+    def wanted(self) -> str:
+        """What is to be met before max_steps, as messages say it."""
+        asked = {"rtol": self.rtol, "atol": self.atol, "sign_confidence": self.sign_confidence}
+        return " and ".join(f"{name}={value:g}" for name, value in asked.items() if value)
+
     def steps_per_chain(self, n_chains: int) -> int:
         """Return how many steps each of n_chains may take; refuse a budget that has none for some."""
         if self.max_steps < n_chains:

@@ -56,16 +56,13 @@ def warn_of_trouble(budget: Budget, done: Run[Any]) -> None:
     if not estimate.mixed and matters:
         n_steps = done.chains.n_batches * done.chains.steps_per_batch
         warn(
-            f"chains that start elsewhere still grow otherwise after {n_steps} steps: the standard error, "
-            f"{done.error:.1g}, allows for what has not been seen; raise max_steps, or ask for less"
+            f"chains were not seen to forget their starts within {n_steps} steps each: the standard error, "
+            f"{done.error:.1g}, allows for what that may cost; raise max_steps, or ask for less"
         )
     if budget.has_tolerance and done.stopped_by == "max_steps":
-        wanted = [f"rtol={budget.rtol:g}", f"atol={budget.atol:g}"]
-        if budget.sign_confidence is not None:
-            wanted.append(f"sign_confidence={budget.sign_confidence:g}")
         warn(
             f"max_steps={budget.max_steps} ended the run at {done.size:.3g} +- {done.error:.1g} in magnitude, "
-            f"short of {' and '.join(wanted)}"
+            f"short of {budget.wanted}"
         )
 
 

@@ -9,9 +9,11 @@ carry the variance; so those of a fold of chains are fitted to the other folds, 
 bar comes from the means of whole chains.
 
 Nothing here assumes that chains mix within their length; it is checked, and paid for where it fails: with the drift
-between the halves of the run, if there is one; if chains are too short to mix, with that drift and its error
-extrapolated over the relaxation still to come, but no more than the spread of g over all that the chains have visited;
-and with that spread if nothing is known about their relaxation (`statistics.mixing`).
+between the halves of the run, if there is one, and with what twins gain on their chains, where chains have twins
+(`statistics.twins`). Of others the gap between two exponents is known at the most (`statistics.mixing`). If they are
+too short to mix, they pay with that drift and its error, extrapolated over the relaxation still to come, but no more
+than the spread of g over all that the chains have visited; and with that spread if nothing is known about their
+relaxation.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ lemma 3.10, after Le Page): that is how fast a chain forgets its start. A few co
 the difference D_n of the logarithms of their Gram-Schmidt norms grows by the gap per step. Where the two exponents are
 equal, or so close that the chains are too short to tell, D_n wanders like a random walk instead. A singular step may
 take both vectors to one line: from then on all is forgotten, at a rate of such steps that is seen from when they came.
+
+Moments and directions go by this; for lambda and sweeps the gap is only reported, and twins decide
+(`statistics.twins`).
 """
 
 from __future__ import annotations

@@ -167,7 +167,8 @@ class System(ABC):
     is_direct_sum = True
     """Whether parts are subspaces that do not feel each other: else diagonal blocks of a block-triangular form."""
     slow_directions_last = False
-    """Whether slow directions are those of what is slow for long, up to what steps couple them by."""
+    """Whether the slow directions of the mean step stay themselves, in frames that start from them, unless faster ones
+    pass through them."""
     is_grouped = False
     """Whether several rows of K may belong to one example."""
 
