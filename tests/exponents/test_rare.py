@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import sgdstab_fast as sf
 from reference.statistics import assert_within
+from sgdstab_fast._core.seeds import seed_from
+from sgdstab_fast.exponents.rare import RareOutcomes
+from sgdstab_fast.simulation.options import Budget, Options
+from sgdstab_fast.simulation.vectors import estimate
 
 POLLICOTT = np.array([[[2.0, 1.0], [1.0, 1.0]], [[3.0, 1.0], [2.0, 1.0]]])
 POLLICOTT_EXPONENT = 1.1433110351029492
@@ -83,3 +87,17 @@ def test_examples_that_are_rarely_drawn():
     result = sf.lyapunov_exponent(system, rtol=0.1, max_steps=1e7, rng=1, n_threads=1)
     average = sf.lyapunov_exponent(system, method="average", rtol=0, max_steps=2e7, rng=2, n_threads=1)
     assert_within(result.exponent, result.standard_error, average.exponent, average.standard_error)
+
+
+def test_estimates_are_of_chains_alone_whatever_was_looked_at_before():
+    some = np.eye(2) + 0.01 * np.random.default_rng(0).standard_normal((4, 2, 2))
+    system = sf.MatrixEnsemble([*some, 10 * turn(1.0)], [0.25 - 2.5e-6] * 4 + [1e-5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sf.AccuracyWarning)
+        chains = sf.lyapunov_exponent(system, rtol=0, max_steps=1e5, rng=3, n_threads=1).chains
+    options, early = Options(Budget(1e-2, 0.0, 100_000), 64, seed_from(3)), chains.until(chains.n_batches // 4)
+    seasoned, fresh = (RareOutcomes(system, options, estimate, 0) for _ in range(2))
+    seasoned(chains)
+    found = seasoned(early)
+    assert found.bias_allowance > 0
+    np.testing.assert_array_equal(found.standard_error, fresh(early).standard_error)

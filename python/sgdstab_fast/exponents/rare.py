@@ -116,7 +116,7 @@ class RareOutcomes:
 
 
 class RareOutcomesOfFrames:
-    """The same for the leading exponents, of which those of all j first ones together are like one."""
+    """The same for spectra: sums of the j leading exponents, of volumes, are like the one of lengths."""
 
     def __init__(
         self, system: System, options: Options, estimate: Callable[[Chains[FrameRecords]], Estimate], first_chain: int
@@ -183,9 +183,10 @@ class _Influences:
         return influences, for_ever
 
     def _directions_of_transposed(self, outcomes: Outcomes, k: int, n_steps: int) -> FloatArray:
-        """Return directions after so many steps of transposed matrices."""
+        """Return directions after so many steps of transposed matrices, whatever was asked for before."""
         transposed = MatrixEnsemble(outcomes.matrices.swapaxes(1, 2).copy(), outcomes.probabilities)
-        if self._transposed is None or self._transposed.states.shape[1] != k:
+        n_batches, known = math.ceil(n_steps / _STEPS_PER_BATCH), self._transposed
+        if known is None or known.states.shape[1] != k or known.next_step > n_batches * _STEPS_PER_BATCH:
             key = self._options.seed.key
             self._transposed = Chains(
                 key=key,
@@ -194,8 +195,7 @@ class _Influences:
                 records=VectorRecords.empty(_TRANSPOSED, k, 0),
                 first_chain=self._first,
             )
-        missing = math.ceil((n_steps - self._transposed.next_step) / _STEPS_PER_BATCH)
-        if missing > 0:
+        if (missing := n_batches - self._transposed.next_step // _STEPS_PER_BATCH) > 0:
             task = companions_task(transposed, vectors_task(transposed, transposed.no_growth))
             done = advance(self._transposed, task, missing, self._options.workers)
             nothing = VectorRecords.empty(_TRANSPOSED, k, 0)  # of what they have recorded nothing is needed
