@@ -29,6 +29,7 @@ from sgdstab_fast.systems.system import RANDOM_SHARE, System
 _POWER_ITERATIONS = 30
 _JITTER = 1e-13  # of the trace
 _SHARE = 1e-3  # of other kinds of directions
+_SHARE_OF_AVERAGES = 1e-6  # which see how they decay: a mean of n steps is off by its square over n
 
 
 class Starts(NamedTuple):
@@ -39,11 +40,13 @@ class Starts(NamedTuple):
     random: FloatArray
     further: FloatArray
     """Of the same kind as `random`, for second vectors."""
+    share: float
+    """Of other kinds of directions in what chains start from."""
 
     @property
     def chains(self) -> FloatArray:
         """What chains start from, one vector each: shape (n_chains, 1, dimension), of Euclidean length 1."""
-        return _euclidean(self.typical + _SHARE * (self.slow + self.random))[:, None]
+        return _euclidean(self.typical + self.share * (self.slow + self.random))[:, None]
 
     def twins(self, n_twins: int) -> FloatArray:
         """Return what twins of the first chains start from, and a second vector each: shape (n_twins, 2, dimension)."""
@@ -105,11 +108,15 @@ def starts(
     choice, random, further = np.split(numbers, [1, 1 + n_numbers], axis=1)
     slow = np.tile(system.slow_directions(1).T.astype(np.float32).astype(float), (n_chains, 1))
     typical = slow if covariance is None else _typical(system, covariance, choice[:, 0])
-    vectors = (typical, slow, system.displacements(random), system.displacements(further))
-    kinds = [_unit(system, each) for each in vectors]
-    against = system.lengths(kinds[0] + kinds[1]) < system.lengths(kinds[0] - kinds[1])
-    kinds[1] = np.where(against[:, None], -kinds[1], kinds[1])
-    return Starts(*kinds)
+    typical, slow = _unit(system, typical), _unit(system, slow)
+    against = system.lengths(typical + slow) < system.lengths(typical - slow)
+    return Starts(
+        typical=typical,
+        slow=np.where(against[:, None], -slow, slow),
+        random=_unit(system, system.displacements(random)),
+        further=_unit(system, system.displacements(further)),
+        share=_SHARE_OF_AVERAGES if covariance is None else _SHARE,
+    )
 
 
 def _typical(system: System, covariance: FloatArray, numbers: FloatArray) -> FloatArray:
