@@ -185,22 +185,23 @@ class _Influences:
     def _directions_of_transposed(self, outcomes: Outcomes, k: int, n_steps: int) -> FloatArray:
         """Return directions after so many steps of transposed matrices, whatever was asked for before."""
         transposed = MatrixEnsemble(outcomes.matrices.swapaxes(1, 2).copy(), outcomes.probabilities)
-        n_batches, known = math.ceil(n_steps / _STEPS_PER_BATCH), self._transposed
-        if known is None or known.states.shape[1] != k or known.next_step > n_batches * _STEPS_PER_BATCH:
+        n_batches, chains = math.ceil(n_steps / _STEPS_PER_BATCH), self._transposed
+        if chains is None or chains.states.shape[1] != k or chains.next_step > n_batches * _STEPS_PER_BATCH:
             key = self._options.seed.key
-            self._transposed = Chains(
+            chains = Chains(
                 key=key,
                 states=normals(key, _TRANSPOSED, (k, transposed.dimension), self._first),
                 steps_per_batch=_STEPS_PER_BATCH,
                 records=VectorRecords.empty(_TRANSPOSED, k, 0),
                 first_chain=self._first,
             )
-        if (missing := n_batches - self._transposed.next_step // _STEPS_PER_BATCH) > 0:
+        if (missing := n_batches - chains.next_step // _STEPS_PER_BATCH) > 0:
             task = companions_task(transposed, vectors_task(transposed, transposed.no_growth))
-            done = advance(self._transposed, task, missing, self._options.workers)
+            done = advance(chains, task, missing, self._options.workers)
             nothing = VectorRecords.empty(_TRANSPOSED, k, 0)  # of what they have recorded nothing is needed
-            self._transposed = replace(done, records=nothing, first_step=done.next_step)
-        return np.asarray(self._transposed.states)
+            chains = replace(done, records=nothing, first_step=done.next_step)
+        self._transposed = chains
+        return np.asarray(chains.states)
 
 
 def _hardly_met(probabilities: FloatArray, influences: FloatArray, n_steps: int) -> tuple[float, float]:

@@ -50,15 +50,16 @@ class Twins:
         return int(self.growth.shape[1])
 
     def differences(self, growth: FloatArray, weights: FloatArray) -> FloatArray:
-        """Return the growth of twins less that of chains: (n_twins, n_batches, 1 + n_metrics).
+        """Return the growth of twins less that of chains: (n_twins, n_batches, 2).
 
-        First of metrics combined by chains' weights, then of each. `growth` has shape (n_chains, n_batches, n_metrics),
-        `weights` (n_chains, n_metrics). What tells two starts apart in one metric is nothing in another that is long in
-        directions that both have.
+        First of metrics combined by chains' weights, then of the first one, that of lengths in parameter space.
+        `growth` has shape (n_chains, n_batches, n_metrics), `weights` (n_chains, n_metrics). What tells two starts
+        apart by their lengths is nothing in metrics that are long in directions that both have.
         """
         n_twins, n_batches, _ = self.growth.shape
         each = self.growth - growth[:n_twins, :n_batches]
-        return np.concatenate([np.einsum("cbm,cm->cb", each, weights[:n_twins])[:, :, None], each], axis=2)
+        together = np.einsum("cbm,cm->cb", each, weights[:n_twins])
+        return np.stack([together, each[:, :, 0]], axis=2)
 
     def bias(self, differences: FloatArray, first: int, n_batches: int) -> float:
         """Return how far below the exponent the mean of chains over the batches from `first` to n_batches may be.
@@ -69,15 +70,15 @@ class Twins:
         last = differences[:, known - max(int(_LAST * known), 1) :].mean(axis=1)
         sums = differences[:, first:].sum(axis=1) + max(n_batches - max(known, first), 0) * last
         means = sums / (n_batches - first)
-        # On its way up a slow start grows fast in metrics that are long in fast directions, whoever leads in the end.
-        columns = (slice(None), slice(1))
+        # On its way up a slow start grows fast in length, whoever leads in the end.
+        columns = (slice(2), slice(1))
         return max(_upper_bound(means[kind, which]) for kind, which in zip(kinds(len(means)), columns, strict=False))
 
     def unseen(self, differences: FloatArray, n_batches: int) -> float:
         """Return what may be missing from a mean over n_batches, of all chains together, because it has not happened.
 
         A chain that were thrown into a mixture would from there on grow by more than it does, as its twin has, by the
-        sum of their differences in any one metric. What has not happened in n_batches happens less often than
+        sum of their differences in length. What has not happened in n_batches happens less often than
         3 / n_batches, at a level of 95%.
         """
         mixtures, *_ = kinds(len(differences))
