@@ -274,25 +274,29 @@ def _confirmed(
     ones do not know of them for long. Vectors start in the dominant second moment, where they are. What those have
     found more, error bars allow for where the budget ends.
     """
-    done = run(chains, task, estimate, options)
-    while done.stopped_by != "max_steps" and (missed := _missed(system, done, options)) > 0:
+    done, missed = run(chains, task, estimate, options), 0.0
+    while done.stopped_by != "max_steps":
+        done, missed = _checked(system, done, options)
+        if missed == 0:
+            return done
         further = options.within(min(4 * done.chains.n_steps, options.budget.max_steps), rtol=0.0, atol=0.0)
         before, done = done.chains.n_steps, run(done.chains, task, estimate, further)
         if done.chains.n_steps == before:
-            return _allowing_for(missed, done)
+            break
         done = run(done.chains, task, estimate, options)
-    return done
+    return _allowing_for(missed, done) if missed > 0 else done
 
 
-def _missed(system: System, done: Run[FrameRecords], options: Options) -> float:
-    """Return by how much vectors grow faster than frames, if by more than chance; else 0."""
-    n_steps = done.chains.n_steps // _CHECK_SHARE
+def _checked(system: System, done: Run[FrameRecords], options: Options) -> tuple[Run[FrameRecords], float]:
+    """Return the run, with the steps of this, and by how much vectors grow faster; 0 if by no more than chance."""
+    spent = done.chains.n_steps
+    n_steps = min(spent // _CHECK_SHARE, options.budget.max_steps - spent)
     if (
         system.dimension > _LARGEST_CHECK
         or n_steps < _CHECK_CHAINS * _LEAST_PER_BATCH
         or not system.slow_directions_last
     ):
-        return 0.0
+        return done, 0.0
     with collected():
         found = estimate_exponent(
             system, replace(options.child(_CHECK).within(n_steps), n_chains=_CHECK_CHAINS, progress=None)
@@ -301,7 +305,8 @@ def _missed(system: System, done: Run[FrameRecords], options: Options) -> float:
     best = int(np.argmax(done.estimate.mean))
     difference = found.exponent - float(done.estimate.mean[best])
     error = math.hypot(chance, float(done.estimate.standard_error[best]))
-    return difference if difference > _SURELY * error else 0.0
+    charged = replace(done.chains, pilot_steps=done.chains.pilot_steps + found.n_steps)
+    return replace(done, chains=charged), difference if difference > _SURELY * error else 0.0
 
 
 def _allowing_for(missed: float, done: Run[FrameRecords]) -> Run[FrameRecords]:
