@@ -25,7 +25,7 @@ and, by the key alone, generators and children:
     ()          directions to try                            (`directions.lyapunov_function`, a generator)
     ()          moments from the chains of a result          (`directions.stationary`)
     (3)         resampling of weighted vectors               (`moments.weighted_vectors`, a generator)
-    (4)         lambda, that moments are held against    (`moments.moments`)
+    (4)         lambda, that moments are held against        (`moments.moments`)
     (n)         run n of a search over learning rates        (`learning_rates.search`)
     (low, high) an order of moments, by the bits of it       (`Seed.at_order`)
 """
@@ -44,6 +44,8 @@ BLOCK_STREAMS = 2**34
 # Frames, of all blocks together. There is a pilot chain for every period tried.
 FRAMES = range(0, MOST_CHAINS)
 FRAME_PILOTS = range(2**63, 2**63 + 2**32)
+FRAME_STARTS = range(2**63 + 2**32, 2**63 + 2**32 + MOST_CHAINS)  # numbers of random parts, no steps
+FRAME_INFLUENCES = range(2**63 + 2**33, 2**63 + 2**33 + MOST_CHAINS)  # of rare outcomes
 # Directions, of all blocks together. Random starts are vectors, and take no steps.
 DIRECTIONS = range(0, MOST_CHAINS)
 DIRECTION_PILOTS = range(2**33, 2**33 + MOST_CHAINS)
@@ -54,7 +56,7 @@ PRODUCT_PILOTS = range(2**33, 2**43)
 
 CLAIMS = {
     "lambda and moments of a block": (CHAINS, COMPANIONS, PILOTS),
-    "frames": (FRAMES, FRAME_PILOTS),
+    "frames": (FRAMES, FRAME_PILOTS, FRAME_STARTS, FRAME_INFLUENCES),
     "directions": (DIRECTIONS, DIRECTION_PILOTS, STARTS),
     "products": (PRODUCTS, PRODUCT_PILOTS),
 }

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
-from sgdstab_fast._core.streams import FRAME_PILOTS
+from sgdstab_fast._core.streams import FRAME_PILOTS, FRAME_STARTS
 from sgdstab_fast.results.chains import Chains, FrameRecords
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.starts import initial_states, normals
@@ -37,7 +37,6 @@ _FAST, _PILOT_STEPS, _PILOT_EPOCHS, _PILOT_SHARE, _PILOT_BATCHES, _LOST = 8, 256
 _INDEPENDENT = 1e-2  # sine of the angle between a fast direction and those before it
 WATCHED = 2  # columns behind those asked for that runs have
 _PURITY = 1e-2  # of slow directions: how much less is random where columns behind show what comes before them
-_STIRRING = FRAME_PILOTS.stop  # where the chains' numbers begin that the last column's random part is drawn for
 
 
 def started_frames(
@@ -89,7 +88,7 @@ def started_frames(
     chosen = list(dict.fromkeys([*places[:k], *watched]))[:columns]
     states = np.ascontiguousarray(starts[:, :, chosen])
     if k < dimension:
-        states[:, :, k] += normals(key, n_chains, (dimension,), _STIRRING) / math.sqrt(dimension)
+        states[:, :, k] += normals(key, n_chains, (dimension,), FRAME_STARTS.start) / math.sqrt(dimension)
     return Chains(
         key=key,
         states=states,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.seeds import Seed
-from sgdstab_fast._core.streams import FRAME_PILOTS, MOST_CHAINS
+from sgdstab_fast._core.streams import FRAME_INFLUENCES
 from sgdstab_fast.exponents.exponent import METHODS, estimate_exponent
 from sgdstab_fast.exponents.frames import WATCHED, period_of, seconds_per_step, started_frames, steps_at_once
 from sgdstab_fast.exponents.rare import RareOutcomesOfFrames
@@ -193,7 +193,7 @@ def lyapunov_spectrum(
             system,
             options,
             lambda chains: _estimate(chains, asked, system.slow_directions_last),
-            FRAME_PILOTS.stop - MOST_CHAINS,
+            FRAME_INFLUENCES.start,
         ),
         options,
     )
