@@ -60,6 +60,9 @@ class JaxNumber:
     def __init__(self, value):
         self.value = value
 
+    def __repr__(self):
+        return f"Array({self.value})"
+
     def item(self):
         return self.value
 
