@@ -38,7 +38,8 @@ class Workers:
         if self.executor is None:
             yield from (work(item, self.n_threads) for item in items)
             return
-        if threading.current_thread() in getattr(self.executor, "_threads", ()):
+        # By name: a pool knows its threads only after they have begun to work.
+        if threading.current_thread().name.rpartition("_")[0] == getattr(self.executor, "_thread_name_prefix", None):
             yield from (work(item, 1) for item in items)
             return
         futures = [self.executor.submit(work, item, 1) for item in items]
