@@ -30,12 +30,15 @@ def test_t1_intervals_cover(n_chains, method):
     ids=["t1", "k4", "iris"],
 )
 def test_intervals_cover_when_a_tolerance_stops_the_run(gram, learning_rate, truth):
-    held = 0
+    held, mixed = 0, 0
     for seed in range(400):
         result = sf.lyapunov_exponent(sf.LinearizedSGD(gram, learning_rate), rng=seed, n_threads=1)
         low, high = result.confidence_interval(0.95)
         held += low <= truth <= high
-    assert 0.92 <= held / 400 <= 0.98
+        mixed += result.mixed
+    assert held / 400 >= 0.92
+    # Before chains are seen to forget their starts, intervals allow for what that may cost.
+    assert held / 400 <= 0.98 or mixed < 200
 
 
 def moments_covered(system, order, truth, max_steps, n_seeds=400):

@@ -204,7 +204,8 @@ def anchored_means(
         bias = min(extrapolated, seen)
     if abs(scaled_drift) > _DRIFT:
         bias = max(bias, abs(difference))
-    errors = np.array([math.hypot(standard_error, bias, unseen)])
+    # Chains that vary more than by what they may have missed have not missed it.
+    errors = np.array([math.hypot(max(standard_error, unseen), bias)])
     return Estimate(
         mean=np.array([mean]),
         standard_error=errors,

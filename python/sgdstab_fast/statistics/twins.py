@@ -28,6 +28,7 @@ MOST_TWINS = 16
 N_KINDS = 2
 _LEVEL = 0.95
 _RULE_OF_THREE = 3.0
+_ERRORS = 2.0  # in half an interval: what bounds at its level are in terms of standard errors
 _LAST = 1 / 4  # of the batches of twins, by which those that chains have more are judged
 
 
@@ -82,8 +83,9 @@ class Twins:
         3 / n_batches, at a level of 95%.
         """
         mixtures, *_ = kinds(len(differences))
-        gain = _upper_bound(differences[mixtures, :, 1:].sum(axis=1))
-        return _RULE_OF_THREE / 2 * gain / n_batches  # of an interval of two errors
+        gains = differences[mixtures, :, 1].sum(axis=1)
+        gain = max(float(gains.mean()) + (_ERRORS * float(standard_errors(gains)) if len(gains) > 1 else 0.0), 0.0)
+        return float(_RULE_OF_THREE / _ERRORS * gain / n_batches)
 
 
 def _upper_bound(differences: FloatArray) -> float:
