@@ -268,3 +268,15 @@ def test_nearly_separate_blocks_have_honest_errors():
         # of a run of 1e9 steps
         errors.append((result.exponents[:2] - [-0.0035227, -0.0035295]) / result.standard_errors[:2])
     assert np.abs(np.mean(errors, axis=0)).max() < 2
+
+
+@pytest.mark.parametrize(
+    "system",
+    [sf.LinearizedSGD([[4.0]], 0.25), sf.LinearizedSGD(np.eye(3), 1.0), sf.MatrixEnsemble([[[0, 1], [0, 0]]])],
+    ids=["one example", "three examples", "nilpotent"],
+)
+def test_what_annihilates_everything_has_exponents_of_minus_infinity(system):
+    for method in ("anchored", "average"):
+        found = sf.lyapunov_spectrum(system, method=method, rng=1)
+        assert np.isneginf(found.exponents).all()
+        assert found.converged

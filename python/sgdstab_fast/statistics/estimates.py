@@ -169,7 +169,7 @@ def drift(kept: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return second half less first half of (n_chains, n_batches, k), its standard error and their ratio: (k,) each."""
     n_chains, n_batches, k = kept.shape
     n_groups = 2 * math.ceil(MIN_SAMPLES / (2 * n_chains))
-    if n_batches < n_groups:
+    if n_batches < n_groups or k == 0:
         return np.zeros(k), np.full(k, np.inf), np.zeros(k)
     halves = grouped(kept, n_groups).reshape(n_chains, 2, -1, k)
     first, second = (halves[:, half].reshape(-1, k) for half in (0, 1))
