@@ -82,3 +82,13 @@ def test_what_a_mixture_gains_may_not_have_been_seen(rng):
     assert found.start_up > 0
     assert found.standard_error[0] == pytest.approx(1.5 / kept, rel=0.01)
     assert found.mixed
+
+
+@pytest.mark.parametrize("n_batches", [0, 1, 2])
+def test_batches_merged_until_few_are_left_say_nothing_of_the_end(rng, n_batches):
+    growth = series(rng)
+    twins = growth[:MOST_TWINS, :n_batches] + 0.1  # the start alone, which is cut off
+    found = estimate(growth, twins)
+    assert found.mixed
+    assert found.start_up >= n_batches
+    assert found.bias_allowance == 0

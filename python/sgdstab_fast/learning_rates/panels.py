@@ -260,9 +260,9 @@ def estimate_at(chains: Chains[PanelRecords], anchors: Anchors, index: int, leas
     of_use = _of_use(growth)
     mixing, twins = Mixing(math.nan, 0.0, 0), None
     if chains.companions is not None and chains.companions.n_batches > 0:
-        companions = chains.companions.as_coarse_as(chains)
+        companions = chains.companions
         mixing = measure(companions.records.log_growth[:, :, panel, :, lane], companions.steps_per_batch)
-        its_growth = _growth(companions, anchors, index)[:, :, of_use]
+        its_growth = _growth(companions.as_coarse_as(chains), anchors, index)[:, :, of_use]
         twins = Twins(its_growth) if np.isfinite(its_growth).all() else None
     growth = growth[:, :, of_use]
     return anchored_means(

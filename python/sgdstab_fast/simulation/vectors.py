@@ -50,9 +50,8 @@ def _estimate(chains: Chains[VectorRecords], growth_of: Callable[[Chains[VectorR
     """Estimate lambda from growth per step in columns of the same mean, and that of companions, the chains' twins."""
     mixing, twins, companions = Mixing(math.nan, 0.0, 0), None, chains.companions
     if companions is not None and companions.n_batches > 0:
-        companions = companions.as_coarse_as(chains)
         mixing = measure(companions.records.log_growth, companions.steps_per_batch)
-        growth = growth_of(companions)
+        growth = growth_of(companions.as_coarse_as(chains))
         if np.isfinite(growth).all():
             twins = Twins(growth)
     return anchored_means(

@@ -68,7 +68,8 @@ class Twins:
         Twins that have fewer batches are taken to go on as in their last quarter.
         """
         known = differences.shape[1]
-        last = differences[:, known - max(int(_LAST * known), 1) :].mean(axis=1)
+        # Batches that have been merged until few are left are those of twins that had met their chains.
+        last = differences[:, known - int(_LAST * known) :].mean(axis=1) if known >= 1 / _LAST else 0.0
         sums = differences[:, first:].sum(axis=1) + max(n_batches - max(known, first), 0) * last
         means = sums / (n_batches - first)
         # On its way up a slow start grows fast in length, whoever leads in the end.
