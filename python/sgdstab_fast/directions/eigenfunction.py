@@ -61,7 +61,6 @@ from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 
 _MOST_GROWTHS = 2**24
 _FEWEST, _FRESH, _MOST_FRESH = 64, 1024, 16384  # directions
-_REFLECTION = 1e-14  # of abs(1 - eta K_ii) from 1
 _LARGE_RESIDUAL = 0.05
 _CHAIN_STEPS, _N_CHAINS = 2_000_000, 32  # before directions are drawn
 
@@ -222,7 +221,7 @@ def _known_logarithm(system: LinearizedSGD, p: float) -> float | None:
         return 0.0
     if system.dimension == 1:
         return mean_of_powers(system.log_determinants, -p)[0]
-    return 0.0 if (np.abs(system.log_determinants) < _REFLECTION).all() else None
+    return 0.0 if system.reflects else None
 
 
 def fit_eigenfunction(

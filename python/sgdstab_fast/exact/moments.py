@@ -36,7 +36,6 @@ from sgdstab_fast.systems.growth import LARGEST_DIMENSION
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import QuadraticForms, System
 
-_REFLECTION = 1e-14  # of abs(1 - eta K_ii) from 1
 _FEW, _FEW_IN_THE_PLANE = 2**18, 2**13  # numbers in all matrices: transfer operators take longer
 _TOLERANCE = 1e-11  # of second moments
 _NODES = 41  # of the whole curve, where that is cheap
@@ -64,7 +63,7 @@ class ExactMoments:
     @property
     def everywhere(self) -> bool:
         """Whether all orders are cheap, so that the whole curve is known."""
-        return self._system.dimension == 1 or self._reflects or (self._plane is not None and self._plane.has_cone)
+        return self._system.dimension == 1 or self._system.reflects or (self._plane is not None and self._plane.has_cone)
 
     def at(self, order: float) -> ExactMoment | None:
         """Return Lambda(p); None if it takes simulation."""
@@ -73,7 +72,7 @@ class ExactMoments:
             return ExactMoment(0.0, 0.0, "closed form")
         if system.dimension == 1:
             return ExactMoment(*mean_of_powers(system.log_determinants, order), "closed form")
-        if self._reflects:
+        if system.reflects:
             return ExactMoment(0.0, _EPS, "closed form")
         if order == 2 and system.dimension <= LARGEST_DIMENSION and self.mean_square.converged:
             return ExactMoment(self.mean_square.exponent, self.mean_square.error, "mean square")
@@ -94,7 +93,7 @@ class ExactMoments:
             powers = np.exp(order * logs - float((order * logs).max()))
             value = mean_of_powers(logs, order)[0] if order else 0.0
             return value, float((powers * logs).sum() / powers.sum())
-        if self._reflects or self._plane is None:
+        if self._system.reflects or self._plane is None:
             return 0.0, 0.0
         found = self._plane.exponent(order)
         return found.exponent, found.derivative
@@ -103,10 +102,6 @@ class ExactMoments:
     def mean_square(self) -> MeanSquareExponent:
         """Lambda(2)."""
         return mean_square_exponent(self._system)
-
-    @cached_property
-    def _reflects(self) -> bool:
-        return bool((np.abs(self._system.log_determinants) < _REFLECTION).all())
 
     @cached_property
     def _gradients(self) -> FloatArray:

@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -51,6 +52,7 @@ _MOST_MINORS = 2**22  # multiplications
 _CHUNK = 4096  # of them at a time
 _RARE, _FEW_NUMBERS = 0.1, 2**22  # of the mean probability; in all matrices of which some are rare
 _SMALL = 2**16  # numbers in the matrices of all epochs: more of them are not gone through for Lambda(2)
+_REFLECTION = 1e-14  # of log abs(1 - x) for x = 2, of eta K_ii or other eigenvalues of eta K_uu
 
 
 class BatchSteps(StateSpace):
@@ -65,6 +67,14 @@ class BatchSteps(StateSpace):
     def safe_learning_rate(self) -> float:
         """A learning rate up to which no step lengthens anything; 0 with memory, where that is not known."""
         return 2 / self.largest_unit if self.recurrence.is_plain else 0.0
+
+    @cached_property
+    def reflects(self) -> bool:
+        """Whether all eigenvalues of eta K_uu are 2 or 0, for every example u: none is above 2, and no volume shrinks."""
+        curvatures = self.unit_curvatures() if self.batch_size == 1 else None
+        if curvatures is None or abs(float(curvatures.max()) - 2) > _REFLECTION:
+            return False
+        return abs(self.sum_of_exponents) * self.law.n_units <= _REFLECTION * len(self._rows)
 
     @property
     def step_sizes(self) -> FloatArray:
@@ -200,7 +210,7 @@ class BatchSteps(StateSpace):
         return replace(found, exponent=exponent, error=found.error / outcomes.n_steps, growth=math.expm1(exponent))
 
     def exact_exponents(self) -> ExactExponents | None:
-        """Return the exponents where all steps, or all epochs, are the same."""
+        """Return the exponents where all steps, or all epochs, are the same, or reflections."""
         if self.law.is_full:
             curvatures = self.learning_rate * self._rows.eigenvalues / self.law.n_units
             radii = np.array([np.abs(np.linalg.eigvals(self.recurrence.along(c))) for c in curvatures]).ravel()
@@ -211,7 +221,10 @@ class BatchSteps(StateSpace):
         if self.law.is_deterministic and self.dimension <= _LARGEST_PRODUCT:
             _, batches = next(self.law.batches())
             return of_products(*self._scaled_product(batches), len(batches))
-        return None
+        return self._zeros_of_reflections()
+
+    def _zeros_of_reflections(self) -> ExactExponents | None:
+        return ExactExponents(np.zeros(self.dimension), _REFLECTION) if self.reflects else None
 
     @property
     def sum_of_exponents(self) -> float:

@@ -91,8 +91,8 @@ class SingleSteps(BatchSteps):
         return Call(self._for_core, 0.0, log_determinants=self.log_determinants)
 
     def exact_exponents(self) -> ExactExponents | None:
-        """Return None: they take simulation."""
-        return None
+        """Return those of reflections; of other steps they take simulation."""
+        return self._zeros_of_reflections()
 
     def slow_directions(self, k: int) -> FloatArray:
         """Return the directions that the mean step shrinks least, slowest first."""

@@ -171,6 +171,8 @@ class System(ABC):
     pass through them."""
     is_grouped = False
     """Whether several rows of K may belong to one example."""
+    reflects = False
+    """Whether every step is a reflection in parameter space, or none: all exponents, and those of all moments, are 0."""
 
     @property
     @abstractmethod
