@@ -153,15 +153,49 @@ def test_one_example_is_exact(eta):
     assert result.exponent == pytest.approx(expected, rel=1e-6 if eta < 1e-4 else 1e-12, abs=tolerance)
 
 
-@pytest.mark.parametrize("n", [2, 3, 8])
-def test_reflections_have_exponent_zero(n, rng):
-    # every eta K_ii = 2: in isometric coordinates each step is a Householder reflection
-    gram = random_gram(rng, n)
-    scale = 1 / np.sqrt(gram.diagonal())
-    result = budget(sf.LinearizedSGD(gram * scale * scale[:, None], 2.0), 1e6)
+def of_unit_diagonal(rng, n, rank=None):
+    factor = rng.standard_normal((n, rank or n))
+    factor /= np.linalg.norm(factor, axis=1)[:, None]
+    return factor @ factor.T
+
+
+REFLECTIONS = {
+    "two": lambda rng: sf.LinearizedSGD(of_unit_diagonal(rng, 2), 2.0),
+    "eight": lambda rng: sf.LinearizedSGD(3.7 * of_unit_diagonal(rng, 8), 2 / 3.7),
+    "one without a gradient": lambda rng: sf.LinearizedSGD([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 0]], 2.0),
+    "duplicates": lambda rng: sf.LinearizedSGD(np.kron(of_unit_diagonal(rng, 4), np.ones((2, 2))), 2.0),
+    "few parameters": lambda rng: sf.LinearizedSGD(of_unit_diagonal(rng, 9, 3), 2.0),
+    "examples of two outputs": lambda rng: sf.LinearizedSGD(
+        np.kron(of_unit_diagonal(rng, 3), np.eye(2)), 2.0, groups=[0, 0, 1, 1, 2, 2]
+    ),
+    "unequal probabilities": lambda rng: sf.LinearizedSGD(
+        of_unit_diagonal(rng, 4), 2.0, probabilities=[0.1, 0.2, 0.3, 0.4], step_scaling="equal"
+    ),
+    "reshuffled": lambda rng: sf.LinearizedSGD(of_unit_diagonal(rng, 9), 2.0, sampling="epoch"),
+}
+
+
+@pytest.mark.parametrize("name", REFLECTIONS)
+def test_reflections_have_exponents_zero_without_a_step(name, rng):
+    # every eta K_uu = 2: in isometric coordinates each step is a Householder reflection
+    system = REFLECTIONS[name](rng)
+    result, spectrum = sf.lyapunov_exponent(system, rng=1), sf.lyapunov_spectrum(system, rng=1)
+    assert result.n_steps == spectrum.n_steps == 0
     assert abs(result.exponent) < 1e-14
+    assert np.abs(spectrum.exponents).max() < 1e-14
     assert result.standard_error < 1e-14
     assert result.confidence_interval(0.9999)[0] <= 0 <= result.confidence_interval(0.9999)[1]
+    assert result.converged
+
+
+def test_steps_that_are_nearly_reflections_take_simulation(rng):
+    gram = of_unit_diagonal(rng, 4)
+    gram[0, 0] -= 1e-7
+    result = sf.lyapunov_exponent(sf.LinearizedSGD(gram, 2.0), rng=1)
+    assert result.n_steps > 0
+    # the mean of all exponents, log(1 - 2e-7) / 16, and a mean square that is close to it
+    assert -1.25e-8 * 1.01 < result.exponent < 0
+    assert sf.lyapunov_exponent(sf.LinearizedSGD(gram, 2.0, 2), rng=1).exponent < -1e-3  # means of reflections shrink
 
 
 def test_larger_exponent_in_the_smaller_block(rng):

@@ -101,7 +101,7 @@ def test_reflections_stay_undecided_and_end():
     assert result.verdict == "undecided"
     assert abs(result.lyapunov.exponent) < 1e-13
     assert abs(result.mean_square.exponent) < 1e-12
-    assert result.lyapunov.stopped_by == "atol"
+    assert result.lyapunov.stopped_by == "closed form"
 
 
 def test_real_matrices_across_the_edge():

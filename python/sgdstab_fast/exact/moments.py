@@ -63,7 +63,9 @@ class ExactMoments:
     @property
     def everywhere(self) -> bool:
         """Whether all orders are cheap, so that the whole curve is known."""
-        return self._system.dimension == 1 or self._system.reflects or (self._plane is not None and self._plane.has_cone)
+        return (
+            self._system.dimension == 1 or self._system.reflects or (self._plane is not None and self._plane.has_cone)
+        )
 
     def at(self, order: float) -> ExactMoment | None:
         """Return Lambda(p); None if it takes simulation."""

@@ -70,7 +70,7 @@ class BatchSteps(StateSpace):
 
     @cached_property
     def reflects(self) -> bool:
-        """Whether all eigenvalues of eta K_uu are 2 or 0, for every example u: none is above 2, and no volume shrinks."""
+        """Whether all eigenvalues of eta K_uu are 2 or 0, for every u: none is above 2, and no volume shrinks."""
         curvatures = self.unit_curvatures() if self.batch_size == 1 else None
         if curvatures is None or abs(float(curvatures.max()) - 2) > _REFLECTION:
             return False
@@ -224,7 +224,7 @@ class BatchSteps(StateSpace):
         return self._zeros_of_reflections()
 
     def _zeros_of_reflections(self) -> ExactExponents | None:
-        return ExactExponents(np.zeros(self.dimension), _REFLECTION) if self.reflects else None
+        return ExactExponents(np.zeros(self.dimension), _REFLECTION / 2) if self.reflects else None
 
     @property
     def sum_of_exponents(self) -> float:

@@ -171,8 +171,6 @@ class System(ABC):
     pass through them."""
     is_grouped = False
     """Whether several rows of K may belong to one example."""
-    reflects = False
-    """Whether every step is a reflection in parameter space, or none: all exponents, and those of all moments, are 0."""
 
     @property
     @abstractmethod
@@ -212,6 +210,11 @@ class System(ABC):
     def batch_size(self) -> int:
         """Examples per step."""
         return 1
+
+    @property
+    def reflects(self) -> bool:
+        """Whether every step is a reflection in parameter space, or none: Lambda(p) = 0, and so are all exponents."""
+        return False
 
     @property
     def n_draws(self) -> int:
