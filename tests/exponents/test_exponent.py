@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -387,3 +388,16 @@ def test_per_epoch_interval_and_provenance():
     assert "exponent=" in repr(result)
     with pytest.raises(ValueError, match="level must lie strictly between 0 and 1"):
         result.confidence_interval(95)
+
+
+def test_warnings_say_the_sign_and_which_block_they_are_about():
+    with pytest.warns(
+        sf.AccuracyWarning, match=r"^max_steps=20000 ended the run with lambda = -0\.01\d+ ± 0\.00\d+, short"
+    ):
+        sf.lyapunov_exponent(sf.LinearizedSGD(K4, 0.41), method="average", max_steps=20_000, rng=1)
+    # One of equal blocks speaks for all.
+    with pytest.warns(sf.AccuracyWarning) as caught:
+        result = sf.lyapunov_exponent(sf.LinearizedSGD(np.kron(np.eye(3), K4), 0.427), rtol=1e-9, max_steps=1e5, rng=1)
+    assert not result.converged
+    assert len(caught) == 1
+    assert re.match(r"block \d of 3, in its own steps, and so with 2 more: max_steps=33333 ", str(caught[0].message))

@@ -22,6 +22,7 @@ from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
 from sgdstab_fast.exponents.stability import stability
+from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov
@@ -272,20 +273,6 @@ def save_plots(report: Report, path: Path) -> None:
     name = report.name.split(":")[0]  # without the example's description
     figure.suptitle(f"{name}, learning rate {report.system.learning_rate:g}: {report.stability.verdict}", fontsize=11)
     figure.savefig(path, dpi=150)
-
-
-def with_error(value: float, error: float) -> str:
-    """Return the value and its error to the error's second digit, as -0.08411 ± 0.00028."""
-    if not (math.isfinite(value) and math.isfinite(error)):
-        return f"{value:g} ± {error:g}"
-    if error == 0:
-        return f"{value:.12g} ± 0"
-    if value != 0 and not 1e-3 <= abs(value) < 1e4:
-        exponent = math.floor(math.log10(abs(value)))
-        scaled = with_error(value / 10.0**exponent, error / 10.0**exponent)
-        return f"({scaled})e{exponent}"
-    digits = min(max(1 - math.floor(math.log10(error)), 0), 15)
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _sum_rule(spectrum: LyapunovSpectrum) -> str:

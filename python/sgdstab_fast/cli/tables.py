@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sgdstab_fast.cli.report import figure_of, with_error
+from sgdstab_fast.cli.report import figure_of
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, Edges, StabilityMap
 from sgdstab_fast.moments.results import MomentExponents
+from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
 _SHOWN, _SHOWN_EXAMPLES, _SHOWN_CURVES = 12, 10, 6  # learning rates, examples, curves
@@ -196,16 +197,21 @@ def print_chain(name: str, found: ProjectiveChain, console: Console) -> None:
         if reason:
             console.print(f"[yellow]note:[/] {escape(reason)}", highlight=False)
     rows = [
-        (label, with_error(getattr(found, name), getattr(found, f"{name}_standard_error")) + meaning)
-        for label, name, meaning in (
-            ("contraction", "contraction_rate", "   (lambda_2 - lambda_1)"),
-            ("memory", "autocorrelation_time", " steps are worth one independent direction"),
-            ("CLT variance", "clt_variance", "   (of the growth, per step)"),
+        (label, shown(getattr(found, name), getattr(found, f"{name}_standard_error")) + meaning)
+        for label, name, shown, meaning in (
+            ("contraction", "contraction_rate", with_error, "   (lambda_2 - lambda_1)"),
+            ("memory", "autocorrelation_time", _memory, " steps are worth one independent direction"),
+            ("CLT variance", "clt_variance", with_error, "   (of the growth, per step)"),
         )
     ]
     of_lambda = with_error(found.exponent, found.standard_error)
     of_lambda += "" if found.without_parts else "   (the sum of all parts)"
     _print_labelled([("lambda", of_lambda), *rows, ("steps", f"{found.n_steps:.3g}")], console)
+
+
+def _memory(value: float, error: float) -> str:
+    """Return an autocorrelation time; one of infinite error is a lower bound."""
+    return f"at least {value:.3g}" if math.isinf(error) else with_error(value, error)
 
 
 def _examples(name: str, found: ProjectiveChain) -> Table:

@@ -45,6 +45,7 @@ from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.directions.special_cases import single_direction, what_is_missing, without_direction
 from sgdstab_fast.exact.regularity import Regularity, regularity_of
 from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
+from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.continuation import continued_directions, recording_task
@@ -438,6 +439,6 @@ def _warn_of_trouble(budget: Budget, done: Run[VectorRecords]) -> None:
     elif budget.has_tolerance and done.stopped_by == "max_steps":
         (exponent, rate), (error, rate_error) = found.mean, found.standard_error
         warn(
-            f"max_steps={budget.max_steps} ended the run at lambda = {exponent:.4g} +- {error:.1g} and a contraction "
-            f"rate of {rate:.4g} +- {rate_error:.1g}, short of {budget.wanted}"
+            f"max_steps={budget.max_steps} ended the run at lambda = {with_error(exponent, error)} and a contraction "
+            f"rate of {with_error(rate, rate_error)}, short of {budget.wanted}"
         )

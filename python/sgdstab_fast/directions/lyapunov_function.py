@@ -35,6 +35,7 @@ from sgdstab_fast.directions.eigenfunction import chain_options, stationary_dire
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.directions.norm_products import NormProduct, Norms, norms_of
 from sgdstab_fast.exponents.exponent import estimate_exponent
+from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import warn
@@ -247,7 +248,7 @@ class _Directions:
             known = estimate_exponent(system, Options(_SIGN, _N_CHAINS, seed_from(self._rng)))
             if known.sign == 0:
                 raise ValueError(
-                    f"the sign of the exponent lambda is not known: {known.exponent:.3g} +- {known.standard_error:.1g}"
+                    f"the sign of the exponent lambda is not known: {with_error(known.exponent, known.standard_error)}"
                 )
             exponent = known.exponent
         _require_positive(exponent)

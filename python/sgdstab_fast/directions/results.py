@@ -21,6 +21,7 @@ from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.plotting import directions as pictures
 from sgdstab_fast.plotting.axes import side_by_side, words
 from sgdstab_fast.results.chains import Checkpoint
+from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.result import OneExponent
 from sgdstab_fast.statistics.means import Measured
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -80,8 +81,8 @@ class ProjectiveChain(OneExponent):
 
     def __repr__(self) -> str:
         return (
-            f"ProjectiveChain(exponent={self.exponent:.6g} ± {self.standard_error:.1g}, "
-            f"contraction_rate={self.contraction_rate:.6g} ± {self.contraction_rate_standard_error:.1g}, "
+            f"ProjectiveChain(exponent={with_error(self.exponent, self.standard_error)}, "
+            f"contraction_rate={with_error(self.contraction_rate, self.contraction_rate_standard_error)}, "
             f"autocorrelation_time={self.autocorrelation_time:.4g}, clt_variance={self.clt_variance:.4g}, "
             f"mixed={self.mixed}, n_steps={self.n_steps})"
         )

@@ -19,6 +19,7 @@ from sgdstab_fast.exponents.rare import RareOutcomes
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.outcome import (
@@ -152,6 +153,7 @@ def _of_parts(
     results: dict[int, LyapunovExponent] = {}
     bounds: dict[int, float] = {}
     mean_squares: dict[int, MeanSquareExponent] = {}
+    messages: dict[int, list[str]] = {}
     least = -math.inf
     for index, part, share in ((part.index, part.system, part.share) for part in parts):
         least = float(np.fmax(least, share * part.sum_of_exponents / part.dimension))
@@ -171,9 +173,14 @@ def _of_parts(
         share = parts[index].share
         # Of the largest, and so of no more than a lower bound of it if that is positive.
         its_own = its.within(atol=max(its.budget.atol, its.budget.rtol * max(least, 0.0)) / share)
-        result = simulate(parts[index].system, its_own, known.get(index), mean_squares.get(index), index)
+        with collected() as messages[index]:
+            result = simulate(parts[index].system, its_own, known.get(index), mean_squares.get(index), index)
         results[index] = _scaled(result, share, system)
         least = max(least, results[index].exponent - 6 * results[index].standard_error)
+    short = sorted((index for index in messages if messages[index]), key=lambda index: -results[index].exponent)
+    for message in messages[short[0]] if short else []:
+        others = f", and so with {len(short) - 1} more" if len(short) > 1 else ""
+        warn(f"block {short[0] + 1} of {len(parts)}, in its own steps{others}: {message}")
     return _largest(results, system)
 
 

@@ -16,6 +16,7 @@ from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_expon
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.plotting import exponents as pictures
 from sgdstab_fast.plotting.axes import words
+from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.result import OneExponent, SeveralExponents, SimulatedEstimate
 from sgdstab_fast.simulation.vectors import estimate, estimate_with_own_growth
 from sgdstab_fast.systems.system import System
@@ -49,7 +50,7 @@ class LyapunovExponent(OneExponent):
 
     def __repr__(self) -> str:
         return (
-            f"LyapunovExponent(exponent={self.exponent:.12g}, standard_error={self.standard_error:.2g}, "
+            f"LyapunovExponent(exponent={with_error(self.exponent, self.standard_error)}, "
             f"stopped_by={self.stopped_by!r}, converged={self.converged}, mixed={self.mixed}, n_steps={self.n_steps}, "
             f"n_chains={self.n_chains})"
         )
@@ -97,12 +98,12 @@ class LyapunovSpectrum(SimulatedEstimate, SeveralExponents):
     def __repr__(self) -> str:
         with np.errstate(invalid="ignore"):
             half_widths = np.where(np.isneginf(self.exponents), 0.0, self.confidence_interval()[1] - self.exponents)
-        top = [f"{value:.6g} ± {half:.1g}" for value, half in zip(self.exponents[:4], half_widths[:4], strict=True)]
+        top = [with_error(value, half) for value, half in zip(self.exponents[:4], half_widths[:4], strict=True)]
         more = f", … {len(self.exponents) - 4} more" if len(self.exponents) > 4 else ""
         return (
             f"LyapunovSpectrum(exponents=[{', '.join(top)}{more}] (95%), n_steps={self.n_steps}, "
             f"n_chains={self.n_chains}, converged={self.converged}, stopped_by={self.stopped_by!r}, "
-            f"sum_rule_error={self.sum_rule_error})"
+            f"sum_rule_error={'None' if self.sum_rule_error is None else f'{self.sum_rule_error:.1g}'})"
         )
 
     @property
@@ -166,14 +167,16 @@ class Stability:
     def __repr__(self) -> str:
         low, high = self.bounds
         if self.lyapunov is not None:
-            known = f"lambda={self.lyapunov.exponent:.6g} ± {self.lyapunov.standard_error:.1g}"
+            known = f"lambda={with_error(self.lyapunov.exponent, self.lyapunov.standard_error)}"
         else:
             known = f"lambda in [{low:.6g}, {high:.6g}]"
         if self.known_mean_square is not None:
             known += f", mean_square={self.known_mean_square.exponent:.6g}"
+        if not math.isnan(self.gd):
+            known += f", gd={self.gd:.6g}"
         return (
             f"Stability(verdict={self.verdict!r}, certificate={self.certificate!r}, confidence={self.confidence:g}, "
-            f"{known}, gd={self.gd:.6g})"
+            f"{known})"
         )
 
     @property

@@ -23,6 +23,7 @@ from sgdstab_fast.exponents.frames import WATCHED, period_of, seconds_per_step, 
 from sgdstab_fast.exponents.rare import RareOutcomesOfFrames
 from sgdstab_fast.exponents.results import LyapunovSpectrum
 from sgdstab_fast.results.chains import Chains, FrameRecords
+from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
@@ -332,12 +333,12 @@ def _warn(budget: Budget, done: Run[FrameRecords]) -> None:
     if budget.has_tolerance and done.stopped_by == "max_steps":
         short = np.flatnonzero(~budget.met(done.sizes, error))
         worst = short[np.argmax(error[short] / done.sizes[short])]
-        asked = int(np.isfinite(done.sizes).sum())
+        asked, place = int(np.isfinite(done.sizes).sum()), 1 + int((mean > mean[worst]).sum())
         allowance = estimate.of_exponents.bias_allowance[worst] if estimate.of_exponents is not None else 0.0
         why = ", most of it for what frames that have not settled may cost" if allowance > error[worst] / 2 else ""
         warn(
             f"max_steps={budget.max_steps} ended the run with {short.size} of {asked} exponents short of "
-            f"{budget.wanted}, number {worst + 1} at {mean[worst]:.3g} +- {error[worst]:.1g}{why}: raise max_steps, "
+            f"{budget.wanted}, number {place} at {with_error(mean[worst], error[worst])}{why}: raise max_steps, "
             "or ask for less (k, tolerance_for, rtol or atol)"
         )
     elif not estimate.mixed:

@@ -29,6 +29,7 @@ from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.exact.regularity import regularity_of
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent, Stability
+from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.systems.system import System, require_system
 
@@ -156,7 +157,8 @@ def _by_estimate(lyapunov: LyapunovExponent, confidence: float) -> _Decided:
     exact = lyapunov.stopped_by == "closed form"
     confidence = 1.0 if exact else confidence
     if lyapunov.sign == 0:
-        why = f"none: lambda = {lyapunov.exponent:.3g} ± {lyapunov.standard_error:.1g}"
-        return _Decided("undecided", why, confidence)
+        found = with_error(lyapunov.exponent, lyapunov.standard_error)
+        why = "0 to rounding, where theory claims nothing" if exact else f"{found}, its sign not being known"
+        return _Decided("undecided", f"none: lambda = {why}", confidence)
     how = "closed form of lambda" if exact else f"simulation, confidence {confidence:g}"
     return _Decided("stable" if lyapunov.sign < 0 else "unstable", how, confidence)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.plotting.maps import stability_map
+from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.result import CLOSED_FORM, SampledResult, SeveralExponents
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget
@@ -149,7 +150,7 @@ class CriticalLearningRate(SampledResult):
 
     def __repr__(self) -> str:
         return (
-            f"CriticalLearningRate(value={self.value:.12g}, standard_error={self.standard_error:.2g}, "
+            f"CriticalLearningRate(value={with_error(self.value, self.standard_error)}, "
             f"criterion={self.criterion!r}, reason={self.reason!r})"
         )
 
@@ -186,6 +187,6 @@ def warn_if_short(found: CriticalLearningRate, budget: Budget) -> None:
     """Warn where a search ended short of its tolerances."""
     if budget.has_tolerance and not found.converged:
         warn(
-            f"max_steps={budget.max_steps} ended the search at {found.value:.6g} +- {found.standard_error:.1g}, short "
+            f"max_steps={budget.max_steps} ended the search at {with_error(found.value, found.standard_error)}, short "
             f"of {budget.wanted}"
         )

@@ -15,6 +15,7 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.curves.envelope import Envelope
 from sgdstab_fast.plotting import moments as pictures
 from sgdstab_fast.plotting.axes import side_by_side
+from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.result import EXACT, SampledResult, SeveralExponents
 from sgdstab_fast.statistics.intervals import student_quantile
 from sgdstab_fast.statistics.largest import leading
@@ -126,7 +127,7 @@ class MomentExponents(SeveralExponents):
 
     def __repr__(self) -> str:
         shown = [
-            f"Lambda({order:g})={value:.6g}" + (f" ± {error:.1g}" if error > 0 else "")
+            f"Lambda({order:g})=" + (with_error(value, error) if error > 0 else f"{value:.6g}")
             for order, value, error in zip(self.p, self.exponents, self.standard_errors, strict=True)
         ]
         more = f", … {len(shown) - 5} more" if len(shown) > 5 else ""
@@ -243,7 +244,7 @@ class MomentExponents(SeveralExponents):
         high = self.trusted_orders[1]
         if slope < 0 and (high == 0 or float(self.curve.value(high)) < 0):
             raise ValueError(f"the tail index is beyond {high:g}, the largest order: give larger orders")
-        raise ValueError(f"lambda = {slope:.3g} +- {error:.1g} is too close to 0 to tell a tail index: raise max_steps")
+        raise ValueError(f"lambda = {with_error(slope, error)} is too close to 0 to tell a tail index: raise max_steps")
 
     @property
     def tail_index_standard_error(self) -> float:
@@ -346,7 +347,7 @@ class FiniteTimeProbability(SampledResult):
 
     def __repr__(self) -> str:
         return (
-            f"FiniteTimeProbability(probability={self.probability:.6g}, standard_error={self.standard_error:.2g}, "
+            f"FiniteTimeProbability(probability={with_error(self.probability, self.standard_error)}, "
             f"log_probability={self.log_probability:.6g}, n={self.n}, threshold={self.threshold:.6g}, "
             f"method={self.method!r}, order={self.order:.4g}, stopped_by={self.stopped_by!r}, n_steps={self.n_steps})"
         )

@@ -8,6 +8,7 @@ import numpy as np
 
 from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import CLOSED_FORM
 from sgdstab_fast.results.warnings import warn
@@ -57,13 +58,11 @@ def warn_of_trouble(budget: Budget, done: Run[Any]) -> None:
         n_steps = done.chains.n_batches * done.chains.steps_per_batch
         warn(
             f"chains were not seen to forget their starts within {n_steps} steps each: the standard error, "
-            f"{done.error:.1g}, allows for what that may cost; raise max_steps, or ask for less"
+            f"{done.error:.2g}, allows for what that may cost; raise max_steps, or ask for less"
         )
     if budget.has_tolerance and done.stopped_by == "max_steps":
-        warn(
-            f"max_steps={budget.max_steps} ended the run at {done.size:.3g} +- {done.error:.1g} in magnitude, "
-            f"short of {budget.wanted}"
-        )
+        found = with_error(float(estimate.mean[0]), done.error)
+        warn(f"max_steps={budget.max_steps} ended the run with lambda = {found}, short of {budget.wanted}")
 
 
 def common_attributes(done: Run[Any], system: System, run_provenance: Any) -> dict[str, Any]:

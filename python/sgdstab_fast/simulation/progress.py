@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from sgdstab_fast.results.printed import with_error
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -44,7 +46,7 @@ def reporter(
             task = bar.add_task(label, total=max_steps)
 
             def show(state: Progress) -> None:
-                estimate = "" if math.isnan(state.exponent) else f" {state.exponent:.4g} ± {state.standard_error:.1g}"
+                estimate = "" if math.isnan(state.exponent) else f" {with_error(state.exponent, state.standard_error)}"
                 bar.update(task, completed=state.n_steps, total=state.max_steps, description=f"{label}{estimate}")
 
             yield show
