@@ -1,5 +1,7 @@
 """Can SGD settle at this minimum? Lyapunov exponents of stochastic gradient descent, with honest error bars."""
 
+from dataclasses import is_dataclass as _is_dataclass
+
 from sgdstab_fast._core.build import __version__, build_info
 from sgdstab_fast.datasets.example import Example, load_example
 from sgdstab_fast.directions.chain import projective_chain
@@ -21,6 +23,7 @@ from sgdstab_fast.learning_rates.sweep import sweep
 from sgdstab_fast.moments.finite_time import finite_time_probability
 from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.moments.results import FiniteTimeProbability, MomentExponents
+from sgdstab_fast.results.fields import document_fields as _document_fields
 from sgdstab_fast.results.warnings import AccuracyWarning
 from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
@@ -66,3 +69,7 @@ __all__ = [
     "stability",
     "sweep",
 ]
+
+for _public in map(globals().__getitem__, __all__):
+    if _is_dataclass(_public):
+        _document_fields(_public)

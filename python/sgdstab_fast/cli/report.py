@@ -37,6 +37,7 @@ _FULL_SPECTRUM = 512  # dimensions up to which all exponents are computed
 _SOME_EXPONENTS = 32
 _SPECTRUM_WORK, _SPECTRUM_STEPS = 1e10, 1_000_000  # multiply-adds at the most, a few seconds; steps at the most
 _SHOWN = 5
+_ROUNDING = 1e-12  # relative, of what is printed in twelve digits
 EXIT_STATUS = {"stable": 0, "unstable": 1, "undecided": 3}
 
 
@@ -148,9 +149,11 @@ def print_report(report: Report, console: Console) -> None:
     )
     table.add_row("time", f"{found.seconds:.2f} s for the verdict, {report.seconds:.2f} s in all")
     style = {"stable": "bold green", "unstable": "bold red", "undecided": "bold yellow"}[found.verdict]
-    meaning = _NEITHER if found.verdict == "undecided" and exponent.stopped_by == "atol" else _MEANING[found.verdict]
+    undecided, known = found.verdict == "undecided", exponent.stopped_by in ("atol", "closed form")
+    meaning = _NEITHER if undecided and known else _MEANING[found.verdict]
     table.add_row("verdict", f"[{style}]{found.verdict.upper()}[/]   {meaning}")
-    table.add_row("certificate", f"{found.certificate}{'   (exact)' if found.confidence == 1 else ''}")
+    exact = "   (exact)" if found.confidence == 1 and not undecided else ""
+    table.add_row("certificate", f"{found.certificate}{exact}")
     if found.regularity is not None:
         table.add_row(
             "Theorem B", escape(found.theorem_b.removeprefix("by Theorem B, ").replace(" by Theorem B", "", 1))
@@ -203,7 +206,9 @@ def _mean_square(found: Stability) -> str:
         return "Lambda(2) has no closed form here: sgdstab moments --p 2 simulates it"
     exactly = "exactly" if mean_square.converged else "NOT CONVERGED"
     decays = "decays" if found.mean_square_stable else "does not decay"
-    return f"Lambda(2) = {mean_square.exponent:.12g} per step, {exactly}   ({decays})"
+    exponent, error = mean_square.exponent, mean_square.error
+    value = f"{exponent:.12g}" if error <= _ROUNDING * abs(exponent) else with_error(exponent, error)
+    return f"Lambda(2) = {value} per step, {exactly}   ({decays})"
 
 
 def _growing(found: Stability, system: LinearizedSGD) -> str:
@@ -278,6 +283,8 @@ def save_plots(report: Report, path: Path) -> None:
 def _sum_rule(spectrum: LyapunovSpectrum) -> str:
     if spectrum.sum_of_exponents is None:
         return "needs all exponents, which are not computed here"
+    if spectrum.n_steps == 0:
+        return f"the exponents are known without steps, and sum to {spectrum.sum_of_exponents:.5g}"
     if spectrum.sum_rule_error is None:
         return "-inf: a step is singular (learning rate times gram diagonal is 1)"
     holds = "holds" if spectrum.sum_rule_error <= 1e-9 * max(1, abs(spectrum.sum_of_exponents)) else "VIOLATED"

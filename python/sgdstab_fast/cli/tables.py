@@ -58,8 +58,7 @@ def print_map(name: str, found: StabilityMap, console: Console) -> None:
     exponents = found.exponents[0, shown].tolist()
     columns = {
         "learning rate": [f"{rate:.6g}" for rate in found.learning_rates[shown]],
-        "lambda": [f"{exponent:.7g}" for exponent in exponents],
-        "±": [f"{error:.1g}" for error in found.standard_errors[0, shown]],
+        "lambda": [with_error(*each) for each in zip(exponents, found.standard_errors[0, shown], strict=True)],
         "Lambda(2)": [_or_unknown(exponent) for exponent in found.mean_square_exponents[0, shown]],
         "mu": [f"{exponent:.6g}" for exponent in found.gd_exponents[0, shown]],
     }
@@ -153,10 +152,8 @@ def print_moments(name: str, found: MomentExponents, console: Console) -> None:
     rows = [(order, exponent, error, exponent / order if order else math.nan) for order, exponent, error in table]
     columns = {
         "p": [f"{order:g}" for order in found.p],
-        "Lambda(p)": [f"{exponent:.7g}" for exponent in found.exponents],
-        "±": [
-            "" if not math.isfinite(exponent) else f"{error:.1g}" if error > 0 else "exact"
-            for _, exponent, error, _ in rows
+        "Lambda(p)": [
+            with_error(exponent, error) if error > 0 else f"{exponent:.7g}" for _, exponent, error, _ in rows
         ],
         "Lambda(p)/p": [f"{stable:.7g}" if order else "" for order, _, _, stable in rows],
         "how": found.methods,
@@ -164,7 +161,7 @@ def print_moments(name: str, found: MomentExponents, console: Console) -> None:
     console.print(_table(escape(name), columns, [_style(stable) for *_, stable in rows], ["how"]))
     for reason in sorted(set(found.reasons) - {""}):
         orders = ", ".join(f"{order:g}" for order, its in zip(found.p, found.reasons, strict=True) if its == reason)
-        console.print(f"[yellow]infinite[/] at p = {orders}: {reason}", highlight=False)
+        console.print(f"[yellow]note:[/] at p = {orders}: {reason}", highlight=False)
     _print_labelled(_from_curve(found), console)
 
 

@@ -141,10 +141,9 @@ class PlainMoments:
         """Return what a block's moment, computed, is in steps of the whole."""
         if moment is None:
             return None
-        reason = "a step annihilates every displacement" if math.isinf(moment.exponent) else ""
-        return OrderMoment(
-            _idle(block.share, moment.exponent), moment.method, numerical_error=moment.error, reason=reason
-        )
+        exponent = _idle(block.share, moment.exponent)
+        reason = "a step annihilates every displacement" if math.isinf(exponent) else ""
+        return OrderMoment(exponent, moment.method, numerical_error=moment.error, reason=reason)
 
     def _simulated(
         self,

@@ -38,7 +38,7 @@ def moment_exponents(
     """Plot Lambda(p) with its 95% intervals, and the curve through it with its tangent p lambda, where there is one."""
     ax.axhline(0, color="0.35", lw=0.8)
     finite = np.isfinite(exponents)
-    half = [np.abs(end - exponents)[finite] for end in interval]
+    half = [np.abs(end[finite] - exponents[finite]) for end in interval]
     orders, exponents, simulated = orders[finite], exponents[finite], simulated[finite]
     if curve is not None:
         grid, values, errors = curve.x, curve.values, 1.96 * curve.standard_errors
