@@ -204,10 +204,11 @@ def _mean_square(found: Stability) -> str:
     mean_square = found.mean_square
     if mean_square is None:
         return "Lambda(2) has no closed form here: sgdstab moments --p 2 simulates it"
-    exactly = "exactly" if mean_square.converged else "NOT CONVERGED"
     decays = "decays" if found.mean_square_stable else "does not decay"
     exponent, error = mean_square.exponent, mean_square.error
-    value = f"{exponent:.12g}" if error <= _ROUNDING * abs(exponent) else with_error(exponent, error)
+    known = error <= _ROUNDING * abs(exponent)
+    value = f"{exponent:.12g}" if known else with_error(exponent, error)
+    exactly = "exactly" if known else "to rounding" if mean_square.converged else "NOT CONVERGED"
     return f"Lambda(2) = {value} per step, {exactly}   ({decays})"
 
 

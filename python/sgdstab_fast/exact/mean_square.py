@@ -8,7 +8,7 @@ Its metric M and covariance C are the dominant eigenvectors of the map of second
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
@@ -80,7 +80,7 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MeanSquareExponent(Result):
     """The mean-square exponent Lambda(2), as `mean_square_exponent` returns it; nats per step.
 
@@ -103,12 +103,18 @@ class MeanSquareExponent(Result):
     """Whether `residual` came down to rounding; if not, `exponent` is only as good as `error` says."""
     stopped_by: str
     """``"residual"``, ``"max_applications"``, or ``"closed form"`` where there was nothing to iterate."""
-    metric: FloatArray = field(repr=False)
+    metric: FloatArray
     """M with E[A^T M A] = exp(Lambda(2)) M, symmetric, positive semidefinite, its largest diagonal entry 1."""
-    covariance: FloatArray = field(repr=False)
+    covariance: FloatArray
     """C with E[A C A^T] = exp(Lambda(2)) C, of the same kind."""
     steps_per_epoch: float
     """N / batch_size."""
+
+    def __repr__(self) -> str:
+        return (
+            f"MeanSquareExponent(exponent={self.exponent:.12g}, error={self.error:.1g}, converged={self.converged}, "
+            f"stopped_by={self.stopped_by!r})"
+        )
 
     @property
     def stable(self) -> bool:
