@@ -162,6 +162,13 @@ DRIFTING = sf.MatrixEnsemble([np.diag([math.exp(1 - 0.02), 1]), np.diag([math.ex
     Case("affine that grows", affine([0.5, 2.1], [-1, 2]), math.log(1.05) / 2, 1e-12, {"rtol": 0.05}, answered=True),
     Case("collapses", COLLAPSING, COLLAPSING_EXPONENT, 1e-12, {"rtol": 1e-3}, answered=True),
     Case("rare swap", rare(np.diag([3.0, 0.5]), [[0, 2], [1, 0]], 1e-9), math.log(1.5) / 2, 1e-9, answered=True),
+    # What an axis becomes is the smallest part for ever, or until it has overtaken: (2 log a + log b) / 3 as p -> 0.
+    Case("small parts left by rare matrices", rare(np.diag([2, 0.5]), [[0, 1], [1, 0.5]], 1e-3), math.log(2) / 3, 2e-4,
+         answered=True),
+    Case("small parts, rarer", rare(np.diag([0.2, 3.0]), [[0.3, 2], [1, 0]], 1e-5), math.log(1.8) / 3, 2e-6,
+         {"rtol": 3e-3}, answered=True),
+    Case("small parts, units", rare(np.diag([2, 0.5]), [[0, 1e9], [1e-9, 0.5]], 1e-6), math.log(2) / 3, 1e-6,
+         answered=True),
     Case("affine, averaged", affine([0.1, 5], [-1, 1]), 0.0, 1e-12, {"method": "average", "atol": 2e-4}, answered=True),
     Case("coupled by 1e-6", nearly_diagonal(1e-6), 0.007010563478, 1e-11, {"rtol": 0.05}, answered=True),
     Case("coupled by 1e-9", nearly_diagonal(1e-9), 0.00457994331, 1e-10, {"rtol": 0.05}, answered=True),

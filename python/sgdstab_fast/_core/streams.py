@@ -26,6 +26,7 @@ and, by the key alone, generators and children:
     ()          moments from the chains of a result          (`directions.stationary`)
     (3)         resampling of weighted vectors               (`moments.weighted_vectors`, a generator)
     (4)         lambda, that moments are held against        (`moments.moments`)
+    (5)         runs of diagonal matrices, and (5, 0) before the first step (`exponents.logarithms`, numpy's generators)
     (n)         run n of a search over learning rates        (`learning_rates.search`)
     (low, high) an order of moments, by the bits of it       (`Seed.at_order`)
 """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from sgdstab_fast._core.streams import first_of_block
 from sgdstab_fast.exact.bounds import bounds_of
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
+from sgdstab_fast.exponents.logarithms import IN_LOGARITHMS, DiagonalRuns, chains_and_task, diagonal_runs, task_of
 from sgdstab_fast.exponents.pilots import Plan, planned
 from sgdstab_fast.exponents.rare import RareOutcomes
 from sgdstab_fast.exponents.results import LyapunovExponent
@@ -29,7 +31,7 @@ from sgdstab_fast.simulation.outcome import (
     resumed,
     warn_of_trouble,
 )
-from sgdstab_fast.simulation.run import known_sign, run
+from sgdstab_fast.simulation.run import Run, known_sign, run
 from sgdstab_fast.simulation.starts import n_twins_of, starts
 from sgdstab_fast.simulation.vectors import (
     companions_task,
@@ -82,7 +84,8 @@ def lyapunov_exponent(
         ``"average"`` averages the log growth along the chains instead, without metrics: for comparison, and for a quick
         look at matrices of several thousand examples. It is what is done for random reshuffling in any case, and where
         it is there first by a model of what steps and evaluations cost, as for a rough look at an ensemble of many
-        matrices: `provenance` says which it was.
+        matrices: `provenance` says which it was. Diagonal matrices that others interrupt rarely are followed in
+        ``"logarithms"`` in any case, where a run of them at once counts as a step.
     sign_confidence : float, optional
         With which the sign of lambda is to be known, such as 0.99; by default the sign stops nothing.
     **keywords
@@ -236,6 +239,9 @@ def simulate(
     known = known_exponents(system)
     if known is not None:
         return closed_form(system, options, known)
+    runs = diagonal_runs(system)
+    if runs is not None:
+        return _in_logarithms(system, runs, options, resume, mean_square, block)
     if resume is not None and resume.chains is not None:
         anchored = resume.provenance["method"] == "anchored"
     else:
@@ -265,6 +271,37 @@ def simulate(
     done = run(chains, task, with_rare, options, companion_task=companions_task(system, task))
     warn_of_trouble(options.budget, done)
     with_rare.warn(done)
+    return _described(system, options, done, run_provenance, mean_square)
+
+
+def _in_logarithms(
+    system: System,
+    runs: DiagonalRuns,
+    options: Options,
+    resume: LyapunovExponent | None,
+    mean_square: MeanSquareExponent | None,
+    block: int,
+) -> LyapunovExponent:
+    """Estimate lambda of diagonal matrices that others interrupt so rarely that numbers do not hold what they leave."""
+    if resume is None or resume.chains is None:
+        chains, task = chains_and_task(runs, options, first_of_block(block))
+        run_provenance = provenance(options.seed, IN_LOGARITHMS, system.fingerprint)
+    else:
+        chains, run_provenance = resumed(resume, LyapunovExponent, system, resume.chains.states.shape[1:])
+        task = task_of(runs)
+    done = run(chains, task, estimate, options, companion_task=task)
+    warn_of_trouble(options.budget, done)
+    return _described(system, options, done, run_provenance, mean_square)
+
+
+def _described(
+    system: System,
+    options: Options,
+    done: Run[VectorRecords],
+    run_provenance: Mapping[str, Any],
+    mean_square: MeanSquareExponent | None,
+) -> LyapunovExponent:
+    """Return the result of a run."""
     found, bounds = done.estimate, bounds_of(system, mean_square)
     return LyapunovExponent(
         exponent=float(np.clip(found.mean[0], *bounds)),
