@@ -17,7 +17,7 @@ from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.outcome import closed_form_attributes
 from sgdstab_fast.simulation.task import advance
 from sgdstab_fast.statistics.means import Measured, mean_of
-from sgdstab_fast.systems.sgd import SingleExampleSGD
+from sgdstab_fast.systems.sgd import plain_of
 from sgdstab_fast.systems.system import System
 
 _MOST_SAMPLED = 2**20  # steps
@@ -118,8 +118,8 @@ class _LawOfNumbers(NamedTuple):
 
 def _law_of_numbers(system: System, options: Options) -> _LawOfNumbers:
     """Return mean and variance, of all outcomes or, where these are too many, of a sample."""
-    if isinstance(system, SingleExampleSGD):
-        logs = system.log_determinants
+    if (plain := plain_of(system)) is not None:
+        logs = plain.log_determinants
         exponent, variance = float(logs.mean()), 0.0 if np.isneginf(logs).any() else float(logs.var())
         return _LawOfNumbers(Measured(exponent, 0.0), Measured(variance, 0.0), logs / len(logs))
     outcomes = system.outcomes()

@@ -10,7 +10,7 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.level_pairs import gd_exponent_of, gd_threshold_of
-from sgdstab_fast.systems.from_gram import variant_of
+from sgdstab_fast.systems.from_gram import system_of, variant_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import FullBatches, System
 
@@ -47,14 +47,15 @@ def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
     >>> round(sf.gd_exponent([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], 0.3), 12)
     -0.07796154147
     """
-    if not isinstance(gram, LinearizedSGD):
+    system = system_of(gram)
+    if system is None:
         return _exponent(variant_of(gram, validation.positive_number(learning_rate, "learning_rate")).full_batches())
-    if learning_rate is not None and validation.positive_number(learning_rate, "learning_rate") != gram.learning_rate:
+    if learning_rate is not None and validation.positive_number(learning_rate, "learning_rate") != system.learning_rate:
         raise ValueError(
-            f"learning_rate must be left out with a system, which has its own, {gram.learning_rate!r}, not "
+            f"learning_rate must be left out with a system, which has its own, {system.learning_rate!r}, not "
             f"{learning_rate!r}: take system.with_learning_rate({learning_rate!r})"
         )
-    return _exponent(gram.full_batches())
+    return _exponent(system.full_batches())
 
 
 def full_batch_exponent(system: System) -> float:

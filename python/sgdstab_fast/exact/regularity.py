@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.systems.rows import IntArray, Rows
-from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD, require_plain
+from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD, plain_of, require_plain
 from sgdstab_fast.systems.system import System
 
 _MOST_NAMED = 5  # examples
@@ -191,7 +191,8 @@ def regularity(system: LinearizedSGD, *, tolerance: float = _TOLERANCE) -> Regul
 
 def regularity_of(system: System) -> Regularity | None:
     """Return what definition 2.2 says of a system; None of steps that it is not about."""
-    return _regularity(system, _TOLERANCE) if isinstance(system, SingleExampleSGD) else None
+    plain = plain_of(system)
+    return None if plain is None else _regularity(plain, _TOLERANCE)
 
 
 def _regularity(system: SingleExampleSGD, tolerance: float) -> Regularity:

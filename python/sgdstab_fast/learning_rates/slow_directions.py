@@ -210,7 +210,7 @@ def search_with_slow_directions(
         try:
             while not met and not (found and bursts.depth <= depth):
                 direct = _depth_of(cutoff) <= depth
-                system = whole if direct else whole.raised(cutoff)
+                system = whole if direct else whole.with_slow_eigenvalues_raised(cutoff)
                 bursts = Bursts(system, spent, first_of_panel(block.index, len(found)))
                 scale = 1.0 if direct else bounds[0] / bounds_of_zero(system, family_of(system))[0]
                 last = found[-1][1] if found else _bracketed(bursts, bounds)

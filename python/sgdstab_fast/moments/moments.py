@@ -27,7 +27,7 @@ from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.progress import after, reporter
-from sgdstab_fast.systems.sgd import SingleExampleSGD
+from sgdstab_fast.systems.sgd import plain_of
 from sgdstab_fast.systems.system import System, require_system
 
 METHODS = ("auto", "population")
@@ -177,9 +177,8 @@ def moments_at(
 
 def moment_family(system: System, *, computed: bool = True) -> PlainMoments | GeneralMoments:
     """Return what knows Lambda(p) of one system at any order, computed where that is allowed and possible."""
-    if isinstance(system, SingleExampleSGD):
-        return PlainMoments(system, computed=computed)
-    return GeneralMoments(system, computed=computed)
+    plain = plain_of(system)
+    return GeneralMoments(system, computed=computed) if plain is None else PlainMoments(plain, computed=computed)
 
 
 def _slope(system: System, options: Options) -> tuple[tuple[float, float], int]:

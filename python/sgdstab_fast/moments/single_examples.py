@@ -33,7 +33,7 @@ from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values,
 from sgdstab_fast.operators.matrices import ExactMoment
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
-from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD
+from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD, require_plain
 from sgdstab_fast.systems.system import Part
 
 _SHARES = (1.0, 0.75, 0.5, 0.25)  # of a negative order, at which the curve of a block is known
@@ -47,10 +47,7 @@ class PlainMoments:
         self._blocks = system.parts()
         self._exact = [ExactMoments(block.system) for block in self._blocks]
         self._points: list[dict[float, OrderMoment]] = [{} for _ in self._blocks]
-        self._metrics = []
-        for block in self._blocks:
-            assert isinstance(block.system, SingleExampleSGD)  # as the whole is
-            self._metrics.append(MomentMetrics(block.system))
+        self._metrics = [MomentMetrics(require_plain(block.system, "moment_exponent")) for block in self._blocks]
 
     @property
     def largest_amplification(self) -> float:

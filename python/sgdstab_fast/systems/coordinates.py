@@ -156,7 +156,7 @@ class GramRows(Rows):
         rows = roots[:, None] * self.array
         return GramRows(rows * roots, roots**2 * self.diagonal, self._slowest)
 
-    def raised(self, cutoff: float) -> GramRows:
+    def with_slow_eigenvalues_raised(self, cutoff: float) -> GramRows:
         """Return those of K and what is missing."""
         vectors, eigenvalues, _ = self.decompose()
         missing = np.maximum(cutoff * eigenvalues[-1] - eigenvalues, 0.0)

@@ -10,6 +10,15 @@ from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
 
 
+def system_of(gram: Any) -> LinearizedSGD | None:
+    """Return the system that is given in place of K; None of an array. Refuse what is a system, but not of a K."""
+    if isinstance(gram, System) and not isinstance(gram, LinearizedSGD):
+        raise TypeError(
+            f"gram must be a matrix or a LinearizedSGD, not a {type(gram).__name__}: it has no learning rate"
+        )
+    return gram if isinstance(gram, LinearizedSGD) else None
+
+
 def variant_of(
     gram: Any,
     learning_rate: float | None,
@@ -32,16 +41,14 @@ def variant_of(
     of_k = {name: value for name, value in of_k.items() if value is not None}
     batches = {"sampling": sampling, "momentum": momentum, "nesterov": nesterov, "slow_cutoff": slow_cutoff}
     batches = {name: value for name, value in batches.items() if value is not None}
-    if isinstance(gram, System) and not isinstance(gram, LinearizedSGD):
-        raise TypeError(
-            f"gram must be a matrix or a LinearizedSGD, not a {type(gram).__name__}: it has no learning rate"
-        )
-    if not isinstance(gram, LinearizedSGD):
+    system = system_of(gram)
+    if system is None:
         size = 1 if batch_size is None else batch_size
         return LinearizedSGD(gram, learning_rate, size, **of_k, **batches)  # type: ignore[arg-type]
     for name, value in of_k.items():
         raise ValueError(f"{name} must be left out with a system, which has its own, not {value!r}")
-    system = gram if learning_rate is None else gram.with_learning_rate(learning_rate)
+    if learning_rate is not None:
+        system = system.with_learning_rate(learning_rate)
     if slow_cutoff is not None:
         system = system.without_slow_directions(slow_cutoff)
     recurrence = system.recurrence

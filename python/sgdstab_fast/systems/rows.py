@@ -200,7 +200,7 @@ class Rows:
         slowest = np.eye(1, features.shape[1])[0]
         return Rows(features, np.asarray(np.einsum("ij,ij->i", features, features)), slowest, slow_cutoff)
 
-    def raised(self, cutoff: float) -> Rows:
+    def with_slow_eigenvalues_raised(self, cutoff: float) -> Rows:
         """Return the rows of K with eigenvalues below cutoff times the largest raised to that."""
         vectors, eigenvalues, directions = self.decompose()
         assert directions is not None

@@ -28,7 +28,7 @@ from sgdstab_fast.systems.recurrence import Recurrence, recurrence_of
 from sgdstab_fast.systems.rows import Rows, rows_of_factor
 from sgdstab_fast.systems.sampling import Law, row_weights, validated
 from sgdstab_fast.systems.single_steps import SingleSteps
-from sgdstab_fast.systems.system import FullBatches, Outcomes, Part, require_system
+from sgdstab_fast.systems.system import FullBatches, Outcomes, Part, System, require_system
 
 _SMALLEST_DIAGONAL = 1e-290
 _LARGEST_STEP = 1e100  # eta K_ii, so that no product of a few steps overflows
@@ -100,6 +100,9 @@ class LinearizedSGD(BatchSteps):
     >>> sf.LinearizedSGD([[2, 1], [1, 2]], 0.5, 2, sampling="with_replacement", momentum=0.9).dimension
     4
     """
+
+    is_plain = False
+    """Whether a step is on one example, drawn uniformly and independently, without memory."""
 
     def __new__(
         cls,
@@ -202,11 +205,6 @@ class LinearizedSGD(BatchSteps):
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave what has been computed behind."""
         return LinearizedSGD._of, (self._rows, self.learning_rate, self.law, self.recurrence)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether a step is on one example, drawn uniformly and independently, without memory."""
-        return isinstance(self, SingleExampleSGD)
 
     @property
     def fingerprint(self) -> str:
@@ -386,9 +384,9 @@ class LinearizedSGD(BatchSteps):
         require_plain(self, "part")
         return self._changed(self._rows.restricted(examples), law=Law(len(examples)))
 
-    def raised(self, cutoff: float) -> LinearizedSGD:
-        """Return the system of K with eigenvalues below cutoff times the largest raised to that."""
-        return self._changed(self._rows.raised(cutoff))
+    def with_slow_eigenvalues_raised(self, cutoff: float) -> LinearizedSGD:
+        """Return the system of K with eigenvalues below cutoff times the largest raised to that: none decays slower."""
+        return self._changed(self._rows.with_slow_eigenvalues_raised(cutoff))
 
     def averaged(self) -> LinearizedSGD:
         """Return the system whose full step is the mean of the steps: with probabilities p_i, that of N p_i K_ij."""
@@ -453,13 +451,21 @@ def _fast(rows: Rows, slow_cutoff: float | None) -> Rows:
 class SingleExampleSGD(SingleSteps, LinearizedSGD):
     """SGD on single examples, drawn uniformly and independently, without memory; what `LinearizedSGD` makes of it."""
 
+    is_plain = True
+
+
+def plain_of(system: System) -> SingleExampleSGD | None:
+    """Return the system if it is SGD on single examples, of which more is known; else None."""
+    return system if isinstance(system, SingleExampleSGD) else None
+
 
 def require_plain(system: Any, what: str) -> SingleExampleSGD:
     """Refuse systems other than SGD on single examples, for what is about those; return the system."""
     require_system(system)
-    if not isinstance(system, SingleExampleSGD):
+    plain = plain_of(system)
+    if plain is None:
         raise ValueError(
             f"{what} is for SGD on single examples: batch_size=1, iid, without groups, probabilities and momentum; "
             f"not for {system!r}"
         )
-    return system
+    return plain
