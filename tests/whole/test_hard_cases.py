@@ -102,6 +102,12 @@ FIBONACCI = sf.MatrixEnsemble([[[0, 1], [1, 1]], [[0, 1], [1, -1]]])
 FIBONACCI_EXPONENT = 0.1239755988033  # log 1.1319882487943, OEIS A078416
 
 
+def turned(angle, system):
+    """The ensemble of those matrices, each entry times the turn of a plane by an angle."""
+    c, s = math.cos(angle), math.sin(angle)
+    return sf.MatrixEnsemble([np.kron(matrix, [[c, -s], [s, c]]) for matrix in system.matrices], system.probabilities)
+
+
 def in_basis(system, basis):
     return sf.MatrixEnsemble(basis @ system.matrices @ np.linalg.inv(basis), system.probabilities)
 
@@ -162,6 +168,8 @@ DRIFTING = sf.MatrixEnsemble([np.diag([math.exp(1 - 0.02), 1]), np.diag([math.ex
     Case("affine that grows", affine([0.5, 2.1], [-1, 2]), math.log(1.05) / 2, 1e-12, {"rtol": 0.05}, answered=True),
     Case("collapses", COLLAPSING, COLLAPSING_EXPONENT, 1e-12, {"rtol": 1e-3}, answered=True),
     Case("rare swap", rare(np.diag([3.0, 0.5]), [[0, 2], [1, 0]], 1e-9), math.log(1.5) / 2, 1e-9, answered=True),
+    Case("rare swap of planes that turn", turned(0.7, rare(np.diag([2.0, 1]), [[0, 1], [1, 0]], 1e-6)),
+         math.log(2) / 2, 1e-6, {"max_steps": 1e6}),
     # What an axis becomes is the smallest part for ever, or until it has overtaken: (2 log a + log b) / 3 as p -> 0.
     Case("small parts left by rare matrices", rare(np.diag([2, 0.5]), [[0, 1], [1, 0.5]], 1e-3), math.log(2) / 3, 2e-4,
          answered=True),
@@ -173,6 +181,8 @@ DRIFTING = sf.MatrixEnsemble([np.diag([math.exp(1 - 0.02), 1]), np.diag([math.ex
     Case("coupled by 1e-6", nearly_diagonal(1e-6), 0.007010563478, 1e-11, {"rtol": 0.05}, answered=True),
     Case("coupled by 1e-9", nearly_diagonal(1e-9), 0.00457994331, 1e-10, {"rtol": 0.05}, answered=True),
     Case("coupled by 1e-12", nearly_diagonal(1e-12), 0.00340084, 2e-8, {"rtol": 0.05}, answered=True),
+    Case("rare swap of planes that turn", turned(0.7, rare(np.diag([1.2, 0.6]), [[0, 1], [1, 0]], 1e-6)), -1,
+         options={"max_steps": 1e6}),
     Case("two blocks", two_blocks(0.0038562462 * PAIR, 1.24e-10, 0.425), -1.36604e-4, 2e-8, {"rtol": 0.1},
          answered=True),
     Case("two blocks, coupled more", two_blocks(0.0038562462 * PAIR, 1.24e-7, 0.425), -1.36603e-4, 2e-8, {"rtol": 0.1},

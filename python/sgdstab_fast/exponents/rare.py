@@ -13,9 +13,9 @@ varies is theirs.
 
 If w . A_i v is 0 to rounding, as for a quarter turn among diagonal matrices, A_i v is not forgotten before such an
 outcome comes again, and there is no such series: chains relax as slowly as these outcomes come, and the exponent may be
-as much as the gap lower. It is then the mean over the second half of chains, without control variates, whose means are
-0 in stationary chains only. Where they come before a component of v has faded to 0, growth is the largest of several
-random walks, and too large by about the spread of one of them.
+as low as the mean of all exponents. It is then the mean over the second half of chains, without control variates, whose
+means are 0 in stationary chains only. Where they come before a component of v has faded to 0, growth is the largest of
+several random walks, and too large by about the spread of one of them.
 """
 
 from __future__ import annotations
@@ -79,17 +79,14 @@ class RareOutcomes:
         gap, n_transposed = found.gap, n_steps
         if 0 < gap < math.inf:
             n_transposed = min(n_steps, math.ceil(_FORGOTTEN / gap))
-        else:
-            sizes = self._system.step_sizes
-            gap = float(np.ptp(sizes[np.isfinite(sizes)])) if np.isfinite(sizes).any() else math.inf
         influences, for_ever = (each[0] for each in self._influences.of(chains.states[:, :1], outcomes, n_transposed))
         probabilities = outcomes.probabilities
         self._probability = float(probabilities[(for_ever > _SOMETIMES) & (probabilities < rare)].sum())
         if self._probability > 0:
-            self._allowance = gap * math.exp(-self._probability * n_steps / _FADING)
+            self._allowance = self._reach(found) * math.exp(-self._probability * n_steps / _FADING)
             half, before = chains.n_batches // 2, found
             late = batch_means(chains.records.log_growth[:, half:, :1], chains.steps_per_batch)
-            if self._probability * _FLUSHED > gap:
+            if not self._probability * _FLUSHED <= gap < math.inf:
                 self._allowance = max(self._allowance, math.sqrt(chains.n_chains) * float(late.standard_error[0]))
             found = replace(late, start_up=late.start_up + half, gap=before.gap, mixed=before.mixed)
             if before.standard_error[0] > late.standard_error[0]:  # which allows for more
@@ -103,6 +100,12 @@ class RareOutcomes:
             standard_error=np.hypot(found.standard_error, self._allowance),
             bias_allowance=math.hypot(found.bias_allowance or 0.0, self._allowance),
         )
+
+    def _reach(self, found: Estimate) -> float:
+        """Return by how much lambda may be lower at most: it is no lower than the mean of all exponents."""
+        mean, sizes = self._system.sum_of_exponents / self._system.dimension, self._system.step_sizes
+        lowest = mean if math.isfinite(mean) else sizes[np.isfinite(sizes)].min(initial=math.inf)
+        return max(float(found.mean[0]) - float(lowest), 0.0) if math.isfinite(lowest) else math.inf
 
     def warn(self, done: Run[VectorRecords]) -> None:
         """Warn if the error bar is what it is because of rare outcomes."""
