@@ -170,7 +170,7 @@ def distribution(value: Any, name: str, size: int, which: str) -> FloatArray:
     if found.shape != (size,):
         raise ValueError(f"{name} must have the shape ({size},), {which}, not {found.shape}")
     for index in np.flatnonzero(~(found >= 0))[:1]:
-        raise ValueError(f"{name} must not be negative, but {name}[{index}] is {found[index]}")
+        raise ValueError(f"{name} must be numbers from 0 to 1, but {name}[{index}] is {found[index]}")
     with np.errstate(over="ignore"):
         single = (found.astype(np.float32) == found).all()
     precision = float(np.finfo(np.float16 if given.dtype == np.float16 else np.float32 if single else float).eps)
@@ -231,11 +231,9 @@ def executor(value: Any) -> Any:
 
 def _unwrapped(value: Any, name: str) -> Any:
     """Return what numpy can take: no mask, no graph of gradients, no other device, no sparse format."""
+    if n_masked := _n_masked(value):
+        raise ValueError(f"{name} must not be masked, but {n_masked} of its entries are: fill or drop them")
     if isinstance(value, np.ma.MaskedArray):
-        if n_masked := int(np.ma.getmaskarray(value).sum()):
-            raise ValueError(
-                f"{name} must not be masked, but {n_masked} of {value.size} entries are: fill them in or leave them out"
-            )
         return value.data
     if callable(getattr(value, "toarray", None)):
         return value.toarray()
@@ -245,6 +243,15 @@ def _unwrapped(value: Any, name: str) -> Any:
         if callable(getattr(value, method, None)):
             value = getattr(value, method)()
     return value
+
+
+def _n_masked(value: Any) -> int:
+    """Return how many entries are masked, of an array or of sequences of any depth."""
+    if isinstance(value, np.ma.MaskedArray):
+        return int(np.ma.getmaskarray(value).sum())
+    if not isinstance(value, (list, tuple)):
+        return 0
+    return sum(_n_masked(each) for each in value if not isinstance(each, (float, int)))
 
 
 def numeric(value: Any, name: str, what: str = "an array of real numbers") -> NDArray[Any]:
@@ -274,7 +281,7 @@ def _of_objects(array: NDArray[Any], inferred: NDArray[Any], value: Any, name: s
                 inferred[index] = entry if isinstance(entry, float) else real_number(entry, name)
             except (TypeError, ValueError):
                 at = ", ".join(map(str, index))
-                raise TypeError(f"{name} must be {what}, but {name}[{at}] is {entry!r}") from None
+                raise TypeError(f"{name} must be {what}, but {name}[{at}] is {shown(entry)}") from None
     columns = {getattr(column, "numpy_dtype", column) for column in getattr(value, "dtypes", ())}
     return inferred.astype(np.float32) if columns == {np.dtype(np.float32)} else inferred
 

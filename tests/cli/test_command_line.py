@@ -91,6 +91,12 @@ def test_whatever_environment_a_run_ends_with_its_plot(directory, command, backe
     assert command == "moments" or b"+-" in done.stdout
 
 
+def test_closed_output_does_not_change_the_exit_status(directory):
+    arguments = "report k4.npy --learning-rate 0.3 --max-steps 20000 --rtol 0.1 --seed 1 --output plot.png"
+    for closed in (">&-", "2>&-"):
+        assert subprocess.call(f"exec '{sys.executable}' -m sgdstab_fast {arguments} {closed}", shell=True) == 0
+
+
 def test_json_is_json_whatever_is_infinite(directory, capsys):
     assert run("one.npz", "--learning-rate", 0.5, "--json", "--output", "plots.pdf") == 1
     report = json.loads(capsys.readouterr().out)

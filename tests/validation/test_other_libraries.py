@@ -141,7 +141,10 @@ def test_these_are_matrices(gram):
 @pytest.mark.parametrize(
     ("gram", "error", "message"),
     [
-        (np.ma.masked_greater(K4, 4), ValueError, "gram must not be masked, but 1 of 16 entries are"),
+        (np.ma.masked_greater(K4, 4), ValueError, "gram must not be masked, but 1 of its entries are"),
+        (list(np.ma.masked_greater(K4, 4)), ValueError, "gram must not be masked, but 1 of its entries are"),
+        ([[1, np.ma.masked], [0.5, 1]], ValueError, "gram must not be masked, but 1 of its entries are"),
+        ([[10**400, 0], [0, 1]], TypeError, r"gram must be a matrix of real numbers, but gram\[0, 0\] is 10+\.\.\.$"),
         (aslinearoperator(K4), TypeError, r"gram must be a matrix, not an operator \(\w+\)"),
         (Table(WITH_NA), TypeError, r"gram must be a matrix of real numbers, but gram\[0, 1\] is <NA>"),
         (Table([[4.0, np.nan], [np.nan, 3.0]]), ValueError, r"gram must be finite, but gram\[0, 1\] is nan"),
@@ -237,7 +240,7 @@ def test_probabilities_of_less_than_double_precision_have_sum_one(n, seed):
         (
             np.ma.masked_less([0.1, 0.3, 0.3, 0.3], 0.2),
             ValueError,
-            "probabilities must not be masked, but 1 of 4 entries",
+            "probabilities must not be masked, but 1 of its entries",
         ),
         (["0.25"] * 4, TypeError, "probabilities must be an array of real numbers, not of dtype <U4"),
         ([0.5, 0.5, NA, 0.0], TypeError, r"probabilities must be an array of real numbers, but probabilities\[2\] is"),
@@ -264,7 +267,7 @@ def test_these_are_labels(groups):
         ([0, 0, 1, None], r"groups\[3\] is None"),
         ([0, 0, 1, NA], r"groups\[3\] is <NA>"),
         (np.array(["2020", "2020", "2021", "NaT"], dtype="datetime64[Y]"), r"groups\[3\] is None"),
-        (np.ma.masked_greater([0, 0, 1, 9], 5), "groups must not be masked, but 1 of 4 entries are"),
+        (np.ma.masked_greater([0, 0, 1, 9], 5), "groups must not be masked, but 1 of its entries are"),
     ],
 )
 def test_missing_labels_are_refused(groups, message):

@@ -244,6 +244,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by whoever called
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     options = parser().parse_args(_with_negative_orders(sys.argv[1:] if arguments is None else arguments))
     try:
         with _spelled_out():

@@ -349,7 +349,8 @@ class FiniteTimeProbability(SampledResult):
         return (
             f"FiniteTimeProbability(probability={with_error(self.probability, self.standard_error)}, "
             f"log_probability={self.log_probability:.6g}, n={self.n}, threshold={self.threshold:.6g}, "
-            f"method={self.method!r}, order={self.order:.4g}, stopped_by={self.stopped_by!r}, n_steps={self.n_steps})"
+            f"method={self.method!r}, order={self.order:.4g}, stopped_by={self.stopped_by!r}, n_steps={self.n_steps}"
+            + (f", reason={self.reason!r})" if self.reason else ")")
         )
 
     @property
