@@ -479,3 +479,15 @@ def test_good_learning_rates(rates):
     found = swept(K4, rates, 64)
     assert found.learning_rates.dtype == np.float64
     np.testing.assert_array_equal(found.learning_rates, np.atleast_1d(rates))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_intervals_stay_between_what_is_known_for_certain(batch_size):
+    rates = np.linspace(0.2, 0.5, 7) * batch_size
+    with pytest.warns(sf.AccuracyWarning):
+        found = sf.sweep(K4, rates, [batch_size], rtol=1e-9, max_steps=2_000, n_chains=8, rng=1)
+    low, high = found.confidence_interval(0.9999)
+    assert (found.bounds[0] <= low).all()
+    assert (low <= found.exponents).all()
+    assert (found.exponents <= high).all()
+    assert (high <= found.mean_square_exponents / 2 + 1e-12).all()

@@ -1,5 +1,6 @@
 """A map is drawn from arrays, whatever they are of."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ RATES = np.array([0.1, 0.2, 0.4, 0.8])
 def map_of(sizes, momenta):
     """Curves that cross 0 at 0.3, their mean squares at 0.2 and full batches nowhere."""
     n, exponents = len(sizes), np.tile(RATES - 0.3, (len(sizes), 1))
-    edge = SimpleNamespace(gd=2.0, mean_square=0.2, almost_sure=0.3, almost_sure_standard_error=0.01)
+    edge = SimpleNamespace(gd=2.0, mean_square=0.2, almost_sure=0.3, almost_sure_with_error="0.300 ± 0.010")
     return SimpleNamespace(
         learning_rates=RATES,
         batch_sizes=np.array(sizes),
@@ -49,4 +50,19 @@ def test_few_curves_are_lines_and_many_a_surface_or_their_edges(sizes, momenta, 
 def test_edges_of_one_curve_are_named_in_the_order_they_are_lost():
     ax = Figure().subplots()
     stability_map(map_of([1], [0.0]), ax)
-    assert [text.get_text() for text in ax.texts] == ["mean square 0.2", "almost sure 0.3 ± 0.01"]  # 2 is beyond
+    assert [text.get_text() for text in ax.texts] == ["mean square 0.2", "almost sure 0.300 ± 0.010"]  # 2 is beyond
+
+
+def test_labels_of_sizes_are_not_printed_over_that_of_0():
+    figure = Figure()
+    ax, found = figure.subplots(), map_of([1], [0.0])
+    found.exponents = np.array([[-3e-5, -1e-5, 1e-2, 0.3]])
+    found.gd_exponents = np.full((1, 4), -2e-6)
+    stability_map(found, ax)
+    figure.draw_without_rendering()
+    labels = [label for label in ax.get_yticklabels() if label.get_text() and label.get_visible()]
+    low, high = ax.get_ylim()
+    shown = [label for label in labels if low <= label.get_position()[1] <= high]
+    boxes = [label.get_window_extent() for label in shown]
+    assert len(boxes) > 3
+    assert not any(first.overlaps(second) for first, second in pairwise(boxes))

@@ -51,9 +51,9 @@ from sgdstab_fast.simulation.run import Run
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.statistics.means import mean_of
-from sgdstab_fast.systems.from_gram import variant_of
+from sgdstab_fast.systems.from_gram import of_any_rate
 from sgdstab_fast.systems.sgd import LinearizedSGD
-from sgdstab_fast.systems.system import Part, System
+from sgdstab_fast.systems.system import Part
 
 _RTOL, _RTOL_OF_SEARCH = 2e-5, 1e-3
 _MAX_STEPS, _OF_SLOW_DIRECTIONS = 200_000_000, 10_000_000_000
@@ -157,15 +157,10 @@ def critical_learning_rate(
         "nesterov": nesterov,
         "slow_cutoff": slow_cutoff,
     }
-    if not isinstance(gram, System):
-        gram, _ = validation.gram_matrix(gram)
-        if not gram.any():
-            variant_of(np.eye(len(gram)), 1.0, **steps)  # refuses what is out of range
-            made_of = provenance(options.seed, "closed form", f"zero-{gram.shape[0]}x{gram.shape[0]}")
-            return known_rate(math.inf, criterion, "K is zero: nothing moves", made_of)
-        system = variant_of(gram, 1 / float(gram.diagonal().max()), **steps)
-    else:
-        system = variant_of(gram, None, **steps)
+    system = of_any_rate(gram, **steps)
+    if system is None:
+        made_of = provenance(options.seed, "closed form", "zero")
+        return known_rate(math.inf, criterion, "K is zero: nothing moves", made_of)
     made_of = provenance(options.seed, "closed form", system.fingerprint)
     if criterion == "gd":
         plain = system.recurrence.is_plain

@@ -35,6 +35,11 @@ class Edges:
     almost_sure_standard_error: float
     """Its standard error, with that of the interpolation."""
 
+    @property
+    def almost_sure_with_error(self) -> str:
+        """The almost sure one with its error, as pictures label it."""
+        return with_error(self.almost_sure, self.almost_sure_standard_error)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StabilityMap(SeveralExponents):
@@ -68,6 +73,8 @@ class StabilityMap(SeveralExponents):
     """Lambda(2)."""
     mean_square_errors: FloatArray
     """Numerical errors of `mean_square_exponents`."""
+    bounds: FloatArray
+    """Between which lambda lies for certain, as in `LyapunovExponent`; shape (2, curves, L)."""
     gd_exponents: FloatArray
     """mu, of full batches whatever the batch size."""
     edges: tuple[Edges, ...]
@@ -98,6 +105,11 @@ class StabilityMap(SeveralExponents):
     def converged(self) -> bool:
         """Whether a tolerance was met everywhere."""
         return bool(self.within_tolerance.all())
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
+        """Return arrays (low, high); each exponent lies between its own with probability `level`, within `bounds`."""
+        low, high = np.clip(super().confidence_interval(level), *self.bounds)
+        return low, high
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
         """Return columns of equal length, a row for every curve and learning rate, as data frames take them."""

@@ -140,6 +140,7 @@ def sweep(
         derivative_standard_errors=np.array([curve.derivative_standard_errors for curve in curves]),
         mean_square_exponents=np.array([curve.mean_square for curve in curves]),
         mean_square_errors=np.array([curve.mean_square_errors for curve in curves]),
+        bounds=np.array([[curve.lowest for curve in curves], [curve.highest for curve in curves]]),
         gd_exponents=np.array([curve.gd_exponents for curve in curves]),
         edges=tuple(_edges(curve, rates) for curve in curves),
         within_tolerance=np.array(
@@ -165,15 +166,9 @@ def _systems(
         increasing = validation.increasing(batch_sizes, "batch_sizes").tolist()
         sizes = [validation.integer(size, "batch_sizes") for size in increasing]
     values: list[float | None] = [None] if momenta is None else [*_momenta(momenta)]
-    if nesterov is None and momenta is not None and isinstance(gram, LinearizedSGD):
-        nesterov = uses_nesterov(gram.recurrence)
-    ahead = {value: None if value == 0 and len(values) > 1 else nesterov for value in values}
-    first = variant_of(gram, rate, sizes[0], sampling=sampling, momentum=values[0], nesterov=ahead[values[0]], **of_k)
-    # K is looked at once.
+    first = variant_of(gram, rate, sizes[0], sampling=sampling, **of_k)  # K is looked at once
     return [
-        variant_of(first, rate, size, momentum=value, nesterov=ahead[value])
-        if (size, value) != (sizes[0], values[0])
-        else first
+        variant_of(first, rate, size, momentum=value, nesterov=None if value == 0 and len(values) > 1 else nesterov)
         for size in sizes
         for value in values
     ]
@@ -237,7 +232,7 @@ def _curve(system: LinearizedSGD, rates: FloatArray, options: Options) -> Curve:
     its = options.for_parts(len(contenders))
     for index in contenders:
         its_own = its.within(atol=its.budget.atol / blocks[index].share)
-        curves[index] = _simulated(curves[index], blocks[index], families[index], rates, its_own, means[index])
+        curves[index] = _simulated(curves[index], blocks[index], families[index], rates, its_own)
     return curves[0] if blocks[0].share == 1 else _largest(curves, np.array([block.share for block in blocks]))
 
 
@@ -245,6 +240,7 @@ def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: Floa
     """Return what is known of a block without simulation: lambda in one dimension, where it is the mean of all."""
     nothing = np.full(rates.shape, np.nan)
     mean_square, errors = (nothing, nothing) if family is None else family.exponents(rates)
+    lowest, shortening = means - _ROUNDING, rates * system.diagonal.max() <= 2
     curve = Curve(
         exponents=np.full(rates.shape, -np.inf),
         standard_errors=np.zeros(rates.shape),
@@ -256,6 +252,8 @@ def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: Floa
         mean_square=mean_square,
         mean_square_errors=errors,
         mean_square_threshold=math.nan if family is None else family.threshold()[0],
+        lowest=lowest,
+        highest=np.maximum(np.fmin(mean_square / 2 + errors, np.where(shortening, 0.0, math.inf)), lowest),
         bounds=bounds_of_zero(system, family),
         extreme_eigenvalues=extreme_eigenvalues(system) if family is None else family.extreme_eigenvalues,
     )
@@ -291,18 +289,13 @@ def _simulated(
     family: MeanSquareFamily | None,
     rates: FloatArray,
     options: Options,
-    means: FloatArray,
 ) -> Curve:
-    """Add to a block's curve what is simulated, within what is known: `means` are those of all exponents."""
+    """Add to a block's curve what is simulated, within its bounds."""
     anchors = anchors_for(block.system, family, rates)
-    shortening = rates * block.system.diagonal.max() <= 2
-    lowest = means - _ROUNDING
-    highest = np.fmin(curve.mean_square / 2 + curve.mean_square_errors, np.where(shortening, 0.0, math.inf))
-    highest = np.maximum(highest, lowest)
 
     def bounded(chains: Chains[PanelRecords]) -> list[Estimate]:
         found = estimates(chains, anchors, rates.size)
-        return [each.within(*bounds) for each, *bounds in zip(found, lowest, highest, strict=True)]
+        return [each.within(*bounds) for each, *bounds in zip(found, curve.lowest, curve.highest, strict=True)]
 
     done = run_panels(
         block.system,
@@ -362,6 +355,8 @@ def _largest(curves: list[Curve], shares: FloatArray) -> Curve:
         mixed=np.all([curve.mixed for curve in curves], axis=0),
         mean_square=np.where(unknown, np.nan, np.log1p(growth[dominant, columns])),
         mean_square_errors=np.array([curve.mean_square_errors for curve in curves])[dominant, columns],
+        lowest=np.max([share * curve.lowest for share, curve in zip(shares, curves, strict=True)], axis=0),
+        highest=np.max([share * curve.highest for share, curve in zip(shares, curves, strict=True)], axis=0),
         mean_square_threshold=min(curve.mean_square_threshold for curve in curves) if not unknown.any() else math.nan,
         bounds=(min(curve.bounds[0] for curve in curves), min(curve.bounds[1] for curve in curves)),
         extreme_eigenvalues=(

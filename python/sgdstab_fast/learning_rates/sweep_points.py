@@ -47,6 +47,10 @@ class Curve:
     mean_square: FloatArray
     mean_square_errors: FloatArray
     mean_square_threshold: float
+    lowest: FloatArray
+    """What lambda is not below,"""
+    highest: FloatArray
+    """and not above, for certain."""
     bounds: tuple[float, float]
     """Of the first zero of lambda."""
     extreme_eigenvalues: tuple[float, float]
@@ -62,7 +66,10 @@ def curve_of_points(system: LinearizedSGD, rates: FloatArray, options: Options) 
     """Return the curve of any system."""
     systems = [system.with_learning_rate(float(rate)) for rate in rates]
     found = _exponents(systems, options)
-    exponents = np.array([each.exponent for each in found])
+    mean_square, mean_square_errors, threshold = _mean_square(system, systems)
+    lowest, highest = np.array([each.bounds for each in found]).T
+    highest = np.fmin(highest, mean_square / 2 + mean_square_errors)
+    exponents = np.minimum([each.exponent for each in found], np.maximum(highest, lowest))
     errors = np.array([each.standard_error for each in found])
     gd = np.array([gd_exponent(each) for each in systems])
     if system.is_full:  # to the last bit
@@ -70,7 +77,6 @@ def curve_of_points(system: LinearizedSGD, rates: FloatArray, options: Options) 
     slopes, slope_errors = derivatives_of(
         rates, [np.array([value]) if math.isfinite(value) else None for value in exponents], errors
     )
-    mean_square, mean_square_errors, threshold = _mean_square(system, systems)
     zero = exact_zero(system)
     bounds = (0.0, math.inf) if math.isnan(threshold) else (threshold, math.inf)
     return Curve(
@@ -84,6 +90,8 @@ def curve_of_points(system: LinearizedSGD, rates: FloatArray, options: Options) 
         mean_square=mean_square,
         mean_square_errors=mean_square_errors,
         mean_square_threshold=threshold,
+        lowest=lowest,
+        highest=np.maximum(highest, lowest),
         bounds=bounds if zero is None else (zero, zero),
         extreme_eigenvalues=extreme_eigenvalues(system),
         gd_exponents=gd,

@@ -25,7 +25,7 @@ class _Edges(Protocol):
     @property
     def almost_sure(self) -> float: ...
     @property
-    def almost_sure_standard_error(self) -> float: ...
+    def almost_sure_with_error(self) -> str: ...
 
 
 class _Map(Protocol):
@@ -87,7 +87,7 @@ def stability_map(result: _Map, ax: Axes | None = None) -> Axes:
         of_first = "μ, full batches" if index == 0 else None
         ax.plot(rates, result.gd_exponents[row], color=color, lw=1.1, ls=":", label=of_first)
     if sizes.size and sizes.max() > 300 * np.quantile(sizes, 0.1):
-        ax.set_yscale("symlog", linthresh=float(np.quantile(sizes, 0.1)), linscale=1.0)
+        _logarithmic_beyond(ax, float(np.quantile(sizes, 0.1)))
     else:
         scientific(ax, "y")
     if several:
@@ -101,8 +101,17 @@ def stability_map(result: _Map, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("exponent (nats per step)")
     title = "Stability over the learning rate: below 0, SGD converges"
     ax.set_title(title + (_how(result) if several else ""), fontsize=10, pad=6 if several else 40)
-    ax.legend(fontsize=8, frameon=several, framealpha=0.8, edgecolor="none")
+    ax.legend(fontsize=8, framealpha=0.8, edgecolor="none")
     return ax
+
+
+def _logarithmic_beyond(ax: Axes, size: float) -> None:
+    """Scale the axis of exponents logarithmically beyond a size, and label 0 and what is larger than that."""
+    from matplotlib.ticker import FixedLocator
+
+    ax.set_yscale("symlog", linthresh=size, linscale=1.0)
+    ticks = ax.yaxis.get_major_locator()()
+    ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick == 0 or abs(tick) >= size]))
 
 
 def _how(result: _Map) -> str:
@@ -217,8 +226,7 @@ def _draw_edges(result: _Map, ax: Axes) -> None:
         ax.axvspan(first, min(edges.almost_sure, last), color=STABLE, alpha=0.12, lw=0)
     for row, (value, name) in enumerate(sorted(within)):
         ax.axvline(value, color=EDGE, lw=1, ls="-" if name == "almost sure" else "--")
-        error = edges.almost_sure_standard_error
-        known = f"{value:.3g} ± {error:.1g}" if name == "almost sure" and error > 1e-3 * value else f"{value:.4g}"
+        known = edges.almost_sure_with_error if name == "almost sure" else f"{value:.4g}"
         # Each on a line of its own, however close they are.
         ax.annotate(
             f"{name} {known}",

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
+from sgdstab_fast import validation
 from sgdstab_fast.systems.recurrence import Recurrence, recurrence_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
@@ -61,6 +64,20 @@ def variant_of(
             nesterov = momentum != 0 and uses_nesterov(recurrence)
         system = system.with_recurrence(recurrence_of(momentum, nesterov))
     return system
+
+
+def of_any_rate(gram: Any, **steps: Any) -> LinearizedSGD | None:
+    """Return the system of a K, given as an array or as a system of it, at some learning rate; None for K = 0.
+
+    `steps` are what `variant_of` takes.
+    """
+    if isinstance(gram, System):
+        return variant_of(gram, None, **steps)
+    matrix, _ = validation.gram_matrix(gram)
+    if not matrix.any():
+        variant_of(np.eye(len(matrix)), 1.0, **steps)  # refuses what is out of range
+        return None
+    return variant_of(matrix, 1 / float(matrix.diagonal().max()), **steps)
 
 
 def momentum_of(recurrence: Recurrence) -> float:
