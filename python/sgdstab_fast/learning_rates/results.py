@@ -35,11 +35,6 @@ class Edges:
     almost_sure_standard_error: float
     """Its standard error, with that of the interpolation."""
 
-    @property
-    def almost_sure_with_error(self) -> str:
-        """The almost sure one with its error, as pictures label it."""
-        return with_error(self.almost_sure, self.almost_sure_standard_error)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StabilityMap(SeveralExponents):
@@ -134,7 +129,8 @@ class StabilityMap(SeveralExponents):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot lambda with its interval, Lambda(2)/2, mu and their edges over the learning rate; return the axes."""
-        return stability_map(self, ax)
+        edges = [with_error(edge.almost_sure, edge.almost_sure_standard_error) for edge in self.edges]
+        return stability_map(self, edges, ax)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

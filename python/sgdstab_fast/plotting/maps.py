@@ -24,8 +24,6 @@ class _Edges(Protocol):
     def mean_square(self) -> float: ...
     @property
     def almost_sure(self) -> float: ...
-    @property
-    def almost_sure_with_error(self) -> str: ...
 
 
 class _Map(Protocol):
@@ -54,11 +52,11 @@ class _Map(Protocol):
     def confidence_interval(self, level: float = ..., /) -> tuple[FloatArray, FloatArray]: ...
 
 
-def stability_map(result: _Map, ax: Axes | None = None) -> Axes:
+def stability_map(result: _Map, almost_sure: Sequence[str], ax: Axes | None = None) -> Axes:
     """Plot lambda with its 95% interval, Lambda(2)/2 and mu over the learning rate, and the edges between them.
 
     Of more than six curves lambda is a surface over batch size, or momentum, and learning rate; where both vary, only
-    the edges are drawn, over the batch size.
+    the edges are drawn, over the batch size. `almost_sure` has edges of lambda with their errors, in words.
     """
     ax = axes_or_new(ax)
     sizes, momenta = np.unique(result.batch_sizes), np.unique(result.momenta)
@@ -93,7 +91,7 @@ def stability_map(result: _Map, ax: Axes | None = None) -> Axes:
     if several:
         _mark_zeros(result, ax)
     else:
-        _draw_edges(result, ax)
+        _draw_edges(result, almost_sure[0], ax)
     if rates.size > 2 and rates[-1] > 10 * rates[0] and np.ptp(np.diff(np.log(rates))) < 1e-6:
         ax.set_xscale("log")
     ax.set_xlim(rates[0], rates[-1] if rates.size > 1 else None)
@@ -210,7 +208,7 @@ def _between(x: FloatArray, *, logarithmic: bool) -> FloatArray:
     return np.asarray(np.exp(bounds) if logarithmic else bounds)
 
 
-def _draw_edges(result: _Map, ax: Axes) -> None:
+def _draw_edges(result: _Map, almost_sure: str, ax: Axes) -> None:
     """Mark where mean square, SGD and full batches lose their stability, and shade what is in between."""
     edges, (first, last) = result.edges[0], result.learning_rates[[0, -1]]
     within = [
@@ -226,7 +224,7 @@ def _draw_edges(result: _Map, ax: Axes) -> None:
         ax.axvspan(first, min(edges.almost_sure, last), color=STABLE, alpha=0.12, lw=0)
     for row, (value, name) in enumerate(sorted(within)):
         ax.axvline(value, color=EDGE, lw=1, ls="-" if name == "almost sure" else "--")
-        known = edges.almost_sure_with_error if name == "almost sure" else f"{value:.4g}"
+        known = almost_sure if name == "almost sure" else f"{value:.4g}"
         # Each on a line of its own, however close they are.
         ax.annotate(
             f"{name} {known}",
