@@ -28,9 +28,9 @@ def turned(angle):
     return first @ second
 
 
-def interrupted(probability):
+def interrupted(probability, stretch=STRETCH, turn=QUARTER_TURN):
     """Products of Pollicott's pair, times what stretches one way until a rare quarter turn makes it the other."""
-    matrices = [*(np.kron(STRETCH, each) for each in POLLICOTT), np.kron(QUARTER_TURN, np.eye(2))]
+    matrices = [*(np.kron(stretch, each) for each in POLLICOTT), np.kron(turn, np.eye(2))]
     return sf.MatrixEnsemble(matrices, [(1 - probability) / 2] * 2 + [probability])
 
 
@@ -47,6 +47,26 @@ def test_and_all_are_seen_in_time():
     result = sf.lyapunov_exponent(interrupted(1e-3), rtol=0.05, max_steps=1e7, rng=1, n_threads=1)
     assert result.converged
     assert_within(result.exponent, result.standard_error, (1 - 1e-3) * POLLICOTT_EXPONENT)
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.03, 0.1, 0.4])
+@pytest.mark.parametrize(
+    ("stretch", "turn"),
+    [(STRETCH, QUARTER_TURN), (np.diag([3.0, 1.0, 1 / 3]), np.roll(np.eye(3), 1, axis=0)),
+     (STRETCH, [[0, 1e-3], [-1e3, 0]])],
+)  # fmt: skip
+def test_planes_that_are_permuted_are_no_race_of_random_walks(probability, stretch, turn):
+    result = sf.lyapunov_exponent(interrupted(probability, stretch, turn), rng=1, n_threads=1)
+    assert result.converged
+    assert_within(result.exponent, result.standard_error, (1 - probability) * POLLICOTT_EXPONENT)
+
+
+def test_planes_of_different_dimensions_that_are_permuted():
+    """Coordinates 0 and 1 lead to 2 and back: what is in one class then is in the other."""
+    turns = [[[0, 0, 2.0], [0, 0, 1.0], [3.0, 1.0, 0]], [[0, 0, -1.0], [0, 0, 2.0], [1.0, 1.0, 0]]]
+    result = sf.lyapunov_exponent(sf.MatrixEnsemble(turns), rng=1, n_threads=1)
+    # Of two steps: (3, 1) or (1, 1) times (2, 1) or (-1, 2).
+    assert_within(result.exponent, result.standard_error, np.log([7, 1, 3, 1]).mean() / 2)
 
 
 @pytest.mark.parametrize("angle", [math.pi / 4, math.pi / 2 - 1e-3, math.pi / 2 - 1e-6])

@@ -89,6 +89,29 @@ def components(matrices: FloatArray) -> list[np.ndarray]:
     return [np.flatnonzero(labels == label) for label in range(n)]
 
 
+def permuted_classes(matrices: FloatArray) -> np.ndarray:
+    """Return the finest classes of coordinates such that all matrices take each class into one class: labels, (d,).
+
+    A vector of one class then is one of a single class for ever, which does not feel others.
+    """
+    from scipy.sparse.csgraph import connected_components
+
+    d = matrices.shape[1]
+    n, labels = d, np.arange(d)
+    if d > LARGEST_DIMENSION or matrices.all(axis=1).any():
+        return np.zeros(d, dtype=np.int64)
+    entries = (matrices != 0).astype(float)
+    while n > 1:
+        members = (labels[:, None] == np.arange(n)).astype(float)
+        images = entries @ members > 0  # coordinates that classes are taken to, (n_matrices, d, n)
+        together = np.einsum("mik,mjk->ij", images, images, optimize=True) + members @ members.T
+        fewer, labels = connected_components(together > 0, directed=False)
+        if fewer == n:
+            break
+        n = fewer
+    return np.asarray(labels)
+
+
 def _split(matrices: FloatArray, rounding: float, norms: FloatArray) -> list[DiagonalBlock]:
     """Return the blocks of matrices whose pattern is irreducible."""
     matrices, unit = _balanced(matrices)

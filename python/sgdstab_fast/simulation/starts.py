@@ -108,12 +108,14 @@ def starts(
     choice, random, further = np.split(numbers, [1, 1 + n_numbers], axis=1)
     slow = np.tile(system.slow_directions(1).T.astype(np.float32).astype(float), (n_chains, 1))
     typical = slow if covariance is None else _typical(system, covariance, choice[:, 0])
-    typical, slow = _unit(system, typical), _unit(system, slow)
+    random = system.displacements(random)
+    typical, slow, random = (_unit(system, system.confined(each, typical)) for each in (typical, slow, random))
+    slow = np.where(slow.any(axis=1)[:, None], slow, typical)
     against = system.lengths(typical + slow) < system.lengths(typical - slow)
     return Starts(
         typical=typical,
         slow=np.where(against[:, None], -slow, slow),
-        random=_unit(system, system.displacements(random)),
+        random=random,
         further=_unit(system, system.displacements(further)),
         share=_SHARE_OF_AVERAGES if covariance is None else _SHARE,
     )

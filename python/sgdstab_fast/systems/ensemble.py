@@ -20,6 +20,7 @@ from sgdstab_fast.operators.invariant_subspaces import (
     DiagonalBlock,
     components,
     diagonal_blocks,
+    permuted_classes,
 )
 from sgdstab_fast.operators.matrices import MatrixMoments
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
@@ -262,6 +263,18 @@ class MatrixEnsemble(System):
         """Return the directions that the mean of A^T A shrinks least."""
         mean = np.einsum("n,nij,nik->jk", self._probabilities, self._matrices, self._matrices)
         return np.asarray(np.linalg.eigh(mean)[1][:, ::-1][:, :k])
+
+    @cached_property
+    def _classes(self) -> np.ndarray:
+        return permuted_classes(self._matrices[self._drawn])
+
+    def confined(self, vectors: FloatArray, others: FloatArray) -> FloatArray:
+        """Return what vectors have in the class of coordinates, of those that all matrices permute, of most of others.
+
+        Classes have the same exponents, and of several walks the largest would be seen.
+        """
+        members = self._classes[:, None] == np.arange(self._classes.max() + 1)
+        return np.where(members.T[(others**2 @ members).argmax(axis=1)], vectors, 0.0)
 
     def exact_exponents(self) -> ExactExponents | None:
         """Return the exponents of a single matrix, or of blocks that all have exponents known in closed form.

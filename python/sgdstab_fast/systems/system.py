@@ -278,6 +278,10 @@ class System(ABC):
         """Return what directions of a second moment are, given what they have of single axes: (n, dimension)."""
         return covariance[axes]
 
+    def confined(self, vectors: FloatArray, others: FloatArray) -> FloatArray:
+        """Return vectors (n, dimension) without what no product takes to where it takes most of `others`."""
+        return vectors
+
     @property
     def n_random(self) -> int:
         """Normal numbers that a random displacement is made of."""
