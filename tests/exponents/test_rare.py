@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import sgdstab_fast as sf
+from matplotlib.figure import Figure
 from reference.statistics import assert_within
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.exponents.rare import RareOutcomes
@@ -121,3 +122,33 @@ def test_estimates_are_of_chains_alone_whatever_was_looked_at_before():
     found = seasoned(early)
     assert found.bias_allowance > 0
     np.testing.assert_array_equal(found.standard_error, fresh(early).standard_error)
+
+
+def test_what_numbers_do_not_hold_is_held_back():
+    """The first axis becomes the second one, in blocks or in coordinates in which rounding stands in place of 0."""
+    other, probability = np.array([[0.0, 1.0], [1.0, 0.5]]), 1e-3
+    blocks = [*(np.kron(STRETCH, each) for each in POLLICOTT), np.kron(other, np.eye(2))]
+    basis = turn(0.7)
+    systems = [
+        sf.MatrixEnsemble(blocks, [(1 - probability) / 2] * 2 + [probability]),
+        sf.MatrixEnsemble(basis @ [STRETCH, other] @ basis.T, [1 - probability, probability]),
+        sf.MatrixEnsemble([[[2, 0], [1, 0.5]], [[2, -3], [1, 1]]], [1 - probability, probability]),
+    ]
+    for system in systems:
+        for estimator in (sf.lyapunov_exponent, sf.lyapunov_spectrum):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                result = estimator(system, rtol=0.1, max_steps=1e6, rng=1, n_threads=1)
+            assert caught
+            assert not result.converged
+
+
+def test_pictures_show_what_is_allowed_for():
+    axes = Figure().subplots()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sf.AccuracyWarning)
+        result = sf.lyapunov_exponent(interrupted(1e-7), max_steps=1e6, rng=1, n_threads=1)
+    result.plot(axes)
+    assert result.rare_allowance > result.standard_error / 2
+    low, high = axes.collections[0].get_datalim(axes.transData).get_points()[:, 1]
+    assert high - low > 3 * result.rare_allowance

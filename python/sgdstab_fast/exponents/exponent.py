@@ -17,7 +17,7 @@ from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
 from sgdstab_fast.exponents.logarithms import IN_LOGARITHMS, DiagonalRuns, chains_and_task, diagonal_runs, task_of
 from sgdstab_fast.exponents.pilots import Plan, planned
-from sgdstab_fast.exponents.rare import RareOutcomes
+from sgdstab_fast.exponents.rare import RareOutcomes, warn_of_rare
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.results.provenance import provenance
@@ -196,6 +196,7 @@ def _scaled(result: LyapunovExponent, share: float, system: System) -> LyapunovE
         standard_error=share * result.standard_error,
         gap=share * result.gap,
         bias_allowance=share * result.bias_allowance,
+        rare_allowance=share * result.rare_allowance,
         time_share=share,
         steps_per_epoch=system.steps_per_epoch,
     )
@@ -270,7 +271,7 @@ def simulate(
     with_rare = RareOutcomes(system, options, how, first_chain)
     done = run(chains, task, with_rare, options, companion_task=companions_task(system, task))
     warn_of_trouble(options.budget, done)
-    with_rare.warn(done)
+    warn_of_rare(done, options.budget)
     return _described(system, options, done, run_provenance, mean_square)
 
 
@@ -312,6 +313,7 @@ def _described(
         gap=found.gap,
         mixed=found.mixed,
         bias_allowance=found.bias_allowance or 0.0,
+        rare_allowance=found.rare.allowance if found.rare is not None else 0.0,
         own_growth=system.counts_own_growth,
         **common_attributes(done, system, run_provenance),
     )

@@ -11,11 +11,15 @@ v until it is forgotten. Chains that have met the outcome have that too, and sho
 So an allowance is made for outcomes of the largest abs h_i that all chains together have hardly met, if most of what
 varies is theirs.
 
-If w . A_i v is 0 to rounding, as for a quarter turn among diagonal matrices, A_i v is not forgotten before such an
-outcome comes again, and there is no such series: chains relax as slowly as these outcomes come, and the exponent may be
-as low as the mean of all exponents. It is then the mean over the second half of chains, without control variates, whose
-means are 0 in stationary chains only. Where they come before a component of v has faded to 0, growth is the largest of
-several random walks, and too large by about the spread of one of them.
+If w . A_i v is 0 to rounding, as for a quarter turn among diagonal matrices, there is no such series: what the step has
+done is not forgotten before such an outcome comes again, 1/p steps later, by when the direction that takes over is
+smaller than the other by exp(gap / p). So
+
+- before such outcomes have come several times, the exponent may be as low as the mean of all exponents;
+- beyond what numbers hold, or what rounding has in place of 0, the exponent is that of another product: all parts are
+  told apart only in runs between outcomes that are shorter than that (`exponents.logarithms` has no such limit).
+
+Where the system permutes classes of coordinates, and chains are in one of them, parts in others do not matter.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,12 +35,12 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import PILOTS
 from sgdstab_fast.results.chains import Chains, FrameRecords, VectorRecords
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.simulation.options import Options
+from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.run import Run
 from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.simulation.task import advance
 from sgdstab_fast.simulation.vectors import companions_task, vectors_task
-from sgdstab_fast.statistics.estimates import Estimate, batch_means
+from sgdstab_fast.statistics.estimates import Estimate, RareAllowance
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.system import Outcomes, System
 
@@ -45,9 +50,13 @@ _FADING = 6.0  # times that such outcomes come until what nothing else lets be f
 _MET = 6.0  # times that all together meet what they know
 _MOST_OF_IT = 0.1  # of what varies
 _FORGOTTEN = 400.0  # relaxation times of directions of transposed products
-_CORNER = 100.0  # more than rounding leaves of a logarithm: 36 or so
+_ROUNDED, _SMALLER = 31.0, 45.0  # logarithm that rounding leaves of 0 at most, and that it leaves at least
 _FLUSHED = 645.0  # logarithm of what the core takes for 0
+_DEEP, _SOME = 5.0, 0.05  # what overlaps hardly come to by chance, and part of what would be rounding
+_HELD = 6.0  # times a mean logarithm, beyond which is next to nothing
 _SOMETIMES = 0.02  # of directions
+_WEIGHT = 3.0  # times what is lost of logarithms, that exponents may be off by: it takes longer to be regained
+_FEW_OUTCOMES = 256
 _LEAST = 1e-300
 _TRANSPOSED, _MOST_NUMBERS = 32, 2**20  # chains, and numbers in all overlaps
 _STEPS_PER_BATCH = 256
@@ -55,7 +64,7 @@ _MOST_LEADING = 6  # exponents that are looked at; the next ones are taken to be
 
 
 class RareOutcomes:
-    """An estimate of chains that allows for outcomes which are rare beside their lengths."""
+    """An estimate of chains that allows for outcomes which are rare beside their lengths, or what numbers hold."""
 
     def __init__(
         self,
@@ -64,58 +73,40 @@ class RareOutcomes:
         estimate: Callable[[Chains[VectorRecords]], Estimate],
         first_chain: int,
     ) -> None:
-        self._system, self._options, self._estimate = system, options, estimate
+        self._system, self._estimate = system, estimate
         self._influences = _Influences(system, options, first_chain + PILOTS.stop - _TRANSPOSED)
-        self._allowance, self._probability = 0.0, 0.0
+        everywhere = np.ones((1, system.dimension))
+        self._is_confined = not system.confined(everywhere, everywhere).all()
 
     def __call__(self, chains: Chains[VectorRecords]) -> Estimate:
         """Estimate lambda."""
-        found, self._allowance = self._estimate(chains), 0.0
+        found = self._estimate(chains)
         n_steps = chains.n_batches * chains.steps_per_batch
-        rare = min(_OFTEN / n_steps, max(_HARDLY / n_steps, _UNUSUAL)) if n_steps else 0.0
-        outcomes = self._system.rare_outcomes(rare) if rare else None
-        if outcomes is None or not np.isfinite(found.mean).all():
+        if n_steps == 0 or not np.isfinite(found.mean).all():
             return found
-        gap, n_transposed = found.gap, n_steps
-        if 0 < gap < math.inf:
-            n_transposed = min(n_steps, math.ceil(_FORGOTTEN / gap))
-        influences, for_ever = (each[0] for each in self._influences.of(chains.states[:, :1], outcomes, n_transposed))
-        probabilities = outcomes.probabilities
-        self._probability = float(probabilities[(for_ever > _SOMETIMES) & (probabilities < rare)].sum())
-        if self._probability > 0:
-            self._allowance = self._reach(found) * math.exp(-self._probability * n_steps / _FADING)
-            half, before = chains.n_batches // 2, found
-            late = batch_means(chains.records.log_growth[:, half:, :1], chains.steps_per_batch)
-            if not self._probability * _FLUSHED <= gap < math.inf:
-                self._allowance = max(self._allowance, math.sqrt(chains.n_chains) * float(late.standard_error[0]))
-            found = replace(late, start_up=late.start_up + half, gap=before.gap, mixed=before.mixed)
-            if before.standard_error[0] > late.standard_error[0]:  # which allows for more
-                found = before
-        else:
-            self._allowance, self._probability = _hardly_met(probabilities, influences, n_steps * chains.n_chains)
-        if self._allowance == 0:
+        spread = _spread(self._system)
+        gap = found.gap if 0 < found.gap < math.inf else spread
+        outcomes = _rare_outcomes(
+            self._system, min(_OFTEN / n_steps, max(_HARDLY / n_steps, _UNUSUAL)), 0.0 if self._is_confined else spread
+        )
+        if outcomes is None:
+            return found
+        n_transposed = min(n_steps, math.ceil(_FORGOTTEN / gap)) if gap > 0 else n_steps
+        seen = self._influences.of(chains.states[:, :1], outcomes, n_transposed)
+        lowest = self._system.sum_of_exponents / self._system.dimension
+        reach = max(float(found.mean[0]) - lowest, 0.0) if math.isfinite(lowest) else spread
+        lost = np.zeros_like(seen.lost[0]) if self._is_confined else seen.lost[0]
+        rare = _allowance(
+            outcomes.probabilities, seen._replace(lost=lost[None]), 0, (reach, spread), n_steps, chains.n_chains
+        )
+        if rare.allowance == 0:
             return found
         return replace(
             found,
-            standard_error=np.hypot(found.standard_error, self._allowance),
-            bias_allowance=math.hypot(found.bias_allowance or 0.0, self._allowance),
+            standard_error=np.hypot(found.standard_error, rare.allowance),
+            bias_allowance=math.hypot(found.bias_allowance or 0.0, rare.allowance),
+            rare=rare,
         )
-
-    def _reach(self, found: Estimate) -> float:
-        """Return by how much lambda may be lower at most: it is no lower than the mean of all exponents."""
-        mean, sizes = self._system.sum_of_exponents / self._system.dimension, self._system.step_sizes
-        lowest = mean if math.isfinite(mean) else sizes[np.isfinite(sizes)].min(initial=math.inf)
-        return max(float(found.mean[0]) - float(lowest), 0.0) if math.isfinite(lowest) else math.inf
-
-    def warn(self, done: Run[VectorRecords]) -> None:
-        """Warn if the error bar is what it is because of rare outcomes."""
-        if 2 * self._allowance > done.error > self._options.budget.rtol * done.size:
-            steps = 10 * _FADING / self._probability * done.chains.n_chains
-            warn(
-                f"outcomes of probability {self._probability:.1g} have hardly come up, and may change the exponent by "
-                f"{self._allowance:.1g}, which the standard error allows for: it takes a max_steps of {steps:.0e} to "
-                "meet them often"
-            )
 
 
 class RareOutcomesOfFrames:
@@ -131,26 +122,119 @@ class RareOutcomesOfFrames:
         """Estimate exponents."""
         found = self._estimate(chains)
         n_steps = chains.n_batches * chains.steps_per_batch
-        outcomes = self._system.rare_outcomes(_HARDLY / n_steps) if n_steps else None
-        if outcomes is None or np.isnan(found.mean).any():
-            return found
-        finite, probabilities = np.isfinite(found.mean), outcomes.probabilities
+        finite = np.isfinite(found.mean)
         leading = min(int(finite.sum()), _MOST_LEADING)
-        if leading == 0:
+        if n_steps == 0 or np.isnan(found.mean).any() or leading == 0:
+            return found
+        gaps = np.abs(np.diff(found.mean[finite]))
+        spread = _spread(self._system)
+        outcomes = _rare_outcomes(self._system, _HARDLY / n_steps, spread)
+        if outcomes is None:
             return found
         frames = np.ascontiguousarray(chains.states[:, :, :leading].transpose(0, 2, 1))
-        gaps = np.abs(np.diff(found.mean[finite]))
         n_transposed = min(n_steps, math.ceil(_FORGOTTEN / gaps.min())) if gaps.size and gaps.min() > 0 else n_steps
-        influences, for_ever = self._influences.of(frames, outcomes, n_transposed)
-        persistent = (for_ever.max(axis=0) > _SOMETIMES) & (probabilities * n_steps < _HARDLY)
-        sums = [_hardly_met(probabilities, each, n_steps * chains.n_chains)[0] for each in influences]
+        seen, probabilities = self._influences.of(frames, outcomes, n_transposed), outcomes.probabilities
+        every = [_allowance(probabilities, seen, j, (spread, spread), n_steps, chains.n_chains) for j in range(leading)]
+        sums = [each.allowance for each in every]
         allowance = np.array(sums) + np.array([0.0, *sums[:-1]])
-        if persistent.any():
-            sizes = self._system.step_sizes
-            spread = float(np.ptp(sizes[np.isfinite(sizes)]))
-            allowance += spread * math.exp(-float(probabilities[persistent].sum()) * n_steps / _FADING)
-        every = np.where(finite, np.pad(allowance, (0, max(len(finite) - leading, 0)), mode="edge")[: len(finite)], 0.0)
-        return replace(found, standard_error=np.hypot(found.standard_error, every))
+        if not allowance.any():
+            return found
+        allowance = np.where(
+            finite, np.pad(allowance, (0, max(len(finite) - leading, 0)), mode="edge")[: len(finite)], 0.0
+        )
+        of_each = found.of_exponents
+        return replace(
+            found,
+            standard_error=np.hypot(found.standard_error, allowance),
+            of_exponents=None
+            if of_each is None
+            else of_each._replace(bias_allowance=np.hypot(of_each.bias_allowance, allowance)),
+            rare=max(every, key=lambda each: each.allowance),
+        )
+
+
+def warn_of_rare(done: Run[Any], budget: Budget) -> None:
+    """Warn if error bars are what they are because of rare outcomes."""
+    rare, short = done.estimate.rare, ~budget.met(done.sizes, done.estimate.standard_error)
+    if rare is None or not short.any() or 2 * rare.allowance <= done.estimate.standard_error[short].max():
+        return
+    if rare.is_lost:
+        warn(
+            f"between outcomes of probability {rare.probability:.1g} parts of vectors become smaller than numbers can "
+            f"tell, which may change exponents by {rare.allowance:.1g}, as the standard error allows for, and no "
+            "max_steps helps: where the other matrices are diagonal, logarithms are taken instead"
+        )
+        return
+    steps = 10 * _FADING / rare.probability * done.chains.n_chains
+    warn(
+        f"outcomes of probability {rare.probability:.1g} have hardly come up, and may change the exponent by "
+        f"{rare.allowance:.1g}, which the standard error allows for: it takes a max_steps of {steps:.0e} to "
+        "meet them often"
+    )
+
+
+def _spread(system: System) -> float:
+    """Return by how much a step stretches some directions more than others do, at most."""
+    sizes = system.step_sizes[np.isfinite(system.step_sizes)]
+    return float(np.ptp(sizes)) if sizes.size else 0.0
+
+
+def _rare_outcomes(system: System, rare: float, gap: float) -> Outcomes | None:
+    """Return all outcomes if some are rare, or, if there are few, rare beside what numbers hold."""
+    outcomes = system.rare_outcomes(max(rare, _HELD * gap / _ROUNDED if gap < math.inf else 0.0))
+    if outcomes is None or (len(outcomes.probabilities) > _FEW_OUTCOMES and outcomes.probabilities.min() >= rare):
+        return None
+    return outcomes
+
+
+class _Seen(NamedTuple):
+    """What outcomes do to directions, or volumes of the first 1, .., k vectors of frames; shape (k, n)."""
+
+    influences: FloatArray
+    """h_i, or what evaluated growth lacks of it if that is more."""
+    for_ever: FloatArray
+    """Share of directions that are remembered for ever."""
+    lost: FloatArray
+    """By how much what took over was smaller, beyond what numbers hold: a mean of logarithms."""
+
+
+def _allowance(
+    probabilities: FloatArray, seen: _Seen, j: int, most: tuple[float, float], n_steps: int, n_chains: int
+) -> RareAllowance:
+    """Return what outcomes may add that are remembered for ever, or beyond what numbers hold, or have hardly come.
+
+    The former two at most so much.
+    """
+    persistent = seen.for_ever[j] > _SOMETIMES
+    probability = float(probabilities[persistent].sum())
+    unseen = most[0] * math.exp(-probability * n_steps / _FADING) if probability > 0 else 0.0
+    lost = min(_WEIGHT * float(probabilities @ seen.lost[j]), most[1])
+    hardly = _hardly_met(probabilities, seen.influences[j], n_steps * n_chains)
+    if probability == 0 and hardly.allowance >= lost:
+        return hardly
+    return RareAllowance(max(lost, unseen), probability or float(probabilities[seen.lost[j] > 0].sum()), lost > unseen)
+
+
+def _beyond(depths: FloatArray) -> FloatArray:
+    """Return E max(D - h, 0) of logarithms D with an exponential tail, from samples, (n_samples, n).
+
+    Where rounding has something in place of 0, none is much larger than h = 31, and the others are when numbers end.
+    """
+    found = np.zeros(depths.shape[1])
+    for i, each in enumerate(depths.T):
+        deep = each[each > _DEEP]
+        if deep.size <= _SOMETIMES * each.size:
+            continue
+        is_rounding = (deep > _SMALLER).sum() <= _SOME * (deep > _ROUNDED).sum()
+        held, middle = _ROUNDED if is_rounding else _FLUSHED, float(np.median(deep))
+        ended = int(((deep > middle) & (deep < held)).sum())
+        total = float(np.minimum(deep[deep > middle], held).sum() - (deep > middle).sum() * middle)
+        if middle >= held or (ended == 0 and total > 0):
+            found[i] = math.inf
+        elif total > 0:
+            mean = total / ended  # of what is cut off at h
+            found[i] = (deep > middle).mean() * deep.size / each.size * mean * math.exp((middle - held) / mean)
+    return found
 
 
 class _Influences:
@@ -160,11 +244,8 @@ class _Influences:
         self._system, self._options, self._first = system, options, first_chain
         self._transposed: Chains[VectorRecords] | None = None
 
-    def of(self, states: FloatArray, outcomes: Outcomes, n_steps: int) -> tuple[FloatArray, FloatArray]:
-        """Return h_i, or what evaluated growth lacks of it if that is more, and how often it is remembered for ever.
-
-        `states` has the shape (n_chains, k, dimension), what is returned (k, n): of the first 1, .., k vectors.
-        """
+    def of(self, states: FloatArray, outcomes: Outcomes, n_steps: int) -> _Seen:
+        """Return what outcomes do to states, of shape (n_chains, k, dimension)."""
         k = states.shape[1]
         v = self._system.isometric_vectors(states.reshape(-1, states.shape[2])).reshape(states.shape)
         w = self._directions_of_transposed(outcomes, k, n_steps)
@@ -174,16 +255,17 @@ class _Influences:
         v = np.linalg.qr(v.swapaxes(1, 2))[0].swapaxes(1, 2)
         images = np.einsum("iab,nkb->nika", outcomes.matrices, v, optimize=True)
         before, after = np.einsum("nka,nla->nkl", v, w), np.einsum("nika,nla->nikl", images, w, optimize=True)
-        influences, for_ever = np.empty((k, len(outcomes.probabilities))), np.empty((k, len(outcomes.probabilities)))
+        seen = _Seen(*np.empty((3, k, len(outcomes.probabilities))))
         for j in range(1, k + 1):
             squares = np.einsum("nika,nila->nikl", images[:, :, :j], images[:, :, :j])
             lengths = _log_volume(squares) / 2
             overlaps = _log_volume(after[:, :, :j, :j]) - _log_volume(before[:, :j, :j])[:, None]
-            for_ever[j - 1] = (np.abs(overlaps - lengths) > _CORNER).mean(axis=0)
+            seen.for_ever[j - 1] = (lengths - overlaps > _ROUNDED).mean(axis=0)
+            seen.lost[j - 1] = _beyond(lengths - overlaps)
             found = np.array([overlaps.mean(axis=0), (overlaps - lengths).mean(axis=0)])
             found -= found @ outcomes.probabilities[:, None]
-            influences[j - 1] = np.take_along_axis(found, np.abs(found).argmax(axis=0)[None], axis=0)[0]
-        return influences, for_ever
+            seen.influences[j - 1] = np.take_along_axis(found, np.abs(found).argmax(axis=0)[None], axis=0)[0]
+        return seen
 
     def _directions_of_transposed(self, outcomes: Outcomes, k: int, n_steps: int) -> FloatArray:
         """Return directions after so many steps of transposed matrices, whatever was asked for before."""
@@ -207,17 +289,15 @@ class _Influences:
         return np.asarray(chains.states)
 
 
-def _hardly_met(probabilities: FloatArray, influences: FloatArray, n_steps: int) -> tuple[float, float]:
-    """Return what outcomes add that are hardly met in so many steps, and their probability.
-
-    If they have most of what varies; else nothing.
-    """
+def _hardly_met(probabilities: FloatArray, influences: FloatArray, n_steps: int) -> RareAllowance:
+    """Return what outcomes add that are hardly met in so many steps, if they have most of what varies; else nothing."""
     order = np.argsort(-np.abs(influences))
     hardly_met = order[np.cumsum(probabilities[order]) * n_steps < _MET]
     parts = probabilities * influences**2
     if not hardly_met.size or parts[hardly_met].sum() <= _MOST_OF_IT * parts.sum():
-        return 0.0, 0.0
-    return float(probabilities[hardly_met] @ np.abs(influences[hardly_met])), float(probabilities[hardly_met].sum())
+        return RareAllowance(0.0, 0.0, is_lost=False)
+    allowance = float(probabilities[hardly_met] @ np.abs(influences[hardly_met]))
+    return RareAllowance(allowance, float(probabilities[hardly_met].sum()), is_lost=False)
 
 
 def _log_volume(matrices: FloatArray) -> FloatArray:

@@ -38,6 +38,9 @@ class LyapunovExponent(OneExponent):
     """Whether chains were seen to forget their starts: what twins from elsewhere gain on them is within noise."""
     bias_allowance: float
     """What `standard_error` includes because chains drift or were not seen to mix."""
+    rare_allowance: float = 0.0
+    """What of it is for outcomes of small probability, which have hardly come up or brought back what had become too
+    small for numbers."""
     bounds: tuple[float, float] = (-math.inf, math.inf)
     """Between which numbers lambda lies for certain, as far as that was known without simulation: neither `exponent`
     nor its intervals go beyond."""
@@ -69,7 +72,8 @@ class LyapunovExponent(OneExponent):
         of_chains = estimate_with_own_growth if self.own_growth else estimate
         looks = [of_chains(self.chains.until(int(count))) for count in counts]
         mean = np.clip(self.time_share * np.array([look.mean[0] for look in looks]), *self.bounds)
-        half_width = self.time_share * 1.96 * np.array([look.standard_error[0] for look in looks])
+        errors = np.hypot(self.time_share * np.array([look.standard_error[0] for look in looks]), self.rare_allowance)
+        half_width = 1.96 * errors
         return pictures.running(counts * self.chains.steps_per_batch * self.n_chains, mean, half_width, ax)
 
 

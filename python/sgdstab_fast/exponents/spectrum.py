@@ -20,7 +20,7 @@ from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast._core.streams import FRAME_INFLUENCES
 from sgdstab_fast.exponents.exponent import METHODS, estimate_exponent
 from sgdstab_fast.exponents.frames import WATCHED, period_of, seconds_per_step, started_frames, steps_at_once
-from sgdstab_fast.exponents.rare import RareOutcomesOfFrames
+from sgdstab_fast.exponents.rare import RareOutcomesOfFrames, warn_of_rare
 from sgdstab_fast.exponents.results import LyapunovSpectrum
 from sgdstab_fast.results.chains import Chains, FrameRecords
 from sgdstab_fast.results.printed import with_error
@@ -201,6 +201,7 @@ def lyapunov_spectrum(
     estimate, of_each = done.estimate, done.estimate.of_exponents
     assert of_each is not None
     _warn(budget, done)
+    warn_of_rare(done, budget)
     order = np.argsort(-estimate.mean, kind="stable")
     complete = k == system.dimension
     sum_rule_error = _sum_rule_error(done, system.sum_of_exponents) if complete else None

@@ -110,7 +110,7 @@ def starts(
     typical = slow if covariance is None else _typical(system, covariance, choice[:, 0])
     random = system.displacements(random)
     typical, slow, random = (_unit(system, system.confined(each, typical)) for each in (typical, slow, random))
-    slow = np.where(slow.any(axis=1)[:, None], slow, typical)
+    slow = np.where((slow**2).sum(axis=1)[:, None] > 0, slow, typical)
     against = system.lengths(typical + slow) < system.lengths(typical - slow)
     return Starts(
         typical=typical,

@@ -37,6 +37,17 @@ class OfExponents(NamedTuple):
     bias_allowance: FloatArray
 
 
+class RareAllowance(NamedTuple):
+    """What standard errors include for outcomes of small probability."""
+
+    allowance: float
+    """In nats per step, of the first exponent."""
+    probability: float
+    """Of such an outcome."""
+    is_lost: bool
+    """Whether it is for what numbers do not hold between outcomes, of which more steps tell no more."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Means per step with their errors; fields of shape (k,) unless said otherwise."""
@@ -67,6 +78,9 @@ class Estimate:
     asked for."""
     of_exponents: OfExponents | None = None
     """What differs from exponent to exponent; None where that is nothing."""
+
+    rare: RareAllowance | None = None
+    """What is included for rare outcomes, if anything."""
 
     def within(self, low: float, high: float) -> Estimate:
         """Return the estimate of an exponent that is known to lie between two numbers."""
