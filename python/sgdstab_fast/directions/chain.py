@@ -40,7 +40,7 @@ from sgdstab_fast.directions.obstacles import (
     are_turning,
     why_not_mixing,
 )
-from sgdstab_fast.directions.path import from_autocovariances, from_batch_means, path_of, relaxation_rate
+from sgdstab_fast.directions.path import Path, from_autocovariances, from_batch_means, path_of, relaxation_rate
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.directions.special_cases import single_direction, what_is_missing, without_direction
 from sgdstab_fast.exact.regularity import Regularity, regularity_of
@@ -154,7 +154,7 @@ def chain_of(system: System, options: Options) -> ProjectiveChain:
     start = _start(system, options)
     reason = start.block.reason if start.block is not None else ""
     reason = reason or why_not_mixing(system, start.known, regular)
-    if reason == SIMILARITIES or are_turning(start.known):  # of which there is nothing to wait for
+    if reason == SIMILARITIES or system.reflects or are_turning(start.known):  # of which there is nothing to wait for
         options = options.within(min(budget.max_steps, _FRUITLESS * least * options.n_chains))
         budget = options.budget
     pilot = _pilot(system, options, start)
@@ -197,6 +197,15 @@ class _Start(NamedTuple):
     """The block, if K falls into blocks."""
     known: ExactExponents | None
     """Exponents that need no simulation."""
+
+    @property
+    def known_rate(self) -> Measured | None:
+        """lambda_2 - lambda_1, where it needs none."""
+        if self.block is not None and self.block.exponents is not None:
+            return Measured(float(np.diff(np.sort(self.block.exponents)[:-3:-1])[0]), 0.0)
+        if self.known is not None and len(self.known.exponents) > 1:
+            return Measured(float(np.diff(self.known.exponents)[0]), 0.0)
+        return None
 
     def vectors(self, options: Options, first_chain: int) -> FloatArray:
         """Return two vectors for each chain, and of a block three, two in it and one anywhere.
@@ -334,16 +343,14 @@ def _described(
     done: Run[VectorRecords],
 ) -> ProjectiveChain:
     """Make the result, and warn of what it flags; `mixing` is what is known of it beforehand."""
-    chains, found = done.chains, done.estimate
+    chains, found, (regular, reason) = done.chains, done.estimate, mixing
     annihilated = float(found.mean[0]) == -math.inf
     if annihilated:
-        chains = replace(chains, states=start.vectors(options, 0))
+        chains, reason = replace(chains, states=start.vectors(options, 0)), ANNIHILATION
     if chains.states.shape[1] > 2:  # the nearest to the first
         growing = np.nansum(chains.records.log_growth, axis=(0, 1))[1:]
         chains = replace(chains, states=np.ascontiguousarray(chains.states[:, [0, 1 + int(growing.argmax())]]))
     checkpoint = Checkpoint(chains, pilot.spacing, pilot.orthonormalise_every)
-    regular, reason = mixing
-    reason = ANNIHILATION if annihilated else reason
     if reason:
         warn(f"the chain does not mix: {reason}")
     else:
@@ -360,13 +367,46 @@ def _described(
     }
     if annihilated:
         return without_direction(system, common)
-    rate, rate_error = float(found.mean[1]), float(found.standard_error[1])
-    if start.block is not None and start.block.exponents is not None:
-        rate, rate_error = float(np.diff(np.sort(start.block.exponents)[:-3:-1])[0]), 0.0
-    elif start.known is not None and len(start.known.exponents) > 1:
-        rate, rate_error = float(np.diff(start.known.exponents)[0]), 0.0
-    gap = relaxation_rate(system, rate)
-    longest = math.ceil(_MEMORY_RELAXATIONS / gap) if gap > 0 else 0
+    rate = start.known_rate or Measured(float(found.mean[1]), float(found.standard_error[1]))
+    gap = relaxation_rate(system, rate.value)
+    time = _autocorrelation_time(system, options, pilot, checkpoint, found.start_up, gap)
+    path = path_of(system, following, start.growth.matrices, chains, found.start_up)
+    exponent, parts = _exponent_and_parts(start, following, path, found, with_parts=not without_parts)
+    if reason in (REFLECTIONS, SIMILARITIES):
+        rate = Measured(0.0, 0.0)
+    elif system.dimension == 2 and math.isfinite(rate.value) and not math.isnan(system.sum_of_exponents):
+        rate = Measured(system.sum_of_exponents - 2 * exponent.value, 2 * exponent.standard_error)
+    by_route = {}
+    if following is not None:
+        by_route["autocovariances"] = from_autocovariances(
+            path, chains.steps_per_batch, following.n_steps, exponent.value, gap
+        )
+    by_route["batch means"] = from_batch_means(path, chains.steps_per_batch, gap)
+    if start.known is not None:
+        by_route = dict.fromkeys(by_route, Measured(0.0, 0.0))
+    return ProjectiveChain(
+        exponent=exponent.value,
+        standard_error=exponent.standard_error,
+        effective_sample_size=float(found.effective_sample_size[0]),
+        exponent_by_example=parts.mean(axis=0),
+        exponent_by_example_standard_error=standard_errors(parts),
+        participation=path.shares.mean(axis=0),
+        participation_standard_error=standard_errors(path.shares),
+        contraction_rate=rate.value,
+        contraction_rate_standard_error=rate.standard_error,
+        autocorrelation_time=time.value,
+        autocorrelation_time_standard_error=time.standard_error,
+        variances=by_route,
+        mixed=found.mixed and not reason,
+        **common,
+    )
+
+
+def _autocorrelation_time(
+    system: System, options: Options, pilot: _Pilot, checkpoint: Checkpoint, start_up: int, gap: float
+) -> Measured:
+    """Return it, from steps of their own that resolve it, or a lower bound with an infinite error."""
+    chains, longest = checkpoint.chains, math.ceil(_MEMORY_RELAXATIONS / gap) if gap > 0 else 0
     if pilot.resolved:
         # Fine enough for what is forgotten at once, and lags enough for what is not.
         n_batches = _MOST_RECORDED // (2 * chains.n_chains * system.dimension)
@@ -377,53 +417,32 @@ def _described(
         every = system.whole_epochs(min(max(1, pilot.spacing // _FINER, lasting), pilot.spacing))
         directions = continued_directions(system, checkpoint, n_batches, every, options.workers)
     else:
-        directions, every = chains.records.directions[:, found.start_up :], chains.steps_per_batch
-    remembered = memory(system.directions(directions), every, longest)
-    memory_error = remembered.standard_error if remembered.resolved else math.inf
-    path = path_of(system, following, start.growth.matrices, chains, found.start_up)
+        directions, every = chains.records.directions[:, start_up:], chains.steps_per_batch
+    found = memory(system.directions(directions), every, longest)
+    return Measured(found.time, found.standard_error if found.resolved else math.inf)
+
+
+def _exponent_and_parts(
+    start: _Start, following: NextSteps | None, path: Path, found: Estimate, *, with_parts: bool
+) -> tuple[Measured, FloatArray]:
+    """Return lambda, and what each outcome contributes in every chain, shape (n_chains, n), n = 0 without parts."""
     exponent, error = float(found.mean[0]), float(found.standard_error[0])
-    parts = adjusted(path.by_outcome, path.growth) if following is not None else np.empty((chains.n_chains, 0))
+    parts = np.empty((len(path.growth), 0))
     if following is not None:
+        parts = adjusted(path.by_outcome, path.growth)
         listed = parts / following.n_steps
         listed_error = mean_of(listed.sum(axis=1)).standard_error
-        if not without_parts or listed_error < error:
+        if with_parts or listed_error < error:
             exponent = float(listed.mean(axis=0).sum())
-            error = listed_error if without_parts and found.mixed else max(error, listed_error)
-    if without_parts:
+            error = max(error, listed_error) if with_parts or not found.mixed else listed_error
+    if not with_parts:
         parts = parts[:, :0]
     if start.known is not None and math.isfinite(exponent):
         exponent, error = float(start.known.exponents[0]), start.known.error
         if following is not None and parts.shape[1] > 0:  # of one matrix, drawn under several numbers perhaps
             drawn = following.probabilities
             parts = np.tile(exponent * drawn / drawn.sum(), (len(parts), 1))
-    if reason in (REFLECTIONS, SIMILARITIES):
-        rate, rate_error = 0.0, 0.0
-    elif system.dimension == 2 and math.isfinite(rate) and not math.isnan(system.sum_of_exponents):
-        rate, rate_error = system.sum_of_exponents - 2 * exponent, 2 * error
-    by_route = {}
-    if following is not None:
-        by_route["autocovariances"] = from_autocovariances(
-            path, chains.steps_per_batch, following.n_steps, exponent, gap
-        )
-    by_route["batch means"] = from_batch_means(path, chains.steps_per_batch, gap)
-    if start.known is not None:
-        by_route = dict.fromkeys(by_route, Measured(0.0, 0.0))
-    return ProjectiveChain(
-        exponent=exponent,
-        standard_error=error,
-        effective_sample_size=float(found.effective_sample_size[0]),
-        exponent_by_example=parts.mean(axis=0),
-        exponent_by_example_standard_error=standard_errors(parts),
-        participation=path.shares.mean(axis=0),
-        participation_standard_error=standard_errors(path.shares),
-        contraction_rate=rate,
-        contraction_rate_standard_error=rate_error,
-        autocorrelation_time=remembered.time,
-        autocorrelation_time_standard_error=memory_error,
-        variances=by_route,
-        mixed=found.mixed and not reason,
-        **common,
-    )
+    return Measured(exponent, error), parts
 
 
 def _warn_of_trouble(budget: Budget, done: Run[VectorRecords]) -> None:
