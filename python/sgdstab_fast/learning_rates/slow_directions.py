@@ -27,7 +27,7 @@ from above.)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -50,7 +50,9 @@ from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import Part
 
 _SLOW = 1e-2  # eta kappa_min, below which directions are slow
-_FIRST_CUTOFF, _RATIO = 1e-3, 10**-0.5  # of eigenvalues, relative to the largest
+# Of eigenvalues, relative to the largest: the first one, the coarsest where steps are few, and from one to the next.
+_FIRST_CUTOFF, _COARSEST, _RATIO = 1e-3, 0.1, 10**-0.5
+_OF_BUDGET = 0.2  # for the first zero
 _BURN_IN, _AGAIN = 3.0, 1.0  # decays of the slowest direction before a chain counts, and at another learning rate
 _SLOW_STARTS, _OTHER_STARTS = slice(0, None, 2), slice(1, None, 2)  # of the chains
 _LEAST_STEPS = 4  # epochs of a chain at a learning rate
@@ -70,6 +72,7 @@ _SHARE, _OF_ERROR, _COARSE = 0.4, 0.15, 1e-3
 _LEAST_ZEROS, _LAST = 3, 4  # that are extrapolated
 _WAY, _ALLOWED = 0.7, 0.75  # of the way that the slope leads to
 _OF_SCALE = 0.5  # of what the scale moves, that is allowed for
+_FEW, _POWER = 10.0, 1.5  # of the way: what is allowed of what few zeros exceed the bound by
 
 
 class Point(NamedTuple):
@@ -202,11 +205,11 @@ def search_with_slow_directions(
     """Return the first zero of lambda of a block, from those where slow directions are less and less so."""
     budget, found, whole = options.budget, list[tuple[float, Fitted]](), block.system
     tolerance = max(budget.rtol, budget.atol / bounds[0])
-    zero, met = Fitted(*_between(*bounds), math.nan, math.nan), False
+    zero, met = Fitted(bounds[0], (bounds[1] - bounds[0]) / 2, math.nan, math.nan), False
     with reporter(options.progress, budget.max_steps, "critical learning rate") as report:
         spent = Spent(options, report)
         bursts = Bursts(whole, spent, 0)
-        depth, cutoff = bursts.depth, _FIRST_CUTOFF
+        depth, cutoff = bursts.depth, _first_cutoff(bursts, bounds[0], options)
         try:
             while not met and not (found and bursts.depth <= depth):
                 direct = _depth_of(cutoff) <= depth
@@ -216,9 +219,13 @@ def search_with_slow_directions(
                 last = found[-1][1] if found else _bracketed(bursts, bounds)
                 rough = _COARSE if len(found) < _LEAST_ZEROS else _OF_ERROR * zero.standard_error / zero.value
                 its_own = tolerance if direct else max(_SHARE * tolerance, rough)
-                its = _zero_of(bursts, last.times(1 / scale), its_own).times(scale)
-                found.append((bursts.depth, its))
-                zero = its if direct else _extrapolated(found, depth, bounds[0], abs(scale - 1))
+                found.append((bursts.depth, last))
+                for its in _zeros_of(bursts, last.times(1 / scale), its_own):
+                    found[-1] = bursts.depth, its.times(scale)
+                    here = found[-1][1] if direct else _extrapolated(found, depth, bounds[0], abs(scale - 1))
+                    if here.standard_error < zero.standard_error:  # or it is not what it will be
+                        zero = here
+                zero = here
                 spent.value, spent.error = zero.value, zero.standard_error
                 met = zero.standard_error <= tolerance * zero.value and (direct or len(found) >= _LEAST_ZEROS)
                 cutoff *= _RATIO
@@ -245,9 +252,12 @@ def _depth_of(cutoff: float) -> float:
     return 1 / math.log(1 / cutoff)
 
 
-def _between(low: float, high: float) -> tuple[float, float]:
-    """Return value and error of what is between bounds."""
-    return ((low + high) / 2, (high - low) / 2) if math.isfinite(high) else (low, math.inf)
+def _first_cutoff(bursts: Bursts, learning_rate: float, options: Options) -> float:
+    """Return the finest cutoff from the first one on whose zero leaves some of the budget."""
+    burn_in = (_BURN_IN + _AGAIN * len(_PLACES)) * options.n_chains
+    rate = (burn_in + _ROUGH + _FIRST) / (_OF_BUDGET * options.budget.max_steps)
+    affordable = math.exp(-1 / bursts.depth) * rate / bursts.decay(learning_rate)
+    return min(max(_FIRST_CUTOFF, affordable), _COARSEST)
 
 
 def _bracketed(bursts: Bursts, bounds: tuple[float, float]) -> Fitted:
@@ -259,8 +269,8 @@ def _bracketed(bursts: Bursts, bounds: tuple[float, float]) -> Fitted:
     return Fitted(rate, math.inf, _FIRST_SLOPE, math.inf)
 
 
-def _zero_of(bursts: Bursts, last: Fitted, tolerance: float) -> Fitted:
-    """Return where lambda = 0, to a relative tolerance, from a guess."""
+def _zeros_of(bursts: Bursts, last: Fitted, tolerance: float) -> Iterator[Fitted]:
+    """Yield better and better guesses of where lambda = 0, up to a relative tolerance."""
     points, rate = list[Point](), last.value
     for _ in range(_MOST_MOVES):
         points.append(bursts.at(rate, _ROUGH))
@@ -276,8 +286,9 @@ def _zero_of(bursts: Bursts, last: Fitted, tolerance: float) -> Fitted:
             rate = fitted.value * math.exp(min(max(place / fitted.slope, -_FARTHEST), _FARTHEST))
             points.append(bursts.at(rate, decays / len(_PLACES)))
         fitted = _fitted(points, fitted)
+        yield fitted
         if fitted.standard_error <= tolerance * fitted.value:
-            return fitted
+            return
         # As many as are missing, and no more than doubles what there is.
         known = sum(each.decays for each in points)
         missing = known * ((fitted.standard_error / (tolerance * fitted.value)) ** 2 - 1)
@@ -351,10 +362,11 @@ def _extrapolated(found: Sequence[tuple[float, Fitted]], depth: float, low: floa
         np.array(column)
         for column in zip(*((x, its.value, its.standard_error) for x, its in found[-_LAST:]), strict=True)
     )
+    way = x[-1] - depth
     if len(found) < _LEAST_ZEROS:
-        return Fitted(zeros[-1], math.hypot(errors[-1], zeros[-1] - low), math.nan, math.nan)
-    way = depth - x[-1]
+        allowed = max((_FEW * way) ** _POWER, 1.0) * (zeros[-1] - low + errors[-1])
+        return Fitted(zeros[-1], math.hypot(errors[-1], allowed), math.nan, math.nan)
     (slope, _), covariance = np.polyfit(x - x[-1], zeros, 1, w=1 / errors, cov="unscaled")
     allowed = _ALLOWED * way * math.hypot(slope, math.sqrt(float(covariance[0, 0])))
     error = math.hypot(errors[-1], allowed, _OF_SCALE * moved * zeros[-1])
-    return Fitted(zeros[-1] + _WAY * max(slope, 0.0) * way, error, math.nan, math.nan)
+    return Fitted(zeros[-1] - _WAY * max(slope, 0.0) * way, error, math.nan, math.nan)
