@@ -452,6 +452,7 @@ def test_shapes_intervals_and_provenance():
         found.confidence_interval(95)
     assert found.provenance["seed_entropy"] == 1
     assert repr(found).startswith("StabilityMap(3 learning rates from 0.2 to 0.4, edges[B=1: gd=1.33333, ")
+    assert repr(found.edges[0]) == "Edges(gd=1.33333, mean_square=0.420522, almost_sure=not on the grid)"
 
 
 @pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")  # short runs

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sgdstab_fast.plotting.axes import Axes
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Edges:
     """The learning rates up to which SGD is stable, in three senses."""
 
@@ -34,6 +34,15 @@ class Edges:
     """Almost surely: the first zero of lambda on the grid, interpolated. NaN if lambda does not change sign there."""
     almost_sure_standard_error: float
     """Its standard error, with that of the interpolation."""
+
+    def __repr__(self) -> str:
+        return f"Edges({_told(self)})"
+
+
+def _told(edges: Edges) -> str:
+    crossing = with_error(edges.almost_sure, edges.almost_sure_standard_error)
+    almost_sure = "not on the grid" if math.isnan(edges.almost_sure) else crossing
+    return f"gd={edges.gd:.6g}, mean_square={edges.mean_square:.6g}, almost_sure={almost_sure}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -80,10 +89,7 @@ class StabilityMap(SeveralExponents):
     """Where chains were seen to forget their starts."""
 
     def __repr__(self) -> str:
-        edges = ", ".join(
-            f"{name}: gd={edge.gd:.6g}, mean_square={edge.mean_square:.6g}, almost_sure={edge.almost_sure:.6g}"
-            for name, edge in zip(self.names, self.edges, strict=True)
-        )
+        edges = ", ".join(f"{name}: {_told(edge)}" for name, edge in zip(self.names, self.edges, strict=True))
         rates = self.learning_rates
         return (
             f"StabilityMap({rates.size} learning rates from {rates[0]:g} to {rates[-1]:g}, edges[{edges}], "
