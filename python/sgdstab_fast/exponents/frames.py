@@ -1,4 +1,4 @@
-"""Frames: where they start, in which order, and how long they go between orthonormalisations.
+"""Frames: where they start, in which order, and how they advance.
 
 Frames start from the directions that the mean step shrinks least, in that order; a pilot finds the places of fast
 ones, which may have an exponent that is out of that order. How long a frame may go between orthonormalisations is found
@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.streams import FRAME_PILOTS, FRAME_STARTS
 from sgdstab_fast.results.chains import Chains, FrameRecords
@@ -35,8 +36,63 @@ _LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding time
 # the budget; batches; what stands for growth that is lost.
 _FAST, _PILOT_STEPS, _PILOT_EPOCHS, _PILOT_SHARE, _PILOT_BATCHES, _LOST = 8, 256, 8, 8, 16, 700.0
 _INDEPENDENT = 1e-2  # sine of the angle between a fast direction and those before it
-WATCHED = 2  # columns behind those asked for that runs have
+_WATCHED = 2  # columns behind those asked for that runs have
 _PURITY = 1e-2  # of slow directions: how much less is random where columns behind show what comes before them
+_NULL_RATIO = 1e-12  # what is left of a column that is linearly dependent, where steps are singular
+_EVALUATED = 32  # leading exponents that anchored growth is evaluated for; the others gain little from it
+LEAST_PER_BATCH = 64  # steps
+
+
+def columns_of(system: System, k: int) -> int:
+    """Return how many columns frames have: those behind the k-th show what may come before it."""
+    return min(k + _WATCHED, system.dimension)
+
+
+def frames_task(system: System, k: int, *, anchored: bool) -> Task[FrameRecords]:
+    """Return what advances frames, and evaluates the growth of the leading of k exponents after every batch."""
+    call = system.frames_call()
+    singular = bool(np.isneginf(system.step_sizes).any() or np.isneginf(system.sum_of_exponents))
+    metrics = system.frame_metrics() if anchored else arguments.FrameMetrics()
+    return Task(
+        function="advance_frames",
+        steps=call.steps,
+        metrics=metrics._replace(log_determinants=call.log_determinants, columns=min(k, _EVALUATED)),
+        options=arguments.FrameOptions(
+            block=steps_at_once(system), period=1, careful=singular, null_ratio=_NULL_RATIO if singular else 0.0
+        ),
+        records=FrameRecords,
+        seconds_per_step=0.0,
+        chains_per_item=1,
+    )
+
+
+def orthonormalised_every(period: int, system: System, task: Task[FrameRecords], columns: int) -> Task[FrameRecords]:
+    """Return the task for frames of so many columns that are orthonormalised so often."""
+    seconds = seconds_per_step(system, columns, period, careful=task.options.careful)
+    return replace(task.with_options(period=period), seconds_per_step=seconds)
+
+
+def first_frames(
+    system: System, k: int, options: Options, task: Task[FrameRecords]
+) -> tuple[Chains[FrameRecords], int]:
+    """Return chains of frames from which k exponents are found, and the period of their orthonormalisations."""
+    columns, evaluated = columns_of(system, k), task.metrics.columns
+    slow = system.slow_directions(min(k + 1, system.dimension))
+    without = arguments.FrameMetrics(task.metrics.log_determinants, columns=evaluated)
+    pilot_task = replace(task, metrics=without)
+    period = period_of(system, columns, slow, options.seed.key, pilot_task)
+    started = started_frames(system, k, slow, options, pilot_task.with_options(period=max(1, period // 2)))
+    most = options.budget.steps_per_chain(options.n_chains) - started.first_step
+    n_metrics = 0 if task.metrics.diagonals is None else len(task.metrics.diagonals)
+    # Batches of whole passes; an evaluation at the end of each takes at most as long as its steps.
+    evaluation = n_metrics * evaluated * (3 * system.dimension + evaluated + 100)
+    passes = max(1, LEAST_PER_BATCH // period, math.ceil(evaluation / (columns * (1.3 * period + columns))))
+    started = replace(
+        started,
+        steps_per_batch=min(passes * period, max(1, most // 16)),
+        records=FrameRecords.empty(options.n_chains, columns, evaluated, n_metrics),
+    )
+    return started, period
 
 
 def started_frames(
@@ -50,43 +106,18 @@ def started_frames(
     that they show what they grow by; those that slow ones have passed meanwhile are of no use.
     """
     n_chains, dimension, key = options.n_chains, system.dimension, options.seed.key
-    columns = min(k + WATCHED, dimension)
+    columns = columns_of(system, k)
     fast = system.fast_directions(min(_FAST, dimension // 2))
     slow = slow[:, : dimension - fast.shape[1]]
     # With momentum both are displacements at rest, of which there are half as many as directions.
     sines = np.abs(np.diagonal(np.linalg.qr(np.concatenate([slow, fast], axis=1), mode="r")))
     fast = fast[:, sines[slow.shape[1] :] > _INDEPENDENT]
-    n_fast = fast.shape[1]
     given = np.concatenate([fast, slow], axis=1)
-    size = max(given.shape[1], columns)
-    starts = initial_states(key, n_chains, size, given, random_share=_PURITY * system.random_share)
-    longest = options.budget.max_steps // (_PILOT_SHARE * n_chains)
-    steps = min(math.ceil(max(_PILOT_STEPS, _PILOT_EPOCHS * system.steps_per_epoch)), longest) // _PILOT_BATCHES
-    records = FrameRecords.empty(n_chains, size, task.metrics.columns, 0)
-    moved, ranks, first_step, growth = np.empty(0, int), np.empty(0, int), 0, np.zeros(size)
-    if n_fast > 0 and steps > 0:
-        pilot = Chains(key=key, states=starts.copy(), steps_per_batch=steps, records=records)
-        period, careful = task.options.period, task.options.careful
-        task = replace(task, seconds_per_step=seconds_per_step(system, size, period, careful=careful))
-        pilot = advance(pilot, task, _PILOT_BATCHES, options.workers)
-        first_step = pilot.next_step
-        log_growth = np.nan_to_num(pilot.records.log_growth, nan=-_LOST, neginf=-_LOST, posinf=_LOST)
-        samples = log_growth[:, _PILOT_BATCHES // 4 :].mean(axis=1)
-        # Of fast ones, growth that chance has no part in: those that are slow for sure come first.
-        growth = samples.mean(axis=0) - np.where(np.arange(size) < n_fast, 2 * standard_errors(samples), 0.0)
-        shares = np.linalg.norm(given[:, n_fast:].T @ pilot.states[:, :, :n_fast], axis=1) ** 2
-        growth[:n_fast][shares.mean(axis=0) > 0.5] = -_LOST
-        of_slow = -np.sort(-growth[n_fast:])
-        moved = np.flatnonzero((growth[:n_fast] - of_slow[-1]) * _PILOT_BATCHES > 1)
-        ranks = np.searchsorted(-of_slow, -growth[moved])
-    fast_last = np.delete(np.arange(n_fast), moved)[::-1]
-    places = np.concatenate([np.insert(np.arange(n_fast, size), ranks, moved), fast_last])
-    # Behind the k-th, the next slow direction and the fast one that grows most.
-    rest = places[k:]
-    rest_fast = rest[rest < n_fast]
-    watched = [*rest[rest >= n_fast][:1], *rest_fast[np.argsort(-growth[rest_fast], kind="stable")], *rest]
-    chosen = list(dict.fromkeys([*places[:k], *watched]))[:columns]
-    states = np.ascontiguousarray(starts[:, :, chosen])
+    starts = initial_states(
+        key, n_chains, max(given.shape[1], columns), given, random_share=_PURITY * system.random_share
+    )
+    growth, first_step = _growth_of(starts, given, fast.shape[1], system, options, task)
+    states = np.ascontiguousarray(starts[:, :, _places(growth, fast.shape[1], k)[:columns]])
     if k < dimension:
         states[:, :, k] += normals(key, n_chains, (dimension,), FRAME_STARTS.start) / math.sqrt(dimension)
     return Chains(
@@ -97,6 +128,54 @@ def started_frames(
         first_step=first_step,
         pilot_steps=n_chains * first_step,
     )
+
+
+def _growth_of(
+    starts: FloatArray,
+    given: FloatArray,
+    n_fast: int,
+    system: System,
+    options: Options,
+    task: Task[FrameRecords],
+) -> tuple[FloatArray, int]:
+    """Return how much columns grow in a batch of a pilot, and the steps of each of its chains; 0 without fast ones."""
+    n_chains, _, size = starts.shape
+    longest = options.budget.max_steps // (_PILOT_SHARE * n_chains)
+    steps = min(math.ceil(max(_PILOT_STEPS, _PILOT_EPOCHS * system.steps_per_epoch)), longest) // _PILOT_BATCHES
+    if n_fast == 0 or steps == 0:
+        return np.zeros(size), 0
+    pilot = Chains(
+        key=options.seed.key,
+        states=starts.copy(),
+        steps_per_batch=steps,
+        records=FrameRecords.empty(n_chains, size, task.metrics.columns, 0),
+    )
+    task = orthonormalised_every(task.options.period, system, task, size)
+    pilot = advance(pilot, task, _PILOT_BATCHES, options.workers)
+    log_growth = np.nan_to_num(pilot.records.log_growth, nan=-_LOST, neginf=-_LOST, posinf=_LOST)
+    samples = log_growth[:, _PILOT_BATCHES // 4 :].mean(axis=1)
+    growth = samples.mean(axis=0)
+    # Of fast ones, growth that chance has no part in: those that are slow for sure come first.
+    growth[:n_fast] -= 2 * standard_errors(samples[:, :n_fast])
+    shares = np.linalg.norm(given[:, n_fast:].T @ pilot.states[:, :, :n_fast], axis=1) ** 2
+    growth[:n_fast][shares.mean(axis=0) > 0.5] = -_LOST
+    return growth, pilot.next_step
+
+
+def _places(growth: FloatArray, n_fast: int, k: int) -> list[int]:
+    """Return columns, of which the first are fast, in the order of frames for k exponents: those to watch come next.
+
+    Slow ones keep their order. Fast ones that the last of them surely outgrows come behind it, the fastest last.
+    """
+    of_slow = -np.sort(-growth[n_fast:])
+    climbs = (growth[:n_fast] - of_slow[-1]) * _PILOT_BATCHES > 1
+    keys = np.concatenate([np.where(climbs, growth[:n_fast], -math.inf), of_slow])
+    places = np.lexsort((np.concatenate([-np.arange(n_fast), np.ones(of_slow.size)]), -keys))
+    # Behind the k-th, the next slow direction and the fast one that grows most.
+    rest = places[k:]
+    rest_fast = rest[rest < n_fast]
+    watched = [*rest[rest >= n_fast][:1], *rest_fast[np.argsort(-growth[rest_fast], kind="stable")], *rest]
+    return list(dict.fromkeys([*places[:k], *watched]))
 
 
 def steps_at_once(system: System) -> int:
@@ -135,8 +214,8 @@ def period_of(system: System, k: int, slow: FloatArray, key: StreamKey, task: Ta
             records=FrameRecords.empty(1, k, task.metrics.columns, 0),
             first_chain=FRAME_PILOTS.start + period,
         )
-        for _ in range(1 + max(_PILOT_PASSES, _PILOT_COLUMNS // k)):
-            pilot = advance(pilot, task.with_options(period=period), 1, Workers(1))
+        n_passes = 1 + max(_PILOT_PASSES, _PILOT_COLUMNS // k)
+        pilot = advance(pilot, orthonormalised_every(period, system, task, k), n_passes, Workers(1))
         states = pilot.states
         # The first pass orthonormalises what the random start or another period left.
         shrinkage = -math.log(max(float(pilot.records.smallest_ratios[0, 1:].min()), 1e-300))

@@ -15,11 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._core import arguments
 from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast._core.streams import FRAME_INFLUENCES
+from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exponents.exponent import METHODS, estimate_exponent
-from sgdstab_fast.exponents.frames import WATCHED, period_of, seconds_per_step, started_frames, steps_at_once
+from sgdstab_fast.exponents.frames import (
+    LEAST_PER_BATCH,
+    columns_of,
+    first_frames,
+    frames_task,
+    orthonormalised_every,
+)
 from sgdstab_fast.exponents.rare import RareOutcomesOfFrames, warn_of_rare
 from sgdstab_fast.exponents.results import LyapunovSpectrum
 from sgdstab_fast.results.chains import Chains, FrameRecords
@@ -40,11 +46,8 @@ from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.frames import frame_means
 from sgdstab_fast.systems.system import ExactExponents, System, require_system
 
-_NULL_RATIO = 1e-12
-_LEAST_PER_BATCH = 64  # steps
 # Vectors that check the largest exponent: chains, a share of steps, up to a dimension, standard errors that count.
 _CHECK, _CHECK_CHAINS, _CHECK_SHARE, _LARGEST_CHECK, _SURELY = 4, 64, 4, 512, 4.0
-_EVALUATED = 32  # leading exponents that anchored growth is evaluated for; the others gain little from it
 _SUM_RULE = 1e-6  # an error, relative to the sum, to warn about
 
 
@@ -129,97 +132,37 @@ def lyapunov_spectrum(
     validation.choice(method, "method", METHODS)
     asked = _asked(tolerance_for, k)
     options = options_of(lyapunov_spectrum, keywords, method=method, rtol=rtol, atol=atol, max_steps=max_steps)
-    budget, n_chains, seed = options.budget, options.n_chains, options.seed
     if resume is not None:
         require_own(resume, LyapunovSpectrum, system)
         if resume.exponents.size != k:
             raise ValueError(f"resume must have {k} exponents, not {resume.exponents.size}")
     system = system.balanced()
-    goes_on = resume is not None and resume.chains is not None
-    known = None if goes_on or method == "average" else system.exact_exponents()
+    known = _exact(system, method) if resume is None or resume.chains is None else None
     if known is not None and known.exponents.size >= k:
-        return _known(system, k, known, seed)
-    singular = bool(np.isneginf(system.step_sizes).any() or np.isneginf(system.sum_of_exponents))
-    call = system.frames_call()
-    task = Task(
-        function="advance_frames",
-        steps=call.steps,
-        metrics=arguments.FrameMetrics(call.log_determinants, columns=k),
-        options=arguments.FrameOptions(
-            block=1, period=1, careful=singular, null_ratio=_NULL_RATIO if singular else 0.0
-        ),
-        records=FrameRecords,
-        seconds_per_step=0.0,
-        chains_per_item=1,
-    )
+        return _known(system, k, known, options.seed)
     method = method if resume is None else str(resume.provenance["method"])
-    evaluated, growth, nothing = k, None, system.frame_growth(evaluated=False)
-    if nothing is not None:
-        evaluated = min(k, _EVALUATED)
-        task = replace(task, metrics=task.metrics._replace(columns=evaluated)).with_options(block=steps_at_once(system))
-        growth = system.frame_growth(evaluated=method == "anchored")
-    # Columns behind the last exponent asked for show what may come before it.
-    columns = min(k + WATCHED, system.dimension)
+    task, columns = frames_task(system, k, anchored=method == "anchored"), columns_of(system, k)
     if resume is None:
-        most = budget.steps_per_chain(n_chains)
-        run_provenance = provenance(seed, method, system.fingerprint)
-        slow = system.slow_directions(min(k + 1, system.dimension))
-        period = period_of(system, columns, slow, seed.key, task)
-        started = started_frames(system, k, slow, options, task.with_options(period=max(1, period // 2)))
-        most -= started.first_step
-        # Batches of whole passes.
-        n_recorded = 0 if growth is None or growth.metrics.diagonals is None else len(growth.metrics.diagonals)
-        passes = max(1, _LEAST_PER_BATCH // period)
-        if growth is not None and growth.n_metrics > 0:
-            # An evaluation at the end of each takes at most as long as its steps.
-            evaluation = growth.n_metrics * evaluated * (3 * system.dimension + evaluated + 100)
-            passes = max(passes, math.ceil(evaluation / (columns * (1.3 * period + columns))))
-        chains = replace(
-            started,
-            steps_per_batch=min(passes * period, max(1, most // 16)),
-            records=FrameRecords.empty(n_chains, columns, evaluated, n_recorded),
-        )
+        chains, period = first_frames(system, k, options, task)
+        run_provenance = provenance(options.seed, method, system.fingerprint)
     else:
         chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, columns))
         period = resume.period
-    task = task.with_options(period=period)
-    if growth is not None:
-        metrics = growth.metrics._replace(log_determinants=call.log_determinants, columns=evaluated)
-        task = replace(task, metrics=metrics)
-    done = _confirmed(
-        system,
-        chains,
-        replace(task, seconds_per_step=seconds_per_step(system, columns, period, careful=singular)),
-        RareOutcomesOfFrames(
-            system,
-            options,
-            lambda chains: _estimate(chains, asked, system.slow_directions_last),
-            FRAME_INFLUENCES.start,
-        ),
-        options,
+    estimate = RareOutcomesOfFrames(
+        system, options, lambda chains: _estimate(chains, asked, system.slow_directions_last), FRAME_INFLUENCES.start
     )
-    estimate, of_each = done.estimate, done.estimate.of_exponents
-    assert of_each is not None
-    _warn(budget, done)
-    warn_of_rare(done, budget)
-    order = np.argsort(-estimate.mean, kind="stable")
-    complete = k == system.dimension
-    sum_rule_error = _sum_rule_error(done, system.sum_of_exponents) if complete else None
-    size = float(np.abs(done.estimate.mean[np.isfinite(done.estimate.mean)]).sum())
-    if sum_rule_error is not None and sum_rule_error > _SUM_RULE * max(1.0, size):
-        done = replace(done, stopped_by="max_steps")
-        warn(f"the sum rule is off by {sum_rule_error:.1e} per step: rounding has spoilt the lowest exponents")
-    attributes = common_attributes(done, system, run_provenance)
-    attributes["degrees_of_freedom"] = of_each.degrees_of_freedom[order]
-    return LyapunovSpectrum(
-        exponents=estimate.mean[order],
-        standard_errors=estimate.standard_error[order],
-        effective_sample_size=estimate.effective_sample_size[order],
-        period=period,
-        sum_of_exponents=system.sum_of_exponents if complete else None,
-        sum_rule_error=sum_rule_error,
-        **attributes,
-    )
+    task = orthonormalised_every(period, system, task, columns)
+    done = _confirmed(system, chains, task, estimate, options)
+    _warn(options.budget, done)
+    warn_of_rare(done, options.budget)
+    return _result(system, done, period, run_provenance)
+
+
+def _exact(system: System, method: str) -> ExactExponents | None:
+    """Return exponents that need no simulation, as far as they are known."""
+    if system.dimension == 1:
+        return known_exponents(system)
+    return None if method == "average" else system.exact_exponents()
 
 
 def _known(system: System, k: int, known: ExactExponents, seed: Seed) -> LyapunovSpectrum:
@@ -236,6 +179,30 @@ def _known(system: System, k: int, known: ExactExponents, seed: Seed) -> Lyapuno
         sum_of_exponents=total,
         sum_rule_error=0.0 if complete else None,
         **closed_form_attributes(system, seed),
+    )
+
+
+def _result(system: System, done: Run[FrameRecords], period: int, run_provenance: Any) -> LyapunovSpectrum:
+    """Return the exponents, largest first, and whether all of them together are what determinants make them."""
+    estimate, of_each = done.estimate, done.estimate.of_exponents
+    assert of_each is not None
+    complete = estimate.mean.size == system.dimension
+    sum_rule_error = _sum_rule_error(done, system.sum_of_exponents) if complete else None
+    size = float(np.abs(estimate.mean[np.isfinite(estimate.mean)]).sum())
+    if sum_rule_error is not None and sum_rule_error > _SUM_RULE * max(1.0, size):
+        done = replace(done, stopped_by="max_steps")
+        warn(f"the sum rule is off by {sum_rule_error:.1e} per step: rounding has spoilt the lowest exponents")
+    order = np.argsort(-estimate.mean, kind="stable")
+    attributes = common_attributes(done, system, run_provenance)
+    attributes["degrees_of_freedom"] = of_each.degrees_of_freedom[order]
+    return LyapunovSpectrum(
+        exponents=estimate.mean[order],
+        standard_errors=estimate.standard_error[order],
+        effective_sample_size=estimate.effective_sample_size[order],
+        period=period,
+        sum_of_exponents=system.sum_of_exponents if complete else None,
+        sum_rule_error=sum_rule_error,
+        **attributes,
     )
 
 
@@ -295,7 +262,7 @@ def _checked(system: System, done: Run[FrameRecords], options: Options) -> tuple
     n_steps = min(spent // _CHECK_SHARE, options.budget.max_steps - spent)
     if (
         system.dimension > _LARGEST_CHECK
-        or n_steps < _CHECK_CHAINS * _LEAST_PER_BATCH
+        or n_steps < _CHECK_CHAINS * LEAST_PER_BATCH
         or not system.slow_directions_last
     ):
         return done, 0.0

@@ -24,7 +24,7 @@ from sgdstab_fast.operators.drawn_units import Draws
 from sgdstab_fast.operators.matrices import MatrixMoments, SecondMomentsOfMatrices
 from sgdstab_fast.operators.second_moments import SecondMoments, mean_square_threshold, second_moments
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.systems.growth import TOLERANCE, FrameGrowth, Growth
+from sgdstab_fast.systems.growth import TOLERANCE, Growth
 from sgdstab_fast.systems.next_steps import FEW_NUMBERS, NextMatrices, NextSteps, NextUnits
 from sgdstab_fast.systems.sampling import Law
 from sgdstab_fast.systems.state_space import StateSpace
@@ -161,10 +161,6 @@ class BatchSteps(StateSpace):
         own = part.system.growth()
         every = [] if own.first is None else [own.first, *own.matrices] if part.system.dimension > 1 else [own.first]
         return own, self._growth_in([np.ascontiguousarray(embedding.T @ metric @ embedding) for metric in every])
-
-    def frame_growth(self, *, evaluated: bool) -> FrameGrowth:
-        """Return that the growth of frames is not evaluated."""
-        return FrameGrowth(arguments.FrameMetrics())
 
     def _growth_of_units(self) -> FloatArray:
         """Return max(1, (1 - eta trace K_uu)^2) for every unit: how much a step on it may multiply squared norms."""

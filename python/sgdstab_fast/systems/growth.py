@@ -15,9 +15,9 @@ happens to be. So that component q . v is set to its root mean square, and the r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from sgdstab_fast._core.arguments import FloatArray, FrameMetrics
+from sgdstab_fast._core.arguments import FloatArray
 
 # Beyond this dimension the decompositions cost more than a run with the norm of K alone.
 LARGEST_DIMENSION = 2048
@@ -40,12 +40,3 @@ class Growth:
     """The first metric; None if it is the norm of K, which the core knows."""
     covariance: FloatArray | None = None
     """Dominant second moment, shape (dimension, dimension); None where it is not computed."""
-
-
-class FrameGrowth(NamedTuple):
-    """How the core evaluates the growth of frames."""
-
-    metrics: FrameMetrics
-    """What the core is told of metrics, the norm of K among them; of none where growth is not evaluated."""
-    n_metrics: int = 0
-    """Metrics that an evaluation is to take the time of."""

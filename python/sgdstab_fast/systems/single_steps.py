@@ -23,7 +23,7 @@ from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSol
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.batch_steps import BatchSteps
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, TOLERANCE, FrameGrowth, Growth
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, TOLERANCE, Growth
 from sgdstab_fast.systems.next_steps import NextExamples, NextSteps
 from sgdstab_fast.systems.rows import IntArray, Rows
 from sgdstab_fast.systems.sampling import Law
@@ -198,11 +198,10 @@ class SingleSteps(BatchSteps):
         diagonals[1:, part.rows] = own.metrics.diagonals[1:]
         return own, self.growth_with(embedding.T @ own.matrices @ embedding, diagonals)
 
-    def frame_growth(self, *, evaluated: bool) -> FrameGrowth:
-        """Return how the growth of frames is evaluated, in the norm of K and, if it does not fall apart, others."""
-        lost = float(self.log_determinants.min()) <= _LOST or self.dimension > _LARGEST_OF_FRAMES
-        if not evaluated or lost:
-            return super().frame_growth(evaluated=False)
+    def frame_metrics(self) -> arguments.FrameMetrics:
+        """Return the norm of K and, if it does not fall apart, others."""
+        if float(self.log_determinants.min()) <= _LOST or self.dimension > _LARGEST_OF_FRAMES:
+            return arguments.FrameMetrics()
         others = self.growth().matrices if len(self._rows.components) == 1 else self.no_growth.matrices
         roots, gradients, images, diagonals = [], [], [], []
         try:
@@ -213,14 +212,13 @@ class SingleSteps(BatchSteps):
                 images.append(self._rows.moved_times(root))
                 diagonals.append(self._rows.squared_norms(matrix))
         except np.linalg.LinAlgError:
-            return super().frame_growth(evaluated=False)._replace(n_metrics=1 + len(others))
-        metrics = arguments.FrameMetrics(
+            return arguments.FrameMetrics()
+        return arguments.FrameMetrics(
             roots=np.array(roots),
             gradients=np.array(gradients),
             images=np.array(images),
             diagonals=np.array(diagonals),
         )
-        return FrameGrowth(metrics, 1 + len(others))
 
 
 def mean_square(rows: Rows, learning_rate: float, decomposition: SpectralDecomposition | None) -> MeanSquare:

@@ -15,11 +15,11 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from sgdstab_fast._core.arguments import FloatArray, Steps, StreamKey
+from sgdstab_fast._core.arguments import FloatArray, FrameMetrics, Steps, StreamKey
 from sgdstab_fast.operators.matrices import MatrixMoments
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
-from sgdstab_fast.systems.growth import FrameGrowth, Growth
+from sgdstab_fast.systems.growth import Growth
 from sgdstab_fast.systems.next_steps import NextSteps
 from sgdstab_fast.systems.recurrence import Recurrence
 from sgdstab_fast.systems.rows import IntArray, Rows
@@ -262,9 +262,9 @@ class System(ABC):
     def no_growth(self) -> Growth:
         """How growth is not evaluated."""
 
-    def frame_growth(self, *, evaluated: bool) -> FrameGrowth | None:
-        """Return how the growth of frames is evaluated, if it is to be; None if the core does not know how."""
-        return None
+    def frame_metrics(self) -> FrameMetrics:
+        """Return the metrics that the growth of frames is evaluated in, of none where the core does not know how."""
+        return FrameMetrics()
 
     @abstractmethod
     def slow_directions(self, k: int) -> FloatArray:
