@@ -27,7 +27,7 @@ from sgdstab_fast.systems.system import System, overflow_safe_steps
 # good to about eps over the angle, and the worst of a long run is orders of magnitude worse, more so in small frames,
 # where orthonormalisation costs little.
 _ANGLE, _SMALL_FRAME_ANGLE, _SMALL_FRAME = 1e-5, 1e-3, 128
-_PILOT_PASSES, _PILOT_COLUMNS = 8, 512  # at least so many passes, and, of small frames, so many columns in all
+_PILOT_PASSES, _PILOT_NUMBERS = 8, 512  # at least so many passes, and, in small dimensions, so many times the dimension
 # Steps taken at once: more amortise the packing of frames, fewer the coupling between steps, and 32 to 64 is flat. Not
 # so many, in small dimensions, that a direction may shrink by more than this while they are taken.
 _BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
@@ -214,7 +214,7 @@ def period_of(system: System, k: int, slow: FloatArray, key: StreamKey, task: Ta
             records=FrameRecords.empty(1, k, task.metrics.columns, 0),
             first_chain=FRAME_PILOTS.start + period,
         )
-        n_passes = 1 + max(_PILOT_PASSES, _PILOT_COLUMNS // k)
+        n_passes = 1 + max(_PILOT_PASSES, _PILOT_NUMBERS // system.dimension)
         pilot = advance(pilot, orthonormalised_every(period, system, task, k), n_passes, Workers(1))
         states = pilot.states
         # The first pass orthonormalises what the random start or another period left.

@@ -22,6 +22,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.statistics.estimates import (
@@ -51,33 +52,36 @@ _DRIFT = 4.0  # standard errors: a false alarm in 1e4
 def fit(samples: FloatArray) -> FloatArray:
     """Return the weights, which sum to one, of the combination of the columns of samples with the least variance.
 
-    All columns, of shape (n_samples, n_metrics), have the same mean.
+    All columns, of shape (..., n_samples, n_metrics), have the same mean; weights are (..., n_metrics).
     """
-    base, controls = _controls(samples)
-    weights = np.insert(_slopes(controls, samples[:, [base]], float(np.abs(samples).max()))[:, 0], base, 1.0)
-    weights[base] -= weights.sum() - 1
+    base = _base(samples)
+    response = np.take_along_axis(samples, base, axis=-1)
+    weights = _slopes(response - samples, response, np.abs(samples).max(axis=(-2, -1)))[..., 0]
+    np.put_along_axis(weights, base[..., 0, :], 1 - weights.sum(axis=-1, keepdims=True), axis=-1)
     return weights
 
 
-def _controls(samples: FloatArray) -> tuple[int, FloatArray]:
-    """Return the column of least variance, and its differences from all others, whose mean is 0."""
-    base = int(samples.var(axis=0).argmin())
-    return base, samples[:, [base]] - np.delete(samples, base, axis=1)
+def _base(samples: FloatArray) -> NDArray[np.intp]:
+    """Return the column of least variance, shape (..., 1, 1); differences of all others from it have the mean 0."""
+    return np.asarray(samples.var(axis=-2, keepdims=True).argmin(axis=-1, keepdims=True))
 
 
-def _slopes(controls: FloatArray, responses: FloatArray, size: float) -> FloatArray:
-    """Return the regression of responses, (n, n_responses), on controls, (n, n_controls), from samples of a size."""
-    centred = controls - controls.mean(axis=0)
-    # Each difference in units of its own spread; one that does not vary beyond rounding says nothing.
-    spread = centred.std(axis=0)
-    known = spread > _ROUNDING * size
-    left, singular, right = np.linalg.svd(centred[:, known] / spread[known], full_matrices=False)
-    rank = int((singular > _COLLINEAR * singular.max(initial=0.0)).sum())
-    rank = min(rank, max(len(controls) // _LEAST_SAMPLES_PER_WEIGHT - 1, 0))
-    along = left[:, :rank].T @ (responses - responses.mean(axis=0)) / singular[:rank, None]
-    slopes = np.zeros((controls.shape[1], responses.shape[1]))
-    slopes[known] = right[:rank].T @ along / spread[known, None]
-    return slopes
+def _slopes(controls: FloatArray, responses: FloatArray, size: float | FloatArray) -> FloatArray:
+    """Return the regression of responses, (..., n, n_responses), on controls, (..., n, n_controls), samples of a size.
+
+    One that does not vary beyond rounding, as what is left of the base, says nothing, and has slopes of 0.
+    """
+    centred = controls - controls.mean(axis=-2, keepdims=True)
+    # Each difference in units of its own spread.
+    spread = centred.std(axis=-2)
+    known = spread > _ROUNDING * np.asarray(size)[..., None]
+    units = np.where(known, 1 / np.where(known, spread, 1.0), 0.0)
+    left, singular, right = np.linalg.svd(centred * units[..., None, :], full_matrices=False)
+    most = max(controls.shape[-2] // _LEAST_SAMPLES_PER_WEIGHT - 1, 0)
+    used = (singular > _COLLINEAR * singular.max(axis=-1, keepdims=True)) & (np.arange(singular.shape[-1]) < most)
+    inverse = np.where(used, 1 / np.where(used, singular, 1.0), 0.0)
+    along = left.swapaxes(-1, -2) @ (responses - responses.mean(axis=-2, keepdims=True)) * inverse[..., None]
+    return np.asarray(right.swapaxes(-1, -2) @ along * units[..., None])
 
 
 def adjusted(responses: FloatArray, growth: FloatArray) -> FloatArray:
@@ -95,46 +99,47 @@ def adjusted(responses: FloatArray, growth: FloatArray) -> FloatArray:
     for f in range(n_folds):
         others, its = fold != f, fold == f
         samples = growth[others].reshape(-1, n_metrics)
-        base, controls = _controls(samples)
-        slopes = _slopes(controls, responses[others].reshape(len(samples), -1), size)
+        base = int(_base(samples)[0, 0])
+        slopes = _slopes(samples[:, [base]] - samples, responses[others].reshape(len(samples), -1), size)
         means = growth[its].mean(axis=1)
-        result[its] -= (means[:, [base]] - np.delete(means, base, axis=1)) @ slopes
+        result[its] -= (means[:, [base]] - means) @ slopes
     return np.asarray(result)
 
 
 def combined(growth: FloatArray, n_pieces: int) -> FloatArray:
     """Combine the metrics of (n_chains, n_batches, n_metrics), with weights from other chains; (n_chains, n_batches).
 
-    The weights of a fold of chains are fitted to the others', cut into n_pieces each.
+    The weights of a fold of chains are fitted to the others', cut into n_pieces each. Several numbers go side by side,
+    before the chains: (..., n_chains, n_batches, n_metrics).
     """
-    n_chains, n_batches, _ = growth.shape
+    n_chains, n_batches = growth.shape[-3:-1]
     if n_chains == 1 and n_batches >= _FOLDS * _LEAST_SAMPLES_PER_WEIGHT:
         return _combined_in_time(growth, n_pieces)
-    return np.asarray(np.einsum("cbm,cm->cb", growth, weights_of_chains(growth, n_pieces)))
+    return np.asarray(np.einsum("...cbm,...cm->...cb", growth, weights_of_chains(growth, n_pieces)))
 
 
 def weights_of_chains(growth: FloatArray, n_pieces: int) -> FloatArray:
     """Return the weights of metrics for every chain, fitted to others cut into n_pieces each; (n_chains, n_metrics)."""
-    n_chains, _, n_metrics = growth.shape
+    *before, n_chains, _, n_metrics = growth.shape
     n_folds = min(_FOLDS, n_chains)
-    pieces = grouped(growth, n_pieces).reshape(n_chains, -1, n_metrics)
+    pieces = grouped(growth, n_pieces).reshape(*before, n_chains, -1, n_metrics)
     fold = np.arange(n_chains) % n_folds
-    weights = np.empty((n_chains, n_metrics))
+    weights = np.empty((*before, n_chains, n_metrics))
     for f in range(n_folds):
         # Of a single short chain, its own: the only thing there is.
-        others = pieces[fold != f] if n_folds > 1 else pieces
-        weights[fold == f] = fit(others.reshape(-1, n_metrics))
+        others = pieces[..., fold != f, :, :] if n_folds > 1 else pieces
+        weights[..., fold == f, :] = fit(others.reshape(*before, -1, n_metrics))[..., None, :]
     return weights
 
 
 def _combined_in_time(growth: FloatArray, n_pieces: int) -> FloatArray:
     """Do the same for a single chain, whose folds are stretches of time."""
-    stretches = np.array_split(growth[0], _FOLDS)
+    stretches = np.array_split(growth, _FOLDS, axis=-2)
     combined_stretches = []
     for f, stretch in enumerate(stretches):
-        others = np.concatenate(stretches[:f] + stretches[f + 1 :])
-        combined_stretches.append(stretch @ fit(grouped(others[None], n_pieces)))
-    return np.concatenate(combined_stretches)[None]
+        others = np.concatenate(stretches[:f] + stretches[f + 1 :], axis=-2)
+        combined_stretches.append(np.einsum("...cbm,...m->...cb", stretch, fit(grouped(others, n_pieces))))
+    return np.concatenate(combined_stretches, axis=-1)
 
 
 def _mean_of_chains(series: FloatArray, n_groups: int) -> tuple[float, float, int]:

@@ -157,12 +157,15 @@ def _non_finite(log_growth: FloatArray) -> FloatArray:
 
 
 def grouped(growth: FloatArray, n_groups: int) -> FloatArray:
-    """Means over n_groups runs of consecutive batches a chain, (n_chains * n_groups, k); odd ones at the start go."""
-    n_chains, n_batches, k = growth.shape
+    """Means over n_groups runs of consecutive batches a chain, (n_chains * n_groups, k); odd ones at the start go.
+
+    Of (..., n_chains, n_batches, k), whatever comes before.
+    """
+    *before, n_chains, n_batches, k = growth.shape
     n_groups = min(n_groups, n_batches)
     size = n_batches // n_groups
-    last = growth[:, n_batches - n_groups * size :]
-    groups: FloatArray = last.reshape(n_chains, n_groups, size, k).mean(axis=2).reshape(n_chains * n_groups, k)
+    last = growth[..., n_batches - n_groups * size :, :]
+    groups: FloatArray = last.reshape(*before, n_chains * n_groups, size, k).mean(axis=-2)
     return groups
 
 

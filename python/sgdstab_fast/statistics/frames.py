@@ -66,7 +66,7 @@ def frame_means(
     if n_batches == 0:
         return unknown(k)
     average = batch_means(log_growth, steps_per_batch)
-    finite = np.isfinite(log_growth).all(axis=(0, 1))
+    finite = np.asarray(np.isfinite(log_growth).all(axis=(0, 1)))
     increments = log_growth[:, :, finite] / steps_per_batch
     start_up = min(max(average.start_up, _left_behind(increments)), n_batches // 2)
     kept = increments[:, start_up:]
@@ -78,14 +78,10 @@ def frame_means(
     with np.errstate(divide="ignore"):
         n_pieces = np.clip(np.nan_to_num(1 / (_RELAXATION_TIMES * turning.relaxation)), 1, n_groups).astype(int)
     # Means are of the same batches whatever the pieces, so that sums of exponents follow those of volumes.
-    series, error = kept.copy(), _errors(kept, n_pieces)
-    for j, place in enumerate(np.flatnonzero(finite)):
-        evaluated = growth[:, start_up:, :, place : place + 1]
-        if place < k and np.isfinite(evaluated).all() and evaluated.size:
-            both = np.concatenate([kept[:, :, [j]], evaluated[..., 0]], axis=2)
-            sharper = combined(both, _PIECES * int(n_pieces[j]))
-            if abs(float((sharper - kept[:, :, j]).mean())) < _DRIFT * error[j]:
-                series[:, :, j] = sharper
+    error = _errors(kept, n_pieces)
+    evaluated = growth[:, start_up:, :, :k]
+    evaluated = evaluated.compress(finite[: evaluated.shape[3]], axis=3)
+    series = _sharper(kept, evaluated, n_pieces, error)
     # A column at a time, which numpy sums in pairs: errors of sums one after the other would show.
     of_columns = np.ascontiguousarray(np.moveaxis(series, 2, 0))
     value = of_columns.reshape(len(of_columns), n_chains * series.shape[1]).mean(axis=1)
@@ -113,6 +109,24 @@ def frame_means(
         scales=_scales(mean, k),
         of_exponents=OfExponents(degrees_of_freedom[:k], biases[:k]),
     )
+
+
+def _sharper(kept: FloatArray, growth: FloatArray, n_pieces: NDArray[np.int64], error: FloatArray) -> FloatArray:
+    """Return growth in its best combination with anchored growth, of the leading columns; (n_chains, n_batches, k).
+
+    Weights are fitted to as many pieces as count for each column. Where both differ by more than chance, from `error`,
+    or anchored growth is lost, it stays what it is.
+    """
+    series = kept.copy()
+    own = kept[:, :, : growth.shape[3]].transpose(2, 0, 1)
+    both = np.concatenate([own[..., None], growth.transpose(3, 0, 1, 2)], axis=3)
+    usable = np.isfinite(both).all(axis=(1, 2, 3)) & (growth.shape[2] > 0)
+    for n in np.unique(n_pieces[: len(both)][usable]):
+        columns = np.flatnonzero(usable & (n_pieces[: len(both)] == n))
+        sharper = combined(both[columns], _PIECES * int(n))
+        alike = np.abs((sharper - own[columns]).mean(axis=(1, 2))) < _DRIFT * error[columns]
+        series[:, :, columns[alike]] = sharper[alike].transpose(1, 2, 0)
+    return series
 
 
 class Turning(NamedTuple):
