@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.printed import computed, with_error
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,10 @@ def test_numbers_are_printed_to_the_second_digit_of_their_errors(value, error, p
 @pytest.mark.parametrize("error", [5e-324, 1e-310, 1e-200, 1.0, 1e308])
 def test_whatever_numbers_are_they_are_printed(value, error):
     assert with_error(value, error)
+
+
+def test_computed_numbers_are_printed_with_errors_only_where_these_show():
+    assert computed(-0.0263329531179231, 7e-16) == "-0.0263329531179"
+    assert computed(-1.2e-15, 3.9e-15) == "(-1.2 ± 3.9)e-15"
+    assert computed(0.12345678, 1e-7, 6) == "0.123457"
+    assert computed(-math.inf, 0.0) == "-inf"

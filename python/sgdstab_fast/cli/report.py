@@ -22,7 +22,7 @@ from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
 from sgdstab_fast.exponents.stability import stability
-from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.printed import computed, with_error
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.progress import Progress
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov
@@ -37,7 +37,6 @@ _FULL_SPECTRUM = 512  # dimensions up to which all exponents are computed
 _SOME_EXPONENTS = 32
 _SPECTRUM_WORK, _SPECTRUM_STEPS = 1e10, 1_000_000  # multiply-adds at the most, a few seconds; steps at the most
 _SHOWN = 5
-_ROUNDING = 1e-12  # relative, of what is printed in twelve digits
 EXIT_STATUS = {"stable": 0, "unstable": 1, "undecided": 3}
 
 
@@ -206,10 +205,8 @@ def _mean_square(found: Stability) -> str:
         return "Lambda(2) has no closed form here: sgdstab moments --p 2 simulates it"
     decays = "decays" if found.mean_square_stable else "does not decay"
     exponent, error = mean_square.exponent, mean_square.error
-    known = error <= _ROUNDING * abs(exponent)
-    value = f"{exponent:.12g}" if known else with_error(exponent, error)
-    exactly = "exactly" if known else "to rounding" if mean_square.converged else "NOT CONVERGED"
-    return f"Lambda(2) = {value} per step, {exactly}   ({decays})"
+    exactly = "exactly" if mean_square.converged else "NOT CONVERGED"
+    return f"Lambda(2) = {computed(exponent, error)} per step, {exactly}   ({decays})"
 
 
 def _growing(found: Stability, system: LinearizedSGD) -> str:

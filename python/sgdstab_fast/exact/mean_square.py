@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.results.printed import computed
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
@@ -112,7 +113,7 @@ class MeanSquareExponent(Result):
 
     def __repr__(self) -> str:
         return (
-            f"MeanSquareExponent(exponent={self.exponent:.12g}, error={self.error:.1g}, converged={self.converged}, "
+            f"MeanSquareExponent(exponent={computed(self.exponent, self.error)}, converged={self.converged}, "
             f"stopped_by={self.stopped_by!r})"
         )
 

@@ -16,7 +16,7 @@ from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_expon
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.plotting import exponents as pictures
 from sgdstab_fast.plotting.axes import words
-from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.printed import computed, with_error
 from sgdstab_fast.results.result import OneExponent, SeveralExponents, SimulatedEstimate
 from sgdstab_fast.simulation.vectors import estimate, estimate_with_own_growth
 from sgdstab_fast.systems.system import System
@@ -175,7 +175,8 @@ class Stability:
         else:
             known = f"lambda in [{low:.6g}, {high:.6g}]"
         if self.known_mean_square is not None:
-            known += f", mean_square={self.known_mean_square.exponent:.6g}"
+            mean_square = self.known_mean_square
+            known += f", mean_square={computed(mean_square.exponent, mean_square.error, 6)}"
         if not math.isnan(self.gd):
             known += f", gd={self.gd:.6g}"
         return (
