@@ -357,3 +357,16 @@ def test_critical_rates_of_slow_directions(case):
     for result, caught in case.of(sf.critical_learning_rate):
         case.check(result, caught, result.converged)
         assert result.confidence_interval(LEVEL)[0] >= mean_square * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("method", ["anchored", "average"])
+def test_a_few_steps_say_nothing_and_more_go_on_from_there(method):
+    fibonacci = sf.MatrixEnsemble([[[0, 1], [1, 1]], [[0, 1], [1, -1]]])
+    with pytest.warns(sf.AccuracyWarning, match="chains of . steps each say nothing"):
+        few = sf.lyapunov_exponent(fibonacci, method=method, max_steps=200, rng=1, n_threads=1)
+    assert not few.converged
+    assert few.confidence_interval(LEVEL) == few.bounds
+    more = sf.lyapunov_exponent(fibonacci, resume=few, max_steps=3e6, rtol=2e-2, n_threads=1)
+    assert more.converged
+    low, high = more.confidence_interval(LEVEL)
+    assert low < 0.12397559 < high

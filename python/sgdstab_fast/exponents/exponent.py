@@ -39,6 +39,7 @@ from sgdstab_fast.simulation.vectors import (
     estimate_with_own_growth,
     vectors_task,
 )
+from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
 from sgdstab_fast.systems.system import ExactExponents, Part, System, require_system
@@ -46,6 +47,7 @@ from sgdstab_fast.systems.system import ExactExponents, Part, System, require_sy
 METHODS = ("anchored", "average")
 _STEPS_PER_BATCH, _LEAST_PER_BATCH = 512, 64  # of averages; of anchored growth, where evaluations are close
 _FIRST_BATCHES = 16  # that the smallest budgets are cut into
+_FEWEST_STEPS = 16  # of a chain, fewer of which are all at its start
 _ROUNDING = 1e-14  # of bounds
 
 
@@ -269,10 +271,23 @@ def simulate(
     )
     how = estimate_with_own_growth if system.counts_own_growth else estimate
     with_rare = RareOutcomes(system, options, how, first_chain)
-    done = run(chains, task, with_rare, options, companion_task=companions_task(system, task))
+    done = run(
+        chains,
+        task,
+        lambda chains: _if_long_enough(chains, with_rare(chains)),
+        options,
+        companion_task=companions_task(system, task),
+    )
     warn_of_trouble(options.budget, done)
     warn_of_rare(done, options.budget)
     return _described(system, options, done, run_provenance, mean_square)
+
+
+def _if_long_enough(chains: Chains[VectorRecords], found: Estimate) -> Estimate:
+    """Return an estimate, of infinite error if chains are too short to have forgotten anything."""
+    if chains.n_batches * chains.steps_per_batch >= _FEWEST_STEPS:
+        return found
+    return replace(found, standard_error=np.full_like(found.standard_error, np.inf), mixed=False)
 
 
 def _in_logarithms(

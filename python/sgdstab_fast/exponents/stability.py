@@ -16,6 +16,7 @@ and then the sign of lambda by simulation, with its confidence corrected for loo
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import NamedTuple
@@ -158,7 +159,8 @@ def _by_estimate(lyapunov: LyapunovExponent, confidence: float) -> _Decided:
     confidence = 1.0 if exact else confidence
     if lyapunov.sign == 0:
         found = with_error(lyapunov.exponent, lyapunov.standard_error)
-        why = "0 to rounding, where theory claims nothing" if exact else f"{found}, its sign not being known"
+        why = f"{found}, its sign not being known" if math.isfinite(lyapunov.standard_error) else found
+        why = "0 to rounding, where theory claims nothing" if exact else why
         return _Decided("undecided", f"none: lambda = {why}", confidence)
     how = "closed form of lambda" if exact else f"simulation, confidence {confidence:g}"
     return _Decided("stable" if lyapunov.sign < 0 else "unstable", how, confidence)

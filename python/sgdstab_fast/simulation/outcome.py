@@ -45,6 +45,10 @@ def warn_of_trouble(budget: Budget, done: Run[Any]) -> None:
     estimate = done.estimate
     if np.isnan(estimate.mean).any():
         warn("the run overflowed: an exponent is unknown")
+    n_steps = done.chains.n_batches * done.chains.steps_per_batch
+    if np.isposinf(estimate.standard_error).any():
+        warn(f"chains of {n_steps} steps each say nothing of lambda: raise max_steps")
+        return
     # An error bar that allows for slow mixing, and is small all the same, or as was asked for, needs no warning.
     allowance = estimate.bias_allowance
     matters = allowance is None or (
@@ -55,7 +59,6 @@ def warn_of_trouble(budget: Budget, done: Run[Any]) -> None:
     if estimate.drifts and estimate.mixed and matters:
         warn("the chains had not left their start-up when the run ended: raise max_steps")
     if not estimate.mixed and matters:
-        n_steps = done.chains.n_batches * done.chains.steps_per_batch
         warn(
             f"chains were not seen to forget their starts within {n_steps} steps each: the standard error, "
             f"{done.error:.2g}, allows for what that may cost; raise max_steps, or ask for less"
