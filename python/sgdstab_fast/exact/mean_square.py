@@ -8,7 +8,7 @@ Its metric M and covariance C are the dominant eigenvectors of the map of second
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
@@ -74,6 +74,8 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
             f"Lambda(2) of {system!r} has no closed form, and there are too many epochs to go through: "
             "moment_exponent(system, 2) simulates it"
         )
+    if system.reflects:
+        found = replace(found, exponent=0.0, error=abs(found.exponent) + found.error)
     return MeanSquareExponent(
         **vars(found),
         steps_per_epoch=system.steps_per_epoch,

@@ -136,7 +136,7 @@ class ExactMomentsOfSteps:
             return ExactMoment(0.0, 0.0, "closed form")
         if self.exponent is not None:
             value, error = self.exponent
-            return ExactMoment(order * value, abs(order) * error, "closed form")
+            return ExactMoment(order * value + 0.0, abs(order) * error, "closed form")
         if order == 2 and self.forms is not None:
             return ExactMoment(self.forms.exponent, self.forms.error, "mean square")
         found = None if self._matrices is None else self._matrices.at(order)
@@ -146,8 +146,10 @@ class ExactMomentsOfSteps:
 
     @cached_property
     def exponent(self) -> tuple[float, float] | None:
-        """Lambda(p) / p and its error, where all steps, or all epochs, are the same."""
+        """Lambda(p) / p and its error, where all steps, or all epochs, are the same, or reflections."""
         system = self._system
+        if system.reflects:
+            return 0.0, _EPS
         if not system.is_deterministic:
             return None
         exact = system.exact_exponents()

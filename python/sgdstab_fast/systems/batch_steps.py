@@ -68,13 +68,18 @@ class BatchSteps(StateSpace):
         """A learning rate up to which no step lengthens anything; 0 with memory, where that is not known."""
         return 2 / self.largest_unit if self.recurrence.is_plain else 0.0
 
-    @cached_property
+    @property
     def reflects(self) -> bool:
         """Whether all eigenvalues of eta K_uu are 2 or 0, for every u: none is above 2, and no volume shrinks."""
+        return self._off_reflections <= _REFLECTION
+
+    @cached_property
+    def _off_reflections(self) -> float:
+        """How far off eigenvalues of eta K_uu, the largest and in the mean, are."""
         curvatures = self.unit_curvatures() if self.batch_size == 1 else None
-        if curvatures is None or abs(float(curvatures.max()) - 2) > _REFLECTION:
-            return False
-        return abs(self.sum_of_exponents) * self.law.n_units <= _REFLECTION * len(self._rows)
+        if curvatures is None or abs(largest := float(curvatures.max()) - 2) > _REFLECTION:
+            return math.inf
+        return max(abs(largest), abs(self.sum_of_exponents) * self.law.n_units / len(self._rows))
 
     @property
     def step_sizes(self) -> FloatArray:
@@ -220,7 +225,7 @@ class BatchSteps(StateSpace):
         return self._zeros_of_reflections()
 
     def _zeros_of_reflections(self) -> ExactExponents | None:
-        return ExactExponents(np.zeros(self.dimension), _REFLECTION / 2) if self.reflects else None
+        return ExactExponents(np.zeros(self.dimension), _EPS + self._off_reflections) if self.reflects else None
 
     @property
     def sum_of_exponents(self) -> float:
