@@ -94,3 +94,36 @@ def test_matrices_that_turn_in_another_metric_are_made_to_turn(rng, d):
     np.testing.assert_allclose(squares, factors[:, None, None] ** 2 * np.eye(d), atol=1e-13)
     (block,) = diagonal_blocks(conjugated + 1e-9 * rng.standard_normal((3, d, d)))
     assert block.is_as_given
+
+
+@pytest.mark.parametrize("coupling", [1e-13, 1e-14, 1e-16, 1e-20, 1e-100])
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_is_not_0_in_coordinates_that_show_a_subspace_is_not_rounding(coupling, beside):
+    """Diagonal matrices, coupled both ways; a turn that leaves a little; either beside a third coordinate or not."""
+    pair = np.array([np.diag([1.6, 1.0]), np.diag([0.6, 1.1])])
+    pair[0, 0, 1] = pair[1, 1, 0] = coupling
+    turned = np.array([np.diag([2.0, 0.5]), [[coupling, -1.0], [1.0, coupling]]])
+    for matrices in (pair, turned):
+        given = matrices
+        if beside:
+            given = np.zeros((2, 3, 3))
+            given[:, :2, :2], given[:, 2, 2], given[0, 0, 2] = matrices, 0.7, 0.3
+        blocks = diagonal_blocks(given)
+        assert sorted(block.matrices.shape[1] for block in blocks) == [1, 2][not beside :]
+        largest = max((block.matrices for block in blocks), key=lambda each: each.shape[1])
+        assert np.count_nonzero(largest) == np.count_nonzero(matrices)
+
+
+def test_subspaces_that_have_no_part_in_some_coordinates_are_found(rng):
+    triangular, change = block_triangular(rng, (1, 1)), basis(rng, 2)
+    matrices = np.zeros((3, 4, 4))
+    matrices[:, :2, :2] = change @ triangular @ np.linalg.inv(change)
+    matrices[:, 2:, 2:] = rng.standard_normal((3, 2, 2))
+    matrices[:, :2, 2:] = rng.standard_normal((3, 2, 2))
+    assert sizes_of(matrices) == [1, 1, 2]
+    # The same where no pattern shows it: x, y and z, w exchange parts that the subspace has none of.
+    subspace = np.array([1.0, 2.0, 0.0, 0.0])
+    dense = rng.standard_normal((3, 4, 4))
+    dense -= (dense @ subspace)[:, :, None] * subspace / (subspace @ subspace)
+    dense += rng.standard_normal(3)[:, None, None] * np.outer(subspace, subspace)
+    assert sizes_of(dense) == [1, 3]

@@ -175,3 +175,37 @@ def test_refuses_what_is_not_a_distribution_of_matrices():
         ProjectiveLine([np.eye(2)], [0.5])
     with pytest.raises(ValueError, match="finite"):
         ProjectiveLine([np.eye(2) * math.nan], [1])
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4])
+@pytest.mark.parametrize("other", [[[0, -1], [1, 0]], [[0, 1], [1, 0.5]]])
+@pytest.mark.parametrize("probability", [0.5, 0.1, 1e-3, 1e-8])
+def test_what_rare_matrices_take_to_repelling_directions_is_in_doubt(angle, other, probability):
+    """A monomial pair has the exponent 0; of the other one lambda is log(2) / 3 if it is rare."""
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    pair = turn @ [np.diag([2, 0.5]), other] @ turn.T
+    found = ProjectiveLine(pair, [1 - probability, probability]).exponent(0)
+    if other[1][1] == 0:
+        assert abs(found.derivative) < found.derivative_error
+    elif probability < 0.01:
+        assert abs(found.derivative - math.log(2) / 3) < found.derivative_error
+    else:
+        assert abs(found.derivative - {0.5: 0.1952938, 0.1: 0.21709}[probability]) < found.derivative_error + 3e-4
+
+
+def test_several_matrices_of_the_same_directions_are_one_to_a_rare_turn():
+    pair = [np.diag([1.5, 0.8]), np.diag([1.2, 0.9]), [[0, -1], [1, 0]]]
+    found = ProjectiveLine(pair, [0.5, 0.5 - 1e-6, 1e-6]).exponent(0)
+    assert abs(found.derivative - math.log(1.5 * 0.8 * 1.2 * 0.9) / 4) < found.derivative_error
+
+
+@pytest.mark.parametrize("probability", [1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("angle", [0.3, 1.0, 1.5])
+@pytest.mark.parametrize("basis", [0.0, 0.4])
+def test_derivatives_know_what_rare_turns_do(probability, angle, basis):
+    """To first order log abs cos of the angle; panels that see a small measure only do not matter to eigenvalues."""
+    first, turn = (np.array([[math.cos(x), -math.sin(x)], [math.sin(x), math.cos(x)]]) for x in (basis, angle))
+    found = ProjectiveLine([first @ np.diag([2, 0.5]) @ first.T, turn], [1 - probability, probability]).exponent(0)
+    expected = math.log(2) + probability * math.log(math.cos(angle) / 2)
+    assert abs(found.derivative - expected) < found.derivative_error + 20 * probability**2 + 1e-14
+    assert found.derivative_error < probability / 2

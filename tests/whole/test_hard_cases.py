@@ -183,6 +183,7 @@ DRIFTING = sf.MatrixEnsemble([np.diag([math.exp(1 - 0.02), 1]), np.diag([math.ex
     Case("coupled by 1e-12", nearly_diagonal(1e-12), 0.00340084, 2e-8, {"rtol": 0.05}, answered=True),
     Case("rare swap of planes that turn", turned(0.7, rare(np.diag([1.2, 0.6]), [[0, 1], [1, 0]], 1e-6)), -1,
          options={"max_steps": 1e6}),
+    Case("coupled by 1e-14", nearly_diagonal(1e-14), 0.0029070, 4e-5, {"rtol": 0.05}, answered=True, seeds=(1,)),
     Case("two blocks", two_blocks(0.0038562462 * PAIR, 1.24e-10, 0.425), -1.36604e-4, 2e-8, {"rtol": 0.1},
          answered=True),
     Case("two blocks, coupled more", two_blocks(0.0038562462 * PAIR, 1.24e-7, 0.425), -1.36603e-4, 2e-8, {"rtol": 0.1},

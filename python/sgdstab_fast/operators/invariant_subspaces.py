@@ -13,8 +13,9 @@ quotient, which are known one without the other. In turn:
    under the A_i, or w under the A_i^T, there is none. X is random. Where it has no simple eigenvalue, as if the A_i
    have equal blocks, v and w are those of several X.
 
-A subspace counts as invariant if |A_i V - V| <= rounding for every i, relative to |A_i|: with weaker and weaker
-coupling exponents come to those of blocks as slowly as 1 / log(1 / coupling). One that is nearly invariant is made to
+A subspace counts as invariant if |A_i V - V| <= rounding for every i, relative to |A_i|, and to what is added up to it:
+with weaker and weaker coupling exponents come to those of blocks as slowly as 1 / log(1 / coupling), so that in
+coordinates that show a subspace nothing but 0 is 0. One that is nearly invariant is made to
 be by Newton's method for E_i + D_i X - X B_i = 0, in least squares, before that is decided; [[B, C], [E, D]] being A_i
 in a basis that begins with V.
 
@@ -236,7 +237,7 @@ def _made_invariant(matrices: FloatArray, basis: FloatArray) -> FloatArray | Non
         some = np.tensordot(rng.standard_normal((_EQUATIONS, len(matrices))), matrices, 1)
     for step in range(_NEWTON_STEPS + 1):
         off = float(np.linalg.norm(_outside(matrices, basis), axis=(1, 2)).max())
-        if off <= d * _ROUNDING:
+        if off <= d * _ROUNDING and _is_invariant(matrices, basis):
             return basis
         if step == _NEWTON_STEPS or off > _NEARLY:
             return None
@@ -248,6 +249,29 @@ def _made_invariant(matrices: FloatArray, basis: FloatArray) -> FloatArray | Non
         move = np.linalg.lstsq(equations, -rotated[:, k:, :k].ravel(), rcond=1e-10)[0].reshape(d - k, k)
         basis = np.linalg.qr(complete[:, :k] + complete[:, k:] @ move)[0]
     return None
+
+
+def _is_invariant(matrices: FloatArray, basis: FloatArray) -> bool:
+    """Return whether what is not 0 of A_i V outside V is rounding of what is added up to it.
+
+    V = {(x, X x)} in coordinates of which the first k are those that have most of it, and A = [[A, B], [C, D]] there:
+    C + D X - X A - X B X is 0. Entries of X that are rounding are 0, others have absolute errors.
+    """
+    from scipy.linalg import qr  # type: ignore[import-untyped]
+
+    k = basis.shape[1]
+    order = qr(basis.T, mode="r", pivoting=True)[1]
+    first, last = order[:k], order[k:]
+    slope = np.linalg.solve(basis[first].T, basis[last].T).T
+    slope[np.abs(slope) <= _NEARLY * np.abs(slope).max(initial=1.0)] = 0.0
+    mixes = np.where(slope != 0, np.maximum(np.abs(slope), 1.0), 0.0)
+    off, size = (
+        c + d @ x + sign * (x @ a + x @ b @ x)
+        for sign, x, each in ((-1.0, slope, matrices), (1.0, mixes, np.abs(matrices)))
+        for a, b, c, d in [(each[:, first][:, :, first], each[:, first][:, :, last],
+                            each[:, last][:, :, first], each[:, last][:, :, last])]
+    )  # fmt: skip
+    return bool((np.abs(off) <= len(basis) * _ROUNDING * size).all())
 
 
 def _as_similarities(matrices: FloatArray) -> FloatArray | None:
@@ -296,14 +320,15 @@ def _invariant_form(matrices: FloatArray) -> FloatArray:
 def _as_permutations(matrices: FloatArray) -> FloatArray | None:
     """Return matrices in a basis in which each has one entry in every row and column; None if there is none."""
     d = matrices.shape[1]
-    norms = np.linalg.norm(matrices, axis=(1, 2), keepdims=True)
     for matrix in matrices[: _TRIALS * 2]:
         values, basis = np.linalg.eig(matrix)
         apart = np.abs(values[:, None] - values) + np.diag(np.full(d, np.inf))
         if np.iscomplexobj(values) or apart.min() <= _SEPARATE * np.abs(values).max():
             continue
-        changed = np.linalg.solve(basis, matrices @ basis)
-        changed[np.abs(changed) <= d * _ROUNDING * np.linalg.cond(basis) * norms] = 0.0
+        basis[np.abs(basis) <= _NEARLY * np.abs(basis).max(axis=0)] = 0.0
+        inverse = np.linalg.inv(basis)
+        changed = inverse @ matrices @ basis
+        changed[np.abs(changed) <= d * _ROUNDING * (np.abs(inverse) @ np.abs(matrices) @ np.abs(basis))] = 0.0
         entries = changed != 0
         if (entries.sum(axis=1) == 1).all() and (entries.sum(axis=2) == 1).all():
             return np.asarray(changed)

@@ -26,6 +26,11 @@ attract and repel, f is like |theta - theta_i|^beta,
 near the latter, and like that at its preimages. If some beta <= 0, vectors near there grow faster than norms do; they
 do so at all p <= -1, where |e . v|^p is not integrable.
 
+At p = 0, where f is 1, it is stationary measures that are rough. Where A_i maps the direction that attracts under A_j,
+and others like it, of probability q together, to the one that repels under them, it stays there for 1 / (1 - q) steps
+on average, or more if others swap both directions, which counts as q too. In a share h^beta of that time, where beta =
+-log q / (log |mu_1| - log |mu_2|), it is nearer to it than the narrowest panel, h, and Lambda' as much in doubt.
+
 Panels are halved where that matters most to the eigenvalue: with its eigenvectors l and r, l . r = 1, by the sum of
 abs(l) on the panel times the last coefficients of r.
 """
@@ -52,8 +57,10 @@ _WIDEST, _NARROWEST = math.pi / 4, 1e-12  # panels
 _NEAR = np.array([1e-3, 1e-2, 1e-1])  # where a panel that ends at a singular direction is cut
 _MOST_PANELS, _MOST_IMAGES, _MOST_ROUNDS = 400, 200_000, 40
 _MOST_ARCS, _MOST_STEPS = 8, 200
+_SAME = 1e-11  # angle
 _MOST_SINGULAR = 100
 _MOST_RESTARTS, _APART = 30, 1e-6
+_MOST_CHECKS, _RARE, _FAR = 6, 1e-3, 1e2
 _SMALLEST_ORDER = 0.03  # below which f is too close to a constant to show where it is rough
 _SMALLEST_BETA = 0.25
 _TARGETS, _NOISE = (8 * _EPS, 500 * _EPS), 5000 * _EPS  # with a cone or not, relative to a step
@@ -190,6 +197,16 @@ class ProjectiveLine:
         if order != guide:  # f - 1 is proportional to p
             solutions = [self._solved(panels, order) for panels in meshes[-2:]]
             unresolved *= abs(order / guide)
+            # Small measures matter to Lambda', and not to eigenvalues: panels are fine if halves agree.
+            for _ in range(_MOST_CHECKS if self._probabilities.min() < _RARE else 0):
+                panels = _refine(panels, np.ones(len(panels), dtype=bool), self._singular)
+                finer = self._solved(panels, order) if len(panels) <= most else solutions[-1]
+                if finer is solutions[-1] or abs(finer.slope - solutions[-1].slope) > _FAR:
+                    break  # two eigenvalues are the same to rounding
+                gain = 1.0
+                solutions.append(finer)
+                if abs(finer.slope - solutions[-2].slope) <= target:
+                    break
         last, before = solutions[-1], solutions[max(len(solutions) - 2, 0)]
         growth = 1 + last.growth
         if not (growth > 0 and last.positive):
@@ -197,9 +214,29 @@ class ProjectiveLine:
         value = math.log1p(last.growth)
         error = (gain * abs(last.growth - before.growth) + unresolved + last.rounding) / growth + _EPS * abs(order)
         unresolved_slope += last.missed_slope + last.rounding
-        slope_error = gain * abs(last.slope - before.slope) + unresolved_slope / growth
+        if abs(order) < _SMALLEST_BETA and not self.has_cone:
+            unresolved_slope += growth * self._stays_unresolved()
+        slopes = [solution.slope for solution in (solutions[-3:] if gain == 1 else [before, last])]
+        slope_error = gain * (max(slopes) - min(slopes)) + unresolved_slope / growth
         result = self._result(order, value, error, last.slope, slope_error + _EPS)
         return _UNKNOWN if self._grows_nearby(order, last.growth) else result
+
+    def _stays_unresolved(self) -> float:
+        """Return what Lambda' lacks of the time spent nearer to repelling directions than panels show."""
+        lacking = 0.0
+        for j in np.flatnonzero(self._hyperbolic):
+            _, attracting, repelling, _ = _fixed_directions(self._matrices[[j]])
+            along, across = (np.append(np.cos(angle), np.sin(angle)) for angle in (attracting, repelling))
+            of_along, of_across = self._matrices @ along, self._matrices @ across
+            stay = _parallel(of_along, along) & _parallel(of_across, across)
+            turned = _parallel(of_along, across) & ~stay
+            q, swapped = float(self._probabilities[stay].sum()), turned & _parallel(of_across, along)
+            ratios = np.linalg.norm(of_along[stay], axis=1) / np.linalg.norm(of_across[stay], axis=1)
+            gap = float(self._probabilities[stay] @ np.log(ratios)) / q
+            if turned.any() and gap > 0:
+                beta = -math.log(min(q + float(self._probabilities[swapped].sum()), 1.0)) / gap
+                lacking = max(lacking, gap * _NARROWEST**beta if beta < _SMALLEST_BETA else 0.0)
+        return lacking
 
     def _grows_nearby(self, order: float, growth: float) -> bool:
         """Return whether vectors near a repelling direction may grow faster than norms: beta is not well above 0."""
@@ -325,6 +362,12 @@ def _changes(x_there: FloatArray, dx: FloatArray, basis: FloatArray) -> FloatArr
     for k in range(1, _N - 1):
         changes.append(2 * (x_there * changes[k] + dx * basis[:, None, k]) - changes[k - 1])
     return np.stack(changes, axis=-1)
+
+
+def _parallel(vectors: FloatArray, direction: FloatArray) -> NDArray[np.bool_]:
+    """Return which vectors are multiples of another, as far as panels can tell."""
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(direction)
+    return np.asarray(np.abs(vectors @ [-direction[1], direction[0]]) <= _SAME * lengths)
 
 
 def _angles(vectors: FloatArray) -> FloatArray:
