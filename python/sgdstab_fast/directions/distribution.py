@@ -27,7 +27,7 @@ With Lambda(p) = p c(p) as in `curves.moments` nothing cancels near lambda, wher
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -79,7 +79,7 @@ class FiniteTimeDistribution:
     """lambda, as it was given."""
     clt_variance: float
     """sigma^2, as it was given."""
-    source: MomentExponents | WithMoments | None = field(repr=False)
+    source: MomentExponents | WithMoments | None
     """Where `moments` are from: themselves, or a chain of directions, which finds them when first asked for."""
     kolmogorov_distance: float
     """sup_x abs(F_n(x) - Phi(sqrt(n) (x - lambda) / sigma)), of the sample: see `kolmogorov_resolution`."""

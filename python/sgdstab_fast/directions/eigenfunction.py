@@ -31,7 +31,7 @@ Galerkin's equations on V and its derivatives in c instead, whose error is of se
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -83,9 +83,9 @@ class Eigenfunction(Result):
     """The largest abs(P psi / (gamma psi) - 1) on those."""
     n_directions: int
     """Stationary directions that psi was fitted to; 0 where it is known."""
-    norm: NormProduct = field(repr=False)
+    norm: NormProduct
     """prod_m |y|_m^c_m, whose power of order -p is V."""
-    log_scale: float = field(repr=False, default=0.0)
+    log_scale: float = 0.0
     """What is subtracted from the logarithm, so that psi is 1 in the mean."""
 
     def __repr__(self) -> str:

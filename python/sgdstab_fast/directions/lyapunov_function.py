@@ -22,7 +22,7 @@ what is annihilated counts as shrunk to 1e-14.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -78,9 +78,9 @@ class LyapunovFunction(Result):
     """lambda, from the same stationary directions."""
     n_directions: int
     """Directions that V was fitted to."""
-    norm: NormProduct = field(repr=False)
+    norm: NormProduct
     """prod_m |y|_m^c_m, whose power of order -p is V."""
-    log_scale: float = field(repr=False)
+    log_scale: float
     """What is subtracted from the logarithm, so that psi is 1 in the mean over stationary directions."""
 
     def __repr__(self) -> str:

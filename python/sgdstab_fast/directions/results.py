@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -61,22 +61,22 @@ class ProjectiveChain(OneExponent):
     autocorrelation_time_standard_error: float
     """Of `autocorrelation_time`; infinite where chains were too short to sum over five of it, and it is a lower
     bound."""
-    variances: Mapping[str, Measured] = field(repr=False)
+    variances: Mapping[str, Measured]
     """sigma^2 and its standard error by each route that the run itself gives: "batch means", and "autocovariances"
     where outcomes of the next step can be listed."""
     mixed: bool
     """Whether chains were seen to forget their starts."""
     reason: str
     """Why directions do not mix; empty if they do."""
-    without_parts: str = field(repr=False)
+    without_parts: str
     """Why there is no `exponent_by_example`; empty if there is."""
-    without_shares: str = field(repr=False)
+    without_shares: str
     """Why there is no `participation`; empty if there is."""
-    regularity: Regularity | None = field(repr=False)
+    regularity: Regularity | None
     """What definition 2.2 says of the system; None but for SGD on single examples, which it is about."""
-    system: System = field(repr=False, compare=False)
+    system: System
     """What the chain is of."""
-    checkpoint: Checkpoint = field(repr=False, compare=False)
+    checkpoint: Checkpoint
     """Where the run ended."""
 
     def __repr__(self) -> str:

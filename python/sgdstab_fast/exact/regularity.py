@@ -29,7 +29,7 @@ What the theory takes from regularity concerns products of steps (definition 3.8
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ class Regularity:
     """Those with eta K_ii = 1, to a relative tolerance: abs(eta K_ii - 1) <= tolerance."""
     reflecting_examples: IntArray
     """Those with eta K_ii = 2, to the same relative tolerance: abs(eta K_ii - 2) <= 2 tolerance."""
-    components: tuple[IntArray, ...] = field(repr=False)
+    components: tuple[IntArray, ...]
     """The connected components of K; examples without a gradient belong to none."""
     without_gradient: IntArray
     """Those with K_ii = 0, which feel no step: (ii) fails."""

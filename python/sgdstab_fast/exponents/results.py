@@ -44,11 +44,11 @@ class LyapunovExponent(OneExponent):
     bounds: tuple[float, float] = (-math.inf, math.inf)
     """Between which numbers lambda lies for certain, as far as that was known without simulation: neither `exponent`
     nor its intervals go beyond."""
-    own_growth: bool = field(default=False, repr=False)
+    own_growth: bool = False
     """Whether what chains grow by themselves is a result beside anchored growth."""
     time_share: float = 1.0
     """Where K falls into blocks, the share of steps that move the block that the exponent comes from."""
-    parts: Mapping[int, LyapunovExponent] = field(default_factory=dict, repr=False, compare=False)
+    parts: Mapping[int, LyapunovExponent] = field(default_factory=dict)
     """Where K falls into blocks, the results of those that were simulated, by their number."""
 
     def __repr__(self) -> str:
@@ -129,7 +129,7 @@ class LyapunovSpectrum(SimulatedEstimate, SeveralExponents):
 class Stability:
     """Whether SGD can settle at a minimum, as `stability` returns it."""
 
-    system: System = field(repr=False)
+    system: System
     """What a step does."""
     verdict: str
     """``"stable"`` (lambda < 0), ``"unstable"`` (lambda > 0) or ``"undecided"``."""
@@ -142,15 +142,15 @@ class Stability:
     lyapunov: LyapunovExponent | None
     """The exponent lambda, with its interval; None where an exact certificate decided, unless it was asked for or is
     known in closed form."""
-    regularity: Regularity | None = field(repr=False)
+    regularity: Regularity | None
     """Whether the minimum is regular, so that theorem B speaks about it; None where definition 2.2 does not apply."""
-    growing_examples: NDArray[np.intp] = field(repr=False)
+    growing_examples: NDArray[np.intp]
     """The examples with learning_rate * K_ii > 2 batch_size, on which a step alone makes some displacements grow; empty
     with momentum and for a `MatrixEnsemble`. Of an example of several rows K_ii is the largest eigenvalue of its part
     of K."""
     seconds: float
     """Time spent."""
-    known_mean_square: MeanSquareExponent | None = field(default=None, repr=False)
+    known_mean_square: MeanSquareExponent | None = None
     """`mean_square`, if it was computed to decide."""
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ CLOSED_FORM: Mapping[str, Any] = {
 class Result:
     """A value: numbers, arrays and where they are from; some hold a system, which is a value too."""
 
-    provenance: Mapping[str, Any] = field(repr=False)
+    provenance: Mapping[str, Any]
     """Seed entropy, SIMD level, versions, method."""
 
 
@@ -63,7 +63,7 @@ class SimulatedEstimate(SampledResult):
     """Whether the chains were still leaving their start-up when the run ended."""
     steps_per_epoch: float
     """N / batch_size."""
-    chains: Chains[Any] | None = field(repr=False)
+    chains: Chains[Any] | None
     """The state at the end, from which to go on; None where nothing was simulated."""
 
 
