@@ -1,14 +1,20 @@
-"""Curves: lambda over the learning rate, known at some of them, its sizes and its first zero."""
+"""Curves over the learning rate: their sizes, and first zeros of those known everywhere, or at some points."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
+
+AGREEING = 1e-12  # relative distance of learning rates that are the same
+FARTHEST = 2.0**20  # times the first
+_SCAN = 1.02  # ratio of learning rates at which a function is looked at for a change of sign
+_REST = 1e-12  # of an exponent that is 0
+_EPS = float(np.finfo(float).eps)
 
 
 def scales(exponents: FloatArray) -> FloatArray:
@@ -91,3 +97,38 @@ def bisected(function: Callable[[float], float], before: float, after: float) ->
     while before < (middle := before + (after - before) / 2) < after:
         before, after = (before, middle) if function(middle) > 0 else (middle, after)
     return after
+
+
+def rising(start: float) -> Iterator[float]:
+    """Yield learning rates from a first one on, up to those that are absurd."""
+    rate = start
+    while rate <= FARTHEST * start:
+        yield rate
+        rate *= _SCAN
+
+
+def first_change(function: Callable[[float], float], learning_rates: Iterable[float]) -> tuple[float, float]:
+    """Return rising learning rates between which a function turns positive; infinity where it does not, or is NaN."""
+    before = math.inf
+    for rate in learning_rates:
+        value = function(rate)
+        if math.isnan(value):
+            break
+        if value > _REST:
+            return min(before, rate), rate
+        before = rate
+    return math.inf, math.inf
+
+
+def root(function: Callable[[float], float], before: float, after: float) -> float:
+    """Return where a function that is negative before and positive after is 0; the end where it is 0 already."""
+    from scipy.optimize import brentq  # type: ignore[import-untyped]
+
+    if not before < after:
+        return after
+    low, high = function(before), function(after)
+    if low >= 0 or high <= 0:
+        return before if low >= 0 else after
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return bisected(function, before, after)
+    return float(brentq(function, before, after, xtol=4 * _EPS * before, rtol=4 * _EPS))

@@ -10,14 +10,13 @@ lambda is the mean, and its first zero is known.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.curves.zeros import bisected
+from sgdstab_fast.curves.zeros import bisected, first_change, rising, root
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exact.mean_square import mean_square_exponent
@@ -26,12 +25,9 @@ from sgdstab_fast.systems.sgd import LinearizedSGD
 
 LARGEST_RANK = 1024  # of a K whose mean-square threshold costs little next to a search
 _SCAN_OF_MEANS = 1.01  # ratio of learning rates tried for the upper bound
-_SCAN = 1.02  # ratio of learning rates at which what is computed is looked at for a change of sign
-FARTHEST = 2.0**20  # times the first
-AGREEING = 1e-12  # relative distance of bounds that are the same
 _EPS = float(np.finfo(float).eps)
 _FEW_DETERMINANTS = 512
-_REST = 1e-12  # of an exponent that is 0
+_NO_FEEDBACK = 1e-12
 
 
 def bounds_of_zero(system: LinearizedSGD, family: MeanSquareFamily | None = None) -> tuple[float, float]:
@@ -52,12 +48,8 @@ def bounds_of_zero(system: LinearizedSGD, family: MeanSquareFamily | None = None
     def mean_of_exponents(learning_rate: float) -> float:
         return float(np.log(np.maximum(np.abs(1 - learning_rate * diagonal), np.finfo(float).tiny)).mean())
 
-    before, after = low, low
-    for after in _tried(low, diagonal[diagonal > 0], every_maximum=system.dimension == 1):
-        if mean_of_exponents(after) > 0:
-            break
-        before = after
-    high = bisected(mean_of_exponents, before, after)
+    tried = _tried(low, diagonal[diagonal > 0], every_maximum=system.dimension == 1)
+    high = bisected(mean_of_exponents, *first_change(mean_of_exponents, tried))
     return (high, high) if system.dimension == 1 else (min(low, high), high)
 
 
@@ -91,7 +83,7 @@ def exact_zero(system: LinearizedSGD) -> float | None:
         value = _exponent(system.with_learning_rate(learning_rate))
         return -math.inf if value is None else value
 
-    return _first_change(exponent, _start(system))
+    return root(exponent, *first_change(exponent, rising(_start(system))))
 
 
 def mean_square_zero(system: LinearizedSGD) -> tuple[float, float] | None:
@@ -107,7 +99,7 @@ def mean_square_zero(system: LinearizedSGD) -> tuple[float, float] | None:
     def exponent(learning_rate: float) -> float:
         return mean_square_exponent(system.with_learning_rate(learning_rate)).exponent
 
-    zero = _first_change(exponent, _start(system))
+    zero = root(exponent, *first_change(exponent, rising(_start(system))))
     return zero, 64 * _EPS * zero
 
 
@@ -124,22 +116,6 @@ def _start(system: LinearizedSGD) -> float:
     return safe if safe > 0 else min(2 / system.largest_unit, gd_threshold(system)) / 256
 
 
-def _first_change(function: Callable[[float], float], start: float) -> float:
-    """Return where a function of the learning rate turns positive; infinite if it does not."""
-    from scipy.optimize import brentq  # type: ignore[import-untyped]
-
-    before, after_ = start, start
-    while not (value := function(after_ := before * _SCAN)) > _REST:
-        before = after_
-        if after_ > FARTHEST * start:
-            return math.inf
-    if not math.isfinite(value) or not math.isfinite(at_before := function(before)):
-        return bisected(function, before, after_)
-    if at_before >= 0:
-        return before
-    return float(brentq(function, before, after_, xtol=4 * _EPS * before, rtol=4 * _EPS))
-
-
 def _bounds_of_any(system: LinearizedSGD) -> tuple[float, float]:
     """Return them where steps are on batches, or have a memory: the mean square and the sum of all exponents."""
     least = system.safe_learning_rate
@@ -151,15 +127,10 @@ def _bounds_of_any(system: LinearizedSGD) -> tuple[float, float]:
 def _sum_zero(system: LinearizedSGD, least: float) -> float:
     """Return the first learning rate from which the sum of all exponents is positive; infinite if it is not known."""
     law = system.law if system.is_independent else replace(system.law, sampling="iid")
-    if abs(system.recurrence.feedback) < _REST or law.n_batches > _FEW_DETERMINANTS:
+    if abs(system.recurrence.feedback) < _NO_FEEDBACK or law.n_batches > _FEW_DETERMINANTS:
         return math.inf
 
     def mean(learning_rate: float) -> float:
         return system.with_learning_rate(learning_rate).sum_of_exponents / system.dimension
 
-    before = least
-    while not (value := mean(before * _SCAN)) > _REST:
-        before *= _SCAN
-        if math.isnan(value) or before > FARTHEST * least:
-            return math.inf
-    return bisected(mean, before, before * _SCAN)
+    return bisected(mean, *first_change(mean, rising(least)))

@@ -8,12 +8,13 @@ what is left. The error bar is that of the last one alone. K with slow direction
 is for `learning_rates.slow_directions`.
 
 Where K falls into blocks, lambda is the largest of theirs, and the first zero the smallest. All this is for steps on
-single examples without momentum; `learning_rates.search` has the others.
+single examples without momentum; of others lambda is read off at one learning rate at a time (`learning_rates.zeros`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,10 +24,12 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import first_of_panel
-from sgdstab_fast.curves.zeros import Zero, first_zero
+from sgdstab_fast.curves.zeros import AGREEING, Zero, first_zero
 from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
-from sgdstab_fast.exact.zeros import AGREEING, bounds_of_zero, exact_zero, mean_square_zero
+from sgdstab_fast.exact.zeros import LARGEST_RANK, bounds_of_zero, exact_zero, mean_square_zero
+from sgdstab_fast.exponents.exponent import estimate_exponent
+from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
 from sgdstab_fast.learning_rates.panels import (
     N_LANES,
@@ -40,12 +43,12 @@ from sgdstab_fast.learning_rates.panels import (
     run_panels,
 )
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
-from sgdstab_fast.learning_rates.search import search
 from sgdstab_fast.learning_rates.slow_directions import has_slow_directions, search_with_slow_directions
+from sgdstab_fast.learning_rates.zeros import Reading, Readings, bracket, zero_between
 from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
-from sgdstab_fast.simulation.options import Options
+from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.progress import after, reporter
 from sgdstab_fast.simulation.run import Run
 from sgdstab_fast.statistics.estimates import Estimate
@@ -58,6 +61,7 @@ from sgdstab_fast.systems.system import Part
 _RTOL, _RTOL_OF_SEARCH = 2e-5, 1e-3
 _MAX_STEPS, _OF_SLOW_DIRECTIONS = 200_000_000, 10_000_000_000
 _CRITERIA = ("gd", "mean-square", "almost-sure")
+_FIRST_FACTOR = 1.1  # times what is surely stable, where lambda is looked at first
 _FINE = 8  # standard errors between neighbours at which a panel has done its work
 _LEAST_CHAINS = 8  # fewer do not know their error bar well enough to stop by it
 _SURE = 4.0  # standard errors
@@ -204,12 +208,53 @@ def _of_any_law(
 def _searched(system: LinearizedSGD, options: Options, max_steps: int | None) -> CriticalLearningRate:
     """Return the first zero of lambda of what is not plain."""
     bounds, parts = bounds_of_zero(system), system.parts()
-    if not bounds[0] > 0 or len(parts) > 1 or not has_slow_directions(system, bounds[0]):
-        return search(system, options)
-    options = options.within(_OF_SLOW_DIRECTIONS if max_steps is None else max_steps)
-    found = search_with_slow_directions(parts[0], bounds, options)
+    if bounds[0] > 0 and len(parts) == 1 and has_slow_directions(system, bounds[0]):
+        options = options.within(_OF_SLOW_DIRECTIONS if max_steps is None else max_steps)
+        found = search_with_slow_directions(parts[0], bounds, options)
+    elif bounds[0] > 0 and _settled(bounds, options.budget):
+        return _between(bounds, provenance(options.seed, "closed form", system.fingerprint))
+    else:
+        found = _read(system, bounds, options)
     warn_if_short(found, options.budget)
     return found
+
+
+def _read(system: LinearizedSGD, bounds: tuple[float, float], options: Options) -> CriticalLearningRate:
+    """Search for the zero with lambda at one learning rate at a time."""
+
+    def at(learning_rate: float, its: Options, run: LyapunovExponent | None) -> Reading:
+        found = estimate_exponent(system.with_learning_rate(learning_rate), its, run)
+        value, error, allowance = found.exponent, found.standard_error, found.bias_allowance
+        run = None if found.chains is None else found
+        return Reading(value, error, found.n_steps, found.degrees_of_freedom, allowance, run)
+
+    low, high = bounds
+    first = low * _FIRST_FACTOR
+    if low == 0 or not system.is_independent:
+        # Without replacement or with it, epochs or not: thresholds are of the same order.
+        alike = system.with_batches(sampling="iid")
+        threshold = mean_square_zero(alike) if alike.rank <= LARGEST_RANK else None
+        first = max(first, gd_threshold(alike) / 8 if threshold is None else threshold[0])
+    made_of = provenance(options.seed, "anchored", system.fingerprint)
+    known = known_rate(first, "almost-sure", "first zero of lambda", made_of, bounds=bounds)
+    with reporter(options.progress, options.budget.max_steps, "critical learning rate") as report:
+        function = Readings(at, options, report, options.n_chains)
+        return zero_between(function, known, *bracket(function, first, low, high))
+
+
+def _settled(bounds: tuple[float, float], budget: Budget) -> bool:
+    """Say whether bounds leave no more than the tolerance."""
+    low, high = bounds
+    return high - low <= 2 * max(AGREEING * low, budget.rtol * low, budget.atol)
+
+
+def _between(bounds: tuple[float, float], made_of: Mapping[str, Any]) -> CriticalLearningRate:
+    """Return what bounds tell that leave no more than the tolerance."""
+    low, high = bounds
+    if high <= low * (1 + AGREEING):
+        return known_rate(high, "almost-sure", "bounds from below and above agree", made_of)
+    reason = "bounds leave no more than the tolerance"
+    return known_rate((low + high) / 2, "almost-sure", reason, made_of, error=(high - low) / 2, bounds=bounds)
 
 
 def _criterion(criterion: Any) -> str | float:
@@ -240,9 +285,7 @@ def _almost_sure(
         options = options.within(most, rtol=_RTOL_OF_SEARCH if rtol is None else rtol)
     found: list[CriticalLearningRate] = []
     to_search = [
-        index
-        for index, (low, high) in enumerate(bounds)
-        if low < highest and high - low > 2 * max(AGREEING * low, options.budget.rtol * low, options.budget.atol)
+        index for index, (low, high) in enumerate(bounds) if low < highest and not _settled((low, high), options.budget)
     ]
     its = options.for_parts(len(to_search))
     with reporter(options.progress, options.budget.max_steps, "critical learning rate") as report:
@@ -256,14 +299,9 @@ def _almost_sure(
                     found.append(_search(block, families[index], low, high, its_own))
             elif high == highest:
                 made_of = provenance(options.seed, "closed form", system.fingerprint)
-                if high <= low * (1 + AGREEING):
-                    one = block.system.dimension == 1
-                    reason = "lambda is a mean of logarithms" if one else "bounds from below and above agree"
-                    found.append(known_rate(high, "almost-sure", reason, made_of))
-                else:
-                    middle, error = (low + high) / 2, (high - low) / 2
-                    reason = "bounds leave no more than the tolerance"
-                    found.append(known_rate(middle, "almost-sure", reason, made_of, error=error))
+                its_zero = _between((low, high), made_of)
+                one = block.system.dimension == 1
+                found.append(replace(its_zero, reason="lambda is a mean of logarithms") if one else its_zero)
     index, error = leading(-np.array([each.value for each in found]), np.array([each.standard_error for each in found]))
     result = replace(
         found[index],

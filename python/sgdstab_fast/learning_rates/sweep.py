@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import first_of_block
-from sgdstab_fast.curves.zeros import first_zero, scales
+from sgdstab_fast.curves.zeros import AGREEING, first_zero, scales
 from sgdstab_fast.exact.full_batches import extreme_eigenvalues, gd_exponents
 from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
-from sgdstab_fast.exact.zeros import AGREEING, bounds_of_zero
+from sgdstab_fast.exact.zeros import bounds_of_zero
 from sgdstab_fast.learning_rates.panels import anchors_for, combined_growth, estimates, family_of, joined, run_panels
 from sgdstab_fast.learning_rates.results import Edges, StabilityMap
 from sgdstab_fast.learning_rates.sweep_points import Curve, curve_of_points, derivatives_of

@@ -1,17 +1,9 @@
-"""Critical learning rates of every law of batches and every optimiser.
+"""Zeros over learning rates of what is simulated: lambda, or Lambda(p)/p, negative before its first zero.
 
-In mean square the zero of Lambda(2) is an eigenvalue for independent batches (`operators.second_moments`); where
-epochs are few enough to go through, Lambda(2) is computed at learning rates that close in on it. Where every step, or
-every epoch, is the same, Lambda(p) = p lambda, and lambda is a spectral radius: one zero for all criteria.
-
-Else the first zero of lambda(eta) is searched for by simulation. It lies between
-
-    eta_ms  <=  eta_as  <=  the first eta with E log abs det A = 0,
-
-the latter where the determinants are few. From below, learning rates rise until lambda is surely positive. Sets of
-learning rates then close in on what is in between, and the last set, at n learning rates with independent streams,
-gives the zero of the parabola of least squares. Independent streams make n short runs worth as much as a long one. With
-z the zero, b and c slope and curvature there, and h the half width of the set, the parabola has the error
+Learning rates rise or fall until the sign is sure on either side (`bracket`). Sets of learning rates then close in on
+what is in between, and the last set, at n learning rates with independent streams, gives the zero of the parabola of
+least squares (`zero_between`). Independent streams make n short runs worth as much as a long one. With z the zero, b
+and c slope and curvature there, and h the half width of the set, the parabola has the error
 
     e^2 = x^T C x / b^2 + (abs(c) h^2 / b)^2 (h / z)^2,    x = (1, z, z^2),
 
@@ -23,26 +15,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.exact.full_batches import gd_threshold
-from sgdstab_fast.exact.zeros import AGREEING, FARTHEST, LARGEST_RANK, bounds_of_zero, mean_square_zero
-from sgdstab_fast.exponents.exponent import estimate_exponent
-from sgdstab_fast.exponents.results import LyapunovExponent
-from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
-from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.curves.zeros import FARTHEST
+from sgdstab_fast.learning_rates.results import CriticalLearningRate
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.options import Options
-from sgdstab_fast.simulation.progress import Progress, after, reporter
-from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.simulation.progress import Progress, after
 
 _EPS = float(np.finfo(float).eps)
-_BRACKET_SHARE, _SET_SHARE = 1 / 64, 1 / 8  # of the budget, for a learning rate on the way up, for a set
+_BRACKET_SHARE, _SET_SHARE = 1 / 64, 1 / 8  # of the budget, for a learning rate on the way, for a set
 _SIGN_CONFIDENCE = 1 - 1e-4
 _FIRST_FACTOR, _LARGEST_FACTOR = 1.1, 2.0  # between learning rates on the way up
 _N_RATES = 8  # of a set
+_LEAST_STEPS = 16  # of a chain, in a set that is worth it
 _SURE = 4.0  # standard errors
 _RESOLVED = 6.0  # errors in the distance of neighbours
 _MOST_SETS = 12
@@ -51,34 +40,56 @@ _PARABOLA, _SPARE = 1.5, 1.25  # by which a parabola knows its zero worse than a
 _ROUNDS, _MISFIT = 12, 4.0  # of sets that are fitted; chi squared of parabolas that do not fit
 
 
-@dataclass
-class _Simulated:
-    """Lambda at any learning rate, and what it has cost."""
+class Reading(NamedTuple):
+    """What is known at a learning rate."""
 
-    system: LinearizedSGD
+    value: float
+    error: float
+    n_steps: int
+    degrees_of_freedom: int
+    allowance: float = 0.0
+    """Of the error, what may have the same sign at all learning rates: of chains that were not seen to mix."""
+    run: Any = None
+    """From which to go on, if that is possible."""
+
+
+@dataclass
+class Readings:
+    """A function of the learning rate that is simulated, or computed where it can be, and what that has cost."""
+
+    at: Callable[[float, Options, Any], Reading]
+    """Of a learning rate, of how to simulate there, and of what to go on from or None."""
     options: Options
     report: Callable[[Progress], object]
+    least_steps: int
+    """Of a reading."""
+    coarse: float = 0.0
+    """Relative tolerance of readings that are asked for none."""
     n_steps: int = 0
-    n_runs: int = 0
+    n_read: int = 0
 
     def __call__(
         self,
         learning_rate: float,
-        max_steps: int,
+        max_steps: int = 0,
         tolerance: float = 0.0,
         *,
         sign_confidence: float | None = None,
-        resume: LyapunovExponent | None = None,
-    ) -> LyapunovExponent:
+        resume: Reading | None = None,
+    ) -> Reading:
         """Simulate, with streams of its own unless there is a run to go on from."""
         spent = 0 if resume is None else resume.n_steps
-        most = max(max_steps, self.options.n_chains) + spent
+        its = self.options.within(
+            max(max_steps, self.least_steps) + spent,
+            rtol=0.0 if tolerance > 0 else self.coarse,
+            atol=tolerance,
+            sign_confidence=sign_confidence,
+        )
         progress = after(self.report, self.n_steps - spent, self.options.budget.max_steps)
-        its = self.options.within(most, rtol=0.0, atol=tolerance, sign_confidence=sign_confidence)
-        its = replace(its, seed=self.options.seed.child_of_key(self.n_runs), progress=progress)
+        its = replace(its, seed=self.options.seed.child_of_key(self.n_read), progress=progress)
         with collected():  # what a single run lacks is in its error, and the search says what it lacks itself
-            found = estimate_exponent(self.system.with_learning_rate(learning_rate), its, resume)
-        self.n_runs += resume is None
+            found = self.at(learning_rate, its, None if resume is None else resume.run)
+        self.n_read += resume is None
         self.n_steps += found.n_steps - spent
         return found
 
@@ -88,60 +99,29 @@ class _Simulated:
         return self.options.budget.max_steps - self.n_steps
 
 
-def search(system: LinearizedSGD, options: Options) -> CriticalLearningRate:
-    """Return the first zero of lambda, by simulation where bounds do not settle it."""
-    bounds = low, high = bounds_of_zero(system)
-    tolerance = max(options.budget.rtol * low, options.budget.atol)
-    if low > 0 and high - low <= 2 * max(AGREEING * low, tolerance):
-        agree = high - low <= AGREEING * low
-        reason = "bounds from below and above agree" if agree else "bounds leave no more than the tolerance"
-        error = 0.0 if agree else (high - low) / 2
-        return _result(system, options, high if agree else (low + high) / 2, error, bounds, reason=reason)
-    with reporter(options.progress, options.budget.max_steps, "critical learning rate") as report:
-        function = _Simulated(system, options, report)
-        low, high, height = _bracket(function, bounds)
-        found = _close_in(function, low, high, height, bounds)
-    warn_if_short(found, options.budget)
-    return found
+def bracket(function: Readings, rate: float, low: float, high: float) -> tuple[float, float, float]:
+    """Return learning rates at which a function is surely negative and surely positive, and its value at the latter.
 
-
-def _bracket(function: _Simulated, bounds: tuple[float, float]) -> tuple[float, float, float]:
-    """Return learning rates at which lambda is surely negative and surely positive, and its value at the latter.
-
-    What the budget does not tell is infinite, or 0.
+    From a first learning rate down as long as none is known to be negative (low is 0), then up as long as none is known
+    to be positive (high is infinite). What the budget does not tell stays 0, infinite, or NaN.
     """
-    low, highest = bounds
     share = function.options.budget.part(_BRACKET_SHARE)
-    factor = _FIRST_FACTOR
-    rate, down = low * factor, False
-    if low == 0 or not function.system.is_independent:
-        # Without replacement or with it, epochs or not: thresholds are of the same order.
-        alike = function.system.with_batches(sampling="iid")
-        first = mean_square_zero(alike) if alike.rank <= LARGEST_RANK else None
-        rate = max(rate, gd_threshold(alike) / 8 if first is None else first[0])
-        down = low == 0
-    high, height = highest, math.nan
-    while function.left >= function.options.n_chains:
-        if rate >= highest:
-            break
+    first, factor, height, highest = rate, _FIRST_FACTOR, math.nan, rate
+    while function.left >= function.least_steps and low < rate < high:
         found = function(rate, share, sign_confidence=_SIGN_CONFIDENCE)
-        mean, error = found.exponent, found.standard_error
-        if mean > _SURE * error:
-            high, height = rate, mean
-            if not down:
-                break
+        if found.value > _SURE * found.error:
+            high, height = rate, found.value
+        elif found.value < -_SURE * found.error:
+            low = rate
+        highest = max(highest, rate)
+        if low == 0:
             rate /= _FIRST_FACTOR
-            continue
-        if mean < -_SURE * error:
-            low, down = rate, False
-            if high < highest:
-                break
-        if down:
-            rate /= _FIRST_FACTOR
+        elif math.isnan(height):
+            rate = highest * factor
+            factor = min(factor**1.5, _LARGEST_FACTOR) if function.n_steps > 0 else factor
         else:
-            factor = min(factor**1.5, _LARGEST_FACTOR) if rate > low else factor
-            rate *= factor
-        if rate > FARTHEST * max(low, bounds[0]) > 0:
+            break
+        if not 1 / FARTHEST < rate / first < FARTHEST:
             break
     return low, high, height
 
@@ -163,21 +143,19 @@ class _Fit:
         return math.hypot(self.sampling_error, self.bend)
 
 
-def _close_in(
-    function: _Simulated, low: float, high: float, height: float, bounds: tuple[float, float]
+def zero_between(
+    function: Readings, known: CriticalLearningRate, low: float, high: float, height: float = math.nan
 ) -> CriticalLearningRate:
-    """Narrow a bracket, and fit the zero in what is left."""
-    budget, system, options = function.options.budget, function.system, function.options
+    """Narrow a bracket, fit the zero in what is left, and add it to what is known: its bounds, and what it is."""
+    budget, bounds = function.options.budget, known.bounds
     middle, error = (low + high) / 2, (high - low) / 2
+    known = replace(known, n_chains=function.options.n_chains, stopped_by="max_steps", converged=False)
     if not math.isfinite(high):
-        result = _result(system, options, max(low, bounds[0]), math.inf, bounds, reason="first zero of lambda")
-        return replace(
-            result, n_steps=function.n_steps, n_chains=options.n_chains, converged=False, stopped_by="max_steps"
-        )
+        return replace(known, value=max(low, bounds[0]), standard_error=math.inf, n_steps=function.n_steps)
     for _ in range(_MOST_SETS):
         goal = max(budget.rtol * middle, budget.atol)
         half = _half_width(middle, goal)
-        affordable = function.left / _N_RATES >= 16 * options.n_chains
+        affordable = function.left / _N_RATES >= max(function.least_steps, _LEAST_STEPS * function.options.n_chains)
         if high - low <= 4 * half or not affordable:
             break
         rates = np.linspace(low, high, _N_RATES + 1)[1:]
@@ -195,7 +173,7 @@ def _close_in(
         middle, error = (low + high) / 2, (high - low) / 2
         if stuck:
             break
-    return _last_set(function, middle, error, height / (2 * error) if height > 0 else 0.0, bounds)
+    return _last_set(function, known, middle, error, height / (2 * error) if height > 0 else 0.0)
 
 
 def _half_width(middle: float, goal: float) -> float:
@@ -204,14 +182,14 @@ def _half_width(middle: float, goal: float) -> float:
 
 
 def _last_set(
-    function: _Simulated, middle: float, error: float, slope: float, bounds: tuple[float, float]
+    function: Readings, known: CriticalLearningRate, middle: float, error: float, slope: float
 ) -> CriticalLearningRate:
     """Fit the zero at learning rates around what is known of it."""
-    budget, options = function.options.budget, function.options
+    budget, bounds = function.options.budget, known.bounds
     goal = max(budget.rtol * middle, budget.atol)
     half = max(_half_width(middle, goal), min(1.1 * error, middle / 4))
     fit: _Fit | None = None
-    found: list[LyapunovExponent] = []
+    found: list[Reading] = []
     met, ready, share = False, False, _SET_SHARE
     for _ in range(_ROUNDS):
         # A first set tells the slope, and centres the others.
@@ -219,7 +197,7 @@ def _last_set(
         steps = int(function.left / _N_RATES * (0.75 if goal > 0 else 1.0))
         if not ready:
             steps = budget.part(share / _N_RATES, function.left)
-        if steps < options.n_chains:
+        if function.left < _N_RATES * function.least_steps:
             break
         ask = goal / _PARABOLA / _SPARE * math.sqrt(_N_RATES)
         tolerance = (ask if ready else max(ask, half / _RESOLVED)) * max(slope, 0.0)
@@ -228,9 +206,9 @@ def _last_set(
         if ready and candidate is not None and candidate.error > goal > 0 and candidate.misfit < _MISFIT:
             tolerance = ask * max(0.5, goal / candidate.error) * 0.9 * candidate.slope
             steps = function.left // _N_RATES
-            if steps >= options.n_chains:
+            if steps >= function.least_steps:
                 found = [
-                    function(float(rate), steps, tolerance, resume=each) if each.chains is not None else each
+                    function(float(rate), steps, tolerance, resume=None if each.run is None else each)
                     for rate, each in zip(rates, found, strict=True)
                 ]
                 candidate = _fitted(rates, found) or candidate
@@ -253,28 +231,22 @@ def _last_set(
         if candidate is not None and below < candidate.value < above:
             slope = candidate.slope
     if fit is None:
-        result = _result(
-            function.system, options, middle, max(error, bounds[0] * _EPS), bounds, reason="first zero of lambda"
-        )
-        return replace(
-            result, n_steps=function.n_steps, n_chains=options.n_chains, converged=False, stopped_by="max_steps"
-        )
+        return replace(known, value=middle, standard_error=max(error, bounds[0] * _EPS), n_steps=function.n_steps)
     value = min(max(fit.value, bounds[0]), bounds[1])
-    stopped_by = "max_steps" if not met else "rtol" if fit.error <= budget.rtol * value else "atol"
     return replace(
-        _result(function.system, options, value, fit.error, bounds, reason="first zero of lambda"),
+        known,
+        value=value,
+        standard_error=fit.error,
         derivative=fit.slope,
         derivative_standard_error=fit.slope_error,
         degrees_of_freedom=min(each.degrees_of_freedom for each in found),
         n_steps=function.n_steps,
-        n_chains=options.n_chains,
         converged=met,
-        stopped_by=stopped_by,
-        provenance=provenance(options.seed, "anchored", function.system.fingerprint),
+        stopped_by="max_steps" if not met else "rtol" if fit.error <= budget.rtol * value else "atol",
     )
 
 
-def _between_signs(rates: FloatArray, found: list[LyapunovExponent]) -> tuple[float, float]:
+def _between_signs(rates: FloatArray, found: list[Reading]) -> tuple[float, float]:
     """Return the learning rates of a set between which lambda surely changes its sign, or its ends."""
     means, errors = _arrays(found)
     positive = np.flatnonzero(means > _SURE * errors)
@@ -283,13 +255,13 @@ def _between_signs(rates: FloatArray, found: list[LyapunovExponent]) -> tuple[fl
     return float(rates[negative[-1]] if negative.size else rates[0]), float(rates[first])
 
 
-def _arrays(found: list[LyapunovExponent]) -> tuple[FloatArray, FloatArray]:
-    means = np.array([each.exponent for each in found])
-    errors = np.array([each.standard_error for each in found])
+def _arrays(found: list[Reading]) -> tuple[FloatArray, FloatArray]:
+    means = np.array([each.value for each in found])
+    errors = np.array([each.error for each in found])
     return means, np.where(np.isfinite(means), errors, 0.0)
 
 
-def _fitted(rates: FloatArray, found: list[LyapunovExponent]) -> _Fit | None:
+def _fitted(rates: FloatArray, found: list[Reading]) -> _Fit | None:
     """Return the zero of a parabola through estimates with independent errors; None if it has none near."""
     means, errors = _arrays(found)
     usable = np.isfinite(means) & np.isfinite(errors)
@@ -317,7 +289,7 @@ def _fitted(rates: FloatArray, found: list[LyapunovExponent]) -> _Fit | None:
     at = np.array([1.0, zero, zero**2])
     along = np.array([0.0, 1.0, 2 * zero])
     # Errors of chains that were not seen to mix may have the same sign at all learning rates.
-    allowances = np.array([each.bias_allowance for each in found])[usable]
+    allowances = np.array([each.allowance for each in found])[usable]
     common = float(np.abs(at @ inverse * weights) @ allowances)
     sampling = math.hypot(math.sqrt(float(at @ covariance @ at)), common) / slope
     significant = max(abs(square) - math.sqrt(float(covariance[2, 2])), 0.0)
@@ -330,10 +302,3 @@ def _fitted(rates: FloatArray, found: list[LyapunovExponent]) -> _Fit | None:
         slope_error=math.sqrt(float(along @ covariance @ along)) / half,
         misfit=float(misfit @ misfit) / (usable.sum() - 3),
     )
-
-
-def _result(
-    system: LinearizedSGD, options: Options, value: float, error: float, bounds: tuple[float, float], *, reason: str
-) -> CriticalLearningRate:
-    made_of = provenance(options.seed, "closed form", system.fingerprint)
-    return known_rate(value, "almost-sure", reason, made_of, error=error, bounds=bounds)
