@@ -1,6 +1,7 @@
 """The projective chain of systems beyond single examples: the same law in other words, closed forms, enumeration."""
 
 import math
+import warnings
 from functools import cache
 
 import numpy as np
@@ -392,3 +393,25 @@ def test_plots_leave_out_what_is_not_defined(name):
     if name == "heavy ball of two":
         assert "momentum" in found.texts[0].get_text()
     pyplot.close("all")
+
+
+@pytest.mark.parametrize("probability", [1e-3, 1e-4, 1e-6])
+def test_what_rare_matrices_may_do_is_allowed_for(probability):
+    """The leading axis becomes the other one: lambda is log(2) / 3 or so, and no chain knows it."""
+    system = sf.MatrixEnsemble([np.diag([2, 0.5]), [[0, 1], [1, 0.5]]], [1 - probability, probability])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        chain = sf.projective_chain(system, max_steps=5e5, rng=1, n_threads=1)
+    assert caught
+    assert not chain.converged
+    assert abs(chain.exponent - math.log(2) / 3) < 2 * chain.standard_error
+
+
+@pytest.mark.parametrize("probability", [1e-3, 1e-5, 1e-7])
+def test_rare_turns_are_known_from_their_probability(probability):
+    turn = [[math.cos(1.0), -math.sin(1.0)], [math.sin(1.0), math.cos(1.0)]]
+    system = sf.MatrixEnsemble([np.diag([2, 0.5]), turn], [1 - probability, probability])
+    chain = sf.projective_chain(system, max_steps=5e5, rng=1, n_threads=1)
+    expected = math.log(2) + probability * math.log(math.cos(1.0) / 2)
+    assert abs(chain.exponent - expected) < 3 * chain.standard_error
+    assert chain.standard_error < 3 * probability

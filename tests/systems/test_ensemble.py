@@ -288,3 +288,30 @@ def test_matrices_of_other_things_than_numbers_are_a_type_error(matrices):
 def test_bad_probabilities_are_named_with_their_values(probabilities, message):
     with pytest.raises(ValueError, match=message):
         sf.MatrixEnsemble(POLLICOTT, probabilities)
+
+
+@pytest.mark.parametrize("never", [np.zeros((2, 2)), [[1, 0], [0, 0]], [[1e50, 0], [0, 1e-50]]])
+def test_what_is_never_drawn_changes_no_answer(never):
+    matrices = [[[2, 1], [1, 1]], [[3, 1], [2, 1]]]
+    without, system = sf.MatrixEnsemble(matrices, [0.4, 0.6]), sf.MatrixEnsemble([*matrices, never], [0.4, 0.6, 0])
+    np.testing.assert_array_equal(system.matrices[2], never)
+    options = {"rng": 1, "n_threads": 1, "max_steps": 1e5}
+    for estimator in (sf.lyapunov_exponent, sf.projective_chain):
+        result, expected = estimator(system, rtol=0.1, **options), estimator(without, rtol=0.1, **options)
+        assert_within(result.exponent, result.standard_error, expected.exponent, expected.standard_error)
+    assert result.exponent_by_example[2] == 0
+    assert np.isfinite(result.exponent_by_example).all()
+    assert sf.mean_square_exponent(system).exponent == pytest.approx(
+        sf.mean_square_exponent(without).exponent, abs=1e-13
+    )
+    assert sf.stability(system, **options).verdict == "unstable"
+    spectra = [sf.lyapunov_spectrum(each, rtol=0.1, **options) for each in (system, without)]
+    assert_within(*(x for each in spectra for x in (each.exponents[0], each.standard_errors[0])))
+    moments = [sf.moment_exponent(each, 1.0, **options).exponent for each in (system, without)]
+    assert moments[0] == pytest.approx(moments[1], abs=1e-9)
+
+
+def test_one_matrix_that_is_drawn_is_all_there_is():
+    chain = sf.projective_chain(sf.MatrixEnsemble([[[2, 1], [1, 1]], np.zeros((2, 2))], [1, 0]), rng=1)
+    np.testing.assert_allclose(chain.exponent, 2 * math.log((1 + math.sqrt(5)) / 2), rtol=1e-12)
+    np.testing.assert_allclose(chain.exponent_by_example, [chain.exponent, 0], rtol=1e-12)

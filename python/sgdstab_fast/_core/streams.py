@@ -40,7 +40,8 @@ RESAMPLING, SLOPE = 3, 4  # spawn numbers
 # lambda and its moments, of one block of K; those of the next begin BLOCK_STREAMS later.
 CHAINS = range(0, 2**32)  # or populations, or walkers; of panels of learning rates in turn, MOST_CHAINS each
 COMPANIONS = range(2**32, 2**33)
-PILOTS = range(2**33, 2**34)
+PILOTS = range(2**33, 2**34 - 32)
+INFLUENCES = range(2**34 - 32, 2**34)  # of rare outcomes
 BLOCK_STREAMS = 2**34
 # Frames, of all blocks together. There is a pilot chain for every period tried.
 FRAMES = range(0, MOST_CHAINS)
@@ -50,15 +51,16 @@ FRAME_INFLUENCES = range(2**63 + 2**33, 2**63 + 2**33 + MOST_CHAINS)  # of rare 
 # Directions, of all blocks together. Random starts are vectors, and take no steps.
 DIRECTIONS = range(0, MOST_CHAINS)
 DIRECTION_PILOTS = range(2**33, 2**33 + MOST_CHAINS)
+DIRECTION_INFLUENCES = range(2**34, 2**34 + MOST_CHAINS)
 STARTS = range(2**35, 2**35 + 2**32)
 # Products of matrices, by populations. Those of pilot number 0, 1, .. begin len(PRODUCTS) apart.
 PRODUCTS = range(0, 2**33)
 PRODUCT_PILOTS = range(2**33, 2**43)
 
 CLAIMS = {
-    "lambda and moments of a block": (CHAINS, COMPANIONS, PILOTS),
+    "lambda and moments of a block": (CHAINS, COMPANIONS, PILOTS, INFLUENCES),
     "frames": (FRAMES, FRAME_PILOTS, FRAME_STARTS, FRAME_INFLUENCES),
-    "directions": (DIRECTIONS, DIRECTION_PILOTS, STARTS),
+    "directions": (DIRECTIONS, DIRECTION_PILOTS, DIRECTION_INFLUENCES, STARTS),
     "products": (PRODUCTS, PRODUCT_PILOTS),
 }
 

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast._core.streams import DIRECTION_PILOTS
+from sgdstab_fast._core.streams import DIRECTION_INFLUENCES, DIRECTION_PILOTS
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.directions.obstacles import (
     ANNIHILATION,
@@ -44,6 +44,7 @@ from sgdstab_fast.directions.path import Path, from_autocovariances, from_batch_
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.directions.special_cases import single_direction, what_is_missing, without_direction
 from sgdstab_fast.exact.regularity import Regularity, regularity_of
+from sgdstab_fast.exponents.rare import RareOutcomes, warn_of_rare
 from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
@@ -178,7 +179,7 @@ def chain_of(system: System, options: Options) -> ProjectiveChain:
     done = run(
         chains,
         recording_task(system, start.growth, spacing, pilot.orthonormalise_every),
-        lambda chains: _estimate(system, start, chains),
+        RareOutcomes(system, options, lambda chains: _estimate(system, start, chains), DIRECTION_INFLUENCES.start),
         options,
     )
     return _described(system, options, start, pilot, following, (regular, reason), done)
@@ -355,6 +356,7 @@ def _described(
         warn(f"the chain does not mix: {reason}")
     else:
         _warn_of_trouble(options.budget, done)
+        warn_of_rare(done, options.budget)
     without_parts, without_shares = what_is_missing(system)
     common = {
         **common_attributes(done, system, provenance(options.seed, "anchored", system.fingerprint)),

@@ -11,7 +11,7 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import seed_of
-from sgdstab_fast._core.streams import first_of_block
+from sgdstab_fast._core.streams import INFLUENCES, first_of_block
 from sgdstab_fast.exact.bounds import bounds_of
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
@@ -270,7 +270,7 @@ def simulate(
         seconds_per_step=task.seconds_per_step + growth.seconds_per_evaluation / chains.spacing,
     )
     how = estimate_with_own_growth if system.counts_own_growth else estimate
-    with_rare = RareOutcomes(system, options, how, first_chain)
+    with_rare = RareOutcomes(system, options, how, first_chain + INFLUENCES.start)
     done = run(
         chains,
         task,

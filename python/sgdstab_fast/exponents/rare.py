@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast._core.streams import PILOTS
+from sgdstab_fast._core.streams import INFLUENCES
 from sgdstab_fast.results.chains import Chains, FrameRecords, VectorRecords
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget, Options
@@ -49,7 +49,7 @@ _HARDLY, _OFTEN, _UNUSUAL = 100.0, 1000.0, 1e-3
 _FADING = 6.0  # times that such outcomes come until what nothing else lets be forgotten is a third of what it was
 _MET = 6.0  # times that all together meet what they know
 _MOST_OF_IT = 0.1  # of what varies
-_FORGOTTEN = 400.0  # relaxation times of directions of transposed products
+_FORGOTTEN, _MOST_STEPS = 400.0, 2**14  # relaxation times of directions of transposed products, and steps
 _ROUNDED, _SMALLER = 31.0, 45.0  # logarithm that rounding leaves of 0 at most, and that it leaves at least
 _FLUSHED = 645.0  # logarithm of what the core takes for 0
 _DEEP, _SOME = 5.0, 0.05  # what overlaps hardly come to by chance, and part of what would be rounding
@@ -58,13 +58,16 @@ _SOMETIMES = 0.02  # of directions
 _WEIGHT = 3.0  # times what is lost of logarithms, that exponents may be off by: it takes longer to be regained
 _FEW_OUTCOMES = 256
 _LEAST = 1e-300
-_TRANSPOSED, _MOST_NUMBERS = 32, 2**20  # chains, and numbers in all overlaps
+_TRANSPOSED, _MOST_NUMBERS = len(INFLUENCES), 2**20  # chains, and numbers in all overlaps
 _STEPS_PER_BATCH = 256
 _MOST_LEADING = 6  # exponents that are looked at; the next ones are taken to be like the last of them
 
 
 class RareOutcomes:
-    """An estimate of chains that allows for outcomes which are rare beside their lengths, or what numbers hold."""
+    """An estimate of chains that allows for outcomes which are rare beside their lengths, or what numbers hold.
+
+    `first_chain` is the first stream of directions of transposed products. Of several exponents the first is lambda.
+    """
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class RareOutcomes:
         first_chain: int,
     ) -> None:
         self._system, self._estimate = system, estimate
-        self._influences = _Influences(system, options, first_chain + PILOTS.stop - _TRANSPOSED)
+        self._influences = _Influences(system, options, first_chain)
         everywhere = np.ones((1, system.dimension))
         self._is_confined = not system.confined(everywhere, everywhere).all()
 
@@ -104,7 +107,7 @@ class RareOutcomes:
         return replace(
             found,
             standard_error=np.hypot(found.standard_error, rare.allowance),
-            bias_allowance=math.hypot(found.bias_allowance or 0.0, rare.allowance),
+            bias_allowance=None if found.bias_allowance is None else math.hypot(found.bias_allowance, rare.allowance),
             rare=rare,
         )
 
@@ -269,6 +272,7 @@ class _Influences:
 
     def _directions_of_transposed(self, outcomes: Outcomes, k: int, n_steps: int) -> FloatArray:
         """Return directions after so many steps of transposed matrices, whatever was asked for before."""
+        n_steps = min(n_steps, _MOST_STEPS)
         transposed = MatrixEnsemble(outcomes.matrices.swapaxes(1, 2).copy(), outcomes.probabilities)
         n_batches, chains = math.ceil(n_steps / _STEPS_PER_BATCH), self._transposed
         if chains is None or chains.states.shape[1] != k or chains.next_step > n_batches * _STEPS_PER_BATCH:

@@ -90,11 +90,16 @@ class MatrixEnsemble(System):
         n = len(self._matrices)
         given = np.full(n, 1 / n) if probabilities is None else probabilities
         self._probabilities = validation.distribution(given, "probabilities", n, "one for each matrix")
+        self._given = self._matrices
+        if not self._drawn.all():  # whatever the others are: nothing is to be made of them, and numbers stay
+            self._matrices = np.where(
+                self._drawn[:, None, None], self._given, self._given[self._probabilities.argmax()]
+            )
 
     @property
     def matrices(self) -> FloatArray:
         """The matrices, shape (n, d, d)."""
-        return self._matrices
+        return self._given
 
     @property
     def probabilities(self) -> FloatArray:
@@ -161,8 +166,7 @@ class MatrixEnsemble(System):
     @property
     def sum_of_exponents(self) -> float:
         """Sum of all Lyapunov exponents, exactly: the mean of log abs det, in nats per step."""
-        drawn = self._probabilities > 0
-        return float(self._probabilities[drawn] @ self.log_determinants[drawn])
+        return float(self._probabilities[self._drawn] @ self.log_determinants[self._drawn])
 
     @cached_property
     def step_sizes(self) -> FloatArray:
@@ -257,7 +261,7 @@ class MatrixEnsemble(System):
 
     def largest_amplification(self) -> float:
         """Return the largest of the norms."""
-        return float(np.linalg.norm(self._matrices[self._probabilities > 0], 2, axis=(1, 2)).max())
+        return float(np.linalg.norm(self._matrices, 2, axis=(1, 2)).max())
 
     def slow_directions(self, k: int) -> FloatArray:
         """Return the directions that the mean of A^T A shrinks least."""
@@ -336,7 +340,8 @@ class _Block(MatrixEnsemble):
     """A diagonal block of matrices, in a basis in which they are block-triangular."""
 
     def __init__(self, block: DiagonalBlock, probabilities: FloatArray) -> None:
-        self._matrices, self._probabilities = np.ascontiguousarray(block.matrices), probabilities
+        self._matrices = self._given = np.ascontiguousarray(block.matrices)
+        self._probabilities = probabilities
         self._rounding, self._errors = block.rounding, block.rounding * block.norms
 
     @property
