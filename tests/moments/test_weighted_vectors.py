@@ -62,19 +62,13 @@ def moment(matrices, order, *, n_steps=100_000, rtol=0.0, seed=1, epochs=False, 
     n_populations, size = sizes
     d = matrices.shape[1]
 
-    def start(n, first_chain):
-        vectors = np.random.default_rng([seed, first_chain]).standard_normal((n, 1, d))
-        return vectors if inside is None else np.abs(vectors) @ inside.T
-
+    vectors = np.random.default_rng([seed, 0]).standard_normal((n_populations, size, d))
     return walker_moment(
         advance_by(matrices, n_populations * size, seed, epochs=epochs),
-        start,
+        vectors if inside is None else np.abs(vectors) @ inside.T,
         order,
-        dimension=d,
         budget=Budget(rtol, 0.0, n_steps),
         seed=seed_from(seed),
-        n_populations=n_populations,
-        size=size,
         steps_unit=len(matrices) if epochs else 1,
         **options,
     )

@@ -279,3 +279,19 @@ def test_poles_that_are_met_exactly_are_no_eigenvalues():
         result = second_moments(Draws(features, "factor", noise(7, 3), 7, *alone(7)), 0.3, *PLAIN)
         assert result.converged
         assert -1e-14 < result.exponent < 1e-15
+
+
+@pytest.mark.parametrize("name", ["plain", "heavy ball"])
+@pytest.mark.parametrize("coupling", [1e-9, 1e-6, 1e-3])
+@pytest.mark.parametrize("learning_rate", [0.5, 0.9])
+def test_blocks_that_hardly_feed_each_other(name, coupling, learning_rate):
+    """The slow block is an eigenvector to rounding: the largest eigenvalue is that of the fast one."""
+    gram, slow = np.zeros((6, 6)), 0.02 * np.array([[1, 0.5], [0.5, 1]])
+    gram[:4, :4], gram[4:, 4:] = K4, slow
+    gram[0, 4] = gram[4, 0] = coupling
+    found, *blocks = (
+        second_moments(Draws(each, "gram", noise(6, 2), 6, *alone(len(each))), learning_rate, *RECURRENCES[name])
+        for each in (gram, K4, slow)
+    )
+    assert found.converged
+    assert found.exponent == pytest.approx(max(block.exponent for block in blocks), rel=1e-4)

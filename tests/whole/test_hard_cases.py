@@ -65,15 +65,16 @@ def cases(*found):
     return pytest.mark.parametrize("case", found, ids=str)
 
 
-def two_blocks(second, coupling, learning_rate):
+def two_blocks(second, coupling, learning_rate, **options):
     """K4 and `second` on the diagonal, coupled by one entry."""
     gram = np.zeros((4 + len(second), 4 + len(second)))
     gram[:4, :4], gram[4:, 4:] = K4, second
     gram[0, 4] = gram[4, 0] = coupling
-    return sf.LinearizedSGD(gram, learning_rate)
+    return sf.LinearizedSGD(gram, learning_rate, **options)
 
 
 PAIR = np.array([[1, 0.5], [0.5, 1]])
+FEW = {"max_steps": 4_000_000}
 
 
 def affine(slopes, shifts):
@@ -305,6 +306,9 @@ def test_certificates(share, smallest):
     Case("two blocks, coupled more", two_blocks(0.01 * PAIR, 1e-3, 0.42), {2.5: 1.0692e-3}, 2e-6, seeds=(3,)),
     Case("two blocks, slow carry it", two_blocks(0.02 * PAIR, 1e-7, 0.425), {0.1: -7.0904e-5}, 1e-9, seeds=(1, 2)),
     Case("two blocks, fast carry it", two_blocks(0.005 * PAIR, 1e-7, 0.43), {5: 7.9030e-2}, 5e-6, seeds=(1, 2)),
+    # Of K4 alone: Lambda(0), (2), .. (8), exact, and the polynomial through them.
+    Case("kinds, batches", two_blocks(0.02 * PAIR, 1e-6, 0.8167, batch_size=2), {3.5: -3.49e-3}, 1e-5, FEW, seeds=(1,)),
+    Case("kinds, momentum", two_blocks(0.02 * PAIR, 1e-6, 0.314, momentum=0.3), {3.8: 1.4e-3}, 1e-4, FEW, seeds=(1,)),
     Case("affine", affine([0.1, 5], [1, 2]), {-0.5: 0.0, 1: math.log(2.55)}, answered=True),
     # min over q of log E a^q, which is at q > -0.5
     Case("affine that grows", affine([0.5, 2.1], [-1, 2]), {-0.5: -5.7804e-4}, 1e-8, answered=True),

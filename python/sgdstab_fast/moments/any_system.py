@@ -15,6 +15,7 @@ At negative orders the norm is small where all blocks are, and the whole is simu
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
@@ -28,8 +29,8 @@ from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.moments import ExactMomentsOfSteps, value_at, with_nodes
 from sgdstab_fast.moments.facts import facts_beside, held_against
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
-from sgdstab_fast.moments.starts import next_to, scouted, sums_of
-from sgdstab_fast.moments.weighted_vectors import LEAST_BATCHES, Advance, Start, scouts, walker_moment
+from sgdstab_fast.moments.starts import SCOUT_SHARE, SCOUTS, apart, next_to, one_by_one, rivals, sums_of
+from sgdstab_fast.moments.weighted_vectors import LEAST_BATCHES, Advance, scouts, walker_moment
 from sgdstab_fast.operators.matrices import LARGEST_MATRIX, ExactMoment
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.continuation import advance_windows
@@ -41,13 +42,14 @@ from sgdstab_fast.statistics.mixing import N_COMPANIONS
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION
 from sgdstab_fast.systems.system import QuadraticForms, System
 
+Start = Callable[[tuple[int, int]], FloatArray]
+"""(n_populations, size) -> vectors (n_populations, size, dimension), of any length."""
 _LEAST_SIZE, _SIZE = 8, 64  # walkers of a population, by default
 _LENGTH, _LENGTH_IN_EPOCHS = 400, 100  # of a run, steps and epochs, from which on populations are of that size
 _METRIC_TOLERANCE = 1e-4
 _SECONDS_PER_THREAD = 2e-4  # of a call of the core: less is not worth starting one
 _FEW = 2**20  # numbers in all matrices
-_SCOUTS, _SCOUT_BATCHES, _SCOUT_STEPS, _SCOUT_SHARE = (8, 64), 128, 8, 16  # shape; batches, of steps; of the budget
-_EXTREMES, _LARGEST_SCOUTED = 16, 512  # of each sort; dimension
+_SCOUT_BATCHES, _SCOUT_STEPS = 128, 8  # of a batch
 _ROUNDING = 1e-12  # of what multiplies no length
 
 
@@ -57,6 +59,7 @@ class GeneralMoments:
     def __init__(self, system: System, *, computed: bool = True) -> None:
         self._system, self._computed = system, computed
         self._whole = ExactMomentsOfSteps(system)
+        self._apart: dict[int, FloatArray] = {}
         if self._whole.exponent is not None:
             self._blocks, self._exact = [system], [self._whole]
             self._points: list[dict[float, OrderMoment]] = [{}]
@@ -191,21 +194,20 @@ class GeneralMoments:
         metric, covariance, exponent = _metric(system, forms, whole=whole)
         start, spent = _start(system, seed.key, covariance, first_chain), 0
         scale = 0.0 if exponent is None else min(abs(order), 2) * abs(exponent) / 2
-        if order > 0 and 1 < system.dimension <= _LARGEST_SCOUTED:
-            other, spent = _scouted_start(system, order, options, start, metric)
-            if other is not None:  # the metric of the second moment is of another kind
-                start, metric, exponent = other, None, None
-        elif order < 0:
+        kinds = np.empty((0, system.dimension))
+        if order > 0:
+            if index not in self._apart:
+                self._apart[index] = apart(system, metric)
+            kinds, spent = _kinds(system, self._apart[index], order, options, start, metric)
+        else:
             start = _sums(system, start)
         found = walker_moment(
             _advance(system, seed.key, first_chain, options),
-            start,
+            one_by_one(system, start((options.n_chains, size)), kinds),
             order,
-            dimension=system.dimension,
+            n_kinds=1 + len(kinds),
             budget=options.within(options.budget.max_steps - spent).budget,
             seed=seed,
-            n_populations=options.n_chains,
-            size=size,
             steps_unit=grain,
             scale=scale,
             metric=metric,
@@ -256,41 +258,30 @@ def _advance(system: System, key: StreamKey, first_chain: int, options: Options)
 
 
 def _start(system: System, key: StreamKey, covariance: FloatArray | None, first_chain: int) -> Start:
-    """Return what walkers start from: vectors with the dominant second moment."""
-    return lambda n, first: initial_vectors(system, covariance, key, n, 1, first_chain + first)
+    """Return what populations start from: vectors with the dominant second moment."""
+
+    def vectors(shape: tuple[int, int]) -> FloatArray:
+        found = initial_vectors(system, covariance, key, math.prod(shape), 1, first_chain)
+        return found.reshape(*shape, system.dimension)
+
+    return vectors
 
 
 def _sums(system: System, start: Start) -> Start:
     """Return what walkers of negative orders start from: sums with the slowest direction."""
-    return lambda n, first: sums_of(system, start(n, first), system.slow_directions(1).T)
+    return lambda shape: sums_of(system, start(shape), system.slow_directions(1).T)
 
 
-def _next_to(system: System, start: Start) -> Start:
-    """Return starts next to states that are far from each other, in turn: slow and fast ones, and those of examples."""
-    extremes = system.from_isometric_vectors(system.extremes(_EXTREMES))
-    return lambda n, first: next_to(system, start(n, first), extremes[(first + np.arange(n)) % len(extremes)][:, None])
-
-
-def _scouted_start(
-    system: System, order: float, options: Options, start: Start, metric: FloatArray | None
-) -> tuple[Start | None, int]:
-    """Return another start, if scouts find that its kind grows faster, and the steps that they took."""
-    (n_populations, size), n_batches, seed = _SCOUTS, _SCOUT_BATCHES, options.seed.at_order(order)
-    n_walkers = n_populations * size
-    most = options.budget.max_steps // (_SCOUT_SHARE * n_walkers * n_batches * system.grain)
+def _kinds(
+    system: System, apart: FloatArray, order: float, options: Options, start: Start, metric: FloatArray | None
+) -> tuple[FloatArray, int]:
+    """Return directions of kinds that may carry a moment, (n, dimension), and the steps that scouts took."""
+    if len(apart) == 0:
+        return apart, 0
+    shape, seed = (len(apart), SCOUTS), options.seed.at_order(order).child_of_key(0)
+    most = options.budget.max_steps // (SCOUT_SHARE * math.prod(shape) * _SCOUT_BATCHES * system.grain)
     n_steps = min(_SCOUT_STEPS, most) * system.grain
-    if n_steps == 0:
-        return None, 0
-    kinds = [start, _next_to(system, start)]
-    grown = []
-    for number, kind in enumerate(kinds):
-        its = seed.child_of_key(number)
-        vectors = kind(n_walkers, 0).reshape(n_walkers, system.dimension)
-        log_growth = scouts(
-            _advance(system, its.key, 0, options), order, vectors, size, n_batches, n_steps, its, metric, system.norm()
-        )
-        grown.append(scouted(log_growth, n_batches * n_steps))
-    usual, other = grown
-    return kinds[1] if other.surpasses(usual.growth, usual.standard_error) else None, len(
-        kinds
-    ) * n_walkers * n_batches * n_steps
+    advance, n_batches = _advance(system, seed.key, 0, options), _SCOUT_BATCHES if n_steps > 0 else 0
+    vectors = next_to(system, start(shape), apart[:, None])
+    log_growth = scouts(advance, order, vectors, n_batches, n_steps, seed, metric, system.norm())
+    return apart[rivals(order, log_growth)], math.prod(shape) * n_batches * n_steps

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,19 @@ import numpy as np
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import COMPANIONS
-from sgdstab_fast.moments.starts import Scouted, next_to, scouted, sums_of
+from sgdstab_fast.exact.moments import ExactMoments
+from sgdstab_fast.moments.starts import (
+    SCOUT_SHARE,
+    SCOUTS,
+    apart,
+    groups_of,
+    leading_kinds,
+    next_to,
+    one_by_one,
+    rivals,
+    sums_of,
+)
+from sgdstab_fast.moments.windows import COSTLY, LONGEST_WINDOW, PIECES
 from sgdstab_fast.results.chains import Chains, PopulationRecords, VectorRecords
 from sgdstab_fast.simulation.looks import looks_back
 from sgdstab_fast.simulation.options import Options
@@ -66,17 +79,12 @@ START_UP = 8  # at least one batch in so many is cut off
 SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
 _TILTED_SIZE, LEAST_SIZE = 128, 16  # walkers of a population, by default
 _COMPANION_SIZE = 16
-_USUAL, _GRADIENTS, _SLOW = "usual", "gradients", "slow"  # kinds of starts
-_SCOUTS, _SCOUT_LENGTH, _LEAST_SCOUT, _SCOUT_SHARE = (8, 16), 10, 512, 16  # shape; steps, times N; of the budget
-_FIRST_SHARE = 3 / 4  # of a budget, for the kind that scouts find first
-_FRESH = 32  # tilted steps after which the core forms products of all of K again
+_SCOUT_LENGTH, _LEAST_SCOUT = 10, 512  # steps, times N and in all
 _NOISE = 0.1  # of other directions next to gradients, where they may all lead to one another
+_FRESH = 32  # tilted steps after which the core forms products of all of K again
 ROUNDING = 256 * float(np.finfo(float).eps)  # of sums over walkers
 _DISAGREE = 5.0  # standard errors: what metrics say apart from each other
 _LEAST_BATCHES = 32  # of a population
-LONGEST_WINDOW = 1 / 4  # of a run
-COSTLY = 1.2  # standard error with a window over the least of any
-PIECES = 4
 
 
 @dataclass(frozen=True)
@@ -93,10 +101,9 @@ class Moment:
 class MomentMetrics:
     """The metrics for moments of a system, kept from order to order."""
 
-    def __init__(self, system: SingleExampleSGD) -> None:
-        self._system = system
+    def __init__(self, system: SingleExampleSGD, exact: ExactMoments) -> None:
+        self._system, self._exact = system, exact
         self._known: dict[float, tuple[FloatArray, FloatArray]] = {}
-        self._covariance: FloatArray | None = None
 
     def at(self, order: float) -> Growth:
         """Return the metrics for a moment: the norm of K, that of constant mean squared growth and others like it."""
@@ -111,14 +118,20 @@ class MomentMetrics:
             near = [math.floor(own) * _GRID, math.ceil(own) * _GRID]
             thetas = list(dict.fromkeys([0.0, *near] if order > 2 else [0.0, 0.5, 1.0, *near]))
         found = [self._metric(theta, amplification) for theta in thetas]
-        return system.growth_with_norms(found, self._covariance)
+        return system.growth_with_norms(found, self._exact.mean_square.covariance)
+
+    @cached_property
+    def apart(self) -> FloatArray:
+        """Directions that hardly feed the dominant second moment, (n, dimension)."""
+        known = self._system.dimension <= LARGEST_DIMENSION
+        return apart(self._system, self._exact.mean_square.metric if known else None)
 
     def _metric(self, theta: float, amplification: FloatArray) -> tuple[FloatArray, FloatArray]:
         if theta not in self._known:
-            weights = None if theta == 0 else (amplification / amplification.max()) ** -theta
-            metric, covariance = self._system.mean_square_metric(weights, _METRIC_TOLERANCE)
-            if theta == 0:
-                self._covariance = covariance
+            metric = self._exact.mean_square.metric
+            if theta != 0:
+                weights = (amplification / amplification.max()) ** -theta
+                metric = self._system.mean_square_metric(weights, _METRIC_TOLERANCE)[0]
             self._known[theta] = self._system.metric_with_norms(metric)
         return self._known[theta]
 
@@ -131,65 +144,33 @@ def simulate_moment(
     size: int | None,
     first_chain: int,
     scale: float,
+    directions: FloatArray,
 ) -> tuple[Run[PopulationRecords], Moment]:
-    """Estimate Lambda(p) at one order p, with populations of `size` walkers.
+    """Estimate Lambda(p) at one order p, with populations of `size` walkers that start as kinds next to directions too.
 
     A relative tolerance is relative to abs(Lambda(p)) or `scale`, whichever is larger. Every order has streams of its
     own.
     """
     options = replace(options, seed=options.seed.at_order(order))
-    scouts, spent, kind = {_USUAL: Scouted(-math.inf, 0.0)}, 0, _USUAL
-    for number, kind in enumerate(kinds := _kinds(system, order)):
-        if len(kinds) > 1:
-            scouts[kind], steps = _scouted(system, order, growth, options.child_of_key(number), kind)
-            spent += steps
-    kind = _USUAL
-    for rival, its in scouts.items():
-        if its.surpasses(scouts[kind].growth, scouts[kind].standard_error):
-            kind = rival
-    while True:
-        left = options.budget.max_steps - spent
-        its_options = options.within(spent + (int(_FIRST_SHARE * left) if len(scouts) > 1 else left))
-        done, moment = _simulated(system, order, growth, its_options, size, first_chain, scale, kind, spent)
-        value, error = float(moment.estimate.mean[0]), float(moment.estimate.standard_error[0])
-        del scouts[kind]
-        rivals = [rival for rival, its in scouts.items() if its.surpasses(value, error)]
-        if not rivals:
-            return done, moment
-        kind = max(rivals, key=lambda rival: scouts[rival].growth)
-        spent = done.chains.n_steps
-
-
-def _simulated(
-    system: LinearizedSGD,
-    order: float,
-    growth: Growth,
-    options: Options,
-    size: int | None,
-    first_chain: int,
-    scale: float,
-    kind: str,
-    spent: int,
-) -> tuple[Run[PopulationRecords], Moment]:
-    """Estimate Lambda(p) with walkers that start as one kind, after steps that are spent."""
+    kinds, spent = _kinds(system, order, growth, options, directions)
     least_steps = int(np.clip(_SETTLING * system.n_examples, *_LEAST_SETTLING))
     moment = Moment(unknown(1), math.nan, math.nan)
 
     def estimate(some: Chains[PopulationRecords]) -> Estimate:
         nonlocal moment  # that of the last look
-        moment = estimate_moment(some)
+        moment = estimate_moment(some, 1 + len(kinds))
         found = replace(moment.estimate, scales=np.maximum(np.abs(moment.estimate.mean), scale))
         if some.n_batches * some.steps_per_batch < least_steps:
             found = replace(found, bias_allowance=None, top_drift=math.inf)  # not to be stopped by a tolerance
         return found
 
-    spread = spread_of_weights(system, order, growth, options, kind)
+    spread = spread_of_weights(system, order, growth, options, kinds)
     tilted = spread * system.n_examples > (_SPREAD if order > 0 else _RARE)
     if size is None:
         # Long runs of few walkers rather than short ones of many.
         longest = options.budget.max_steps // (options.n_chains * max(_LEAST_LENGTH * system.n_examples, _LEAST_STEPS))
         size = int(np.clip(longest, LEAST_SIZE, _TILTED_SIZE)) if tilted else LEAST_SIZE
-    chains = _chains(system, order, growth, options, size, tilted, first_chain, kind, spent)
+    chains = _chains(system, order, growth, options, size, tilted, first_chain, kinds, spent)
     steps = chains.steps_per_batch
     companion_task: Task[Any] = companions_task(system, vectors_task(system, system.no_growth))
     if tilted:
@@ -205,46 +186,42 @@ def _simulated(
     return done, moment
 
 
-def _kinds(system: LinearizedSGD, order: float) -> list[str]:
-    """Return the kinds of starts that may carry a moment.
-
-    What the slowest direction grows by is a straight line in p: it is not the largest beyond p = 2 unless it is there.
-    """
-    if order < 0 or system.n_examples == 1:
-        return [_USUAL]
-    return [_USUAL, _GRADIENTS, _SLOW] if order < 2 else [_USUAL, _GRADIENTS]
-
-
-def _scouted(system: LinearizedSGD, order: float, growth: Growth, options: Options, kind: str) -> tuple[Scouted, int]:
-    """Return what small populations of a kind grow by, and the steps that they took."""
-    n_populations, size = _SCOUTS
-    most = options.budget.max_steps // (_SCOUT_SHARE * n_populations * size)
+def _kinds(
+    system: LinearizedSGD, order: float, growth: Growth, options: Options, directions: FloatArray
+) -> tuple[FloatArray, int]:
+    """Return directions of kinds that may carry a moment, (n, dimension), and the steps that scouts took."""
+    if order < 0 or len(directions) == 0:
+        return directions[:0], 0
+    shape = len(directions), SCOUTS
+    most = options.budget.max_steps // (SCOUT_SHARE * math.prod(shape))
     n_steps = min(max(_SCOUT_LENGTH * system.n_examples, _LEAST_SCOUT), most) // _LEAST_BATCHES * _LEAST_BATCHES
-    if n_steps == 0:
-        return Scouted(-math.inf, 0.0), 0
-    vectors = _starts(system, order, growth, options, _SCOUTS, 0, kind, tilted=True)
+    options = options.child_of_key(0)
+    vectors = _starts(system, order, growth, options, shape, 0, directions[:0])
     chains = Chains(
         key=options.seed.key,
-        states=walkers_from(vectors),
-        steps_per_batch=n_steps // _LEAST_BATCHES,
-        records=PopulationRecords.empty(n_populations, 0),
-        n_walkers=size,
+        states=walkers_from(next_to(system, vectors, directions[:, None])),
+        steps_per_batch=max(n_steps // _LEAST_BATCHES, 1),
+        records=PopulationRecords.empty(len(directions), 0),
+        n_walkers=SCOUTS,
     )
     task = population_task(system, order, growth, chains.steps_per_batch, tilted=True, evaluate=False)
-    chains = advance(chains, task, _LEAST_BATCHES, options.workers)
-    return scouted(chains.records.log_growth, n_steps), chains.n_steps
+    chains = advance(chains, task, _LEAST_BATCHES if n_steps > 0 else 0, options.workers)
+    return directions[rivals(order, chains.records.log_growth)], chains.n_steps
 
 
-def spread_of_weights(system: LinearizedSGD, order: float, growth: Growth, options: Options, kind: str) -> float:
-    """Return the relative variance of growth^p over one plain step, in the norm of K, on average over starts."""
-    vectors = _starts(system, order, growth, options, (1, _PROBES), 0, kind, tilted=False)[0]
+def spread_of_weights(
+    system: LinearizedSGD, order: float, growth: Growth, options: Options, kinds: FloatArray
+) -> float:
+    """Return the relative variance of growth^p over one plain step, in the norm of K, of the kind that varies most."""
+    vectors = _starts(system, order, growth, options, (_PROBES, 1), 0, kinds)[:, 0]
     w = vectors @ system.rows.T
     q = np.einsum("cj,cj->c", vectors, system.rows_of_k.images(vectors, w))
     eta = system.learning_rate
     log_growth = np.log(np.maximum(1 - eta * (2 - eta * system.diagonal) * w**2 / q[:, None], 1e-30)) / 2
     log_powers = order * log_growth
     powers = np.exp(log_powers - log_powers.max(axis=1, keepdims=True))
-    return float(((powers**2).mean(axis=1) / powers.mean(axis=1) ** 2 - 1).mean())
+    spreads = (powers**2).mean(axis=1) / powers.mean(axis=1) ** 2 - 1
+    return max(float(each.mean()) for each in np.array_split(spreads, 1 + len(kinds)))
 
 
 def population_task(
@@ -304,30 +281,24 @@ def _starts(
     options: Options,
     shape: tuple[int, int],
     first_chain: int,
-    kind: str,
+    kinds: FloatArray,
     *,
-    tilted: bool,
+    tilted: bool = False,
 ) -> FloatArray:
-    """Return the vectors that walkers of a kind start from, in the shape of (populations, walkers) and (dimension,).
+    """Return the vectors that walkers start from, in the shape of (populations, walkers) and (dimension,).
 
-    Those of the usual kind have the dominant second moment, or, half of them in tilted steps of an order p > 0, are
-    next to the gradients of examples. At negative orders they are sums with slow directions.
+    Half of those of the usual kind are next to the gradients of examples in tilted steps of an order p > 0.
     """
     key, size = options.seed.key, shape[1]
     vectors = initial_vectors(system, growth.covariance, key, math.prod(shape), 1, first_chain * size)[:, 0]
     vectors = vectors.reshape(*shape, system.dimension)
-    slow = system.slow_directions(1).T
     if order < 0:
-        return sums_of(system, vectors, slow)
-    if kind == _SLOW:
-        return next_to(system, vectors, slow)
-    if kind == _GRADIENTS:
-        return next_to(system, vectors, _gradients(system, order, shape))
+        return sums_of(system, vectors, system.slow_directions(1).T)
     if tilted:
         half = size // 4 * 2
         gradients = _gradients(system, order, (shape[0], half))
         vectors[:, :half] = next_to(system, vectors[:, :half], gradients, _NOISE)
-    return vectors
+    return one_by_one(system, vectors, kinds)
 
 
 def _gradients(system: LinearizedSGD, order: float, shape: tuple[int, int]) -> FloatArray:
@@ -354,7 +325,7 @@ def _chains(
     size: int,
     tilted: bool,
     first_chain: int,
-    kind: str,
+    kinds: FloatArray,
     spent: int,
 ) -> Chains[PopulationRecords]:
     most = options.budget.max_steps - spent
@@ -364,7 +335,7 @@ def _chains(
     steps = max(4, system.n_examples // 2) if tilted else max(8, system.n_examples)
     steps = min(steps, max(1, most // _LEAST_BATCHES))
     key = options.seed.key
-    vectors = _starts(system, order, growth, options, (options.n_chains, size), first_chain, kind, tilted=tilted)
+    vectors = _starts(system, order, growth, options, (options.n_chains, size), first_chain, kinds, tilted=tilted)
     together = _COMPANION_SIZE if tilted else 1
     pairs = initial_vectors(system, growth.covariance, key, n_companions * together, 2, first_chain + COMPANIONS.start)
     companions: Chains[Any] = Chains(
@@ -390,8 +361,8 @@ def _chains(
     )
 
 
-def estimate_moment(chains: Chains[PopulationRecords]) -> Moment:
-    """Estimate Lambda(p) from populations."""
+def estimate_moment(chains: Chains[PopulationRecords], n_kinds: int = 1) -> Moment:
+    """Estimate Lambda(p) from populations that started as so many kinds."""
     log_growth, effective, norms, excess, _ = chains.records
     lost = np.isnan(log_growth).any() or not np.isfinite(norms).all()
     # A step annihilates all that it is taken on; at a negative order that is infinite growth.
@@ -406,6 +377,12 @@ def estimate_moment(chains: Chains[PopulationRecords]) -> Moment:
     # How populations settle among directions that all lie close to an eigenfunction's maximum does not show in how fast
     # vectors approach each other.
     start_up = max(start_up_batches(mixing, chains.n_batches, chains.steps_per_batch), chains.n_batches // START_UP)
+    each_alone = [
+        _weighted_growth(log_growth[its], norms[its], excess[its], 0, start_up)[0][:, start_up:]
+        for its in groups_of(len(log_growth), n_kinds)
+    ]
+    kept, missed = leading_kinds(each_alone)
+    log_growth, effective, norms, excess = (each[kept] for each in (log_growth, effective, norms, excess))
     windows = [0]
     while 2 * windows[-1] + 1 <= LONGEST_WINDOW * (chains.n_batches - start_up):
         windows.append(max(1, 2 * windows[-1]))
@@ -425,7 +402,7 @@ def estimate_moment(chains: Chains[PopulationRecords]) -> Moment:
     noise = standard_errors(apart) + chains.rounding
     disagreement = float(np.abs(apart.mean(axis=0) / noise).max())
     disagreement = disagreement if disagreement > _DISAGREE else 0.0
-    unsettled = math.hypot(unsettled, disagreement * float(errors[chosen]) / math.sqrt(len(apart)))
+    unsettled = math.hypot(unsettled, missed, disagreement * float(errors[chosen]) / math.sqrt(len(apart)))
     # Walkers that never mix have values of their own, and populations are means over them.
     spread = math.sqrt(chains.n_walkers) * float(errors[chosen])
     found = anchored_means(

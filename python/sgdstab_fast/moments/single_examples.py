@@ -47,7 +47,10 @@ class PlainMoments:
         self._blocks = system.parts()
         self._exact = [ExactMoments(block.system) for block in self._blocks]
         self._points: list[dict[float, OrderMoment]] = [{} for _ in self._blocks]
-        self._metrics = [MomentMetrics(require_plain(block.system, "moment_exponent")) for block in self._blocks]
+        self._metrics = [
+            MomentMetrics(require_plain(block.system, "moment_exponent"), exact)
+            for block, exact in zip(self._blocks, self._exact, strict=True)
+        ]
 
     @property
     def largest_amplification(self) -> float:
@@ -154,7 +157,8 @@ class PlainMoments:
     ) -> OrderMoment:
         mean_square = exact.at(2.0)
         scale = min(abs(order), 2) * abs(mean_square.exponent) / 2 if mean_square is not None else 0.0
-        done, moment = simulate_moment(system, order, growth, options, size, first_of_block(index), scale)
+        directions = self._metrics[index].apart
+        done, moment = simulate_moment(system, order, growth, options, size, first_of_block(index), scale, directions)
         estimate = moment.estimate
         exponent = float(estimate.mean[0])
         reason = "products of steps annihilate every displacement" if math.isinf(exponent) else ""

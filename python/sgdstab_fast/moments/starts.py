@@ -3,8 +3,11 @@
 Where two kinds of directions hardly feed each other (nearly decoupled blocks of K, a heavy example among light ones), a
 moment of one order p > 0 is carried by the one and that of another order by the other: Lambda(p) is nearly the largest
 of Lambda_b(p), of each kind b alone. Populations whose walkers are all of one kind agree with each other on what that
-kind grows by. So scouts, a few small populations of each kind, first tell how fast each grows, and all walkers start as
-the kind that grows fastest, if that is beyond doubt, or else with the dominant second moment.
+kind grows by, and in populations of several kinds chance decides which is left, as long as they grow by nearly the
+same. So every population starts as one kind: with the dominant second moment, or next to a direction e that hardly
+feeds it, e^T M e being next to nothing in the metric M of the mean square, one of those that scouts, a small population
+next to each, find to grow fastest. What each kind grows by is known as well as the answer has to be, and those are left
+out that grow surely less than another. Where all directions feed each other there is one kind.
 
 At negative orders a moment of products is what is left where all kinds are small, and a single kind that happens to be
 small is exceptional: every walker starts as a sum of the dominant second moment and of the slowest direction, where
@@ -13,43 +16,108 @@ stable SGD spends its time.
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.moments.windows import combined_columns
+from sgdstab_fast.statistics.estimates import grouped
 from sgdstab_fast.systems.system import System
 
-SURE = 3.0  # standard errors: a false alarm costs a longer start-up
+SCOUTS = 16  # walkers of a population
+SCOUT_SHARE = 8  # one of so many steps of a budget are for scouts
+_EACH = 8  # extremes of each sort
+_LARGEST = 512  # dimension, beyond which only the slowest and the fastest directions are looked at
+_APART = 1e-6  # of the mean of e^T M e, below which a direction hardly feeds what M is of
+_RIVALS = 3  # kinds beside that of the dominant second moment
+_SURE = 3.0  # standard errors of what kinds grow by
+_MUCH = 4.0  # times the variance of the fastest
+_DOUBT = 2.0  # the same, that kinds of one growth are apart by chance
+_PIECES = 8  # of a run
 _TRACE = 1e-6  # of other directions next to one of a kind: hardly anything in any metric
 
 
-@dataclass(frozen=True)
-class Scouted:
-    """What scouts of a kind grow by, per step."""
+def apart(system: System, metric: FloatArray | None) -> FloatArray:
+    """Return directions that hardly feed the dominant second moment, (n, dimension), of unit length in parameter space.
 
-    growth: float
-    standard_error: float
-
-    def surpasses(self, growth: float, standard_error: float) -> bool:
-        """Whether the kind surely grows faster than another estimate says."""
-        return self.growth - growth > SURE * math.hypot(self.standard_error, standard_error)
-
-
-def scouted(log_growth: FloatArray, n_steps: int) -> Scouted:
-    """Return what populations grow by, from log growth in batches that took n_steps together, (n_populations, n).
-
-    From the last quarter; what that differs by from the quarter before is still to settle.
+    Of those that are far from each other, the slowest first; none if the metric of the mean square is not known.
     """
-    n_batches = log_growth.shape[1]
-    quarter = n_batches // 4
-    before, last = (part.sum(axis=1) for part in (log_growth[:, -2 * quarter : -quarter], log_growth[:, -quarter:]))
-    if not (np.isfinite(before).all() and np.isfinite(last).all()):
-        return Scouted(-math.inf, 0.0)
-    per_step = n_batches / (quarter * n_steps)
-    error = float(last.std(ddof=1)) / math.sqrt(len(last))
-    return Scouted(per_step * float(last.mean()), per_step * math.hypot(error, float((last - before).mean())))
+    if system.dimension == 1 or metric is None:
+        return np.empty((0, system.dimension))
+    slow = system.slow_directions(1).T
+    if system.dimension > _LARGEST:
+        directions = np.concatenate([slow, system.fast_directions(_EACH).T])
+    else:
+        directions = np.concatenate([slow, system.from_isometric_vectors(system.extremes(_EACH))])
+    directions = _unit(system, directions)
+    sizes = np.einsum("ni,ij,nj->n", directions, metric, directions)
+    return np.asarray(directions[sizes < _APART * sizes.mean()])
+
+
+def rivals(order: float, log_growth: FloatArray) -> NDArray[np.intp]:
+    """Return which scouts may grow fastest, from log growth in batches, (n_populations, n_batches).
+
+    From the last quarter, for which as much is hoped as chance allows. What the slowest direction grows by is a
+    straight line in p: it is not the largest beyond p = 2 unless it is there; before, it always may be.
+    """
+    quarter = log_growth.shape[1] // 4
+    if quarter < 2:
+        return np.unique(np.linspace(0, len(log_growth) - 1, _RIVALS).astype(np.intp))  # nothing is known
+    last = log_growth[:, -quarter:]
+    with np.errstate(invalid="ignore"):
+        hoped = last.mean(axis=1) + last.std(axis=1, ddof=1) / math.sqrt(quarter)
+    hoped[np.isnan(hoped)] = -math.inf
+    if order < 2:
+        hoped[0] = math.inf
+    return np.argsort(-hoped, kind="stable")[:_RIVALS]
+
+
+def one_by_one(system: System, vectors: FloatArray, kinds: FloatArray) -> FloatArray:
+    """Return starts of populations, (n_populations, size, dimension): vectors as they are, or next to each kind."""
+    vectors = vectors.copy()
+    for its, kind in zip(groups_of(len(vectors), len(kinds) + 1)[1:], kinds, strict=True):
+        vectors[its] = next_to(system, vectors[its], kind)
+    return vectors
+
+
+def groups_of(n_populations: int, n_kinds: int) -> list[slice]:
+    """Return which populations start as each kind: neighbours, so that what is fitted to others is of all kinds."""
+    ends = [kind * n_populations // n_kinds for kind in range(n_kinds + 1)]
+    return [slice(*each) for each in itertools.pairwise(ends)]
+
+
+def leading_kinds(growth: list[FloatArray]) -> tuple[NDArray[np.bool_], float]:
+    """Return which populations are of kinds that may grow fastest, and how much more there may be.
+
+    Given growth of each kind, (n_populations, n_batches, n_columns), the columns of which have one mean once a kind is
+    settled. Kinds that still turn into others, so that the halves of the first column differ or part of it is surely
+    less than that of the first kind, are left out but for the first: weight on its way from one kind to another shows
+    as growth, and columns differ. There may be more by what the fastest grows by more than all that are kept, beyond
+    what chance explains, or by what is not known of those that vary more.
+    """
+    sizes = [len(each) for each in growth]
+    if len(growth) == 1 or min(sizes) < 2 or growth[0].shape[1] < _PIECES:
+        return np.ones(sum(sizes), dtype=bool), 0.0
+    pieces = [grouped(each[:, :, :1], _PIECES).reshape(len(each), _PIECES) for each in growth]
+    turns = [each[:, _PIECES // 2 :].mean(axis=1) - each[:, : _PIECES // 2].mean(axis=1) for each in pieces]
+    means = [combined_columns(each).mean(axis=1) for each in growth]
+    (value, variance), (turn, turn_variance) = (
+        np.array([(each.mean(), each.var(ddof=1) / len(each)) for each in samples]).T for samples in (means, turns)
+    )
+    least = [(each.mean(axis=0) + _SURE * each.std(axis=0, ddof=1) / math.sqrt(len(each))).min() for each in pieces]
+    settled = (np.abs(turn) <= _SURE * np.sqrt(turn_variance)) & (least > value[0] - _SURE * math.sqrt(variance[0]))
+    settled[0] = True
+    leader = int(np.where(settled, value, -math.inf).argmax())
+    open_ = settled & (value[leader] - value <= _SURE * np.sqrt(variance + variance[leader]))
+    leading = open_ & (variance <= _MUCH * variance[leader])
+    more = (value + _DOUBT * np.sqrt(variance))[open_ & ~leading].max(initial=-math.inf) - value[leader]
+    kept = np.repeat(leading, sizes)
+    its = np.concatenate(means)[kept]
+    chance = _DOUBT * math.sqrt(max(int(leading.sum()) - 1, 0) * its.var(ddof=1) / len(its))
+    return kept, max(float(value[leader] - its.mean()) - chance, float(more), 0.0)
 
 
 def next_to(system: System, vectors: FloatArray, kind: FloatArray, noise: float = _TRACE) -> FloatArray:

@@ -40,6 +40,7 @@ from sgdstab_fast.moments.populations import (
     START_UP,
 )
 from sgdstab_fast.moments.results import OrderMoment
+from sgdstab_fast.moments.starts import groups_of, leading_kinds
 from sgdstab_fast.moments.windows import combined_columns, windowed
 from sgdstab_fast.simulation.looks import grid, rounded
 from sgdstab_fast.simulation.options import Budget
@@ -50,8 +51,6 @@ from sgdstab_fast.statistics.mixing import N_COMPANIONS, Mixing, first_resolved
 
 Advance = Callable[[FloatArray, int, int], tuple[FloatArray, FloatArray]]
 """(vectors (n, 1, d), first_step, n_steps) -> (vectors of unit length, log growth (n,)), of chains 0, .., n - 1."""
-Start = Callable[[int, int], FloatArray]
-"""(n, first_chain) -> vectors (n, 1, d), of any length."""
 
 _LEAST_POPULATIONS = 8
 # Relative variance of weights between looks at them; growth over few steps is what the control variate explains best.
@@ -65,14 +64,12 @@ _NOTHING_LEFT = -60.0  # log growth that windows give a population that is annih
 
 def walker_moment(
     advance: Advance,
-    start: Start,
+    vectors: FloatArray,
     order: float,
     *,
-    dimension: int,
     budget: Budget,
     seed: Seed,
-    n_populations: int = 32,
-    size: int = 64,
+    n_kinds: int = 1,
     steps_unit: int = 1,
     scale: float = 0.0,
     metric: FloatArray | None = None,
@@ -88,19 +85,17 @@ def walker_moment(
         ``advance(vectors, first_step, n_steps)`` takes vectors of shape (n, 1, dimension), those of the chains 0, ..,
         n - 1, and returns them, of unit length, with their log growth, (n,); -inf where one is annihilated. What chain
         c does at a step depends on c and the step alone. n is n_populations * size, or less for second vectors.
-    start : callable
-        ``start(n, first_chain)`` returns the vectors to start from, (n, 1, dimension).
+    vectors : array, shape (n_populations, size, dimension)
+        What walkers start from, of any length: independent populations, at least 8, of at least 2 walkers.
     order : float
         p. Errors at different orders are independent if their streams are.
-    dimension : int
-        Of the vectors.
     budget : Budget
         A relative tolerance is relative to abs(Lambda(p)) or `scale`, whichever is larger; max_steps counts the steps
         of all walkers. Looks at the estimate are at totals that grow by half.
     seed : Seed
         For resampling and second vectors.
-    n_populations, size : int, optional
-        Independent populations, at least 8, and the walkers of each, at least 2.
+    n_kinds : int, optional
+        Populations started as so many kinds (`moments.starts`).
     steps_unit : int, optional
         Weights are looked at after multiples of so many steps: those of an epoch, or 1.
     scale : float, optional
@@ -126,6 +121,7 @@ def walker_moment(
     ValueError
         If the populations are too few or too small, or the budget does not give each of them a few looks.
     """
+    n_populations, size, dimension = vectors.shape
     if n_populations < _LEAST_POPULATIONS or size < 2 or steps_unit < 1:
         raise ValueError(
             f"n_populations must be at least {_LEAST_POPULATIONS}, size at least 2 and steps_unit at least 1, not "
@@ -139,18 +135,17 @@ def walker_moment(
         least = (n_walkers + n_beside) * steps_unit * LEAST_BATCHES
         raise ValueError(f"max_steps must be at least {least} for so many walkers, not {budget.max_steps!r}")
     rng = seed.generator(RESAMPLING)
-    vectors = np.asarray(start(n_walkers, 0), dtype=float).reshape(n_walkers, dimension)
     beside = rng.standard_normal((n_beside, dimension))
     if metric is None and mean_square is None:
         metric, floor = floor, None
-    populations = _Populations(advance, order, metric, mean_square, vectors, beside, size, rng, floor)
+    populations = _Populations(advance, order, metric, mean_square, vectors, beside, rng, floor)
     try:
         pilot_looks = max(1, min(_PILOT_LOOKS, int(_PILOT_SHARE * most)))
         spread = populations.batch(pilot_looks, steps_unit).spread
         goal = _SPREAD if mean_square is None else _CONTROLLED_SPREAD
         longest = min(_MOST_UNITS, max(1, (most - pilot_looks) // LEAST_BATCHES))
         units = int(np.clip(math.log1p(goal) / math.log1p(max(1e-12, spread)), 1, longest))
-        return _simulated(populations, units * steps_unit, budget, scale, progress)
+        return _simulated(populations, n_kinds, units * steps_unit, budget, scale, progress)
     except _AnnihilatedError:
         return OrderMoment(
             math.copysign(math.inf, -order),
@@ -166,20 +161,20 @@ def scouts(
     advance: Advance,
     order: float,
     vectors: FloatArray,
-    size: int,
     n_batches: int,
     n_steps: int,
     seed: Seed,
     *forms: Any,
 ) -> FloatArray:
-    """Return log growth in batches, (n_populations, n_batches), of walkers from vectors; `forms`: metric and floor."""
+    """Return log growth in batches, (n_populations, n_batches), of walkers; `forms`: metric and floor."""
     metric, floor = forms if forms[0] is not None else (forms[1], None)
     rng = seed.generator(RESAMPLING)
-    populations = _Populations(advance, order, metric, None, vectors, vectors[:0], size, rng, floor)
+    populations = _Populations(advance, order, metric, None, vectors, vectors[:0, 0], rng, floor)
     try:
-        return np.array([populations.batch(1, n_steps).log_growth for _ in range(n_batches)]).T
+        batches = [populations.batch(1, n_steps).log_growth for _ in range(n_batches)]
     except _AnnihilatedError:
-        return np.full((len(vectors) // size, n_batches), -math.inf)
+        batches = []
+    return np.reshape(batches, (len(batches), len(vectors))).T
 
 
 class _AnnihilatedError(Exception):
@@ -221,17 +216,17 @@ class _Populations:
         mean_square: float | None,
         vectors: FloatArray,
         beside: FloatArray,
-        size: int,
         rng: np.random.Generator,
         floor: FloatArray | None = None,
     ) -> None:
         self.order, self.mean_square, self.n_steps, self._step = order, mean_square, 0, 0
         self._advance, self._metric, self._rng = advance, metric, rng
         self._floor, self._ridge = floor, 0.0 if metric is None else _ridge(metric, floor)
+        self._log_weights: FloatArray = np.zeros(vectors.shape[:2])
+        vectors = vectors.reshape(-1, vectors.shape[2])
         self._vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         self._squares, self._sizes = self._measured(self._vectors)
         self.beside: FloatArray = _orthogonal(beside, self._vectors[: len(beside)])[0]
-        self._log_weights = np.zeros((len(vectors) // size, size))
 
     def _measured(self, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return |s|_M^2, and the squares of the norm that weights are taken in."""
@@ -241,7 +236,8 @@ class _Populations:
     @property
     def shape(self) -> tuple[int, int]:
         """Populations, and walkers of each."""
-        return len(self._log_weights), self._log_weights.shape[1]
+        n_populations, size = self._log_weights.shape
+        return n_populations, size
 
     @property
     def n_streams(self) -> int:
@@ -352,6 +348,7 @@ def _orthogonal(vectors: FloatArray, to: FloatArray) -> tuple[FloatArray, FloatA
 
 def _simulated(
     populations: _Populations,
+    n_kinds: int,
     n_steps: int,
     budget: Budget,
     scale: float,
@@ -385,7 +382,7 @@ def _simulated(
                 separations.append(batches[-1].separation)
         per_batch = n_steps * coarseness
         estimate, bias, effective = _estimate(
-            populations, batches, per_batch, np.array(separations).T, n_steps * together
+            populations, n_kinds, batches, per_batch, np.array(separations).T, n_steps * together
         )
         if estimate.mixed:
             populations.beside = populations.beside[:0]
@@ -414,6 +411,7 @@ def _simulated(
 
 def _estimate(
     populations: _Populations,
+    n_kinds: int,
     batches: list[_Batch],
     per_batch: int,
     separation: FloatArray,
@@ -437,7 +435,12 @@ def _estimate(
         # As for other populations: allow for a relaxation time of half the run.
         mixing = Mixing(SLOWEST / (len(batches) * per_batch), math.inf, len(batches) * per_batch)
     start_up = max(start_up_batches(mixing, growth.shape[1], per_batch), growth.shape[1] // START_UP)
-    series, unsettled, bias = windowed(np.maximum(log_growth, level + _NOTHING_LEFT)[:, :-1], growth, start_up)
+    kept, missed = leading_kinds([growth[its, start_up:, :1] for its in groups_of(len(growth), n_kinds)])
+    past = np.maximum(log_growth, level + _NOTHING_LEFT)[kept, :-1]
+    # The control variate is blind where the dominant second moment, which the first populations have, is not.
+    growth = growth[kept] if kept[0] else growth[kept, :, :1]
+    series, unsettled, bias = windowed(past, growth, start_up)
+    unsettled = math.hypot(unsettled, missed)
     size, rounding = populations.shape[1], ROUNDING * max(1.0, abs(populations.order))
     spread = math.sqrt(size) * float(combined_columns(series).mean(axis=1).std(ddof=1))
     found = anchored_means(series, per_batch, mixing, 1, rounding, spread)
@@ -450,4 +453,4 @@ def _estimate(
         standard_error=np.hypot(found.standard_error, unsettled) / total,
         bias_allowance=math.hypot(found.bias_allowance or 0.0, unsettled) / total,
     )
-    return estimate, bias / total, float(effective[:, start_up:].mean())
+    return estimate, bias / total, float(effective[kept, start_up:].mean())

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.moments.populations import COSTLY, LONGEST_WINDOW, PIECES
 from sgdstab_fast.statistics.control_variates import combined
 
+LONGEST_WINDOW = 1 / 4  # of a run
+COSTLY = 1.2  # standard error with a window over the least of any
+PIECES = 4
 _LEAST_WEIGHT = 1 / 5  # effective share of populations and batches, by window weights
 
 

@@ -17,6 +17,7 @@ IntArray = NDArray[np.intp]
 
 _EPS = float(np.finfo(float).eps)
 _COINCIDING = 1e-6  # of eigenvalues of size 1
+_APART = 1e-6  # sizes of X_u, one beside another
 _ADMIXTURE = 0.1  # of all units to the start
 
 
@@ -99,6 +100,12 @@ class DrawnUnits:
         most, rest = parts[::-1] if everywhere else parts
         mixed = most + _ADMIXTURE * rest
         return np.asarray(mixed / np.linalg.norm(mixed))
+
+    def hardly_feed(self, vector: FloatArray) -> bool:
+        """Whether some X_u are next to nothing beside others: that may be because units hardly feed each other."""
+        parts = [vector[entries].reshape(len(own), -1) for own, entries in self._stacked(self._rows)]
+        sizes = np.concatenate([np.linalg.norm(part, axis=1) for part in parts])
+        return bool(sizes.min() < _APART * sizes.max())
 
     def are_positive(self, vector: FloatArray, error: float = _COINCIDING) -> bool:
         """Whether all X_u are positive semidefinite, up to an error, by default that of a small gap."""

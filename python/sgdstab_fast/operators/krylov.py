@@ -9,6 +9,10 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 
 _MOST_STEPS = 24
+_DECIDED, _TIE = (
+    0.1,
+    1e-10,
+)  # share of the distance of an eigenvalue from 1 that its error may be; a distance that is none
 _MOST_LANCZOS_STEPS = 24
 
 
@@ -79,3 +83,28 @@ def improved_leading_vector(
     length = float(np.linalg.norm(x))
     gap = float(ritz[-1] - ritz[-2]) if len(ritz) > 1 else 0.0
     return x / length, image / length, gap, len(basis) - 1
+
+
+def overlooked_vector(
+    product: Callable[[FloatArray], FloatArray], x: FloatArray, start: FloatArray, most: int
+) -> tuple[FloatArray | None, int]:
+    """Return a vector orthogonal to x with an eigenvalue above 1, None if there is none, and the products made.
+
+    x is an eigenvector of eigenvalue 1. Of a map that nearly falls into blocks it may be that of one block, to
+    rounding, while the largest eigenvalue is another's. The vectors start from what x leaves of one that misses none.
+    """
+
+    def deflated(vector: FloatArray) -> FloatArray:
+        image = product(vector)
+        return image - (x @ image) * x
+
+    y = start - (x @ start) * x
+    y /= np.linalg.norm(y)
+    image, n_products = deflated(y), 1
+    while True:
+        value = float(y @ image)
+        goal = _DECIDED * max(abs(value - 1), _TIE)
+        if np.linalg.norm(image - value * y) <= goal or n_products >= most:
+            return (y if value > 1 + _TIE else None), n_products
+        y, image, _, applied = improved_leading_vector(deflated, y, image, goal, most - n_products)
+        n_products += max(applied, 1)

@@ -42,7 +42,7 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.drawn_units import DrawnUnits, Draws
-from sgdstab_fast.operators.krylov import improved_leading_vector
+from sgdstab_fast.operators.krylov import improved_leading_vector, overlooked_vector
 from sgdstab_fast.operators.level_pairs import LevelPairs, gd_threshold_of, log_radius
 
 _EPS = float(np.finfo(float).eps)
@@ -307,6 +307,14 @@ def _solve(
             settled, high = True, math.inf
             continue
         if done or resolved:
+            if n_applications < most and units.hardly_feed(x):
+                other, applied = overlooked_vector(
+                    product, x, units.start(corner, everywhere=True), most - n_applications
+                )
+                n_applications += applied
+                if other is not None:
+                    x, low, high, settled = other, t, math.inf, False
+                    continue
             break
         t = after
     distance = float(np.linalg.norm(image - theta * x))
