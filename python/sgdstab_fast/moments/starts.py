@@ -34,7 +34,7 @@ _LARGEST = 512  # dimension, beyond which only the slowest and the fastest direc
 _APART = 1e-6  # of the mean of e^T M e, below which a direction hardly feeds what M is of
 _RIVALS = 3  # kinds beside that of the dominant second moment
 _SURE = 3.0  # standard errors of what kinds grow by
-_MUCH = 4.0  # times the variance of the fastest
+_MUCH = 4.0  # times the variance of another
 _DOUBT = 2.0  # the same, that kinds of one growth are apart by chance
 _PIECES = 8  # of a run
 _TRACE = 1e-6  # of other directions next to one of a kind: hardly anything in any metric
@@ -96,7 +96,7 @@ def leading_kinds(growth: list[FloatArray]) -> tuple[NDArray[np.bool_], float]:
     settled. Kinds that still turn into others, so that the halves of the first column differ or part of it is surely
     less than that of the first kind, are left out but for the first: weight on its way from one kind to another shows
     as growth, and columns differ. There may be more by what the fastest grows by more than all that are kept, beyond
-    what chance explains, or by what is not known of those that vary more.
+    what chance explains, or by what is not known of those that vary differently.
     """
     sizes = [len(each) for each in growth]
     if len(growth) == 1 or min(sizes) < 2 or growth[0].shape[1] < _PIECES:
@@ -112,7 +112,8 @@ def leading_kinds(growth: list[FloatArray]) -> tuple[NDArray[np.bool_], float]:
     settled[0] = True
     leader = int(np.where(settled, value, -math.inf).argmax())
     open_ = settled & (value[leader] - value <= _SURE * np.sqrt(variance + variance[leader]))
-    leading = open_ & (variance <= _MUCH * variance[leader])
+    # Kinds that vary differently are different: metrics combined would show the one that varies least.
+    leading = open_ & (variance <= _MUCH * variance[leader]) & (variance[leader] <= _MUCH * variance)
     more = (value + _DOUBT * np.sqrt(variance))[open_ & ~leading].max(initial=-math.inf) - value[leader]
     kept = np.repeat(leading, sizes)
     its = np.concatenate(means)[kept]
