@@ -209,6 +209,20 @@ def test_blocks_that_do_not_feel_each_other():
         assert_solves(result, [(p, np.linalg.solve(state, a @ state)) for p, a in products])
 
 
+@pytest.mark.parametrize("coupling", [0.0, 1e-12, 1e-9, 1e-7])
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_of_two_blocks_the_one_that_grows_faster_is_found(coupling, batch_size):
+    # The slow one has the larger mean step, the fast one, of other rows, the larger noise.
+    features = np.array([[0.8, 0], [0.6, 0], [4.5, 0], [0, 0.01], [0, 0.017]])
+    features += coupling * np.array([[0, 1], [0, -2], [0, 1], [2, 0], [-1, 0]])
+    law = noise(5, batch_size, with_replacement=True)
+    for learning_rate in (0.26, 0.3, 0.35):
+        curvatures = learning_rate * features**2
+        growth = (1 - curvatures.mean(axis=0)) ** 2 + law * curvatures.var(axis=0)
+        result = second_moments(Draws(features, "factor", law, 5, *alone(5)), learning_rate, *PLAIN)
+        assert result.exponent == pytest.approx(np.log(growth).max(), abs=1e-12 + 10 * coupling)
+        assert result.converged
+
 @settings(max_examples=10, deadline=None)
 @given(st.integers(2, 7), st.integers(0, 2**32 - 1))
 def test_thresholds_increase_with_the_batch_size(n, seed):
