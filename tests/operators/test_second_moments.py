@@ -223,6 +223,7 @@ def test_of_two_blocks_the_one_that_grows_faster_is_found(coupling, batch_size):
         assert result.exponent == pytest.approx(np.log(growth).max(), abs=1e-12 + 10 * coupling)
         assert result.converged
 
+
 @settings(max_examples=10, deadline=None)
 @given(st.integers(2, 7), st.integers(0, 2**32 - 1))
 def test_thresholds_increase_with_the_batch_size(n, seed):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sgdstab_fast.statistics.control_variates import anchored_means
+from sgdstab_fast.statistics.anchored import AnchoredGrowth
 from sgdstab_fast.statistics.estimates import batch_means
 from sgdstab_fast.statistics.mixing import Mixing
 from sgdstab_fast.statistics.twins import MOST_TWINS, Twins, kinds
@@ -17,7 +17,7 @@ def series(rng, offset=0.0, n_chains=N_CHAINS):
 
 
 def estimate(growth, twins):
-    return anchored_means(growth, 1, UNKNOWN, 0, 0.0, twins=Twins(twins))
+    return AnchoredGrowth(growth, 1, UNKNOWN, 0, 0.0, Twins(twins)).estimate()
 
 
 def test_twins_are_of_each_kind_in_turn():

@@ -58,7 +58,8 @@ from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors, normals
 from sgdstab_fast.simulation.task import advance
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS
-from sgdstab_fast.statistics.control_variates import adjusted, anchored_means
+from sgdstab_fast.statistics.anchored import AnchoredGrowth
+from sgdstab_fast.statistics.control_variates import adjusted
 from sgdstab_fast.statistics.estimates import SETTLED_LIMIT, Estimate, batch_means, drift, unknown
 from sgdstab_fast.statistics.means import Measured, mean_of, standard_errors
 from sgdstab_fast.statistics.memory import LONGEST_SEGMENT, memory
@@ -296,7 +297,7 @@ def _estimate(system: System, start: _Start, chains: Chains[VectorRecords]) -> E
         with np.errstate(invalid="ignore"):
             mixing = first_resolved(log_growth[:, :, :2], steps, [*looks_back(chains), chains.n_batches])
     growth = log_growth[:, :, :1] / steps if growth.shape[2] == 0 else growth / chains.coarseness
-    found = anchored_means(growth, steps, mixing, chains.n_examples, chains.rounding)
+    found = AnchoredGrowth(growth, steps, mixing, chains.n_examples, chains.rounding).estimate()
     exponent, error = float(found.mean[0]), float(found.standard_error[0])
     long_enough = mixing.resolved and mixing.gap * chains.n_batches * steps >= _LEAST_RELAXATIONS
     unsettled = 0.0 if long_enough else math.inf

@@ -251,6 +251,8 @@ def simulate(
         anchored = options.method == "anchored"
     anchored = anchored and system.dimension > 1
     growth = system.growth(mean_square) if anchored else system.no_growth
+    low, high = bounds_of(system, mean_square)
+    bounds = low, min(high, growth.upper_bound)
     task = vectors_task(system, growth)
     plan, first_chain = Plan(None, 0), first_of_block(block)
     if resume is None and growth.size > 0:
@@ -270,7 +272,9 @@ def simulate(
         seconds_per_step=task.seconds_per_step + growth.seconds_per_evaluation / chains.spacing,
     )
     how = estimate_with_own_growth if system.counts_own_growth else estimate
-    with_rare = RareOutcomes(system, options, how, first_chain + INFLUENCES.start)
+    with_rare = RareOutcomes(
+        system, options, lambda chains: how(chains, bounds[1]), first_chain + INFLUENCES.start
+    )
     done = run(
         chains,
         task,
@@ -280,7 +284,7 @@ def simulate(
     )
     warn_of_trouble(options.budget, done)
     warn_of_rare(done, options.budget)
-    return _described(system, options, done, run_provenance, mean_square)
+    return _described(system, options, done, run_provenance, bounds)
 
 
 def _if_long_enough(chains: Chains[VectorRecords], found: Estimate) -> Estimate:
@@ -307,7 +311,7 @@ def _in_logarithms(
         task = task_of(runs)
     done = run(chains, task, estimate, options, companion_task=task)
     warn_of_trouble(options.budget, done)
-    return _described(system, options, done, run_provenance, mean_square)
+    return _described(system, options, done, run_provenance, bounds_of(system, mean_square))
 
 
 def _described(
@@ -315,10 +319,10 @@ def _described(
     options: Options,
     done: Run[VectorRecords],
     run_provenance: Mapping[str, Any],
-    mean_square: MeanSquareExponent | None,
+    bounds: tuple[float, float],
 ) -> LyapunovExponent:
     """Return the result of a run."""
-    found, bounds = done.estimate, bounds_of(system, mean_square)
+    found = done.estimate
     return LyapunovExponent(
         exponent=float(np.clip(found.mean[0], *bounds)),
         bounds=bounds,

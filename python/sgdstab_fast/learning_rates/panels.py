@@ -35,7 +35,7 @@ from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import n_twins_of, starts
 from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS
-from sgdstab_fast.statistics.control_variates import anchored_means, combined
+from sgdstab_fast.statistics.anchored import AnchoredGrowth
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.mixing import Mixing, measure
 from sgdstab_fast.statistics.twins import Twins
@@ -247,41 +247,44 @@ def _of_use(growth: FloatArray) -> NDArray[np.bool_]:
     return np.asarray(numbers if numbers.any() else ~numbers)
 
 
-def combined_growth(chains: Chains[PanelRecords], anchors: Anchors, index: int, estimate: Estimate) -> FloatArray:
-    """Return the growth whose mean an estimate is, at one learning rate: (n_chains, n_batches)."""
-    growth = _growth(chains, anchors, index)
-    return combined(growth[:, estimate.start_up :, _of_use(growth)], 4)
-
-
-def estimate_at(chains: Chains[PanelRecords], anchors: Anchors, index: int, least_start_up: int = 0) -> Estimate:
-    """Estimate lambda at one learning rate, with at least so many batches cut off."""
+def _anchored(chains: Chains[PanelRecords], anchors: Anchors, index: int) -> AnchoredGrowth:
+    """Return what chains say of one learning rate."""
     panel, lane = divmod(index, N_LANES)
     growth = _growth(chains, anchors, index)
     of_use = _of_use(growth)
-    mixing, twins = Mixing(math.nan, 0.0, 0), None
-    if chains.companions is not None and chains.companions.n_batches > 0:
-        companions = chains.companions
+    mixing, twins, companions = Mixing(math.nan, 0.0, 0), None, chains.companions
+    if companions is not None and companions.n_batches > 0:
         mixing = measure(companions.records.log_growth[:, :, panel, :, lane], companions.steps_per_batch)
         its_growth = _growth(companions.as_coarse_as(chains), anchors, index)[:, :, of_use]
         twins = Twins(its_growth) if np.isfinite(its_growth).all() else None
-    growth = growth[:, :, of_use]
-    return anchored_means(
-        growth,
-        chains.steps_per_batch,
-        mixing,
-        chains.n_examples,
-        chains.rounding,
-        twins=twins,
-        least_start_up=least_start_up,
-    )
+    steps = chains.steps_per_batch
+    return AnchoredGrowth(growth[:, :, of_use], steps, mixing, chains.n_examples, chains.rounding, twins)
 
 
-def estimates(chains: Chains[PanelRecords], anchors: Anchors, n_learning_rates: int) -> list[Estimate]:
-    """Estimate lambda at every learning rate, from the same batches, so that neighbours have the same noise."""
-    found = [estimate_at(chains, anchors, index) for index in range(n_learning_rates)]
+def combined_growth(chains: Chains[PanelRecords], anchors: Anchors, index: int, estimate: Estimate) -> FloatArray:
+    """Return the growth whose mean an estimate is, at one learning rate: (n_chains, n_batches)."""
+    return _anchored(chains, anchors, index).series(estimate.start_up)
+
+
+def estimate_at(
+    chains: Chains[PanelRecords], anchors: Anchors, index: int, least_start_up: int = 0, highest: float = math.inf
+) -> Estimate:
+    """Estimate lambda at one learning rate, at most `highest`, with at least so many batches cut off."""
+    return _anchored(chains, anchors, index).estimate(highest=highest, least_start_up=least_start_up)
+
+
+def estimates(
+    chains: Chains[PanelRecords], anchors: Anchors, n_learning_rates: int, highest: FloatArray | None = None
+) -> list[Estimate]:
+    """Estimate lambda at every learning rate, from the same batches, so that neighbours have the same noise.
+
+    `highest` is what each is at most.
+    """
+    most = np.full(n_learning_rates, math.inf) if highest is None else highest
+    found = [estimate_at(chains, anchors, index, 0, float(most[index])) for index in range(n_learning_rates)]
     start_up = max(each.start_up for each in found)
     return [
-        each if each.start_up == start_up else estimate_at(chains, anchors, index, start_up)
+        each if each.start_up == start_up else estimate_at(chains, anchors, index, start_up, float(most[index]))
         for index, each in enumerate(found)
     ]
 

@@ -294,7 +294,7 @@ def _simulated(
     anchors = anchors_for(block.system, family, rates)
 
     def bounded(chains: Chains[PanelRecords]) -> list[Estimate]:
-        found = estimates(chains, anchors, rates.size)
+        found = estimates(chains, anchors, rates.size, curve.highest)
         return [each.within(*bounds) for each, *bounds in zip(found, curve.lowest, curve.highest, strict=True)]
 
     done = run_panels(

@@ -58,7 +58,8 @@ from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors
 from sgdstab_fast.simulation.task import Task, advance
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, companions_task, vectors_task
-from sgdstab_fast.statistics.control_variates import anchored_means, combined, start_up_batches
+from sgdstab_fast.statistics.anchored import AnchoredGrowth, start_up_batches
+from sgdstab_fast.statistics.control_variates import combined
 from sgdstab_fast.statistics.estimates import Estimate, unknown
 from sgdstab_fast.statistics.means import standard_errors
 from sgdstab_fast.statistics.mixing import LEAST_COMPANIONS, N_COMPANIONS, Mixing, first_resolved
@@ -405,9 +406,9 @@ def estimate_moment(chains: Chains[PopulationRecords], n_kinds: int = 1) -> Mome
     unsettled = math.hypot(unsettled, missed, disagreement * float(errors[chosen]) / math.sqrt(len(apart)))
     # Walkers that never mix have values of their own, and populations are means over them.
     spread = math.sqrt(chains.n_walkers) * float(errors[chosen])
-    found = anchored_means(
-        series[chosen][:, start_up:], chains.steps_per_batch, mixing, chains.n_examples, chains.rounding, spread
-    )
+    settled = series[chosen][:, start_up:]
+    anchored = AnchoredGrowth(settled, chains.steps_per_batch, mixing, chains.n_examples, chains.rounding)
+    found = anchored.estimate(spread=spread)
     growth = 1 + float(found.mean[0])
     if not growth > 0:
         return Moment(unknown(1), math.nan, math.nan)

@@ -322,7 +322,7 @@ def _solve(
     converged = (residual <= tolerance or resolved) and units.are_positive(x)
     quadratic = 4 * distance**2 / gap if gap > 0 else math.inf
     error = min(distance, quadratic) if converged else residual
-    error = error / -slope + rounding if slope < 0 else 0.0
+    error = (error + (theta - 1) ** 2) / -slope + rounding if slope < 0 else 0.0
     if not converged:
         error = max(error, after - low)
     if after - lowest <= 2 * uncertainty:

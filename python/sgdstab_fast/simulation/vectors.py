@@ -10,7 +10,7 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray, VectorOptions
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.task import Task
-from sgdstab_fast.statistics.control_variates import anchored_means
+from sgdstab_fast.statistics.anchored import AnchoredGrowth
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.mixing import Mixing, measure
 from sgdstab_fast.statistics.twins import Twins
@@ -22,20 +22,20 @@ _COLLAPSE = 8.0  # logarithm of the angle that two vectors may lose between orth
 _VECTORS_PER_EVALUATION, _VECTORS_PER_ITEM = 16, 4  # of the core's work items
 
 
-def estimate(chains: Chains[VectorRecords]) -> Estimate:
-    """Estimate lambda from the anchored growth of chains, if they have recorded it, else from their own."""
-    return _estimate(chains, _own if chains.records.growth.shape[2] == 0 else _anchored)
+def estimate(chains: Chains[VectorRecords], highest: float = math.inf) -> Estimate:
+    """Estimate lambda, no larger than `highest`, from anchored growth if chains have recorded it, else their own."""
+    return _estimate(chains, _own if chains.records.growth.shape[2] == 0 else _anchored, highest)
 
 
-def estimate_with_own_growth(chains: Chains[VectorRecords]) -> Estimate:
+def estimate_with_own_growth(chains: Chains[VectorRecords], highest: float = math.inf) -> Estimate:
     """Estimate lambda from anchored growth and that of the chains themselves, which has the same mean.
 
     Where steps are large and batches are drawn for an evaluation, that of all steps may say as much as the expected one
     of a few.
     """
     if not np.isfinite(chains.records.log_growth[:, :, 0]).all():
-        return estimate(chains)
-    return _estimate(chains, lambda each: np.concatenate([_anchored(each), _own(each)], axis=2))
+        return estimate(chains, highest)
+    return _estimate(chains, lambda each: np.concatenate([_anchored(each), _own(each)], axis=2), highest)
 
 
 def _anchored(chains: Chains[VectorRecords]) -> FloatArray:
@@ -46,17 +46,18 @@ def _own(chains: Chains[VectorRecords]) -> FloatArray:
     return chains.records.log_growth[:, :, :1] / chains.steps_per_batch
 
 
-def _estimate(chains: Chains[VectorRecords], growth_of: Callable[[Chains[VectorRecords]], FloatArray]) -> Estimate:
+def _estimate(
+    chains: Chains[VectorRecords], growth_of: Callable[[Chains[VectorRecords]], FloatArray], highest: float
+) -> Estimate:
     """Estimate lambda from growth per step in columns of the same mean, and that of companions, the chains' twins."""
     mixing, twins, companions = Mixing(math.nan, 0.0, 0), None, chains.companions
     if companions is not None and companions.n_batches > 0:
         mixing = measure(companions.records.log_growth, companions.steps_per_batch)
-        growth = growth_of(companions.as_coarse_as(chains))
-        if np.isfinite(growth).all():
-            twins = Twins(growth)
-    return anchored_means(
-        growth_of(chains), chains.steps_per_batch, mixing, chains.n_examples, chains.rounding, twins=twins
-    )
+        of_twins = growth_of(companions.as_coarse_as(chains))
+        twins = Twins(of_twins) if np.isfinite(of_twins).all() else None
+    growth, steps = growth_of(chains), chains.steps_per_batch
+    anchored = AnchoredGrowth(growth, steps, mixing, chains.n_examples, chains.rounding, twins)
+    return anchored.estimate(highest=highest)
 
 
 def companions_task(system: System, task: Task[VectorRecords]) -> Task[VectorRecords]:

@@ -17,6 +17,7 @@ nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,14 @@ _LEVEL = 0.95
 _RULE_OF_THREE = 3.0
 _ERRORS = 2.0  # in half an interval: what bounds at its level are in terms of standard errors
 _LAST = 1 / 4  # of the batches of twins, by which those that chains have more are judged
+
+
+class Unseen(NamedTuple):
+    """What mixtures gain, in standard errors of means that may lack it; each of shape (n,)."""
+
+    gain: FloatArray
+    margin: FloatArray
+    """Within which it is known."""
 
 
 def kinds(n_twins: int) -> list[range]:
@@ -50,17 +59,10 @@ class Twins:
         """Batches of twins; chains may have more."""
         return int(self.growth.shape[1])
 
-    def differences(self, growth: FloatArray, weights: FloatArray) -> FloatArray:
-        """Return the growth of twins less that of chains: (n_twins, n_batches, 2).
-
-        First of metrics combined by chains' weights, then of the first one, that of lengths in parameter space.
-        `growth` has shape (n_chains, n_batches, n_metrics), `weights` (n_chains, n_metrics). What tells two starts
-        apart by their lengths is nothing in metrics that are long in directions that both have.
-        """
+    def differences(self, growth: FloatArray) -> FloatArray:
+        """Return the growth of twins less that of chains, (n_chains, n_batches, n_metrics), over twins' batches."""
         n_twins, n_batches, _ = self.growth.shape
-        each = self.growth - growth[:n_twins, :n_batches]
-        together = np.einsum("cbm,cm->cb", each, weights[:n_twins])
-        return np.stack([together, each[:, :, 0]], axis=2)
+        return np.asarray(self.growth - growth[:n_twins, :n_batches])
 
     def bias(self, differences: FloatArray, first: int, n_batches: int) -> float:
         """Return how far below the exponent the mean of chains over the batches from `first` to n_batches may be.
@@ -76,17 +78,16 @@ class Twins:
         columns = (slice(2), slice(1))
         return max(_upper_bound(means[kind, which]) for kind, which in zip(kinds(len(means)), columns, strict=False))
 
-    def unseen(self, differences: FloatArray, n_batches: int) -> float:
-        """Return what may be missing from a mean over n_batches, of all chains together, because it has not happened.
+    def unseen(self, differences: FloatArray, n_batches: int) -> Unseen:
+        """Return by what means over n_batches of chains, all together, may be off because it has not happened.
 
-        A chain that were thrown into a mixture would from there on grow by more than it does, as its twin has, by the
-        sum of their differences in length. What has not happened in n_batches happens less often than
-        3 / n_batches, at a level of 95%.
+        Differences have the shape (n_twins, n_batches, n). A chain that were thrown into a mixture would from there on
+        grow by more or less than it does, as its twin has, by the sum of their differences. What has not happened in
+        n_batches happens less often than 3 / n_batches, at a level of 95%.
         """
         mixtures, *_ = kinds(len(differences))
-        gains = differences[mixtures, :, 1].sum(axis=1)
-        gain = max(float(gains.mean()) + (_ERRORS * float(standard_errors(gains)) if len(gains) > 1 else 0.0), 0.0)
-        return float(_RULE_OF_THREE / _ERRORS * gain / n_batches)
+        sums = _RULE_OF_THREE / _ERRORS / n_batches * differences[mixtures].sum(axis=1)
+        return Unseen(sums.mean(axis=0), _ERRORS * standard_errors(sums) if len(sums) > 1 else 0 * sums[0])
 
 
 def _upper_bound(differences: FloatArray) -> float:

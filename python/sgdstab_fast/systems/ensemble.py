@@ -24,7 +24,7 @@ from sgdstab_fast.operators.invariant_subspaces import (
 )
 from sgdstab_fast.operators.matrices import MatrixMoments
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
-from sgdstab_fast.systems.growth import Growth
+from sgdstab_fast.systems.growth import Growth, half_at_most
 from sgdstab_fast.systems.next_steps import NextMatrices, NextSteps
 from sgdstab_fast.systems.rows import aligned
 from sgdstab_fast.systems.sampling import cumulative
@@ -233,7 +233,8 @@ class MatrixEnsemble(System):
         values, vectors = np.linalg.eigh(metric)
         between = vectors * np.sqrt(values) @ vectors.T
         further = _elongated(self.dimension) if len(self._matrices) <= _FEW_MATRICES else []
-        return self._growth_in([identity, metric, between, *further], found.covariance)
+        growth = self._growth_in([identity, metric, between, *further], found.covariance)
+        return replace(growth, upper_bound=half_at_most(found.exponent, found.error))
 
     def second_moments(self, tolerance: float) -> QuadraticForms:
         """Return Lambda(2) and its forms."""

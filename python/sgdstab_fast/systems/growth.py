@@ -14,6 +14,7 @@ happens to be. So that component q . v is set to its root mean square, and the r
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from sgdstab_fast._core.arguments import FloatArray
 
 # Beyond this dimension the decompositions cost more than a run with the norm of K alone.
 LARGEST_DIMENSION = 2048
+_ROUNDING = 1e-14
 TOLERANCE = 1e-4  # of metrics: they may be far off, and then leave more variance
 
 
@@ -40,3 +42,11 @@ class Growth:
     """The first metric; None if it is the norm of K, which the core knows."""
     covariance: FloatArray | None = None
     """Dominant second moment, shape (dimension, dimension); None where it is not computed."""
+    upper_bound: float = math.inf
+    """Lambda(2) / 2 and its error, which the exponent is no larger than; infinite where it is not computed."""
+
+
+def half_at_most(exponent: float, error: float) -> float:
+    """Return what half of Lambda(2) is at most, which lambda is no larger than; rounding included."""
+    most = (exponent + 2 * error + _ROUNDING * (1 + abs(exponent))) / 2
+    return math.inf if math.isnan(most) else most

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -23,7 +24,7 @@ from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSol
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.batch_steps import BatchSteps
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, TOLERANCE, Growth
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, TOLERANCE, Growth, half_at_most
 from sgdstab_fast.systems.next_steps import NextExamples, NextSteps
 from sgdstab_fast.systems.rows import IntArray, Rows
 from sgdstab_fast.systems.sampling import Law
@@ -161,10 +162,14 @@ class SingleSteps(BatchSteps):
         if self.dimension > LARGEST_DIMENSION:
             return self.growth_in_norm
         if known is None:
-            metric, covariance = mean_square_metric(self._rows, self.learning_rate, tolerance=TOLERANCE)
+            parts = self._rows.decompose()
+            found = operator_of(parts, self.learning_rate, len(self._rows)).solve(TOLERANCE, MOST_APPLICATIONS)
+            metric, covariance = forms_of(parts, found, None)
+            bound = half_at_most(found.exponent, found.error)
         else:
-            metric, covariance = known.metric, known.covariance
-        return self.growth_with_norms([self.metric_with_norms(metric), *self.intermittency_metrics()], covariance)
+            metric, covariance, bound = known.metric, known.covariance, half_at_most(known.exponent, known.error)
+        every = [self.metric_with_norms(metric), *self.intermittency_metrics()]
+        return replace(self.growth_with_norms(every, covariance), upper_bound=bound)
 
     def intermittency_metrics(self) -> list[tuple[FloatArray, FloatArray]]:
         """Return the metrics, and their squared norms, that hold rare steps down; none where no step grows."""
