@@ -24,7 +24,7 @@ from sgdstab_fast.operators.drawn_units import Draws
 from sgdstab_fast.operators.matrices import MatrixMoments, SecondMomentsOfMatrices
 from sgdstab_fast.operators.second_moments import SecondMoments, mean_square_threshold, second_moments
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.systems.growth import TOLERANCE, Growth, half_at_most
+from sgdstab_fast.systems.growth import TOLERANCE, Growth, half_at_most, tolerance_of
 from sgdstab_fast.systems.next_steps import FEW_NUMBERS, NextMatrices, NextSteps, NextUnits
 from sgdstab_fast.systems.sampling import Law
 from sgdstab_fast.systems.state_space import StateSpace
@@ -151,7 +151,7 @@ class BatchSteps(StateSpace):
             found = self._solved(TOLERANCE, replace(self.law, sampling="iid"), self.learning_rate)
             return self._growth_in([], found.covariance if _is_of_use(found) else None)
         norm = self.norm()
-        found = self.independent_second_moments(TOLERANCE)
+        found = self.independent_second_moments(tolerance_of(self.dimension))
         further = [found, self._solved(TOLERANCE, self.law, _LOWER * self.learning_rate)]
         growth = self._growth_of_units()
         if self.law.batch_size == 1 and growth.max() > 1:
@@ -160,7 +160,7 @@ class BatchSteps(StateSpace):
             further.append(self._solved(TOLERANCE, held_down, self.learning_rate))
         of_use = [_with_floor(each.metric, norm) for each in further if _is_of_use(each)]
         growth_in = self._growth_in([norm, *of_use], found.covariance if _is_of_use(found) else None)
-        return replace(growth_in, upper_bound=half_at_most(found.exponent, found.error))
+        return replace(growth_in, upper_bound=half_at_most(found.exponent, found.error, self.dimension))
 
     def growth_of_part(self, part: Part[System], embedding: FloatArray) -> tuple[Growth, Growth]:
         """Return growth in the metrics of a block, for the block and for the whole."""

@@ -23,6 +23,7 @@ from sgdstab_fast._core.arguments import FloatArray
 # Beyond this dimension the decompositions cost more than a run with the norm of K alone.
 LARGEST_DIMENSION = 2048
 _ROUNDING = 1e-14
+_OF_BOUNDS, _LARGEST_BOUNDED = 1e-8, 256  # tolerance, and dimension
 TOLERANCE = 1e-4  # of metrics: they may be far off, and then leave more variance
 
 
@@ -46,7 +47,12 @@ class Growth:
     """Lambda(2) / 2 and its error, which the exponent is no larger than; infinite where it is not computed."""
 
 
-def half_at_most(exponent: float, error: float) -> float:
+def tolerance_of(dimension: int) -> float:
+    """Return the tolerance for metrics: one that makes Lambda(2) a bound where that costs little."""
+    return _OF_BOUNDS if dimension <= _LARGEST_BOUNDED else TOLERANCE
+
+
+def half_at_most(exponent: float, error: float, dimension: int) -> float:
     """Return what half of Lambda(2) is at most, which lambda is no larger than; rounding included."""
     most = (exponent + 2 * error + _ROUNDING * (1 + abs(exponent))) / 2
-    return math.inf if math.isnan(most) else most
+    return math.inf if math.isnan(most) or dimension > _LARGEST_BOUNDED else most

@@ -24,7 +24,7 @@ from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSol
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.batch_steps import BatchSteps
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, TOLERANCE, Growth, half_at_most
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, TOLERANCE, Growth, half_at_most, tolerance_of
 from sgdstab_fast.systems.next_steps import NextExamples, NextSteps
 from sgdstab_fast.systems.rows import IntArray, Rows
 from sgdstab_fast.systems.sampling import Law
@@ -163,11 +163,13 @@ class SingleSteps(BatchSteps):
             return self.growth_in_norm
         if known is None:
             parts = self._rows.decompose()
-            found = operator_of(parts, self.learning_rate, len(self._rows)).solve(TOLERANCE, MOST_APPLICATIONS)
+            operator = operator_of(parts, self.learning_rate, len(self._rows))
+            found = operator.solve(tolerance_of(self.dimension), MOST_APPLICATIONS)
             metric, covariance = forms_of(parts, found, None)
-            bound = half_at_most(found.exponent, found.error)
+            bound = half_at_most(found.exponent, found.error, self.dimension)
         else:
-            metric, covariance, bound = known.metric, known.covariance, half_at_most(known.exponent, known.error)
+            metric, covariance = known.metric, known.covariance
+            bound = half_at_most(known.exponent, known.error, 0)
         every = [self.metric_with_norms(metric), *self.intermittency_metrics()]
         return replace(self.growth_with_norms(every, covariance), upper_bound=bound)
 
