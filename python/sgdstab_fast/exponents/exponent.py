@@ -272,9 +272,7 @@ def simulate(
         seconds_per_step=task.seconds_per_step + growth.seconds_per_evaluation / chains.spacing,
     )
     how = estimate_with_own_growth if system.counts_own_growth else estimate
-    with_rare = RareOutcomes(
-        system, options, lambda chains: how(chains, bounds[1]), first_chain + INFLUENCES.start
-    )
+    with_rare = RareOutcomes(system, options, lambda chains: how(chains, bounds[1]), first_chain + INFLUENCES.start)
     done = run(
         chains,
         task,
