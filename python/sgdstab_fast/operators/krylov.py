@@ -9,10 +9,8 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 
 _MOST_STEPS = 24
-_DECIDED, _TIE = (
-    0.1,
-    1e-10,
-)  # share of the distance of an eigenvalue from 1 that its error may be; a distance that is none
+_DECIDED, _TIE = 0.1, 1e-10  # share of an eigenvalue's distance from 1 that its error may be; what is no distance
+_SAME = 1e-8  # vectors up to rounding
 _MOST_LANCZOS_STEPS = 24
 
 
@@ -99,7 +97,10 @@ def overlooked_vector(
         return image - (x @ image) * x
 
     y = start - (x @ start) * x
-    y /= np.linalg.norm(y)
+    length = float(np.linalg.norm(y))
+    if length <= _SAME * float(np.linalg.norm(start)):
+        return None, 0
+    y /= length
     image, n_products = deflated(y), 1
     while True:
         value = float(y @ image)

@@ -322,7 +322,8 @@ def _solve(
     converged = (residual <= tolerance or resolved) and units.are_positive(x)
     quadratic = 4 * distance**2 / gap if gap > 0 else math.inf
     error = min(distance, quadratic) if converged else residual
-    error = (error + (theta - 1) ** 2) / -slope + rounding if slope < 0 else 0.0
+    last_step = 0.0 if resolved else (theta - 1) ** 2  # what one of Newton's leaves
+    error = (error + last_step) / -slope + rounding if slope < 0 else 0.0
     if not converged:
         error = max(error, after - low)
     if after - lowest <= 2 * uncertainty:
