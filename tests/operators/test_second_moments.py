@@ -5,10 +5,12 @@ import math
 
 import numpy as np
 import pytest
+import sgdstab_fast as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.known import K4, K4_MEAN_SQUARES
 from reference.systems import random_gram
+from reference.two_scales import draw
 from sgdstab_fast.operators.drawn_units import Draws
 from sgdstab_fast.operators.level_pairs import gd_exponent_of, gd_threshold_of
 from sgdstab_fast.operators.second_moments import mean_square_threshold, second_moments
@@ -209,21 +211,6 @@ def test_blocks_that_do_not_feel_each_other():
         assert_solves(result, [(p, np.linalg.solve(state, a @ state)) for p, a in products])
 
 
-@pytest.mark.parametrize("coupling", [0.0, 1e-12, 1e-9, 1e-7])
-@pytest.mark.parametrize("batch_size", [2, 3])
-def test_of_two_blocks_the_one_that_grows_faster_is_found(coupling, batch_size):
-    # The slow one has the larger mean step, the fast one, of other rows, the larger noise.
-    features = np.array([[0.8, 0], [0.6, 0], [4.5, 0], [0, 0.01], [0, 0.017]])
-    features += coupling * np.array([[0, 1], [0, -2], [0, 1], [2, 0], [-1, 0]])
-    law = noise(5, batch_size, with_replacement=True)
-    for learning_rate in (0.26, 0.3, 0.35):
-        curvatures = learning_rate * features**2
-        growth = (1 - curvatures.mean(axis=0)) ** 2 + law * curvatures.var(axis=0)
-        result = second_moments(Draws(features, "factor", law, 5, *alone(5)), learning_rate, *PLAIN)
-        assert result.exponent == pytest.approx(np.log(growth).max(), abs=1e-12 + 10 * coupling)
-        assert result.converged
-
-
 @settings(max_examples=10, deadline=None)
 @given(st.integers(2, 7), st.integers(0, 2**32 - 1))
 def test_thresholds_increase_with_the_batch_size(n, seed):
@@ -310,3 +297,20 @@ def test_blocks_that_hardly_feed_each_other(name, coupling, learning_rate):
     )
     assert found.converged
     assert found.exponent == pytest.approx(max(block.exponent for block in blocks), rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", [3, 9, 22])
+def test_metrics_bound_lambda_by_the_kind_that_grows_fastest(seed):
+    """Two directions that hardly feed each other, and nearly the same growth of both."""
+    case = draw("nearly decoupled", seed)
+    (block,) = case.blocks
+    kronecker = np.einsum("n,nij,nkl->ikjl", block.probabilities, block.matrices, block.matrices).reshape(4, 4)
+    known = math.log(np.abs(np.linalg.eigvals(kronecker)).max())
+    assert -1e-15 < case.system.growth().upper_bound - known / 2 < 1e-13
+    assert sf.mean_square_exponent(case.system).exponent == pytest.approx(known, abs=1e-13)
+
+
+def test_a_direction_that_is_alone_overlooks_none():
+    features = np.array([[1.0], [1e-5], [2.0]])
+    found = sf.mean_square_exponent(sf.LinearizedSGD.from_factor(features, 0.3, momentum=0.5))
+    assert found.converged

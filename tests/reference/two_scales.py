@@ -46,7 +46,15 @@ class Block:
             return [total / self.steps], _ROUNDING
         found = ProjectiveLine(self.matrices, self.probabilities).exponent(0)
         error = (found.derivative_error + _ROUNDING * (1 + abs(total))) / self.steps
+        error = max(error, found.derivative / self.steps - self._half_of_mean_square)  # which lambda does not pass
         return [found.derivative / self.steps, (total - found.derivative) / self.steps], error
+
+    @property
+    def _half_of_mean_square(self):
+        """Lambda(2) / 2 per step, of two dimensions, by the Kronecker square."""
+        squares = np.einsum("n,nij,nkl->ikjl", self.probabilities, self.matrices, self.matrices).reshape(4, 4)
+        with np.errstate(divide="ignore"):
+            return float(np.log(np.abs(np.linalg.eigvals(squares)).max())) / (2 * self.steps)
 
     def moment(self, order):
         """Lambda(p) per step, NaN if unknown."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sgdstab_fast.statistics.anchored import AnchoredGrowth
-from sgdstab_fast.statistics.control_variates import combined, fit
+from sgdstab_fast.statistics.control_variates import combined, fit, weights_of_chains
 from sgdstab_fast.statistics.mixing import Mixing
 
 MIXED = Mixing(gap=1.0, separation=100.0, n_steps=10**6)
@@ -28,6 +28,14 @@ def test_metrics_that_agree_need_no_weights(rng):
     assert weights.sum() == pytest.approx(1, abs=1e-12)
     assert np.isfinite(weights).all()
     np.testing.assert_array_equal(fit(np.full((64, 3), 0.5)), [1, 0, 0])
+
+
+def test_metrics_that_agree_in_all_that_was_seen_get_no_huge_weights(rng):
+    growth = correlated(rng, 64, 40, noise=0.0)[:, :, :1] + 1e-12 * rng.standard_normal((64, 40, 4))
+    unpaid, paid = weights_of_chains(growth, 4), weights_of_chains(growth, 4, np.full(4, 1e-3))
+    assert np.abs(unpaid).max() > 1e6
+    assert np.abs(paid).max() < 1e3
+    np.testing.assert_allclose(paid.sum(axis=1), 1, rtol=1e-9)
 
 
 def test_a_combination_uses_the_weights_of_other_chains_only(rng):

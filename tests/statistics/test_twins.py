@@ -84,6 +84,24 @@ def test_what_a_mixture_gains_may_not_have_been_seen(rng):
     assert found.mixed
 
 
+def test_a_bound_limits_what_the_exponent_may_be_above_the_mean(rng):
+    growth = series(rng, np.full(N_BATCHES, -0.1))
+    anchored = AnchoredGrowth(growth, 1, UNKNOWN, 0, 0.0, Twins(growth[:MOST_TWINS] + 0.1))
+    found = anchored.estimate(highest=-0.09)
+    assert 0.009 < found.standard_error[0] < 0.011
+    assert anchored.estimate(highest=-0.2).standard_error[0] < 1e-4
+
+
+def test_what_a_mixture_loses_is_uncertain_in_both_directions(rng):
+    growth = series(rng) * 1e-6
+    twins = growth[:MOST_TWINS].copy()
+    twins[:8, 0] -= rng.exponential(size=(8, 1))
+    found = estimate(growth, twins)
+    lost = growth[:8, 0, 0] - twins[:8, 0, 0]
+    error = lost.std(ddof=1) / np.sqrt(8)
+    assert found.standard_error[0] == pytest.approx(1.5 * 2 * error / (N_CHAINS * N_BATCHES), rel=0.01)
+
+
 @pytest.mark.parametrize("n_batches", [0, 1, 2])
 def test_batches_merged_until_few_are_left_say_nothing_of_the_end(rng, n_batches):
     growth = series(rng)

@@ -148,8 +148,9 @@ class AnchoredGrowth:
         difference, _, scaled_drift = _drift(series)
         if abs(scaled_drift) > _DRIFT:
             bias = max(bias, abs(difference))
-        # Chains that vary more than by what they may have missed have not missed it.
-        errors = np.array([math.hypot(max(standard_error, unseen), bias)])
+        # Chains that vary by far more than what they may have missed have not missed it.
+        unseen = unseen if unseen > _NEGLIGIBLE * standard_error else 0.0
+        errors = np.array([math.hypot(standard_error, unseen, bias)])
         return Estimate(
             mean=np.array([mean]),
             standard_error=errors,
