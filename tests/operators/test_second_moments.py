@@ -311,6 +311,6 @@ def test_metrics_bound_lambda_by_the_kind_that_grows_fastest(seed):
 
 
 def test_a_direction_that_is_alone_overlooks_none():
-    features = np.array([[1.0], [1e-5], [2.0]])
-    found = sf.mean_square_exponent(sf.LinearizedSGD.from_factor(features, 0.3, momentum=0.5))
+    features = np.array([[0.00282], [1.22], [1.57], [3.17], [1.8]])
+    found = second_moments(Draws(features, "factor", 1.0, 5, *alone(5)), 0.159, *heavy_ball(0.994))
     assert found.converged

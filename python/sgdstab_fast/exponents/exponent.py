@@ -47,7 +47,7 @@ from sgdstab_fast.systems.system import ExactExponents, Part, System, require_sy
 METHODS = ("anchored", "average")
 _STEPS_PER_BATCH, _LEAST_PER_BATCH = 512, 64  # of averages; of anchored growth, where evaluations are close
 _FIRST_BATCHES = 16  # that the smallest budgets are cut into
-_FEWEST_STEPS = 16  # of a chain, fewer of which are all at its start
+_FEWEST_STEPS = 32  # of a chain, fewer of which are all at its start
 _ROUNDING = 1e-14  # of bounds
 
 
