@@ -178,7 +178,8 @@ def derivatives_of(
         values[index] = slopes.mean()
         if errors_of_means is not None:
             weights = np.array([above / below, below / above - above / below, below / above]) / (below + above)
-            errors[index] = math.hypot(*(weights * errors_of_means[index - 1 : index + 2]))
+            its, used = errors_of_means[index - 1 : index + 2], weights != 0
+            errors[index] = math.hypot(*(weights[used] * its[used]))  # which may be infinite
         else:
             errors[index] = standard_errors(slopes)
     return values, errors

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -94,13 +95,19 @@ class AnchoredGrowth:
         pieces = n_batches * self.steps_per_batch / max(_RELAXATION_TIMES * self.mixing.relaxation_time, 1.0)
         return max(1, int(min(math.ceil(MIN_SAMPLES / n_chains), pieces)))
 
-    @property
+    @cached_property
+    def _differences(self) -> FloatArray:
+        """Growth of twins less that of chains."""
+        assert self.twins is not None
+        return self.twins.differences(self.growth)
+
+    @cached_property
     def _unseen_of_metrics(self) -> FloatArray | None:
         """What each metric by itself may lack."""
         if self.twins is None:
             return None
         n_chains, n_batches, _ = self.growth.shape
-        gain, margin = self.twins.unseen(self.twins.differences(self.growth), n_chains * n_batches)
+        gain, margin = self.twins.unseen(self._differences, n_chains * n_batches)
         return _COUNTED * (np.abs(gain) + margin)
 
     def _by_gap(self, spread: float | None) -> Estimate:
@@ -120,7 +127,7 @@ class AnchoredGrowth:
         """Cut off so many batches that statistical error and bias together are least."""
         growth, (n_chains, n_batches, _) = self.growth, self.growth.shape
         weights = weights_of_chains(growth[:, n_batches // 2 :], _PIECES * self._n_groups, self._unseen_of_metrics)
-        each = twins.differences(growth)
+        each = self._differences
         # Of metrics combined by chains' weights, and of the first one, that of lengths in parameter space. What tells
         # two starts apart by their lengths is nothing in metrics that are long in directions that both have.
         differences = np.stack([np.einsum("cbm,cm->cb", each, weights[: len(each)]), each[:, :, 0]], axis=2)
