@@ -46,7 +46,9 @@ class Block:
             return [total / self.steps], _ROUNDING
         found = ProjectiveLine(self.matrices, self.probabilities).exponent(0)
         error = (found.derivative_error + _ROUNDING * (1 + abs(total))) / self.steps
-        error = max(error, found.derivative / self.steps - self._half_of_mean_square)  # which lambda does not pass
+        # Between the mean of both exponents and half of Lambda(2), or not known.
+        largest = found.derivative / self.steps
+        error = max(error, largest - self._half_of_mean_square, total / (2 * self.steps) - largest)
         return [found.derivative / self.steps, (total - found.derivative) / self.steps], error
 
     @property
