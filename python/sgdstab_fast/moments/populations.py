@@ -34,6 +34,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
@@ -43,11 +44,13 @@ from sgdstab_fast.moments.starts import (
     SCOUT_SHARE,
     SCOUTS,
     apart,
-    groups_of,
+    hardly_feed,
+    kind_of_each,
     leading_kinds,
     next_to,
     one_by_one,
     rivals,
+    seeing_all,
     sums_of,
 )
 from sgdstab_fast.moments.windows import COSTLY, LONGEST_WINDOW, PIECES
@@ -77,7 +80,7 @@ _RARE = 1e-3  # the same at negative orders, where rare shrinking steps count
 _LEAST_LENGTH, _LEAST_STEPS = 12, 200  # of a run, times N and in all, at the default size
 _SETTLING, _LEAST_SETTLING = 100, (400, 2000)  # steps before a tolerance may stop a run: times N, and between
 START_UP = 8  # at least one batch in so many is cut off
-SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
+_SLOWEST = 2.0  # relaxation times of a run, where they cannot be measured
 _TILTED_SIZE, LEAST_SIZE = 128, 16  # walkers of a population, by default
 _COMPANION_SIZE = 16
 _SCOUT_LENGTH, _LEAST_SCOUT = 10, 512  # steps, times N and in all
@@ -103,12 +106,12 @@ class MomentMetrics:
     """The metrics for moments of a system, kept from order to order."""
 
     def __init__(self, system: SingleExampleSGD, exact: ExactMoments) -> None:
-        self._system, self._exact = system, exact
+        self.system, self._exact = system, exact
         self._known: dict[float, tuple[FloatArray, FloatArray]] = {}
 
     def at(self, order: float) -> Growth:
         """Return the metrics for a moment: the norm of K, that of constant mean squared growth and others like it."""
-        system = self._system
+        system = self.system
         if system.dimension > LARGEST_DIMENSION:
             return system.growth_in_norm
         amplification = system.amplification
@@ -124,105 +127,190 @@ class MomentMetrics:
     @cached_property
     def apart(self) -> FloatArray:
         """Directions that hardly feed the dominant second moment, (n, dimension)."""
-        known = self._system.dimension <= LARGEST_DIMENSION
-        return apart(self._system, self._exact.mean_square.metric if known else None)
+        return apart(self.system, self._square)
+
+    @cached_property
+    def feeding(self) -> NDArray[np.intp]:
+        """Examples whose gradients do feed it."""
+        gradients = self.system.rows_of_k.moved(np.arange(self.system.n_examples))
+        return np.flatnonzero(~hardly_feed(self.system, gradients, self._square))
+
+    @property
+    def _square(self) -> FloatArray | None:
+        return self._exact.mean_square.metric if self.system.dimension <= LARGEST_DIMENSION else None
 
     def _metric(self, theta: float, amplification: FloatArray) -> tuple[FloatArray, FloatArray]:
         if theta not in self._known:
             metric = self._exact.mean_square.metric
             if theta != 0:
                 weights = (amplification / amplification.max()) ** -theta
-                metric = self._system.mean_square_metric(weights, _METRIC_TOLERANCE)[0]
-            self._known[theta] = self._system.metric_with_norms(metric)
+                metric = self.system.mean_square_metric(weights, _METRIC_TOLERANCE)[0]
+            if len(self.apart) > 0:
+                metric = seeing_all(self.system, metric)
+            self._known[theta] = self.system.metric_with_norms(metric)
         return self._known[theta]
 
 
+@dataclass(frozen=True)
+class _Walkers:
+    """Walkers weighted by norm^p of one system, with streams of their own for every order."""
+
+    system: SingleExampleSGD
+    order: float
+    growth: Growth
+    options: Options
+    first_chain: int
+    feeding: NDArray[np.intp]
+    """Examples whose gradients feed the dominant second moment."""
+    kinds: FloatArray
+    """Directions that hardly do, (n, dimension), next to which populations start as well."""
+
+    def starts(self, shape: tuple[int, int], *, tilted: bool = False) -> FloatArray:
+        """Return the vectors that walkers start from, in the shape of (populations, walkers) and (dimension,).
+
+        Half of those of the usual kind are next to the gradients of examples in tilted steps of an order p > 0.
+        """
+        system, key, size = self.system, self.options.seed.key, shape[1]
+        first_chain = self.first_chain * size
+        vectors = initial_vectors(system, self.growth.covariance, key, math.prod(shape), 1, first_chain)[:, 0]
+        vectors = vectors.reshape(*shape, system.dimension)
+        if self.order < 0:
+            return sums_of(system, vectors, system.slow_directions(1).T)
+        if tilted:
+            half = size // 4 * 2
+            vectors[:, :half] = next_to(system, vectors[:, :half], self._gradients(shape[0], half), _NOISE)
+        return one_by_one(system, vectors, self.kinds)
+
+    def _gradients(self, n_populations: int, size: int) -> FloatArray:
+        """Return gradients of examples for walkers: half of those whose steps weigh most, half of all in turn.
+
+        Next to them steps on an example repeat themselves, and moments far from p = 2 may be carried by other examples
+        than the second moment is, which walkers hardly reach from one another. Not at negative orders: what a step
+        shrinks again and again is exceptional, and its moments are not those of the product's norm.
+        """
+        feeding = self.feeding
+        strongest = feeding[np.argsort(-self.order * self.system.log_determinants[feeding], kind="stable")]
+        count, rest = size // 2, size - size // 2
+        examples = np.empty((n_populations, size), dtype=np.intp)
+        examples[:, :count] = strongest[np.arange(count) % len(feeding)]
+        examples[:, count:] = feeding[np.arange(n_populations * rest).reshape(n_populations, rest) % len(feeding)]
+        return self.system.rows_of_k.moved(examples)
+
+    def with_kinds_of(self, directions: FloatArray) -> tuple[_Walkers, int]:
+        """Return walkers of the kinds that may carry the moment, and the steps that scouts took."""
+        if self.order < 0 or len(directions) == 0:
+            return self, 0
+        shape = len(directions), SCOUTS
+        most = self.options.budget.max_steps // (SCOUT_SHARE * math.prod(shape))
+        n_steps = min(max(_SCOUT_LENGTH * self.system.n_examples, _LEAST_SCOUT), most)
+        n_batches, options = _LEAST_BATCHES if n_steps >= _LEAST_BATCHES else 0, self.options.child_of_key(0)
+        vectors = replace(self, options=options, first_chain=0).starts(shape)
+        chains = Chains(
+            key=options.seed.key,
+            states=walkers_from(next_to(self.system, vectors, directions[:, None])),
+            steps_per_batch=max(n_steps // _LEAST_BATCHES, 1),
+            records=PopulationRecords.empty(len(directions), 0),
+            n_walkers=SCOUTS,
+        )
+        chains = advance(
+            chains, self.task(chains.steps_per_batch, tilted=True, evaluate=False), n_batches, options.workers
+        )
+        return replace(self, kinds=directions[rivals(self.order, chains.records.log_growth)]), chains.n_steps
+
+    @property
+    def spread(self) -> float:
+        """The relative variance of growth^p over one plain step, in the norm of K, of the kind that varies most."""
+        system, eta = self.system, self.system.learning_rate
+        vectors = self.starts((_PROBES, 1))[:, 0]
+        w = vectors @ system.rows.T
+        q = np.einsum("cj,cj->c", vectors, system.rows_of_k.images(vectors, w))
+        log_growth = np.log(np.maximum(1 - eta * (2 - eta * system.diagonal) * w**2 / q[:, None], 1e-30)) / 2
+        log_powers = self.order * log_growth
+        powers = np.exp(log_powers - log_powers.max(axis=1, keepdims=True))
+        spreads = (powers**2).mean(axis=1) / powers.mean(axis=1) ** 2 - 1
+        kinds = kind_of_each(_PROBES, 1 + len(self.kinds))
+        return max(float(spreads[kinds == kind].mean()) for kind in range(1 + len(self.kinds)))
+
+    def task(self, n_steps: int, *, tilted: bool, n_passive: int = 0, evaluate: bool = True) -> Task[PopulationRecords]:
+        """Return what advances them."""
+        return population_task(
+            self.system, self.order, self.growth, n_steps, tilted=tilted, n_passive=n_passive, evaluate=evaluate
+        )
+
+    def chains(self, size: int, spent: int, *, tilted: bool) -> Chains[PopulationRecords]:
+        """Return populations of a size to start with, and companions."""
+        system, options = self.system, self.options
+        most = options.budget.max_steps - spent
+        n_companions = min(N_COMPANIONS, most - options.n_chains * size)
+        n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
+        most //= options.n_chains * size + n_companions * (_COMPANION_SIZE if tilted else 1)
+        steps = max(4, system.n_examples // 2) if tilted else max(8, system.n_examples)
+        steps = min(steps, max(1, most // _LEAST_BATCHES))
+        key, first = options.seed.key, self.first_chain + COMPANIONS.start
+        together = _COMPANION_SIZE if tilted else 1
+        pairs = initial_vectors(system, self.growth.covariance, key, n_companions * together, 2, first)
+        pairs = pairs.reshape(n_companions, together, 2, system.dimension)
+        pairs[:, :, 0] = one_by_one(system, pairs[:, :, 0], self.kinds)
+        companions: Chains[Any] = Chains(
+            key=key,
+            states=walkers_from(pairs.reshape(n_companions, together, -1))
+            if tilted
+            else np.ascontiguousarray(pairs[:, 0]),
+            steps_per_batch=steps,
+            records=PopulationRecords.empty(n_companions, 0) if tilted else VectorRecords.empty(n_companions, 2, 0),
+            first_chain=first,
+            n_walkers=together,
+        )
+        size_of_steps = min(1.0, abs(self.order)) * min(1.0, system.learning_rate * float(system.diagonal.mean()))
+        return Chains(
+            key=key,
+            states=walkers_from(self.starts((options.n_chains, size), tilted=tilted)),
+            steps_per_batch=steps,
+            records=PopulationRecords.empty(options.n_chains, self.growth.size),
+            first_chain=self.first_chain,
+            n_walkers=size,
+            spacing=steps,
+            n_examples=system.n_examples,
+            rounding=ROUNDING * size_of_steps,
+            pilot_steps=spent,
+            companions=companions if n_companions > 0 else None,
+        )
+
+
 def simulate_moment(
-    system: LinearizedSGD,
-    order: float,
-    growth: Growth,
-    options: Options,
-    size: int | None,
-    first_chain: int,
-    scale: float,
-    directions: FloatArray,
+    metrics: MomentMetrics, order: float, options: Options, size: int | None, first_chain: int, scale: float
 ) -> tuple[Run[PopulationRecords], Moment]:
-    """Estimate Lambda(p) at one order p, with populations of `size` walkers that start as kinds next to directions too.
+    """Estimate Lambda(p) at one order p, with populations of `size` walkers.
 
     A relative tolerance is relative to abs(Lambda(p)) or `scale`, whichever is larger. Every order has streams of its
     own.
     """
-    options = replace(options, seed=options.seed.at_order(order))
-    kinds, spent = _kinds(system, order, growth, options, directions)
+    system, options = metrics.system, replace(options, seed=options.seed.at_order(order))
+    walkers = _Walkers(system, order, metrics.at(order), options, first_chain, metrics.feeding, metrics.apart[:0])
+    walkers, spent = walkers.with_kinds_of(metrics.apart)
     least_steps = int(np.clip(_SETTLING * system.n_examples, *_LEAST_SETTLING))
     moment = Moment(unknown(1), math.nan, math.nan)
 
     def estimate(some: Chains[PopulationRecords]) -> Estimate:
         nonlocal moment  # that of the last look
-        moment = estimate_moment(some, 1 + len(kinds))
+        moment = estimate_moment(some, 1 + len(walkers.kinds))
         found = replace(moment.estimate, scales=np.maximum(np.abs(moment.estimate.mean), scale))
         if some.n_batches * some.steps_per_batch < least_steps:
             found = replace(found, bias_allowance=None, top_drift=math.inf)  # not to be stopped by a tolerance
         return found
 
-    spread = spread_of_weights(system, order, growth, options, kinds)
-    tilted = spread * system.n_examples > (_SPREAD if order > 0 else _RARE)
+    tilted = walkers.spread * system.n_examples > (_SPREAD if order > 0 else _RARE)
     if size is None:
         # Long runs of few walkers rather than short ones of many.
         longest = options.budget.max_steps // (options.n_chains * max(_LEAST_LENGTH * system.n_examples, _LEAST_STEPS))
         size = int(np.clip(longest, LEAST_SIZE, _TILTED_SIZE)) if tilted else LEAST_SIZE
-    chains = _chains(system, order, growth, options, size, tilted, first_chain, kinds, spent)
+    chains = walkers.chains(size, spent, tilted=tilted)
     steps = chains.steps_per_batch
     companion_task: Task[Any] = companions_task(system, vectors_task(system, system.no_growth))
     if tilted:
-        companion_task = population_task(system, order, growth, steps, tilted=True, n_passive=1, evaluate=False)
-    done = run(
-        chains,
-        population_task(system, order, growth, steps, tilted=tilted),
-        estimate,
-        options,
-        companion_task=companion_task,
-        label="moments",
-    )
-    return done, moment
-
-
-def _kinds(
-    system: LinearizedSGD, order: float, growth: Growth, options: Options, directions: FloatArray
-) -> tuple[FloatArray, int]:
-    """Return directions of kinds that may carry a moment, (n, dimension), and the steps that scouts took."""
-    if order < 0 or len(directions) == 0:
-        return directions[:0], 0
-    shape = len(directions), SCOUTS
-    most = options.budget.max_steps // (SCOUT_SHARE * math.prod(shape))
-    n_steps = min(max(_SCOUT_LENGTH * system.n_examples, _LEAST_SCOUT), most) // _LEAST_BATCHES * _LEAST_BATCHES
-    options = options.child_of_key(0)
-    vectors = _starts(system, order, growth, options, shape, 0, directions[:0])
-    chains = Chains(
-        key=options.seed.key,
-        states=walkers_from(next_to(system, vectors, directions[:, None])),
-        steps_per_batch=max(n_steps // _LEAST_BATCHES, 1),
-        records=PopulationRecords.empty(len(directions), 0),
-        n_walkers=SCOUTS,
-    )
-    task = population_task(system, order, growth, chains.steps_per_batch, tilted=True, evaluate=False)
-    chains = advance(chains, task, _LEAST_BATCHES if n_steps > 0 else 0, options.workers)
-    return directions[rivals(order, chains.records.log_growth)], chains.n_steps
-
-
-def spread_of_weights(
-    system: LinearizedSGD, order: float, growth: Growth, options: Options, kinds: FloatArray
-) -> float:
-    """Return the relative variance of growth^p over one plain step, in the norm of K, of the kind that varies most."""
-    vectors = _starts(system, order, growth, options, (_PROBES, 1), 0, kinds)[:, 0]
-    w = vectors @ system.rows.T
-    q = np.einsum("cj,cj->c", vectors, system.rows_of_k.images(vectors, w))
-    eta = system.learning_rate
-    log_growth = np.log(np.maximum(1 - eta * (2 - eta * system.diagonal) * w**2 / q[:, None], 1e-30)) / 2
-    log_powers = order * log_growth
-    powers = np.exp(log_powers - log_powers.max(axis=1, keepdims=True))
-    spreads = (powers**2).mean(axis=1) / powers.mean(axis=1) ** 2 - 1
-    return max(float(each.mean()) for each in np.array_split(spreads, 1 + len(kinds)))
+        companion_task = walkers.task(steps, tilted=True, n_passive=1, evaluate=False)
+    task = walkers.task(steps, tilted=tilted)
+    return run(chains, task, estimate, options, companion_task=companion_task, label="moments"), moment
 
 
 def population_task(
@@ -275,93 +363,6 @@ def walkers_from(vectors: FloatArray) -> FloatArray:
     return np.ascontiguousarray(np.concatenate([vectors / norms, np.zeros((*vectors.shape[:2], 2))], axis=2))
 
 
-def _starts(
-    system: LinearizedSGD,
-    order: float,
-    growth: Growth,
-    options: Options,
-    shape: tuple[int, int],
-    first_chain: int,
-    kinds: FloatArray,
-    *,
-    tilted: bool = False,
-) -> FloatArray:
-    """Return the vectors that walkers start from, in the shape of (populations, walkers) and (dimension,).
-
-    Half of those of the usual kind are next to the gradients of examples in tilted steps of an order p > 0.
-    """
-    key, size = options.seed.key, shape[1]
-    vectors = initial_vectors(system, growth.covariance, key, math.prod(shape), 1, first_chain * size)[:, 0]
-    vectors = vectors.reshape(*shape, system.dimension)
-    if order < 0:
-        return sums_of(system, vectors, system.slow_directions(1).T)
-    if tilted:
-        half = size // 4 * 2
-        gradients = _gradients(system, order, (shape[0], half))
-        vectors[:, :half] = next_to(system, vectors[:, :half], gradients, _NOISE)
-    return one_by_one(system, vectors, kinds)
-
-
-def _gradients(system: LinearizedSGD, order: float, shape: tuple[int, int]) -> FloatArray:
-    """Return gradients of examples for walkers: half of those whose steps weigh most, half of all in turn.
-
-    Next to them steps on an example repeat themselves, and moments far from p = 2 may be carried by other examples than
-    the second moment is, which walkers hardly reach from one another. Not at negative orders: what a step shrinks again
-    and again is exceptional, and its moments are not those of the product's norm.
-    """
-    n_populations, size = shape
-    strongest = np.argsort(-order * system.log_determinants, kind="stable")
-    count, rest = size // 2, size - size // 2
-    examples = np.empty(shape, dtype=np.intp)
-    examples[:, :count] = strongest[np.arange(count) % system.n_examples]
-    examples[:, count:] = np.arange(n_populations * rest).reshape(n_populations, rest) % system.n_examples
-    return system.rows_of_k.moved(examples)
-
-
-def _chains(
-    system: LinearizedSGD,
-    order: float,
-    growth: Growth,
-    options: Options,
-    size: int,
-    tilted: bool,
-    first_chain: int,
-    kinds: FloatArray,
-    spent: int,
-) -> Chains[PopulationRecords]:
-    most = options.budget.max_steps - spent
-    n_companions = min(N_COMPANIONS, most - options.n_chains * size)
-    n_companions = n_companions if n_companions >= LEAST_COMPANIONS else 0
-    most //= options.n_chains * size + n_companions * (_COMPANION_SIZE if tilted else 1)
-    steps = max(4, system.n_examples // 2) if tilted else max(8, system.n_examples)
-    steps = min(steps, max(1, most // _LEAST_BATCHES))
-    key = options.seed.key
-    vectors = _starts(system, order, growth, options, (options.n_chains, size), first_chain, kinds, tilted=tilted)
-    together = _COMPANION_SIZE if tilted else 1
-    pairs = initial_vectors(system, growth.covariance, key, n_companions * together, 2, first_chain + COMPANIONS.start)
-    companions: Chains[Any] = Chains(
-        key=key,
-        states=walkers_from(pairs.reshape(n_companions, together, 2 * system.dimension)) if tilted else pairs,
-        steps_per_batch=steps,
-        records=PopulationRecords.empty(n_companions, 0) if tilted else VectorRecords.empty(n_companions, 2, 0),
-        first_chain=first_chain + COMPANIONS.start,
-        n_walkers=together,
-    )
-    return Chains(
-        key=key,
-        states=walkers_from(vectors),
-        steps_per_batch=steps,
-        records=PopulationRecords.empty(options.n_chains, growth.size),
-        first_chain=first_chain,
-        n_walkers=size,
-        spacing=steps,
-        n_examples=system.n_examples,
-        rounding=ROUNDING * min(1.0, abs(order)) * min(1.0, system.learning_rate * float(system.diagonal.mean())),
-        pilot_steps=spent,
-        companions=companions if n_companions > 0 else None,
-    )
-
-
 def estimate_moment(chains: Chains[PopulationRecords], n_kinds: int = 1) -> Moment:
     """Estimate Lambda(p) from populations that started as so many kinds."""
     log_growth, effective, norms, excess, _ = chains.records
@@ -374,15 +375,18 @@ def estimate_moment(chains: Chains[PopulationRecords], n_kinds: int = 1) -> Mome
         limit = -math.inf if np.isneginf(log_growth).any() else math.inf
         found = replace(unknown(1), mean=np.array([limit]), standard_error=np.zeros(1), bias_allowance=0.0, mixed=True)
         return Moment(found, 0.0, math.nan)
-    mixing = _mixing(chains)
     # How populations settle among directions that all lie close to an eigenfunction's maximum does not show in how fast
     # vectors approach each other.
+    kinds, leading = kind_of_each(chains.n_chains, n_kinds), np.arange(n_kinds) == 0
+    mixing = _mixing(chains, leading)
     start_up = max(start_up_batches(mixing, chains.n_batches, chains.steps_per_batch), chains.n_batches // START_UP)
     each_alone = [
-        _weighted_growth(log_growth[its], norms[its], excess[its], 0, start_up)[0][:, start_up:]
-        for its in groups_of(len(log_growth), n_kinds)
+        _weighted_growth(log_growth[kinds == kind], norms[kinds == kind], excess[kinds == kind], 0, start_up)[0]
+        for kind in range(n_kinds)
     ]
-    kept, missed = leading_kinds(each_alone)
+    leading, missed = leading_kinds([series[:, start_up:] for series in each_alone])
+    mixing, kept = _mixing(chains, leading), leading[kinds]
+    start_up = max(start_up_batches(mixing, chains.n_batches, chains.steps_per_batch), chains.n_batches // START_UP)
     log_growth, effective, norms, excess = (each[kept] for each in (log_growth, effective, norms, excess))
     windows = [0]
     while 2 * windows[-1] + 1 <= LONGEST_WINDOW * (chains.n_batches - start_up):
@@ -423,23 +427,29 @@ def estimate_moment(chains: Chains[PopulationRecords], n_kinds: int = 1) -> Mome
     return Moment(found, bias / growth, float(effective[:, start_up:].mean()))
 
 
-def _mixing(chains: Chains[PopulationRecords]) -> Mixing:
+def _mixing(chains: Chains[PopulationRecords], leading: NDArray[np.bool_]) -> Mixing:
+    """Return how companions of the kinds that lead mix."""
     companions = chains.companions
     if companions is None:
         return Mixing(math.nan, 0.0, 0)
+    its = leading[kind_of_each(companions.n_chains, len(leading))]
     weighted = companions.n_walkers > 1
     if not weighted:
-        log_growth = companions.records.log_growth
+        log_growth = companions.records.log_growth[its]
     else:
-        separation = companions.records.separation
+        separation = companions.records.separation[its]
         log_growth = np.stack([separation, np.zeros(separation.shape)], axis=2)
     mixing = first_resolved(log_growth, companions.steps_per_batch, looks_back(companions))
     if weighted and not mixing.separated:
         # At negative orders the vectors that carry moments are those that others move away from; what populations
-        # forget they then forget through selection. Allow for a relaxation time of half the run.
-        n_steps = chains.n_batches * chains.steps_per_batch
-        mixing = Mixing(SLOWEST / n_steps, math.inf, n_steps)
+        # forget they then forget through selection.
+        mixing = of_half_the_run(chains.n_batches * chains.steps_per_batch)
     return mixing
+
+
+def of_half_the_run(n_steps: int) -> Mixing:
+    """Return mixing with a relaxation time of half the run, to allow for where it was not measured."""
+    return Mixing(_SLOWEST / n_steps, math.inf, n_steps)
 
 
 def _weighted_growth(

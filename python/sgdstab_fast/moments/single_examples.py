@@ -32,7 +32,7 @@ from sgdstab_fast.moments.populations import LEAST_SIZE, MomentMetrics, simulate
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.operators.matrices import ExactMoment
 from sgdstab_fast.simulation.options import Options
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION
 from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD, require_plain
 from sgdstab_fast.systems.system import Part
 
@@ -133,9 +133,7 @@ class PlainMoments:
 
     def _simulated_block(self, index: int, order: float, options: Options, size: int | None) -> OrderMoment:
         """Return a block's part in steps of the whole, simulated."""
-        block, growth = self._blocks[index], self._metrics[index].at(order)
-        found = self._simulated(block.system, order, growth, options, size, index, self._exact[index])
-        return _diluted(found, block.share)
+        return _diluted(self._simulated(index, order, options, size), self._blocks[index].share)
 
     def _in_steps_of_whole(self, block: Part[LinearizedSGD], moment: ExactMoment | None) -> OrderMoment | None:
         """Return what a block's moment, computed, is in steps of the whole."""
@@ -145,20 +143,11 @@ class PlainMoments:
         reason = "a step annihilates every displacement" if math.isinf(exponent) else ""
         return OrderMoment(exponent, moment.method, numerical_error=moment.error, reason=reason)
 
-    def _simulated(
-        self,
-        system: LinearizedSGD,
-        order: float,
-        growth: Growth,
-        options: Options,
-        size: int | None,
-        index: int,
-        exact: ExactMoments,
-    ) -> OrderMoment:
-        mean_square = exact.at(2.0)
+    def _simulated(self, index: int, order: float, options: Options, size: int | None) -> OrderMoment:
+        """Return a block's moment in steps of its own, simulated."""
+        mean_square = self._exact[index].at(2.0)
         scale = min(abs(order), 2) * abs(mean_square.exponent) / 2 if mean_square is not None else 0.0
-        directions = self._metrics[index].apart
-        done, moment = simulate_moment(system, order, growth, options, size, first_of_block(index), scale, directions)
+        done, moment = simulate_moment(self._metrics[index], order, options, size, first_of_block(index), scale)
         estimate = moment.estimate
         exponent = float(estimate.mean[0])
         reason = "products of steps annihilate every displacement" if math.isinf(exponent) else ""
@@ -246,9 +235,7 @@ class PlainMoments:
         for part in parts:
             computed = exact.at(part) if self._computed else None
             if computed is None:
-                found.append(
-                    self._simulated(block.system, part, self._metrics[index].at(part), its, size, index, exact)
-                )
+                found.append(self._simulated(index, part, its, size))
             else:
                 found.append(OrderMoment(computed.exponent, computed.method, numerical_error=computed.error))
         for part, each in zip(parts, found, strict=True):

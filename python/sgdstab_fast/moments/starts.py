@@ -16,7 +16,6 @@ stable SGD spends its time.
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.moments.windows import combined_columns
 from sgdstab_fast.statistics.estimates import grouped
+from sgdstab_fast.statistics.mixing import N_COMPANIONS
 from sgdstab_fast.systems.system import System
 
 SCOUTS = 16  # walkers of a population
@@ -32,6 +32,7 @@ SCOUT_SHARE = 8  # one of so many steps of a budget are for scouts
 _EACH = 8  # extremes of each sort
 _LARGEST = 512  # dimension, beyond which only the slowest and the fastest directions are looked at
 _APART = 1e-6  # of the mean of e^T M e, below which a direction hardly feeds what M is of
+_SEEN = 1e-4  # of the same, that a metric of one kind is given of all
 _RIVALS = 3  # kinds beside that of the dominant second moment
 _SURE = 3.0  # standard errors of what kinds grow by
 _MUCH = 4.0  # times the variance of another
@@ -53,8 +54,27 @@ def apart(system: System, metric: FloatArray | None) -> FloatArray:
     else:
         directions = np.concatenate([slow, system.from_isometric_vectors(system.extremes(_EACH))])
     directions = _unit(system, directions)
+    return np.asarray(directions[hardly_feed(system, directions, metric)])
+
+
+def hardly_feed(system: System, directions: FloatArray, metric: FloatArray | None) -> NDArray[np.bool_]:
+    """Return which directions, (n, dimension), are next to nothing in the metric of the mean square, if it is known."""
+    if metric is None:
+        return np.zeros(len(directions), dtype=bool)
+    directions = _unit(system, directions)
     sizes = np.einsum("ni,ij,nj->n", directions, metric, directions)
-    return np.asarray(directions[sizes < _APART * sizes.mean()])
+    return np.asarray(sizes < _APART * _mean_size(metric, system.norm()))
+
+
+def seeing_all(system: System, metric: FloatArray) -> FloatArray:
+    """Return a metric in which all kinds have a size, so that what others leave in them is nothing beside it."""
+    norm = system.norm()
+    return np.asarray(metric + _SEEN * _mean_size(metric, norm) * (np.eye(len(metric)) if norm is None else norm))
+
+
+def _mean_size(metric: FloatArray, norm: FloatArray | None) -> float:
+    """Return the mean of e^T M e over directions."""
+    return float(np.trace(metric if norm is None else np.linalg.solve(norm, metric))) / len(metric)
 
 
 def rivals(order: float, log_growth: FloatArray) -> NDArray[np.intp]:
@@ -77,20 +97,24 @@ def rivals(order: float, log_growth: FloatArray) -> NDArray[np.intp]:
 
 def one_by_one(system: System, vectors: FloatArray, kinds: FloatArray) -> FloatArray:
     """Return starts of populations, (n_populations, size, dimension): vectors as they are, or next to each kind."""
-    vectors = vectors.copy()
-    for its, kind in zip(groups_of(len(vectors), len(kinds) + 1)[1:], kinds, strict=True):
-        vectors[its] = next_to(system, vectors[its], kind)
+    vectors, number = vectors.copy(), kind_of_each(len(vectors), len(kinds) + 1)
+    for kind, direction in enumerate(kinds, start=1):
+        vectors[number == kind] = next_to(system, vectors[number == kind], direction)
     return vectors
 
 
-def groups_of(n_populations: int, n_kinds: int) -> list[slice]:
-    """Return which populations start as each kind: neighbours, so that what is fitted to others is of all kinds."""
-    ends = [kind * n_populations // n_kinds for kind in range(n_kinds + 1)]
-    return [slice(*each) for each in itertools.pairwise(ends)]
+def kind_of_each(n_populations: int, n_kinds: int) -> NDArray[np.intp]:
+    """Return the number of the kind that each population starts as.
+
+    Neighbours are of one, so that what is fitted to others is of all kinds; and as many companions as there may be of
+    all kinds alike.
+    """
+    block = min(n_populations, N_COMPANIONS)
+    return np.arange(n_populations) % max(block, 1) * n_kinds // max(block, 1)
 
 
 def leading_kinds(growth: list[FloatArray]) -> tuple[NDArray[np.bool_], float]:
-    """Return which populations are of kinds that may grow fastest, and how much more there may be.
+    """Return which kinds may grow fastest, and how much more there may be.
 
     Given growth of each kind, (n_populations, n_batches, n_columns), the columns of which have one mean once a kind is
     settled. Kinds that still turn into others, so that the halves of the first column differ or part of it is surely
@@ -98,9 +122,8 @@ def leading_kinds(growth: list[FloatArray]) -> tuple[NDArray[np.bool_], float]:
     as growth, and columns differ. There may be more by what the fastest grows by more than all that are kept, beyond
     what chance explains, or by what is not known of those that vary differently.
     """
-    sizes = [len(each) for each in growth]
-    if len(growth) == 1 or min(sizes) < 2 or growth[0].shape[1] < _PIECES:
-        return np.ones(sum(sizes), dtype=bool), 0.0
+    if len(growth) == 1 or min(map(len, growth)) < 2 or growth[0].shape[1] < _PIECES:
+        return np.ones(len(growth), dtype=bool), 0.0
     pieces = [grouped(each[:, :, :1], _PIECES).reshape(len(each), _PIECES) for each in growth]
     turns = [each[:, _PIECES // 2 :].mean(axis=1) - each[:, : _PIECES // 2].mean(axis=1) for each in pieces]
     means = [combined_columns(each).mean(axis=1) for each in growth]
@@ -115,10 +138,9 @@ def leading_kinds(growth: list[FloatArray]) -> tuple[NDArray[np.bool_], float]:
     # Kinds that vary differently are different: metrics combined would show the one that varies least.
     leading = open_ & (variance <= _MUCH * variance[leader]) & (variance[leader] <= _MUCH * variance)
     more = (value + _DOUBT * np.sqrt(variance))[open_ & ~leading].max(initial=-math.inf) - value[leader]
-    kept = np.repeat(leading, sizes)
-    its = np.concatenate(means)[kept]
+    its = np.concatenate([each for each, leads in zip(means, leading, strict=True) if leads])
     chance = _DOUBT * math.sqrt(max(int(leading.sum()) - 1, 0) * its.var(ddof=1) / len(its))
-    return kept, max(float(value[leader] - its.mean()) - chance, float(more), 0.0)
+    return leading, max(float(value[leader] - its.mean()) - chance, float(more), 0.0)
 
 
 def next_to(system: System, vectors: FloatArray, kind: FloatArray, noise: float = _TRACE) -> FloatArray:

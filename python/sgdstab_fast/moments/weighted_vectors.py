@@ -36,11 +36,11 @@ from sgdstab_fast._core.streams import RESAMPLING
 from sgdstab_fast.moments.populations import (
     LEAST_SHARE,
     ROUNDING,
-    SLOWEST,
     START_UP,
+    of_half_the_run,
 )
 from sgdstab_fast.moments.results import OrderMoment
-from sgdstab_fast.moments.starts import groups_of, leading_kinds
+from sgdstab_fast.moments.starts import kind_of_each, leading_kinds
 from sgdstab_fast.moments.windows import combined_columns, windowed
 from sgdstab_fast.simulation.looks import grid, rounded
 from sgdstab_fast.simulation.options import Budget
@@ -430,15 +430,22 @@ def _estimate(
         columns.append(columns[0] - half * math.exp(half * populations.mean_square * per_batch - level) * control)
     growth = np.stack(columns, axis=2)[:, 1:]
     looks = [*grid(separation.shape[1], _MOST_BATCHES), separation.shape[1]]
-    mixing = first_resolved(np.stack([separation, np.zeros(separation.shape)], axis=2), per_separation, looks)
-    if not mixing.separated:
-        # As for other populations: allow for a relaxation time of half the run.
-        mixing = Mixing(SLOWEST / (len(batches) * per_batch), math.inf, len(batches) * per_batch)
-    start_up = max(start_up_batches(mixing, growth.shape[1], per_batch), growth.shape[1] // START_UP)
-    kept, missed = leading_kinds([growth[its, start_up:, :1] for its in groups_of(len(growth), n_kinds)])
+    kinds, leading = kind_of_each(len(growth), n_kinds), np.arange(n_kinds) == 0
+
+    def of_leading() -> tuple[Mixing, int]:
+        """How second vectors of the kinds that lead mix, and what to cut off."""
+        its = separation[leading[kinds[: len(separation)]]]
+        mixing = first_resolved(np.stack([its, np.zeros(its.shape)], axis=2), per_separation, looks)
+        if not mixing.separated:
+            mixing = of_half_the_run(len(batches) * per_batch)
+        return mixing, max(start_up_batches(mixing, growth.shape[1], per_batch), growth.shape[1] // START_UP)
+
+    start_up = of_leading()[1]
+    leading, missed = leading_kinds([growth[kinds == kind, start_up:, :1] for kind in range(n_kinds)])
+    (mixing, start_up), kept = of_leading(), leading[kinds]
     past = np.maximum(log_growth, level + _NOTHING_LEFT)[kept, :-1]
     # The control variate is blind where the dominant second moment, which the first populations have, is not.
-    growth = growth[kept] if kept[0] else growth[kept, :, :1]
+    growth = growth[kept] if leading[0] else growth[kept, :, :1]
     series, unsettled, bias = windowed(past, growth, start_up)
     unsettled = math.hypot(unsettled, missed)
     size, rounding = populations.shape[1], ROUNDING * max(1.0, abs(populations.order))
