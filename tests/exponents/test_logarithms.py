@@ -10,6 +10,7 @@ import sgdstab_fast as sf
 from reference.statistics import assert_within
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.exponents.logarithms import IN_LOGARITHMS, chains_and_task, diagonal_runs, runs_of
+from sgdstab_fast.exponents.volumes import compound
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.run import run
 from sgdstab_fast.simulation.vectors import estimate
@@ -88,3 +89,42 @@ def test_only_what_takes_logarithms_is_done_in_logarithms():
     assert diagonal_runs(rare(1e-6, diagonal=(0.5, 2.0), other=SWAP_AND_MIX)) is None
     assert diagonal_runs(sf.MatrixEnsemble([np.diag([2.0, 0.5]), np.eye(2)])) is None
     assert diagonal_runs(sf.LinearizedSGD(np.eye(3) + 0.1, 0.5)) is None
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_compound_matrices_multiply_as_matrices_do(order):
+    first, second = np.random.default_rng(0).standard_normal((2, 3, 3))
+    of_both, *each = compound(np.array([first @ second, first, second]), order)
+    np.testing.assert_allclose(of_both, each[0] @ each[1], atol=1e-13)
+    assert (compound(np.array([np.outer([0.1, 0.2, 0.3], [0.7, 0.3, 0.1])]), 2) == 0).all()
+
+
+def test_spectra_of_two_dimensions_are_lambda_and_what_is_left():
+    result = sf.lyapunov_spectrum(rare(1e-4), rng=1, n_threads=1)
+    assert result.converged
+    assert_within(result.exponents[0], result.standard_errors[0], math.log(2) / 3, 3e-5)
+    assert result.exponents.sum() == pytest.approx(0, abs=1e-14)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_spectra_of_three_dimensions(seed):
+    """Known from 4e6 runs of a program of its own; all add up to E log abs det."""
+    result = sf.lyapunov_spectrum(rare(1e-3, (2.0, 1.0, 0.5), CYCLE), rng=seed, n_threads=1)
+    assert result.converged
+    for index, expected in enumerate([0.25610, 0.04405, -0.30015]):
+        assert_within(result.exponents[index], result.standard_errors[index], expected, 2.3e-4)
+    assert result.exponents.sum() == pytest.approx(result.sum_of_exponents, abs=1e-14)
+    assert result.provenance["method"] == IN_LOGARITHMS
+    leading = sf.lyapunov_spectrum(rare(1e-3, (2.0, 1.0, 0.5), CYCLE), 1, rng=seed, n_threads=1)
+    assert_within(leading.exponents[0], leading.standard_errors[0], 0.25610, 1.5e-4)
+    assert leading.sum_of_exponents is None
+
+
+def test_spectra_fall_short_of_tolerances_with_a_warning_and_go_on_from_their_seed():
+    system = rare(1e-3, (2.0, 1.0, 0.5), CYCLE)
+    with pytest.warns(sf.AccuracyWarning, match="short of rtol"):
+        result = sf.lyapunov_spectrum(system, rtol=1e-3, max_steps=2e5, rng=1, n_threads=1)
+    assert not result.converged
+    further = sf.lyapunov_spectrum(system, rtol=1e-2, resume=result, n_threads=1)
+    whole = sf.lyapunov_spectrum(system, rtol=1e-2, rng=1, n_threads=1)
+    np.testing.assert_array_equal(further.exponents, whole.exponents)

@@ -27,6 +27,7 @@ and, by the key alone, generators and children:
     (3)         resampling of weighted vectors               (`moments.weighted_vectors`, a generator)
     (4)         lambda, that moments are held against        (`moments.moments`)
     (5)         runs of diagonal matrices, and (5, 0) before the first step (`exponents.logarithms`, numpy's generators)
+    (6, j)      the same, of volumes of j vectors            (`exponents.volumes`)
     (n)         run n of a search over learning rates        (`learning_rates.zeros`)
     (low, high) an order of moments, by the bits of it       (`Seed.at_order`)
 """

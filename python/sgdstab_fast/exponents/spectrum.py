@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.seeds import Seed
+from sgdstab_fast._core.seeds import Seed, seed_of
 from sgdstab_fast._core.streams import FRAME_INFLUENCES
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exponents.exponent import METHODS, estimate_exponent
@@ -28,6 +28,7 @@ from sgdstab_fast.exponents.frames import (
 )
 from sgdstab_fast.exponents.rare import RareOutcomesOfFrames, warn_of_rare
 from sgdstab_fast.exponents.results import LyapunovSpectrum
+from sgdstab_fast.exponents.volumes import spectrum_in_logarithms
 from sgdstab_fast.results.chains import Chains, FrameRecords
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
@@ -140,6 +141,11 @@ def lyapunov_spectrum(
     known = _exact(system, method) if resume is None or resume.chains is None else None
     if known is not None and known.exponents.size >= k:
         return _known(system, k, known, options.seed)
+    if resume is None or resume.chains is None:
+        seed = options.seed if resume is None else seed_of(resume.provenance)
+        in_logarithms = spectrum_in_logarithms(system, k, replace(options, seed=seed), asked)
+        if in_logarithms is not None:
+            return in_logarithms
     method = method if resume is None else str(resume.provenance["method"])
     task, columns = frames_task(system, k, anchored=method == "anchored"), columns_of(system, k)
     if resume is None:
