@@ -41,8 +41,8 @@ RESAMPLING, SLOPE = 3, 4  # spawn numbers
 # lambda and its moments, of one block of K; those of the next begin BLOCK_STREAMS later.
 CHAINS = range(0, 2**32)  # or populations, or walkers; of panels of learning rates in turn, MOST_CHAINS each
 COMPANIONS = range(2**32, 2**33)
-PILOTS = range(2**33, 2**34 - 32)
-INFLUENCES = range(2**34 - 32, 2**34)  # of rare outcomes
+PILOTS = range(2**33, 2**34 - MOST_CHAINS)
+INFLUENCES = range(2**34 - MOST_CHAINS, 2**34)  # of rare outcomes
 BLOCK_STREAMS = 2**34
 # Frames, of all blocks together. There is a pilot chain for every period tried.
 FRAMES = range(0, MOST_CHAINS)

@@ -32,7 +32,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast._core.streams import INFLUENCES
 from sgdstab_fast.results.chains import Chains, FrameRecords, VectorRecords
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget, Options
@@ -58,7 +57,7 @@ _SOMETIMES = 0.02  # of directions
 _WEIGHT = 3.0  # times what is lost of logarithms, that exponents may be off by: it takes longer to be regained
 _FEW_OUTCOMES = 256
 _LEAST = 1e-300
-_TRANSPOSED, _MOST_NUMBERS = len(INFLUENCES), 2**20  # chains, and numbers in all overlaps
+_TRANSPOSED, _MOST_NUMBERS = 32, 2**20  # chains, and numbers in all overlaps
 _STEPS_PER_BATCH = 256
 _MOST_LEADING = 6  # exponents that are looked at; the next ones are taken to be like the last of them
 

@@ -88,11 +88,11 @@ def anchors_for(system: LinearizedSGD, family: MeanSquareFamily | None, learning
     windows, plain = [], require_plain(system, "learning rates side by side")
     for low, high, n_panels in _intervals(panels[:, 0], float(panels[-1, -1])):
         first = max(len(found) - 1, 0)  # that of the end of the interval before
-        middle = system.with_learning_rate(math.sqrt(low) * math.sqrt(high))
+        middle = system.with_learning_rate(low * math.sqrt(high / low))
         held_down = require_plain(middle, "learning rates side by side").intermittency_metrics()
         inner = math.ceil(math.log(high / low) / math.log(_BETWEEN_ANCHORS)) - 1
         inner = int(np.clip(inner, 0 if held_down else 1, _MOST_INNER))
-        rates = np.geomspace(low, high, inner + 2).tolist()
+        rates = (low * np.geomspace(1, high / low, inner + 2)).tolist()  # in any unit of K
         for rate in rates if not found else rates[1:]:
             if rate == rates[-1]:
                 found += held_down
@@ -109,7 +109,7 @@ def _intervals(starts: FloatArray, end: float) -> Iterator[tuple[float, float, i
         if index == len(edges) - 1 or (edges[index] >= _NARROW * edges[first] and end >= _NARROW * edges[index]):
             low, high = edges[first], edges[index]
             if high < _LEAST_RATIO * low and first == 0 and index == len(edges) - 1:
-                middle = math.sqrt(low) * math.sqrt(high)
+                middle = low * math.sqrt(high / low)
                 low, high = middle / math.sqrt(_LEAST_RATIO), middle * math.sqrt(_LEAST_RATIO)
             yield low, high, index - first
             first = index

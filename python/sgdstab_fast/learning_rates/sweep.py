@@ -240,6 +240,11 @@ def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: Floa
     """Return what is known of a block without simulation: lambda in one dimension, where it is the mean of all."""
     nothing = np.full(rates.shape, np.nan)
     mean_square, errors = (nothing, nothing) if family is None else family.exponents(rates)
+    reflecting = np.array([system.with_learning_rate(rate).reflects for rate in rates.tolist()])
+    mean_square, errors = (
+        np.where(reflecting, 0.0, mean_square),
+        errors + np.where(reflecting, np.abs(mean_square), 0.0),
+    )
     lowest, shortening = means - _ROUNDING, rates * system.diagonal.max() <= 2
     curve = Curve(
         exponents=np.full(rates.shape, -np.inf),

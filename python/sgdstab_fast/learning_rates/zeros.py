@@ -7,7 +7,9 @@ and c slope and curvature there, and h the half width of the set, the parabola h
 
     e^2 = x^T C x / b^2 + (abs(c) h^2 / b)^2 (h / z)^2,    x = (1, z, z^2),
 
-C the covariance of its coefficients: what parabolas do to lines, cubics do to parabolas in the proportion h / z.
+C the covariance of its coefficients: what parabolas do to lines, cubics do to parabolas in the proportion h / z. Where
+another kind of directions takes over, lambda has a kink that no power tells of: the zero also has to be the same,
+beyond chance, without either end of the set, and how far it moves is part of its error.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.progress import Progress, after
 
 _EPS = float(np.finfo(float).eps)
-_BRACKET_SHARE, _SET_SHARE = 1 / 64, 1 / 8  # of the budget, for a learning rate on the way, for a set
+_BRACKET_SHARE, _SET_SHARE = 1 / 64, 1 / 5  # of the budget, for a learning rate on the way, for a set
 _SIGN_CONFIDENCE = 1 - 1e-4
 _FIRST_FACTOR, _LARGEST_FACTOR = 1.1, 2.0  # between learning rates on the way up
 _N_RATES = 8  # of a set
@@ -262,6 +264,23 @@ def _arrays(found: list[Reading]) -> tuple[FloatArray, FloatArray]:
 
 
 def _fitted(rates: FloatArray, found: list[Reading]) -> _Fit | None:
+    """Return the zero of a parabola through estimates with independent errors; None if it has none near.
+
+    Its bend is also by how much either end moves it.
+    """
+    fit = _parabola(rates, found)
+    if fit is None:
+        return None
+    moved = 0.0
+    for kept in (slice(1, None), slice(None, -1)):
+        other = _parabola(rates[kept], found[kept])
+        if other is not None:
+            chance = math.sqrt(max(other.sampling_error**2 - fit.sampling_error**2, 0.0))
+            moved = max(moved, abs(other.value - fit.value) - chance)
+    return replace(fit, bend=max(fit.bend, moved))
+
+
+def _parabola(rates: FloatArray, found: list[Reading]) -> _Fit | None:
     """Return the zero of a parabola through estimates with independent errors; None if it has none near."""
     means, errors = _arrays(found)
     usable = np.isfinite(means) & np.isfinite(errors)
@@ -269,7 +288,8 @@ def _fitted(rates: FloatArray, found: list[Reading]) -> _Fit | None:
         return None
     middle, half = float(rates.mean()), float(rates[-1] - rates[0]) / 2
     x = (rates[usable] - middle) / half
-    weights = 1 / np.maximum(errors[usable], _EPS)
+    # One that is known much better than others, far from the zero, may be on another branch.
+    weights = 1 / np.maximum(errors[usable], max(float(np.median(errors[usable])) / 2, _EPS))
     design = np.vander(x, 3, increasing=True) * weights[:, None]
     inverse = np.linalg.pinv(design)
     coefficients = inverse @ (means[usable] * weights)
