@@ -13,6 +13,7 @@ from reference.systems import random_gram
 from scipy.linalg import block_diag
 from scipy.optimize import brentq
 from sgdstab_fast._core.seeds import seed_from
+from sgdstab_fast.exact.moments import ExactMomentsOfSteps
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
 from sgdstab_fast.moments.finite_time import finite_time_probability
 from sgdstab_fast.simulation.options import Budget, Options
@@ -53,6 +54,43 @@ def moments(system, orders, **options):
 def critical(system, order, **options):
     budget = Budget(options.get("rtol", 1e-3), 0.0, options.get("max_steps", 2_000_000))
     return critical_moment(system, order, Options(budget, 32, seed_from(1)))
+
+
+# Bounds by what single steps do
+
+
+@pytest.mark.parametrize("order", [-1.0, 0.5, 2.0, 3.0])
+@pytest.mark.parametrize("name", ["two of four", "epochs", "importance", "heavy ball"])
+def test_no_product_does_more_than_its_steps(name, order):
+    system = system_of(name)
+    low, high = ExactMomentsOfSteps(system).bounds(order)
+    found = moments(system, order, rtol=1e-2, max_steps=4_000_000)
+    assert low <= found.exponent + 4 * found.standard_error
+    assert found.exponent - 4 * found.standard_error <= high
+    assert math.isfinite(max(low, high))
+
+
+def test_bounds_of_conformal_matrices_agree(rng):
+    turns = np.linalg.qr(rng.standard_normal((3, 3, 3)))[0]
+    sizes, probabilities = np.array([0.5, 1.0, 3.0]), np.array([0.5, 0.3, 0.2])
+    low, high = ExactMomentsOfSteps(sf.MatrixEnsemble(sizes[:, None, None] * turns, probabilities)).bounds(1.5)
+    assert (low, high) == pytest.approx((math.log(probabilities @ sizes**1.5),) * 2, abs=1e-13)
+
+
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize(("probability", "size"), [(1e-7, 1e10), (1e-9, 1e12), (1e-6, 1e8)])
+def test_rare_outcomes_that_are_long(rng, probability, size):
+    """They carry the moment, and no walker meets them."""
+    others = 0.8 * np.eye(3) + 0.3 * rng.standard_normal((3, 3, 3))
+    turn = size * np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    probabilities = np.array([*[(1 - probability) / 3] * 3, probability])
+    system = sf.MatrixEnsemble([*others, turn], probabilities)
+    found = moments(system, [0.5, 1], rtol=1e-2, max_steps=1_000_000)
+    for order, value, error in zip(found.p, found.exponents, found.standard_errors, strict=True):
+        if not np.isnan(value):
+            most = math.log(probabilities @ np.linalg.norm(system.matrices, 2, axis=(1, 2)) ** order)
+            assert value <= most
+            assert value + 4 * error >= math.log(probability) + order * math.log(size)
 
 
 # Exact values

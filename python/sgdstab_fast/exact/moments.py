@@ -20,6 +20,7 @@ Of all other systems, and of epochs of n steps, n Lambda(p) being that of their 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from functools import cached_property
@@ -37,6 +38,7 @@ from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import QuadraticForms, System
 
 _FEW, _FEW_IN_THE_PLANE = 2**18, 2**13  # numbers in all matrices: transfer operators take longer
+_FEW_BOUNDED = 2**16  # the same, of which singular values are taken
 _TOLERANCE = 1e-11  # of second moments
 _NODES = 41  # of the whole curve, where that is cheap
 _HIGHEST = 64.0  # to which the curve is followed for the tail index
@@ -179,6 +181,45 @@ class ExactMomentsOfSteps:
         else:
             found = system.second_moments(_TOLERANCE)
         return found if found is not None and found.converged and np.isfinite(found.metric).all() else None
+
+    def bounds(self, order: float) -> tuple[float, float]:
+        """Return what Lambda(p) lies between by the least and the most that steps multiply lengths by.
+
+        Of products of independent steps, and p > 0 (with least and most exchanged at negative orders)
+
+            log E[sigma_min(A)^p]  <=  Lambda(p)  <=  log E[sigma_max(A)^p],
+
+        in the norm of coordinates and in that of constant mean squared growth; (-inf, inf) of more than a few matrices.
+        """
+        low, high = -math.inf, math.inf
+        for logs, probabilities, n_steps in self._stretches:
+            least, most = np.logaddexp.reduce(order * logs + np.log(probabilities), axis=1) / n_steps
+            if order < 0:
+                least, most = most, least
+            low, high = max(low, float(least)), min(high, float(most))
+        return low, high
+
+    @cached_property
+    def _stretches(self) -> list[tuple[FloatArray, FloatArray, int]]:
+        """Logarithms of the least and most that matrices multiply lengths by, (2, n), probabilities, steps of each."""
+        found = self._system.outcomes(_FEW_BOUNDED)
+        if found is None:
+            return []
+        possible = found.probabilities > 0
+        changes: list[FloatArray] = [np.eye(self._system.dimension)]
+        if self.forms is not None:
+            with contextlib.suppress(np.linalg.LinAlgError):
+                changes.append(np.asarray(np.linalg.cholesky(self.forms.metric).T))
+        result = []
+        for change in changes:
+            inverse = np.linalg.inv(change)
+            rounding = 8 * len(change) ** 2 * _EPS * np.linalg.cond(change)
+            sizes = np.linalg.svd(change @ found.matrices[possible] @ inverse, compute_uv=False)
+            allowed = rounding * sizes[:, 0]
+            with np.errstate(divide="ignore"):
+                logs = np.log(np.array([np.maximum(sizes[:, -1] - allowed, 0.0), sizes[:, 0] + allowed]))
+            result.append((logs, found.probabilities[possible], found.n_steps))
+        return result
 
     @cached_property
     def _few(self) -> tuple[MatrixMoments, int] | None:

@@ -91,7 +91,7 @@ class GeneralMoments:
             return found
         dimension = max(block.dimension for block in self._blocks)
         facts = facts_beside(order, dimension, LARGEST_MATRIX, self.exact_at)
-        return held_against(found, order, facts, self._least_of_blocks(order))
+        return held_against(found, order, facts, self._bounds(order))
 
     @cached_property
     def _numbers(self) -> tuple[FloatArray, FloatArray] | None:
@@ -107,11 +107,16 @@ class GeneralMoments:
         with np.errstate(divide="ignore"):
             return np.log(np.abs(diagonals)), found.probabilities
 
-    def _least_of_blocks(self, order: float) -> float:
-        """Return what the whole cannot exceed at a negative order: no block is larger than the whole."""
-        if order >= 0 or len(self._blocks) == 1:
-            return math.inf
-        return min(value_at(exact, order) for exact in self._exact)
+    def _bounds(self, order: float) -> tuple[float, float]:
+        """Return what Lambda(p) lies between by what single steps do, and at negative orders by what blocks do.
+
+        At those no block is larger than the whole.
+        """
+        if order > 0:
+            lows, highs = zip(*(exact.bounds(order) for exact in self._exact), strict=True)
+            return max(lows), max(highs)
+        low, high = self._whole.bounds(order)
+        return low, high if len(self._blocks) == 1 else min(high, *(value_at(exact, order) for exact in self._exact))
 
     def exact_at(self, order: float) -> OrderMoment | None:
         """Return Lambda(p) at an order that is not negative; None where that takes simulation for some block."""

@@ -64,13 +64,18 @@ def facts_beside(order: float, dimension: int, largest: int, exact: Callable[[fl
     return Facts.of(*(np.array(column) for column in zip(*points, strict=True)))
 
 
-def held_against(found: OrderMoment, order: float, facts: Facts, largest: float = math.inf) -> OrderMoment:
-    """Return a moment within bounds: as it is, or, where they contradict it, as they are, with a reason."""
+def held_against(
+    found: OrderMoment, order: float, facts: Facts, others: tuple[float, float] = (-math.inf, math.inf)
+) -> OrderMoment:
+    """Return a moment within bounds: as it is, or, where they contradict it, as they are, with a reason.
+
+    `others` are what else Lambda(p) is known to lie between.
+    """
     value, error = found.exponent, found.standard_error
     if found.n_steps == 0 or not math.isfinite(value) or math.isnan(error):
         return found
     low, high = facts.bounds(order)
-    high = min(high, largest)
+    low, high = max(low, others[0]), min(high, others[1])
     slack = _ROUNDING * abs(value)
     low, high = low - slack, high + slack
     if low - SURE * error <= value <= high + SURE * error:

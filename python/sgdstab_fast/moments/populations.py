@@ -161,7 +161,7 @@ class _Walkers:
     options: Options
     first_chain: int
     feeding: NDArray[np.intp]
-    """Examples whose gradients feed the dominant second moment."""
+    """Examples whose gradients feed the dominant second moment; none where it is of what no example moves much."""
     kinds: FloatArray
     """Directions that hardly do, (n, dimension), next to which populations start as well."""
 
@@ -176,7 +176,7 @@ class _Walkers:
         vectors = vectors.reshape(*shape, system.dimension)
         if self.order < 0:
             return sums_of(system, vectors, system.slow_directions(1).T)
-        if tilted:
+        if tilted and len(self.feeding) > 0:
             half = size // 4 * 2
             vectors[:, :half] = next_to(system, vectors[:, :half], self._gradients(shape[0], half), _NOISE)
         return one_by_one(system, vectors, self.kinds)
