@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from sgdstab_fast.simulation.starts import spread_from, spread_of_frames
 from sgdstab_fast.statistics.frames import frame_means, turning_of
 
 
@@ -77,3 +78,25 @@ def test_lost_columns_leave_the_others_alone(rng):
 def test_too_little_to_tell_is_unknown(k):
     turning = turning_of(np.zeros((1, 1, k)), 1, 1)
     assert (turning.allowance == (math.inf if k > 1 else 0)).all()
+
+
+def test_what_columns_have_spread_to_counts_until_they_relax(rng):
+    spread = np.array([0.5, 1.5])
+    alike = estimate_of(columns(rng, [1e-7, 0.0], [1e-9, 1e-9]), spread=spread)
+    kept = 512 - alike.start_up
+    np.testing.assert_allclose(alike.of_exponents.bias_allowance, spread / (2 * kept), rtol=1e-6)
+    apart = estimate_of(columns(rng, [1.0, 0.0], [0.1, 0.1]), spread=spread)
+    assert (apart.of_exponents.bias_allowance < 1e-12).all()
+
+
+def test_spread_is_the_angle_with_the_start(rng):
+    start = np.linalg.qr(rng.standard_normal((50, 2)))[0]
+    turned = start.copy()
+    turned[:, 1] += 2 * np.linalg.qr(np.c_[start, rng.standard_normal(50)])[0][:, 2]
+    frames = np.stack([start, turned])
+    np.testing.assert_allclose(spread_of_frames(start, frames), [0, math.log(5) / 4], atol=1e-12)
+    assert spread_from(start[:, 0], frames[:, :, 0]) == pytest.approx(0, abs=1e-12)
+    # The second one knows of both starts; random directions are the farthest.
+    across = np.linalg.qr(np.c_[start, rng.standard_normal(50)])[0][:, 2]
+    assert spread_from(start[:, 0], across[None]) == pytest.approx(math.log(50) / 2)
+    assert spread_from(None, across[None]) == 0

@@ -139,6 +139,18 @@ def arccos_kernel(n, seed, ridge=1e-3):
     return (gram + gram.T) / 2 + ridge * np.eye(n)
 
 
+def laplace_kernel(n, step=1.2, ridge=1e-3):
+    """With hundreds of slow directions that are nearly alike, at a learning rate of that step."""
+    points = np.random.default_rng(0).normal(size=(n, 20))
+    points /= np.linalg.norm(points, axis=1)[:, None]
+    gram = np.exp(-np.sqrt(np.maximum(2 - 2 * points @ points.T, 0)) / 2)
+    np.fill_diagonal(gram, 1 + ridge)
+    return sf.LinearizedSGD((gram + gram.T) / 2, step / (1 + ridge))
+
+
+ALIKE = -5.805e-4  # of 400, by 4e8 steps
+
+
 SKEW = np.array([[1.0, 2.0], [-0.5, 1.5]])
 EQUAL = triangular((0.3, -0.3), (0.4, -0.4))
 AFFINE = affine([0.1, 5], [-1, 1])
@@ -193,6 +205,10 @@ DRIFTING = sf.MatrixEnsemble([np.diag([math.exp(1 - 0.02), 1]), np.diag([math.ex
          answered=True, seeds=(1, 2)),
     Case("two blocks, averaged", two_blocks(0.0038562462 * PAIR, 1.24e-10, 0.425), -1.36606e-4, 1e-9,
          {"method": "average", "rtol": 0.1, "max_steps": 1e7}, answered=True),
+    # Started as the slowest direction, they gain length for as long as they spread over the others.
+    Case("slow directions alike", lambda: laplace_kernel(400), ALIKE, 4e-7, {"rtol": 0.02}, answered=True),
+    Case("slow directions alike, averaged", lambda: laplace_kernel(400), ALIKE, 4e-7,
+         {"method": "average", "rtol": 0.05}, answered=True),
 )  # fmt: skip
 def test_exponents(case):
     for result, caught in case.of(sf.lyapunov_exponent):

@@ -258,7 +258,7 @@ def simulate(
     if resume is None and growth.size > 0:
         plan = planned(system, options, growth, task, first_chain)
         if plan.spacing is None:
-            growth, anchored = system.no_growth, False
+            growth, anchored = replace(system.no_growth, covariance=growth.covariance), False
             task = vectors_task(system, growth)
     if resume is None:
         options.budget.steps_per_chain(options.n_chains)
@@ -381,6 +381,7 @@ def _chains(
         spacing=spacing,
         n_examples=system.n_draws,
         rounding=system.rounding,
+        start=begin.slow[0] if growth.covariance is None else None,
     )
     if (n_twins := n_twins_of(options)) == 0:
         return own

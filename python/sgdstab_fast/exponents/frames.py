@@ -126,6 +126,7 @@ def started_frames(
         steps_per_batch=1,
         records=FrameRecords.empty(n_chains, columns, task.metrics.columns, 0),
         first_step=first_step,
+        start=states[0, :, :k].copy(),
         pilot_steps=n_chains * first_step,
     )
 

@@ -51,13 +51,13 @@ _MOST_OF_IT = 0.1  # of what varies
 _FORGOTTEN, _MOST_STEPS = 400.0, 2**14  # relaxation times of directions of transposed products, and steps
 _ROUNDED, _SMALLER = 31.0, 45.0  # logarithm that rounding leaves of 0 at most, and that it leaves at least
 _FLUSHED = 645.0  # logarithm of what the core takes for 0
-_DEEP, _SOME = 5.0, 0.05  # what overlaps hardly come to by chance, and part of what would be rounding
+_DEEP, _SOME = 5.0, 0.01  # what overlaps hardly come to by chance, and part of what would be rounding
 _HELD = 6.0  # times a mean logarithm, beyond which is next to nothing
 _SOMETIMES = 0.02  # of directions
 _WEIGHT = 3.0  # times what is lost of logarithms, that exponents may be off by: it takes longer to be regained
 _FEW_OUTCOMES = 256
 _LEAST = 1e-300
-_TRANSPOSED, _MOST_NUMBERS = 32, 2**20  # chains, and numbers in all overlaps
+_TRANSPOSED, _MOST_NUMBERS = 128, 2**20  # chains, and numbers in all overlaps
 _STEPS_PER_BATCH = 256
 _MOST_LEADING = 6  # exponents that are looked at; the next ones are taken to be like the last of them
 

@@ -42,6 +42,7 @@ from sgdstab_fast.simulation.outcome import (
     resumed,
 )
 from sgdstab_fast.simulation.run import Run, run
+from sgdstab_fast.simulation.starts import spread_of_frames
 from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.frames import frame_means
@@ -229,8 +230,9 @@ def _asked(tolerance_for: Any, k: int) -> NDArray[np.bool_]:
 
 def _estimate(chains: Chains[FrameRecords], asked: NDArray[np.bool_], starts_last: bool) -> Estimate:
     records = chains.records
+    spread = spread_of_frames(chains.start, chains.states) if records.growth.shape[2] == 0 else None
     estimate = frame_means(
-        records.log_growth, records.growth, chains.steps_per_batch, asked.size, starts_last=starts_last
+        records.log_growth, records.growth, chains.steps_per_batch, asked.size, starts_last=starts_last, spread=spread
     )
     scales = np.full(asked.size, math.nan) if estimate.scales is None else estimate.scales
     return replace(estimate, scales=np.where(asked, scales, math.inf))

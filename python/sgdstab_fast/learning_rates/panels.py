@@ -32,7 +32,7 @@ from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
 from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
-from sgdstab_fast.simulation.starts import n_twins_of, starts
+from sgdstab_fast.simulation.starts import n_twins_of, spread_from, starts
 from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS
 from sgdstab_fast.statistics.anchored import AnchoredGrowth
@@ -172,6 +172,7 @@ def _chains(
         spacing=spacing,
         n_examples=system.n_examples,
         rounding=float(np.finfo(float).eps) * min(1.0, float(panels.max() * system.diagonal.mean())),
+        start=system.slow_directions(1)[:, 0] if family is None else None,
     )
     return chains.with_twins(states[1], empty(states[1])) if n_twins > 0 else chains
 
@@ -258,7 +259,8 @@ def _anchored(chains: Chains[PanelRecords], anchors: Anchors, index: int) -> Anc
         its_growth = _growth(companions.as_coarse_as(chains), anchors, index)[:, :, of_use]
         twins = Twins(its_growth) if np.isfinite(its_growth).all() else None
     steps = chains.steps_per_batch
-    return AnchoredGrowth(growth[:, :, of_use], steps, mixing, chains.n_examples, chains.rounding, twins)
+    spread = spread_from(chains.start, chains.states[:, panel, 0, :, lane])
+    return AnchoredGrowth(growth[:, :, of_use], steps, mixing, chains.n_examples, chains.rounding, twins, spread)
 
 
 def combined_growth(chains: Chains[PanelRecords], anchors: Anchors, index: int, estimate: Estimate) -> FloatArray:

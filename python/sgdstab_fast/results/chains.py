@@ -141,6 +141,9 @@ class Chains(Generic[Records]):
     """N, over which anchored growth is a mean."""
     rounding: float = 0.0
     """What rounding may do to anchored growth."""
+    start: FloatArray | None = None
+    """The direction that chains start as, shape (dimension,), where their dominant second moment is not known; or the
+    frame, (dimension, k)."""
     pilot_steps: int = 0
     """Steps spent before on choosing the spacing."""
     companions: Chains[Any] | None = None

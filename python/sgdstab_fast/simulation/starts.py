@@ -121,6 +121,30 @@ def starts(
     )
 
 
+def spread_from(start: FloatArray | None, vectors: FloatArray) -> float:
+    """Return what vectors, (n, dimension), have spread to since they started as one direction, if they did.
+
+    The mean of log(1 / cos) of their angles with it, and no more than that of random directions.
+    """
+    spread = None if start is None else spread_of_frames(start[:, None], vectors[:, :, None])
+    return 0.0 if spread is None else float(spread[0])
+
+
+def spread_of_frames(start: FloatArray | None, frames: FloatArray) -> FloatArray | None:
+    """Return the same of each of k columns, of frames (n_chains, dimension, columns) that started as (dimension, k).
+
+    Of the angle of a column with all directions that it and those before it started as.
+    """
+    if start is None or not np.isfinite(frames).all():
+        return None
+    k = start.shape[1]
+    before = np.linalg.qr(start)[0]
+    cosines = np.triu(before.T @ np.linalg.qr(frames[:, :, :k])[0])
+    parts = np.sqrt(np.einsum("cij,cij->cj", cosines, cosines))
+    # Of a random direction, the mean of cos^2 is 1/d.
+    return np.asarray(-np.log(np.clip(parts, len(start) ** -0.5, 1.0)).mean(axis=0))
+
+
 def _typical(system: System, covariance: FloatArray, numbers: FloatArray) -> FloatArray:
     """Return directions with about the dominant second moment, each what goes with a single axis or example.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray, VectorOptions
 from sgdstab_fast.results.chains import Chains, VectorRecords
+from sgdstab_fast.simulation.starts import spread_from
 from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.statistics.anchored import AnchoredGrowth
 from sgdstab_fast.statistics.estimates import Estimate
@@ -56,7 +57,8 @@ def _estimate(
         of_twins = growth_of(companions.as_coarse_as(chains))
         twins = Twins(of_twins) if np.isfinite(of_twins).all() else None
     growth, steps = growth_of(chains), chains.steps_per_batch
-    anchored = AnchoredGrowth(growth, steps, mixing, chains.n_examples, chains.rounding, twins)
+    spread = spread_from(chains.start, chains.states[:, 0])
+    anchored = AnchoredGrowth(growth, steps, mixing, chains.n_examples, chains.rounding, twins, spread)
     return anchored.estimate(highest=highest)
 
 

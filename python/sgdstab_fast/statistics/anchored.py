@@ -8,6 +8,11 @@ checked, and paid for where it fails: with the drift between the halves of the r
   they pay with that drift and its error, extrapolated over the relaxation still to come, but no more than the spread of
   g over all that the chains have visited; and with that spread if nothing is known about their relaxation.
 
+A direction by itself gains length while others come to it by the noise of the steps. Chains that start so, where the
+dominant second moment is not known, and so do their twins, have all in all gained less than log(1 / cos), where cos is
+what is left of the start in their directions: a third of it, where many slow directions are alike. It counts until
+chains are seen to mix.
+
 The exponent is the largest growth that any start leads to. What chains owe to their starts, and bursts that they have
 not seen, make it larger than their mean, but not than a bound that is known without them, as half of Lambda(2) is. What
 a mixture loses it had gained before, when it came about; beyond that its gain is uncertain in both directions.
@@ -39,6 +44,7 @@ from sgdstab_fast.statistics.twins import Twins
 _PIECES = 4  # of a chain for each one that counts for the error bar: weights may be fitted to correlated ones
 _RELAXATION_TIMES = 5  # that a piece of a chain must last to count as independent of the next
 _COUNTED = 1e-3  # of what each metric may lack: far less than weights of use are worth, and more than huge ones
+_ERRORS = 2.0  # in half an interval: bounds are in terms of standard errors
 _NEGLIGIBLE = 1 / 2  # of a standard error
 _FEW_CHAINS = 16  # fewer do not show the spread of what they have not visited
 _DRIFT = 4.0  # standard errors: a false alarm in 1e4
@@ -57,6 +63,8 @@ class AnchoredGrowth:
     rounding: float
     """What rounding does to it."""
     twins: Twins | None = None
+    spread: float = 0.0
+    """Logarithm of what chains that started as a single direction have spread to."""
 
     def estimate(self, *, highest: float = math.inf, least_start_up: int = 0, spread: float | None = None) -> Estimate:
         """Estimate the exponent, which is no larger than `highest`.
@@ -155,6 +163,8 @@ class AnchoredGrowth:
         difference, _, scaled_drift = _drift(series)
         if abs(scaled_drift) > _DRIFT:
             bias = max(bias, abs(difference))
+        if not self.mixing.resolved:
+            bias = max(bias, self.spread / (_ERRORS * series.shape[1] * self.steps_per_batch))
         # Chains that vary by far more than what they may have missed have not missed it.
         unseen = unseen if unseen > _NEGLIGIBLE * standard_error else 0.0
         errors = np.array([math.hypot(standard_error, unseen, bias)])

@@ -40,6 +40,8 @@ from sgdstab_fast.statistics.means import standard_errors
 
 _PIECES = 4  # of a chain for each one that counts for the error bar: weights may be fitted to correlated ones
 _RELAXATION_TIMES = 5  # that a piece of a chain must last to count as independent of the next
+_RELAXED = 6  # that a chain must last to have forgotten its start
+_ERRORS = 2.0  # in half an interval: bounds are in terms of standard errors
 _DRIFT = 4.0  # standard errors: a false alarm in 1e4
 _SEPARATED = 3.0  # deviations of one chain by which a pair is in order
 _OUTGROWN = 4.5  # standard errors by which one is out of order: of very many pairs
@@ -52,14 +54,22 @@ _EPS = float(np.finfo(float).eps)
 
 
 def frame_means(
-    log_growth: FloatArray, growth: FloatArray, steps_per_batch: int, k: int | None = None, *, starts_last: bool = True
+    log_growth: FloatArray,
+    growth: FloatArray,
+    steps_per_batch: int,
+    k: int | None = None,
+    *,
+    starts_last: bool = True,
+    spread: FloatArray | None = None,
 ) -> Estimate:
     """Estimate k exponents from log growth per batch, (n_chains, n_batches, columns), and anchored growth at its end.
 
     `growth` has the shape (n_chains, n_batches, n_metrics, leading), for the leading exponents. Both have the same
     means under the stationary law of the frames, so that each exponent has a combination of its own. Columns beyond the
     k-th, all by default, only show what may come before it. `starts_last` says whether frames started from directions
-    that stay themselves unless faster ones pass through them.
+    that stay themselves unless faster ones pass through them, and `spread` how far each of k columns that have no
+    anchored growth has spread from there, log(1 / cos): what it has gained by that (`statistics.anchored`) counts until
+    it has relaxed.
     """
     n_chains, n_batches, n_columns = log_growth.shape
     k = n_columns if k is None else k
@@ -75,6 +85,9 @@ def frame_means(
     allowance = np.maximum(
         turning.allowance, _mixed(increments * steps_per_batch, start_up, k, starts_last) / steps_per_batch
     )
+    if spread is not None:
+        gained = np.pad(spread, (0, n_columns - spread.size))[finite] / (_ERRORS * kept.shape[1] * steps_per_batch)
+        allowance = np.maximum(allowance, np.where(_RELAXED * turning.relaxation > 1, gained, 0.0))
     with np.errstate(divide="ignore"):
         n_pieces = np.clip(np.nan_to_num(1 / (_RELAXATION_TIMES * turning.relaxation)), 1, n_groups).astype(int)
     # Means are of the same batches whatever the pieces, so that sums of exponents follow those of volumes.
