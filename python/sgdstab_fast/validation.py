@@ -25,6 +25,8 @@ from sgdstab_fast._core.arguments import FloatArray
 # measured in the precision of the input.
 _ASYMMETRY = 1e4  # in units of the precision, relative to sqrt(K_ii K_jj)
 _LONGEST = 160  # characters of what is shown
+_LARGEST_ORDER = 1e6  # of moments: growth to larger powers overflows
+_MOST = 2**62  # of integers without a bound of their own
 _SUM = 1e-9  # of probabilities, from 1
 _SUM_ROUNDING = 8  # what rounding may do to it, in units of the precision times the root of the number of terms
 
@@ -54,7 +56,7 @@ def real_number(value: Any, name: str) -> float:
 
 def _scalar(value: Any) -> Any:
     """Return the number that an array or a tensor without dimensions holds; anything else as it is."""
-    if np.ma.is_masked(value):
+    if np.ma.is_masked(value) or getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):  # times and dates
         return None
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
         return value.item()
@@ -101,8 +103,8 @@ def integer(value: Any, name: str, *, low: int = 1, high: int | None = None) -> 
         whole = operator.index(given)
     except TypeError:  # arrays of several
         raise TypeError(f"{name} must be an integer, not {shown(value)}") from None
-    if whole < low or (high is not None and whole > high):
-        bounds = f"at least {low}" if high is None else f"in {low}..{high}"
+    if whole < low or whole > (_MOST if high is None else high):
+        bounds = f"at least {low}" if high is None and whole < low else f"in {low}..{_MOST if high is None else high}"
         raise ValueError(f"{name} must be {bounds}, not {shown(value)}")
     return whole
 
@@ -140,10 +142,17 @@ def orders(value: Any, name: str) -> FloatArray:
     if given.size == 0:
         raise ValueError(f"{name} must be a number or a non-empty sequence of numbers, not {shown(value)}")
     names = [name] if given.ndim == 0 else [f"{name}[{index}]" for index in range(given.size)]
-    found = np.array([real_number(order, its) for order, its in zip(given.ravel(), names, strict=True)])
-    for index in np.flatnonzero(np.isinf(found))[:1].tolist():
-        raise ValueError(f"{names[index]} must be finite, not {given.ravel()[index]!r}")
-    return found + 0.0  # no -0
+    return np.array([order(each, its) for each, its in zip(given.ravel(), names, strict=True)])
+
+
+def order(value: Any, name: str) -> float:
+    """Return a finite number that growth may be raised to, and no -0."""
+    number = real_number(value, name) + 0.0
+    if math.isinf(number):
+        raise ValueError(f"{name} must be finite, not {shown(value)}")
+    if abs(number) > _LARGEST_ORDER:
+        raise ValueError(f"{name} must be within {-_LARGEST_ORDER:g}..{_LARGEST_ORDER:g}, not {shown(value)}")
+    return number
 
 
 def _entries(value: Any, name: str) -> NDArray[np.object_]:

@@ -151,6 +151,7 @@ def damaged(name):
         (["k4.npy", "--learning-rate", "1", "--output", "report.txt"], "--output must end in"),
         (["complex.npy", "--learning-rate", "1"], "gram must be real"),
         (["vector.npy", "--learning-rate", "1"], "gram must be a matrix"),
+        (["number.npy", "--learning-rate", "1"], "number.npy holds a single number, not a matrix"),
         (["asymmetric.npy", "--learning-rate", "1"], "gram must be symmetric"),
         (["nan.npy", "--learning-rate", "1"], "gram must be finite"),
     ],
@@ -161,6 +162,7 @@ def test_bad_input_is_one_line_and_status_2(directory, capsys, arguments, messag
     np.save("objects.npy", np.array([[{}]], dtype=object), allow_pickle=True)
     np.save("complex.npy", K4 + 0j)
     np.save("vector.npy", np.ones(3))
+    np.save("number.npy", 3.0)
     np.save("asymmetric.npy", np.triu(K4))
     np.save("nan.npy", K4 * np.nan)
     assert main(["report", *arguments]) == 2

@@ -18,6 +18,7 @@ from reference.known import K4
         (np.nan, ValueError, "criterion must be a number, not nan"),
         (0, ValueError, r"criterion must be a finite order other than 0, not 0: Lambda\(0\) is always 0"),
         (-np.inf, ValueError, "criterion must be a finite order other than 0, not -inf"),
+        (-1e300, ValueError, "criterion must be within .*, not -1e\\+300"),
     ],
 )
 def test_bad_criteria(criterion, error, message):

@@ -11,6 +11,8 @@ from reference.known import K4
     [
         (np.nan, ValueError, "p must be a number, not nan"),
         (np.inf, ValueError, "p must be finite, not inf"),
+        (1e308, ValueError, r"p must be within -1e\+06\.\.1e\+06, not 1e\+308"),
+        (np.timedelta64(2), TypeError, "p must be a real number, not np.timedelta64"),
         ([1, -np.inf], ValueError, r"p\[1\] must be finite, not -inf"),
         ([1, np.nan], ValueError, r"p\[1\] must be a number, not nan"),
         (None, TypeError, "p must be a real number, not None"),

@@ -41,6 +41,7 @@ def test_bad_learning_rates(learning_rates, error, message):
         ({"batch_sizes": "1"}, TypeError, r"batch_sizes\[0\] must be a real number, not '1'"),
         ({"batch_sizes": 5}, ValueError, r"must be in 1\.\.4, not 5"),
         ({"max_steps": 63}, ValueError, r"max_steps must be at least n_chains \(64\), not 63"),
+        ({"max_steps": 10**400}, ValueError, "max_steps must be in 1..4611686018427387904, not 10+"),
         ({"max_steps": 1.5}, TypeError, "max_steps must be an integer, not 1.5"),
         ({"n_chains": 0}, ValueError, "n_chains must be in .*, not 0"),
         ({"rtol": -1}, ValueError, "rtol must be finite and not negative, not -1"),

@@ -28,7 +28,7 @@ def run_options(options: argparse.Namespace) -> dict[str, Any]:
     if options.threads is not None:
         validation.thread_count(options.threads)
     if options.seed is not None:
-        validation.integer(options.seed, "--seed", low=0)
+        validation.integer(options.seed, "--seed", low=0, high=2**128)
     most = options.max_steps
     return {
         "rtol": options.rtol,
@@ -71,7 +71,10 @@ def named_gram(options: argparse.Namespace) -> tuple[str, Any]:
     if options.gram is None:
         example = load_example()
         return f"Example: {example.description}", example.gram
-    return options.gram.name, read_gram(options.gram, options.key)
+    gram = read_gram(options.gram, options.key)
+    if np.ndim(gram) == 0:
+        raise ValueError(f"{options.gram} holds a single number, not a matrix")
+    return options.gram.name, gram
 
 
 def learning_rate(options: argparse.Namespace) -> float:

@@ -162,9 +162,7 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     True
     """
     plain = require_plain(system, "eigenfunction")
-    p = validation.real_number(p, "p")
-    if math.isinf(p):
-        raise ValueError(f"p must be finite, not {p!r}")
+    p = validation.order(p, "p")
     n_directions = validation.integer(n_directions, "n_directions", low=_FEWEST)
     seed = seed_from(rng)
     known = _known_logarithm(system, p)

@@ -268,7 +268,7 @@ def _criterion(criterion: Any) -> str | float:
         ) from None
     if order == 0 or math.isinf(order):
         raise ValueError(f"criterion must be a finite order other than 0, not {criterion!r}: Lambda(0) is always 0")
-    return order
+    return validation.order(order, "criterion")
 
 
 def _almost_sure(
