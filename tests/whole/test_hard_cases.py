@@ -1,7 +1,7 @@
 """Systems on which estimates have been, or could be, confident and wrong: nearly all have two scales of time.
 
 A case is a system, how it is asked, and a truth with how far it may be off. A confident answer holds the truth in its
-interval of LEVEL; one that is not confident has warned, and says what to do. `budget` names the cases that are to be
+interval of LEVEL; one that is not confident has warned, and says what to do. `answered` marks the cases that are to be
 answered with confidence as they are asked.
 """
 
@@ -194,8 +194,8 @@ DRIFTING = sf.MatrixEnsemble([np.diag([math.exp(1 - 0.02), 1]), np.diag([math.ex
     Case("coupled by 1e-6", nearly_diagonal(1e-6), 0.007010563478, 1e-11, {"rtol": 0.05}, answered=True),
     Case("coupled by 1e-9", nearly_diagonal(1e-9), 0.00457994331, 1e-10, {"rtol": 0.05}, answered=True),
     Case("coupled by 1e-12", nearly_diagonal(1e-12), 0.00340084, 2e-8, {"rtol": 0.05}, answered=True),
-    Case("rare swap of planes that turn", turned(0.7, rare(np.diag([1.2, 0.6]), [[0, 1], [1, 0]], 1e-6)), -1,
-         options={"max_steps": 1e6}),
+    Case("rare swap of planes that shrink", turned(0.7, rare(np.diag([1.2, 0.6]), [[0, 1], [1, 0]], 1e-6)),
+         math.log(0.72) / 2, 1e-6, {"max_steps": 1e6}),
     Case("coupled by 1e-14", nearly_diagonal(1e-14), 0.0029070, 4e-5, {"rtol": 0.05}, answered=True, seeds=(1,)),
     Case("two blocks", two_blocks(0.0038562462 * PAIR, 1.24e-10, 0.425), -1.36604e-4, 2e-8, {"rtol": 0.1},
          answered=True),
@@ -380,13 +380,16 @@ PAIRS_OF_EXAMPLES = {"batch_size": 2, "rtol": 1e-2}
     # lambda is -r at 0.4256 and 9e-4 at 0.4283, by 2e8 and 3e7 steps.
     Case("nearly decoupled", nearly_decoupled(0.0038562462 * PAIR, 1e-10), 0.42695, 0.0013, {"rtol": 1e-3}, True),
     Case("and slower", nearly_decoupled(1e-5 * PAIR, 1e-6), 0.4264, 0.0013, {"rtol": 1e-3}, True, (1, 2)),
-    # Lambda has a bend before its zero, where the slow block ceases to lead. By plain products, to 2e-4.
+    # lambda has a bend before its zero, where the slow block ceases to lead. By plain products, to 2e-4.
     Case("slow pair", without_last(nearly_decoupled(0.05 * PAIR, 0.02)), 1.0349, 6e-4, PAIRS_OF_EXAMPLES, True),
+    # Bursts are as long as it takes to draw those that are drawn once in 1000 steps. By lines through plain products.
+    Case("drawn rarely", without_last(nearly_decoupled(0.05 * PAIR, 0.02)), 0.0056394, 4e-6,
+         {"probabilities": [0.4985, 0.4985, 0.001, 0.001, 0.001], "rtol": 1e-2}, True, (1, 2, 3, 15)),
     Case("slower pair", without_last(nearly_decoupled(0.02 * PAIR, 0.01)), 1.0347, 6e-4, PAIRS_OF_EXAMPLES, True),
-)
+)  # fmt: skip
 def test_critical_rates_of_slow_directions(case):
-    batches = {"batch_size": case.options.get("batch_size")}
-    mean_square = sf.critical_learning_rate(case.system, "mean-square", **batches).value
+    steps = {name: case.options.get(name) for name in ("batch_size", "probabilities")}
+    mean_square = sf.critical_learning_rate(case.system, "mean-square", **steps).value
     for result, caught in case.of(sf.critical_learning_rate):
         case.check(result, caught, result.converged)
         assert result.confidence_interval(LEVEL)[0] >= mean_square * (1 - 1e-9)

@@ -140,7 +140,7 @@ def estimate_exponent(
     """Do what `lyapunov_exponent` says; `mean_square` is the system's, if known."""
     parts = [] if system.is_full else system.parts()
     if system.is_full or parts[0].system is system:
-        return simulate(system, options, resume, mean_square, 0)
+        return _simulated(system, options, resume, mean_square, 0)
     return _of_parts(system, parts, options, resume)
 
 
@@ -179,7 +179,7 @@ def _of_parts(
         # Of the largest, and so of no more than a lower bound of it if that is positive.
         its_own = its.within(atol=max(its.budget.atol, its.budget.rtol * max(least, 0.0)) / share)
         with collected() as messages[index]:
-            result = simulate(parts[index].system, its_own, known.get(index), mean_squares.get(index), index)
+            result = _simulated(parts[index].system, its_own, known.get(index), mean_squares.get(index), index)
         results[index] = _scaled(result, share, system)
         least = max(least, results[index].exponent - 6 * results[index].standard_error)
     short = sorted((index for index in messages if messages[index]), key=lambda index: -results[index].exponent)
@@ -231,7 +231,7 @@ def _sign(signs: list[int]) -> int:
     return 1 if 1 in signs else 0 if 0 in signs else -1
 
 
-def simulate(
+def _simulated(
     system: System,
     options: Options,
     resume: LyapunovExponent | None,
@@ -262,7 +262,7 @@ def simulate(
             task = vectors_task(system, growth)
     if resume is None:
         options.budget.steps_per_chain(options.n_chains)
-        run_provenance = provenance(options.seed, "anchored" if anchored else "average", system.fingerprint)
+        run_provenance = provenance(options.seed, "anchored" if growth.size > 0 else "average", system.fingerprint)
         chains_of = _anchored_chains if anchored else _averaged_chains
         chains = chains_of(system, options, growth, plan, first_chain)
     else:

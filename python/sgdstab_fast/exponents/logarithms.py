@@ -69,11 +69,12 @@ def diagonal_runs(system: System) -> DiagonalRuns | None:
 
 
 def runs_of(outcomes: Outcomes) -> DiagonalRuns | None:
-    """Return the law of runs; None if all matrices are diagonal, or none."""
+    """Return the law of runs; None if all matrices are diagonal, or none. Those that annihilate end runs."""
     drawn = outcomes.probabilities > 0
     matrices, probabilities = outcomes.matrices[drawn], outcomes.probabilities[drawn]
     diagonals = np.einsum("njj->nj", matrices)
     diagonal = np.count_nonzero(matrices, axis=(1, 2)) == np.count_nonzero(diagonals, axis=1)
+    diagonal &= diagonals.any(axis=1)
     if diagonal.all() or not diagonal.any():
         return None
     with np.errstate(divide="ignore"):

@@ -68,8 +68,8 @@ def lyapunov_spectrum(
 ) -> LyapunovSpectrum:
     """Estimate the k largest Lyapunov exponents, with error bars.
 
-    Columns of the frames start from slow directions, are put in the order in which they are seen to grow, and one more
-    than asked for shows what may come before the last. Error bars allow for frames that have not settled: for columns
+    Columns of the frames start from slow directions, are put in the order in which they are seen to grow, and two more
+    than asked for show what may come before the last. Error bars allow for frames that have not settled: for columns
     that are not seen to keep their places within a chain (`statistics.frames`). Exponents that are nearly equal part
     only as n^-1/2; sums over groups of them are known better than single ones. `lyapunov_exponent` handles the top one.
 
@@ -261,7 +261,7 @@ def _confirmed(
         if done.chains.n_steps == before:
             break
         done = run(done.chains, task, estimate, options)
-    return _allowing_for(missed, done) if missed > 0 else done
+    return _allowing_for(missed, done, options.budget) if missed > 0 else done
 
 
 def _checked(system: System, done: Run[FrameRecords], options: Options) -> tuple[Run[FrameRecords], float]:
@@ -286,7 +286,7 @@ def _checked(system: System, done: Run[FrameRecords], options: Options) -> tuple
     return replace(done, chains=charged), difference if difference > _SURELY * error else 0.0
 
 
-def _allowing_for(missed: float, done: Run[FrameRecords]) -> Run[FrameRecords]:
+def _allowing_for(missed: float, done: Run[FrameRecords], budget: Budget) -> Run[FrameRecords]:
     """Return the run with error bars that allow for a direction that comes before all others."""
     estimate = done.estimate
     assert estimate.of_exponents is not None
@@ -297,7 +297,8 @@ def _allowing_for(missed: float, done: Run[FrameRecords]) -> Run[FrameRecords]:
             bias_allowance=np.hypot(estimate.of_exponents.bias_allowance, missed)
         ),
     )
-    return replace(done, estimate=wider, stopped_by="max_steps")
+    done = replace(done, estimate=wider)
+    return done if budget.met(done.sizes, wider.standard_error).all() else replace(done, stopped_by="max_steps")
 
 
 def _warn(budget: Budget, done: Run[FrameRecords]) -> None:

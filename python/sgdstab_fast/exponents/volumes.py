@@ -26,7 +26,7 @@ from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.simulation.vectors import estimate
 from sgdstab_fast.systems.system import Outcomes, System
 
-_LARGEST = 64  # order of compound matrices
+_LARGEST = 64  # dimension of compound matrices
 _CHAINS = 32  # at least
 _VOLUMES = 6  # spawn number of keys
 _ROUNDING = 16 * float(np.finfo(float).eps)

@@ -49,7 +49,7 @@ from sgdstab_fast.simulation.vectors import vectors_task
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import Part
 
-_SLOW = 1e-2  # eta kappa_min, below which directions are slow
+_SLOW = 1e-2  # eta kappa_min, below which directions are slow, where all examples are drawn equally often
 # Of eigenvalues, relative to the largest: the first one, the coarsest where steps are few, and from one to the next.
 _FIRST_CUTOFF, _COARSEST, _RATIO = 1e-3, 0.1, 10**-0.5
 _OF_BUDGET = 0.2  # for the first zero
@@ -195,8 +195,12 @@ class Bursts:
 
 
 def has_slow_directions(system: LinearizedSGD, learning_rate: float) -> bool:
-    """Say whether the slowest direction takes many epochs to decay."""
-    return learning_rate * system.rows_of_k.extreme_eigenvalues()[0] < _SLOW
+    """Say whether the slowest direction takes many epochs to decay, in each of which all examples are drawn.
+
+    Bursts have to be short beside that, and examples that are drawn rarely make them long.
+    """
+    rarest = system.law.n_units * float(system.law.unit_probabilities.min())
+    return learning_rate * system.rows_of_k.extreme_eigenvalues()[0] < _SLOW * rarest
 
 
 def search_with_slow_directions(

@@ -31,13 +31,13 @@ from sgdstab_fast.simulation.progress import Progress, after
 _EPS = float(np.finfo(float).eps)
 _BRACKET_SHARE, _SET_SHARE = 1 / 64, 1 / 5  # of the budget, for a learning rate on the way, for a set
 _SIGN_CONFIDENCE = 1 - 1e-4
-_FIRST_FACTOR, _LARGEST_FACTOR = 1.1, 2.0  # between learning rates on the way up
+_FIRST_FACTOR, _LARGEST_FACTOR = 1.1, 2.0  # between learning rates on the way up or down
 _N_RATES = 8  # of a set
 _LEAST_STEPS = 16  # of a chain, in a set that is worth it
 _SURE = 4.0  # standard errors
 _RESOLVED = 6.0  # errors in the distance of neighbours
 _MOST_SETS = 12
-_WIDEST, _CUBIC = 0.03, 1 / 12  # the last set's half width, relative: tolerances of cubics that it is made for
+_WIDEST, _CUBIC = 0.03, 1 / 12  # the last set's half width, relative; the part of the tolerance that is for cubics
 _PARABOLA, _SPARE = 1.5, 1.25  # by which a parabola knows its zero worse than a constant, and what is to spare
 _ROUNDS, _MISFIT = 12, 4.0  # of sets that are fitted; chi squared of parabolas that do not fit
 
@@ -139,6 +139,8 @@ class _Fit:
     slope_error: float
     misfit: float
     """Chi squared, per degree of freedom."""
+    degrees_of_freedom: int
+    """Of the estimate that is known least well."""
 
     @property
     def error(self) -> float:
@@ -241,7 +243,7 @@ def _last_set(
         standard_error=fit.error,
         derivative=fit.slope,
         derivative_standard_error=fit.slope_error,
-        degrees_of_freedom=min(each.degrees_of_freedom for each in found),
+        degrees_of_freedom=fit.degrees_of_freedom,
         n_steps=function.n_steps,
         converged=met,
         stopped_by="max_steps" if not met else "rtol" if fit.error <= budget.rtol * value else "atol",
@@ -321,4 +323,5 @@ def _parabola(rates: FloatArray, found: list[Reading]) -> _Fit | None:
         slope=slope / half,
         slope_error=math.sqrt(float(along @ covariance @ along)) / half,
         misfit=float(misfit @ misfit) / (usable.sum() - 3),
+        degrees_of_freedom=min(each.degrees_of_freedom for each in found),
     )

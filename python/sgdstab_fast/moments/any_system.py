@@ -110,7 +110,7 @@ class GeneralMoments:
     def _bounds(self, order: float) -> tuple[float, float]:
         """Return what Lambda(p) lies between by what single steps do, and at negative orders by what blocks do.
 
-        At those no block is larger than the whole.
+        There the norm of the whole is no smaller than that of a block, so that its Lambda(p) is no larger.
         """
         if order > 0:
             lows, highs = zip(*(exact.bounds(order) for exact in self._exact), strict=True)
@@ -147,7 +147,7 @@ class GeneralMoments:
         return largest_of(each)
 
     def known_of_parts(self) -> list[Points]:
-        """Return the same of each block, as far as it was found on the way; none of one block."""
+        """Return what is known of each block, as far as it was found on the way; none of one block."""
         if len(self._blocks) == 1:
             return []
         for index, its in enumerate(self._points):

@@ -23,8 +23,8 @@ from sgdstab_fast.operators.tensors import LARGEST_ORDER, tensor_dimension
 from sgdstab_fast.results.result import EXACT
 
 SURE = 4.0  # standard errors
-CONTRADICTED = "populations missed what carries it: it is between bounds from other orders and convexity"
-LARGEST_TENSOR = 20_000  # that is worth computing for a bound: a tenth of a second
+CONTRADICTED = "populations missed what carries it: it is between bounds from other orders, single steps and convexity"
+LARGEST_BESIDE = 20_000  # that is worth computing for a bound: a tenth of a second
 _ROUNDING = 1e-12
 
 

@@ -220,8 +220,8 @@ def _warn_of_trouble(orders: FloatArray, found: list[OrderMoment], budget: Budge
         warn(f"the run overflowed: Lambda(p) is unknown at p = {lost}")
     if missed := at(lambda each: each.reason == CONTRADICTED):
         warn(
-            f"populations contradict computed orders, lambda or convexity at p = {missed}: errors reach as far "
-            "as these allow; raise population and max_steps"
+            f"populations contradict what computed orders, single steps, lambda or convexity leave to p = {missed}: "
+            "errors reach as far as these allow; raise population and max_steps"
         )
     if unmixed := at(lambda each: not each.mixed and not each.within_tolerance and each.reason != CONTRADICTED):
         warn(

@@ -375,18 +375,16 @@ def estimate_moment(chains: Chains[PopulationRecords], n_kinds: int = 1) -> Mome
         limit = -math.inf if np.isneginf(log_growth).any() else math.inf
         found = replace(unknown(1), mean=np.array([limit]), standard_error=np.zeros(1), bias_allowance=0.0, mixed=True)
         return Moment(found, 0.0, math.nan)
-    # How populations settle among directions that all lie close to an eigenfunction's maximum does not show in how fast
-    # vectors approach each other.
     kinds, leading = kind_of_each(chains.n_chains, n_kinds), np.arange(n_kinds) == 0
     mixing = _mixing(chains, leading)
-    start_up = max(start_up_batches(mixing, chains.n_batches, chains.steps_per_batch), chains.n_batches // START_UP)
+    start_up = _start_up(mixing, chains)
     each_alone = [
         _weighted_growth(log_growth[kinds == kind], norms[kinds == kind], excess[kinds == kind], 0, start_up)[0]
         for kind in range(n_kinds)
     ]
     leading, missed = leading_kinds([series[:, start_up:] for series in each_alone])
     mixing, kept = _mixing(chains, leading), leading[kinds]
-    start_up = max(start_up_batches(mixing, chains.n_batches, chains.steps_per_batch), chains.n_batches // START_UP)
+    start_up = _start_up(mixing, chains)
     log_growth, effective, norms, excess = (each[kept] for each in (log_growth, effective, norms, excess))
     windows = [0]
     while 2 * windows[-1] + 1 <= LONGEST_WINDOW * (chains.n_batches - start_up):
@@ -425,6 +423,15 @@ def estimate_moment(chains: Chains[PopulationRecords], n_kinds: int = 1) -> Mome
         mixed=found.mixed and disagreement == 0,
     )
     return Moment(found, bias / growth, float(effective[:, start_up:].mean()))
+
+
+def _start_up(mixing: Mixing, chains: Chains[PopulationRecords]) -> int:
+    """Return how many batches to cut off, some of them always.
+
+    How populations settle among directions that all lie close to an eigenfunction's maximum does not show in how fast
+    vectors approach each other.
+    """
+    return max(start_up_batches(mixing, chains.n_batches, chains.steps_per_batch), chains.n_batches // START_UP)
 
 
 def _mixing(chains: Chains[PopulationRecords], leading: NDArray[np.bool_]) -> Mixing:

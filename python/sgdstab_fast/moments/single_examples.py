@@ -27,7 +27,7 @@ from sgdstab_fast.curves.envelope import Points
 from sgdstab_fast.curves.joint import Curve, joint_exponent
 from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.exact.moments import ExactMoments, value_at, with_nodes
-from sgdstab_fast.moments.facts import LARGEST_TENSOR, facts_beside, held_against
+from sgdstab_fast.moments.facts import LARGEST_BESIDE, facts_beside, held_against
 from sgdstab_fast.moments.populations import LEAST_SIZE, MomentMetrics, simulate_moment
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.operators.matrices import ExactMoment
@@ -67,7 +67,7 @@ class PlainMoments:
         if found.n_steps == 0:
             return found
         dimension = max(block.system.dimension for block in self._blocks)
-        return held_against(found, order, facts_beside(order, dimension, LARGEST_TENSOR, self.exact_at))
+        return held_against(found, order, facts_beside(order, dimension, LARGEST_BESIDE, self.exact_at))
 
     def _at(self, order: float, options: Options, size: int | None) -> OrderMoment:
         if order == 0:

@@ -29,7 +29,10 @@ from sgdstab_fast.systems.system import RANDOM_SHARE, System
 _POWER_ITERATIONS = 30
 _JITTER = 1e-13  # of the trace
 _SHARE = 1e-3  # of other kinds of directions
-_SHARE_OF_AVERAGES = 1e-6  # which see how they decay: a mean of n steps is off by its square over n
+_SHARE_BESIDE_SLOW = (
+    1e-6  # the same where chains start as the slowest direction: they see how it decays, and a mean of n
+)
+# steps is off by its square over n
 
 
 class Starts(NamedTuple):
@@ -117,7 +120,7 @@ def starts(
         slow=np.where(against[:, None], -slow, slow),
         random=random,
         further=_unit(system, system.displacements(further)),
-        share=_SHARE_OF_AVERAGES if covariance is None else _SHARE,
+        share=_SHARE_BESIDE_SLOW if covariance is None else _SHARE,
     )
 
 

@@ -63,8 +63,8 @@ class AnchoredGrowth:
     rounding: float
     """What rounding does to it."""
     twins: Twins | None = None
-    spread: float = 0.0
-    """Logarithm of what chains that started as a single direction have spread to."""
+    spreading: float = 0.0
+    """log(1 / cos) of the angles of chains with the single direction that they started as, if they did."""
 
     def estimate(self, *, highest: float = math.inf, least_start_up: int = 0, spread: float | None = None) -> Estimate:
         """Estimate the exponent, which is no larger than `highest`.
@@ -159,12 +159,12 @@ class AnchoredGrowth:
         eps, n = float(np.finfo(float).eps), self.n_examples
         cancellation = 8 * eps * math.exp(min(max(-2 * n * mean, 0.0), 80.0)) / (2 * n) if n > 0 else 0.0
         standard_error = max(standard_error, self.rounding, eps * abs(mean), cancellation)
-        mixed = bias <= _NEGLIGIBLE * standard_error < math.inf if mixed is None else mixed
         difference, _, scaled_drift = _drift(series)
         if abs(scaled_drift) > _DRIFT:
             bias = max(bias, abs(difference))
         if not self.mixing.resolved:
-            bias = max(bias, self.spread / (_ERRORS * series.shape[1] * self.steps_per_batch))
+            bias = max(bias, self.spreading / (_ERRORS * series.shape[1] * self.steps_per_batch))
+        mixed = bias <= _NEGLIGIBLE * standard_error < math.inf if mixed is None else mixed
         # Chains that vary by far more than what they may have missed have not missed it.
         unseen = unseen if unseen > _NEGLIGIBLE * standard_error else 0.0
         errors = np.array([math.hypot(standard_error, unseen, bias)])

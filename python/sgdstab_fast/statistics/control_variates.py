@@ -1,4 +1,4 @@
-"""Anchored means: one exponent from anchored growth in several metrics.
+"""Control variates: one exponent from anchored growth in several metrics.
 
 The mean of g_M under the stationary law is the exponent for every metric M, so every difference g_M - g_M' has the
 known mean 0: they are control variates. With one g as the response and differences as regressors, least squares give
@@ -110,8 +110,8 @@ def weights_of_chains(growth: FloatArray, n_pieces: int, unseen: FloatArray | No
         samples = others.reshape(*before, -1, n_metrics)
         if unseen is not None:
             # Beside n samples, whose mean they leave alone, these add (w_m unseen_m)^2 to the variance of means.
-            mean, further = samples.mean(axis=0), np.diag(len(samples) / math.sqrt(2) * unseen)
-            samples = np.concatenate([samples, mean + further, mean - further])
+            mean, further = samples.mean(axis=-2, keepdims=True), np.diag(samples.shape[-2] / math.sqrt(2) * unseen)
+            samples = np.concatenate([samples, mean + further, mean - further], axis=-2)
         weights[..., fold == f, :] = fit(samples)[..., None, :]
     return weights
 

@@ -34,7 +34,7 @@ _LAST = 1 / 4  # of the batches of twins, by which those that chains have more a
 
 
 class Unseen(NamedTuple):
-    """What mixtures gain, in standard errors of means that may lack it; each of shape (n,)."""
+    """What means may lack of what mixtures gain, nats per step, to be added to standard errors; each of shape (n,)."""
 
     gain: FloatArray
     margin: FloatArray
@@ -42,7 +42,7 @@ class Unseen(NamedTuple):
 
 
 def kinds(n_twins: int) -> list[range]:
-    """Return which of n_twins start as mixtures and as slow directions: a half each, in turn."""
+    """Return which of n_twins start as mixtures and as slow directions: one half each."""
     each = max(-(-n_twins // N_KINDS), 1)
     return [range(n_twins)[first : first + each] for first in range(0, n_twins, each)]
 
