@@ -141,10 +141,10 @@ def print_report(report: Report, console: Console) -> None:
     more = spectrum.exponents.size - len(shown)
     table.add_row(f"top exponents\n{LEVEL:.0%} intervals", "\n".join(shown) + (f"\n… and {more} more" if more else ""))
     table.add_row("sum rule", _sum_rule(spectrum))
-    stopped = _STOPPED[exponent.stopped_by]
+    stopped, ended = _STOPPED[exponent.stopped_by], _STOPPED[spectrum.stopped_by]
     table.add_row(
         "steps" if single else "steps taken",
-        f"{exponent.n_steps:.3g} for lambda ({stopped})\n{spectrum.n_steps:.3g} for the spectrum",
+        f"{exponent.n_steps:.3g} for lambda ({stopped})\n{spectrum.n_steps:.3g} for the spectrum ({ended})",
     )
     table.add_row("time", f"{found.seconds:.2f} s for the verdict, {report.seconds:.2f} s in all")
     style = {"stable": "bold green", "unstable": "bold red", "undecided": "bold yellow"}[found.verdict]
@@ -285,6 +285,8 @@ def _sum_rule(spectrum: LyapunovSpectrum) -> str:
         return f"the exponents are known without steps, and sum to {spectrum.sum_of_exponents:.5g}"
     if spectrum.sum_rule_error is None:
         return "-inf: a step is singular (learning rate times gram diagonal is 1)"
+    if math.isnan(spectrum.sum_of_exponents):
+        return f"estimated {spectrum.exponents.sum():.5g}: there are too many batches for the exact sum"
     holds = "holds" if spectrum.sum_rule_error <= 1e-9 * max(1, abs(spectrum.sum_of_exponents)) else "VIOLATED"
     return (
         f"{holds} to {spectrum.sum_rule_error:.0e} along the path "

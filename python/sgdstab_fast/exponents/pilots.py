@@ -35,6 +35,7 @@ _LONGEST_SPACING = 16  # times N
 _ALIKE = 1.02  # times to a variance: of these the longest spacing, so that the first look comes early
 _LONG_PILOT = 0.02  # seconds
 _CLEARLY = 2.0  # how much faster averages must be
+_DRIFTING = 2.0  # variances that error bars of averages come to, at least, with what halves of a run differ by
 _SIGN = 1 / 4  # of lambda: an error that lets its sign be known
 
 
@@ -78,7 +79,7 @@ def planned(system: System, options: Options, growth: Growth, task: Task[VectorR
     candidates = [shortest * 2**doublings for doublings in range(64) if shortest * 2**doublings <= longest]
     times = [time_to_variance(spacing) for spacing in candidates]
     if seconds > _LONG_PILOT:
-        averaged = task.seconds_per_step * _variance_of_steps(recorded.log_growth[:, :, 0], shortest)
+        averaged = task.seconds_per_step * _DRIFTING * _variance_of_steps(recorded.log_growth[:, :, 0], shortest)
         if _CLEARLY * averaged < min(times) * autocovariance[0]:
             return Plan(None, n_steps)
         return Plan(max(T for T, time in zip(candidates, times, strict=True) if time <= _ALIKE * min(times)), n_steps)
@@ -122,5 +123,5 @@ def _seconds_of_averages(
     tolerance = max(budget.rtol * exponent, budget.atol, 0.0 if budget.sign_confidence is None else _SIGN * exponent)
     n_steps = float(budget.max_steps)
     if np.isfinite(log_growth).all() and tolerance > 0:
-        n_steps = _variance_of_steps(log_growth, steps_per_batch) / tolerance**2
+        n_steps = _DRIFTING * _variance_of_steps(log_growth, steps_per_batch) / tolerance**2
     return n_steps * seconds_per_step if n_steps <= budget.max_steps else math.inf

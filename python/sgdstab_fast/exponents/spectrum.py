@@ -159,10 +159,10 @@ def lyapunov_spectrum(
         system, options, lambda chains: _estimate(chains, asked, system.slow_directions_last), FRAME_INFLUENCES.start
     )
     task = orthonormalised_every(period, system, task, columns)
-    done = _confirmed(system, chains, task, estimate, options)
+    done, n_steps = _confirmed(system, chains, task, estimate, options)
     _warn(options.budget, done)
     warn_of_rare(done, options.budget)
-    return _result(system, done, period, run_provenance)
+    return replace(_result(system, done, period, run_provenance), n_steps=n_steps)
 
 
 def _exact(system: System, method: str) -> ExactExponents | None:
@@ -244,24 +244,31 @@ def _confirmed(
     task: Task[FrameRecords],
     estimate: Callable[[Chains[FrameRecords]], Estimate],
     options: Options,
-) -> Run[FrameRecords]:
+) -> tuple[Run[FrameRecords], int]:
     """Run until tolerances are met, and the largest exponent is what chains of vectors from elsewhere make it.
+
+    With the steps of all of this; a share of the budget is kept for vectors.
 
     Beyond the edge in mean square, rare bursts of fast directions may carry lambda, and frames that start from slow
     ones do not know of them for long. Vectors start in the dominant second moment, where they are. What those have
     found more, error bars allow for where the budget ends.
     """
-    done, missed = run(chains, task, estimate, options), 0.0
+    most = options.budget.max_steps
+    done, missed = run(chains, task, estimate, options.within(most - most // (1 + _CHECK_SHARE))), 0.0
+    if done.stopped_by == "max_steps":  # chains that are resumed go on as if they had not been checked
+        charged, missed = _checked(system, done, options)
+        n_steps = charged.chains.n_steps
+        return (_allowing_for(missed, done, options.budget) if missed > 0 else done), n_steps
     while done.stopped_by != "max_steps":
         done, missed = _checked(system, done, options)
         if missed == 0:
-            return done
+            return done, done.chains.n_steps
         further = options.within(min(4 * done.chains.n_steps, options.budget.max_steps), rtol=0.0, atol=0.0)
         before, done = done.chains.n_steps, run(done.chains, task, estimate, further)
         if done.chains.n_steps == before:
             break
         done = run(done.chains, task, estimate, options)
-    return _allowing_for(missed, done, options.budget) if missed > 0 else done
+    return (_allowing_for(missed, done, options.budget) if missed > 0 else done), done.chains.n_steps
 
 
 def _checked(system: System, done: Run[FrameRecords], options: Options) -> tuple[Run[FrameRecords], float]:

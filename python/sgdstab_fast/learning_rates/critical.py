@@ -209,7 +209,7 @@ def _searched(system: LinearizedSGD, options: Options, max_steps: int | None) ->
     """Return the first zero of lambda of what is not plain."""
     bounds, parts = bounds_of_zero(system), system.parts()
     if bounds[0] > 0 and len(parts) == 1 and has_slow_directions(system, bounds[0]):
-        options = options.within(_OF_SLOW_DIRECTIONS if max_steps is None else max_steps)
+        options = options.within(_OF_SLOW_DIRECTIONS if max_steps is None else options.budget.max_steps)
         found = search_with_slow_directions(parts[0], bounds, options)
     elif bounds[0] > 0 and _settled(bounds, options.budget):
         return _between(bounds, provenance(options.seed, "closed form", system.fingerprint))
@@ -281,7 +281,7 @@ def _almost_sure(
     highest = min(high for _, high in bounds)
     slow = [has_slow_directions(block.system, low) for block, (low, _) in zip(blocks, bounds, strict=True)]
     if any(slow):
-        most = _OF_SLOW_DIRECTIONS if max_steps is None else max_steps
+        most = _OF_SLOW_DIRECTIONS if max_steps is None else options.budget.max_steps
         options = options.within(most, rtol=_RTOL_OF_SEARCH if rtol is None else rtol)
     found: list[CriticalLearningRate] = []
     to_search = [

@@ -8,6 +8,11 @@ checked, and paid for where it fails: with the drift between the halves of the r
   they pay with that drift and its error, extrapolated over the relaxation still to come, but no more than the spread of
   g over all that the chains have visited; and with that spread if nothing is known about their relaxation.
 
+Lengths in one norm alone, as those of averages, also change by what vectors become beside what they started as, for
+better or worse, which twins need not show. By how much growth differs from the first half of the run to the second is
+more than what it still is off by, and counts until chains are seen to mix. Metrics in which lengths are alike have no
+need of it.
+
 A direction by itself gains length while others come to it by the noise of the steps. Chains that start so, where the
 dominant second moment is not known, and so do their twins, have all in all gained less than log(1 / cos), where cos is
 what is left of the start in their directions: a third of it, where many slow directions are alike. It counts until
@@ -148,7 +153,12 @@ class AnchoredGrowth:
         room = max(highest - float(series.mean()), 0.0)
         (gain, in_length), (margin, of_length) = twins.unseen(differences, series.size)
         unseen = max(margin, min(max(gain + margin, in_length + of_length), room))
-        return self._estimate(series, start_up, min(biases[start_up], room), unseen=unseen)
+        bias = min(biases[start_up], room)
+        if not self.mixing.resolved:
+            bias = max(bias, self.spreading / (_ERRORS * series.shape[1] * self.steps_per_batch))
+            if growth.shape[2] == 1:
+                bias = max(bias, abs(_drift(series)[0]))
+        return self._estimate(series, start_up, bias, unseen=unseen)
 
     def _estimate(
         self, series: FloatArray, start_up: int, bias: float, *, unseen: float = 0.0, mixed: bool | None = None
@@ -162,8 +172,6 @@ class AnchoredGrowth:
         difference, _, scaled_drift = _drift(series)
         if abs(scaled_drift) > _DRIFT:
             bias = max(bias, abs(difference))
-        if not self.mixing.resolved:
-            bias = max(bias, self.spreading / (_ERRORS * series.shape[1] * self.steps_per_batch))
         mixed = bias <= _NEGLIGIBLE * standard_error < math.inf if mixed is None else mixed
         # Chains that vary by far more than what they may have missed have not missed it.
         unseen = unseen if unseen > _NEGLIGIBLE * standard_error else 0.0
