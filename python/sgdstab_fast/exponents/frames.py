@@ -37,6 +37,7 @@ _LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding time
 _FAST, _PILOT_STEPS, _PILOT_EPOCHS, _PILOT_SHARE, _PILOT_BATCHES, _LOST = 8, 256, 8, 8, 16, 700.0
 _INDEPENDENT = 1e-2  # sine of the angle between a fast direction and those before it
 _WATCHED = 2  # columns behind those asked for that runs have
+_SPREADING = 64  # columns whose angle with their start is looked at: the next ones are taken to be like the last
 _PURITY = 1e-2  # of slow directions: how much less is random where columns behind show what comes before them
 _NULL_RATIO = 1e-12  # what is left of a column that is linearly dependent, where steps are singular
 _EVALUATED = 32  # leading exponents that anchored growth is evaluated for; the others gain little from it
@@ -126,7 +127,7 @@ def started_frames(
         steps_per_batch=1,
         records=FrameRecords.empty(n_chains, columns, task.metrics.columns, 0),
         first_step=first_step,
-        start=states[0, :, :k].copy(),
+        start=states[0, :, : min(k, _SPREADING)].copy(),
         pilot_steps=n_chains * first_step,
     )
 

@@ -67,9 +67,9 @@ def frame_means(
     `growth` has the shape (n_chains, n_batches, n_metrics, leading), for the leading exponents. Both have the same
     means under the stationary law of the frames, so that each exponent has a combination of its own. Columns beyond the
     k-th, all by default, only show what may come before it. `starts_last` says whether frames started from directions
-    that stay themselves unless faster ones pass through them, and `spread` how far each of k columns that have no
-    anchored growth has spread from there, log(1 / cos): what it has gained by that (`statistics.anchored`) counts until
-    it has relaxed.
+    that stay themselves unless faster ones pass through them, and `spread` how far the first columns, which have no
+    anchored growth, have spread from there, log(1 / cos): what they have gained by that (`statistics.anchored`) counts
+    until they have relaxed.
     """
     n_chains, n_batches, n_columns = log_growth.shape
     k = n_columns if k is None else k
@@ -86,7 +86,9 @@ def frame_means(
         turning.allowance, _mixed(increments * steps_per_batch, start_up, k, starts_last) / steps_per_batch
     )
     if spread is not None:
-        gained = np.pad(spread, (0, n_columns - spread.size))[finite] / (_ERRORS * kept.shape[1] * steps_per_batch)
+        gained = np.pad(spread, (0, n_columns - spread.size), mode="edge")[finite] / (
+            _ERRORS * kept.shape[1] * steps_per_batch
+        )
         allowance = np.maximum(allowance, np.where(_RELAXED * turning.relaxation > 1, gained, 0.0))
     with np.errstate(divide="ignore"):
         n_pieces = np.clip(np.nan_to_num(1 / (_RELAXATION_TIMES * turning.relaxation)), 1, n_groups).astype(int)
