@@ -7,6 +7,7 @@ import numpy_baseline
 import pytest
 import sgdstab_fast as sf
 
+pytestmark = pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")  # of runs to a given length
 GRAMS = np.load(__file__.replace("bench/test_bench.py", "tests/data/gram_matrices.npz"))
 THREADS = 2
 
