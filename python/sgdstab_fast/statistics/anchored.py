@@ -42,6 +42,7 @@ from sgdstab_fast.statistics.estimates import (
     grouped,
     unknown,
 )
+from sgdstab_fast.statistics.intervals import ERRORS_IN_HALF
 from sgdstab_fast.statistics.means import mean_of
 from sgdstab_fast.statistics.mixing import Mixing
 from sgdstab_fast.statistics.twins import Twins
@@ -49,7 +50,6 @@ from sgdstab_fast.statistics.twins import Twins
 _PIECES = 4  # of a chain for each one that counts for the error bar: weights may be fitted to correlated ones
 _RELAXATION_TIMES = 5  # that a piece of a chain must last to count as independent of the next
 _COUNTED = 1e-3  # of what each metric may lack: far less than weights of use are worth, and more than huge ones
-_ERRORS = 2.0  # in half an interval: bounds are in terms of standard errors
 _NEGLIGIBLE = 1 / 2  # of a standard error
 _FEW_CHAINS = 16  # fewer do not show the spread of what they have not visited
 _DRIFT = 4.0  # standard errors: a false alarm in 1e4
@@ -155,7 +155,7 @@ class AnchoredGrowth:
         unseen = max(margin, min(max(gain + margin, in_length + of_length), room))
         bias = min(biases[start_up], room)
         if not self.mixing.resolved:
-            bias = max(bias, self.spreading / (_ERRORS * series.shape[1] * self.steps_per_batch))
+            bias = max(bias, self.spreading / (ERRORS_IN_HALF * series.shape[1] * self.steps_per_batch))
             if growth.shape[2] == 1:
                 bias = max(bias, abs(_drift(series)[0]))
         return self._estimate(series, start_up, bias, unseen=unseen)

@@ -36,12 +36,12 @@ from sgdstab_fast.statistics.estimates import (
     grouped,
     unknown,
 )
+from sgdstab_fast.statistics.intervals import ERRORS_IN_HALF
 from sgdstab_fast.statistics.means import standard_errors
 
 _PIECES = 4  # of a chain for each one that counts for the error bar: weights may be fitted to correlated ones
 _RELAXATION_TIMES = 5  # that a piece of a chain must last to count as independent of the next
 _RELAXED = 6  # that a chain must last to have forgotten its start
-_ERRORS = 2.0  # in half an interval: bounds are in terms of standard errors
 _DRIFT = 4.0  # standard errors: a false alarm in 1e4
 _SEPARATED = 3.0  # deviations of one chain by which a pair is in order
 _OUTGROWN = 4.5  # standard errors by which one is out of order: of very many pairs
@@ -87,7 +87,7 @@ def frame_means(
     )
     if spread is not None:
         gained = np.pad(spread, (0, n_columns - spread.size), mode="edge")[finite] / (
-            _ERRORS * kept.shape[1] * steps_per_batch
+            ERRORS_IN_HALF * kept.shape[1] * steps_per_batch
         )
         allowance = np.maximum(allowance, np.where(_RELAXED * turning.relaxation > 1, gained, 0.0))
     with np.errstate(divide="ignore"):

@@ -10,6 +10,8 @@ import numpy as np
 
 from sgdstab_fast import validation
 
+ERRORS_IN_HALF = 2.0  # standard errors in half an interval: what bounds of 95% are divided by to count as errors
+
 
 def student_quantile(level: float, degrees_of_freedom: int) -> float:
     """Return t with P(abs(T) <= t) = level for Student's T.

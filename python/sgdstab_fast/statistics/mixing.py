@@ -6,9 +6,8 @@ the difference D_n of the logarithms of their Gram-Schmidt norms grows by the ga
 equal, or so close that the chains are too short to tell, D_n wanders like a random walk instead. A singular step may
 take both vectors to one line: from then on all is forgotten, at a rate of such steps that is seen from when they came.
 
-Moments and directions go by this; for lambda and sweeps twins decide, and the gap says how independent pieces of chains
-are and whether a start has been forgotten
-(`statistics.twins`).
+Moments and directions go by this; for lambda and sweeps twins decide (`statistics.twins`), and the gap says how
+independent pieces of chains are and whether a start has been forgotten.
 """
 
 from __future__ import annotations

@@ -22,14 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.statistics.intervals import student_quantile
+from sgdstab_fast.statistics.intervals import ERRORS_IN_HALF, student_quantile
 from sgdstab_fast.statistics.means import standard_errors
 
 MOST_TWINS = 16
 N_KINDS = 2
 _LEVEL = 0.95
 _RULE_OF_THREE = 3.0
-_ERRORS = 2.0  # in half an interval: what bounds at its level are in terms of standard errors
 _LAST = 1 / 4  # of the batches of twins, by which those that chains have more are judged
 
 
@@ -86,8 +85,8 @@ class Twins:
         n_batches happens less often than 3 / n_batches, at a level of 95%.
         """
         mixtures, *_ = kinds(len(differences))
-        sums = _RULE_OF_THREE / _ERRORS / n_batches * differences[mixtures].sum(axis=1)
-        return Unseen(sums.mean(axis=0), _ERRORS * standard_errors(sums) if len(sums) > 1 else 0 * sums[0])
+        sums = _RULE_OF_THREE / ERRORS_IN_HALF / n_batches * differences[mixtures].sum(axis=1)
+        return Unseen(sums.mean(axis=0), ERRORS_IN_HALF * standard_errors(sums) if len(sums) > 1 else 0 * sums[0])
 
 
 def _upper_bound(differences: FloatArray) -> float:
