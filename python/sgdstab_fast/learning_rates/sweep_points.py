@@ -24,7 +24,7 @@ from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.options import Options
-from sgdstab_fast.simulation.progress import after
+from sgdstab_fast.results.progress import after
 from sgdstab_fast.statistics.means import standard_errors
 from sgdstab_fast.systems.sgd import LinearizedSGD
 

@@ -26,7 +26,7 @@ from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
-from sgdstab_fast.simulation.progress import after, reporter
+from sgdstab_fast.results.progress import after, reporter
 from sgdstab_fast.systems.sgd import plain_of
 from sgdstab_fast.systems.system import System, require_system
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import Seed
-from sgdstab_fast.simulation.progress import ProgressOption
+from sgdstab_fast.results.progress import ProgressOption
 from sgdstab_fast.simulation.workers import Workers
 
 _ENOUGH = 200_000_000  # steps, of which parts of a run have their shares: more would be spent on what is not asked for

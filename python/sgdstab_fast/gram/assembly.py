@@ -1,0 +1,57 @@
+"""Assembly: K from what passes keep, in memory or in a file, with the progress of it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.gram.features import Features, add_to, mirror
+
+_PARTS = 1000  # of which progress is counted, for each pass
+
+
+def assembled(
+    n_examples: int,
+    n_outputs: int,
+    n_passes: int,
+    passes: Iterable[Callable[[Callable[[float], None]], Sequence[Features]]],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    report: Callable[[int, int], object] = lambda n_done, n_all: None,
+) -> FloatArray:
+    """Return K, shape (N m, N m): the sum of what all passes keep.
+
+    A pass is called with what takes the share of its examples that it has evaluated; evaluation and products count half
+    each. `out` is the path of a .npy file to write to, and to return memory-mapped.
+    """
+    matrix = _zeros(n_examples * n_outputs, out)
+
+    def release() -> None:
+        # What is in the file need not be in memory too.
+        mapped = getattr(matrix, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+    for index, evaluate in enumerate(passes):
+
+        def tell(share: float, index: int = index) -> None:
+            report(int((index + share) * _PARTS), n_passes * _PARTS)
+
+        features = evaluate(lambda share: tell(share / 2))  # noqa: B023
+        for number, each in enumerate(features):
+            for share in add_to(matrix, each, n_outputs, release):
+                tell(0.5 + 0.5 * (number + share) / len(features))
+        del features
+    mirror(matrix, release)
+    return matrix
+
+
+def _zeros(n_rows: int, out: Any) -> FloatArray:
+    if out is None:
+        return np.zeros((n_rows, n_rows))
+    return np.lib.format.open_memmap(out, mode="w+", dtype=np.float64, shape=(n_rows, n_rows))

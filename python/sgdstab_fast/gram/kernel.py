@@ -1,0 +1,117 @@
+"""The Gram matrix of a network, and what else is known of it there."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.gram.memory import text_of
+from sgdstab_fast.gram.planning import Plan
+
+_FORMAT = 1
+_ARRAYS = ("matrix", "predictions", "residuals")
+_NUMBERS = ("n_examples", "n_outputs", "precision", "loss", "loss_name", "relative_error", "seconds")
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """The neural-tangent Gram matrix of a network: what `LinearizedSGD` and every other function take for ``gram``."""
+
+    matrix: FloatArray = field(repr=False)
+    """K, shape (N m, N m), symmetric: row i m + o is output o of example i. For a loss of curvature 1: the curvature of the
+    loss that was named is in it, so learning rates are those of the optimiser."""
+    n_examples: int
+    """N."""
+    n_outputs: int
+    """m."""
+    precision: float
+    """Machine epsilon of the numbers that it was computed from: what LinearizedSGD takes for rounding."""
+    predictions: FloatArray | None = field(default=None, repr=False)
+    """f, shape (N, m)."""
+    residuals: FloatArray | None = field(default=None, repr=False)
+    """f - y, shape (N, m), where targets were given; softmax f - y for a cross entropy."""
+    loss: float | None = None
+    """The mean loss of the examples, where targets were given."""
+    loss_name: str = "half squared"
+    """The loss of an example."""
+    relative_error: float | None = None
+    """Measured: how far entries K_ij of a few examples are from those of plain autograd in float64, relative to
+    sqrt(K_ii K_jj)."""
+    plan: Plan | None = field(default=None, repr=False)
+    """How it was computed."""
+    seconds: float | None = None
+    """What computing it took."""
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        """The example of every row, shape (N m,); None where every row is one."""
+        return None if self.n_outputs == 1 else np.repeat(np.arange(self.n_examples), self.n_outputs)
+
+    def __str__(self) -> str:
+        rows = len(self.matrix)
+        parts = [f"K {rows} x {rows} ({text_of(self.matrix.nbytes)}) of {self.n_examples} examples"]
+        parts[0] += f" with {self.n_outputs} outputs" if self.n_outputs > 1 else ""
+        if self.loss is not None:
+            parts.append(f"{self.loss_name} loss {self.loss:.3g}")
+        if self.relative_error is not None:
+            parts.append(f"measured relative error {self.relative_error:.1g}")
+        if self.seconds is not None:
+            parts.append(f"{self.seconds:.2g} s")
+        return ", ".join(parts)
+
+    def save(self, file: str | os.PathLike[str] | BinaryIO) -> None:
+        """Write to a .npz file, without the plan.
+
+        Parameters
+        ----------
+        file : path or binary file
+            Where to; an existing file is replaced once everything is written.
+        """
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        arrays = {name: value for name in _ARRAYS if (value := getattr(self, name)) is not None}
+        header = np.array(json.dumps({"format": _FORMAT, "kind": "Kernel", **numbers}))
+        if hasattr(file, "write"):
+            np.savez(file, allow_pickle=False, header=header, **arrays)
+            return
+        path = Path(file)
+        partial = path.with_name(path.name + ".part")
+        with partial.open("wb") as opened:
+            np.savez(opened, allow_pickle=False, header=header, **arrays)
+        partial.replace(path)
+
+    @staticmethod
+    def load(file: str | os.PathLike[str] | BinaryIO) -> Kernel:
+        """Read what `save` wrote; nothing in the file is executed.
+
+        Parameters
+        ----------
+        file : path or binary file
+            A .npz file.
+
+        Returns
+        -------
+        Kernel
+
+        Raises
+        ------
+        ValueError
+            If the file is not one of a kernel.
+        """
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                header: dict[str, Any] = json.loads(str(stored["header"]))
+                if header.pop("kind") != "Kernel" or header.pop("format") > _FORMAT:
+                    raise KeyError("kind")
+                arrays = {name: stored[name] for name in _ARRAYS if name in stored.files}
+        except (KeyError, ValueError, OSError, EOFError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"file must be one that Kernel.save wrote, not {file!r}") from error
+        return Kernel(**arrays, **header)

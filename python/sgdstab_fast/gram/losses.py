@@ -1,0 +1,141 @@
+r"""Losses: what of a loss enters K, so that learning rates are those of the optimiser.
+
+Near a minimum a step on example i feels the model's outputs f_i, shape (m,), through the second derivative of the
+loss in them, C_i = l''(f_i), shape (m, m): the Gauss-Newton matrix of the example is J_i^T C_i J_i. With C_i = S_i S_i^T
+the rows of S_i^T J_i are gradients of outputs for a loss of curvature 1, and K is made of those.
+
+    half squared           l = |f - y|^2 / 2             C = 1
+    squared                l = |f - y|^2                 C = 2
+    mean squared           l = |f - y|^2 / m             C = 2 / m         torch.nn.MSELoss()
+    cross entropy          l = -sum_a y_a log p_a        C = diag p - p p^T, p = softmax f
+    binary cross entropy   the same of two classes       C = p (1 - p), p = 1 / (1 + exp(-f))
+
+of one example; the loss of a batch is the mean over its examples. For cross entropy S = diag(sqrt p) - p sqrt(p)^T.
+At an interpolating minimum residuals vanish and J^T C J is the Hessian. Cross entropy has no such minimum (Chemnitz &
+Engel 2025, section 2.7): its K is that of the Gauss-Newton approximation at the present parameters, no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast import validation
+from sgdstab_fast._core.arguments import FloatArray
+
+_MOST_IMBALANCE = 1e-6  # of the sum of a target's probabilities, from 1
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of one example, of its outputs f, shape (N, m)."""
+
+    name: str
+    scale: Callable[[int], float] | None
+    """C as a multiple of the identity, of m outputs; None where it depends on the outputs."""
+    factors: Callable[[FloatArray], FloatArray]
+    """S of outputs f, shape (N, m, m)."""
+    residuals: Callable[[FloatArray, FloatArray], FloatArray]
+    """f - y, or of a cross entropy p - y: its gradient in the outputs, up to the scale."""
+    value: Callable[[FloatArray, FloatArray], FloatArray]
+    """Of f and y, shape (N,)."""
+
+
+def _squared(name: str, scale: Callable[[int], float]) -> Loss:
+    def factors(f: FloatArray) -> FloatArray:
+        n, m = f.shape
+        return np.broadcast_to(np.sqrt(scale(m)) * np.eye(m), (n, m, m))
+
+    def value(f: FloatArray, y: FloatArray) -> FloatArray:
+        return np.asarray(scale(f.shape[1]) / 2 * np.square(f - y).sum(axis=1))
+
+    return Loss(name, scale, factors, lambda f, y: np.asarray(f - y), value)
+
+
+def _softmax(f: FloatArray) -> FloatArray:
+    grown = np.exp(f - f.max(axis=1, keepdims=True))
+    return np.asarray(grown / grown.sum(axis=1, keepdims=True))
+
+
+def _sigmoid(f: FloatArray) -> FloatArray:
+    return np.asarray(np.exp(-np.logaddexp(0, -f)))
+
+
+def _classes_factors(f: FloatArray) -> FloatArray:
+    p = _softmax(f)
+    roots = np.sqrt(p)
+    return np.asarray(roots[:, :, None] * np.eye(f.shape[1]) - p[:, :, None] * roots[:, None, :])
+
+
+def _classes_value(f: FloatArray, y: FloatArray) -> FloatArray:
+    largest = f.max(axis=1, keepdims=True)
+    log_p = f - largest - np.log(np.exp(f - largest).sum(axis=1, keepdims=True))
+    return np.asarray(-(y * log_p).sum(axis=1))
+
+
+def _two_classes_factors(f: FloatArray) -> FloatArray:
+    return np.asarray(np.sqrt(_sigmoid(f) * _sigmoid(-f))[:, :, None] * np.eye(f.shape[1]))
+
+
+LOSSES = {
+    loss.name: loss
+    for loss in (
+        _squared("half squared", lambda m: 1.0),
+        _squared("squared", lambda m: 2.0),
+        _squared("mean squared", lambda m: 2.0 / m),
+        Loss("cross entropy", None, _classes_factors, lambda f, y: np.asarray(_softmax(f) - y), _classes_value),
+        Loss(
+            "binary cross entropy",
+            None,
+            _two_classes_factors,
+            lambda f, y: np.asarray(_sigmoid(f) - y),
+            lambda f, y: np.asarray((np.logaddexp(0, f) - y * f).sum(axis=1)),
+        ),
+    )
+}
+# Loss modules of torch, by the names of their classes.
+_OF_TORCH = {"MSELoss": "mean squared", "CrossEntropyLoss": "cross entropy", "BCEWithLogitsLoss": "binary cross entropy"}
+
+
+def loss_of(value: Any) -> Loss:
+    """Return a loss, given by its name or as the module of torch that trains with it."""
+    name = _OF_TORCH.get(type(value).__name__)
+    if name is None:
+        return LOSSES[validation.choice(value, "loss", tuple(LOSSES))]
+    if getattr(value, "reduction", "mean") != "mean":
+        raise ValueError(
+            f"loss must average over the batch, not {value!r} with reduction={value.reduction!r}: a sum multiplies every "
+            "step by the batch size, so pass loss='squared' and batch_size times the learning rate"
+        )
+    for option, usual in (("weight", None), ("pos_weight", None), ("label_smoothing", 0.0)):
+        if getattr(value, option, usual) != usual:
+            raise ValueError(f"loss must be without {option}, not {value!r}")
+    return LOSSES[name]
+
+
+def targets_of(value: Any, loss: Loss, n_examples: int, n_outputs: int) -> FloatArray:
+    """Return targets y of the outputs' shape (N, m): as given, or from class labels (N,) of a cross entropy."""
+    given = validation.numeric(value, "targets")
+    shape = (n_examples, n_outputs)
+    if loss.name == "cross entropy":
+        if given.shape == (n_examples,) and given.dtype.kind in "iu":
+            if given.size and not (0 <= given.min() and given.max() < n_outputs):
+                raise ValueError(f"targets must be classes 0..{n_outputs - 1}, not {given.min()}..{given.max()}")
+            return np.asarray(np.eye(n_outputs)[given])
+        what = f"classes of shape ({n_examples},) or probabilities of shape {shape}"
+    else:
+        what = f"of the outputs' shape {shape}" + (f" or ({n_examples},)" if n_outputs == 1 else "")
+        if n_outputs == 1 and given.shape == (n_examples,):
+            given = given[:, None]
+    if given.shape != shape:
+        raise ValueError(f"targets must be {what}, not of shape {given.shape}")
+    found = np.asarray(given, dtype=np.float64)
+    if not np.isfinite(found).all():
+        i, o = np.argwhere(~np.isfinite(found))[0]
+        raise ValueError(f"targets must be finite, but that of output {o} of example {i} is {found[i, o]}")
+    if loss.name == "cross entropy" and not np.allclose(found.sum(axis=1), 1, atol=_MOST_IMBALANCE):
+        raise ValueError("targets must be probabilities of sum 1 for every example")
+    return found

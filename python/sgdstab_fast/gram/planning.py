@@ -1,0 +1,183 @@
+"""Plans: how K is computed within an amount of memory, known before it is.
+
+Features of all N examples (`features`) are what K is made of. Where those of all layers are more than the memory allows,
+the model is evaluated again for every share of them that fits: a share is some units (columns of the Jacobian, outputs
+of a linear layer) of some layers. That takes as many evaluations as tiles of examples would, every share adds one
+symmetric product of all of K, and no example is evaluated more than once a share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sgdstab_fast.gram.features import LARGEST_TILE
+from sgdstab_fast.gram.memory import text_of
+
+_DOUBLE = 8  # bytes
+_WORKSPACE = 24 * 2**20  # of libraries, bytes
+_TILES = 4  # temporary arrays of a tile
+_MOST_OF_CHUNKS = 0.3  # of the memory that is left
+_LARGEST_CHUNK = 512  # examples; more make no product faster
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """How a layer's part of K is computed."""
+
+    name: str
+    """As the model names it."""
+    kind: str
+    """What it is: linear, convolution, embedding, normalisation, or other."""
+    method: str
+    """"factors": from inputs and derivatives, without gradients; "gradients": from these, formed of inputs and
+    derivatives; "vmap" or "one by one": from gradients by automatic differentiation."""
+    n_parameters: int
+    """That K is of."""
+    units: int = field(repr=False)
+    """Into which it can be cut."""
+    numbers: int = field(repr=False)
+    """Kept of an example, whatever the number of units."""
+    numbers_per_unit: int = field(repr=False)
+    """Kept of an example for every unit."""
+    multiplications: float = 0.0
+    """Of its symmetric products."""
+    chunk_numbers: int = field(default=0, repr=False)
+    """That an example takes while it is evaluated."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Some units of a layer."""
+
+    layer: int
+    units: slice
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What computing K takes: `print` shows it as a table."""
+
+    n_examples: int
+    """N."""
+    n_outputs: int
+    """m; K is N m x N m."""
+    layers: tuple[LayerPlan, ...]
+    """How each layer's part is computed."""
+    passes: tuple[tuple[Portion, ...], ...] = field(repr=False)
+    """The units whose features are kept at the same time; all examples are evaluated once for each."""
+    chunk: int
+    """Examples evaluated together."""
+    peak_bytes: int
+    """Memory that it takes at most, K included."""
+    memory: int
+    """Memory that it may take."""
+
+    @property
+    def n_passes(self) -> int:
+        """How often every example is evaluated: one forward pass, and a backward pass for each output."""
+        return len(self.passes)
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters that K is of."""
+        return sum(layer.n_parameters for layer in self.layers)
+
+    @property
+    def multiplications(self) -> float:
+        """Multiplications of the symmetric products."""
+        return sum(layer.multiplications for layer in self.layers)
+
+    def __str__(self) -> str:
+        titles = ("layer", "kind", "parameters", "method", "multiplications", "kept")
+        lines = [
+            (
+                layer.name,
+                layer.kind,
+                f"{layer.n_parameters:,}",
+                layer.method,
+                f"{layer.multiplications:.2g}",
+                text_of(_DOUBLE * self.n_examples * (layer.numbers + layer.units * layer.numbers_per_unit)),
+            )
+            for layer in self.layers
+        ]
+        total = ("all", "", f"{self.n_parameters:,}", "", f"{self.multiplications:.2g}", "")
+        widths = [max(map(len, column)) for column in zip(titles, *lines, total, strict=True)]
+        left = (True, True, False, True, False, False)
+        rows = [
+            "  ".join(
+                text.ljust(width) if is_left else text.rjust(width)
+                for text, width, is_left in zip(row, widths, left, strict=True)
+            ).rstrip()
+            for row in (titles, *lines, total)
+        ]
+        evaluations = "once" if self.n_passes == 1 else f"{self.n_passes} times"
+        return "\n".join(
+            [
+                f"K of {self.n_examples} examples with {self.n_outputs} output{'s' * (self.n_outputs > 1)}: "
+                f"{self.n_examples * self.n_outputs} x {self.n_examples * self.n_outputs}",
+                *rows,
+                f"every example evaluated {evaluations}, {self.chunk} at a time; at most {text_of(self.peak_bytes)} of "
+                f"the {text_of(self.memory)} allowed",
+            ]
+        )
+
+
+def planned(
+    layers: Sequence[LayerPlan],
+    n_examples: int,
+    n_outputs: int,
+    memory: int,
+    *,
+    itemsize: int = _DOUBLE,
+    activations: int = 0,
+    others: int = 0,
+    at_the_end: int = 0,
+    matrix_bytes: int | None = None,
+) -> Plan:
+    """Return how to stay within the memory; refuse an amount that is too small, with the least that would do.
+
+    `activations` and the layers' `chunk_numbers` are what an example takes while it is evaluated, `others` what is
+    there all the time, `at_the_end` what is needed once features are not any more; all in bytes but for
+    `chunk_numbers`.
+    """
+    kept = _DOUBLE * (n_examples * n_outputs) ** 2 if matrix_bytes is None else matrix_bytes
+    fixed = kept + others + _WORKSPACE + _TILES * _DOUBLE * LARGEST_TILE // 4
+    per_example = activations + itemsize * sum(layer.chunk_numbers for layer in layers)
+    needs = [n_examples * itemsize * (layer.numbers + layer.numbers_per_unit) for layer in layers]
+    all_features = n_examples * itemsize * sum(layer.numbers + layer.units * layer.numbers_per_unit for layer in layers)
+    most = max(range(len(layers)), key=needs.__getitem__, default=0)
+    least = fixed + max(per_example + max(needs, default=0), at_the_end)
+    if memory < least:
+        which = layers[most].name if layers else "the model"
+        raise ValueError(
+            f"memory must be at least {text_of(least * 1.01)}, not {text_of(memory)}: K takes {text_of(kept)}, parameters "
+            f"and workspace {text_of(fixed - kept)}, an example {text_of(per_example)}, and one unit of layer {which!r} "
+            f"{text_of(max(needs, default=0))}"
+        )
+    left = memory - fixed
+    for_chunks = max(per_example, min(left - max(needs, default=0), int(_MOST_OF_CHUNKS * left)))
+    chunk = max(1, min(n_examples, _LARGEST_CHUNK, for_chunks // max(per_example, 1)))
+    room = left - chunk * per_example
+    passes = _packed(layers, room // (n_examples * itemsize))
+    features = all_features if len(passes) == 1 else room
+    peak = fixed + max(features + chunk * per_example, at_the_end)
+    return Plan(n_examples, n_outputs, tuple(layers), passes, chunk, peak, memory)
+
+
+def _packed(layers: Sequence[LayerPlan], room: int) -> tuple[tuple[Portion, ...], ...]:
+    """Return shares of the layers' units, each of which takes at most so many numbers of an example."""
+    passes: list[list[Portion]] = [[]]
+    free = room
+    for index, layer in enumerate(layers):
+        first = 0
+        while first < layer.units:
+            count = min(layer.units - first, (free - layer.numbers) // layer.numbers_per_unit)
+            if count < 1:
+                passes.append([])
+                free = room
+                continue
+            passes[-1].append(Portion(index, slice(first, first + count)))
+            free -= layer.numbers + count * layer.numbers_per_unit
+            first += count
+    return tuple(tuple(each) for each in passes)

@@ -1,0 +1,281 @@
+"""K of a network of torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast import validation
+from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.gram.assembly import assembled
+from sgdstab_fast.gram.features import LARGEST_TILE, Arrays, Columns, Factors, Features
+from sgdstab_fast.gram.kernel import Kernel
+from sgdstab_fast.gram.losses import Loss, loss_of, targets_of
+from sgdstab_fast.gram.memory import bytes_of
+from sgdstab_fast.gram.planning import LayerPlan, Plan, Portion, planned
+from sgdstab_fast.gram.torch_gradients import RowsOf, fastest, one_by_one
+from sgdstab_fast.gram.torch_layers import Layer, capture, derivatives, joined_inputs, known_layers
+from sgdstab_fast.gram.torch_model import TorchModel, host
+from sgdstab_fast.results.progress import Progress, ProgressOption, reporter
+
+METHODS = ("auto", "gradients", "one by one")
+_N_CHECKED = 3  # examples whose entries of K are computed again
+_DOUBLE = 8  # bytes
+
+
+def from_torch(
+    model: Any,
+    inputs: Any,
+    *,
+    targets: Any = None,
+    loss: Any = "half squared",
+    parameters: Any = None,
+    memory: int | str = "1 GiB",
+    dtype: str = "float64",
+    method: str = "auto",
+    device: Any = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: ProgressOption = None,
+) -> Kernel:
+    """Return the Gram matrix."""
+    started = time.perf_counter()
+    validation.progress(progress)
+    source = _TorchSource(model, inputs, loss, parameters, memory, dtype, method, device, out is not None)
+    y = None if targets is None else targets_of(targets, source.loss, source.model.n_examples, source.n_outputs)
+    plan = source.plan
+    with reporter(progress, 1, "K") as report:
+        matrix = assembled(
+            plan.n_examples,
+            plan.n_outputs,
+            plan.n_passes,
+            source.passes(),
+            out=out,
+            report=lambda n_done, n_all: report(Progress(n_done, n_all, float("nan"), float("nan"))),
+        )
+    f = source.predictions
+    return Kernel(
+        matrix=matrix,
+        n_examples=plan.n_examples,
+        n_outputs=plan.n_outputs,
+        precision=float(source.model.torch.finfo(source.model.dtype).eps),
+        predictions=f,
+        residuals=None if y is None else source.loss.residuals(f, y),
+        loss=None if y is None else float(source.loss.value(f, y).mean()),
+        loss_name=source.loss.name,
+        relative_error=source.relative_error(matrix),
+        plan=plan,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def plan(
+    model: Any,
+    inputs: Any,
+    *,
+    loss: Any = "half squared",
+    parameters: Any = None,
+    memory: int | str = "1 GiB",
+    dtype: str = "float64",
+    method: str = "auto",
+    device: Any = None,
+) -> Plan:
+    """Return what `from_torch` would do."""
+    return _TorchSource(model, inputs, loss, parameters, memory, dtype, method, device, False).plan
+
+
+class _TorchSource:
+    """The features of a model's layers."""
+
+    def __init__(
+        self,
+        model: Any,
+        inputs: Any,
+        loss: Any,
+        parameters: Any,
+        memory: Any,
+        dtype: str,
+        method: str,
+        device: Any,
+        in_file: bool,
+    ) -> None:
+        self.loss: Loss = loss_of(loss)
+        n_bytes = bytes_of(memory)
+        validation.choice(method, "method", METHODS)
+        self._given = model, inputs, parameters, device
+        self.model = TorchModel(model, inputs, parameters, dtype, device)
+        self.n_outputs = self.model.n_outputs()
+        self.predictions: FloatArray = np.full((self.model.n_examples, self.n_outputs), np.nan)
+        self._layers = known_layers(self.model, self.n_outputs) if method == "auto" else []
+        self._set_up_rest(method)
+        self.plan = self._planned(n_bytes, in_file)
+        torch, host_ = self.model.torch, host
+        self._arrays = Arrays(
+            lambda shape: torch.zeros(shape, dtype=self.model.dtype, device=self.model.device), torch.Tensor.double, host_
+        )
+
+    def _set_up_rest(self, method: str) -> None:
+        """Find out which parameters no layer accounts for, and how their gradients come."""
+        accounted = {name for layer, _ in self._layers for name in layer.parameters}
+        self._rest = [name for name in self.model.parameters if name not in accounted]
+        self._rest_method: str = "one by one"
+        self._rows_of: RowsOf = one_by_one
+        if self._rest and method != "one by one":
+            self._rest_method, self._rows_of = fastest(self.model, self._rest, self.n_outputs)
+
+    def _planned(self, memory: int, in_file: bool) -> Plan:
+        n, m = self.model.n_examples, self.n_outputs
+        layers = [_layer_plan(layer, n, m) for layer, _ in self._layers]
+        for name in self._rest:
+            size = self.model.parameters[name].numel()
+            layers.append(
+                LayerPlan(name, "other", self._rest_method, size, size, 0, m, (n * m) ** 2 * size / 2, 4 * m * size)
+            )
+        copies = self.model.copied_bytes()
+        activations = self.model.activation_bytes() * (2 + m * bool(self._rest))
+        n_parameters = sum(value.numel() for value in self.model.parameters.values())
+        self.n_checked = min(n, _N_CHECKED if _N_CHECKED * n_parameters * _DOUBLE <= memory / 8 else 1)
+        doubled = 0 if self.model.dtype == self.model.torch.float64 else _DOUBLE * n_parameters
+        return planned(
+            layers,
+            n,
+            m,
+            memory,
+            itemsize=self.model.torch.finfo(self.model.dtype).bits // 8,
+            activations=activations,
+            others=copies + _DOUBLE * n * m * 4,
+            at_the_end=(self.n_checked + 1) * n_parameters * _DOUBLE + doubled,
+            matrix_bytes=min(_DOUBLE * (n * m) ** 2, _DOUBLE * LARGEST_TILE * m) if in_file else None,
+        )
+
+    def passes(self) -> list[Callable[[Callable[[float], None]], Sequence[Features]]]:
+        """Return what evaluates the examples for each of the plan's passes."""
+        return [
+            lambda tell, portions=portions: self._features(portions, tell)  # type: ignore[misc]
+            for portions in self.plan.passes
+        ]
+
+    def _features(self, portions: Sequence[Portion], tell: Callable[[float], None]) -> Sequence[Features]:
+        torch, n, m = self.model.torch, self.model.n_examples, self.n_outputs
+        known = [portion for portion in portions if portion.layer < len(self._layers)]
+        rest = [portion for portion in portions if portion.layer >= len(self._layers)]
+        chosen = [self._layers[portion.layer] for portion in known]
+        layers = [layer for layer, _ in chosen]
+        names = [self._rest[portion.layer - len(self._layers)] for portion in rest]
+        rows = self._rows_of(self.model, names) if names else None
+        kept: list[Any] = [self._empty(portion) for portion in portions]
+        for first in range(0, n, self.plan.chunk):
+            chunk = slice(first, min(first + self.plan.chunk, n))
+            examples = self.model.examples(chunk)
+            if layers:
+                outputs, captured = capture(self.model, chosen, examples)
+            else:
+                with torch.no_grad():
+                    outputs, captured = self.model(examples), None
+            self.model.require_finite(outputs.detach(), range(chunk.start, chunk.stop))
+            self.predictions[chunk] = host(outputs)
+            seeds = torch.as_tensor(
+                np.array(self.loss.factors(self.predictions[chunk])), dtype=self.model.dtype, device=self.model.device
+            )
+            for layer, features in zip(layers, kept, strict=False):
+                if isinstance(features, Factors):
+                    x = joined_inputs(torch, layer, captured)
+                    features.inputs[chunk] = x if layer.n_classes else x[:, :, 0]
+            for o in range(m if layers else 0):
+                g = derivatives(self.model, layers, captured, outputs, seeds[:, :, o], keep=o < m - 1)
+                for portion, layer, features in zip(known, layers, kept, strict=False):
+                    self._require_finite(layer, g[id(layer)], chunk)
+                    if isinstance(features, Factors):
+                        features.derivatives[chunk, o] = g[id(layer)][:, :, 0, portion.units]
+                    else:
+                        x = joined_inputs(torch, layer, captured)
+                        found = layer.gradients(torch, x, g[id(layer)], portion.units)
+                        features.gradients[chunk, o] = found.reshape(len(found), -1)
+                del g
+            del captured, outputs
+            if rows is not None:
+                found = rows(examples, seeds).split([self.model.parameters[name].numel() for name in names], dim=2)
+                for portion, name, columns, features in zip(rest, names, found, kept[len(known) :], strict=True):
+                    self._require_finite_columns(name, columns, chunk)
+                    features.gradients[chunk] = columns[:, :, portion.units]
+                del found
+            tell(chunk.stop / n)
+        return kept
+
+    def _empty(self, portion: Portion) -> Features:
+        """Return the features of some units, with nothing in them yet."""
+        n, m = self.model.n_examples, self.n_outputs
+        layer_plan = self.plan.layers[portion.layer]
+        width = portion.units.stop - portion.units.start
+        zeros = self._arrays.zeros
+        if layer_plan.method != "factors":
+            return Columns(zeros((n, m, width * (layer_plan.numbers_per_unit // m))), self._arrays)
+        layer, _ = self._layers[portion.layer]
+        torch = self.model.torch
+        inputs = (
+            torch.zeros((n, layer.positions), dtype=torch.int64, device=self.model.device)
+            if layer.n_classes
+            else zeros((n, layer.positions, layer.d_in))
+        )
+        return Factors(
+            inputs, zeros((n, m, layer.positions, width)), layer.weight is not None, layer.bias is not None, self._arrays
+        )
+
+    def _require_finite(self, layer: Layer, g: Any, chunk: slice) -> None:
+        if not bool(self.model.torch.isfinite(g.sum())):
+            self._require_finite_columns(layer.parameters[0], g, chunk)
+
+    def _require_finite_columns(self, name: str, columns: Any, chunk: slice) -> None:
+        finite = self.model.torch.isfinite(columns).reshape(len(columns), -1).all(dim=1)
+        if not bool(finite.all()):
+            index = chunk.start + int(finite.int().argmin())
+            raise ValueError(f"model must have finite gradients, but that of example {index} in {name!r} is not")
+
+    def relative_error(self, matrix: FloatArray) -> float:
+        """Return how far K is from plain autograd in float64 on a few examples, relative to sqrt(K_ii K_jj)."""
+        model, inputs, parameters, device = self._given
+        torch, m = self.model.torch, self.n_outputs
+        exact = self.model
+        if exact.dtype != torch.float64:
+            try:
+                exact = TorchModel(model, inputs, parameters, "float64", device)
+                exact.n_outputs()
+            except (ValueError, RuntimeError, TypeError):  # it cannot be evaluated in float64
+                exact = self.model
+        which = np.unique(np.linspace(0, self.model.n_examples - 1, self.n_checked).round().astype(int))
+        weights = np.cos(np.arange(len(which) * m)).reshape(len(which), m)
+        factors = self.loss.factors(self.predictions[which])
+        rows = [
+            exact.jacobian_products(
+                int(index), torch.as_tensor(factor @ u, dtype=exact.dtype, device=exact.device)
+            )
+            for index, factor, u in zip(which, factors, weights, strict=True)
+        ]
+        true = np.array(
+            [[sum(float((a[name] * b[name]).sum()) for name in a) for b in rows] for a in rows]
+        )
+        blocks = matrix.reshape(self.model.n_examples, m, self.model.n_examples, m)[which][:, :, which]
+        found = np.einsum("io,iojp,jp->ij", weights, blocks, weights)
+        scale = np.sqrt(true.diagonal())
+        return float(np.max(np.abs(found - true) / np.maximum(scale[:, None] * scale, np.finfo(float).tiny)))
+
+
+def _layer_plan(layer: Layer, n: int, m: int) -> LayerPlan:
+    """Return how a layer's part of K takes the fewest multiplications."""
+    t, units = layer.positions, layer.units
+    n_parameters = units * layer.columns_per_unit
+    columns = (n * m) ** 2 * n_parameters + 2.0 * n * m * t * n_parameters
+    width = 1 if layer.n_classes else layer.d_in
+    factors = (n * t) ** 2 * width + (n * m * t) ** 2 * (units + 2.0 * (t > 1))
+    fits = layer.weight is not None and layer.groups == 1 and not layer.is_elementwise and (m * t) ** 2 <= LARGEST_TILE
+    chunk_numbers = t * (layer.groups * width + 3 * units)
+    if fits and factors < columns:
+        return LayerPlan(
+            layer.name, layer.kind, "factors", n_parameters, units, t * width, m * t, factors / 2, chunk_numbers
+        )
+    chunk_numbers += 2 * n_parameters + t * layer.n_classes
+    per_unit = m * layer.columns_per_unit
+    return LayerPlan(layer.name, layer.kind, "gradients", n_parameters, units, 0, per_unit, columns / 2, chunk_numbers)
