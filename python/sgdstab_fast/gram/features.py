@@ -24,7 +24,7 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 
 LARGEST_TILE = 2**20  # numbers in a temporary array
-_MOST_ROWS = 512  # of a tile
+_MOST_ROWS = 256  # of a tile
 
 
 class Features(Protocol):
@@ -76,9 +76,8 @@ class Factors:
 
     inputs: Any
     derivatives: Any
-    weight: bool
-    """Whether K has the weight's gradients."""
     bias: bool
+    """Whether K has the gradients of a bias too."""
     arrays: Arrays
 
     @property
@@ -93,16 +92,15 @@ class Factors:
         left = double(self.derivatives[rows].reshape(-1, d))
         right = left if rows == columns else double(self.derivatives[columns].reshape(-1, d))
         found = left @ right.T
-        if self.weight:
-            inner = self._inner(rows, columns)
-            if self.bias:
-                inner += 1
-            if m == 1:
-                found *= inner
-            else:
-                shape = (len(left) // (m * t), m, t, len(right) // (m * t), m, t)
-                found = found.reshape(shape)
-                found *= inner.reshape(shape[0], 1, t, shape[3], 1, t)
+        inner = self._inner(rows, columns)
+        if self.bias:
+            inner += 1
+        if m == 1:
+            found *= inner
+        else:
+            shape = (len(left) // (m * t), m, t, len(right) // (m * t), m, t)
+            found = found.reshape(shape)
+            found *= inner.reshape(shape[0], 1, t, shape[3], 1, t)
         if t > 1:
             found = found.reshape(len(left) // t, t, len(right) // t, t).sum(3).sum(1)
         return self.arrays.host(found.reshape(len(left) // t, len(right) // t))
@@ -123,22 +121,30 @@ def add_to(matrix: FloatArray, features: Features, n_outputs: int, release: Call
 
     `release` is called after every row of tiles.
     """
-    n = len(matrix) // n_outputs
-    most = max(1, min(_MOST_ROWS, int(LARGEST_TILE**0.5)) // features.rows_per_example)
-    starts = range(0, n, most)
-    n_done = 0
-    for first in starts:
-        rows = slice(first, min(first + most, n))
-        for other in starts:
-            if other > first:
-                break
-            columns = slice(other, min(other + most, n))
-            matrix[
-                rows.start * n_outputs : rows.stop * n_outputs, columns.start * n_outputs : columns.stop * n_outputs
-            ] += features.tile(rows, columns)
-            n_done += 1
-        release()
-        yield n_done / (len(starts) * (len(starts) + 1) / 2)
+    tiles = [*_tiles(len(matrix) // n_outputs, max(1, _MOST_ROWS // features.rows_per_example))]
+    last = 0
+    for index, (rows, columns) in enumerate(tiles, start=1):
+        if rows.start != last:
+            release()
+            last = rows.start
+        matrix[
+            rows.start * n_outputs : rows.stop * n_outputs, columns.start * n_outputs : columns.stop * n_outputs
+        ] += features.tile(rows, columns)
+        yield index / len(tiles)
+    release()
+
+
+def _tiles(n: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Yield tiles of the lower triangle, those on the diagonal in halves so that little is done twice."""
+    for first in range(0, n, most):
+        last = min(first + most, n)
+        for other in range(0, first, most):
+            yield slice(first, last), slice(other, other + most)
+        middle = (first + last + 1) // 2
+        yield slice(first, middle), slice(first, middle)
+        if middle < last:
+            yield slice(middle, last), slice(first, middle)
+            yield slice(middle, last), slice(middle, last)
 
 
 def mirror(matrix: FloatArray, release: Callable[[], None] = lambda: None) -> None:

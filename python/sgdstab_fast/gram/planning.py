@@ -132,13 +132,13 @@ def planned(
     itemsize: int = _DOUBLE,
     activations: int = 0,
     others: int = 0,
-    at_the_end: int = 0,
+    at_the_start: int = 0,
     matrix_bytes: int | None = None,
 ) -> Plan:
     """Return how to stay within the memory; refuse an amount that is too small, with the least that would do.
 
     `activations` and the layers' `chunk_numbers` are what an example takes while it is evaluated, `others` what is
-    there all the time, `at_the_end` what is needed once features are not any more; all in bytes but for
+    there all the time, `at_the_start` what is needed before features are; all in bytes but for
     `chunk_numbers`.
     """
     kept = _DOUBLE * (n_examples * n_outputs) ** 2 if matrix_bytes is None else matrix_bytes
@@ -147,7 +147,7 @@ def planned(
     needs = [n_examples * itemsize * (layer.numbers + layer.numbers_per_unit) for layer in layers]
     all_features = n_examples * itemsize * sum(layer.numbers + layer.units * layer.numbers_per_unit for layer in layers)
     most = max(range(len(layers)), key=needs.__getitem__, default=0)
-    least = fixed + max(per_example + max(needs, default=0), at_the_end)
+    least = fixed + max(per_example + max(needs, default=0), at_the_start)
     if memory < least:
         which = layers[most].name if layers else "the model"
         raise ValueError(
@@ -161,7 +161,7 @@ def planned(
     room = left - chunk * per_example
     passes = _packed(layers, room // (n_examples * itemsize))
     features = all_features if len(passes) == 1 else room
-    peak = fixed + max(features + chunk * per_example, at_the_end)
+    peak = fixed + max(features + chunk * per_example, at_the_start)
     return Plan(n_examples, n_outputs, tuple(layers), passes, chunk, peak, memory)
 
 

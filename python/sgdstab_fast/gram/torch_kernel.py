@@ -18,8 +18,9 @@ from sgdstab_fast.gram.losses import Loss, loss_of, targets_of
 from sgdstab_fast.gram.memory import bytes_of
 from sgdstab_fast.gram.planning import LayerPlan, Plan, Portion, planned
 from sgdstab_fast.gram.torch_gradients import RowsOf, fastest, one_by_one
-from sgdstab_fast.gram.torch_layers import Layer, capture, derivatives, joined_inputs, known_layers
+from sgdstab_fast.gram.torch_layers import Layer, capture, derivatives, joined_inputs, known_layers, right_ones
 from sgdstab_fast.gram.torch_model import TorchModel, host
+from sgdstab_fast.gram.torch_truth import relative_error, truth
 from sgdstab_fast.results.progress import Progress, ProgressOption, reporter
 
 METHODS = ("auto", "gradients", "one by one")
@@ -105,17 +106,20 @@ class _TorchSource:
         self.loss: Loss = loss_of(loss)
         n_bytes = bytes_of(memory)
         validation.choice(method, "method", METHODS)
-        self._given = model, inputs, parameters, device
         self.model = TorchModel(model, inputs, parameters, dtype, device)
         self.n_outputs = self.model.n_outputs()
         self.predictions: FloatArray = np.full((self.model.n_examples, self.n_outputs), np.nan)
-        self._layers = known_layers(self.model, self.n_outputs) if method == "auto" else []
-        self._set_up_rest(method)
-        self.plan = self._planned(n_bytes, in_file)
+        n_parameters = sum(value.numel() for value in self.model.parameters.values())
+        self.n_checked = _N_CHECKED if 2 * _N_CHECKED * n_parameters * _DOUBLE <= n_bytes / 4 else 1
         torch, host_ = self.model.torch, host
         self._arrays = Arrays(
             lambda shape: torch.zeros(shape, dtype=self.model.dtype, device=self.model.device), torch.Tensor.double, host_
         )
+        self._true = truth(self.model, self._exact(model, inputs, parameters, device), self.loss, self.n_checked)
+        known = known_layers(self.model) if method == "auto" else []
+        self._layers = right_ones(self.model, known, self._true, self._arrays)
+        self._set_up_rest(method)
+        self.plan = self._planned(n_bytes, in_file)
 
     def _set_up_rest(self, method: str) -> None:
         """Find out which parameters no layer accounts for, and how their gradients come."""
@@ -137,7 +141,6 @@ class _TorchSource:
         copies = self.model.copied_bytes()
         activations = self.model.activation_bytes() * (2 + m * bool(self._rest))
         n_parameters = sum(value.numel() for value in self.model.parameters.values())
-        self.n_checked = min(n, _N_CHECKED if _N_CHECKED * n_parameters * _DOUBLE <= memory / 8 else 1)
         doubled = 0 if self.model.dtype == self.model.torch.float64 else _DOUBLE * n_parameters
         return planned(
             layers,
@@ -147,7 +150,7 @@ class _TorchSource:
             itemsize=self.model.torch.finfo(self.model.dtype).bits // 8,
             activations=activations,
             others=copies + _DOUBLE * n * m * 4,
-            at_the_end=(self.n_checked + 1) * n_parameters * _DOUBLE + doubled,
+            at_the_start=(2 * self.n_checked + 1) * n_parameters * _DOUBLE + doubled,
             matrix_bytes=min(_DOUBLE * (n * m) ** 2, _DOUBLE * LARGEST_TILE * m) if in_file else None,
         )
 
@@ -220,9 +223,7 @@ class _TorchSource:
             if layer.n_classes
             else zeros((n, layer.positions, layer.d_in))
         )
-        return Factors(
-            inputs, zeros((n, m, layer.positions, width)), layer.weight is not None, layer.bias is not None, self._arrays
-        )
+        return layer.factors(inputs, zeros((n, m, layer.positions, width)), self._arrays)
 
     def _require_finite(self, layer: Layer, g: Any, chunk: slice) -> None:
         if not bool(self.model.torch.isfinite(g.sum())):
@@ -236,31 +237,18 @@ class _TorchSource:
 
     def relative_error(self, matrix: FloatArray) -> float:
         """Return how far K is from plain autograd in float64 on a few examples, relative to sqrt(K_ii K_jj)."""
-        model, inputs, parameters, device = self._given
-        torch, m = self.model.torch, self.n_outputs
-        exact = self.model
-        if exact.dtype != torch.float64:
-            try:
-                exact = TorchModel(model, inputs, parameters, "float64", device)
-                exact.n_outputs()
-            except (ValueError, RuntimeError, TypeError):  # it cannot be evaluated in float64
-                exact = self.model
-        which = np.unique(np.linspace(0, self.model.n_examples - 1, self.n_checked).round().astype(int))
-        weights = np.cos(np.arange(len(which) * m)).reshape(len(which), m)
-        factors = self.loss.factors(self.predictions[which])
-        rows = [
-            exact.jacobian_products(
-                int(index), torch.as_tensor(factor @ u, dtype=exact.dtype, device=exact.device)
-            )
-            for index, factor, u in zip(which, factors, weights, strict=True)
-        ]
-        true = np.array(
-            [[sum(float((a[name] * b[name]).sum()) for name in a) for b in rows] for a in rows]
-        )
-        blocks = matrix.reshape(self.model.n_examples, m, self.model.n_examples, m)[which][:, :, which]
-        found = np.einsum("io,iojp,jp->ij", weights, blocks, weights)
-        scale = np.sqrt(true.diagonal())
-        return float(np.max(np.abs(found - true) / np.maximum(scale[:, None] * scale, np.finfo(float).tiny)))
+        return relative_error(matrix, self._true)
+
+    def _exact(self, *given: Any) -> TorchModel:
+        """Return the model in float64, if it can be evaluated there."""
+        if self.model.dtype == self.model.torch.float64:
+            return self.model
+        try:
+            exact = TorchModel(*given[:3], "float64", given[3])
+            exact.n_outputs()
+        except (ValueError, RuntimeError, TypeError):
+            return self.model
+        return exact
 
 
 def _layer_plan(layer: Layer, n: int, m: int) -> LayerPlan:
@@ -270,7 +258,7 @@ def _layer_plan(layer: Layer, n: int, m: int) -> LayerPlan:
     columns = (n * m) ** 2 * n_parameters + 2.0 * n * m * t * n_parameters
     width = 1 if layer.n_classes else layer.d_in
     factors = (n * t) ** 2 * width + (n * m * t) ** 2 * (units + 2.0 * (t > 1))
-    fits = layer.weight is not None and layer.groups == 1 and not layer.is_elementwise and (m * t) ** 2 <= LARGEST_TILE
+    fits = layer.has_factors and (m * t) ** 2 <= LARGEST_TILE
     chunk_numbers = t * (layer.groups * width + 3 * units)
     if fits and factors < columns:
         return LayerPlan(

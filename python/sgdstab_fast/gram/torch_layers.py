@@ -20,7 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from sgdstab_fast.gram.features import Arrays, Columns, Factors, Features
 from sgdstab_fast.gram.torch_model import WRONG, TorchModel
+from sgdstab_fast.gram.torch_truth import Truth, distance
 
 _SIZES = (2, 3)  # of batches by which the axis of examples is found
 
@@ -72,6 +74,15 @@ class Layer:
     def units(self) -> int:
         """Outputs of a position."""
         return self.groups * self.d_out
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether K is known from inputs and derivatives."""
+        return self.weight is not None and self.groups == 1 and not self.is_elementwise
+
+    def factors(self, inputs: Any, derivatives: Any, arrays: Arrays) -> Factors:
+        """Return features of inputs (n, T, d_in) or indices (n, T), and derivatives (n, m, T, d_out)."""
+        return Factors(inputs, derivatives, self.bias is not None, arrays)
 
     def gradients(self, torch: Any, inputs: Any, derivatives: Any, units: slice) -> Any:
         """Return the columns of the Jacobian of some units, shape (n, units, columns_per_unit)."""
@@ -253,8 +264,8 @@ def joined_inputs(torch: Any, layer: Layer, captured: Captured) -> Any:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def known_layers(model: TorchModel, n_outputs: int) -> list[tuple[Layer, list[Any]]]:
-    """Return the layers that account for their parameters, with their modules."""
+def known_layers(model: TorchModel) -> list[tuple[Layer, list[Any]]]:
+    """Return the layers that may account for their parameters, with their modules."""
     candidates = _candidates(model)
     shapes: list[dict[int, list[tuple[Any, ...]]]] = []
     outputs = None
@@ -283,7 +294,7 @@ def known_layers(model: TorchModel, n_outputs: int) -> list[tuple[Layer, list[An
         if layer.axis and layer.kind in ("convolution", "normalisation"):
             continue
         found.append((layer, modules))
-    return _right_ones(model, n_outputs, found)
+    return found
 
 
 def _axis(small: tuple[int, ...], large: tuple[int, ...]) -> int | None:
@@ -313,38 +324,28 @@ def _uses(model: TorchModel, outputs: Any) -> dict[str, int]:
     return counts
 
 
-def _right_ones(
-    model: TorchModel, n_outputs: int, layers: list[tuple[Layer, list[Any]]]
+def right_ones(
+    model: TorchModel, layers: Sequence[tuple[Layer, list[Any]]], true: Truth, arrays: Arrays
 ) -> list[tuple[Layer, list[Any]]]:
-    """Return the layers whose gradients are those of plain autograd on a few examples."""
-    torch = model.torch
-    which = [index % model.n_examples for index in range(max(_SIZES))]
-    weights = torch.cos(torch.arange(len(which) * n_outputs, device=model.device).double())
-    weights = weights.reshape(len(which), n_outputs).to(model.dtype)
-    outputs, captured = capture(model, layers, model.examples(which))
+    """Return the layers of which the gradients' products are those of plain autograd on a few examples."""
+    seeds = model.torch.as_tensor(true.seeds, dtype=model.dtype, device=model.device)
+    outputs, captured = capture(model, layers, model.examples(true.examples))
     for layer, modules in layers:
         _measure(layer, modules[0], captured)
-    found = derivatives(model, [layer for layer, _ in layers], captured, outputs, weights, keep=False)
-    explicit = [model.jacobian_products(index, row) for index, row in zip(which, weights, strict=True)]
-    right = []
+    g = derivatives(model, [layer for layer, _ in layers], captured, outputs, seeds, keep=False)
+    right, every = [], slice(0, len(true.examples))
     for layer, modules in layers:
-        columns = layer.gradients(torch, joined_inputs(torch, layer, captured), found[id(layer)], slice(None))
-        true = torch.stack([_columns(torch, layer, each) for each in explicit])
-        error = float((columns - true).abs().max())
-        if error <= WRONG * torch.finfo(model.dtype).eps * float(true.abs().max()):
+        x, own = joined_inputs(model.torch, layer, captured), g[id(layer)]
+        features: Features
+        if layer.has_factors:
+            features = layer.factors(x if layer.n_classes else x[:, :, 0], own[:, None, :, 0], arrays)
+        else:
+            columns = layer.gradients(model.torch, x, own, slice(None))
+            features = Columns(columns.reshape(len(columns), 1, -1), arrays)
+        products = sum(true.products[name] for name in layer.parameters)
+        if distance(features.tile(every, every), products) <= WRONG * model.torch.finfo(model.dtype).eps:
             right.append((layer, modules))
     return right
-
-
-def _columns(torch: Any, layer: Layer, gradients: dict[str, Any]) -> Any:
-    """Return gradients of a layer's parameters in the order of `Layer.gradients`."""
-    parts = []
-    if layer.weight is not None:
-        weight = gradients[layer.weight]
-        parts.append(weight.T if layer.n_classes else weight.reshape(layer.units, -1))
-    if layer.bias is not None:
-        parts.append(gradients[layer.bias].reshape(layer.units, 1))
-    return torch.cat(parts, dim=1)
 
 
 def _measure(layer: Layer, module: Any, captured: Captured) -> None:

@@ -226,17 +226,16 @@ class TorchModel:
                 f"{validation.shown(outputs[index].tolist())}"
             )
 
-    def jacobian_products(self, index: int, weights: Any) -> dict[str, Any]:
-        """Return sum_o weights_o d f_o / d parameter of an example by plain autograd, by name."""
+    def gradients(self, index: int, weights: Any) -> dict[str, Any]:
+        """Return d (sum_o weights_o f_o) / d parameter of an example by plain autograd, by name."""
         outputs = self(self.examples([index]))
-        names = list(self.parameters)
-        found = self.torch.autograd.grad(
-            (outputs[0] * weights).sum(), list(self.parameters.values()), allow_unused=True
-        ) if outputs.requires_grad else [None] * len(names)
-        zeros = self.torch.zeros_like
+        found = [None] * len(self.parameters)
+        if outputs.requires_grad:
+            values = list(self.parameters.values())
+            found = self.torch.autograd.grad((outputs[0] * weights).sum(), values, allow_unused=True)
         return {
-            name: zeros(self.parameters[name]) if each is None else each
-            for name, each in zip(names, found, strict=True)
+            name: self.torch.zeros_like(value) if grad is None else grad
+            for (name, value), grad in zip(self.parameters.items(), found, strict=True)
         }
 
 
