@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,22 +12,24 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.features import Features, add_to, mirror
 
+Pass = Callable[[Callable[[float], None]], Sequence[Features]]
+"""Evaluates all examples and returns what it kept; told what takes the share of examples that is done."""
+
 _PARTS = 1000  # of which progress is counted, for each pass
 
 
 def assembled(
     n_examples: int,
     n_outputs: int,
-    n_passes: int,
-    passes: Iterable[Callable[[Callable[[float], None]], Sequence[Features]]],
+    passes: Sequence[Pass],
     *,
     out: str | os.PathLike[str] | None = None,
     report: Callable[[int, int], object] = lambda n_done, n_all: None,
 ) -> FloatArray:
     """Return K, shape (N m, N m): the sum of what all passes keep.
 
-    A pass is called with what takes the share of its examples that it has evaluated; evaluation and products count half
-    each. `out` is the path of a .npy file to write to, and to return memory-mapped.
+    Of a pass evaluation and products count half each. `out` is the path of a .npy file to write to, and to return
+    memory-mapped.
     """
     matrix = _zeros(n_examples * n_outputs, out)
 
@@ -40,7 +42,7 @@ def assembled(
     for index, evaluate in enumerate(passes):
 
         def tell(share: float, index: int = index) -> None:
-            report(int((index + share) * _PARTS), n_passes * _PARTS)
+            report(int((index + share) * _PARTS), len(passes) * _PARTS)
 
         features = evaluate(lambda share: tell(share / 2))  # noqa: B023
         for number, each in enumerate(features):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sgdstab_fast.gram.torch_model import WRONG, TorchModel
+from sgdstab_fast.gram.source import WRONG
+from sgdstab_fast.gram.torch_model import TorchModel
 
 Rows = Callable[[Any, Any], Any]
 """Of examples (n, ..) and seeds (n, m, m) the columns of the Jacobian, shape (n, m, number of parameters)."""

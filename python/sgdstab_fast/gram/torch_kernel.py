@@ -11,20 +11,19 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.gram.assembly import assembled
+from sgdstab_fast.gram.assembly import Pass
 from sgdstab_fast.gram.features import LARGEST_TILE, Arrays, Columns, Factors, Features
 from sgdstab_fast.gram.kernel import Kernel
-from sgdstab_fast.gram.losses import Loss, loss_of, targets_of
+from sgdstab_fast.gram.losses import Loss, loss_of
 from sgdstab_fast.gram.memory import bytes_of
 from sgdstab_fast.gram.planning import LayerPlan, Plan, Portion, planned
+from sgdstab_fast.gram.source import N_CHECKED, kernel_of, require_finite, truth
 from sgdstab_fast.gram.torch_gradients import RowsOf, fastest, one_by_one
 from sgdstab_fast.gram.torch_layers import Layer, capture, derivatives, joined_inputs, known_layers, right_ones
 from sgdstab_fast.gram.torch_model import TorchModel, host
-from sgdstab_fast.gram.torch_truth import relative_error, truth
-from sgdstab_fast.results.progress import Progress, ProgressOption, reporter
+from sgdstab_fast.results.progress import ProgressOption
 
 METHODS = ("auto", "gradients", "one by one")
-_N_CHECKED = 3  # examples whose entries of K are computed again
 _DOUBLE = 8  # bytes
 
 
@@ -46,31 +45,7 @@ def from_torch(
     started = time.perf_counter()
     validation.progress(progress)
     source = _TorchSource(model, inputs, loss, parameters, memory, dtype, method, device, out is not None)
-    y = None if targets is None else targets_of(targets, source.loss, source.model.n_examples, source.n_outputs)
-    plan = source.plan
-    with reporter(progress, 1, "K") as report:
-        matrix = assembled(
-            plan.n_examples,
-            plan.n_outputs,
-            plan.n_passes,
-            source.passes(),
-            out=out,
-            report=lambda n_done, n_all: report(Progress(n_done, n_all, float("nan"), float("nan"))),
-        )
-    f = source.predictions
-    return Kernel(
-        matrix=matrix,
-        n_examples=plan.n_examples,
-        n_outputs=plan.n_outputs,
-        precision=float(source.model.torch.finfo(source.model.dtype).eps),
-        predictions=f,
-        residuals=None if y is None else source.loss.residuals(f, y),
-        loss=None if y is None else float(source.loss.value(f, y).mean()),
-        loss_name=source.loss.name,
-        relative_error=source.relative_error(matrix),
-        plan=plan,
-        seconds=time.perf_counter() - started,
-    )
+    return kernel_of(source, targets, out, progress, started)
 
 
 def plan(
@@ -107,17 +82,19 @@ class _TorchSource:
         n_bytes = bytes_of(memory)
         validation.choice(method, "method", METHODS)
         self.model = TorchModel(model, inputs, parameters, dtype, device)
+        self.precision = float(self.model.torch.finfo(self.model.dtype).eps)
         self.n_outputs = self.model.n_outputs()
         self.predictions: FloatArray = np.full((self.model.n_examples, self.n_outputs), np.nan)
         n_parameters = sum(value.numel() for value in self.model.parameters.values())
-        self.n_checked = _N_CHECKED if 2 * _N_CHECKED * n_parameters * _DOUBLE <= n_bytes / 4 else 1
+        self.n_checked = N_CHECKED if 2 * N_CHECKED * n_parameters * _DOUBLE <= n_bytes / 4 else 1
         torch, host_ = self.model.torch, host
         self._arrays = Arrays(
             lambda shape: torch.zeros(shape, dtype=self.model.dtype, device=self.model.device), torch.Tensor.double, host_
         )
-        self._true = truth(self.model, self._exact(model, inputs, parameters, device), self.loss, self.n_checked)
+        exact = self._exact(model, inputs, parameters, device)
+        self.true = truth(self.model.n_examples, self.model.outputs_of, exact.gradients, self.loss, self.n_checked)
         known = known_layers(self.model) if method == "auto" else []
-        self._layers = right_ones(self.model, known, self._true, self._arrays)
+        self._layers = right_ones(self.model, known, self.true, self._arrays)
         self._set_up_rest(method)
         self.plan = self._planned(n_bytes, in_file)
 
@@ -154,7 +131,7 @@ class _TorchSource:
             matrix_bytes=min(_DOUBLE * (n * m) ** 2, _DOUBLE * LARGEST_TILE * m) if in_file else None,
         )
 
-    def passes(self) -> list[Callable[[Callable[[float], None]], Sequence[Features]]]:
+    def passes(self) -> Sequence[Pass]:
         """Return what evaluates the examples for each of the plan's passes."""
         return [
             lambda tell, portions=portions: self._features(portions, tell)  # type: ignore[misc]
@@ -178,8 +155,8 @@ class _TorchSource:
             else:
                 with torch.no_grad():
                     outputs, captured = self.model(examples), None
-            self.model.require_finite(outputs.detach(), range(chunk.start, chunk.stop))
             self.predictions[chunk] = host(outputs)
+            require_finite(self.predictions[chunk], first)
             seeds = torch.as_tensor(
                 np.array(self.loss.factors(self.predictions[chunk])), dtype=self.model.dtype, device=self.model.device
             )
@@ -234,10 +211,6 @@ class _TorchSource:
         if not bool(finite.all()):
             index = chunk.start + int(finite.int().argmin())
             raise ValueError(f"model must have finite gradients, but that of example {index} in {name!r} is not")
-
-    def relative_error(self, matrix: FloatArray) -> float:
-        """Return how far K is from plain autograd in float64 on a few examples, relative to sqrt(K_ii K_jj)."""
-        return relative_error(matrix, self._true)
 
     def _exact(self, *given: Any) -> TorchModel:
         """Return the model in float64, if it can be evaluated there."""

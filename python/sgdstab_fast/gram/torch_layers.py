@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sgdstab_fast.gram.features import Arrays, Columns, Factors, Features
-from sgdstab_fast.gram.torch_model import WRONG, TorchModel
-from sgdstab_fast.gram.torch_truth import Truth, distance
+from sgdstab_fast.gram.source import WRONG, Truth, distance
+from sgdstab_fast.gram.torch_model import TorchModel
 
 _SIZES = (2, 3)  # of batches by which the axis of examples is found
 

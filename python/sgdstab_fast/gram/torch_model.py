@@ -14,22 +14,9 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.gram.source import framework, require_finite, require_function_of_examples, require_shape
 
-_ROUNDING = 2e3  # in units of the precision: what outputs of one example may differ by, alone and among others
-WRONG = 1e4  # in units of the precision: error of gradients that is not rounding
 _N_COMPARED = 3  # examples that are evaluated twice, alone and together
-
-
-def framework(name: str) -> Any:
-    """Return torch or jax, or say which extra installs it."""
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"{name} is not installed: pip install 'sgdstab_fast[{name}]' installs what networks of {name} need"
-        ) from error
 
 
 class TorchModel:
@@ -169,28 +156,14 @@ class TorchModel:
         which = [index % self.n_examples for index in range(_N_COMPARED)]
         with self.torch.no_grad():
             together = self(self.examples(which))
-            if together.ndim != 2 or len(together) != len(which):
-                raise ValueError(
-                    f"model must return outputs of shape (N,) or (N, m), but gives {tuple(together.shape)} for "
-                    f"{len(which)} examples"
-                )
+            require_shape(tuple(together.shape), len(which))
             if not together.is_floating_point():
                 raise ValueError(f"model must return real numbers, not {together.dtype}")
-            self.require_finite(together, which)
+            require_finite(host(together), 0)
             again = self(self.examples(which))
             alone = self.torch.cat([self(self.examples([index])) for index in which])
-        size = float(together.abs().max())
-        allowed = _ROUNDING * self.torch.finfo(self.dtype).eps * size
-        for other, what in (
-            (again, "is random: evaluated twice, its outputs differ"),
-            (alone, "mixes examples: alone they have other outputs than together"),
-        ):
-            if float((other - together).abs().max()) > allowed:
-                raise ValueError(
-                    f"model must be a function of single examples, but {what} by "
-                    f"{float((other - together).abs().max()):.2g} (of {size:.2g}); has it dropout, batch statistics or "
-                    "attention across the batch?"
-                )
+        precision = self.torch.finfo(self.dtype).eps
+        require_function_of_examples(host(together), host(again), host(alone), precision)
         return int(together.shape[1])
 
     def copied_bytes(self) -> int:
@@ -216,18 +189,14 @@ class TorchModel:
         inputs = sum(leaf[:1].numel() * leaf.element_size() for leaf in self.inputs)
         return max(sizes[1] - sizes[0], 0) + inputs
 
-    def require_finite(self, outputs: Any, which: Sequence[int]) -> None:
-        """Refuse outputs that are not finite, naming the example."""
-        finite = self.torch.isfinite(outputs).all(dim=1)
-        if not bool(finite.all()):
-            index = int(finite.int().argmin())
-            raise ValueError(
-                f"model must have finite outputs, but those of example {which[index]} are "
-                f"{validation.shown(outputs[index].tolist())}"
-            )
+    def outputs_of(self, which: Sequence[int]) -> FloatArray:
+        """Return outputs of some examples, shape (n, m), in float64."""
+        with self.torch.no_grad():
+            return host(self(self.examples(which))).astype(np.float64)
 
-    def gradients(self, index: int, weights: Any) -> dict[str, Any]:
-        """Return d (sum_o weights_o f_o) / d parameter of an example by plain autograd, by name."""
+    def gradients(self, index: int, seed: FloatArray) -> dict[str, Any]:
+        """Return d (sum_o seed_o f_o) / d parameter of an example by plain autograd, by name."""
+        weights = self.torch.as_tensor(seed, dtype=self.dtype, device=self.device)
         outputs = self(self.examples([index]))
         found = [None] * len(self.parameters)
         if outputs.requires_grad:
