@@ -24,8 +24,8 @@ from sgdstab_fast.moments.finite_time import finite_time_probability
 from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.moments.results import FiniteTimeProbability, MomentExponents
 from sgdstab_fast.results.fields import document_fields as _document_fields
-from sgdstab_fast.results.warnings import AccuracyWarning
 from sgdstab_fast.results.progress import Progress
+from sgdstab_fast.results.warnings import AccuracyWarning
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.recurrence import Recurrence
 from sgdstab_fast.systems.sgd import LinearizedSGD

@@ -27,6 +27,7 @@ _ASYMMETRY = 1e4  # in units of the precision, relative to sqrt(K_ii K_jj)
 _LONGEST = 160  # characters of what is shown
 _LARGEST_ORDER = 1e6  # of moments: growth to larger powers overflows
 _MOST = 2**62  # of integers without a bound of their own
+_BFLOAT16 = 2.0**-7  # its machine epsilon
 _SUM = 1e-9  # of probabilities, from 1
 _SUM_ROUNDING = 8  # what rounding may do to it, in units of the precision times the root of the number of terms
 
@@ -248,10 +249,16 @@ def _unwrapped(value: Any, name: str) -> Any:
         return value.toarray()
     if callable(getattr(value, "matvec", None)):
         raise TypeError(f"{name} must be a matrix, not an operator ({type(value).__name__}): apply it to the identity")
-    for method in ("detach", "cpu"):
+    for method in ("detach", "cpu", *(("float",) if _is_bfloat16(value) else ())):
         if callable(getattr(value, method, None)):
             value = getattr(value, method)()
+    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+        return np.from_dlpack(value)
     return value
+
+
+def _is_bfloat16(value: Any) -> bool:
+    return "bfloat16" in str(getattr(value, "dtype", ""))
 
 
 def _n_masked(value: Any) -> int:
@@ -268,6 +275,7 @@ def numeric(value: Any, name: str, what: str = "an array of real numbers") -> ND
     value = _unwrapped(value, name)
     try:
         array = np.asarray(value)
+        array = array.astype(np.float32) if _is_bfloat16(array) else array
         inferred = np.asarray(array.tolist()) if array.dtype.kind == "O" and array.ndim > 0 else array
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{name} must be {what}: {' '.join(str(error).split())}") from None
@@ -308,6 +316,7 @@ def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
     if given.size == 0:
         raise ValueError(f"{name} must not be empty, but has shape {given.shape}")
     precision = float(max(np.finfo(given.dtype).eps, np.finfo(float).eps)) if given.dtype.kind == "f" else 2.0**-52
+    precision = _BFLOAT16 if _is_bfloat16(value) else precision
     array = np.ascontiguousarray(given, dtype=np.float64)
     if np.may_share_memory(array, given) and _can_be_written(given) and not isinstance(value, (list, tuple)):
         array = array.copy()

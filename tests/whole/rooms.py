@@ -14,12 +14,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "python" / "sgdstab_fast"
 # Lowest first. A room (a folder, or a file beside the folders) imports from rooms of earlier lines only. Some names are
-# taken before there is a room: gram (where K comes from), nonlinear (theories next door), tracking (along a training).
+# taken before there is a room: nonlinear (theories next door), tracking (along a training).
 LAYERS = [
     ["_core"],
     ["validation"],
     ["statistics", "curves", "plotting", "datasets"],
-    ["operators", "results", "gram"],
+    ["operators", "results"],
+    ["gram"],
     ["systems"],
     ["exact", "nonlinear"],
     ["simulation"],

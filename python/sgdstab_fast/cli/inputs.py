@@ -9,12 +9,13 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast.datasets.example import load_example
+from sgdstab_fast.gram.kernel import Kernel
 
 T = TypeVar("T")
 _MOST_NUMBERS = 10_000
@@ -45,7 +46,7 @@ def steps(options: argparse.Namespace, gram: Any) -> dict[str, Any]:
         "sampling": options.sampling,
         "momentum": options.momentum,
         "nesterov": options.nesterov,
-        "groups": _groups(options.groups, len(gram)),
+        "groups": _groups(options.groups, len(getattr(gram, "matrix", gram))),
         "scale": validation.positive_number(options.scale, "--scale"),
     }
 
@@ -71,10 +72,7 @@ def named_gram(options: argparse.Namespace) -> tuple[str, Any]:
     if options.gram is None:
         example = load_example()
         return f"Example: {example.description}", example.gram
-    gram = read_gram(options.gram, options.key)
-    if np.ndim(gram) == 0:
-        raise ValueError(f"{options.gram} holds a single number, not a matrix")
-    return options.gram.name, gram
+    return options.gram.name, read_gram(options.gram, options.key)
 
 
 def learning_rate(options: argparse.Namespace) -> float:
@@ -155,18 +153,23 @@ def _checked(read: Callable[[], list[T]], text: str, refusal: str) -> list[T]:
 
 
 def read_gram(path: Path, key: str | None = None) -> Any:
-    """Read a matrix from a .npy file (memory-mapped) or a .npz file (the array named key, or its only one)."""
+    """Read a matrix from a .npy file (memory-mapped) or a .npz file (a kernel, the array named key, or the only "
+    "one)."""
     try:
         with path.open("rb") as file:
             if file.read(2) == b"PK":  # a .npz file is a zip archive
                 file.seek(0)
-                return _read_archive(path, file, key)
-            file.seek(0)
-            if file.read(6) != b"\x93NUMPY":
-                raise ValueError(f"{path}: not a .npy or .npz file")
-        if key is not None:
-            raise ValueError(f"{path} holds a single array: --key is for .npz files")
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+                found = _read_archive(path, file, key)
+            else:
+                file.seek(0)
+                if file.read(6) != b"\x93NUMPY":
+                    raise ValueError(f"{path}: not a .npy or .npz file")
+                if key is not None:
+                    raise ValueError(f"{path} holds a single array: --key is for .npz files")
+                found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(found, np.ndarray) and found.ndim == 0:
+            raise ValueError(f"{path} holds a single number, not a matrix")
+        return found
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -175,9 +178,12 @@ def read_gram(path: Path, key: str | None = None) -> Any:
         raise ValueError(f"{path}: not a readable .npy or .npz file ({one_line(error)})") from error
 
 
-def _read_archive(path: Path, file: IO[bytes], key: str | None) -> Any:
+def _read_archive(path: Path, file: BinaryIO, key: str | None) -> Any:
     with np.load(file, allow_pickle=False) as arrays:
         names = sorted(arrays.files)
+        if key is None and "header" in names:
+            file.seek(0)
+            return Kernel.load(file)
         if key is None and len(names) != 1:
             raise ValueError(f"{path} holds the arrays {', '.join(names) or '(none)'}: choose one with --key")
         if key is not None and key not in names:

@@ -23,8 +23,8 @@ from sgdstab_fast.directions.chain import projective_chain
 from sgdstab_fast.learning_rates.critical import critical_learning_rate
 from sgdstab_fast.learning_rates.sweep import sweep
 from sgdstab_fast.moments.moments import moment_exponent
-from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.results.progress import Progress, reporter
+from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.systems.sampling import SAMPLINGS
 from sgdstab_fast.systems.sgd import LinearizedSGD
 

@@ -23,8 +23,8 @@ from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, S
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
 from sgdstab_fast.exponents.stability import stability
 from sgdstab_fast.results.printed import computed, with_error
-from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.results.progress import Progress
+from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov
 from sgdstab_fast.systems.sgd import LinearizedSGD
 

@@ -44,7 +44,7 @@ def assembled(
         def tell(share: float, index: int = index) -> None:
             report(int((index + share) * _PARTS), len(passes) * _PARTS)
 
-        features = evaluate(lambda share: tell(share / 2))  # noqa: B023
+        features = evaluate(lambda share: tell(share / 2))
         for number, each in enumerate(features):
             for share in add_to(matrix, each, n_outputs, release):
                 tell(0.5 + 0.5 * (number + share) / len(features))

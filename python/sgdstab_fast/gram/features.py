@@ -1,16 +1,16 @@
 r"""Features: what is kept of every example of a layer, and K from them.
 
 The gradient of output o of example i in the weight of a linear layer that is used at positions t (of a sequence, an
-image, of several calls) is sum_t g_iot x_it^T, with x_it the layer's inputs, shape (d_in,), and g_iot the derivatives of
-the output in what the layer returns, shape (d_out,). What the layer adds to K is
+image, of several calls) is sum_t g_iot x_it^T, with x_it the layer's inputs, shape (d_in,), and g_iot the derivatives
+of the output in what the layer returns, shape (d_out,). What the layer adds to K is
 
     sum_ts (x_it . x_js) (g_iot . g_jps)          from the factors, `Factors`: no gradient is formed
     sum_c  F_ioc F_jpc                            from gradients F, the columns of the Jacobian, `Columns`
 
 with K's row i m + o for output o of example i. A bias adds 1 to x_it . x_js.
 
-Arrays are numpy's or torch's: what is used here both understand. Sums are in float64, whatever features came in, so that
-K is positive semidefinite to rounding of float64.
+Arrays are numpy's or torch's: what is used here both understand. Sums are in float64, whatever features came in, so
+that K is positive semidefinite to rounding of float64.
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ def from_jacobian(
     n, m, _ = j.shape
     if not np.isfinite(j).all():
         i, o, p = np.argwhere(~np.isfinite(j))[0]
-        raise ValueError(f"jacobian must be finite, but that of output {o} of example {i} in parameter {p} is {j[i, o, p]}")
+        raise ValueError(
+            f"jacobian must be finite, but that of output {o} of example {i} in parameter {p} is {j[i, o, p]}"
+        )
     f = None if predictions is None else targets_of(predictions, loss_of("half squared"), n, m)
     if f is None and (targets is not None or chosen.scale is None):
         raise ValueError(f"predictions must be given with {'targets' if targets is not None else f'the loss {loss!r}'}")

@@ -234,7 +234,9 @@ class _JaxSource:
                 start, column = start + self._leaves[name].size, column + width
             finite = np.isfinite(found).all(axis=(1, 2))
             if not finite.all():
-                raise ValueError(f"apply must have finite gradients, but that of example {first + finite.argmin()} is not")
+                raise ValueError(
+                    f"apply must have finite gradients, but that of example {first + finite.argmin()} is not"
+                )
             tell((first + n_new) / n)
         return [Columns(kept, NUMPY)]
 
@@ -245,6 +247,8 @@ def _bytes_of_intermediates(jaxpr: Any) -> int:
     for equation in jaxpr.eqns:
         inner = [getattr(value, "jaxpr", None) for value in equation.params.values()]
         within = [_bytes_of_intermediates(each) for each in inner if hasattr(each, "eqns")]
-        total += sum(each.aval.size * each.aval.dtype.itemsize for each in equation.outvars if hasattr(each.aval, "size"))
+        total += sum(
+            each.aval.size * each.aval.dtype.itemsize for each in equation.outvars if hasattr(each.aval, "size")
+        )
         total += max(within, default=0)
     return total

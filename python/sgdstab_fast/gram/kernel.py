@@ -25,8 +25,8 @@ class Kernel:
     """The neural-tangent Gram matrix of a network: what `LinearizedSGD` and every other function take for ``gram``."""
 
     matrix: FloatArray = field(repr=False)
-    """K, shape (N m, N m), symmetric: row i m + o is output o of example i. For a loss of curvature 1: the curvature of the
-    loss that was named is in it, so learning rates are those of the optimiser."""
+    """K, shape (N m, N m), symmetric: row i m + o is output o of example i. For a loss of curvature 1: the curvature
+    of the loss that was named is in it, so learning rates are those of the optimiser."""
     n_examples: int
     """N."""
     n_outputs: int

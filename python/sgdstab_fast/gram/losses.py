@@ -1,8 +1,8 @@
 r"""Losses: what of a loss enters K, so that learning rates are those of the optimiser.
 
 Near a minimum a step on example i feels the model's outputs f_i, shape (m,), through the second derivative of the
-loss in them, C_i = l''(f_i), shape (m, m): the Gauss-Newton matrix of the example is J_i^T C_i J_i. With C_i = S_i S_i^T
-the rows of S_i^T J_i are gradients of outputs for a loss of curvature 1, and K is made of those.
+loss in them, C_i = l''(f_i), shape (m, m): the Gauss-Newton matrix of the example is J_i^T C_i J_i. With C_i = S_i
+S_i^T the rows of S_i^T J_i are gradients of outputs for a loss of curvature 1, and K is made of those.
 
     half squared           l = |f - y|^2 / 2             C = 1
     squared                l = |f - y|^2                 C = 2
@@ -97,7 +97,11 @@ LOSSES = {
     )
 }
 # Loss modules of torch, by the names of their classes.
-_OF_TORCH = {"MSELoss": "mean squared", "CrossEntropyLoss": "cross entropy", "BCEWithLogitsLoss": "binary cross entropy"}
+_OF_TORCH = {
+    "MSELoss": "mean squared",
+    "CrossEntropyLoss": "cross entropy",
+    "BCEWithLogitsLoss": "binary cross entropy",
+}
 
 
 def loss_of(value: Any) -> Loss:
@@ -107,8 +111,8 @@ def loss_of(value: Any) -> Loss:
         return LOSSES[validation.choice(value, "loss", tuple(LOSSES))]
     if getattr(value, "reduction", "mean") != "mean":
         raise ValueError(
-            f"loss must average over the batch, not {value!r} with reduction={value.reduction!r}: a sum multiplies every "
-            "step by the batch size, so pass loss='squared' and batch_size times the learning rate"
+            f"loss must average over the batch, not {value!r} with reduction={value.reduction!r}: a sum multiplies "
+            "every step by the batch size, so pass loss='squared' and batch_size times the learning rate"
         )
     for option, usual in (("weight", None), ("pos_weight", None), ("label_smoothing", 0.0)):
         if getattr(value, option, usual) != usual:
@@ -122,7 +126,7 @@ def targets_of(value: Any, loss: Loss, n_examples: int, n_outputs: int) -> Float
     shape = (n_examples, n_outputs)
     if loss.name == "cross entropy":
         if given.shape == (n_examples,) and given.dtype.kind in "iu":
-            if given.size and not (0 <= given.min() and given.max() < n_outputs):
+            if given.size and not (given.min() >= 0 and given.max() < n_outputs):
                 raise ValueError(f"targets must be classes 0..{n_outputs - 1}, not {given.min()}..{given.max()}")
             return np.asarray(np.eye(n_outputs)[given])
         what = f"classes of shape ({n_examples},) or probabilities of shape {shape}"

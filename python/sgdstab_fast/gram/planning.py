@@ -1,9 +1,9 @@
 """Plans: how K is computed within an amount of memory, known before it is.
 
-Features of all N examples (`features`) are what K is made of. Where those of all layers are more than the memory allows,
-the model is evaluated again for every share of them that fits: a share is some units (columns of the Jacobian, outputs
-of a linear layer) of some layers. That takes as many evaluations as tiles of examples would, every share adds one
-symmetric product of all of K, and no example is evaluated more than once a share.
+Features of all N examples (`features`) are what K is made of. Where those of all layers are more than the memory
+allows, the model is evaluated again for every share of them that fits: a share is some units (columns of the Jacobian,
+outputs of a linear layer) of some layers. That takes as many evaluations as tiles of examples would, every share adds
+one symmetric product of all of K, and no example is evaluated more than once a share.
 """
 
 from __future__ import annotations
@@ -151,9 +151,9 @@ def planned(
     if memory < least:
         which = layers[most].name if layers else "the model"
         raise ValueError(
-            f"memory must be at least {text_of(least * 1.01)}, not {text_of(memory)}: K takes {text_of(kept)}, parameters "
-            f"and workspace {text_of(fixed - kept)}, an example {text_of(per_example)}, and one unit of layer {which!r} "
-            f"{text_of(max(needs, default=0))}"
+            f"memory must be at least {text_of(least * 1.01)}, not {text_of(memory)}: K takes {text_of(kept)}, "
+            f"parameters and workspace {text_of(fixed - kept)}, an example {text_of(per_example)}, and one unit of "
+            f"layer {which!r} {text_of(max(needs, default=0))}"
         )
     left = memory - fixed
     for_chunks = max(per_example, min(left - max(needs, default=0), int(_MOST_OF_CHUNKS * left)))

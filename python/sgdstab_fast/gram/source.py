@@ -107,8 +107,8 @@ def kernel_of(
     error, f = relative_error(matrix, source.true), source.predictions
     if not error <= WRONG * source.precision:
         warn(
-            f"entries of K differ from plain reverse mode by {error:.2g} of sqrt(K_ii K_jj): more than rounding; compare "
-            "method='one by one'"
+            f"entries of K differ from plain reverse mode by {error:.2g} of sqrt(K_ii K_jj): more than rounding; "
+            "compare method='one by one'"
         )
     return Kernel(
         matrix=matrix,

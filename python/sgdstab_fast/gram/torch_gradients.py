@@ -1,7 +1,8 @@
 """Gradients of parameters that no layer accounts for: by `torch.vmap` of `torch.func.vjp`, or one output at a time.
 
-Reverse mode only: several of torch's fused operations have no forward derivatives. What `vmap` does not know (operations
-that write into buffers, that ask for a number) plain autograd does, one output of one example after the other.
+Reverse mode only: several of torch's fused operations have no forward derivatives. What `vmap` does not know
+(operations that write into buffers, that ask for a number) plain autograd does, one output of one example after the
+other.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def one_by_one(model: TorchModel, names: Sequence[str]) -> Rows:
             if not outputs.requires_grad:
                 continue
             for o in range(m):
-                grads = torch.autograd.grad(outputs, chosen, seeds[index, :, o], retain_graph=o < m - 1, allow_unused=True)
+                grads = torch.autograd.grad(
+                    outputs, chosen, seeds[index, :, o], retain_graph=o < m - 1, allow_unused=True
+                )
                 found[index, o] = torch.cat(
                     [
                         (torch.zeros_like(value) if grad is None else grad).reshape(-1)

@@ -89,7 +89,9 @@ class _TorchSource:
         self.n_checked = N_CHECKED if 2 * N_CHECKED * n_parameters * _DOUBLE <= n_bytes / 4 else 1
         torch, host_ = self.model.torch, host
         self._arrays = Arrays(
-            lambda shape: torch.zeros(shape, dtype=self.model.dtype, device=self.model.device), torch.Tensor.double, host_
+            lambda shape: torch.zeros(shape, dtype=self.model.dtype, device=self.model.device),
+            torch.Tensor.double,
+            host_,
         )
         exact = self._exact(model, inputs, parameters, device)
         self.true = truth(self.model.n_examples, self.model.outputs_of, exact.gradients, self.loss, self.n_checked)
@@ -150,11 +152,8 @@ class _TorchSource:
         for first in range(0, n, self.plan.chunk):
             chunk = slice(first, min(first + self.plan.chunk, n))
             examples = self.model.examples(chunk)
-            if layers:
+            with torch.set_grad_enabled(bool(layers)):
                 outputs, captured = capture(self.model, chosen, examples)
-            else:
-                with torch.no_grad():
-                    outputs, captured = self.model(examples), None
             self.predictions[chunk] = host(outputs)
             require_finite(self.predictions[chunk], first)
             seeds = torch.as_tensor(
@@ -212,12 +211,12 @@ class _TorchSource:
             index = chunk.start + int(finite.int().argmin())
             raise ValueError(f"model must have finite gradients, but that of example {index} in {name!r} is not")
 
-    def _exact(self, *given: Any) -> TorchModel:
+    def _exact(self, model: Any, inputs: Any, parameters: Any, device: Any) -> TorchModel:
         """Return the model in float64, if it can be evaluated there."""
         if self.model.dtype == self.model.torch.float64:
             return self.model
         try:
-            exact = TorchModel(*given[:3], "float64", given[3])
+            exact = TorchModel(model, inputs, parameters, "float64", device)
             exact.n_outputs()
         except (ValueError, RuntimeError, TypeError):
             return self.model

@@ -9,8 +9,9 @@ Of a normalisation with scale w, of normalised inputs x, d f_o / d w = sum_t g_o
 hooks keep x, and m backward passes, which give g, are all that K takes.
 
 A layer accounts for its parameters only where that is sure: they appear in the graph of the outputs exactly as often as
-the layer was called (weights that are tied, or used by hand, appear more often), the examples lie along one axis of what
-it takes and returns, and on a few examples its gradients are those of plain autograd. The rest is `torch_gradients`.
+the layer was called (weights that are tied, or used by hand, appear more often), the examples lie along one axis of
+what it takes and returns, and on a few examples its gradients are those of plain autograd. The rest is
+`torch_gradients`.
 """
 
 from __future__ import annotations
@@ -272,9 +273,7 @@ def known_layers(model: TorchModel) -> list[tuple[Layer, list[Any]]]:
     for size in _SIZES:
         seen: dict[int, list[tuple[Any, ...]]] = {}
 
-        def use(
-            layer: Layer, module: Any, x: Any, output: Any, seen: dict[int, list[tuple[Any, ...]]] = seen
-        ) -> None:
+        def use(layer: Layer, module: Any, x: Any, output: Any, seen: dict[int, list[tuple[Any, ...]]] = seen) -> None:
             seen.setdefault(id(layer), []).append((tuple(x.shape), tuple(output.shape)))
 
         with capturing(model, candidates, use):
@@ -285,7 +284,9 @@ def known_layers(model: TorchModel) -> list[tuple[Layer, list[Any]]]:
     for layer, modules in candidates:
         first, second = (seen.get(id(layer), []) for seen in shapes)
         layer.n_calls = len(second)
-        axes = {_axis(small, large) for call in zip(first, second, strict=False) for small, large in zip(*call)}
+        axes = {
+            _axis(small, large) for call in zip(first, second, strict=False) for small, large in zip(*call, strict=True)
+        }
         if len(first) != len(second) or len(axes) != 1 or None in axes:
             continue
         if any(uses.get(name, 0) != layer.n_calls for name in layer.parameters):
@@ -351,8 +352,13 @@ def right_ones(
 def _measure(layer: Layer, module: Any, captured: Captured) -> None:
     """Take the sizes of a layer from what it captured."""
     layer.groups = getattr(module, "groups", 1) if layer.kind == "convolution" else 1
-    layer.d_out = (module.embedding_dim if layer.n_classes else module.weight.numel() if layer.is_elementwise
-                   else len(module.weight)) // layer.groups
+    layer.d_out = (
+        module.embedding_dim
+        if layer.n_classes
+        else module.weight.numel()
+        if layer.is_elementwise
+        else len(module.weight)
+    ) // layer.groups
     inputs = captured.inputs[id(layer)]
     layer.calls = tuple(each.shape[1] for each in inputs)
     layer.d_in = layer.n_classes or int(inputs[0].shape[-1])

@@ -148,7 +148,8 @@ class TorchModel:
                 )
             if module.training and "Dropout" in type(module).__name__ and getattr(module, "p", 0) > 0:
                 raise ValueError(
-                    f"model must not be random, but {name!r} is an active {type(module).__name__}: call model.eval() first"
+                    f"model must not be random, but {name!r} is an active {type(module).__name__}: call model.eval() "
+                    "first"
                 )
 
     def n_outputs(self) -> int:
@@ -187,7 +188,7 @@ class TorchModel:
             sizes.append(sum(kept.values()))
             del outputs
         inputs = sum(leaf[:1].numel() * leaf.element_size() for leaf in self.inputs)
-        return max(sizes[1] - sizes[0], 0) + inputs
+        return int(max(sizes[1] - sizes[0], 0) + inputs)
 
     def outputs_of(self, which: Sequence[int]) -> FloatArray:
         """Return outputs of some examples, shape (n, m), in float64."""
@@ -211,4 +212,3 @@ class TorchModel:
 def host(tensor: Any) -> FloatArray:
     """Return a tensor as an array of numpy, without a copy where it is on the CPU."""
     return np.asarray(tensor.detach().cpu().numpy())
-

@@ -46,10 +46,10 @@ from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
 from sgdstab_fast.learning_rates.slow_directions import has_slow_directions, search_with_slow_directions
 from sgdstab_fast.learning_rates.zeros import Reading, Readings, bracket, zero_between
 from sgdstab_fast.results.chains import Chains, PanelRecords
+from sgdstab_fast.results.progress import after, reporter
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
-from sgdstab_fast.results.progress import after, reporter
 from sgdstab_fast.simulation.run import Run
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading

@@ -24,9 +24,9 @@ from sgdstab_fast.learning_rates.panels import family_of
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
 from sgdstab_fast.learning_rates.zeros import Reading, Readings, bracket, zero_between
 from sgdstab_fast.moments.moments import moment_family
+from sgdstab_fast.results.progress import reporter
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.options import Options
-from sgdstab_fast.results.progress import reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
 _COARSE_TOLERANCE = 0.05  # relative to Lambda

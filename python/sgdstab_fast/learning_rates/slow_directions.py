@@ -40,9 +40,9 @@ from sgdstab_fast.learning_rates.panels import family_of
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
 from sgdstab_fast.operators.level_pairs import gd_exponent_of
 from sgdstab_fast.results.chains import Chains, VectorRecords
+from sgdstab_fast.results.progress import Progress, reporter
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.options import Options
-from sgdstab_fast.results.progress import Progress, reporter
 from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.simulation.task import advance
 from sgdstab_fast.simulation.vectors import vectors_task

@@ -25,12 +25,12 @@ from sgdstab_fast.learning_rates.panels import anchors_for, combined_growth, est
 from sgdstab_fast.learning_rates.results import Edges, StabilityMap
 from sgdstab_fast.learning_rates.sweep_points import Curve, curve_of_points, derivatives_of
 from sgdstab_fast.results.chains import Chains, PanelRecords
+from sgdstab_fast.results.progress import after, reporter
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import EXACT
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
-from sgdstab_fast.results.progress import after, reporter
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov, variant_of

@@ -22,9 +22,9 @@ from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.exact.zeros import LARGEST_RANK, exact_zero, mean_square_zero
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
+from sgdstab_fast.results.progress import after
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.options import Options
-from sgdstab_fast.results.progress import after
 from sgdstab_fast.statistics.means import standard_errors
 from sgdstab_fast.systems.sgd import LinearizedSGD
 

@@ -24,9 +24,9 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.curves.zeros import FARTHEST
 from sgdstab_fast.learning_rates.results import CriticalLearningRate
+from sgdstab_fast.results.progress import Progress, after
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.options import Options
-from sgdstab_fast.results.progress import Progress, after
 
 _EPS = float(np.finfo(float).eps)
 _BRACKET_SHARE, _SET_SHARE = 1 / 64, 1 / 5  # of the budget, for a learning rate on the way, for a set

@@ -30,9 +30,9 @@ from sgdstab_fast import validation
 from sgdstab_fast.moments.products import LARGEST_POPULATION, PILOT_SHARE, Outcome, Simulation, allowance
 from sgdstab_fast.moments.results import FiniteTimeProbability
 from sgdstab_fast.moments.words import are_few, count_below
+from sgdstab_fast.results.progress import reporter
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
-from sgdstab_fast.results.progress import reporter
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 
 METHODS = ("auto", "direct", "tilted")

@@ -22,11 +22,11 @@ from sgdstab_fast.moments.facts import CONTRADICTED, SURE, Facts, held_against, 
 from sgdstab_fast.moments.populations import LEAST_SIZE
 from sgdstab_fast.moments.results import MomentExponents, OrderMoment
 from sgdstab_fast.moments.single_examples import PlainMoments
+from sgdstab_fast.results.progress import after, reporter
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
-from sgdstab_fast.results.progress import after, reporter
 from sgdstab_fast.systems.sgd import plain_of
 from sgdstab_fast.systems.system import System, require_system
 

@@ -31,9 +31,9 @@ from sgdstab_fast._core.streams import first_of_product_pilot
 from sgdstab_fast.moments.populations import population_task
 from sgdstab_fast.moments.results import FiniteTimeProbability
 from sgdstab_fast.results.chains import PopulationRecords
+from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.options import Options
-from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.simulation.task import Item, Task
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth

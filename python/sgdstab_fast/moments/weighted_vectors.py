@@ -42,9 +42,9 @@ from sgdstab_fast.moments.populations import (
 from sgdstab_fast.moments.results import OrderMoment
 from sgdstab_fast.moments.starts import kind_of_each, leading_kinds
 from sgdstab_fast.moments.windows import combined_columns, windowed
+from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.simulation.looks import grid, rounded
 from sgdstab_fast.simulation.options import Budget
-from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.statistics.anchored import AnchoredGrowth, start_up_batches
 from sgdstab_fast.statistics.estimates import Estimate, unknown
 from sgdstab_fast.statistics.mixing import N_COMPANIONS, Mixing, first_resolved

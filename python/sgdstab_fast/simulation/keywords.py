@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast._core.streams import MOST_CHAINS
-from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.results.progress import ProgressOption
+from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.workers import Workers
 
 if TYPE_CHECKING:  # they ship it

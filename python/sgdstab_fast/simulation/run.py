@@ -15,9 +15,9 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.chains import Chains, Records
+from sgdstab_fast.results.progress import Progress, reporter
 from sgdstab_fast.simulation.looks import GROWTH, IDLE_GROWTH, grid, looks_so_far, rounded
 from sgdstab_fast.simulation.options import Budget, Options
-from sgdstab_fast.results.progress import Progress, reporter
 from sgdstab_fast.simulation.task import Task, advance
 from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.statistics.estimates import Estimate

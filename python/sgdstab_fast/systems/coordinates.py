@@ -24,6 +24,8 @@ from sgdstab_fast.systems.decomposition import (
 )
 from sgdstab_fast.systems.rows import LARGEST_EIGENDECOMPOSITION, ROUNDING, IntArray, Rows
 
+_SMALL = 256  # rows of a matrix of which all eigenvalues are quickly there
+
 
 class GramRows(Rows):
     """Rows of K itself, of full rank."""
@@ -219,32 +221,93 @@ def rows_of_gram(gram: FloatArray, precision: float) -> Rows:
     active = np.flatnonzero(scale)  # examples with a gradient
     if not active.size:
         raise ValueError("gram must not be zero: no direction feels the loss")
+    for i in np.flatnonzero(scale == 0)[:1]:
+        for j in np.flatnonzero(gram[i])[:1]:
+            raise ValueError(
+                f"gram must be positive semidefinite, but gram[{i}, {i}] is 0 and gram[{i}, {j}] is {gram[i, j]}"
+            )
     noise = n * precision  # what rounding can do to eigenvalues of a matrix with unit diagonal
-    if active.size == n:
-        scaled = np.divide(gram, scale)
-        scaled /= scale[:, None]
-        smallest, slowest = core.smallest_eigenvalue(matrix=scaled, scale=scale)
+    is_double = precision <= np.finfo(float).eps
+    if is_double and active.size == n:
+        smallest, slowest = core.smallest_eigenvalue(matrix=_scaled(gram, scale), scale=scale)
         if smallest > 10 * noise:
             return GramRows(gram, diagonal, slowest)
-        del scaled
-    elif np.abs(gram[scale == 0]).max() > 0:
-        i, j = np.argwhere((scale == 0)[:, None] & (gram != 0))[0]
-        raise ValueError(
-            f"gram must be positive semidefinite, but gram[{i}, {i}] is 0 and gram[{i}, {j}] is {gram[i, j]}"
-        )
-    scaled = gram[np.ix_(active, active)] / scale[active] / scale[active, None]
-    eigenvalues, vectors = np.linalg.eigh(scaled)
-    # Examples that are nearly copies of each other have eigenvalues up to n. Rounding goes with the largest and with n:
-    # of matrices of rank one some builds of LAPACK leave eigenvalues between -n/15 and n/24 units of precision.
-    rounding = max(noise, max(4, n / 16) * precision * eigenvalues[-1])
-    if eigenvalues[0] < -max(10 * noise, 2 * rounding):
-        raise ValueError(
-            f"gram must be positive semidefinite, but has the eigenvalue {np.linalg.eigvalsh(gram)[0]}; scaled to "
-            f"unit diagonal it has {eigenvalues[0]}, beyond rounding ({rounding:.1e})"
-        )
-    kept = eigenvalues > rounding
-    if kept.sum() == n:
+    part, own = (gram, scale) if active.size == n else (gram[np.ix_(active, active)], scale[active])
+    factor, order = (_eigenvectors if is_double else _pivoted)(part, own, noise, precision)
+    if factor.shape[1] == n:
+        if not is_double:
+            _, slowest = core.smallest_eigenvalue(matrix=_scaled(gram, scale), scale=scale)
+            return GramRows(gram, diagonal, slowest)
         return GramRows(gram, diagonal, np.linalg.eigh(gram)[1][:, 0].copy())
-    features = np.zeros((n, int(kept.sum())))
-    features[active] = scale[active, None] * vectors[:, kept] * np.sqrt(eigenvalues[kept])
+    features = np.zeros((n, factor.shape[1]))
+    features[active[order]] = own[order, None] * factor
     return Rows(features, diagonal)
+
+
+def _scaled(gram: FloatArray, scale: FloatArray) -> FloatArray:
+    """Return D^-1 K D^-1."""
+    scaled = np.divide(gram, scale)
+    scaled /= scale[:, None]
+    return scaled
+
+
+def _rounding(noise: float, n: int, precision: float, largest: float) -> float:
+    """Return the eigenvalues of a matrix with unit diagonal that are rounding.
+
+    Examples that are nearly copies of each other have eigenvalues up to n. Rounding goes with the largest and with n:
+    of matrices of rank one some builds of LAPACK leave eigenvalues between -n/15 and n/24 units of precision.
+    """
+    return max(noise, max(4, n / 16) * precision * largest)
+
+
+def _indefinite(gram: FloatArray, scale: FloatArray, rounding: float) -> ValueError:
+    return ValueError(
+        f"gram must be positive semidefinite, but has the eigenvalue {np.linalg.eigvalsh(gram)[0]}; scaled to "
+        f"unit diagonal it has {np.linalg.eigvalsh(_scaled(gram, scale))[0]}, beyond rounding ({rounding:.1e})"
+    )
+
+
+def _eigenvectors(
+    gram: FloatArray, scale: FloatArray, noise: float, precision: float
+) -> tuple[FloatArray, NDArray[np.intp]]:
+    """Return F with F F^T the scaled matrix, of its eigenvalues beyond rounding, and the order of its rows."""
+    eigenvalues, vectors = np.linalg.eigh(_scaled(gram, scale))
+    rounding = _rounding(noise, len(gram), precision, eigenvalues[-1])
+    if eigenvalues[0] < -max(10 * noise, 2 * rounding):
+        raise _indefinite(gram, scale, rounding)
+    kept = eigenvalues > rounding
+    return np.asarray(vectors[:, kept] * np.sqrt(eigenvalues[kept])), np.arange(len(gram))
+
+
+def _pivoted(
+    gram: FloatArray, scale: FloatArray, noise: float, precision: float
+) -> tuple[FloatArray, NDArray[np.intp]]:
+    """Return the same by Cholesky's factorisation with pivots, as far as these are no rounding.
+
+    What it leaves has a diagonal below rounding; directions of F may be a few times slower than that, which is far
+    above what rounding to the precision does. In float64 there is no such room, but float32 is a hundred million times
+    coarser than the arithmetic here. It is all matrix products, and takes a tenth of an eigendecomposition's time.
+    """
+    from scipy.linalg import lapack
+
+    scaled, n = _scaled(gram, scale), len(gram)
+    if n <= _SMALL:
+        largest = float(np.linalg.eigvalsh(scaled)[-1])
+    else:
+        largest = float(largest_axes(scaled.__matmul__, n, 1)[0][-1])
+    rounding = _rounding(noise, n, precision, largest)
+    lower, pivots, rank, _ = lapack.dpstrf(scaled.T, tol=rounding, lower=1, overwrite_a=1)
+    order, factor = pivots - 1, lower[:, :rank]
+    for first in range(0, rank, _SMALL):  # what is above the diagonal is not set
+        columns = slice(first, first + _SMALL)
+        factor[:first, columns] = 0
+        factor[columns, columns] = np.tril(factor[columns, columns])
+    rest = order[rank:]
+    if rest.size:
+        left = _scaled(gram[np.ix_(rest, rest)], scale[rest]) - factor[rank:] @ factor[rank:].T
+        left[np.diag_indices_from(left)] += max(10 * noise, 2 * rounding)
+        try:
+            np.linalg.cholesky(left)
+        except np.linalg.LinAlgError:
+            raise _indefinite(gram, scale, rounding) from None
+    return factor, order

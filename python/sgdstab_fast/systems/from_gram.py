@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sgdstab_fast import validation
+from sgdstab_fast.gram.given import given
 from sgdstab_fast.systems.recurrence import Recurrence, recurrence_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
@@ -73,11 +73,11 @@ def of_any_rate(gram: Any, **steps: Any) -> LinearizedSGD | None:
     """
     if isinstance(gram, System):
         return variant_of(gram, None, **steps)
-    matrix, _ = validation.gram_matrix(gram)
-    if not matrix.any():
-        variant_of(np.eye(len(matrix)), 1.0, **steps)  # refuses what is out of range
+    found = given(gram, steps.pop("groups", None))
+    if not found.matrix.any():
+        variant_of(found._replace(matrix=np.eye(len(found.matrix))), 1.0, **steps)  # refuses what is out of range
         return None
-    return variant_of(matrix, 1 / float(matrix.diagonal().max()), **steps)
+    return variant_of(found, 1 / float(found.matrix.diagonal().max()), **steps)
 
 
 def momentum_of(recurrence: Recurrence) -> float:

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.gram.given import given
+from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.batch_steps import BatchSteps
 from sgdstab_fast.systems.coordinates import rows_of_gram
 from sgdstab_fast.systems.recurrence import Recurrence, recurrence_of
@@ -39,12 +41,15 @@ class LinearizedSGD(BatchSteps):
 
     Parameters
     ----------
-    gram : array_like, shape (N, N)
+    gram : array_like, shape (N, N), or gram.Kernel
         Neural-tangent Gram matrix K_ij = grad f_i . grad f_j, symmetric positive semidefinite, for a loss with
-        curvature 1 (for loss curvature c_i pass ``sqrt(c_i c_j) K_ij``). It is copied, unless it is float64, in C or
-        Fortran order, and cannot be written: memory-mapped for reading, or ``gram.flags.writeable = False`` (checking
-        that it is positive semidefinite takes another N x N doubles for a moment). If K is numerically rank
-        deficient, the system goes to factor coordinates by itself; see `from_factor`.
+        curvature 1 (for loss curvature c_i pass ``sqrt(c_i c_j) K_ij``). A kernel of `gram.from_torch` and its like
+        brings its groups and the curvature of its loss; arrays of shape (N, N, m, m) or (N, m, N, m), of m outputs,
+        are taken too. Values of float32, of whatever type, are known to that precision only, and what is below it is
+        taken for the kernel of K, with a warning. K is copied, unless it is float64, in C or Fortran order, and cannot
+        be written: memory-mapped for reading, or ``gram.flags.writeable = False`` (checking that it is positive
+        semidefinite takes another N x N doubles for a moment). If K is numerically rank deficient, the system goes to
+        factor coordinates by itself; see `from_factor`.
     learning_rate : float
         Step size eta > 0.
     batch_size : int, optional
@@ -120,14 +125,21 @@ class LinearizedSGD(BatchSteps):
         slow_cutoff: float | None = None,
     ) -> LinearizedSGD:
         """Return the system, as one of single examples where steps are on those alone: it knows more."""
-        matrix, precision = validation.gram_matrix(gram)
+        matrix, precision, groups = given(gram, groups)
         law = validated(len(matrix), batch_size, sampling, groups, probabilities)
         recurrence = recurrence_of(momentum, nesterov)
         weights = row_weights(law, len(matrix), step_scaling, scale)
         if weights is not None:
             # A_i = I - eta c_i e_i e_i^T K is similar to I - eta e_i e_i^T K', K' = c^(1/2) K c^(1/2).
             matrix = np.sqrt(weights) * matrix * np.sqrt(weights)[:, None]
-        return cls._of(_fast(rows_of_gram(matrix, precision), slow_cutoff), learning_rate, law, recurrence)
+        rows = rows_of_gram(matrix, precision)
+        if precision > np.finfo(float).eps and rows.rank < len(rows):
+            warn(
+                f"{len(rows) - rows.rank} of {len(rows)} directions are below what the precision of gram, "
+                f"{precision:.1g}, resolves, and are taken for its kernel: exponents of slow directions mean nothing; "
+                "compute gram in float64"
+            )
+        return cls._of(_fast(rows, slow_cutoff), learning_rate, law, recurrence)
 
     @classmethod
     def from_factor(
