@@ -42,12 +42,12 @@ class Features(Protocol):
 class Arrays:
     """What differs between numpy and torch."""
 
-    zeros: Callable[[tuple[int, ...]], Any]
+    empty: Callable[[tuple[int, ...]], Any]
     double: Callable[[Any], Any]
     host: Callable[[Any], FloatArray]
 
 
-NUMPY = Arrays(np.zeros, lambda array: array.astype(np.float64, copy=False), lambda array: array)
+NUMPY = Arrays(np.empty, lambda array: array.astype(np.float64, copy=False), lambda array: array)
 
 
 @dataclass(eq=False)

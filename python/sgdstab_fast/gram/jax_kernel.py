@@ -203,6 +203,7 @@ class _JaxSource:
             memory,
             itemsize=self._dtype.itemsize,
             activations=_bytes_of_intermediates(traced.jaxpr),
+            weights=sum(leaf.nbytes for leaf in self._leaves.values()),
             others=2 * sum(leaf.nbytes for leaf in self._leaves.values()) + 4 * _DOUBLE * n * m,
             at_the_start=at_the_start,
             matrix_bytes=min(_DOUBLE * (n * m) ** 2, 2**23 * m) if in_file else None,

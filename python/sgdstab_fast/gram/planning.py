@@ -19,6 +19,8 @@ _WORKSPACE = 24 * 2**20  # of libraries, bytes
 _TILES = 4  # temporary arrays of a tile
 _MOST_OF_CHUNKS = 0.3  # of the memory that is left
 _LARGEST_CHUNK = 512  # examples; more make no product faster
+_CACHED = 16 * 2**20  # bytes of a chunk that are quickly there again and again
+_REUSED = 4  # times the weights that a chunk is at least, so that reading these does not count
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,16 @@ def planned(
     *,
     itemsize: int = _DOUBLE,
     activations: int = 0,
+    weights: int = 0,
     others: int = 0,
     at_the_start: int = 0,
     matrix_bytes: int | None = None,
 ) -> Plan:
     """Return how to stay within the memory; refuse an amount that is too small, with the least that would do.
 
-    `activations` and the layers' `chunk_numbers` are what an example takes while it is evaluated, `others` what is
-    there all the time, `at_the_start` what is needed before features are; all in bytes but for
-    `chunk_numbers`.
+    `activations` and the layers' `chunk_numbers` are what an example takes while it is evaluated, `weights` what
+    parameters take, `others` what is there all the time, `at_the_start` what is needed before features are; all in
+    bytes but for `chunk_numbers`.
     """
     kept = _DOUBLE * (n_examples * n_outputs) ** 2 if matrix_bytes is None else matrix_bytes
     fixed = kept + others + _WORKSPACE + _TILES * _DOUBLE * LARGEST_TILE // 4
@@ -157,7 +160,8 @@ def planned(
         )
     left = memory - fixed
     for_chunks = max(per_example, min(left - max(needs, default=0), int(_MOST_OF_CHUNKS * left)))
-    chunk = max(1, min(n_examples, _LARGEST_CHUNK, for_chunks // max(per_example, 1)))
+    useful = max(per_example, min(for_chunks, _CACHED + _REUSED * weights))
+    chunk = max(1, min(n_examples, _LARGEST_CHUNK, useful // max(per_example, 1)))
     room = left - chunk * per_example
     passes = _packed(layers, room // (n_examples * itemsize))
     features = all_features if len(passes) == 1 else room

@@ -89,7 +89,7 @@ class _TorchSource:
         self.n_checked = N_CHECKED if 2 * N_CHECKED * n_parameters * _DOUBLE <= n_bytes / 4 else 1
         torch, host_ = self.model.torch, host
         self._arrays = Arrays(
-            lambda shape: torch.zeros(shape, dtype=self.model.dtype, device=self.model.device),
+            lambda shape: torch.empty(shape, dtype=self.model.dtype, device=self.model.device),
             torch.Tensor.double,
             host_,
         )
@@ -117,7 +117,7 @@ class _TorchSource:
             layers.append(
                 LayerPlan(name, "other", self._rest_method, size, size, 0, m, (n * m) ** 2 * size / 2, 4 * m * size)
             )
-        copies = self.model.copied_bytes()
+        copies = self.model.weights_bytes() * self.model.is_copied
         activations = self.model.activation_bytes() * (2 + m * bool(self._rest))
         n_parameters = sum(value.numel() for value in self.model.parameters.values())
         doubled = 0 if self.model.dtype == self.model.torch.float64 else _DOUBLE * n_parameters
@@ -128,6 +128,7 @@ class _TorchSource:
             memory,
             itemsize=self.model.torch.finfo(self.model.dtype).bits // 8,
             activations=activations,
+            weights=self.model.weights_bytes(),
             others=copies + _DOUBLE * n * m * 4,
             at_the_start=(2 * self.n_checked + 1) * n_parameters * _DOUBLE + doubled,
             matrix_bytes=min(_DOUBLE * (n * m) ** 2, _DOUBLE * LARGEST_TILE * m) if in_file else None,
@@ -189,17 +190,17 @@ class _TorchSource:
         n, m = self.model.n_examples, self.n_outputs
         layer_plan = self.plan.layers[portion.layer]
         width = portion.units.stop - portion.units.start
-        zeros = self._arrays.zeros
+        empty = self._arrays.empty
         if layer_plan.method != "factors":
-            return Columns(zeros((n, m, width * (layer_plan.numbers_per_unit // m))), self._arrays)
+            return Columns(empty((n, m, width * (layer_plan.numbers_per_unit // m))), self._arrays)
         layer, _ = self._layers[portion.layer]
         torch = self.model.torch
         inputs = (
-            torch.zeros((n, layer.positions), dtype=torch.int64, device=self.model.device)
+            torch.empty((n, layer.positions), dtype=torch.int64, device=self.model.device)
             if layer.n_classes
-            else zeros((n, layer.positions, layer.d_in))
+            else empty((n, layer.positions, layer.d_in))
         )
-        return layer.factors(inputs, zeros((n, m, layer.positions, width)), self._arrays)
+        return layer.factors(inputs, empty((n, m, layer.positions, width)), self._arrays)
 
     def _require_finite(self, layer: Layer, g: Any, chunk: slice) -> None:
         if not bool(self.model.torch.isfinite(g.sum())):

@@ -16,6 +16,7 @@ what it takes and returns, and on a few examples its gradients are those of plai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from sgdstab_fast.gram.features import Arrays, Columns, Factors, Features
 from sgdstab_fast.gram.source import WRONG, Truth, distance
 from sgdstab_fast.gram.torch_model import TorchModel
 
+_FEW = 16  # positions of which all pairs are quickly there
 _SIZES = (2, 3)  # of batches by which the axis of examples is found
 
 
@@ -126,19 +128,22 @@ def _channels(groups: int) -> Callable[[Any, Any], Any]:
 
 
 def _patches(torch: Any) -> Callable[[Any, Any], Any]:
-    def unfolded(module: Any, x: Any) -> Any:
-        kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
+    def patches(module: Any, x: Any) -> Any:
         padding = module._reversed_padding_repeated_twice if isinstance(module.padding, str) else None
         if padding is None:
             padding = [amount for amount in reversed(module.padding) for _ in range(2)]
         x = torch.nn.functional.pad(x, list(padding))
-        if x.ndim == 3:  # of one dimension
-            x, kernel, stride, dilation = x[:, :, None], (1, *kernel), (1, *stride), (1, *dilation)
-        found = torch.nn.functional.unfold(x, kernel, dilation, 0, stride)
-        n, _, positions = found.shape
-        return found.reshape(n, module.groups, -1, positions).permute(0, 3, 1, 2)
+        sizes = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+        n, channels, *image = x.shape
+        for axis, (kernel, stride, dilation) in enumerate(sizes, start=2):
+            x = x.unfold(axis, (kernel - 1) * dilation + 1, stride)[..., ::dilation]
+        # Copied along rows of the image, which are the last axis.
+        own = range(2 + len(image), x.ndim)
+        x = x.permute(0, 1, *own, *range(2, 2 + len(image)))
+        width = channels // module.groups * math.prod(module.kernel_size)
+        return x.reshape(n, module.groups, width, -1).permute(0, 3, 1, 2)
 
-    return unfolded
+    return patches
 
 
 def _indices(module: Any, x: Any) -> Any:
@@ -152,7 +157,7 @@ def _rule(torch: Any, module: Any) -> dict[str, Any] | None:
     kind = type(module)
     if kind is nn.Linear:
         return {"kind": "linear", "inputs_of": _last_axis, "derivatives_of": _last_axis}
-    if kind in (nn.Conv1d, nn.Conv2d) and module.padding_mode == "zeros":
+    if kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and module.padding_mode == "zeros":
         return {"kind": "convolution", "inputs_of": _patches(torch), "derivatives_of": _channels(module.groups)}
     if kind is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq and not module.sparse:
         return {
@@ -338,7 +343,7 @@ def right_ones(
     for layer, modules in layers:
         x, own = joined_inputs(model.torch, layer, captured), g[id(layer)]
         features: Features
-        if layer.has_factors:
+        if layer.has_factors and layer.positions <= _FEW:
             features = layer.factors(x if layer.n_classes else x[:, :, 0], own[:, None, :, 0], arrays)
         else:
             columns = layer.gradients(model.torch, x, own, slice(None))

@@ -167,10 +167,9 @@ class TorchModel:
         require_function_of_examples(host(together), host(again), host(alone), precision)
         return int(together.shape[1])
 
-    def copied_bytes(self) -> int:
-        """Return what the copies of parameters take."""
-        values = [*self.parameters.values(), *self.fixed.values()]
-        return sum(value.numel() * value.element_size() for value in values) if self.is_copied else 0
+    def weights_bytes(self) -> int:
+        """Return what parameters take."""
+        return sum(value.numel() * value.element_size() for value in [*self.parameters.values(), *self.fixed.values()])
 
     def activation_bytes(self) -> int:
         """Return what an example takes in a forward pass: what is kept for the backward one."""
