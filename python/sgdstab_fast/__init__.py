@@ -2,6 +2,7 @@
 
 from dataclasses import is_dataclass as _is_dataclass
 
+from sgdstab_fast import gram
 from sgdstab_fast._core.build import __version__, build_info
 from sgdstab_fast.datasets.example import Example, load_example
 from sgdstab_fast.directions.chain import projective_chain
@@ -58,6 +59,7 @@ __all__ = [
     "eigenfunction",
     "finite_time_probability",
     "gd_exponent",
+    "gram",
     "load_example",
     "lyapunov_exponent",
     "lyapunov_function",
@@ -70,6 +72,6 @@ __all__ = [
     "sweep",
 ]
 
-for _public in map(globals().__getitem__, __all__):
+for _public in (*map(globals().__getitem__, __all__), gram.Kernel, gram.Plan):
     if _is_dataclass(_public):
         _document_fields(_public)

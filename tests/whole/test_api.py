@@ -54,8 +54,16 @@ def made_from(kind):
 
 def described():
     """The interface, line by line."""
-    for name in sorted(sf.__all__):
-        public = getattr(sf, name)
+    yield from described_of(sf)
+    yield "gram"
+    yield from (f"    {line}" for line in described_of(sf.gram))
+
+
+def described_of(namespace):
+    for name in sorted(namespace.__all__):
+        public = getattr(namespace, name)
+        if inspect.ismodule(public):
+            continue
         if inspect.isclass(public):
             yield f"class {name}{made_from(public)}"
             yield from (f"    {member}" for member in members(public))

@@ -153,8 +153,7 @@ def _checked(read: Callable[[], list[T]], text: str, refusal: str) -> list[T]:
 
 
 def read_gram(path: Path, key: str | None = None) -> Any:
-    """Read a matrix from a .npy file (memory-mapped), or a kernel or an array (named key, or the only one) from "
-    ".npz."""
+    """Read a matrix from .npy (memory-mapped), a kernel or an array (named key, or the only one) from .npz."""
     try:
         with path.open("rb") as file:
             if file.read(2) == b"PK":  # a .npz file is a zip archive
