@@ -88,7 +88,7 @@ def test_a_house_in_order_breaks_no_rule(tmp_path):
         "cli/main.py": "import rich, matplotlib",
         "exponents/exponent.py": "import scipy, math\nfrom sgdstab_fast.simulation import run\nrun.advance()",
         "simulation/run.py": "from sgdstab_fast._core.functions import core",
-        "simulation/progress.py": "def bar():\n    import rich.progress",
+        "results/progress.py": "def bar():\n    import rich.progress",
         "gram/torch.py": "import torch",
     }.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)

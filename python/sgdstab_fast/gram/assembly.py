@@ -44,13 +44,19 @@ def assembled(
         def tell(share: float, index: int = index) -> None:
             report(int((index + share) * _PARTS), len(passes) * _PARTS)
 
-        features = evaluate(lambda share: tell(share / 2))
-        for number, each in enumerate(features):
-            for share in add_to(matrix, each, n_outputs, release):
-                tell(0.5 + 0.5 * (number + share) / len(features))
-        del features
+        _add(matrix, evaluate, n_outputs, release, tell)
     mirror(matrix, release)
     return matrix
+
+
+def _add(
+    matrix: FloatArray, evaluate: Pass, n_outputs: int, release: Callable[[], None], tell: Callable[[float], None]
+) -> None:
+    """Add what a pass keeps, which is gone before the next one begins."""
+    features = evaluate(lambda share: tell(share / 2))
+    for number, each in enumerate(features):
+        for share in add_to(matrix, each, n_outputs, release):
+            tell(0.5 + 0.5 * (number + share) / len(features))
 
 
 def _zeros(n_rows: int, out: Any) -> FloatArray:

@@ -110,7 +110,7 @@ def from_torch(
     array([[ 6., 12.],
            [12., 26.]])
     >>> round(sf.critical_learning_rate(kernel, "gd").value, 6)  # 2 N over the largest eigenvalue
-    0.126501
+    0.1265
     """
     started = time.perf_counter()
     validation.progress(progress)

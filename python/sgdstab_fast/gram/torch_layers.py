@@ -47,6 +47,8 @@ class Layer:
     """Whether the weight scales, d_in = d_out, and not W x."""
     n_classes: int = 0
     """Rows of an embedding."""
+    has_channels: bool = False
+    """Whether the axis after that of the examples is one of channels, so that the examples' is the first."""
     axis: int = 0
     """That of the examples in what the layer takes and returns."""
     n_calls: int = 0
@@ -158,7 +160,12 @@ def _rule(torch: Any, module: Any) -> dict[str, Any] | None:
     if kind is nn.Linear:
         return {"kind": "linear", "inputs_of": _last_axis, "derivatives_of": _last_axis}
     if kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and module.padding_mode == "zeros":
-        return {"kind": "convolution", "inputs_of": _patches(torch), "derivatives_of": _channels(module.groups)}
+        return {
+            "kind": "convolution",
+            "inputs_of": _patches(torch),
+            "derivatives_of": _channels(module.groups),
+            "has_channels": True,
+        }
     if kind is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq and not module.sparse:
         return {
             "kind": "embedding", "inputs_of": _indices, "derivatives_of": _last_axis, "n_classes": module.num_embeddings
@@ -183,7 +190,8 @@ def _rule(torch: Any, module: Any) -> dict[str, Any] | None:
             root = torch.sqrt(module.running_var + module.eps).reshape(shape)
             return channels(module, (x - module.running_mean.reshape(shape)) / root)
 
-        return {"kind": "normalisation", "inputs_of": normalised, "derivatives_of": channels, "is_elementwise": True}
+        rule = {"kind": "normalisation", "inputs_of": normalised, "derivatives_of": channels, "is_elementwise": True}
+        return {**rule, "has_channels": True}
     return None
 
 
@@ -297,7 +305,7 @@ def known_layers(model: TorchModel) -> list[tuple[Layer, list[Any]]]:
         if any(uses.get(name, 0) != layer.n_calls for name in layer.parameters):
             continue
         layer.axis = axes.pop() or 0
-        if layer.axis and layer.kind in ("convolution", "normalisation"):
+        if layer.axis and layer.has_channels:
             continue
         found.append((layer, modules))
     return found
