@@ -27,6 +27,7 @@ _ASYMMETRY = 1e4  # in units of the precision, relative to sqrt(K_ii K_jj)
 _LONGEST = 160  # characters of what is shown
 _LARGEST_ORDER = 1e6  # of moments: growth to larger powers overflows
 _MOST = 2**62  # of integers without a bound of their own
+DOUBLE = float(np.finfo(float).eps)
 _BFLOAT16 = 2.0**-7  # its machine epsilon
 _SUM = 1e-9  # of probabilities, from 1
 _SUM_ROUNDING = 8  # what rounding may do to it, in units of the precision times the root of the number of terms
@@ -315,8 +316,7 @@ def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
         raise ValueError(f"{name} must be a matrix, not of shape {given.shape}")
     if given.size == 0:
         raise ValueError(f"{name} must not be empty, but has shape {given.shape}")
-    precision = float(max(np.finfo(given.dtype).eps, np.finfo(float).eps)) if given.dtype.kind == "f" else 2.0**-52
-    precision = _BFLOAT16 if _is_bfloat16(value) else precision
+    precision = max(precision_of(value), precision_of(given))
     array = np.ascontiguousarray(given, dtype=np.float64)
     if np.may_share_memory(array, given) and _can_be_written(given) and not isinstance(value, (list, tuple)):
         array = array.copy()
@@ -328,6 +328,14 @@ def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
             i, j = np.argwhere(~finite)[0]
             raise ValueError(f"{name} must be finite, but {name}[{i + rows.start}, {j}] is {array[i + rows.start, j]}")
     return array, precision
+
+
+def precision_of(value: Any) -> float:
+    """Return the machine epsilon of the numbers in an array, of whatever library; float64's of anything else."""
+    if _is_bfloat16(value):
+        return _BFLOAT16
+    dtype = str(getattr(value, "dtype", "")).rpartition(".")[2]
+    return float(np.finfo(dtype).eps) if dtype in ("float16", "float32") else DOUBLE
 
 
 def _can_be_written(array: NDArray[Any]) -> bool:

@@ -124,7 +124,22 @@ def test_float32_in_any_type_is_float32(name):
     assert upcast.precision == given(narrow).precision == FLOAT32
 
 
-@pytest.mark.parametrize("gram", [K4, np.eye(3), np.diag([1.0, 0.5, 2.0**-30]), K, REAL_GRAMS["iris_trained_40"]])
+PIXELS = np.random.default_rng(0).integers(0, 256, (30, 576))
+
+
+@pytest.mark.parametrize(
+    "gram",
+    [
+        K4,
+        np.eye(3),
+        np.diag([1.0, 0.5, 2.0**-30]),
+        K,
+        REAL_GRAMS["iris_trained_40"],
+        (PIXELS @ PIXELS.T).astype(float),
+        (PIXELS @ PIXELS.T) / 2.0**16,
+        np.array([[float(np.float32(0.1))]]),
+    ],
+)
 def test_short_numbers_are_no_sign_of_float32(gram):
     assert not is_of_float32(np.asarray(gram))
 

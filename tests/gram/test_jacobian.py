@@ -15,6 +15,7 @@ FLAT = J.reshape(15, 40)
         (J, 3),
         (FLAT, 3),
         (FLAT.tolist(), 3),
+        (J.tolist(), 1),
         (iter(J), None),
         ([J[:2], J[2:3], J[3:]], 1),
         ((block for block in (FLAT[:6], FLAT[6:])), 3),

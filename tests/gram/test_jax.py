@@ -1,5 +1,6 @@
 """K of networks of JAX is J J^T of `jax.jacrev` in float64, whatever the memory."""
 
+import collections
 import itertools
 
 import jax
@@ -137,3 +138,36 @@ def test_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax", None)
     with pytest.raises(ImportError, match=r"jax is not installed: pip install 'sgdstab_fast\[jax\]'"):
         sf.gram.from_jax(mlp, None, None)
+
+
+@pytest.mark.parametrize("kind", ["list", "integer keys", "named"])
+def test_the_order_of_parameters_is_their_own(kind):
+    weights = [RNG.normal(size=(4, 4)) for _ in range(12)]
+    named = collections.namedtuple("Parameters", [f"w{12 - i}" for i in range(12)])
+    parameters = {"list": weights, "integer keys": dict(enumerate(weights)), "named": named(*weights)}[kind]
+
+    def apply(parameters, x):
+        for i in range(12):
+            x = jnp.tanh(x @ parameters[i])
+        return x[:, :2]
+
+    inputs = RNG.normal(size=(5, 4))
+    j = jacobian(apply, parameters, inputs)
+    assert distance(sf.gram.from_jax(apply, parameters, inputs).matrix, j @ j.T) < 1e-12
+
+
+def test_statistics_of_flax_are_not_parameters():
+    variables = {"params": {"w": np.ones((3, 1))}, "batch_stats": {"mean": np.ones(3)}}
+    x = RNG.normal(size=(4, 3))
+    kernel = sf.gram.from_jax(lambda v, x: (x - v["batch_stats"]["mean"]) @ v["params"]["w"], variables, x)
+    np.testing.assert_allclose(kernel.matrix, (x - 1) @ (x - 1).T)
+
+
+def test_leaves_that_are_no_arrays():
+    parameters = {"w": np.ones(3), "activation": jnp.tanh, "name": "a", "key": jax.random.key(0), "none": None}
+    x = RNG.normal(size=(4, 3))
+    kernel = sf.gram.from_jax(lambda p, x: p["activation"](x @ p["w"]).squeeze(), parameters, x)
+    j = (1 - np.tanh(x.sum(1)) ** 2)[:, None] * x
+    np.testing.assert_allclose(kernel.matrix, j @ j.T)
+    narrow = sf.gram.from_jax(lambda p, x: (x @ p["w"]).astype(jnp.float32), {"w": np.ones(3)}, x, dtype="float32")
+    np.testing.assert_allclose(narrow.matrix, x @ x.T, rtol=1e-5, atol=1e-6)

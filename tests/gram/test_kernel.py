@@ -29,7 +29,10 @@ def test_saved_and_loaded(kernel, tmp_path):
 def test_other_files_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", matrix=np.eye(2))
     (tmp_path / "text.npz").write_text("no archive")
-    for name in ("other.npz", "text.npz"):
+    np.save(tmp_path / "array.npy", np.eye(2))
+    KERNEL.save(tmp_path / "kernel.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "kernel.npz").read_bytes()[:-60])
+    for name in ("other.npz", "text.npz", "array.npy", "cut.npz"):
         with pytest.raises(ValueError, match=r"file must be one that Kernel\.save wrote"):
             sf.gram.Kernel.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):

@@ -32,7 +32,8 @@ print(1024 * (kib("VmHWM") - before), kernel.plan.n_passes, kernel.relative_erro
 MLP = "model = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, {m}))\n"
 MLP += "inputs = torch.randn({n}, 784)"
 IMAGES = "model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), "
-IMAGES += "nn.GroupNorm(4, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))\ninputs = torch.randn(256, 3, 24, 24)"
+IMAGES += "nn.GroupNorm(4, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))\n"
+IMAGES += "inputs = torch.randn(256, 3, 24, 24)"
 SEQUENCES = (
     "from reference.networks import Transformer\nmodel = Transformer()\ninputs = torch.randint(0, 20, (500, 12))"
 )

@@ -166,7 +166,8 @@ def jacobian(model, inputs):
     leaves, structure = torch.utils._pytree.tree_flatten(inputs)
     rows = []
     for i in range(len(leaves[0])):
-        example = [leaf[i : i + 1].double() if leaf.is_floating_point() else leaf[i : i + 1] for leaf in leaves]
+        example = [leaf[i : i + 1].to(torch.float64 if leaf.is_floating_point() else leaf.dtype) for leaf in leaves]
+        example = [leaf.clone() for leaf in example]
         outputs = model(torch.utils._pytree.tree_unflatten(example, structure)).reshape(-1)
         for output in outputs:
             grads = torch.autograd.grad(output, parameters, retain_graph=True, allow_unused=True)

@@ -148,11 +148,13 @@ def _tiles(n: int, most: int) -> Iterator[tuple[slice, slice]]:
 
 
 def mirror(matrix: FloatArray, release: Callable[[], None] = lambda: None) -> None:
-    """Copy the lower triangle to the upper one: K is symmetric to the bit."""
+    """Copy the lower triangle to the upper one, by tiles: K is symmetric to the bit."""
     for first in range(0, len(matrix), _MOST_ROWS):
         rows = slice(first, first + _MOST_ROWS)
-        matrix[: rows.start, rows] = matrix[rows, : rows.start].T
+        for other in range(0, first, _MOST_ROWS):
+            columns = slice(other, other + _MOST_ROWS)
+            matrix[columns, rows] = matrix[rows, columns].T
+            release()
         block = matrix[rows, rows]
         upper = np.triu_indices(len(block), 1)
         block[upper] = block.T[upper]
-        release()

@@ -18,9 +18,11 @@ from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.results.warnings import warn
 
 FLOAT32 = float(np.finfo(np.float32).eps)
-# Numbers that are short in binary, as of small integers, are no sign of float32; those with more bits than this are.
-_SHORT = 2.0**-20
+_BITS = 24  # of float32
+_SHORT = 20  # bits of numbers that are no sign of float32, as of small integers
 _MANY = 0.5  # of entries that are not short
+_NO_EXPONENT = 10**6
+_ASYMMETRY = 1e-4  # relative to the largest entry, by rounding
 
 
 class Gram(NamedTuple):
@@ -73,17 +75,31 @@ def _n_axes(value: Any) -> int:
 
 
 def is_of_float32(matrix: FloatArray) -> bool:
-    """Say whether all values were rounded to float32 before they became float64."""
+    """Say whether all values were rounded to float32 before they became float64.
+
+    They have 24 significant bits, whatever their size. Counts, and multiples of one unit, have a last place that does
+    not go with their size: in those the largest entries and the others share it.
+    """
     n_long = n_all = 0
+    largest, last_of_largest, last = -_NO_EXPONENT, _NO_EXPONENT, _NO_EXPONENT
     with np.errstate(over="ignore"):
         for rows in validation.row_blocks(matrix):
             block = matrix[rows]
             if (block.astype(np.float32) != block).any():
                 return False
-            mantissas = np.abs(np.frexp(block)[0])
-            n_long += int(np.count_nonzero(mantissas % _SHORT))
-            n_all += int(np.count_nonzero(mantissas))
-    return n_long > _MANY * n_all
+            mantissas, exponents = np.frexp(block[block != 0])
+            if not mantissas.size:
+                continue
+            digits = np.abs(mantissas * 2.0**_BITS).astype(np.int64)
+            places = exponents - _BITS + np.log2(digits & -digits).astype(int)  # of the last digits
+            n_long += int(np.count_nonzero(exponents - places > _SHORT))
+            n_all += mantissas.size
+            last = min(last, int(places.min()))
+            if exponents.max() > largest:
+                largest, last_of_largest = int(exponents.max()), _NO_EXPONENT
+            if exponents.max() == largest:
+                last_of_largest = min(last_of_largest, int(places[exponents == largest].min()))
+    return n_long > _MANY * n_all and last < last_of_largest
 
 
 def _in_rows(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -92,8 +108,9 @@ def _in_rows(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     pairs_first = a == b and c == d
     examples_first = a == c and b == d
     if pairs_first and examples_first:  # N = m: the one that is symmetric
-        pairs_first = bool(np.allclose(array, array.transpose(1, 0, 3, 2), rtol=1e-4, atol=0))
-        examples_first = bool(np.allclose(array, array.transpose(2, 3, 0, 1), rtol=1e-4, atol=0))
+        allowed = _ASYMMETRY * float(np.abs(array).max())
+        pairs_first = float(np.abs(array - array.transpose(1, 0, 3, 2)).max()) <= allowed
+        examples_first = float(np.abs(array - array.transpose(2, 3, 0, 1)).max()) <= allowed
         if pairs_first == examples_first and a > 1:
             raise ValueError(
                 f"gram of shape {array.shape} may be (N, N, m, m) or (N, m, N, m): pass it as (N m, N m), row i m + o "

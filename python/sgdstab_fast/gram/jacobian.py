@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ def from_jacobian(
     ----------
     jacobian : array_like, shape (N, P) or (N, m, P), or an iterable of such arrays
         J: the gradients of the outputs of N examples in P parameters. Arrays of an iterable hold some examples each, in
-        order.
+        order; one of two axes holds rows.
     outputs : int, optional
         m, for a Jacobian of shape (N m, P), whose row i m + o is output o of example i.
     targets, predictions : array_like, shape (N,) or (N, m), optional
@@ -51,7 +50,10 @@ def from_jacobian(
     started = time.perf_counter()
     m = validation.integer(outputs, "outputs")
     chosen = loss_of(loss)
-    blocks = [_block(each, m) for each in _blocks(jacobian)]
+    given = _blocks(jacobian)
+    precision = max((validation.precision_of(each) for each in given), default=validation.DOUBLE)
+    blocks = [_block(each, m) for each in given]
+    del given
     if not blocks:
         raise ValueError("jacobian must hold at least one example")
     shapes = {block.shape[1:] for block in blocks}
@@ -76,7 +78,7 @@ def from_jacobian(
         matrix=assembled(n, m, [lambda tell: [Columns(j, NUMPY)]]),
         n_examples=n,
         n_outputs=m,
-        precision=float(np.finfo(j.dtype).eps),
+        precision=precision,
         predictions=f,
         residuals=None if y is None or f is None else chosen.residuals(f, y),
         loss=None if y is None or f is None else float(chosen.value(f, y).mean()),
@@ -85,13 +87,16 @@ def from_jacobian(
     )
 
 
-def _blocks(jacobian: Any) -> Iterable[Any]:
-    """Return the blocks of rows of an iterable of them, or one block."""
-    is_array = hasattr(jacobian, "__array__") or hasattr(jacobian, "__dlpack__") or hasattr(jacobian, "shape")
-    if is_array or not hasattr(jacobian, "__iter__"):
+def _blocks(jacobian: Any) -> list[Any]:
+    """Return the blocks of rows of an iterable of arrays, or one block."""
+    if _is_array(jacobian) or not hasattr(jacobian, "__iter__"):
         return [jacobian]
     found = list(jacobian)
-    return found if found and np.ndim(found[0]) > 1 else [found]
+    return found if any(map(_is_array, found)) and all(np.ndim(each) > 1 for each in found) else [found]
+
+
+def _is_array(value: Any) -> bool:
+    return any(hasattr(value, name) for name in ("__array__", "__dlpack__", "shape"))
 
 
 def _block(value: Any, m: int) -> Any:

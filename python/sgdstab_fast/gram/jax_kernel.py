@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -55,7 +55,7 @@ def from_jax(
     apply : callable
         ``apply(parameters, inputs)`` gives outputs of shape (N,) or (N, m): of flax, ``model.apply``.
     parameters : pytree of arrays
-        What K is of. Integers are left alone.
+        What K is of. Integers and what is no array are left alone; so are, of flax's variables, all but "params".
     inputs : pytree of arrays
         All examples, along the first axis of every array.
     targets : array_like, optional
@@ -107,11 +107,7 @@ class _JaxSource:
             raise TypeError(f"apply must be a function of parameters and inputs, not {validation.shown(apply)}")
         self._apply, self._dtype = apply, np.dtype(dtype)
         self.precision = float(np.finfo(self._dtype).eps)
-        leaves, self._structure = jax.tree_util.tree_flatten_with_path(parameters)
-        self._leaves = {jax.tree_util.keystr(path) or "parameters": self._cast(leaf) for path, leaf in leaves}
-        self._names = [name for name, leaf in self._leaves.items() if np.issubdtype(leaf.dtype, np.floating)]
-        if not self._names:
-            raise ValueError(f"parameters must hold arrays of real numbers, not {validation.shown(parameters)}")
+        self._names_of(parameters)
         for name in self._names:
             if not np.isfinite(self._leaves[name]).all():
                 raise ValueError(f"parameters must be finite, but {name} is not")
@@ -125,6 +121,29 @@ class _JaxSource:
         self.true = truth(self.n_examples, self._outputs_of, self._gradients, self.loss, n_checked)
         self._rows = cache(self._compiled)
         self.plan = self._planned(n_bytes, in_file, 2 * n_checked * n_parameters * _DOUBLE)
+
+    def _names_of(self, parameters: Any) -> None:
+        """Find the arrays among the leaves, and those that K is of: of variables of flax, "params"."""
+        leaves, self._structure = self.jax.tree_util.tree_flatten_with_path(parameters)
+        self._paths = [self.jax.tree_util.keystr(path) or "parameters" for path, _ in leaves]
+        # What is no array is not for JAX to trace: names, functions, keys.
+        arrays = {name: leaf for name, (_, leaf) in zip(self._paths, leaves, strict=True) if self._is_numeric(leaf)}
+        self._others = {name: leaf for name, (_, leaf) in zip(self._paths, leaves, strict=True) if name not in arrays}
+        self._leaves = {name: self._cast(leaf) for name, leaf in arrays.items()}
+        self._names = [name for name, leaf in self._leaves.items() if np.issubdtype(leaf.dtype, np.floating)]
+        if isinstance(parameters, Mapping) and "params" in parameters:
+            self._names = [name for name in self._names if name.startswith("['params']")]
+        for name, leaf in self._leaves.items():
+            if np.issubdtype(leaf.dtype, np.complexfloating):
+                raise ValueError(f"parameters must be real, but {name} is of {leaf.dtype}")
+        if not self._names:
+            raise ValueError(f"parameters must hold arrays of real numbers, not {validation.shown(parameters)}")
+
+    def _is_numeric(self, leaf: Any) -> bool:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None:
+            return isinstance(leaf, (int, float, complex))
+        return any(self.jax.numpy.issubdtype(dtype, kind) for kind in (np.number, np.bool_))
 
     def _cast(self, leaf: Any) -> Any:
         array = np.asarray(leaf)
@@ -145,8 +164,13 @@ class _JaxSource:
 
     def _outputs(self, leaves: dict[str, Any], examples: Any) -> Any:
         """Return f, shape (n, m)."""
-        found = self.jax.numpy.asarray(self._apply(self._structure.unflatten(leaves.values()), examples))
-        return found[:, None] if found.ndim == 1 else found
+        # Dicts that come out of JAX are sorted: the order is that of the paths.
+        values = [self._others[path] if path in self._others else leaves[path] for path in self._paths]
+        found = self.jax.numpy.asarray(self._apply(self._structure.unflatten(values), examples))
+        if not self.jax.numpy.issubdtype(found.dtype, self.jax.numpy.floating):
+            raise ValueError(f"apply must return real numbers, not {found.dtype}")
+        found = found.astype(self._dtype)
+        return found.reshape(-1, 1) if found.ndim < 2 else found
 
     def _of_one(self, leaves: dict[str, Any], example: Any) -> Any:
         """Return f of one example, shape (m,)."""
@@ -178,7 +202,8 @@ class _JaxSource:
         require_shape(together.shape, len(which))
         require_finite(together, 0)
         alone = self.jax.jit(self.jax.vmap(self._of_one, in_axes=(None, 0)))(self._leaves, self._examples(which))
-        require_function_of_examples(together, self._outputs_of(which), np.asarray(alone), self.precision)
+        plain = np.asarray(self._outputs(self._leaves, self._examples(which)), dtype=np.float64)
+        require_function_of_examples(together, plain, np.asarray(alone), self.precision)
         return int(together.shape[1])
 
     def _gradients(self, index: int, seed: FloatArray) -> dict[str, FloatArray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -104,14 +105,16 @@ class Kernel:
         ValueError
             If the file is not one of a kernel.
         """
+        if not hasattr(file, "read"):
+            with Path(file).open("rb") as opened:
+                return Kernel.load(opened)
         try:
             with np.load(file, allow_pickle=False) as stored:
                 header: dict[str, Any] = json.loads(str(stored["header"]))
                 if header.pop("kind") != "Kernel" or header.pop("format") > _FORMAT:
                     raise KeyError("kind")
                 arrays = {name: stored[name] for name in _ARRAYS if name in stored.files}
-        except (KeyError, ValueError, OSError, EOFError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise ValueError(f"file must be one that Kernel.save wrote, not {file!r}") from error
-        return Kernel(**arrays, **header)
+            return Kernel(**arrays, **header)
+        except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            name, reason = getattr(file, "name", file), " ".join(str(error).split())
+            raise ValueError(f"file must be one that Kernel.save wrote, not {name!r}: {reason}") from error

@@ -8,7 +8,8 @@ S_i^T the rows of S_i^T J_i are gradients of outputs for a loss of curvature 1, 
     squared                l = |f - y|^2                 C = 2
     mean squared           l = |f - y|^2 / m             C = 2 / m         torch.nn.MSELoss()
     cross entropy          l = -sum_a y_a log p_a        C = diag p - p p^T, p = softmax f
-    binary cross entropy   the same of two classes       C = p (1 - p), p = 1 / (1 + exp(-f))
+    binary cross entropy   the sum over outputs of those of two classes, C = diag p (1 - p), p = 1 / (1 + exp(-f))
+    mean binary cross entropy    their mean, of 1/m of that                torch.nn.BCEWithLogitsLoss()
 
 of one example; the loss of a batch is the mean over its examples. For cross entropy S = diag(sqrt p) - p sqrt(p)^T.
 At an interpolating minimum residuals vanish and J^T C J is the Hessian. Cross entropy has no such minimum (Chemnitz &
@@ -76,8 +77,15 @@ def _classes_value(f: FloatArray, y: FloatArray) -> FloatArray:
     return np.asarray(-(y * log_p).sum(axis=1))
 
 
-def _two_classes_factors(f: FloatArray) -> FloatArray:
-    return np.asarray(np.sqrt(_sigmoid(f) * _sigmoid(-f))[:, :, None] * np.eye(f.shape[1]))
+def _two_classes(name: str, scale: Callable[[int], float]) -> Loss:
+    def factors(f: FloatArray) -> FloatArray:
+        variances = scale(f.shape[1]) * _sigmoid(f) * _sigmoid(-f)
+        return np.asarray(np.sqrt(variances)[:, :, None] * np.eye(f.shape[1]))
+
+    def value(f: FloatArray, y: FloatArray) -> FloatArray:
+        return np.asarray(scale(f.shape[1]) * (np.logaddexp(0, f) - y * f).sum(axis=1))
+
+    return Loss(name, None, factors, lambda f, y: np.asarray(_sigmoid(f) - y), value)
 
 
 LOSSES = {
@@ -87,20 +95,15 @@ LOSSES = {
         _squared("squared", lambda m: 2.0),
         _squared("mean squared", lambda m: 2.0 / m),
         Loss("cross entropy", None, _classes_factors, lambda f, y: np.asarray(_softmax(f) - y), _classes_value),
-        Loss(
-            "binary cross entropy",
-            None,
-            _two_classes_factors,
-            lambda f, y: np.asarray(_sigmoid(f) - y),
-            lambda f, y: np.asarray((np.logaddexp(0, f) - y * f).sum(axis=1)),
-        ),
+        _two_classes("binary cross entropy", lambda m: 1.0),
+        _two_classes("mean binary cross entropy", lambda m: 1.0 / m),
     )
 }
 # Loss modules of torch, by the names of their classes.
 _OF_TORCH = {
     "MSELoss": "mean squared",
     "CrossEntropyLoss": "cross entropy",
-    "BCEWithLogitsLoss": "binary cross entropy",
+    "BCEWithLogitsLoss": "mean binary cross entropy",
 }
 
 
@@ -114,7 +117,7 @@ def loss_of(value: Any) -> Loss:
             f"loss must average over the batch, not {value!r} with reduction={value.reduction!r}: a sum multiplies "
             "every step by the batch size, so pass loss='squared' and batch_size times the learning rate"
         )
-    for option, usual in (("weight", None), ("pos_weight", None), ("label_smoothing", 0.0)):
+    for option, usual in (("weight", None), ("pos_weight", None), ("label_smoothing", 0.0), ("ignore_index", -100)):
         if getattr(value, option, usual) != usual:
             raise ValueError(f"loss must be without {option}, not {value!r}")
     return LOSSES[name]
@@ -122,7 +125,9 @@ def loss_of(value: Any) -> Loss:
 
 def targets_of(value: Any, loss: Loss, n_examples: int, n_outputs: int) -> FloatArray:
     """Return targets y of the outputs' shape (N, m): as given, or from class labels (N,) of a cross entropy."""
-    given = validation.numeric(value, "targets")
+    if loss.name == "cross entropy" and n_outputs == 1:
+        raise ValueError("loss 'cross entropy' is of several outputs: of one, pass 'binary cross entropy'")
+    given = validation.numeric(np.asarray(value, dtype=float) if _is_of_flags(value) else value, "targets")
     shape = (n_examples, n_outputs)
     if loss.name == "cross entropy":
         if given.shape == (n_examples,) and given.dtype.kind in "iu":
@@ -140,6 +145,12 @@ def targets_of(value: Any, loss: Loss, n_examples: int, n_outputs: int) -> Float
     if not np.isfinite(found).all():
         i, o = np.argwhere(~np.isfinite(found))[0]
         raise ValueError(f"targets must be finite, but that of output {o} of example {i} is {found[i, o]}")
+    if "cross entropy" in loss.name and not ((found >= 0) & (found <= 1)).all():
+        raise ValueError(f"targets must be probabilities, not {found.min():g}..{found.max():g}")
     if loss.name == "cross entropy" and not np.allclose(found.sum(axis=1), 1, atol=_MOST_IMBALANCE):
         raise ValueError("targets must be probabilities of sum 1 for every example")
     return found
+
+
+def _is_of_flags(value: Any) -> bool:
+    return "bool" in str(getattr(value, "dtype", ""))

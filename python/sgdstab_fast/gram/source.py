@@ -21,6 +21,7 @@ from sgdstab_fast.results.progress import Progress, ProgressOption, reporter
 from sgdstab_fast.results.warnings import warn
 
 WRONG = 1e4  # in units of the precision: error of gradients that is not rounding
+_FLOAT32 = float(np.finfo(np.float32).eps)
 N_CHECKED = 3  # examples whose entries of K are computed again
 
 
@@ -75,7 +76,8 @@ def truth(
 def distance(found: FloatArray, products: Any) -> float:
     """Return the largest difference of products, relative to the root of those on the diagonal."""
     scale = np.sqrt(products.diagonal())
-    return float(np.max(np.abs(found - products) / np.maximum(scale[:, None] * scale, np.finfo(float).tiny)))
+    with np.errstate(invalid="ignore"):
+        return float(np.max(np.abs(found - products) / np.maximum(scale[:, None] * scale, np.finfo(float).tiny)))
 
 
 def relative_error(matrix: FloatArray, true: Truth) -> float:
@@ -104,11 +106,13 @@ def kernel_of(
             out=out,
             report=lambda n_done, n_all: report(Progress(n_done, n_all, float("nan"), float("nan"))),
         )
+    if not np.isfinite(matrix.diagonal()).all():
+        raise ValueError("model must have gradients whose products are within floating point, but K overflows")
     error, f = relative_error(matrix, source.true), source.predictions
     if not error <= WRONG * source.precision:
         warn(
-            f"entries of K differ from plain reverse mode by {error:.2g} of sqrt(K_ii K_jj): more than rounding; "
-            "compare method='one by one'"
+            f"entries of K differ from plain reverse mode by {error:.2g} of sqrt(K_ii K_jj), which is more than "
+            "rounding"
         )
     return Kernel(
         matrix=matrix,
@@ -137,7 +141,7 @@ def framework(name: str) -> Any:
 
 def require_shape(shape: tuple[int, ...], n_examples: int) -> None:
     """Refuse outputs that are not one row for every example."""
-    if len(shape) != 2 or shape[0] != n_examples:
+    if len(shape) != 2 or shape[0] != n_examples or shape[1] == 0:
         raise ValueError(
             f"model must return outputs of shape (N,) or (N, m), but gives {shape} for {n_examples} examples"
         )
@@ -162,6 +166,11 @@ def require_function_of_examples(together: FloatArray, again: FloatArray, alone:
         (alone, "mixes examples: alone they have other outputs than together, which differ"),
     ):
         difference = float(np.abs(other - together).max())
+        if WRONG * precision * size < difference < WRONG * _FLOAT32 * size:
+            raise ValueError(
+                "model must compute in the dtype that is asked for, but its outputs are good to "
+                f"{difference / size:.1g} only: it computes in float32 or less inside, so pass dtype='float32'"
+            )
         if difference > WRONG * precision * size:
             raise ValueError(
                 f"model must be a function of single examples, but {what} by {difference:.2g} (of {size:.2g}); has it "

@@ -7,11 +7,12 @@ other.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from sgdstab_fast.gram.source import WRONG
-from sgdstab_fast.gram.torch_model import TorchModel
+from sgdstab_fast.gram.torch_model import TorchModel, dense
 
 Rows = Callable[[Any, Any], Any]
 """Of examples (n, ..) and seeds (n, m, m) the columns of the Jacobian, shape (n, m, number of parameters)."""
@@ -28,15 +29,18 @@ def vectorised(model: TorchModel, names: Sequence[str]) -> Rows:
 
     def of_one(example: Any, seeds: Any) -> Any:
         def outputs(parameters: dict[str, Any]) -> Any:
-            return model(tree.tree_map(lambda leaf: leaf[None], example), {**others, **parameters})[0]
+            values = {**others, **parameters}
+            with model.differentiable(values):
+                return model(tree.tree_map(lambda leaf: leaf[None], example), values)[0]
 
         _, pulled_back = torch.func.vjp(outputs, chosen)
         (found,) = torch.vmap(pulled_back)(seeds)
         return torch.cat([found[name].reshape(len(seeds), -1) for name in names], dim=1)
 
     def rows(examples: Any, seeds: Any) -> Any:
-        # The fused kernels of attention have no rule of vmap.
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        # The fused kernels of attention have no rule of vmap; of others that have none torch warns.
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             return torch.vmap(of_one)(examples, seeds.transpose(1, 2))
 
     return rows
@@ -50,20 +54,13 @@ def one_by_one(model: TorchModel, names: Sequence[str]) -> Rows:
     def rows(examples: Any, seeds: Any) -> Any:
         n, m = seeds.shape[:2]
         found = seeds.new_zeros((n, m, sum(value.numel() for value in chosen)))
-        for index in range(n):
-            outputs = model(tree.tree_map(lambda leaf: leaf[index : index + 1], examples))[0]  # noqa: B023
-            if not outputs.requires_grad:
-                continue
-            for o in range(m):
-                grads = torch.autograd.grad(
-                    outputs, chosen, seeds[index, :, o], retain_graph=o < m - 1, allow_unused=True
-                )
-                found[index, o] = torch.cat(
-                    [
-                        (torch.zeros_like(value) if grad is None else grad).reshape(-1)
-                        for value, grad in zip(chosen, grads, strict=True)
-                    ]
-                )
+        for i in range(n):
+            with model.differentiable():
+                outputs = model(tree.tree_map(lambda leaf: leaf[i : i + 1].clone(), examples))[0]  # noqa: B023
+                for o in range(m if outputs.requires_grad else 0):
+                    seed = seeds[i, :, o]
+                    grads = torch.autograd.grad(outputs, chosen, seed, retain_graph=o < m - 1, allow_unused=True)
+                    found[i, o] = torch.cat([each.reshape(-1) for each in dense(torch, chosen, grads)])
         return found
 
     return rows
@@ -73,11 +70,10 @@ def fastest(model: TorchModel, names: Sequence[str], n_outputs: int) -> tuple[st
     """Return the vectorised rows where they are those of plain autograd on a few examples, else those of that."""
     torch = model.torch
     which = [index % model.n_examples for index in range(2)]
-    examples = model.examples(which)
     seeds = torch.eye(n_outputs, dtype=model.dtype, device=model.device).expand(len(which), -1, -1)
-    true = one_by_one(model, names)(examples, seeds)
+    true = one_by_one(model, names)(model.examples(which), seeds)
     try:
-        found = vectorised(model, names)(examples, seeds)
+        found = vectorised(model, names)(model.examples(which), seeds)
     except Exception:  # of many kinds, where vmap does not know an operation
         return "one by one", one_by_one
     allowed = WRONG * torch.finfo(model.dtype).eps * float(true.abs().max())

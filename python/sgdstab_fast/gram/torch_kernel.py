@@ -21,9 +21,17 @@ from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.gram.losses import Loss, loss_of
 from sgdstab_fast.gram.memory import bytes_of
 from sgdstab_fast.gram.planning import LayerPlan, Plan, Portion, planned
-from sgdstab_fast.gram.source import N_CHECKED, kernel_of, require_finite, truth
+from sgdstab_fast.gram.source import N_CHECKED, framework, kernel_of, require_finite, truth
 from sgdstab_fast.gram.torch_gradients import RowsOf, fastest, one_by_one
-from sgdstab_fast.gram.torch_layers import Layer, capture, derivatives, joined_inputs, known_layers, right_ones
+from sgdstab_fast.gram.torch_layers import (
+    Layer,
+    LayerVariesError,
+    capture,
+    derivatives,
+    joined_inputs,
+    known_layers,
+    right_ones,
+)
 from sgdstab_fast.gram.torch_model import TorchModel, host
 from sgdstab_fast.results.progress import ProgressOption
 
@@ -114,8 +122,14 @@ def from_torch(
     """
     started = time.perf_counter()
     validation.progress(progress)
-    source = _TorchSource(model, inputs, loss, parameters, memory, dtype, method, device, out is not None)
-    return kernel_of(source, targets, out, progress, started)
+    given = (model, inputs, loss, parameters, memory, dtype, method, device, out is not None)
+    varying: list[str] = []
+    while True:
+        try:
+            with framework("torch").inference_mode(False):
+                return kernel_of(_TorchSource(*given, varying), targets, out, progress, started)
+        except LayerVariesError as layer:  # its gradients are taken by automatic differentiation
+            varying.append(str(layer))
 
 
 def plan(
@@ -158,7 +172,13 @@ def plan(
     all                   241                   2.6e+05
     every example evaluated once, 100 at a time; at most 32.2 MiB of the 1 GiB allowed
     """
-    return _TorchSource(model, inputs, loss, parameters, memory, dtype, method, device, False).plan
+    varying: list[str] = []
+    while True:
+        try:
+            with framework("torch").inference_mode(False):
+                return _TorchSource(model, inputs, loss, parameters, memory, dtype, method, device, False, varying).plan
+        except LayerVariesError as layer:
+            varying.append(str(layer))
 
 
 class _TorchSource:
@@ -175,6 +195,7 @@ class _TorchSource:
         method: str,
         device: Any,
         in_file: bool,
+        varying: Sequence[str],
     ) -> None:
         self.loss: Loss = loss_of(loss)
         n_bytes = bytes_of(memory)
@@ -193,7 +214,7 @@ class _TorchSource:
         )
         exact = self._exact(model, inputs, parameters, device)
         self.true = truth(self.model.n_examples, self.model.outputs_of, exact.gradients, self.loss, self.n_checked)
-        known = known_layers(self.model) if method == "auto" else []
+        known = known_layers(self.model, varying) if method == "auto" else []
         self._layers = right_ones(self.model, known, self.true, self._arrays)
         self._set_up_rest(method)
         self.plan = self._planned(n_bytes, in_file)
@@ -250,9 +271,8 @@ class _TorchSource:
         kept: list[Any] = [self._empty(portion) for portion in portions]
         for first in range(0, n, self.plan.chunk):
             chunk = slice(first, min(first + self.plan.chunk, n))
-            examples = self.model.examples(chunk)
-            with torch.set_grad_enabled(bool(layers)):
-                outputs, captured = capture(self.model, chosen, examples)
+            with self.model.differentiable(), torch.set_grad_enabled(bool(layers)):
+                outputs, captured = capture(self.model, chosen, self.model.examples(chunk))
             self.predictions[chunk] = host(outputs)
             require_finite(self.predictions[chunk], first)
             seeds = torch.as_tensor(
@@ -263,7 +283,8 @@ class _TorchSource:
                     x = joined_inputs(torch, layer, captured)
                     features.inputs[chunk] = x if layer.n_classes else x[:, :, 0]
             for o in range(m if layers else 0):
-                g = derivatives(self.model, layers, captured, outputs, seeds[:, :, o], keep=o < m - 1)
+                with self.model.differentiable():
+                    g = derivatives(self.model, layers, captured, outputs, seeds[:, :, o], keep=o < m - 1)
                 for portion, layer, features in zip(known, layers, kept, strict=False):
                     self._require_finite(layer, g[id(layer)], chunk)
                     if isinstance(features, Factors):
@@ -275,7 +296,8 @@ class _TorchSource:
                 del g
             del captured, outputs
             if rows is not None:
-                found = rows(examples, seeds).split([self.model.parameters[name].numel() for name in names], dim=2)
+                sizes = [self.model.parameters[name].numel() for name in names]
+                found = rows(self.model.examples(chunk), seeds).split(sizes, dim=2)
                 for portion, name, columns, features in zip(rest, names, found, kept[len(known) :], strict=True):
                     self._require_finite_columns(name, columns, chunk)
                     features.gradients[chunk] = columns[:, :, portion.units]

@@ -17,10 +17,12 @@ what it takes and returns, and on a few examples its gradients are those of plai
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from sgdstab_fast.gram.features import Arrays, Columns, Factors, Features
 from sgdstab_fast.gram.source import WRONG, Truth, distance
@@ -149,7 +151,7 @@ def _patches(torch: Any) -> Callable[[Any, Any], Any]:
 
 
 def _indices(module: Any, x: Any) -> Any:
-    found = x.reshape(len(x), -1)
+    found = x.reshape(len(x), -1).long()
     return found if module.padding_idx is None else found.masked_fill(found == module.padding_idx, -1)
 
 
@@ -197,7 +199,7 @@ def _rule(torch: Any, module: Any) -> dict[str, Any] | None:
 
 def _candidates(model: TorchModel) -> list[tuple[Layer, list[Any]]]:
     """Return layers with a rule, and the modules of each."""
-    if not model.is_module or isinstance(model.model, model.torch.jit.ScriptModule):
+    if not model.is_module:
         return []
     names = {id(value): name for name, value in model.model.named_parameters()}
     found: dict[tuple[Any, ...], tuple[Layer, list[Any]]] = {}
@@ -206,6 +208,8 @@ def _candidates(model: TorchModel) -> list[tuple[Layer, list[Any]]]:
         own = {key: names.get(id(value)) for key, value in module._parameters.items() if value is not None}
         chosen = {key: name for key, name in own.items() if name in model.parameters}
         if rule is None or not chosen or not set(own) <= {"weight", "bias"} or own.get("weight") is None:
+            continue
+        if module._forward_hooks or "forward" in vars(module):  # what it returns is not what it computes
             continue
         key = (type(module), own.get("weight"), own.get("bias"))
         layer = Layer(path or "model", weight=chosen.get("weight"), bias=chosen.get("bias"), **rule)
@@ -239,7 +243,11 @@ def capturing(model: TorchModel, layers: Sequence[tuple[Layer, list[Any]]], use:
 
 
 def capture(model: TorchModel, layers: Sequence[tuple[Layer, list[Any]]], examples: Any) -> tuple[Any, Captured]:
-    """Return outputs, with a graph, and what layers took on the way."""
+    """Return outputs, with a graph, and what layers took on the way; to be called within `model.differentiable`.
+
+    Raises `LayerVariesError` for a layer that does not see every example, or is called more or less often than others
+    were.
+    """
     captured = Captured()
     edge_of = model.torch.autograd.graph.get_gradient_edge
 
@@ -249,7 +257,17 @@ def capture(model: TorchModel, layers: Sequence[tuple[Layer, list[Any]]], exampl
 
     with capturing(model, layers, use):
         outputs = model(examples)
+    for layer, _ in layers:
+        found = captured.inputs.get(id(layer), [])
+        seen_by_all = all(len(each) == len(outputs) for each in found)
+        positions = tuple(each.shape[1] for each in found)
+        if not seen_by_all or len(found) != layer.n_calls or (layer.calls and positions != layer.calls):
+            raise LayerVariesError(layer.name)
     return outputs, captured
+
+
+class LayerVariesError(Exception):
+    """A layer, named, is called in another way for some examples than for others."""
 
 
 def derivatives(
@@ -278,9 +296,9 @@ def joined_inputs(torch: Any, layer: Layer, captured: Captured) -> Any:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def known_layers(model: TorchModel) -> list[tuple[Layer, list[Any]]]:
-    """Return the layers that may account for their parameters, with their modules."""
-    candidates = _candidates(model)
+def known_layers(model: TorchModel, varying: Collection[str] = ()) -> list[tuple[Layer, list[Any]]]:
+    """Return the layers that may account for their parameters, with their modules, but for some by name."""
+    candidates = [each for each in _candidates(model) if each[0].name not in varying]
     shapes: list[dict[int, list[tuple[Any, ...]]]] = []
     outputs = None
     for size in _SIZES:
@@ -289,7 +307,7 @@ def known_layers(model: TorchModel) -> list[tuple[Layer, list[Any]]]:
         def use(layer: Layer, module: Any, x: Any, output: Any, seen: dict[int, list[tuple[Any, ...]]] = seen) -> None:
             seen.setdefault(id(layer), []).append((tuple(x.shape), tuple(output.shape)))
 
-        with capturing(model, candidates, use):
+        with model.differentiable(), capturing(model, candidates, use):
             outputs = model(model.examples([index % model.n_examples for index in range(size)]))
         shapes.append(seen)
     uses = _uses(model, outputs)
@@ -341,25 +359,32 @@ def _uses(model: TorchModel, outputs: Any) -> dict[str, int]:
 def right_ones(
     model: TorchModel, layers: Sequence[tuple[Layer, list[Any]]], true: Truth, arrays: Arrays
 ) -> list[tuple[Layer, list[Any]]]:
-    """Return the layers of which the gradients' products are those of plain autograd on a few examples."""
-    seeds = model.torch.as_tensor(true.seeds, dtype=model.dtype, device=model.device)
-    outputs, captured = capture(model, layers, model.examples(true.examples))
-    for layer, modules in layers:
-        _measure(layer, modules[0], captured)
-    g = derivatives(model, [layer for layer, _ in layers], captured, outputs, seeds, keep=False)
-    right, every = [], slice(0, len(true.examples))
-    for layer, modules in layers:
-        x, own = joined_inputs(model.torch, layer, captured), g[id(layer)]
-        features: Features
-        if layer.has_factors and layer.positions <= _FEW:
-            features = layer.factors(x if layer.n_classes else x[:, :, 0], own[:, None, :, 0], arrays)
-        else:
-            columns = layer.gradients(model.torch, x, own, slice(None))
-            features = Columns(columns.reshape(len(columns), 1, -1), arrays)
-        products = sum(true.products[name] for name in layer.parameters)
-        if distance(features.tile(every, every), products) <= WRONG * model.torch.finfo(model.dtype).eps:
-            right.append((layer, modules))
-    return right
+    """Return the layers of which the gradients' products are those of plain autograd on a few examples.
+
+    In both orders, because a model may sort its examples; and not all 0, which would tell nothing.
+    """
+    every, allowed = slice(0, len(true.examples)), WRONG * model.torch.finfo(model.dtype).eps
+    for step in (1, -1):
+        seeds = model.torch.as_tensor(true.seeds[::step].copy(), dtype=model.dtype, device=model.device)
+        with model.differentiable():
+            outputs, captured = capture(model, layers, model.examples(true.examples[::step]))
+            for layer, modules in layers:
+                _measure(layer, modules[0], captured)
+            g = derivatives(model, [layer for layer, _ in layers], captured, outputs, seeds, keep=False)
+        right = []
+        for layer, modules in layers:
+            x, own = joined_inputs(model.torch, layer, captured), g[id(layer)]
+            features: Features
+            if layer.has_factors and layer.positions <= _FEW:
+                features = layer.factors(x if layer.n_classes else x[:, :, 0], own[:, None, :, 0], arrays)
+            else:
+                columns = layer.gradients(model.torch, x, own, slice(None))
+                features = Columns(columns.reshape(len(columns), 1, -1), arrays)
+            products = np.sum([true.products[name] for name in layer.parameters], axis=0)[::step, ::step]
+            if products.any() and distance(features.tile(every, every), products) <= allowed:
+                right.append((layer, modules))
+        layers = right
+    return list(layers)
 
 
 def _measure(layer: Layer, module: Any, captured: Captured) -> None:

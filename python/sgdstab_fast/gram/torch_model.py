@@ -1,12 +1,13 @@
 """A model of torch as a function of its parameters and of some examples, in the precision that K is wanted in.
 
-The model itself is left as it is: parameters are detached copies, or views where nothing changes, put in place for the
-time of a call (`torch.func.functional_call`).
+The model itself is left as it is. Detached copies of its tensors, or views where nothing changes, stand in their places
+while it is evaluated and differentiated: in every place, so that tied parameters stay tied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -17,6 +18,7 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.source import framework, require_finite, require_function_of_examples, require_shape
 
 _N_COMPARED = 3  # examples that are evaluated twice, alone and together
+_UNKNOWN_ACTIVATIONS = 32  # times the input that an example may take, where that cannot be measured
 
 
 class TorchModel:
@@ -26,10 +28,8 @@ class TorchModel:
         self.torch = torch = framework("torch")
         self.tree = torch.utils._pytree
         self.dtype = getattr(torch, validation.choice(dtype, "dtype", ("float64", "float32")))
-        self.model = getattr(model, "_orig_mod", model)  # of torch.compile
-        self.is_module = isinstance(self.model, torch.nn.Module)
-        if not callable(model):
-            raise TypeError(f"model must be a torch.nn.Module or a function of parameters and inputs, not {model!r}")
+        self.model = model = _unwrapped(torch, model)
+        self.is_module = isinstance(model, torch.nn.Module)
         values = self._values(parameters)
         devices = {str(value.device) for value in values.values()}
         if device is None and len(devices) > 1:
@@ -37,39 +37,60 @@ class TorchModel:
         self.device = torch.device(device if device is not None else devices.pop())
         self.inputs, self.n_examples = self._examples(inputs, device)
         chosen = self._chosen(values, parameters)
+        changed = self._changed_by_evaluation()
         self.is_copied = any(value.dtype != self.dtype for value in values.values() if value.is_floating_point())
         cast = {name: self._cast(value.detach()) for name, value in values.items()}
+        cast |= {name: cast[name].clone() for name in changed}
         self.parameters = {name: value.requires_grad_() for name, value in cast.items() if name in chosen}
         """What K is of."""
         self.fixed = {name: value for name, value in cast.items() if name not in chosen}
-        for name, value in cast.items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        for name, value in self.parameters.items():
+            if not bool(torch.isfinite(value).all()):
                 raise ValueError(f"model must be finite, but its parameter {name!r} is not")
         self._require_evaluation_mode()
 
     def _values(self, parameters: Any) -> dict[str, Any]:
-        """Return all tensors that outputs depend on, by name."""
+        """Return all tensors that outputs depend on, by name, and find their places; tied ones have one name."""
+        self._places: list[tuple[Any, Any, str]] = []
+        self._named: list[Any] = []
+        values: dict[str, Any] = {}
         if self.is_module:
-            return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        leaves = [] if parameters is None else self.tree.tree_flatten_with_path(parameters)[0]
-        found = {self.tree.keystr(path): value for path, value in leaves if isinstance(value, self.torch.Tensor)}
-        if not found:
+            values = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+            if not values:
+                raise ValueError("model must have parameters, but has none")
+            names = {id(value): name for name, value in values.items()}
+            for module in self.model.modules():
+                for tensors in (module._parameters, module._buffers):
+                    for key, value in tensors.items():
+                        if value is not None:
+                            self._places.append((tensors, key, names[id(value)]))
+            return values
+        leaves, self._structure = self.tree.tree_flatten_with_path({} if parameters is None else parameters)
+        known: dict[int, str] = {}
+        for path, leaf in leaves:
+            if isinstance(leaf, self.torch.Tensor):
+                name = known.setdefault(id(leaf), self.tree.keystr(path))
+                values.setdefault(name, leaf)
+                self._named.append((name, leaf))
+            else:
+                self._named.append((None, leaf))
+        if not values:
             raise ValueError("parameters must hold the tensors that a model which is a function takes first")
-        self._parameters = parameters
-        return found
+        return values
 
     def _chosen(self, values: dict[str, Any], parameters: Any) -> set[str]:
         """Return the names of the parameters that K is of."""
         if not self.is_module:
-            return {name for name, value in values.items() if value.is_floating_point()}
-        own = dict(self.model.named_parameters())
+            real = {name for name, value in values.items() if value.is_floating_point()}
+            return {name for name in real if values[name].requires_grad} or real
+        names = {id(value): name for name, value in self.model.named_parameters()}
+        own = {name: names[id(value)] for name, value in self.model.named_parameters(remove_duplicate=False)}
         if parameters is None:
-            chosen = {name for name, value in own.items() if value.requires_grad}
+            chosen = {name for name in own.values() if values[name].requires_grad}
         else:
-            patterns = [parameters] if isinstance(parameters, str) else list(parameters)
             chosen = set()
-            for pattern in patterns:
-                found = {name for name in own if isinstance(pattern, str) and fnmatchcase(name, pattern)}
+            for pattern in [parameters] if isinstance(parameters, str) else list(parameters):
+                found = {own[name] for name in own if isinstance(pattern, str) and fnmatchcase(name, pattern)}
                 if not found:
                     raise ValueError(
                         f"parameters must be names of the model's parameters, or patterns, not {pattern!r}: it has "
@@ -78,12 +99,23 @@ class TorchModel:
                 chosen |= found
         if not chosen:
             raise ValueError("model must have trainable parameters, but none has requires_grad=True")
+        for name in sorted(chosen):
+            if not values[name].is_floating_point():
+                raise ValueError(f"model must have real parameters, but {name!r} is of {values[name].dtype}")
         return chosen
 
+    def _changed_by_evaluation(self) -> set[str]:
+        """Return the names of tensors that a forward pass may write into."""
+        if not self.is_module:
+            return set()
+        names = {id(value): name for name, value in self.model.named_parameters()}
+        modules = [module for module in self.model.modules() if getattr(module, "max_norm", None) is not None]
+        return {name for name, _ in self.model.named_buffers()} | {names[id(module.weight)] for module in modules}
+
     def _examples(self, inputs: Any, device: Any) -> tuple[Any, int]:
-        """Return the inputs as tensors on the device, and how many examples they are."""
+        """Return the inputs as tensors, and how many examples they are."""
         torch = self.torch
-        leaves, self._structure = self.tree.tree_flatten(inputs)
+        leaves, self._input_structure = self.tree.tree_flatten(inputs)
         found = []
         for leaf in leaves:
             if not isinstance(leaf, (torch.Tensor, np.ndarray)):
@@ -91,9 +123,12 @@ class TorchModel:
                     "inputs must be a tensor of all examples, or nested tuples, lists or dicts of such tensors, not "
                     f"{validation.shown(leaf)}; of a DataLoader, torch.cat([x for x, y in loader])"
                 )
-            tensor = torch.as_tensor(leaf)
-            if device is None and isinstance(leaf, torch.Tensor) and tensor.device != self.device:
-                raise ValueError(f"inputs must be on the model's device, {self.device}, not on {tensor.device}")
+            if isinstance(leaf, np.ndarray):
+                tensor = torch.as_tensor(np.array(leaf, dtype=leaf.dtype.newbyteorder("=")))
+            else:
+                tensor = leaf.to_dense() if leaf.is_sparse else leaf
+                if device is None and tensor.device != self.device:
+                    raise ValueError(f"inputs must be on the model's device, {self.device}, not on {tensor.device}")
             if tensor.ndim == 0:
                 raise ValueError("inputs must have the examples along their first axis, but hold a single number")
             found.append(tensor.detach())
@@ -106,34 +141,56 @@ class TorchModel:
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
 
     def examples(self, which: slice | Sequence[int]) -> Any:
-        """Return some of the examples, in the structure of the inputs."""
-        return self.tree.tree_unflatten([self._cast(tensor[which]) for tensor in self.inputs], self._structure)
+        """Return copies of some of the examples, in the structure of the inputs."""
+        leaves = []
+        for tensor in self.inputs:
+            own = tensor[which]
+            cast = self._cast(own)
+            leaves.append(own.clone() if cast is own else cast)  # the model may write into it
+        return self.tree.tree_unflatten(leaves, self._input_structure)
 
-    def raw(self, values: dict[str, Any], examples: Any) -> Any:
-        """Return what the model returns for values of all its tensors."""
+    @contextmanager
+    def differentiable(self, values: dict[str, Any] | None = None) -> Iterator[None]:
+        """Put the tensors, perhaps with other values, into the model within: to be evaluated, and differentiated.
+
+        Gradients are taken within too, because what checkpoints computes again needs the same tensors.
+        """
+        tensors = {**self.fixed, **self.parameters, **(values or {})}
+        others = []  # tensors that a module makes of its parameters, and keeps
         if self.is_module:
-            arguments = examples if isinstance(examples, tuple) else (examples,)
-            return self.torch.func.functional_call(self.model, values, arguments)
-        leaves, structure = self.tree.tree_flatten_with_path(self._parameters)
-        named = [values.get(self.tree.keystr(path), value) for path, value in leaves]
-        return self.model(self.tree.tree_unflatten(named, structure), examples)
-
-    def __call__(self, examples: Any, parameters: dict[str, Any] | None = None) -> Any:
-        """Return outputs, shape (n, m), perhaps at other values of some parameters."""
+            kept = [vars(module) for module in self.model.modules()]
+            others = [(own, key, value) for own in kept for key, value in own.items() if self._is_tensor(value)]
+        before = [(place, key, place[key]) for place, key, _ in self._places]
         try:
-            found = self.raw({**self.fixed, **self.parameters, **(parameters or {})}, examples)
-        except RuntimeError as error:
-            if self.is_copied and "dtype" in str(error):
-                raise ValueError(
-                    f"model cannot be evaluated in {self.dtype}, pass dtype=: {' '.join(str(error).split())}"
-                ) from error
-            raise
+            for place, key, name in self._places:
+                place[key] = tensors[name]
+            with self.torch.inference_mode(False), self.torch.enable_grad():
+                yield
+        finally:
+            for place, key, value in [*before, *others]:
+                place[key] = value
+
+    def _is_tensor(self, value: Any) -> bool:
+        return isinstance(value, self.torch.Tensor)
+
+    def __call__(self, examples: Any, values: dict[str, Any] | None = None) -> Any:
+        """Return outputs, shape (n, m), within `differentiable`; of a function, perhaps at other values."""
+        if self.is_module:
+            arguments = examples if type(examples) is tuple else (examples,)
+            found = self.model(*arguments)
+        else:
+            tensors = {**self.fixed, **self.parameters, **(values or {})}
+            leaves = [leaf if name is None else tensors[name] for name, leaf in self._named]
+            found = self.model(self.tree.tree_unflatten(leaves, self._structure), examples)
         if not isinstance(found, self.torch.Tensor):
             raise ValueError(
                 f"model must return one tensor, of shape (N,) or (N, m), not a {type(found).__name__}: pass a function "
                 "(parameters, x) -> outputs, with torch.func.functional_call"
             )
-        return found[:, None] if found.ndim == 1 else found
+        if not found.is_floating_point():
+            raise ValueError(f"model must return real numbers, not {found.dtype}")
+        found = found.to(self.dtype)
+        return found.reshape(-1, 1) if found.ndim < 2 else found
 
     def _require_evaluation_mode(self) -> None:
         """Refuse layers that depend on chance or on the other examples of a batch."""
@@ -155,15 +212,26 @@ class TorchModel:
     def n_outputs(self) -> int:
         """Evaluate a few examples; refuse outputs of a wrong shape, chance, and examples that feel each other."""
         which = [index % self.n_examples for index in range(_N_COMPARED)]
-        with self.torch.no_grad():
-            together = self(self.examples(which))
+        with self.differentiable():
+            try:
+                together = self(self.examples(which))
+            except RuntimeError as error:
+                message = " ".join(str(error).split())
+                if self.is_copied and "Float" in message and "Double" in message:
+                    raise ValueError(
+                        f"model cannot be evaluated in {self.dtype}, pass another dtype=: {message}"
+                    ) from error
+                raise
             require_shape(tuple(together.shape), len(which))
-            if not together.is_floating_point():
-                raise ValueError(f"model must return real numbers, not {together.dtype}")
-            require_finite(host(together), 0)
+            if not together.requires_grad:
+                raise ValueError(
+                    "model must have outputs that depend on its parameters, but there is no gradient: is it evaluated "
+                    "under torch.no_grad(), or are outputs detached?"
+                )
             again = self(self.examples(which))
             alone = self.torch.cat([self(self.examples([index])) for index in which])
-        precision = self.torch.finfo(self.dtype).eps
+        require_finite(host(together), 0)
+        precision = float(self.torch.finfo(self.dtype).eps)
         require_function_of_examples(host(together), host(again), host(alone), precision)
         return int(together.shape[1])
 
@@ -174,6 +242,7 @@ class TorchModel:
     def activation_bytes(self) -> int:
         """Return what an example takes in a forward pass: what is kept for the backward one."""
         sizes = []
+        inputs = sum(leaf[:1].numel() * leaf.element_size() for leaf in self.inputs)
         for size in (2, 3):
             kept: dict[int, int] = {}
 
@@ -181,31 +250,49 @@ class TorchModel:
                 kept[tensor.untyped_storage().data_ptr()] = tensor.numel() * tensor.element_size()
                 return tensor
 
-            with self.torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                examples = self.examples([index % self.n_examples for index in range(size)])
-                outputs = self(examples)
+            examples = self.examples([index % self.n_examples for index in range(size)])
+            try:
+                with self.differentiable(), self.torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                    outputs = self(examples)
+                    del outputs
+            except RuntimeError:  # derivatives within the model do not go with hooks
+                return int(_UNKNOWN_ACTIVATIONS * inputs)
             sizes.append(sum(kept.values()))
-            del outputs
-        inputs = sum(leaf[:1].numel() * leaf.element_size() for leaf in self.inputs)
         return int(max(sizes[1] - sizes[0], 0) + inputs)
 
     def outputs_of(self, which: Sequence[int]) -> FloatArray:
         """Return outputs of some examples, shape (n, m), in float64."""
-        with self.torch.no_grad():
+        with self.differentiable():
             return host(self(self.examples(which))).astype(np.float64)
 
     def gradients(self, index: int, seed: FloatArray) -> dict[str, Any]:
         """Return d (sum_o seed_o f_o) / d parameter of an example by plain autograd, by name."""
         weights = self.torch.as_tensor(seed, dtype=self.dtype, device=self.device)
-        outputs = self(self.examples([index]))
-        found = [None] * len(self.parameters)
-        if outputs.requires_grad:
-            values = list(self.parameters.values())
-            found = self.torch.autograd.grad((outputs[0] * weights).sum(), values, allow_unused=True)
-        return {
-            name: self.torch.zeros_like(value) if grad is None else grad
-            for (name, value), grad in zip(self.parameters.items(), found, strict=True)
-        }
+        values = list(self.parameters.values())
+        with self.differentiable():
+            total = (self(self.examples([index]))[0] * weights).sum()
+            found = self.torch.autograd.grad(total, values, allow_unused=True) if total.requires_grad else []
+        return dict(zip(self.parameters, dense(self.torch, values, found or [None] * len(values)), strict=True))
+
+
+def dense(torch: Any, values: Sequence[Any], gradients: Sequence[Any]) -> list[Any]:
+    """Return gradients as dense tensors, 0 where a value is not used."""
+    return [
+        torch.zeros_like(value) if gradient is None else gradient.to_dense() if gradient.is_sparse else gradient
+        for value, gradient in zip(values, gradients, strict=True)
+    ]
+
+
+def _unwrapped(torch: Any, model: Any) -> Any:
+    """Return the model that is compiled or distributed; refuse what is none."""
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        model = model.module
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("model must be the module that was scripted or traced, not what came of it")
+    if not callable(model):
+        raise TypeError(f"model must be a torch.nn.Module or a function of parameters and inputs, not {model!r}")
+    return model
 
 
 def host(tensor: Any) -> FloatArray:
