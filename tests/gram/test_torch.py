@@ -554,7 +554,7 @@ def test_sparse_gradients_and_narrow_indices(kind):
     assert distance(sf.gram.from_torch(dense, inputs.int()).matrix, j @ j.T) < 1e-12
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_wrapped_models():
     model, inputs = network("mlp")
     expected = sf.gram.from_torch(model, inputs).matrix

@@ -49,6 +49,8 @@ class Layer:
     """Whether the weight scales, d_in = d_out, and not W x."""
     n_classes: int = 0
     """Rows of an embedding."""
+    is_overwritten: bool = False
+    """Whether what comes after changes its output in place."""
     has_channels: bool = False
     """Whether the axis after that of the examples is one of channels, so that the examples' is the first."""
     axis: int = 0
@@ -227,7 +229,8 @@ def capturing(model: TorchModel, layers: Sequence[tuple[Layer, list[Any]]], use:
             x = arguments[0] if arguments else keywords["input"]
             if isinstance(output, torch.Tensor) and output.requires_grad:
                 use(layer, module, x.detach(), output)
-                return output.clone()  # what comes after may change it in place
+                # Derivatives come out where the layer's own output was.
+                return output.clone() if layer.is_overwritten else output
             return output
 
         return called
@@ -248,15 +251,20 @@ def capture(model: TorchModel, layers: Sequence[tuple[Layer, list[Any]]], exampl
     Raises `LayerVariesError` for a layer that does not see every example, or is called more or less often than others
     were.
     """
-    captured = Captured()
+    captured, untouched = Captured(), []
     edge_of = model.torch.autograd.graph.get_gradient_edge
 
     def use(layer: Layer, module: Any, x: Any, output: Any) -> None:
+        if not layer.is_overwritten:
+            untouched.append((layer, output, output._version))
         captured.inputs.setdefault(id(layer), []).append(layer.inputs_of(module, x.movedim(layer.axis, 0)))
         captured.edges.setdefault(id(layer), []).append((edge_of(output), module))
 
     with capturing(model, layers, use):
         outputs = model(examples)
+    for layer, output, version in untouched:
+        if output._version != version:
+            raise LayerVariesError(layer.name)
     for layer, _ in layers:
         found = captured.inputs.get(id(layer), [])
         seen_by_all = all(len(each) == len(outputs) for each in found)
@@ -303,13 +311,17 @@ def known_layers(model: TorchModel, varying: Collection[str] = ()) -> list[tuple
     outputs = None
     for size in _SIZES:
         seen: dict[int, list[tuple[Any, ...]]] = {}
+        versions: list[tuple[Layer, Any, int]] = []
 
-        def use(layer: Layer, module: Any, x: Any, output: Any, seen: dict[int, list[tuple[Any, ...]]] = seen) -> None:
+        def use(layer: Layer, module: Any, x: Any, output: Any, seen: Any = seen, versions: Any = versions) -> None:
             seen.setdefault(id(layer), []).append((tuple(x.shape), tuple(output.shape)))
+            versions.append((layer, output, output._version))
 
         with model.differentiable(), capturing(model, candidates, use):
             outputs = model(model.examples([index % model.n_examples for index in range(size)]))
         shapes.append(seen)
+        for layer, output, version in versions:
+            layer.is_overwritten |= output._version != version
     uses = _uses(model, outputs)
     found = []
     for layer, modules in candidates:
