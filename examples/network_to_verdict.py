@@ -1,7 +1,8 @@
 """From a trained network to a verdict: what learning rates may SGD have at this minimum?
 
-256 handwritten digits, odd or even, and a tanh network trained until it fits them. Its Gram matrix comes from torch, and
-once more from JAX; the rest needs neither. Needs scikit-learn, torch and JAX: ``pip install scikit-learn torch jax``.
+256 handwritten digits, odd or even, and a tanh network trained until it fits them. Its Gram matrix comes from torch,
+and once more from JAX; the rest needs neither. Needs scikit-learn, torch and JAX: ``pip install scikit-learn torch
+jax``.
 """
 
 import time

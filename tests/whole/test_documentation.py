@@ -14,7 +14,9 @@ from reference.known import K4
 from sgdstab_fast.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("learning_rates", "moments", "networks", "projective_chain", "systems")]
+GUIDES = [
+    ROOT / "docs" / f"{name}.md" for name in ("learning_rates", "moments", "networks", "projective_chain", "systems")
+]
 PAGES = [page.read_text() for page in (ROOT / "README.md", *GUIDES)]
 README = PAGES[0]
 # All blocks but the one that makes the figure of its page, which takes a minute.
