@@ -1,4 +1,4 @@
-"""From a trained network to a verdict: what learning rates may SGD have at this minimum?
+"""From a trained network to a verdict: the learning rates that SGD may have at its minimum.
 
 256 handwritten digits, odd or even, and a tanh network trained until it fits them. Its Gram matrix comes from torch,
 and once more from JAX; the rest needs neither. Needs scikit-learn, torch and JAX: ``pip install scikit-learn torch

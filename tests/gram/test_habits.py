@@ -1,5 +1,4 @@
-"""Models of every habit: shared modules, routing, sorting, writing in place, checkpoints; K is right, or the refusal "
-"clear."""
+"""Models of every habit: shared modules, routing, sorting, writing in place; K is right, or the refusal is clear."""
 
 import copy
 
