@@ -235,6 +235,11 @@ class TorchModel:
         require_function_of_examples(host(together), host(again), host(alone), precision)
         return int(together.shape[1])
 
+    @property
+    def n_parameters(self) -> int:
+        """Parameters that K is of."""
+        return sum(value.numel() for value in self.parameters.values())
+
     def weights_bytes(self) -> int:
         """Return what parameters take."""
         return sum(value.numel() * value.element_size() for value in [*self.parameters.values(), *self.fixed.values()])
