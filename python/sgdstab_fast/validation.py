@@ -27,7 +27,7 @@ _ASYMMETRY = 1e4  # in units of the precision, relative to sqrt(K_ii K_jj)
 _LONGEST = 160  # characters of what is shown
 _LARGEST_ORDER = 1e6  # of moments: growth to larger powers overflows
 _MOST = 2**62  # of integers without a bound of their own
-DOUBLE = float(np.finfo(float).eps)
+DOUBLE, FLOAT32 = float(np.finfo(float).eps), float(np.finfo(np.float32).eps)
 _BFLOAT16 = 2.0**-7  # its machine epsilon
 _SUM = 1e-9  # of probabilities, from 1
 _SUM_ROUNDING = 8  # what rounding may do to it, in units of the precision times the root of the number of terms
@@ -273,12 +273,14 @@ def _n_masked(value: Any) -> int:
 
 def numeric(value: Any, name: str, what: str = "an array of real numbers") -> NDArray[Any]:
     """Return an array of real numbers of any shape, in the precision that they came in."""
-    value = _unwrapped(value, name)
     try:
+        value = _unwrapped(value, name)
         array = np.asarray(value)
         array = array.astype(np.float32) if _is_bfloat16(array) else array
         inferred = np.asarray(array.tolist()) if array.dtype.kind == "O" and array.ndim > 0 else array
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, BufferError) as error:
+        if str(error).startswith(name):  # refused already
+            raise
         raise ValueError(f"{name} must be {what}: {' '.join(str(error).split())}") from None
     if inferred is not array:
         array = _of_objects(array, inferred, value, name, what)

@@ -1,6 +1,7 @@
 """Models of every habit: shared modules, routing, sorting, writing in place; K is right, or the refusal is clear."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -154,7 +155,50 @@ class Masked(nn.Module):
         return self.last(torch.softmax(x + self.mask, dim=1))
 
 
-KINDS = (Shared, Counting, Routed, Sorted, InPlace, Checkpointed, Hooked, Dead, Derived, Squeezed, Masked)
+class Caching(nn.Module):
+    """Keeps what it computed first, in an attribute, in a buffer and in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.cache, self.seen = nn.Linear(5, 1), None, []
+        self.register_buffer("mask", None)
+
+    def forward(self, x):
+        if self.cache is None:
+            self.cache = torch.arange(5, dtype=x.dtype)
+            self.mask = torch.ones(5, dtype=x.dtype)
+        return self.last(x * self.cache * self.mask)
+
+
+class UsedMore(nn.Module):
+    """Uses a weight once more where some example asks for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 5), nn.Linear(5, 1)
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        if (x > 2.5).any():
+            h = h + torch.where((x > 2.5).any(1, keepdim=True), x.square() @ self.first.weight.T, 0 * h)
+        return self.last(h)
+
+
+KINDS = (
+    Shared,
+    Counting,
+    Routed,
+    Sorted,
+    InPlace,
+    Checkpointed,
+    Hooked,
+    Dead,
+    Derived,
+    Squeezed,
+    Masked,
+    Caching,
+    UsedMore,
+)
 
 
 @pytest.mark.parametrize("in_double", [False, True])
@@ -183,7 +227,7 @@ def test_chunks_that_call_layers_in_other_ways(monkeypatch):
     inputs = torch.randn(40, 5)
     inputs[:, 0] = -1 - inputs[:, 0].abs()
     inputs[17, 0] = 3.0  # not among those that are looked at first
-    for model in (Counting(), Routed()):
+    for model in (Counting(), Routed(), UsedMore()):
         j = jacobian(model, inputs)
         assert distance(sf.gram.from_torch(model, inputs).matrix, j @ j.T) < 1e-12
 
@@ -251,3 +295,64 @@ def test_a_model_that_computes_in_float32_inside():
     model, inputs = Narrow(5, 1), torch.randn(6, 5)
     with pytest.raises(ValueError, match=r"it computes in float32 or less inside, so pass dtype='float32'"):
         sf.gram.from_torch(model, inputs)
+
+
+def test_threads_wait_for_each_other():
+    model, inputs = network("convolutional")
+    before, expected = [*model.parameters()], sf.gram.from_torch(model, inputs).matrix
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(lambda _: sf.gram.from_torch(model, inputs).matrix, range(9)):
+            np.testing.assert_array_equal(found, expected)
+    assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
+
+
+def test_what_is_computed_in_float32_inside_is_known_to_that_only():
+    class Norm(nn.Module):
+        def forward(self, x):
+            narrow = x.float()
+            return (narrow * torch.rsqrt(narrow.square().mean(1, keepdim=True) + 1e-6)).to(x.dtype)
+
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(5, 8), Norm(), nn.Linear(8, 1)), torch.randn(20, 5)
+    with pytest.warns(sf.AccuracyWarning, match=r"computes in float32 inside, pass dtype='float32'"):
+        assert sf.gram.from_torch(model, inputs).precision >= np.finfo(np.float32).eps
+
+
+def test_a_file_stays_as_it_is_where_something_goes_wrong(tmp_path):
+    model, inputs = network("mlp")
+    np.save(tmp_path / "k.npy", np.eye(2))
+    inputs[7] = torch.inf
+    with pytest.raises(ValueError, match="finite"):
+        sf.gram.from_torch(model, inputs, out=tmp_path / "k.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "k.npy"), np.eye(2))
+    assert [each.name for each in tmp_path.iterdir()] == ["k.npy"]
+
+
+def test_a_mapped_matrix_is_not_copied(tmp_path):
+    model, inputs = network("mlp")
+    kernel = sf.gram.from_torch(model, inputs, out=tmp_path / "k.npy")
+    assert np.shares_memory(sf.LinearizedSGD(kernel, 0.01).rows, kernel.matrix)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"device": "nonsense"}, ValueError, "device must be one of torch's, such as 'cpu' or 'cuda', not 'nonsense'"),
+        ({"parameters": 3}, TypeError, "parameters must be names of the model's parameters, not 3"),
+        ({"targets": [0.5] * 13, "loss": "binary cross entropy"}, None, ""),
+        ({"targets": [True] * 13, "loss": "binary cross entropy"}, None, ""),
+        (
+            {"targets": [2.0] * 13, "loss": "binary cross entropy"},
+            ValueError,
+            r"targets must be probabilities, not 2\.\.2",
+        ),
+        ({"loss": "cross entropy", "targets": [0] * 13}, ValueError, "of one, pass 'binary cross entropy'"),
+    ],
+)
+def test_arguments(arguments, error, message):
+    model, inputs = network("mlp")
+    if error is None:
+        assert sf.gram.from_torch(model, inputs, **arguments).loss > 0
+    else:
+        with pytest.raises(error, match=message):
+            sf.gram.from_torch(model, inputs, **arguments)

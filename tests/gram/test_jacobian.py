@@ -35,6 +35,11 @@ def test_float32_is_summed_in_float64():
     assert kernel.precision == np.finfo(np.float32).eps
 
 
+def test_float32_in_float64_is_recognised():
+    with pytest.warns(sf.AccuracyWarning, match="jacobian is of float64, but all of its values are of float32"):
+        assert sf.gram.from_jacobian(FLAT.astype(np.float32).astype(float)).precision == np.finfo(np.float32).eps
+
+
 def test_predictions_and_targets():
     f, y = np.arange(15.0).reshape(5, 3), np.ones((5, 3))
     kernel = sf.gram.from_jacobian(J, predictions=f, targets=y, loss="mean squared")

@@ -1,5 +1,6 @@
 """Kernels are values: saved, loaded, printed, and read by the command line."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -32,7 +33,8 @@ def test_other_files_are_refused(tmp_path):
     np.save(tmp_path / "array.npy", np.eye(2))
     KERNEL.save(tmp_path / "kernel.npz")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "kernel.npz").read_bytes()[:-60])
-    for name in ("other.npz", "text.npz", "array.npy", "cut.npz"):
+    dataclasses.replace(KERNEL, n_examples=5).save(tmp_path / "wrong.npz")
+    for name in ("other.npz", "text.npz", "array.npy", "cut.npz", "wrong.npz"):
         with pytest.raises(ValueError, match=r"file must be one that Kernel\.save wrote"):
             sf.gram.Kernel.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):

@@ -29,6 +29,32 @@ before = kib("VmRSS")
 kernel = sf.gram.from_torch(model, inputs, memory={memory!r}, out={out!r}, {arguments})
 print(1024 * (kib("VmHWM") - before), kernel.plan.n_passes, kernel.relative_error)
 """
+JAX = """
+import re, sys
+import jax, numpy as np
+import sgdstab_fast as sf
+
+def kib(field):
+    with open("/proc/self/status") as file:
+        return int(re.search(field + r":\\s+(\\d+)", file.read())[1])
+
+rng = np.random.default_rng(0)
+sizes = 784, {width}, {width}, 1
+parameters = [rng.normal(size=shape).astype(np.float32) / 30 for shape in zip(sizes, sizes[1:])]
+inputs = rng.normal(size=({n}, 784)).astype(np.float32)
+
+def apply(parameters, x):
+    for w in parameters[:-1]:
+        x = jax.numpy.tanh(x @ w)
+    return x @ parameters[-1]
+
+sf.gram.from_jax(apply, parameters, inputs[:8], {arguments})
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+before = kib("VmRSS")
+kernel = sf.gram.from_jax(apply, parameters, inputs, memory={memory!r}, {arguments})
+print(1024 * (kib("VmHWM") - before), kernel.plan.n_passes, kernel.relative_error)
+"""
 MLP = "model = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, {m}))\n"
 MLP += "inputs = torch.randn({n}, 784)"
 IMAGES = "model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), "
@@ -37,25 +63,33 @@ IMAGES += "inputs = torch.randn(256, 3, 24, 24)"
 SEQUENCES = (
     "from reference.networks import Transformer\nmodel = Transformer()\ninputs = torch.randint(0, 20, (500, 12))"
 )
+WORDS = "model = nn.Sequential(nn.Embedding(2000, 8), nn.Flatten(), nn.Linear(1600, 1))\n"
+WORDS += "inputs = torch.randint(0, 2000, (200, 200))"
+TEMPORARIES = """
+class Pairs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(200))
+    def forward(self, x):
+        return (x[:, :, None] + self.w).sum(2).tanh().sum(1)
+model, inputs = Pairs(), torch.randn(300, 200)
+"""
+CASES = {
+    "mlp": (MLP.format(n=1500, m=1), 128, "", False),
+    "ten outputs": (MLP.format(n=200, m=10), 128, "", False),
+    "gradients": (MLP.format(n=300, m=1), 256, "method='gradients'", False),
+    "gradients in float32": (MLP.format(n=200, m=1), 256, "method='gradients', dtype='float32'", False),
+    "images": (IMAGES, 96, "", False),
+    "images in float32": (IMAGES, 64, "dtype='float32'", False),
+    "transformer": (SEQUENCES, 80, "", False),
+    "embedding": (WORDS, 96, "", False),
+    "temporaries": (TEMPORARIES, 96, "", False),
+    "file": (MLP.format(n=6000, m=1), 144, "", True),
+}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(
-    ("make", "memory", "arguments", "in_file"),
-    [
-        (MLP.format(n=1500, m=1), 128, "", False),
-        (MLP.format(n=200, m=10), 128, "", False),
-        (MLP.format(n=300, m=1), 256, "method='gradients'", False),
-        (IMAGES, 96, "", False),
-        (IMAGES, 64, "dtype='float32'", False),
-        (SEQUENCES, 80, "", False),
-        (MLP.format(n=3000, m=1), 112, "", True),
-    ],
-    ids=["mlp", "ten outputs", "gradients", "images", "images in float32", "transformer", "file"],
-)
-def test_the_process_grows_by_no_more(make, memory, arguments, in_file, tmp_path):
-    out = str(tmp_path / "k.npy") if in_file else None
-    script = GROWTH.format(make=make, memory=f"{memory} MiB", arguments=arguments, out=out)
+def grown(script):
+    """Bytes by which a process grows, its passes, and the error of K."""
     path = [each for each in sys.path if each]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path[:0] = {path!r}\n{script}"],
@@ -64,7 +98,26 @@ def test_the_process_grows_by_no_more(make, memory, arguments, in_file, tmp_path
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    growth, n_passes, error = map(float, done.stdout.split())
+    return map(float, done.stdout.split())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("name", CASES)
+def test_the_process_grows_by_no_more(name, tmp_path):
+    make, memory, arguments, in_file = CASES[name]
+    out = str(tmp_path / "k.npy") if in_file else None
+    growth, n_passes, error = grown(GROWTH.format(make=make, memory=f"{memory} MiB", arguments=arguments, out=out))
+    print(f"{growth / MIB:.0f} MiB of {memory}, {n_passes:.0f} passes")
+    assert growth <= memory * MIB
+    assert error < 1e-5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("n", "width", "memory", "arguments"), [(150, 128, 192, ""), (150, 256, 256, "dtype='float32'")]
+)
+def test_a_process_with_jax_grows_by_no_more(n, width, memory, arguments):
+    growth, n_passes, error = grown(JAX.format(n=n, width=width, memory=f"{memory} MiB", arguments=arguments))
     print(f"{growth / MIB:.0f} MiB of {memory}, {n_passes:.0f} passes")
     assert growth <= memory * MIB
     assert error < 1e-5
@@ -75,10 +128,10 @@ def test_the_process_grows_by_no_more(make, memory, arguments, in_file, tmp_path
 def test_k_does_not_depend_on_the_memory(name, monkeypatch):
     model, inputs = network(name)
     whole = sf.gram.from_torch(model, inputs)
-    monkeypatch.setattr("sgdstab_fast.gram.planning._WORKSPACE", 0)
+    monkeypatch.setattr("sgdstab_fast.gram.torch_model.TorchModel.require_memory", lambda model, memory: None)
+    monkeypatch.setattr("sgdstab_fast.gram.planning.WORKSPACE", 0)
     monkeypatch.setattr("sgdstab_fast.gram.planning._TILES", 0)
-    refused = pytest.raises(ValueError, match="memory must be at least")
-    with refused as found:
+    with pytest.raises(ValueError, match="memory must be at least") as found:
         sf.gram.from_torch(model, inputs, memory=1)
     words = str(found.value).split()
     parts = sf.gram.from_torch(model, inputs, memory=f"{float(words[5]) * 1.1} {words[6].rstrip(',')}")

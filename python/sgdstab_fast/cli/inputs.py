@@ -46,7 +46,7 @@ def steps(options: argparse.Namespace, gram: Any) -> dict[str, Any]:
         "sampling": options.sampling,
         "momentum": options.momentum,
         "nesterov": options.nesterov,
-        "groups": _groups(options.groups, len(getattr(gram, "matrix", gram))),
+        "groups": _groups(options.groups, gram.n_rows if isinstance(gram, Kernel) else len(gram)),
         "scale": validation.positive_number(options.scale, "--scale"),
     }
 
@@ -180,7 +180,7 @@ def read_gram(path: Path, key: str | None = None) -> Any:
 def _read_archive(path: Path, file: BinaryIO, key: str | None) -> Any:
     with np.load(file, allow_pickle=False) as arrays:
         names = sorted(arrays.files)
-        if key is None and "header" in names:
+        if key is None and {"header", "matrix"} <= set(names):
             file.seek(0)
             return Kernel.load(file)
         if key is None and len(names) != 1:

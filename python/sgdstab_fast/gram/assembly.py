@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -26,27 +27,51 @@ def assembled(
     out: str | os.PathLike[str] | None = None,
     report: Callable[[int, int], object] = lambda n_done, n_all: None,
 ) -> FloatArray:
-    """Return K, shape (N m, N m): the sum of what all passes keep.
+    """Return K, shape (N m, N m): the sum of what all passes keep; refuse one that overflows.
 
-    Of a pass evaluation and products count half each. `out` is the path of a .npy file to write to, and to return
-    memory-mapped.
+    Of a pass evaluation and products count half each. `out` is the path of a .npy file, which is written once K is
+    complete and returned memory-mapped, for reading.
     """
-    matrix = _zeros(n_examples * n_outputs, out)
+    with _matrix(n_examples * n_outputs, out) as matrix:
 
-    def release() -> None:
-        # What is in the file need not be in memory too.
-        mapped = getattr(matrix, "_mmap", None)
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        def release() -> None:
+            # What is in the file need not be in memory too.
+            mapped = getattr(matrix, "_mmap", None)
+            if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)
 
-    for index, evaluate in enumerate(passes):
+        for index, evaluate in enumerate(passes):
 
-        def tell(share: float, index: int = index) -> None:
-            report(int((index + share) * _PARTS), len(passes) * _PARTS)
+            def tell(share: float, index: int = index) -> None:
+                report(int((index + share) * _PARTS), len(passes) * _PARTS)
 
-        _add(matrix, evaluate, n_outputs, release, tell)
-    mirror(matrix, release)
-    return matrix
+            _add(matrix, evaluate, n_outputs, release, tell)
+        if not mirror(matrix, release):
+            raise ValueError("model must have gradients whose products are within floating point, but K overflows")
+    return matrix if out is None else np.load(out, mmap_mode="r", allow_pickle=False)
+
+
+@contextmanager
+def _matrix(n_rows: int, out: str | os.PathLike[str] | None) -> Iterator[FloatArray]:
+    """Make a matrix of zeros to add to; in a file, one that takes its name at the end."""
+    if out is None:
+        yield np.zeros((n_rows, n_rows))
+        return
+    with replacing(Path(out)) as partial:
+        matrix = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float64, shape=(n_rows, n_rows))
+        yield matrix
+        matrix.flush()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the path of a file to write, which takes the place of another once all went well."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _add(
@@ -57,9 +82,3 @@ def _add(
     for number, each in enumerate(features):
         for share in add_to(matrix, each, n_outputs, release):
             tell(0.5 + 0.5 * (number + share) / len(features))
-
-
-def _zeros(n_rows: int, out: Any) -> FloatArray:
-    if out is None:
-        return np.zeros((n_rows, n_rows))
-    return np.lib.format.open_memmap(out, mode="w+", dtype=np.float64, shape=(n_rows, n_rows))

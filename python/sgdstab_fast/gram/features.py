@@ -24,7 +24,7 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 
 LARGEST_TILE = 2**20  # numbers in a temporary array
-_MOST_ROWS = 256  # of a tile
+MOST_ROWS = 256  # of a tile
 
 
 class Features(Protocol):
@@ -42,12 +42,11 @@ class Features(Protocol):
 class Arrays:
     """What differs between numpy and torch."""
 
-    empty: Callable[[tuple[int, ...]], Any]
     double: Callable[[Any], Any]
     host: Callable[[Any], FloatArray]
 
 
-NUMPY = Arrays(np.empty, lambda array: array.astype(np.float64, copy=False), lambda array: array)
+NUMPY = Arrays(lambda array: array.astype(np.float64, copy=False), lambda array: array)
 
 
 @dataclass(eq=False)
@@ -65,9 +64,8 @@ class Columns:
     def tile(self, rows: slice, columns: slice) -> FloatArray:
         """Return sum_c F_ioc F_jpc."""
         width = self.gradients.shape[2]
-        left = self.arrays.double(self.gradients[rows].reshape(-1, width))
-        right = left if rows == columns else self.arrays.double(self.gradients[columns].reshape(-1, width))
-        return self.arrays.host(left @ right.T)
+        left, right = (self.gradients[which].reshape(-1, width) for which in (rows, columns))
+        return self.arrays.host(_products(left, right, self.arrays))
 
 
 @dataclass(eq=False)
@@ -88,10 +86,8 @@ class Factors:
     def tile(self, rows: slice, columns: slice) -> FloatArray:
         """Return sum_ts (x_it . x_js + 1) (g_iot . g_jps)."""
         _, m, t, d = self.derivatives.shape
-        double = self.arrays.double
-        left = double(self.derivatives[rows].reshape(-1, d))
-        right = left if rows == columns else double(self.derivatives[columns].reshape(-1, d))
-        found = left @ right.T
+        left, right = (self.derivatives[which].reshape(-1, d) for which in (rows, columns))
+        found = _products(left, right, self.arrays)
         inner = self._inner(rows, columns)
         if self.bias:
             inner += 1
@@ -111,9 +107,19 @@ class Factors:
             left, right = self.inputs[rows].reshape(-1), self.inputs[columns].reshape(-1)
             return self.arrays.double((left[:, None] == right[None, :]) & (left >= 0)[:, None])
         d = self.inputs.shape[2]
-        left = self.arrays.double(self.inputs[rows].reshape(-1, d))
-        right = left if rows == columns else self.arrays.double(self.inputs[columns].reshape(-1, d))
-        return left @ right.T
+        left, right = (self.inputs[which].reshape(-1, d) for which in (rows, columns))
+        return _products(left, right, self.arrays)
+
+
+def _products(left: Any, right: Any, arrays: Arrays) -> Any:
+    """Return the inner products of rows in float64, without a copy of all of them in that."""
+    width = left.shape[1]
+    step = max(1, LARGEST_TILE // max(len(left), len(right), 1))
+    found = arrays.double(left[:, :step]) @ arrays.double(right[:, :step]).T
+    for first in range(step, width, step):
+        part = slice(first, first + step)
+        found += arrays.double(left[:, part]) @ arrays.double(right[:, part]).T
+    return found
 
 
 def add_to(matrix: FloatArray, features: Features, n_outputs: int, release: Callable[[], None]) -> Iterator[float]:
@@ -121,7 +127,7 @@ def add_to(matrix: FloatArray, features: Features, n_outputs: int, release: Call
 
     `release` is called after every row of tiles.
     """
-    tiles = [*_tiles(len(matrix) // n_outputs, max(1, _MOST_ROWS // features.rows_per_example))]
+    tiles = [*_tiles(len(matrix) // n_outputs, max(1, MOST_ROWS // features.rows_per_example))]
     last = 0
     for index, (rows, columns) in enumerate(tiles, start=1):
         if rows.start != last:
@@ -147,14 +153,18 @@ def _tiles(n: int, most: int) -> Iterator[tuple[slice, slice]]:
             yield slice(middle, last), slice(middle, last)
 
 
-def mirror(matrix: FloatArray, release: Callable[[], None] = lambda: None) -> None:
-    """Copy the lower triangle to the upper one, by tiles: K is symmetric to the bit."""
-    for first in range(0, len(matrix), _MOST_ROWS):
-        rows = slice(first, first + _MOST_ROWS)
-        for other in range(0, first, _MOST_ROWS):
-            columns = slice(other, other + _MOST_ROWS)
+def mirror(matrix: FloatArray, release: Callable[[], None] = lambda: None) -> bool:
+    """Copy the lower triangle to the upper one, by tiles: K is symmetric to the bit. Return whether it is finite."""
+    is_finite = True
+    for first in range(0, len(matrix), MOST_ROWS):
+        rows = slice(first, first + MOST_ROWS)
+        for other in range(0, first, MOST_ROWS):
+            columns = slice(other, other + MOST_ROWS)
             matrix[columns, rows] = matrix[rows, columns].T
             release()
         block = matrix[rows, rows]
         upper = np.triu_indices(len(block), 1)
         block[upper] = block.T[upper]
+        is_finite &= bool(np.isfinite(block.diagonal()).all())
+        release()
+    return is_finite

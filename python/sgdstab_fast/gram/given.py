@@ -17,7 +17,6 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.results.warnings import warn
 
-FLOAT32 = float(np.finfo(np.float32).eps)
 _BITS = 24  # of float32
 _SHORT = 20  # bits of numbers that are no sign of float32, as of small integers
 _MANY = 0.5  # of entries that are not short
@@ -29,7 +28,7 @@ class Gram(NamedTuple):
     """K, checked but for being positive semidefinite, which takes a factorisation."""
 
     matrix: FloatArray
-    """Shape (n_rows, n_rows), float64, C-contiguous, read-only."""
+    """Shape (n_rows, n_rows), float64, C-contiguous."""
     precision: float
     """Machine epsilon of the numbers in it."""
     groups: Any
@@ -53,13 +52,13 @@ def given(gram: Any, groups: Any = None) -> Gram:
         matrix, precision = validation.gram_matrix(array)
     else:
         matrix, precision = validation.gram_matrix(gram)
-    if precision > FLOAT32:
+    if precision > validation.FLOAT32:
         warn(
             f"gram has numbers of {round(1 - np.log2(precision))} bits: of its exponents only those of the fastest "
             "directions mean anything; compute it in float64"
         )
-    elif precision < FLOAT32 and is_of_float32(matrix):
-        precision = FLOAT32
+    elif precision < validation.FLOAT32 and is_of_float32(matrix):
+        precision = validation.FLOAT32
         warn(
             "gram is of float64, but all of its values are of float32: it is treated as float32. Compute it in float64 "
             "from the start, as sgdstab_fast.gram.from_torch does"

@@ -10,8 +10,10 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast.gram.assembly import assembled
 from sgdstab_fast.gram.features import NUMPY, Columns
+from sgdstab_fast.gram.given import is_of_float32
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.gram.losses import loss_of, targets_of
+from sgdstab_fast.results.warnings import warn
 
 
 def from_jacobian(
@@ -54,6 +56,9 @@ def from_jacobian(
     precision = max((validation.precision_of(each) for each in given), default=validation.DOUBLE)
     blocks = [_block(each, m) for each in given]
     del given
+    if precision < validation.FLOAT32 and all(is_of_float32(each.reshape(len(each), -1)) for each in blocks):
+        precision = validation.FLOAT32
+        warn("jacobian is of float64, but all of its values are of float32: K is known to that precision only")
     if not blocks:
         raise ValueError("jacobian must hold at least one example")
     shapes = {block.shape[1:] for block in blocks}
@@ -67,7 +72,7 @@ def from_jacobian(
         raise ValueError(
             f"jacobian must be finite, but that of output {o} of example {i} in parameter {p} is {j[i, o, p]}"
         )
-    f = None if predictions is None else targets_of(predictions, loss_of("half squared"), n, m)
+    f = None if predictions is None else targets_of(predictions, loss_of("half squared"), n, m, "predictions")
     if f is None and (targets is not None or chosen.scale is None):
         raise ValueError(f"predictions must be given with {'targets' if targets is not None else f'the loss {loss!r}'}")
     y = None if targets is None else targets_of(targets, chosen, n, m)
@@ -108,5 +113,5 @@ def _block(value: Any, m: int) -> Any:
         raise ValueError(f"outputs must be {given.shape[1]}, as jacobian has, not {m}")
     if given.ndim == 2 and len(given) % m:
         raise ValueError(f"outputs must divide the {len(given)} rows of jacobian, but {m} does not")
-    array = given if given.dtype == np.float32 else given.astype(np.float64)
+    array = given if given.dtype == np.float32 else given.astype(np.float64, copy=False)
     return array if array.ndim == 3 else array.reshape(len(array) // m, m, -1)

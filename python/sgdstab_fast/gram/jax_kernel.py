@@ -16,7 +16,7 @@ from sgdstab_fast.gram.assembly import Pass
 from sgdstab_fast.gram.features import NUMPY, Columns, Features
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.gram.losses import loss_of
-from sgdstab_fast.gram.memory import bytes_of
+from sgdstab_fast.gram.memory import DOUBLE, bytes_of
 from sgdstab_fast.gram.planning import LayerPlan, Plan, Portion, planned
 from sgdstab_fast.gram.source import (
     N_CHECKED,
@@ -28,8 +28,6 @@ from sgdstab_fast.gram.source import (
     truth,
 )
 from sgdstab_fast.results.progress import ProgressOption
-
-_DOUBLE = 8  # bytes
 
 
 def from_jax(
@@ -117,10 +115,10 @@ class _JaxSource:
         self.n_outputs = self._checked_outputs()
         self.predictions: FloatArray = np.full((self.n_examples, self.n_outputs), np.nan)
         n_parameters = sum(self._leaves[name].size for name in self._names)
-        n_checked = N_CHECKED if 2 * N_CHECKED * n_parameters * _DOUBLE <= n_bytes / 4 else 1
+        n_checked = N_CHECKED if 2 * N_CHECKED * n_parameters * DOUBLE <= n_bytes / 4 else 1
         self.true = truth(self.n_examples, self._outputs_of, self._gradients, self.loss, n_checked)
         self._rows = cache(self._compiled)
-        self.plan = self._planned(n_bytes, in_file, 2 * n_checked * n_parameters * _DOUBLE)
+        self.plan = self._planned(n_bytes, in_file, 2 * n_checked * n_parameters * DOUBLE)
 
     def _names_of(self, parameters: Any) -> None:
         """Find the arrays among the leaves, and those that K is of: of variables of flax, "params"."""
@@ -153,14 +151,14 @@ class _JaxSource:
 
     def _examples_of(self, inputs: Any) -> None:
         leaves, self._input_structure = self.jax.tree_util.tree_flatten(inputs)
-        self._inputs = [self._cast(leaf) for leaf in leaves]
+        self._inputs = [np.asarray(leaf) for leaf in leaves]
         sizes = {len(leaf) if leaf.ndim else 0 for leaf in self._inputs}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(f"inputs must hold the same number of examples, at least one, not {sorted(sizes)}")
         self.n_examples = sizes.pop()
 
     def _examples(self, which: Any) -> Any:
-        return self._input_structure.unflatten([leaf[which] for leaf in self._inputs])
+        return self._input_structure.unflatten([self._cast(leaf[which]) for leaf in self._inputs])
 
     def _outputs(self, leaves: dict[str, Any], examples: Any) -> Any:
         """Return f, shape (n, m)."""
@@ -229,9 +227,9 @@ class _JaxSource:
             itemsize=self._dtype.itemsize,
             activations=_bytes_of_intermediates(traced.jaxpr),
             weights=sum(leaf.nbytes for leaf in self._leaves.values()),
-            others=2 * sum(leaf.nbytes for leaf in self._leaves.values()) + 4 * _DOUBLE * n * m,
+            others=2 * sum(leaf.nbytes for leaf in self._leaves.values()) + 4 * DOUBLE * n * m,
             at_the_start=at_the_start,
-            matrix_bytes=min(_DOUBLE * (n * m) ** 2, 2**23 * m) if in_file else None,
+            in_file=in_file,
         )
 
     def passes(self) -> Sequence[Pass]:
@@ -243,7 +241,7 @@ class _JaxSource:
         names = tuple(self._names[portion.layer] for portion in portions)
         rows = self._rows(names)
         widths = [portion.units.stop - portion.units.start for portion in portions]
-        kept = np.zeros((n, m, sum(widths)), dtype=self._dtype)
+        kept = np.empty((n, m, sum(widths)), dtype=self._dtype)
         # Chunks of one size, the last one filled up, are compiled once.
         for first in range(0, n, size):
             which = np.minimum(np.arange(first, first + size), n - 1)

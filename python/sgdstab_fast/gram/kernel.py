@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.gram.assembly import replacing
 from sgdstab_fast.gram.memory import text_of
 from sgdstab_fast.gram.planning import Plan
 
@@ -37,7 +38,7 @@ class Kernel:
     predictions: FloatArray | None = field(default=None, repr=False)
     """f, shape (N, m)."""
     residuals: FloatArray | None = field(default=None, repr=False)
-    """f - y, shape (N, m), where targets were given; softmax f - y for a cross entropy."""
+    """f - y, shape (N, m), where targets were given; for a cross entropy p - y, p the probabilities."""
     loss: float | None = None
     """The mean loss of the examples, where targets were given."""
     loss_name: str = "half squared"
@@ -51,13 +52,17 @@ class Kernel:
     """What computing it took."""
 
     @property
+    def n_rows(self) -> int:
+        """N m."""
+        return self.n_examples * self.n_outputs
+
+    @property
     def groups(self) -> NDArray[np.int64] | None:
         """The example of every row, shape (N m,); None where every row is one."""
         return None if self.n_outputs == 1 else np.repeat(np.arange(self.n_examples), self.n_outputs)
 
     def __str__(self) -> str:
-        rows = len(self.matrix)
-        parts = [f"K {rows} x {rows} ({text_of(self.matrix.nbytes)}) of {self.n_examples} examples"]
+        parts = [f"K {self.n_rows} x {self.n_rows} ({text_of(self.matrix.nbytes)}) of {self.n_examples} examples"]
         parts[0] += f" with {self.n_outputs} outputs" if self.n_outputs > 1 else ""
         if self.loss is not None:
             parts.append(f"{self.loss_name} loss {self.loss:.3g}")
@@ -81,11 +86,8 @@ class Kernel:
         if hasattr(file, "write"):
             np.savez(file, allow_pickle=False, header=header, **arrays)
             return
-        path = Path(file)
-        partial = path.with_name(path.name + ".part")
-        with partial.open("wb") as opened:
+        with replacing(Path(file)) as partial, partial.open("wb") as opened:
             np.savez(opened, allow_pickle=False, header=header, **arrays)
-        partial.replace(path)
 
     @staticmethod
     def load(file: str | os.PathLike[str] | BinaryIO) -> Kernel:
@@ -111,10 +113,14 @@ class Kernel:
         try:
             with np.load(file, allow_pickle=False) as stored:
                 header: dict[str, Any] = json.loads(str(stored["header"]))
-                if header.pop("kind") != "Kernel" or header.pop("format") > _FORMAT:
-                    raise KeyError("kind")
+                kind, version = header.pop("kind"), header.pop("format")
+                if kind != "Kernel" or version > _FORMAT:
+                    raise ValueError(f"it is a {kind} of format {version}, and this release reads {_FORMAT}")
                 arrays = {name: stored[name] for name in _ARRAYS if name in stored.files}
-            return Kernel(**arrays, **header)
+            found = Kernel(**arrays, **header)
+            if found.matrix.shape != (found.n_examples * found.n_outputs,) * 2:
+                raise ValueError(f"its matrix has the shape {found.matrix.shape}")
+            return found
         except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
             name, reason = getattr(file, "name", file), " ".join(str(error).split())
             raise ValueError(f"file must be one that Kernel.save wrote, not {name!r}: {reason}") from error

@@ -18,6 +18,7 @@ Engel 2025, section 2.7): its K is that of the Gauss-Newton approximation at the
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -109,8 +110,9 @@ _OF_TORCH = {
 
 def loss_of(value: Any) -> Loss:
     """Return a loss, given by its name or as the module of torch that trains with it."""
-    name = _OF_TORCH.get(type(value).__name__)
-    if name is None:
+    torch = sys.modules.get("torch")  # who has such a module has imported it
+    names = [name for kind, name in _OF_TORCH.items() if torch and isinstance(value, getattr(torch.nn, kind))]
+    if not names:
         return LOSSES[validation.choice(value, "loss", tuple(LOSSES))]
     if getattr(value, "reduction", "mean") != "mean":
         raise ValueError(
@@ -120,37 +122,38 @@ def loss_of(value: Any) -> Loss:
     for option, usual in (("weight", None), ("pos_weight", None), ("label_smoothing", 0.0), ("ignore_index", -100)):
         if getattr(value, option, usual) != usual:
             raise ValueError(f"loss must be without {option}, not {value!r}")
-    return LOSSES[name]
+    return LOSSES[names[0]]
 
 
-def targets_of(value: Any, loss: Loss, n_examples: int, n_outputs: int) -> FloatArray:
+def targets_of(value: Any, loss: Loss, n_examples: int, n_outputs: int, name: str = "targets") -> FloatArray:
     """Return targets y of the outputs' shape (N, m): as given, or from class labels (N,) of a cross entropy."""
     if loss.name == "cross entropy" and n_outputs == 1:
         raise ValueError("loss 'cross entropy' is of several outputs: of one, pass 'binary cross entropy'")
-    given = validation.numeric(np.asarray(value, dtype=float) if _is_of_flags(value) else value, "targets")
+    given = validation.numeric(np.asarray(value, dtype=float) if _is_of_flags(value) else value, name)
     shape = (n_examples, n_outputs)
     if loss.name == "cross entropy":
-        if given.shape == (n_examples,) and given.dtype.kind in "iu":
-            if given.size and not (given.min() >= 0 and given.max() < n_outputs):
-                raise ValueError(f"targets must be classes 0..{n_outputs - 1}, not {given.min()}..{given.max()}")
-            return np.asarray(np.eye(n_outputs)[given])
+        if given.shape == (n_examples,) and (given == np.round(given)).all():
+            if not (given.min() >= 0 and given.max() < n_outputs):
+                raise ValueError(f"{name} must be classes 0..{n_outputs - 1}, not {given.min()}..{given.max()}")
+            return np.asarray(np.eye(n_outputs)[given.astype(int)])
         what = f"classes of shape ({n_examples},) or probabilities of shape {shape}"
     else:
         what = f"of the outputs' shape {shape}" + (f" or ({n_examples},)" if n_outputs == 1 else "")
         if n_outputs == 1 and given.shape == (n_examples,):
             given = given[:, None]
     if given.shape != shape:
-        raise ValueError(f"targets must be {what}, not of shape {given.shape}")
+        raise ValueError(f"{name} must be {what}, not of shape {given.shape}")
     found = np.asarray(given, dtype=np.float64)
     if not np.isfinite(found).all():
         i, o = np.argwhere(~np.isfinite(found))[0]
-        raise ValueError(f"targets must be finite, but that of output {o} of example {i} is {found[i, o]}")
+        raise ValueError(f"{name} must be finite, but that of output {o} of example {i} is {found[i, o]}")
     if "cross entropy" in loss.name and not ((found >= 0) & (found <= 1)).all():
-        raise ValueError(f"targets must be probabilities, not {found.min():g}..{found.max():g}")
+        raise ValueError(f"{name} must be probabilities, not {found.min():g}..{found.max():g}")
     if loss.name == "cross entropy" and not np.allclose(found.sum(axis=1), 1, atol=_MOST_IMBALANCE):
-        raise ValueError("targets must be probabilities of sum 1 for every example")
+        raise ValueError(f"{name} must be probabilities of sum 1 for every example")
     return found
 
 
 def _is_of_flags(value: Any) -> bool:
-    return "bool" in str(getattr(value, "dtype", ""))
+    kind = np.asarray(value).dtype if isinstance(value, (list, tuple)) else getattr(value, "dtype", "")
+    return "bool" in str(kind)

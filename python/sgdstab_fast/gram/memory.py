@@ -7,6 +7,8 @@ from typing import Any
 
 from sgdstab_fast import validation
 
+DOUBLE = 8  # bytes of a number
+WORKSPACE = 24 * 2**20  # of libraries, bytes
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{ending}": base**power
     for power, prefix in enumerate("KMGT", start=1)

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sgdstab_fast.gram.features import LARGEST_TILE
-from sgdstab_fast.gram.memory import text_of
+from sgdstab_fast.gram.features import LARGEST_TILE, MOST_ROWS
+from sgdstab_fast.gram.memory import DOUBLE, WORKSPACE, text_of
 
-_DOUBLE = 8  # bytes
-_WORKSPACE = 24 * 2**20  # of libraries, bytes
+_ROWS_OF_FILE = 2 * MOST_ROWS  # examples whose rows of K are in memory too, until they are written
 _TILES = 4  # temporary arrays of a tile
 _MOST_OF_CHUNKS = 0.3  # of the memory that is left
 _LARGEST_CHUNK = 512  # examples; more make no product faster
@@ -74,6 +73,8 @@ class Plan:
     """Memory that it takes at most, K included."""
     memory: int
     """Memory that it may take."""
+    itemsize: int = field(default=DOUBLE, repr=False)
+    """Bytes of a number that is kept."""
 
     @property
     def n_passes(self) -> int:
@@ -99,7 +100,7 @@ class Plan:
                 f"{layer.n_parameters:,}",
                 layer.method,
                 f"{layer.multiplications:.2g}",
-                text_of(_DOUBLE * self.n_examples * (layer.numbers + layer.units * layer.numbers_per_unit)),
+                text_of(self.itemsize * self.n_examples * (layer.numbers + layer.units * layer.numbers_per_unit)),
             )
             for layer in self.layers
         ]
@@ -131,12 +132,12 @@ def planned(
     n_outputs: int,
     memory: int,
     *,
-    itemsize: int = _DOUBLE,
+    itemsize: int = DOUBLE,
     activations: int = 0,
     weights: int = 0,
     others: int = 0,
     at_the_start: int = 0,
-    matrix_bytes: int | None = None,
+    in_file: bool = False,
 ) -> Plan:
     """Return how to stay within the memory; refuse an amount that is too small, with the least that would do.
 
@@ -144,8 +145,9 @@ def planned(
     parameters take, `others` what is there all the time, `at_the_start` what is needed before features are; all in
     bytes but for `chunk_numbers`.
     """
-    kept = _DOUBLE * (n_examples * n_outputs) ** 2 if matrix_bytes is None else matrix_bytes
-    fixed = kept + others + _WORKSPACE + _TILES * _DOUBLE * LARGEST_TILE // 4
+    n_rows = n_examples * n_outputs
+    kept = DOUBLE * n_rows * (min(n_rows, _ROWS_OF_FILE * n_outputs) if in_file else n_rows)
+    fixed = kept + others + WORKSPACE + _TILES * DOUBLE * LARGEST_TILE // 4
     per_example = activations + itemsize * sum(layer.chunk_numbers for layer in layers)
     needs = [n_examples * itemsize * (layer.numbers + layer.numbers_per_unit) for layer in layers]
     all_features = n_examples * itemsize * sum(layer.numbers + layer.units * layer.numbers_per_unit for layer in layers)
@@ -166,7 +168,7 @@ def planned(
     passes = _packed(layers, room // (n_examples * itemsize))
     features = all_features if len(passes) == 1 else room
     peak = fixed + max(features + chunk * per_example, at_the_start)
-    return Plan(n_examples, n_outputs, tuple(layers), passes, chunk, peak, memory)
+    return Plan(n_examples, n_outputs, tuple(layers), passes, chunk, peak, memory, itemsize)
 
 
 def _packed(layers: Sequence[LayerPlan], room: int) -> tuple[tuple[Portion, ...], ...]:

@@ -21,7 +21,6 @@ from sgdstab_fast.results.progress import Progress, ProgressOption, reporter
 from sgdstab_fast.results.warnings import warn
 
 WRONG = 1e4  # in units of the precision: error of gradients that is not rounding
-_FLOAT32 = float(np.finfo(np.float32).eps)
 N_CHECKED = 3  # examples whose entries of K are computed again
 
 
@@ -106,19 +105,17 @@ def kernel_of(
             out=out,
             report=lambda n_done, n_all: report(Progress(n_done, n_all, float("nan"), float("nan"))),
         )
-    if not np.isfinite(matrix.diagonal()).all():
-        raise ValueError("model must have gradients whose products are within floating point, but K overflows")
     error, f = relative_error(matrix, source.true), source.predictions
     if not error <= WRONG * source.precision:
         warn(
-            f"entries of K differ from plain reverse mode by {error:.2g} of sqrt(K_ii K_jj), which is more than "
-            "rounding"
+            f"entries of K differ from plain reverse mode by {error:.2g} of sqrt(K_ii K_jj), more than rounding: if "
+            "the model computes in float32 inside, pass dtype='float32'; K is taken to be known to that precision"
         )
     return Kernel(
         matrix=matrix,
         n_examples=plan.n_examples,
         n_outputs=plan.n_outputs,
-        precision=source.precision,
+        precision=source.precision if error <= WRONG * source.precision else max(error, validation.FLOAT32),
         predictions=f,
         residuals=None if y is None else source.loss.residuals(f, y),
         loss=None if y is None else float(source.loss.value(f, y).mean()),
@@ -166,7 +163,7 @@ def require_function_of_examples(together: FloatArray, again: FloatArray, alone:
         (alone, "mixes examples: alone they have other outputs than together, which differ"),
     ):
         difference = float(np.abs(other - together).max())
-        if WRONG * precision * size < difference < WRONG * _FLOAT32 * size:
+        if WRONG * precision * size < difference < WRONG * validation.FLOAT32 * size:
             raise ValueError(
                 "model must compute in the dtype that is asked for, but its outputs are good to "
                 f"{difference / size:.1g} only: it computes in float32 or less inside, so pass dtype='float32'"

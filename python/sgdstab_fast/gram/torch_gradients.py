@@ -15,7 +15,7 @@ from sgdstab_fast.gram.source import WRONG
 from sgdstab_fast.gram.torch_model import TorchModel, dense
 
 Rows = Callable[[Any, Any], Any]
-"""Of examples (n, ..) and seeds (n, m, m) the columns of the Jacobian, shape (n, m, number of parameters)."""
+"""Of examples (n, ..) and seeds S (n, m, k) gradients of sum_a S_ao f_a, shape (n, k, number of parameters)."""
 RowsOf = Callable[[TorchModel, Sequence[str]], Rows]
 """Of a model and names of its parameters."""
 
@@ -52,14 +52,14 @@ def one_by_one(model: TorchModel, names: Sequence[str]) -> Rows:
     chosen = [model.parameters[name] for name in names]
 
     def rows(examples: Any, seeds: Any) -> Any:
-        n, m = seeds.shape[:2]
-        found = seeds.new_zeros((n, m, sum(value.numel() for value in chosen)))
+        n, _, n_seeds = seeds.shape
+        found = seeds.new_zeros((n, n_seeds, sum(value.numel() for value in chosen)))
         for i in range(n):
             with model.differentiable():
                 outputs = model(tree.tree_map(lambda leaf: leaf[i : i + 1].clone(), examples))[0]  # noqa: B023
-                for o in range(m if outputs.requires_grad else 0):
+                for o in range(n_seeds if outputs.requires_grad else 0):
                     seed = seeds[i, :, o]
-                    grads = torch.autograd.grad(outputs, chosen, seed, retain_graph=o < m - 1, allow_unused=True)
+                    grads = torch.autograd.grad(outputs, chosen, seed, retain_graph=o < n_seeds - 1, allow_unused=True)
                     found[i, o] = torch.cat([each.reshape(-1) for each in dense(torch, chosen, grads)])
         return found
 
@@ -70,7 +70,8 @@ def fastest(model: TorchModel, names: Sequence[str], n_outputs: int) -> tuple[st
     """Return the vectorised rows where they are those of plain autograd on a few examples, else those of that."""
     torch = model.torch
     which = [index % model.n_examples for index in range(2)]
-    seeds = torch.eye(n_outputs, dtype=model.dtype, device=model.device).expand(len(which), -1, -1)
+    seeds = torch.cos(torch.arange(len(which) * n_outputs, dtype=model.dtype, device=model.device))
+    seeds = seeds.reshape(len(which), n_outputs, 1)
     true = one_by_one(model, names)(model.examples(which), seeds)
     try:
         found = vectorised(model, names)(model.examples(which), seeds)

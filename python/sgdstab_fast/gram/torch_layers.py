@@ -97,9 +97,11 @@ class Layer:
         """Return the columns of the Jacobian of some units, shape (n, units, columns_per_unit)."""
         n = len(derivatives)
         parts = []
-        if self.weight is not None and self.n_classes:
-            inputs = torch.nn.functional.one_hot(inputs.clamp(min=-1) + 1, self.n_classes + 1)[:, :, None, 1:]
-            inputs = inputs.to(derivatives.dtype)
+        if self.n_classes:  # rows of an embedding; the first takes what is left out
+            chosen = derivatives[:, :, 0, units]
+            table = chosen.new_zeros((n, self.n_classes + 1, chosen.shape[2]))
+            table.scatter_add_(1, (inputs + 1)[:, :, None].expand_as(chosen), chosen)
+            return table[:, 1:].transpose(1, 2)
         if self.weight is not None and self.is_elementwise:
             parts.append((inputs * derivatives).sum(1).reshape(n, -1, 1)[:, units])
         elif self.weight is not None and self.groups == 1:
@@ -265,11 +267,13 @@ def capture(model: TorchModel, layers: Sequence[tuple[Layer, list[Any]]], exampl
     for layer, output, version in untouched:
         if output._version != version:
             raise LayerVariesError(layer.name)
+    uses = _uses(model, outputs) if layers else {}
     for layer, _ in layers:
         found = captured.inputs.get(id(layer), [])
         seen_by_all = all(len(each) == len(outputs) for each in found)
         positions = tuple(each.shape[1] for each in found)
-        if not seen_by_all or len(found) != layer.n_calls or (layer.calls and positions != layer.calls):
+        is_used = all(uses.get(name, 0) == layer.n_calls for name in layer.parameters)
+        if not seen_by_all or len(found) != layer.n_calls or (layer.calls and positions != layer.calls) or not is_used:
             raise LayerVariesError(layer.name)
     return outputs, captured
 

@@ -6,7 +6,7 @@ while it is evaluated and differentiated: in every place, so that tied parameter
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,9 +15,11 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.gram.memory import DOUBLE, WORKSPACE, text_of
 from sgdstab_fast.gram.source import framework, require_finite, require_function_of_examples, require_shape
 
 _N_COMPARED = 3  # examples that are evaluated twice, alone and together
+_TEMPORARIES = 2  # values of the largest size that are there at the same time
 _UNKNOWN_ACTIVATIONS = 32  # times the input that an example may take, where that cannot be measured
 
 
@@ -34,7 +36,10 @@ class TorchModel:
         devices = {str(value.device) for value in values.values()}
         if device is None and len(devices) > 1:
             raise ValueError(f"model must be on one device, not on {', '.join(sorted(devices))}: pass device=")
-        self.device = torch.device(device if device is not None else devices.pop())
+        try:
+            self.device = torch.device(device if device is not None else devices.pop())
+        except (RuntimeError, TypeError):
+            raise ValueError(f"device must be one of torch's, such as 'cpu' or 'cuda', not {device!r}") from None
         self.inputs, self.n_examples = self._examples(inputs, device)
         chosen = self._chosen(values, parameters)
         changed = self._changed_by_evaluation()
@@ -52,6 +57,7 @@ class TorchModel:
     def _values(self, parameters: Any) -> dict[str, Any]:
         """Return all tensors that outputs depend on, by name, and find their places; tied ones have one name."""
         self._places: list[tuple[Any, Any, str]] = []
+        self.modules = list(self.model.modules()) if self.is_module else []
         self._named: list[Any] = []
         values: dict[str, Any] = {}
         if self.is_module:
@@ -59,7 +65,7 @@ class TorchModel:
             if not values:
                 raise ValueError("model must have parameters, but has none")
             names = {id(value): name for name, value in values.items()}
-            for module in self.model.modules():
+            for module in self.modules:
                 for tensors in (module._parameters, module._buffers):
                     for key, value in tensors.items():
                         if value is not None:
@@ -88,8 +94,12 @@ class TorchModel:
         if parameters is None:
             chosen = {name for name in own.values() if values[name].requires_grad}
         else:
+            if not isinstance(parameters, (str, Iterable)):
+                raise TypeError(
+                    f"parameters must be names of the model's parameters, not {validation.shown(parameters)}"
+                )
             chosen = set()
-            for pattern in [parameters] if isinstance(parameters, str) else list(parameters):
+            for pattern in [parameters] if isinstance(parameters, str) else parameters:
                 found = {own[name] for name in own if isinstance(pattern, str) and fnmatchcase(name, pattern)}
                 if not found:
                     raise ValueError(
@@ -123,16 +133,14 @@ class TorchModel:
                     "inputs must be a tensor of all examples, or nested tuples, lists or dicts of such tensors, not "
                     f"{validation.shown(leaf)}; of a DataLoader, torch.cat([x for x, y in loader])"
                 )
-            if isinstance(leaf, np.ndarray):
-                tensor = torch.as_tensor(np.array(leaf, dtype=leaf.dtype.newbyteorder("=")))
-            else:
-                tensor = leaf.to_dense() if leaf.is_sparse else leaf
-                if device is None and tensor.device != self.device:
-                    raise ValueError(f"inputs must be on the model's device, {self.device}, not on {tensor.device}")
-            if tensor.ndim == 0:
+            if isinstance(leaf, torch.Tensor):
+                leaf = leaf.to_dense().detach() if leaf.is_sparse else leaf.detach()
+                if device is None and leaf.device != self.device:
+                    raise ValueError(f"inputs must be on the model's device, {self.device}, not on {leaf.device}")
+            if leaf.ndim == 0:
                 raise ValueError("inputs must have the examples along their first axis, but hold a single number")
-            found.append(tensor.detach())
-        sizes = {len(tensor) for tensor in found}
+            found.append(leaf)
+        sizes = {len(leaf) for leaf in found}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(f"inputs must hold the same number of examples, at least one, not {sorted(sizes)}")
         return found, sizes.pop()
@@ -143,8 +151,10 @@ class TorchModel:
     def examples(self, which: slice | Sequence[int]) -> Any:
         """Return copies of some of the examples, in the structure of the inputs."""
         leaves = []
-        for tensor in self.inputs:
-            own = tensor[which]
+        for leaf in self.inputs:
+            own = leaf[which]
+            if isinstance(own, np.ndarray):
+                own = self.torch.from_numpy(own.astype(own.dtype.newbyteorder("="), order="C"))
             cast = self._cast(own)
             leaves.append(own.clone() if cast is own else cast)  # the model may write into it
         return self.tree.tree_unflatten(leaves, self._input_structure)
@@ -156,22 +166,18 @@ class TorchModel:
         Gradients are taken within too, because what checkpoints computes again needs the same tensors.
         """
         tensors = {**self.fixed, **self.parameters, **(values or {})}
-        others = []  # tensors that a module makes of its parameters, and keeps
-        if self.is_module:
-            kept = [vars(module) for module in self.model.modules()]
-            others = [(own, key, value) for own in kept for key, value in own.items() if self._is_tensor(value)]
-        before = [(place, key, place[key]) for place, key, _ in self._places]
+        # What a forward pass fills, counts or keeps, in the modules' own dicts, is gone afterwards too.
+        dicts = [own for module in self.modules for own in (vars(module), module._parameters, module._buffers)]
+        before = [dict(own) for own in dicts]
         try:
             for place, key, name in self._places:
                 place[key] = tensors[name]
             with self.torch.inference_mode(False), self.torch.enable_grad():
                 yield
         finally:
-            for place, key, value in [*before, *others]:
-                place[key] = value
-
-    def _is_tensor(self, value: Any) -> bool:
-        return isinstance(value, self.torch.Tensor)
+            for own, values_before in zip(dicts, before, strict=True):
+                own.clear()
+                own.update(values_before)
 
     def __call__(self, examples: Any, values: dict[str, Any] | None = None) -> Any:
         """Return outputs, shape (n, m), within `differentiable`; of a function, perhaps at other values."""
@@ -194,16 +200,15 @@ class TorchModel:
 
     def _require_evaluation_mode(self) -> None:
         """Refuse layers that depend on chance or on the other examples of a batch."""
-        if not self.is_module:
-            return
         batch_norms = self.torch.nn.modules.batchnorm._BatchNorm
-        for name, module in self.model.named_modules():
+        dropouts = self.torch.nn.modules.dropout._DropoutNd
+        for name, module in self.model.named_modules() if self.is_module else ():
             if isinstance(module, batch_norms) and (module.training or module.running_mean is None):
                 raise ValueError(
                     f"model must not depend on the batch, but {name!r} is a {type(module).__name__} that takes its "
                     "statistics from it: call model.eval() first"
                 )
-            if module.training and "Dropout" in type(module).__name__ and getattr(module, "p", 0) > 0:
+            if module.training and isinstance(module, dropouts) and module.p > 0:
                 raise ValueError(
                     f"model must not be random, but {name!r} is an active {type(module).__name__}: call model.eval() "
                     "first"
@@ -240,29 +245,42 @@ class TorchModel:
         """Parameters that K is of."""
         return sum(value.numel() for value in self.parameters.values())
 
+    def require_memory(self, memory: int) -> None:
+        """Refuse an amount in which not even one example can be differentiated, before that is done."""
+        # With what libraries take, which is seen only afterwards, and for small networks decides.
+        least = WORKSPACE + self.weights_bytes() * self.is_copied + 3 * DOUBLE * self.n_parameters
+        if memory < least - WORKSPACE:
+            raise ValueError(
+                f"memory must be at least {text_of(least)}, not {text_of(memory)}: so much take the parameters and the "
+                "gradients of an example"
+            )
+
     def weights_bytes(self) -> int:
         """Return what parameters take."""
         return sum(value.numel() * value.element_size() for value in [*self.parameters.values(), *self.fixed.values()])
 
     def activation_bytes(self) -> int:
-        """Return what an example takes in a forward pass: what is kept for the backward one."""
+        """Return what an example takes in a forward pass: what the backward one needs, and the largest values."""
         sizes = []
-        inputs = sum(leaf[:1].numel() * leaf.element_size() for leaf in self.inputs)
+        inputs = sum(leaf[:1].nbytes for leaf in self.inputs)
         for size in (2, 3):
             kept: dict[int, int] = {}
 
             def keep(tensor: Any, kept: dict[int, int] = kept) -> Any:
-                kept[tensor.untyped_storage().data_ptr()] = tensor.numel() * tensor.element_size()
+                kept[tensor.untyped_storage().data_ptr()] = tensor.nbytes
                 return tensor
 
+            hooks = self.torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
             examples = self.examples([index % self.n_examples for index in range(size)])
             try:
-                with self.differentiable(), self.torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                with self.differentiable(), hooks, _largest_values(self.torch) as largest:
                     outputs = self(examples)
                     del outputs
-            except RuntimeError:  # derivatives within the model do not go with hooks
+            except RuntimeError as error:  # derivatives within the model do not go with hooks
+                if "saved tensor hooks" not in str(error):
+                    raise
                 return int(_UNKNOWN_ACTIVATIONS * inputs)
-            sizes.append(sum(kept.values()))
+            sizes.append(sum(kept.values()) + _TEMPORARIES * largest[0])
         return int(max(sizes[1] - sizes[0], 0) + inputs)
 
     def outputs_of(self, which: Sequence[int]) -> FloatArray:
@@ -278,6 +296,25 @@ class TorchModel:
             total = (self(self.examples([index]))[0] * weights).sum()
             found = self.torch.autograd.grad(total, values, allow_unused=True) if total.requires_grad else []
         return dict(zip(self.parameters, dense(self.torch, values, found or [None] * len(values)), strict=True))
+
+
+@contextmanager
+def _largest_values(torch: Any) -> Iterator[list[int]]:
+    """Find out how many bytes the largest value takes that is computed within, views left out."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = [0]
+
+    class Watching(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = function(*args, **(kwargs or {}))
+            for value in found if isinstance(found, (tuple, list)) else (found,):
+                if isinstance(value, torch.Tensor) and not value._is_view() and value.layout == torch.strided:
+                    largest[0] = max(largest[0], value.nbytes)
+            return found
+
+    with Watching():
+        yield largest
 
 
 def dense(torch: Any, values: Sequence[Any], gradients: Sequence[Any]) -> list[Any]:

@@ -6,6 +6,7 @@ compared with plain autograd on a few examples before, and K is after.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -17,7 +18,7 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.assembly import Pass
 from sgdstab_fast.gram.features import LARGEST_TILE, Arrays, Columns, Factors, Features
 from sgdstab_fast.gram.losses import Loss, loss_of
-from sgdstab_fast.gram.memory import bytes_of
+from sgdstab_fast.gram.memory import DOUBLE, bytes_of
 from sgdstab_fast.gram.planning import LayerPlan, Plan, Portion, planned
 from sgdstab_fast.gram.source import N_CHECKED, framework, require_finite, truth
 from sgdstab_fast.gram.torch_gradients import RowsOf, fastest, one_by_one
@@ -33,8 +34,9 @@ from sgdstab_fast.gram.torch_layers import (
 from sgdstab_fast.gram.torch_model import TorchModel, host
 
 T = TypeVar("T")
+_ONE_AT_A_TIME = threading.RLock()  # tensors of a model are changed while it is evaluated
+_PROBES = 10  # gradients in all other parameters that probing takes, at most
 METHODS = ("auto", "gradients", "one by one")
-_DOUBLE = 8  # bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,7 @@ def answered(request: Request, answer: Callable[[TorchSource], T]) -> T:
     varying: list[str] = []
     while True:
         try:
-            with framework("torch").inference_mode(False):
+            with _ONE_AT_A_TIME, framework("torch").inference_mode(False):
                 return answer(TorchSource(request, varying))
         except LayerVariesError as layer:
             varying.append(str(layer))
@@ -81,11 +83,11 @@ class TorchSource:
         torch = self.model.torch
         self.precision = float(torch.finfo(self.model.dtype).eps)
         self._arrays = Arrays(
-            lambda shape: torch.empty(shape, dtype=self.model.dtype, device=self.model.device),
             lambda array: array.double(),
             host,
         )
-        n_checked = N_CHECKED if 2 * N_CHECKED * self.model.n_parameters * _DOUBLE <= memory / 4 else 1
+        self.model.require_memory(memory)
+        n_checked = N_CHECKED if 2 * N_CHECKED * self.model.n_parameters * DOUBLE <= memory / 4 else 1
         exact = self._in_float64(request)
         self.true = truth(self.model.n_examples, self.model.outputs_of, exact.gradients, self.loss, n_checked)
         known = known_layers(self.model, varying) if method == "auto" else []
@@ -131,7 +133,9 @@ class TorchSource:
                     chunk_numbers=4 * m * size,
                 )
             )
-        in_float64 = 2 * n_checked + 1 + (self.model.dtype != self.model.torch.float64)
+        in_float64 = max(2 * n_checked + 1, _PROBES * bool(self._others)) + (
+            self.model.dtype != self.model.torch.float64
+        )
         return planned(
             layers,
             n,
@@ -140,9 +144,9 @@ class TorchSource:
             itemsize=self.model.torch.finfo(self.model.dtype).bits // 8,
             activations=self.model.activation_bytes() * (2 + m * bool(self._others)),
             weights=self.model.weights_bytes(),
-            others=self.model.weights_bytes() * self.model.is_copied + _DOUBLE * n * m * 4,
-            at_the_start=in_float64 * self.model.n_parameters * _DOUBLE,
-            matrix_bytes=min(_DOUBLE * (n * m) ** 2, _DOUBLE * LARGEST_TILE * m) if in_file else None,
+            others=self.model.weights_bytes() * self.model.is_copied + DOUBLE * n * m * 4,
+            at_the_start=in_float64 * self.model.n_parameters * DOUBLE,
+            in_file=in_file,
         )
 
     def passes(self) -> Sequence[Pass]:
@@ -205,17 +209,19 @@ class TorchSource:
         if self.plan.layers[portion.layer].method == "factors":
             n, m, t = self.model.n_examples, self.n_outputs, layer.positions
             shape = (n, t) if layer.n_classes else (n, t, layer.d_in)
-            inputs = self._arrays.empty(shape)
-            inputs = inputs.long() if layer.n_classes else inputs
+            inputs = self._empty(shape, self.model.torch.int64 if layer.n_classes else self.model.dtype)
             width = portion.units.stop - portion.units.start
-            factors = layer.factors(inputs, self._arrays.empty((n, m, t, width)), self._arrays)
+            factors = layer.factors(inputs, self._empty((n, m, t, width), self.model.dtype), self._arrays)
             return _KeptFactors(layer, portion.units, factors)
         return _KeptGradients(layer, portion.units, self._empty_columns(portion), self.model.torch)
 
     def _empty_columns(self, portion: Portion) -> Columns:
         n, m = self.model.n_examples, self.n_outputs
         width = (portion.units.stop - portion.units.start) * self.plan.layers[portion.layer].numbers_per_unit // m
-        return Columns(self._arrays.empty((n, m, width)), self._arrays)
+        return Columns(self._empty((n, m, width), self.model.dtype), self._arrays)
+
+    def _empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self.model.torch.empty(shape, dtype=dtype, device=self.model.device)
 
     def _require_finite(self, name: str, found: Any, chunk: slice) -> None:
         """Refuse derivatives that are not finite, naming the example and a parameter that they are of."""

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.systems.decomposition import (
@@ -23,6 +24,7 @@ from sgdstab_fast.systems.decomposition import (
     smallest_eigenvalue,
 )
 from sgdstab_fast.systems.rows import LARGEST_EIGENDECOMPOSITION, ROUNDING, IntArray, Rows
+from sgdstab_fast.validation import row_blocks
 
 _SMALL = 256  # rows of a matrix of which all eigenvalues are quickly there
 
@@ -227,7 +229,7 @@ def rows_of_gram(gram: FloatArray, precision: float) -> Rows:
                 f"gram must be positive semidefinite, but gram[{i}, {i}] is 0 and gram[{i}, {j}] is {gram[i, j]}"
             )
     noise = n * precision  # what rounding can do to eigenvalues of a matrix with unit diagonal
-    is_double = precision <= np.finfo(float).eps
+    is_double = precision <= validation.DOUBLE
     if is_double and active.size == n:
         smallest, slowest = core.smallest_eigenvalue(matrix=_scaled(gram, scale), scale=scale)
         if smallest > 10 * noise:
@@ -261,9 +263,10 @@ def _rounding(noise: float, n: int, precision: float, largest: float) -> float:
 
 
 def _indefinite(gram: FloatArray, scale: FloatArray, rounding: float) -> ValueError:
+    own, scaled = (np.linalg.eigvalsh(matrix)[0] for matrix in (gram, _scaled(gram, scale)))
     return ValueError(
-        f"gram must be positive semidefinite, but has the eigenvalue {np.linalg.eigvalsh(gram)[0]}; scaled to "
-        f"unit diagonal it has {np.linalg.eigvalsh(_scaled(gram, scale))[0]}, beyond rounding ({rounding:.1e})"
+        f"gram must be positive semidefinite, but has the eigenvalue {own}; scaled to unit diagonal it has {scaled}, "
+        f"beyond rounding ({rounding:.1e})"
     )
 
 
@@ -296,6 +299,7 @@ def _pivoted(
     else:
         largest = float(largest_axes(scaled.__matmul__, n, 1)[0][-1])
     rounding = _rounding(noise, n, precision, largest)
+    # Symmetric, so that its transpose is in LAPACK's order, and overwritten.
     lower, pivots, rank, _ = lapack.dpstrf(scaled.T, tol=rounding, lower=1, overwrite_a=1)
     order, factor = pivots - 1, lower[:, :rank]
     for first in range(0, rank, _SMALL):  # what is above the diagonal is not set
@@ -304,10 +308,12 @@ def _pivoted(
         factor[columns, columns] = np.tril(factor[columns, columns])
     rest = order[rank:]
     if rest.size:
-        left = _scaled(gram[np.ix_(rest, rest)], scale[rest]) - factor[rank:] @ factor[rank:].T
+        left = gram[np.ix_(rest, rest)]
+        left /= scale[rest]
+        left /= scale[rest, None]
+        for rows in row_blocks(left):
+            left[rows] -= factor[rank:][rows] @ factor[rank:].T
         left[np.diag_indices_from(left)] += max(10 * noise, 2 * rounding)
-        try:
-            np.linalg.cholesky(left)
-        except np.linalg.LinAlgError:
-            raise _indefinite(gram, scale, rounding) from None
+        if lapack.dpotrf(left.T, lower=1, overwrite_a=1)[1] != 0:
+            raise _indefinite(gram, scale, rounding)
     return factor, order

@@ -133,9 +133,10 @@ class LinearizedSGD(BatchSteps):
             # A_i = I - eta c_i e_i e_i^T K is similar to I - eta e_i e_i^T K', K' = c^(1/2) K c^(1/2).
             matrix = np.sqrt(weights) * matrix * np.sqrt(weights)[:, None]
         rows = rows_of_gram(matrix, precision)
-        if precision > np.finfo(float).eps and rows.rank < len(rows):
+        n_active = int(np.count_nonzero(rows.diagonal))  # what has no gradient is not below any precision
+        if precision > validation.DOUBLE and rows.rank < n_active:
             warn(
-                f"{len(rows) - rows.rank} of {len(rows)} directions are below what the precision of gram, "
+                f"{n_active - rows.rank} of {len(rows)} directions are below what the precision of gram, "
                 f"{precision:.1g}, resolves, and are taken for its kernel: exponents of slow directions mean nothing; "
                 "compute gram in float64"
             )
