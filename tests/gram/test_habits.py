@@ -356,3 +356,45 @@ def test_arguments(arguments, error, message):
     else:
         with pytest.raises(error, match=message):
             sf.gram.from_torch(model, inputs, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "error", "message"),
+    [
+        (nn.Linear, {}, TypeError, "model must be a module, not the class Linear: pass an instance of it"),
+        (torch.ones(3, 4), {}, TypeError, r"not a Tensor of shape \(3, 4\): are model and inputs swapped\?"),
+        (lambda x: x, {}, ValueError, r"such as dict\(module.named_parameters\(\)\)"),
+        (
+            nn.Linear(7, 1),
+            {},
+            ValueError,
+            r"model cannot be evaluated on 3 of the examples in torch.float64: mat1 and mat2",
+        ),
+        (
+            nn.Linear(10, 3),
+            {"targets": np.zeros(13, int)},
+            ValueError,
+            "numbers of classes go with loss='cross entropy'",
+        ),
+        (
+            nn.Linear(10, 1),
+            {"loss": nn.MSELoss},
+            ValueError,
+            r"or torch.nn.MSELoss\(\), CrossEntropyLoss\(\) or BCEWith",
+        ),
+        (nn.Linear(10, 1), {"out": "/no/such/place/k.npy"}, ValueError, "out must be in a directory that exists"),
+    ],
+)
+def test_mistakes_of_the_hurried(model, arguments, error, message):
+    with pytest.raises(error, match=message):
+        sf.gram.from_torch(model, torch.randn(13, 10), **arguments)
+
+
+def test_what_the_hurried_may_do():
+    model, inputs = network("mlp")
+    kernel = sf.gram.from_torch(model, inputs, dtype=torch.float32)
+    np.testing.assert_array_equal(np.asarray(kernel), kernel.matrix)
+    assert "half squared loss" in str(kernel)
+    assert sf.gram.plan(model, inputs, out="k.npy").peak_bytes <= sf.gram.plan(model, inputs).peak_bytes
+    with pytest.raises(ValueError, match=r"; out='k.npy' keeps K in a file"):
+        sf.gram.plan(model, torch.randn(20_000, 10), memory="1 GiB")

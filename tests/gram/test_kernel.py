@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sgdstab_fast as sf
 from sgdstab_fast.cli.main import main
-from sgdstab_fast.gram.memory import bytes_of, text_of
+from sgdstab_fast.gram.planning import bytes_of, text_of
 
 J = np.random.default_rng(1).normal(size=(4, 2, 30))
 KERNEL = sf.gram.from_jacobian(J, predictions=np.ones((4, 2)), targets=np.zeros((4, 2)), loss="mean squared")

@@ -284,7 +284,7 @@ def test_arguments_that_are_refused(arguments, error, message):
 def test_inputs_that_are_refused():
     model, inputs = network("mlp")
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs))
-    with pytest.raises(TypeError, match=r"of a DataLoader, torch.cat\(\[x for x, y in loader\]\)"):
+    with pytest.raises(TypeError, match=r"of a DataLoader, x, y = map\(torch.cat, zip\(\*loader\)\)"):
         sf.gram.from_torch(model, loader)
     with pytest.raises(ValueError, match=r"the same number of examples, at least one, not \[5, 13\]"):
         sf.gram.from_torch(model, (inputs, inputs[:5]))

@@ -57,7 +57,10 @@ def _matrix(n_rows: int, out: str | os.PathLike[str] | None) -> Iterator[FloatAr
     if out is None:
         yield np.zeros((n_rows, n_rows))
         return
-    with replacing(Path(out)) as partial:
+    path = Path(out)
+    if not path.parent.is_dir():
+        raise ValueError(f"out must be in a directory that exists, not {str(path)!r}")
+    with replacing(path) as partial:
         matrix = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float64, shape=(n_rows, n_rows))
         yield matrix
         matrix.flush()

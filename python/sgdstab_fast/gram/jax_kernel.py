@@ -16,8 +16,7 @@ from sgdstab_fast.gram.assembly import Pass
 from sgdstab_fast.gram.features import NUMPY, Columns, Features
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.gram.losses import loss_of
-from sgdstab_fast.gram.memory import DOUBLE, bytes_of
-from sgdstab_fast.gram.planning import LayerPlan, Plan, Portion, planned
+from sgdstab_fast.gram.planning import DOUBLE, LayerPlan, Plan, Portion, bytes_of, planned
 from sgdstab_fast.gram.source import (
     N_CHECKED,
     framework,
@@ -101,7 +100,7 @@ class _JaxSource:
         self, jax: Any, apply: Any, parameters: Any, inputs: Any, loss: Any, memory: Any, dtype: str, in_file: bool
     ) -> None:
         self.jax, self.loss, n_bytes = jax, loss_of(loss), bytes_of(memory)
-        if not callable(apply):
+        if not callable(apply) or isinstance(apply, type):
             raise TypeError(f"apply must be a function of parameters and inputs, not {validation.shown(apply)}")
         self._apply, self._dtype = apply, np.dtype(dtype)
         self.precision = float(np.finfo(self._dtype).eps)

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.assembly import replacing
-from sgdstab_fast.gram.memory import text_of
-from sgdstab_fast.gram.planning import Plan
+from sgdstab_fast.gram.planning import Plan, text_of
 
 _FORMAT = 1
 _ARRAYS = ("matrix", "predictions", "residuals")
@@ -61,11 +60,14 @@ class Kernel:
         """The example of every row, shape (N m,); None where every row is one."""
         return None if self.n_outputs == 1 else np.repeat(np.arange(self.n_examples), self.n_outputs)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> FloatArray:
+        """Return the matrix, without its groups."""
+        return np.array(self.matrix, dtype=dtype, copy=copy)
+
     def __str__(self) -> str:
         parts = [f"K {self.n_rows} x {self.n_rows} ({text_of(self.matrix.nbytes)}) of {self.n_examples} examples"]
         parts[0] += f" with {self.n_outputs} outputs" if self.n_outputs > 1 else ""
-        if self.loss is not None:
-            parts.append(f"{self.loss_name} loss {self.loss:.3g}")
+        parts.append(f"{self.loss_name} loss" + ("" if self.loss is None else f" {self.loss:.3g}"))
         if self.relative_error is not None:
             parts.append(f"measured relative error {self.relative_error:.1g}")
         if self.seconds is not None:

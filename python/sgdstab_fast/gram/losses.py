@@ -113,7 +113,12 @@ def loss_of(value: Any) -> Loss:
     torch = sys.modules.get("torch")  # who has such a module has imported it
     names = [name for kind, name in _OF_TORCH.items() if torch and isinstance(value, getattr(torch.nn, kind))]
     if not names:
-        return LOSSES[validation.choice(value, "loss", tuple(LOSSES))]
+        if not isinstance(value, str) or value not in LOSSES:
+            raise ValueError(
+                f"loss must be one of {', '.join(map(repr, LOSSES))}, or torch.nn.MSELoss(), CrossEntropyLoss() or "
+                f"BCEWithLogitsLoss(), not {validation.shown(value)}"
+            )
+        return LOSSES[value]
     if getattr(value, "reduction", "mean") != "mean":
         raise ValueError(
             f"loss must average over the batch, not {value!r} with reduction={value.reduction!r}: a sum multiplies "
@@ -142,7 +147,9 @@ def targets_of(value: Any, loss: Loss, n_examples: int, n_outputs: int, name: st
         if n_outputs == 1 and given.shape == (n_examples,):
             given = given[:, None]
     if given.shape != shape:
-        raise ValueError(f"{name} must be {what}, not of shape {given.shape}")
+        classes = given.shape == (n_examples,) and "cross entropy" not in loss.name and n_outputs > 1
+        advice = ": numbers of classes go with loss='cross entropy', or encode them one-hot" if classes else ""
+        raise ValueError(f"{name} must be {what}, not of shape {given.shape}{advice}")
     found = np.asarray(given, dtype=np.float64)
     if not np.isfinite(found).all():
         i, o = np.argwhere(~np.isfinite(found))[0]

@@ -8,12 +8,21 @@ one symmetric product of all of K, and no example is evaluated more than once a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from sgdstab_fast import validation
 from sgdstab_fast.gram.features import LARGEST_TILE, MOST_ROWS
-from sgdstab_fast.gram.memory import DOUBLE, WORKSPACE, text_of
 
+DOUBLE = 8  # bytes of a number
+WORKSPACE = 24 * 2**20  # of libraries, bytes
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{ending}": base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for base, ending in ((1024, "iB"), (1000, "B"))
+}
 _ROWS_OF_FILE = 2 * MOST_ROWS  # examples whose rows of K are in memory too, until they are written
 _TILES = 4  # temporary arrays of a tile
 _MOST_OF_CHUNKS = 0.3  # of the memory that is left
@@ -159,6 +168,7 @@ def planned(
             f"memory must be at least {text_of(least * 1.01)}, not {text_of(memory)}: K takes {text_of(kept)}, "
             f"parameters and workspace {text_of(fixed - kept)}, an example {text_of(per_example)}, and one unit of "
             f"layer {which!r} {text_of(max(needs, default=0))}"
+            + ("; out='k.npy' keeps K in a file" if kept > memory / 2 and not in_file else "")
         )
     left = memory - fixed
     for_chunks = max(per_example, min(left - max(needs, default=0), int(_MOST_OF_CHUNKS * left)))
@@ -187,3 +197,23 @@ def _packed(layers: Sequence[LayerPlan], room: int) -> tuple[tuple[Portion, ...]
             free -= layer.numbers + count * layer.numbers_per_unit
             first += count
     return tuple(tuple(each) for each in passes)
+
+
+def bytes_of(value: Any, name: str = "memory") -> int:
+    """Return a number of bytes, given as one or as text such as "512 MiB" or "2 GB"."""
+    if not isinstance(value, str):
+        return validation.integer(value, name)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", value)
+    units = {unit.lower(): size for unit, size in _UNITS.items()}
+    if found is None or found[2].lower() not in units or not float(found[1]) > 0:
+        raise ValueError(f"{name} must be a number of bytes or text such as '512 MiB', not {validation.shown(value)}")
+    return int(float(found[1]) * units[found[2].lower()])
+
+
+def text_of(n_bytes: float) -> str:
+    """Return an amount in binary units, as people read it."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" or n_bytes >= 100 else f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.3g} TiB"

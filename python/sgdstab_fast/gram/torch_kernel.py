@@ -66,7 +66,8 @@ def from_torch(
     device : torch.device or str, optional
         Where to compute: parameters and inputs are copied there. By default where the model is.
     out : path, optional
-        A .npy file to write K to; the kernel's matrix is then memory-mapped.
+        A .npy file to write K to; the kernel's matrix is then memory-mapped. The file has K alone, without groups,
+        precision and loss, which ``kernel.save`` keeps.
     progress : bool or callable, optional
         True for a progress bar on standard error, or what to call with a `Progress`.
 
@@ -111,13 +112,14 @@ def plan(
     dtype: str = "float64",
     method: str = "auto",
     device: Any = None,
+    out: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Return how `from_torch` would compute K, evaluating a few examples only; `print` shows it as a table.
 
     Parameters
     ----------
-    model, inputs, loss, parameters, memory, dtype, method, device
-        As for `from_torch`.
+    model, inputs, loss, parameters, memory, dtype, method, device, out
+        As for `from_torch`; nothing is written.
 
     Returns
     -------
@@ -141,5 +143,5 @@ def plan(
     all                   241                   2.6e+05
     every example evaluated once, 100 at a time; at most 32.2 MiB of the 1 GiB allowed
     """
-    request = Request(model, inputs, loss, parameters, memory, dtype, method, device)
+    request = Request(model, inputs, loss, parameters, memory, dtype, method, device, out is not None)
     return answered(request, lambda source: source.plan)

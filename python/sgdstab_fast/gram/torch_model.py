@@ -15,7 +15,7 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.gram.memory import DOUBLE, WORKSPACE, text_of
+from sgdstab_fast.gram.planning import DOUBLE, WORKSPACE, text_of
 from sgdstab_fast.gram.source import framework, require_finite, require_function_of_examples, require_shape
 
 _N_COMPARED = 3  # examples that are evaluated twice, alone and together
@@ -29,7 +29,8 @@ class TorchModel:
     def __init__(self, model: Any, inputs: Any, parameters: Any, dtype: str, device: Any) -> None:
         self.torch = torch = framework("torch")
         self.tree = torch.utils._pytree
-        self.dtype = getattr(torch, validation.choice(dtype, "dtype", ("float64", "float32")))
+        name = str(dtype).rpartition(".")[2] if isinstance(dtype, torch.dtype) else dtype
+        self.dtype = getattr(torch, validation.choice(name, "dtype", ("float64", "float32")))
         self.model = model = _unwrapped(torch, model)
         self.is_module = isinstance(model, torch.nn.Module)
         values = self._values(parameters)
@@ -81,7 +82,10 @@ class TorchModel:
             else:
                 self._named.append((None, leaf))
         if not values:
-            raise ValueError("parameters must hold the tensors that a model which is a function takes first")
+            raise ValueError(
+                "parameters must hold the tensors that a model takes first which is a function, (parameters, inputs) "
+                "-> outputs, such as dict(module.named_parameters())"
+            )
         return values
 
     def _chosen(self, values: dict[str, Any], parameters: Any) -> set[str]:
@@ -131,7 +135,8 @@ class TorchModel:
             if not isinstance(leaf, (torch.Tensor, np.ndarray)):
                 raise TypeError(
                     "inputs must be a tensor of all examples, or nested tuples, lists or dicts of such tensors, not "
-                    f"{validation.shown(leaf)}; of a DataLoader, torch.cat([x for x, y in loader])"
+                    f"{validation.shown(leaf)}; of a DataLoader, x, y = map(torch.cat, zip(*loader)) gives inputs and "
+                    "targets in the same order"
                 )
             if isinstance(leaf, torch.Tensor):
                 leaf = leaf.to_dense().detach() if leaf.is_sparse else leaf.detach()
@@ -190,8 +195,8 @@ class TorchModel:
             found = self.model(self.tree.tree_unflatten(leaves, self._structure), examples)
         if not isinstance(found, self.torch.Tensor):
             raise ValueError(
-                f"model must return one tensor, of shape (N,) or (N, m), not a {type(found).__name__}: pass a function "
-                "(parameters, x) -> outputs, with torch.func.functional_call"
+                f"model must return one tensor, of shape (N,) or (N, m), not a {type(found).__name__}: pass lambda p, "
+                "x: torch.func.functional_call(model, p, (x,))[...] with parameters=dict(model.named_parameters())"
             )
         if not found.is_floating_point():
             raise ValueError(f"model must return real numbers, not {found.dtype}")
@@ -218,15 +223,7 @@ class TorchModel:
         """Evaluate a few examples; refuse outputs of a wrong shape, chance, and examples that feel each other."""
         which = [index % self.n_examples for index in range(_N_COMPARED)]
         with self.differentiable():
-            try:
-                together = self(self.examples(which))
-            except RuntimeError as error:
-                message = " ".join(str(error).split())
-                if self.is_copied and "Float" in message and "Double" in message:
-                    raise ValueError(
-                        f"model cannot be evaluated in {self.dtype}, pass another dtype=: {message}"
-                    ) from error
-                raise
+            together = self._evaluated(which)
             require_shape(tuple(together.shape), len(which))
             if not together.requires_grad:
                 raise ValueError(
@@ -239,6 +236,24 @@ class TorchModel:
         precision = float(self.torch.finfo(self.dtype).eps)
         require_function_of_examples(host(together), host(again), host(alone), precision)
         return int(together.shape[1])
+
+    def _evaluated(self, which: Sequence[int]) -> Any:
+        """Evaluate for the first time, and say what went wrong."""
+        try:
+            return self(self.examples(which))
+        except ValueError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            advice = ", pass another dtype=" if self.is_copied and "Float" in reason and "Double" in reason else ""
+            if all(not leaf.is_floating_point() for leaf in self._tensors(self.inputs)) and "Long" in reason:
+                advice = ", pass inputs of real numbers"
+            raise ValueError(
+                f"model cannot be evaluated on {len(which)} of the examples in {self.dtype}{advice}: {reason}"
+            ) from error
+
+    def _tensors(self, leaves: Sequence[Any]) -> list[Any]:
+        return [self.torch.as_tensor(leaf[:1]) for leaf in leaves]
 
     @property
     def n_parameters(self) -> int:
@@ -332,8 +347,17 @@ def _unwrapped(torch: Any, model: Any) -> Any:
         model = model.module
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model must be the module that was scripted or traced, not what came of it")
+    if isinstance(model, type):
+        raise TypeError(f"model must be a module, not the class {model.__name__}: pass an instance of it")
     if not callable(model):
-        raise TypeError(f"model must be a torch.nn.Module or a function of parameters and inputs, not {model!r}")
+        if isinstance(model, torch.Tensor):
+            raise TypeError(
+                f"model must be a torch.nn.Module or a function, not a Tensor of shape {tuple(model.shape)}: are model "
+                "and inputs swapped?"
+            )
+        raise TypeError(
+            f"model must be a torch.nn.Module or a function of parameters and inputs, not {validation.shown(model)}"
+        )
     return model
 
 

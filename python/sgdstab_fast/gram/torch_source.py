@@ -18,8 +18,7 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.assembly import Pass
 from sgdstab_fast.gram.features import LARGEST_TILE, Arrays, Columns, Factors, Features
 from sgdstab_fast.gram.losses import Loss, loss_of
-from sgdstab_fast.gram.memory import DOUBLE, bytes_of
-from sgdstab_fast.gram.planning import LayerPlan, Plan, Portion, planned
+from sgdstab_fast.gram.planning import DOUBLE, LayerPlan, Plan, Portion, bytes_of, planned
 from sgdstab_fast.gram.source import N_CHECKED, framework, require_finite, truth
 from sgdstab_fast.gram.torch_gradients import RowsOf, fastest, one_by_one
 from sgdstab_fast.gram.torch_layers import (
