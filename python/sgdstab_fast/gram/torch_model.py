@@ -195,8 +195,8 @@ class TorchModel:
             found = self.model(self.tree.tree_unflatten(leaves, self._structure), examples)
         if not isinstance(found, self.torch.Tensor):
             raise ValueError(
-                f"model must return one tensor, of shape (N,) or (N, m), not a {type(found).__name__}: pass lambda p, "
-                "x: torch.func.functional_call(model, p, (x,))[...] with parameters=dict(model.named_parameters())"
+                f"model must return one tensor, of shape (N,) or (N, m), not a {type(found).__name__}: put it into a "
+                "module whose forward returns one, such as self.model(inputs)[0]"
             )
         if not found.is_floating_point():
             raise ValueError(f"model must return real numbers, not {found.dtype}")
