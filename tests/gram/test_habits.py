@@ -257,6 +257,20 @@ def test_a_function_of_parameters_and_buffers():
     assert distance(kernel.matrix, sf.gram.from_torch(model, inputs).matrix) < 1e-12
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_part_and_sizes_that_are_not_known_yet():
+    torch.manual_seed(0)
+    inputs, part = torch.randn(6, 5), nn.Sequential(nn.Linear(5, 5), nn.Tanh())
+    model = nn.Sequential(torch.jit.trace(part, inputs), nn.Linear(5, 1))
+    before = [*model.parameters()]
+    j = jacobian(nn.Sequential(part, model[1]), inputs)
+    assert distance(sf.gram.from_torch(model, inputs).matrix, j @ j.T) < 1e-12
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True))
+    assert model(inputs).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"model must know its sizes, but '0.weight' has none yet"):
+        sf.gram.from_torch(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 1)), inputs)
+
+
 @pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
 def test_sparse_gradients_and_narrow_indices(kind):
     layer = kind(9, 3, sparse=True)

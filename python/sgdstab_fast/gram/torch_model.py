@@ -62,6 +62,11 @@ class TorchModel:
         self._named: list[Any] = []
         values: dict[str, Any] = {}
         if self.is_module:
+            for name, value in self.model.named_parameters():
+                if isinstance(value, self.torch.nn.parameter.UninitializedParameter):
+                    raise ValueError(
+                        f"model must know its sizes, but {name!r} has none yet: call it once with examples"
+                    )
             values = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
             if not values:
                 raise ValueError("model must have parameters, but has none")
@@ -172,14 +177,19 @@ class TorchModel:
         """
         tensors = {**self.fixed, **self.parameters, **(values or {})}
         # What a forward pass fills, counts or keeps, in the modules' own dicts, is gone afterwards too.
-        dicts = [own for module in self.modules for own in (vars(module), module._parameters, module._buffers)]
+        scripted = self.torch.jit.ScriptModule  # whose tensors are not in dicts
+        modules = [module for module in self.modules if not isinstance(module, scripted)]
+        dicts = [own for module in modules for own in (vars(module), module._parameters, module._buffers)]
         before = [dict(own) for own in dicts]
+        others = [(place, key, place[key]) for place, key, _ in self._places if not isinstance(place, dict)]
         try:
             for place, key, name in self._places:
                 place[key] = tensors[name]
             with self.torch.inference_mode(False), self.torch.enable_grad():
                 yield
         finally:
+            for place, key, value in others:
+                place[key] = value
             for own, values_before in zip(dicts, before, strict=True):
                 own.clear()
                 own.update(values_before)
