@@ -123,7 +123,6 @@ def test_a_process_with_jax_grows_by_no_more(n, width, memory, arguments):
     assert error < 1e-5
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_k_does_not_depend_on_the_memory(name, monkeypatch):
     model, inputs = network(name)

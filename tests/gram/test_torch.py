@@ -9,9 +9,6 @@ import torch
 from reference.networks import NETWORKS, Transformer, distance, jacobian, network
 from torch import nn
 
-# Of vmap, where an operation has no rule of its own; not an error.
-pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
-
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("dtype", "allowed"), [("float64", 1e-12), ("float32", 1e-5)])

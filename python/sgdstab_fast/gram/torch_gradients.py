@@ -7,7 +7,6 @@ other.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,9 +37,8 @@ def vectorised(model: TorchModel, names: Sequence[str]) -> Rows:
         return torch.cat([found[name].reshape(len(seeds), -1) for name in names], dim=1)
 
     def rows(examples: Any, seeds: Any) -> Any:
-        # The fused kernels of attention have no rule of vmap; of others that have none torch warns.
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        # The fused kernels of attention have no rule of vmap.
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             return torch.vmap(of_one)(examples, seeds.transpose(1, 2))
 
     return rows
