@@ -242,7 +242,7 @@ def rows_of_gram(gram: FloatArray, precision: float) -> Rows:
             return GramRows(gram, diagonal, slowest)
         return GramRows(gram, diagonal, np.linalg.eigh(gram)[1][:, 0].copy())
     features = np.zeros((n, factor.shape[1]))
-    features[active[order]] = own[order, None] * factor
+    features[active[order]] = factor
     return Rows(features, diagonal)
 
 
@@ -273,13 +273,13 @@ def _indefinite(gram: FloatArray, scale: FloatArray, rounding: float) -> ValueEr
 def _eigenvectors(
     gram: FloatArray, scale: FloatArray, noise: float, precision: float
 ) -> tuple[FloatArray, NDArray[np.intp]]:
-    """Return F with F F^T the scaled matrix, of its eigenvalues beyond rounding, and the order of its rows."""
+    """Return F with F F^T = K but for eigenvalues of the scaled matrix that are rounding, and the order of its rows."""
     eigenvalues, vectors = np.linalg.eigh(_scaled(gram, scale))
     rounding = _rounding(noise, len(gram), precision, eigenvalues[-1])
     if eigenvalues[0] < -max(10 * noise, 2 * rounding):
         raise _indefinite(gram, scale, rounding)
     kept = eigenvalues > rounding
-    return np.asarray(vectors[:, kept] * np.sqrt(eigenvalues[kept])), np.arange(len(gram))
+    return np.asarray(scale[:, None] * vectors[:, kept] * np.sqrt(eigenvalues[kept])), np.arange(len(gram))
 
 
 def _pivoted(
@@ -316,4 +316,5 @@ def _pivoted(
         left[np.diag_indices_from(left)] += max(10 * noise, 2 * rounding)
         if lapack.dpotrf(left.T, lower=1, overwrite_a=1)[1] != 0:
             raise _indefinite(gram, scale, rounding)
+    factor *= scale[order, None]
     return factor, order
