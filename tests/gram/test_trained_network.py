@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import sgdstab_fast as sf
 import torch
+from reference.networks import interpolate
 from torch import nn
 
 N_STEPS = 10_000
@@ -16,17 +17,7 @@ def trained():
     inputs = torch.randn(24, 6, dtype=torch.float64)
     targets = torch.sin(inputs.sum(1, keepdim=True))
     model = nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 1)).double()
-    optimiser = torch.optim.LBFGS(
-        model.parameters(), max_iter=2000, tolerance_grad=1e-14, tolerance_change=0, line_search_fn="strong_wolfe"
-    )
-
-    def closure():
-        optimiser.zero_grad()
-        loss = (model(inputs) - targets).square().mean()
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
+    interpolate(model, inputs, targets)
     kernel = sf.gram.from_torch(model, inputs, targets=targets, loss=nn.MSELoss())
     assert kernel.loss < 1e-20
     critical = sf.critical_learning_rate(kernel, "almost-sure", rtol=1e-3, rng=0)

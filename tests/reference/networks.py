@@ -159,6 +159,22 @@ def network(name, seed=0):
     return model(), inputs()
 
 
+def interpolate(model, inputs, targets):
+    """Train until the mean squared loss is next to nothing, and return it."""
+    optimiser = torch.optim.LBFGS(
+        model.parameters(), max_iter=2000, tolerance_grad=1e-14, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimiser.zero_grad()
+        loss = (model(inputs) - targets).square().mean()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return closure().item()
+
+
 def jacobian(model, inputs):
     """J in float64, shape (N m, P)."""
     model = _in_double(model)

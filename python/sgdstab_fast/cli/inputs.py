@@ -46,7 +46,7 @@ def steps(options: argparse.Namespace, gram: Any) -> dict[str, Any]:
         "sampling": options.sampling,
         "momentum": options.momentum,
         "nesterov": options.nesterov,
-        "groups": _groups(options.groups, gram.n_rows if isinstance(gram, Kernel) else len(gram)),
+        "groups": _groups(options.groups, len(gram)),
         "scale": validation.positive_number(options.scale, "--scale"),
     }
 

@@ -153,7 +153,7 @@ def _tiles(n: int, most: int) -> Iterator[tuple[slice, slice]]:
             yield slice(middle, last), slice(middle, last)
 
 
-def mirror(matrix: FloatArray, release: Callable[[], None] = lambda: None) -> bool:
+def mirror(matrix: FloatArray, release: Callable[[], None]) -> bool:
     """Copy the lower triangle to the upper one, by tiles: K is symmetric to the bit. Return whether it is finite."""
     is_finite = True
     for first in range(0, len(matrix), MOST_ROWS):

@@ -12,15 +12,15 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.gram.assembly import Pass
 from sgdstab_fast.gram.features import NUMPY, Columns, Features
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.gram.losses import loss_of
-from sgdstab_fast.gram.planning import DOUBLE, LayerPlan, Plan, Portion, bytes_of, planned
+from sgdstab_fast.gram.planning import BYTES_OF_DOUBLE, LayerPlan, Plan, Portion, bytes_of, planned
 from sgdstab_fast.gram.source import (
     N_CHECKED,
     framework,
     kernel_of,
+    n_checked_of,
     require_finite,
     require_function_of_examples,
     require_shape,
@@ -114,10 +114,10 @@ class _JaxSource:
         self.n_outputs = self._checked_outputs()
         self.predictions: FloatArray = np.full((self.n_examples, self.n_outputs), np.nan)
         n_parameters = sum(self._leaves[name].size for name in self._names)
-        n_checked = N_CHECKED if 2 * N_CHECKED * n_parameters * DOUBLE <= n_bytes / 4 else 1
+        n_checked = n_checked_of(n_parameters, n_bytes)
         self.true = truth(self.n_examples, self._outputs_of, self._gradients, self.loss, n_checked)
         self._rows = cache(self._compiled)
-        self.plan = self._planned(n_bytes, in_file, 2 * n_checked * n_parameters * DOUBLE)
+        self.plan = self._planned(n_bytes, in_file, 2 * n_checked * n_parameters * BYTES_OF_DOUBLE)
 
     def _names_of(self, parameters: Any) -> None:
         """Find the arrays among the leaves, and those that K is of: of variables of flax, "params"."""
@@ -226,16 +226,12 @@ class _JaxSource:
             itemsize=self._dtype.itemsize,
             activations=_bytes_of_intermediates(traced.jaxpr),
             weights=sum(leaf.nbytes for leaf in self._leaves.values()),
-            others=2 * sum(leaf.nbytes for leaf in self._leaves.values()) + 4 * DOUBLE * n * m,
+            others=2 * sum(leaf.nbytes for leaf in self._leaves.values()) + 4 * BYTES_OF_DOUBLE * n * m,
             at_the_start=at_the_start,
             in_file=in_file,
         )
 
-    def passes(self) -> Sequence[Pass]:
-        """Return what evaluates the examples for each of the plan's passes."""
-        return [lambda tell, portions=portions: self._features(portions, tell) for portions in self.plan.passes]  # type: ignore[misc]
-
-    def _features(self, portions: Sequence[Portion], tell: Callable[[float], None]) -> Sequence[Features]:
+    def features(self, portions: Sequence[Portion], tell: Callable[[float], None]) -> Sequence[Features]:
         n, m, size = self.n_examples, self.n_outputs, self.plan.chunk
         names = tuple(self._names[portion.layer] for portion in portions)
         rows = self._rows(names)

@@ -51,21 +51,20 @@ class Kernel:
     """What computing it took."""
 
     @property
-    def n_rows(self) -> int:
-        """N m."""
-        return self.n_examples * self.n_outputs
-
-    @property
     def groups(self) -> NDArray[np.int64] | None:
         """The example of every row, shape (N m,); None where every row is one."""
         return None if self.n_outputs == 1 else np.repeat(np.arange(self.n_examples), self.n_outputs)
+
+    def __len__(self) -> int:
+        """Return the number of rows, N m."""
+        return self.n_examples * self.n_outputs
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> FloatArray:
         """Return the matrix, without its groups."""
         return np.array(self.matrix, dtype=dtype, copy=copy)
 
     def __str__(self) -> str:
-        parts = [f"K {self.n_rows} x {self.n_rows} ({text_of(self.matrix.nbytes)}) of {self.n_examples} examples"]
+        parts = [f"K {len(self)} x {len(self)} ({text_of(self.matrix.nbytes)}) of {self.n_examples} examples"]
         parts[0] += f" with {self.n_outputs} outputs" if self.n_outputs > 1 else ""
         parts.append(f"{self.loss_name} loss" + ("" if self.loss is None else f" {self.loss:.3g}"))
         if self.relative_error is not None:
@@ -120,7 +119,7 @@ class Kernel:
                     raise ValueError(f"it is a {kind} of format {version}, and this release reads {_FORMAT}")
                 arrays = {name: stored[name] for name in _ARRAYS if name in stored.files}
             found = Kernel(**arrays, **header)
-            if found.matrix.shape != (found.n_examples * found.n_outputs,) * 2:
+            if found.matrix.shape != (len(found),) * 2:
                 raise ValueError(f"its matrix has the shape {found.matrix.shape}")
             return found
         except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:

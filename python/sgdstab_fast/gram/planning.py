@@ -16,7 +16,7 @@ from typing import Any
 from sgdstab_fast import validation
 from sgdstab_fast.gram.features import LARGEST_TILE, MOST_ROWS
 
-DOUBLE = 8  # bytes of a number
+BYTES_OF_DOUBLE = 8
 WORKSPACE = 24 * 2**20  # of libraries, bytes
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{ending}": base**power
@@ -82,7 +82,7 @@ class Plan:
     """Memory that it takes at most, K included."""
     memory: int
     """Memory that it may take."""
-    itemsize: int = field(default=DOUBLE, repr=False)
+    itemsize: int = field(default=BYTES_OF_DOUBLE, repr=False)
     """Bytes of a number that is kept."""
 
     @property
@@ -141,7 +141,7 @@ def planned(
     n_outputs: int,
     memory: int,
     *,
-    itemsize: int = DOUBLE,
+    itemsize: int = BYTES_OF_DOUBLE,
     activations: int = 0,
     weights: int = 0,
     others: int = 0,
@@ -155,8 +155,8 @@ def planned(
     bytes but for `chunk_numbers`.
     """
     n_rows = n_examples * n_outputs
-    kept = DOUBLE * n_rows * (min(n_rows, _ROWS_OF_FILE * n_outputs) if in_file else n_rows)
-    fixed = kept + others + WORKSPACE + _TILES * DOUBLE * LARGEST_TILE // 4
+    kept = BYTES_OF_DOUBLE * n_rows * (min(n_rows, _ROWS_OF_FILE * n_outputs) if in_file else n_rows)
+    fixed = kept + others + WORKSPACE + _TILES * BYTES_OF_DOUBLE * LARGEST_TILE // 4
     per_example = activations + itemsize * sum(layer.chunk_numbers for layer in layers)
     needs = [n_examples * itemsize * (layer.numbers + layer.numbers_per_unit) for layer in layers]
     all_features = n_examples * itemsize * sum(layer.numbers + layer.units * layer.numbers_per_unit for layer in layers)

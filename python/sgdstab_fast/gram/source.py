@@ -7,21 +7,24 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.gram.assembly import Pass, assembled
+from sgdstab_fast.gram.assembly import assembled
+from sgdstab_fast.gram.features import Features
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.gram.losses import Loss, targets_of
-from sgdstab_fast.gram.planning import Plan
+from sgdstab_fast.gram.planning import BYTES_OF_DOUBLE, Plan, Portion
 from sgdstab_fast.results.progress import Progress, ProgressOption, reporter
 from sgdstab_fast.results.warnings import warn
 
 WRONG = 1e4  # in units of the precision: error of gradients that is not rounding
 N_CHECKED = 3  # examples whose entries of K are computed again
+_SHARE_OF_CHECKS = 0.25  # of the memory that twice their gradients may take
 
 
 class Source(Protocol):
@@ -35,8 +38,8 @@ class Source(Protocol):
     """f, shape (N, m), once all passes have been made."""
     true: Truth
 
-    def passes(self) -> Sequence[Pass]:
-        """Return what evaluates all examples, for each of the plan's passes."""
+    def features(self, portions: Sequence[Portion], tell: Callable[[float], None]) -> Sequence[Features]:
+        """Evaluate all examples and return what is kept of the layers of a pass, telling the share that is done."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,11 @@ class Truth:
     """w, shape (n, m)."""
     products: dict[str, FloatArray]
     """Of the gradients in a parameter, by its name, shape (n, n); their sum is u_i^T K_ij u_j."""
+
+
+def n_checked_of(n_parameters: int, memory: int) -> int:
+    """Return how many examples are checked: one only, where gradients of more would take much of the memory."""
+    return N_CHECKED if 2 * N_CHECKED * n_parameters * BYTES_OF_DOUBLE <= _SHARE_OF_CHECKS * memory else 1
 
 
 def truth(
@@ -101,12 +109,13 @@ def kernel_of(
         matrix = assembled(
             plan.n_examples,
             plan.n_outputs,
-            source.passes(),
+            [partial(source.features, portions) for portions in plan.passes],
             out=out,
             report=lambda n_done, n_all: report(Progress(n_done, n_all, float("nan"), float("nan"))),
         )
-    error, f = relative_error(matrix, source.true), source.predictions
-    if not error <= WRONG * source.precision:
+    error, f, precision = relative_error(matrix, source.true), source.predictions, source.precision
+    if not error <= WRONG * precision:
+        precision = max(error, validation.FLOAT32)
         warn(
             f"entries of K differ from plain reverse mode by {error:.2g} of sqrt(K_ii K_jj), more than rounding: if "
             "the model computes in float32 inside, pass dtype='float32'; K is taken to be known to that precision"
@@ -115,7 +124,7 @@ def kernel_of(
         matrix=matrix,
         n_examples=plan.n_examples,
         n_outputs=plan.n_outputs,
-        precision=source.precision if error <= WRONG * source.precision else max(error, validation.FLOAT32),
+        precision=precision,
         predictions=f,
         residuals=None if y is None else source.loss.residuals(f, y),
         loss=None if y is None else float(source.loss.value(f, y).mean()),

@@ -15,7 +15,7 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.gram.planning import DOUBLE, WORKSPACE, text_of
+from sgdstab_fast.gram.planning import BYTES_OF_DOUBLE, WORKSPACE, text_of
 from sgdstab_fast.gram.source import framework, require_finite, require_function_of_examples, require_shape
 
 _N_COMPARED = 3  # examples that are evaluated twice, alone and together
@@ -273,7 +273,7 @@ class TorchModel:
     def require_memory(self, memory: int) -> None:
         """Refuse an amount in which not even one example can be differentiated, before that is done."""
         # With what libraries take, which is seen only afterwards, and for small networks decides.
-        least = WORKSPACE + self.weights_bytes() * self.is_copied + 3 * DOUBLE * self.n_parameters
+        least = WORKSPACE + self.weights_bytes() * self.is_copied + 3 * BYTES_OF_DOUBLE * self.n_parameters
         if memory < least - WORKSPACE:
             raise ValueError(
                 f"memory must be at least {text_of(least)}, not {text_of(memory)}: so much take the parameters and the "

@@ -15,11 +15,10 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.gram.assembly import Pass
 from sgdstab_fast.gram.features import LARGEST_TILE, Arrays, Columns, Factors, Features
 from sgdstab_fast.gram.losses import Loss, loss_of
-from sgdstab_fast.gram.planning import DOUBLE, LayerPlan, Plan, Portion, bytes_of, planned
-from sgdstab_fast.gram.source import N_CHECKED, framework, require_finite, truth
+from sgdstab_fast.gram.planning import BYTES_OF_DOUBLE, LayerPlan, Plan, Portion, bytes_of, planned
+from sgdstab_fast.gram.source import framework, n_checked_of, require_finite, truth
 from sgdstab_fast.gram.torch_gradients import RowsOf, fastest, one_by_one
 from sgdstab_fast.gram.torch_layers import (
     Layer,
@@ -81,12 +80,9 @@ class TorchSource:
         self.predictions: FloatArray = np.full((self.model.n_examples, self.n_outputs), np.nan)
         torch = self.model.torch
         self.precision = float(torch.finfo(self.model.dtype).eps)
-        self._arrays = Arrays(
-            lambda array: array.double(),
-            host,
-        )
+        self._arrays = Arrays(lambda array: array.double(), host)
         self.model.require_memory(memory)
-        n_checked = N_CHECKED if 2 * N_CHECKED * self.model.n_parameters * DOUBLE <= memory / 4 else 1
+        n_checked = n_checked_of(self.model.n_parameters, memory)
         exact = self._in_float64(request)
         self.true = truth(self.model.n_examples, self.model.outputs_of, exact.gradients, self.loss, n_checked)
         known = known_layers(self.model, varying) if method == "auto" else []
@@ -143,19 +139,12 @@ class TorchSource:
             itemsize=self.model.torch.finfo(self.model.dtype).bits // 8,
             activations=self.model.activation_bytes() * (2 + m * bool(self._others)),
             weights=self.model.weights_bytes(),
-            others=self.model.weights_bytes() * self.model.is_copied + DOUBLE * n * m * 4,
-            at_the_start=in_float64 * self.model.n_parameters * DOUBLE,
+            others=self.model.weights_bytes() * self.model.is_copied + BYTES_OF_DOUBLE * n * m * 4,
+            at_the_start=in_float64 * self.model.n_parameters * BYTES_OF_DOUBLE,
             in_file=in_file,
         )
 
-    def passes(self) -> Sequence[Pass]:
-        """Return what evaluates the examples for each of the plan's passes."""
-        return [
-            lambda tell, portions=portions: self._features(portions, tell)  # type: ignore[misc]
-            for portions in self.plan.passes
-        ]
-
-    def _features(self, portions: Sequence[Portion], tell: Callable[[float], None]) -> Sequence[Features]:
+    def features(self, portions: Sequence[Portion], tell: Callable[[float], None]) -> Sequence[Features]:
         """Evaluate all examples, a chunk at a time, and return what is kept of the layers of a pass."""
         n = self.model.n_examples
         known = [portion for portion in portions if portion.layer < len(self._layers)]
