@@ -2,7 +2,7 @@
 
 from dataclasses import is_dataclass as _is_dataclass
 
-from sgdstab_fast import gram
+from sgdstab_fast import gram, nonlinear, tracking
 from sgdstab_fast._core.build import __version__, build_info
 from sgdstab_fast.datasets.example import Example, load_example
 from sgdstab_fast.directions.chain import projective_chain
@@ -30,6 +30,8 @@ from sgdstab_fast.results.warnings import AccuracyWarning
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.recurrence import Recurrence
 from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.tracking.files import load
+from sgdstab_fast.tracking.tracker import StabilityTracker
 
 __all__ = [
     "AccuracyWarning",
@@ -53,6 +55,7 @@ __all__ = [
     "Regularity",
     "Stability",
     "StabilityMap",
+    "StabilityTracker",
     "__version__",
     "build_info",
     "critical_learning_rate",
@@ -60,18 +63,21 @@ __all__ = [
     "finite_time_probability",
     "gd_exponent",
     "gram",
+    "load",
     "load_example",
     "lyapunov_exponent",
     "lyapunov_function",
     "lyapunov_spectrum",
     "mean_square_exponent",
     "moment_exponent",
+    "nonlinear",
     "projective_chain",
     "regularity",
     "stability",
     "sweep",
+    "tracking",
 ]
 
-for _public in (*map(globals().__getitem__, __all__), gram.Kernel, gram.Plan):
+for _public in (*map(globals().__getitem__, __all__), gram.Kernel, gram.Plan, nonlinear.EdgeMeasures, tracking.Point):
     if _is_dataclass(_public):
         _document_fields(_public)

@@ -33,6 +33,10 @@ _SUM = 1e-9  # of probabilities, from 1
 _SUM_ROUNDING = 8  # what rounding may do to it, in units of the precision times the root of the number of terms
 
 
+class NotFiniteError(ValueError):
+    """A network's outputs, gradients or parameters are not finite: it has diverged."""
+
+
 def shown(value: Any) -> str:
     """Return what a value looks like, in one line."""
     text = " ".join(repr(value).split())

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.features import Features, add_to, mirror
+from sgdstab_fast.results.storage import replacing
 
 Pass = Callable[[Callable[[float], None]], Sequence[Features]]
 """Evaluates all examples and returns what it kept; told what takes the share of examples that is done."""
@@ -47,7 +49,9 @@ def assembled(
 
             _add(matrix, evaluate, n_outputs, release, tell)
         if not mirror(matrix, release):
-            raise ValueError("model must have gradients whose products are within floating point, but K overflows")
+            raise validation.NotFiniteError(
+                "model must have gradients whose products are within floating point, but K overflows"
+            )
     return matrix if out is None else np.load(out, mmap_mode="r", allow_pickle=False)
 
 
@@ -64,17 +68,6 @@ def _matrix(n_rows: int, out: str | os.PathLike[str] | None) -> Iterator[FloatAr
         matrix = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float64, shape=(n_rows, n_rows))
         yield matrix
         matrix.flush()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give the path of a file to write, which takes the place of another once all went well."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _add(

@@ -107,7 +107,7 @@ class _JaxSource:
         self._names_of(parameters)
         for name in self._names:
             if not np.isfinite(self._leaves[name]).all():
-                raise ValueError(f"parameters must be finite, but {name} is not")
+                raise validation.NotFiniteError(f"parameters must be finite, but {name} is not")
         self._examples_of(inputs)
         self._evaluate = jax.jit(self._outputs)
         self._gradient = jax.jit(jax.grad(self._weighted, allow_int=True))
@@ -253,7 +253,7 @@ class _JaxSource:
                 start, column = start + self._leaves[name].size, column + width
             finite = np.isfinite(found).all(axis=(1, 2))
             if not finite.all():
-                raise ValueError(
+                raise validation.NotFiniteError(
                     f"apply must have finite gradients, but that of example {first + finite.argmin()} is not"
                 )
             tell((first + n_new) / n)

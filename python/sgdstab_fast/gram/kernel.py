@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.gram.assembly import replacing
+from sgdstab_fast.gram.losses import LOSSES
 from sgdstab_fast.gram.planning import Plan, text_of
+from sgdstab_fast.results.storage import UNREADABLE, File, Stored, refused, store, stored
 
-_FORMAT = 1
 _ARRAYS = ("matrix", "predictions", "residuals")
 _NUMBERS = ("n_examples", "n_outputs", "precision", "loss", "loss_name", "relative_error", "seconds")
 
@@ -55,6 +51,16 @@ class Kernel:
         """The example of every row, shape (N m,); None where every row is one."""
         return None if self.n_outputs == 1 else np.repeat(np.arange(self.n_examples), self.n_outputs)
 
+    @property
+    def loss_gradients(self) -> FloatArray | None:
+        """The gradient of each example's loss in the outputs, for a loss of curvature 1 as `matrix` is; shape (N, m).
+
+        The residuals themselves for the half squared loss; None where there are no targets.
+        """
+        loss = LOSSES[self.loss_name]
+        f = self.residuals if self.predictions is None and loss.scale is not None else self.predictions
+        return None if self.residuals is None or f is None else loss.gradients(f, self.residuals)
+
     def __len__(self) -> int:
         """Return the number of rows, N m."""
         return self.n_examples * self.n_outputs
@@ -73,7 +79,7 @@ class Kernel:
             parts.append(f"{self.seconds:.2g} s")
         return ", ".join(parts)
 
-    def save(self, file: str | os.PathLike[str] | BinaryIO) -> None:
+    def save(self, file: File) -> None:
         """Write to a .npz file, without the plan.
 
         Parameters
@@ -83,15 +89,10 @@ class Kernel:
         """
         numbers = {name: getattr(self, name) for name in _NUMBERS}
         arrays = {name: value for name in _ARRAYS if (value := getattr(self, name)) is not None}
-        header = np.array(json.dumps({"format": _FORMAT, "kind": "Kernel", **numbers}))
-        if hasattr(file, "write"):
-            np.savez(file, allow_pickle=False, header=header, **arrays)
-            return
-        with replacing(Path(file)) as partial, partial.open("wb") as opened:
-            np.savez(opened, allow_pickle=False, header=header, **arrays)
+        store(file, "Kernel", numbers, arrays)
 
     @staticmethod
-    def load(file: str | os.PathLike[str] | BinaryIO) -> Kernel:
+    def load(file: File) -> Kernel:
         """Read what `save` wrote; nothing in the file is executed.
 
         Parameters
@@ -108,20 +109,19 @@ class Kernel:
         ValueError
             If the file is not one of a kernel.
         """
-        if not hasattr(file, "read"):
-            with Path(file).open("rb") as opened:
-                return Kernel.load(opened)
         try:
-            with np.load(file, allow_pickle=False) as stored:
-                header: dict[str, Any] = json.loads(str(stored["header"]))
-                kind, version = header.pop("kind"), header.pop("format")
-                if kind != "Kernel" or version > _FORMAT:
-                    raise ValueError(f"it is a {kind} of format {version}, and this release reads {_FORMAT}")
-                arrays = {name: stored[name] for name in _ARRAYS if name in stored.files}
-            found = Kernel(**arrays, **header)
-            if found.matrix.shape != (len(found),) * 2:
-                raise ValueError(f"its matrix has the shape {found.matrix.shape}")
-            return found
-        except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            name, reason = getattr(file, "name", file), " ".join(str(error).split())
-            raise ValueError(f"file must be one that Kernel.save wrote, not {name!r}: {reason}") from error
+            found = stored(file)
+            if found.kind != "Kernel":
+                raise ValueError(f"it is a {found.kind}")
+            return Kernel.of(found)
+        except UNREADABLE as error:
+            raise refused(file, "Kernel.save", error) from error
+
+    @staticmethod
+    def of(found: Stored) -> Kernel:
+        """Return the kernel that a file holds."""
+        arrays: dict[str, Any] = {name: found.arrays[name] for name in _ARRAYS if name in found.arrays}
+        kernel = Kernel(**arrays, **found.header)
+        if kernel.matrix.shape != (len(kernel),) * 2:
+            raise ValueError(f"its matrix has the shape {kernel.matrix.shape}")
+        return kernel

@@ -12,6 +12,7 @@ S_i^T the rows of S_i^T J_i are gradients of outputs for a loss of curvature 1, 
     mean binary cross entropy    their mean, of 1/m of that                torch.nn.BCEWithLogitsLoss()
 
 of one example; the loss of a batch is the mean over its examples. For cross entropy S = diag(sqrt p) - p sqrt(p)^T.
+The gradient of the loss is J_i^T g with g = l'(f_i), and so that of the rows times S^-1 g (of cross entropy S^+ g).
 At an interpolating minimum residuals vanish and J^T C J is the Hessian. Cross entropy has no such minimum (Chemnitz &
 Engel 2025, section 2.7): its K is that of the Gauss-Newton approximation at the present parameters, no more.
 """
@@ -28,6 +29,7 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 
+_TINY = float(np.finfo(float).tiny)  # of probabilities
 _MOST_IMBALANCE = 1e-6  # of the sum of a target's probabilities, from 1
 
 
@@ -42,6 +44,8 @@ class Loss:
     """S of outputs f, shape (N, m, m)."""
     residuals: Callable[[FloatArray, FloatArray], FloatArray]
     """f - y, or of a cross entropy p - y: its gradient in the outputs, up to the scale."""
+    gradients: Callable[[FloatArray, FloatArray], FloatArray]
+    """S^-1 times the gradient in the outputs, of f and the residuals, shape (N, m)."""
     value: Callable[[FloatArray, FloatArray], FloatArray]
     """Of f and y, shape (N,)."""
 
@@ -54,7 +58,10 @@ def _squared(name: str, scale: Callable[[int], float]) -> Loss:
     def value(f: FloatArray, y: FloatArray) -> FloatArray:
         return np.asarray(scale(f.shape[1]) / 2 * np.square(f - y).sum(axis=1))
 
-    return Loss(name, scale, factors, lambda f, y: np.asarray(f - y), value)
+    def gradients(f: FloatArray, residuals: FloatArray) -> FloatArray:
+        return np.asarray(np.sqrt(scale(f.shape[1])) * residuals)
+
+    return Loss(name, scale, factors, lambda f, y: np.asarray(f - y), gradients, value)
 
 
 def _softmax(f: FloatArray) -> FloatArray:
@@ -72,6 +79,11 @@ def _classes_factors(f: FloatArray) -> FloatArray:
     return np.asarray(roots[:, :, None] * np.eye(f.shape[1]) - p[:, :, None] * roots[:, None, :])
 
 
+def _classes_gradients(f: FloatArray, residuals: FloatArray) -> FloatArray:
+    # S q = p - y for q = (p - y) / sqrt p, since p - y adds up to 0.
+    return np.asarray(residuals / np.sqrt(np.maximum(_softmax(f), _TINY)))
+
+
 def _classes_value(f: FloatArray, y: FloatArray) -> FloatArray:
     largest = f.max(axis=1, keepdims=True)
     log_p = f - largest - np.log(np.exp(f - largest).sum(axis=1, keepdims=True))
@@ -86,7 +98,11 @@ def _two_classes(name: str, scale: Callable[[int], float]) -> Loss:
     def value(f: FloatArray, y: FloatArray) -> FloatArray:
         return np.asarray(scale(f.shape[1]) * (np.logaddexp(0, f) - y * f).sum(axis=1))
 
-    return Loss(name, None, factors, lambda f, y: np.asarray(_sigmoid(f) - y), value)
+    def gradients(f: FloatArray, residuals: FloatArray) -> FloatArray:
+        variances = np.maximum(_sigmoid(f) * _sigmoid(-f), _TINY)
+        return np.asarray(np.sqrt(scale(f.shape[1]) / variances) * residuals)
+
+    return Loss(name, None, factors, lambda f, y: np.asarray(_sigmoid(f) - y), gradients, value)
 
 
 LOSSES = {
@@ -95,7 +111,14 @@ LOSSES = {
         _squared("half squared", lambda m: 1.0),
         _squared("squared", lambda m: 2.0),
         _squared("mean squared", lambda m: 2.0 / m),
-        Loss("cross entropy", None, _classes_factors, lambda f, y: np.asarray(_softmax(f) - y), _classes_value),
+        Loss(
+            "cross entropy",
+            None,
+            _classes_factors,
+            lambda f, y: np.asarray(_softmax(f) - y),
+            _classes_gradients,
+            _classes_value,
+        ),
         _two_classes("binary cross entropy", lambda m: 1.0),
         _two_classes("mean binary cross entropy", lambda m: 1.0 / m),
     )

@@ -158,7 +158,7 @@ def require_finite(outputs: FloatArray, first: int) -> None:
     finite = np.isfinite(outputs).all(axis=1)
     if not finite.all():
         index = int(finite.argmin())
-        raise ValueError(
+        raise validation.NotFiniteError(
             f"model must have finite outputs, but those of example {first + index} are "
             f"{validation.shown(outputs[index].tolist())}"
         )

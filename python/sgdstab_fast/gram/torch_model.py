@@ -52,7 +52,7 @@ class TorchModel:
         self.fixed = {name: value for name, value in cast.items() if name not in chosen}
         for name, value in self.parameters.items():
             if not bool(torch.isfinite(value).all()):
-                raise ValueError(f"model must be finite, but its parameter {name!r} is not")
+                raise validation.NotFiniteError(f"model must be finite, but its parameter {name!r} is not")
         self._require_evaluation_mode()
 
     def _values(self, parameters: Any) -> dict[str, Any]:

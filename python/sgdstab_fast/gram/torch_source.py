@@ -219,7 +219,9 @@ class TorchSource:
         finite = torch.isfinite(found).reshape(len(found), -1).all(dim=1)
         if not bool(finite.all()):
             index = chunk.start + int(finite.int().argmin())
-            raise ValueError(f"model must have finite gradients, but that of example {index} in {name!r} is not")
+            raise validation.NotFiniteError(
+                f"model must have finite gradients, but that of example {index} in {name!r} is not"
+            )
 
 
 class _Kept(Protocol):

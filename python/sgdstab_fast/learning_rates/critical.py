@@ -42,7 +42,7 @@ from sgdstab_fast.learning_rates.panels import (
     joined,
     run_panels,
 )
-from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, SlowDirections, known_rate, warn_if_short
 from sgdstab_fast.learning_rates.slow_directions import has_slow_directions, search_with_slow_directions
 from sgdstab_fast.learning_rates.zeros import Reading, Readings, bracket, zero_between
 from sgdstab_fast.results.chains import Chains, PanelRecords
@@ -87,6 +87,7 @@ def critical_learning_rate(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int | None = None,
+    start: CriticalLearningRate | None = None,
     **keywords: Unpack[ChainKeywords],
 ) -> CriticalLearningRate:
     """Find the largest learning rate at which a minimum is stable.
@@ -113,6 +114,9 @@ def critical_learning_rate(
         systems, whose steps are not shared by learning rates.
     max_steps : int, optional
         Steps of all streams together; by default 2e8, and 1e10 for almost-sure rates where K has slow directions.
+    start : CriticalLearningRate, optional
+        An earlier result for a K much like this one, as from point to point of a training run: where K has slow
+        directions the search starts from it, and goes down to the slowest of them only if the tolerance asks for it.
     n_chains : int, optional
         Independent streams, at least 8.
     **keywords
@@ -150,6 +154,9 @@ def critical_learning_rate(
     most = _MAX_STEPS if max_steps is None else max_steps
     options = options_of(critical_learning_rate, keywords, rtol=asked, atol=atol, max_steps=most)
     options.budget.steps_per_chain(options.n_chains)
+    if start is not None and not isinstance(start, CriticalLearningRate):
+        raise TypeError(f"start must be a CriticalLearningRate, not {validation.shown(start)}")
+    before = None if start is None else start.slow_directions
     steps = {
         "batch_size": batch_size,
         "sampling": sampling,
@@ -173,7 +180,7 @@ def critical_learning_rate(
     if not system.is_plain:
         if rtol is None:
             options = options.within(rtol=_RTOL_OF_SEARCH)
-        return _of_any_law(system, criterion, options, max_steps)
+        return _of_any_law(system, criterion, options, max_steps, before)
     if criterion not in ("almost-sure", "mean-square", 2.0):
         return critical_moment(system, float(criterion), options)
     if criterion != "almost-sure":
@@ -182,11 +189,15 @@ def critical_learning_rate(
         )
         bounds = threshold - error, threshold + error
         return known_rate(threshold, criterion, "2 over the largest eigenvalue of T", made_of, bounds=bounds)
-    return _almost_sure(system, options, rtol, max_steps)
+    return _almost_sure(system, options, rtol, max_steps, before)
 
 
 def _of_any_law(
-    system: LinearizedSGD, criterion: str | float, options: Options, max_steps: int | None
+    system: LinearizedSGD,
+    criterion: str | float,
+    options: Options,
+    max_steps: int | None,
+    before: SlowDirections | None,
 ) -> CriticalLearningRate:
     """Return critical learning rates of what is not plain, other than those of full batches."""
     made_of = provenance(options.seed, "closed form", system.fingerprint)
@@ -194,7 +205,7 @@ def _of_any_law(
         what = "every step is the same" if system.is_full else "every epoch is the same"
         return known_rate(zero, criterion, what if system.is_deterministic else "lambda is known exactly", made_of)
     if criterion == "almost-sure":
-        return _searched(system, options, max_steps)
+        return _searched(system, options, max_steps, before)
     if criterion in ("mean-square", 2.0):
         known = mean_square_zero(system)
         if known is not None:
@@ -205,12 +216,14 @@ def _of_any_law(
     return replace(critical_moment(system, order, options), criterion=criterion)
 
 
-def _searched(system: LinearizedSGD, options: Options, max_steps: int | None) -> CriticalLearningRate:
+def _searched(
+    system: LinearizedSGD, options: Options, max_steps: int | None, before: SlowDirections | None
+) -> CriticalLearningRate:
     """Return the first zero of lambda of what is not plain."""
     bounds, parts = bounds_of_zero(system), system.parts()
     if bounds[0] > 0 and len(parts) == 1 and has_slow_directions(system, bounds[0]):
         options = options.within(_OF_SLOW_DIRECTIONS if max_steps is None else options.budget.max_steps)
-        found = search_with_slow_directions(parts[0], bounds, options)
+        found = search_with_slow_directions(parts[0], bounds, options, before)
     elif bounds[0] > 0 and _settled(bounds, options.budget):
         return _between(bounds, provenance(options.seed, "closed form", system.fingerprint))
     else:
@@ -272,7 +285,11 @@ def _criterion(criterion: Any) -> str | float:
 
 
 def _almost_sure(
-    system: LinearizedSGD, options: Options, rtol: float | None, max_steps: int | None
+    system: LinearizedSGD,
+    options: Options,
+    rtol: float | None,
+    max_steps: int | None,
+    before: SlowDirections | None,
 ) -> CriticalLearningRate:
     """Return the smallest of the first zeros of lambda of the blocks."""
     blocks = system.parts()
@@ -291,10 +308,11 @@ def _almost_sure(
     with reporter(options.progress, options.budget.max_steps, "critical learning rate") as report:
         for index, (block, (low, high)) in enumerate(zip(blocks, bounds, strict=True)):
             if index in to_search:
-                before = sum(each.n_steps for each in found)
-                its_own = replace(its, progress=after(report, before, options.budget.max_steps))
+                spent = sum(each.n_steps for each in found)
+                its_own = replace(its, progress=after(report, spent, options.budget.max_steps))
                 if slow[index]:
-                    found.append(search_with_slow_directions(block, (low, high), its_own))
+                    its_before = before if len(blocks) == 1 else None
+                    found.append(search_with_slow_directions(block, (low, high), its_own, its_before))
                 else:
                     found.append(_search(block, families[index], low, high, its_own))
             elif high == highest:

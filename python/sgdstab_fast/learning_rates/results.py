@@ -139,6 +139,22 @@ class StabilityMap(SeveralExponents):
         return stability_map(self, edges, ax)
 
 
+@dataclass(frozen=True)
+class SlowDirections:
+    """How the almost-sure rate went down to the slowest directions: what the search for a K much like it starts from.
+
+    The first zero, of K with slow eigenvalues raised to `cutoff` times the largest, is (1 + excess) times what bounds
+    the rate from below, and the rate (1 + share excess) times.
+    """
+
+    cutoff: float
+    excess: float
+    share: float
+    share_error: float
+    slope: float
+    """d log mu / d log eta at the first zero."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CriticalLearningRate(SampledResult):
     """The largest learning rate that is stable in some sense, as `critical_learning_rate` returns it."""
@@ -161,6 +177,8 @@ class CriticalLearningRate(SampledResult):
     """Of the standard errors."""
     converged: bool
     """Whether the tolerance was met."""
+    slow_directions: SlowDirections | None = None
+    """Where K has some, what a search for another K starts from."""
 
     def __repr__(self) -> str:
         return (

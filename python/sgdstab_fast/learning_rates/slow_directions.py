@@ -37,7 +37,7 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import first_of_panel
 from sgdstab_fast.exact.zeros import bounds_of_zero
 from sgdstab_fast.learning_rates.panels import family_of
-from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, SlowDirections, known_rate
 from sgdstab_fast.operators.level_pairs import gd_exponent_of
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.results.progress import Progress, reporter
@@ -70,6 +70,7 @@ _FIRST_SLOPE = 30.0  # d log mu / d log eta
 # Tolerance of zeros that are extrapolated: a share of what is asked for, or of the error so far; of the first ones.
 _SHARE, _OF_ERROR, _COARSE = 0.4, 0.15, 1e-3
 _LEAST_ZEROS, _LAST = 3, 4  # that are extrapolated
+_DRIFT = 0.1  # of the share of the way that another K tells
 _WAY, _ALLOWED = 0.7, 0.75  # of the way that the slope leads to
 _OF_SCALE = 0.5  # of what the scale moves, that is allowed for
 _FEW, _POWER = 10.0, 1.5  # of the way: what is allowed of what few zeros exceed the bound by
@@ -204,9 +205,15 @@ def has_slow_directions(system: LinearizedSGD, learning_rate: float) -> bool:
 
 
 def search_with_slow_directions(
-    block: Part[LinearizedSGD], bounds: tuple[float, float], options: Options
+    block: Part[LinearizedSGD],
+    bounds: tuple[float, float],
+    options: Options,
+    before: SlowDirections | None = None,
 ) -> CriticalLearningRate:
-    """Return the first zero of lambda of a block, from those where slow directions are less and less so."""
+    """Return the first zero of lambda of a block, from those where slow directions are less and less so.
+
+    `before` is what is known of a K much like it.
+    """
     budget, found, whole = options.budget, list[tuple[float, Fitted]](), block.system
     tolerance = max(budget.rtol, budget.atol / bounds[0])
     zero, met = Fitted(bounds[0], (bounds[1] - bounds[0]) / 2, math.nan, math.nan), False
@@ -214,24 +221,27 @@ def search_with_slow_directions(
         spent = Spent(options, report)
         bursts = Bursts(whole, spent, 0)
         depth, cutoff = bursts.depth, _first_cutoff(bursts, bounds[0], options)
+        first_cutoff = cutoff
+        before = before if before is not None and before.cutoff == cutoff else None
         try:
             while not met and not (found and bursts.depth <= depth):
                 direct = _depth_of(cutoff) <= depth
                 system = whole if direct else whole.with_slow_eigenvalues_raised(cutoff)
                 bursts = Bursts(system, spent, first_of_panel(block.index, len(found)))
                 scale = 1.0 if direct else bounds[0] / bounds_of_zero(system, family_of(system))[0]
-                last = found[-1][1] if found else _bracketed(bursts, bounds)
+                last = found[-1][1] if found else _guessed(bursts, bounds, before)
                 rough = _COARSE if len(found) < _LEAST_ZEROS else _OF_ERROR * zero.standard_error / zero.value
                 its_own = tolerance if direct else max(_SHARE * tolerance, rough)
                 found.append((bursts.depth, last))
-                for its in _zeros_of(bursts, last.times(1 / scale), its_own):
-                    found[-1] = bursts.depth, its.times(scale)
-                    here = found[-1][1] if direct else _extrapolated(found, depth, bounds[0], abs(scale - 1))
+                for fitted in _zeros_of(bursts, last.times(1 / scale), its_own):
+                    found[-1] = bursts.depth, fitted.times(scale)
+                    here = found[-1][1] if direct else _extrapolated(found, depth, bounds[0], abs(scale - 1), before)
                     if here.standard_error < zero.standard_error:  # or it is not what it will be
                         zero = here
                 zero = here
                 spent.value, spent.error = zero.value, zero.standard_error
-                met = zero.standard_error <= tolerance * zero.value and (direct or len(found) >= _LEAST_ZEROS)
+                enough = direct or before is not None or len(found) >= _LEAST_ZEROS
+                met = enough and zero.standard_error <= tolerance * zero.value
                 cutoff *= _RATIO
         except OutOfStepsError:
             pass
@@ -249,7 +259,23 @@ def search_with_slow_directions(
         n_chains=options.n_chains,
         converged=met,
         stopped_by="max_steps" if not met else "rtol" if zero.standard_error <= budget.rtol * value else "atol",
+        slow_directions=_for_others(found, zero, bounds[0], first_cutoff, before),
     )
+
+
+def _for_others(
+    found: Sequence[tuple[float, Fitted]], zero: Fitted, low: float, cutoff: float, before: SlowDirections | None
+) -> SlowDirections | None:
+    """Return what a search for another K may start from."""
+    if not found or not math.isfinite(found[0][1].standard_error):
+        return before
+    first = found[0][1]
+    excess = float(max(first.value - low, first.standard_error))
+    if before is not None and len(found) < _LEAST_ZEROS:
+        share, error = before.share, math.hypot(before.share_error, _DRIFT)
+    else:
+        share, error = min(max((zero.value - low) / excess, 0.0), 1.0), zero.standard_error / excess
+    return SlowDirections(cutoff, first.value / low - 1, float(share), min(float(error), 1.0), float(first.slope))
 
 
 def _depth_of(cutoff: float) -> float:
@@ -262,6 +288,13 @@ def _first_cutoff(bursts: Bursts, learning_rate: float, options: Options) -> flo
     rate = (burn_in + _ROUGH + _FIRST) / (_OF_BUDGET * options.budget.max_steps)
     affordable = math.exp(-1 / bursts.depth) * rate / bursts.decay(learning_rate)
     return min(max(_FIRST_CUTOFF, affordable), _COARSEST)
+
+
+def _guessed(bursts: Bursts, bounds: tuple[float, float], before: SlowDirections | None) -> Fitted:
+    """Return a guess of the first zero: from another K, or from learning rates that rise."""
+    if before is None:
+        return _bracketed(bursts, bounds)
+    return Fitted((1 + before.excess) * bounds[0], math.inf, before.slope, math.inf)
 
 
 def _bracketed(bursts: Bursts, bounds: tuple[float, float]) -> Fitted:
@@ -360,8 +393,18 @@ def _fitted(points: Sequence[Point], guess: Fitted) -> Fitted:
     )
 
 
-def _extrapolated(found: Sequence[tuple[float, Fitted]], depth: float, low: float, moved: float) -> Fitted:
-    """Extrapolate the last zeros, of which the scale has moved the last one, to the depth of the slowest direction."""
+def _extrapolated(
+    found: Sequence[tuple[float, Fitted]], depth: float, low: float, moved: float, before: SlowDirections | None
+) -> Fitted:
+    """Extrapolate the last zeros, of which the scale has moved the last one, to the depth of the slowest direction.
+
+    Few zeros go as far towards `low` as those of another K did, if there is one.
+    """
+    if before is not None and len(found) < _LEAST_ZEROS:
+        first = found[0][1]
+        excess = max(first.value - low, 0.0)
+        error = math.hypot(before.share * first.standard_error, before.share_error * (excess + first.standard_error))
+        return Fitted(low + before.share * excess, error, math.nan, math.nan)
     x, zeros, errors = (
         np.array(column)
         for column in zip(*((x, its.value, its.standard_error) for x, its in found[-_LAST:]), strict=True)

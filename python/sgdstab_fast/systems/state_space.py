@@ -185,9 +185,11 @@ class StateSpace(System):
         return np.tile(displacements, self.recurrence.levels)
 
     def unit_curvatures(self) -> FloatArray | None:
-        """Return eta lambda_max(K_uu) for every example u, or eta K_uu if it has one row; None with memory."""
-        if not self.recurrence.is_plain:
-            return None
+        """Return `example_curvatures`; None with memory."""
+        return self.example_curvatures() if self.recurrence.is_plain else None
+
+    def example_curvatures(self) -> FloatArray:
+        """Return eta lambda_max(K_uu) for every example u, or eta K_uu if it has one row."""
         if not self.law.offsets.size:
             return self.learning_rate * self.diagonal
         units = [self.law.rows(unit) for unit in range(self.law.n_units)]

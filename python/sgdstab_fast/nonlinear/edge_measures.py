@@ -1,0 +1,254 @@
+"""Measures of the edge of stability that go with gradients as they are, away from a minimum, too.
+
+With K = G^T G, residuals r and a batch S of B of N examples, chosen uniformly, the gradient of its loss and its
+Gauss-Newton matrix are g_S = (1/B) sum_{i in S} r_i g_i and H_S = (1/B) sum_{i in S} g_i g_i^T, H = K/N that of all, so
+
+    |g_S|^2       = r_S^T K_SS r_S / B^2
+    g_S^T H_S g_S = |K_SS r_S|^2 / B^3
+
+    batch sharpness            BS = E[ g_S^T H_S g_S / |g_S|^2 ],    its ratio form E[g_S^T H_S g_S] / E|g_S|^2
+    gradient-noise interaction GNI = E[g_S^T H g_S] / |g|^2
+    interaction-aware          IAS = E[g_S^T H g_S] / E|g_S|^2
+
+All are compared with 2 / eta. (A. Andreyev and P. Beneventano, "Edge of Stochastic Stability", arXiv 2412.20553,
+definition 3 and equation 3; S. Lee and C. Jang, "A new characterization of the edge of stability based on a sharpness
+measure aware of batch gradient distribution", ICLR 2023.) With p = (N - B) / (B (N - 1)) and q_ij = K_ij r_j,
+
+    E|g_S|^2      = (1 - p) r^T K r / N^2 + (p / N) sum_i r_i^2 K_ii
+    E[g_S^T H g_S] = (1 - p) |K r|^2 / N^3 + (p / N^2) sum_i r_i^2 |K e_i|^2
+    E|K_SS r_S|^2 = sum_i [ p_1 q_ii^2 + 2 p_2 q_ii Q_i + p_2 s_i + p_3 (Q_i^2 - s_i) ]
+
+with Q_i = sum_{j != i} q_ij, s_i = sum_{j != i} q_ij^2, and p_k the probability that k given examples are all in S. Of
+several outputs an example has several rows of K. Only BS itself takes batches: all of them where they are few, and for
+single examples with one output it is the mean of K_ii over those with r_i != 0, whatever r.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast import validation
+from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast._core.seeds import seed_from
+from sgdstab_fast.gram.given import given
+from sgdstab_fast.gram.kernel import Kernel
+from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.provenance import versions
+from sgdstab_fast.results.result import EXACT, Result
+from sgdstab_fast.statistics.intervals import interval
+
+_RTOL = 5e-3
+_FEW = 4096  # batches that are gone through
+_TOGETHER, _MOST = 512, 16384  # batches
+_NUMBERS = 2**24  # of batches times rows, at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class EdgeMeasures(Result):
+    """Measures of the edge of stability, as `edge_measures` returns them: each is compared with 2 / learning rate."""
+
+    batch_size: int
+    """B."""
+    batch_sharpness: float
+    """E[g_S^T H_S g_S / |g_S|^2], of batches whose gradient is not zero; NaN if all are."""
+    batch_sharpness_standard_error: float
+    """0 where all batches were gone through."""
+    batch_sharpness_ratio: float
+    """E[g_S^T H_S g_S] / E|g_S|^2, exactly."""
+    gradient_noise_interaction: float
+    """E[g_S^T H g_S] / |g|^2, exactly."""
+    interaction_aware_sharpness: float
+    """E[g_S^T H g_S] / E|g_S|^2, exactly."""
+    sharpness: float
+    """The largest eigenvalue of H = K / N."""
+    n_batches: int
+    """Batches that `batch_sharpness` is the mean of; 0 where it is known without any."""
+
+    def __repr__(self) -> str:
+        known = with_error(self.batch_sharpness, self.batch_sharpness_standard_error)
+        return (
+            f"EdgeMeasures(batch_sharpness={known}, batch_sharpness_ratio={self.batch_sharpness_ratio:.6g}, "
+            f"gradient_noise_interaction={self.gradient_noise_interaction:.6g}, "
+            f"interaction_aware_sharpness={self.interaction_aware_sharpness:.6g}, sharpness={self.sharpness:.6g})"
+        )
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the (low, high) that hold the batch sharpness with probability `level`."""
+        freedom = max(self.n_batches - 1, 1) if self.batch_sharpness_standard_error > 0 else EXACT
+        low, high = interval(self.batch_sharpness, self.batch_sharpness_standard_error, freedom, level)
+        return float(low), float(high)
+
+
+def edge_measures(
+    gram: Any, residuals: Any = None, batch_size: int = 1, *, groups: Any = None, rtol: float = _RTOL, rng: Any = None
+) -> EdgeMeasures:
+    """Measure how sharp the loss is along the gradients of batches: what is compared with 2 / learning rate.
+
+    Parameters
+    ----------
+    gram : array_like, shape (N, N), or gram.Kernel
+        Neural-tangent Gram matrix K, for a loss of curvature 1.
+    residuals : array_like, shape (N,) or (N, m), optional
+        Gradient of the loss of each example in its outputs: f - y for the half squared loss. By default those of the
+        kernel.
+    batch_size : int, optional
+        Examples B in a batch; batches are uniform subsets.
+    groups : array_like, shape (N rows,), optional
+        For several outputs: which rows belong to the same example. A kernel has its own.
+    rtol : float, optional
+        Relative standard error of the batch sharpness, of at most 16384 batches, unless there are so few that all are
+        gone through.
+    rng : optional
+        What ``numpy.random.default_rng`` takes.
+
+    Returns
+    -------
+    EdgeMeasures
+        Curvature along the gradient: 1 over a learning rate.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If residuals are missing or of another shape, or an argument is out of range.
+
+    References
+    ----------
+    A. Andreyev and P. Beneventano, "Edge of Stochastic Stability: Revisiting the Edge of Stability for SGD", arXiv
+    2412.20553, definition 3; S. Lee and C. Jang, ICLR 2023.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> gram = [[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]]
+    >>> found = sf.nonlinear.edge_measures(gram, [1, -2, 0.5, 1], 2)
+    >>> round(found.batch_sharpness, 8), round(found.interaction_aware_sharpness, 8)
+    (1.96446296, 1.02642276)
+    """
+    matrix, _, its_groups = given(gram, groups)
+    if residuals is None:
+        residuals = gram.loss_gradients if isinstance(gram, Kernel) else None
+        if residuals is None:
+            raise ValueError("residuals must be given where gram is no kernel that has them: pass f - y")
+    n_rows = len(matrix)
+    members = _members(its_groups, n_rows)
+    r = validation.numeric(residuals, "residuals").astype(float)
+    if r.size != n_rows or (r.ndim > 1 and r.shape[0] not in (n_rows, len(members))):
+        raise ValueError(f"residuals must be one for each of the {n_rows} rows of gram, not of shape {r.shape}")
+    r = np.ascontiguousarray(r.reshape(-1))
+    if not np.isfinite(r).all():
+        raise ValueError(f"residuals must be finite, but entry {int(np.isfinite(r).argmin())} is not")
+    n = len(members)
+    size = validation.integer(batch_size, "batch_size", high=n)
+    tolerance = validation.positive_number(rtol, "rtol")
+    seed = seed_from(rng)
+    scale = float(np.abs(r).max(initial=0.0))
+    r = r / scale if scale > 0 else r  # none of the measures depends on it
+    products = np.stack([matrix[:, rows] @ r[rows] for rows in members], axis=1)  # q_ij, of rows i and examples j
+    image = products.sum(axis=1)  # K r
+    p = (n - size) / (size * (n - 1)) if n > 1 else 0.0
+    own = sum(float(r[rows] @ products[rows, j]) for j, rows in enumerate(members))
+    of_all, whole = float(r @ image), float(image @ image)
+    of_batches = (1 - p) * of_all / n**2 + p * own / n
+    curved = (1 - p) * whole / n**3 + p * float(np.square(products).sum()) / n**2
+    sharpness, error, n_batches = _batch_sharpness(matrix, r, members, size, tolerance, seed.generator(0))
+    return EdgeMeasures(
+        batch_size=size,
+        batch_sharpness=sharpness,
+        batch_sharpness_standard_error=error,
+        batch_sharpness_ratio=_over(_mean_square_image(products, image, members, size) / size**3, of_batches),
+        gradient_noise_interaction=_over(curved, of_all / n**2),
+        interaction_aware_sharpness=_over(curved, of_batches),
+        sharpness=float(np.linalg.eigvalsh(matrix)[-1]) / n,
+        n_batches=n_batches,
+        provenance={"seed_entropy": seed.entropy, "spawn_key": seed.spawn_key, "method": "edge measures", **versions()},
+    )
+
+
+def _over(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator > 0 else math.nan
+
+
+def _members(groups: Any, n_rows: int) -> list[NDArray[np.intp]]:
+    """Return the rows of every example."""
+    if groups is None:
+        return list(np.arange(n_rows)[:, None])
+    found: dict[Any, list[int]] = {}
+    for row, label in enumerate(validation.labels(groups, "groups", n_rows, "rows")):
+        found.setdefault(label, []).append(row)
+    return [np.array(rows) for rows in found.values()]
+
+
+def _mean_square_image(products: FloatArray, image: FloatArray, members: list[NDArray[np.intp]], size: int) -> float:
+    """Return E|K_SS r_S|^2 over uniform subsets S."""
+    n = len(members)
+    p1 = size / n
+    p2 = p1 * (size - 1) / (n - 1) if n > 1 else 0.0
+    p3 = p2 * (size - 2) / (n - 2) if n > 2 else 0.0
+    own = np.empty(len(image))
+    for j, rows in enumerate(members):
+        own[rows] = products[rows, j]
+    others, squares = image - own, np.square(products).sum(axis=1) - own**2
+    return float((p1 * own**2 + 2 * p2 * own * others + p2 * squares + p3 * (others**2 - squares)).sum())
+
+
+def _batch_sharpness(
+    matrix: FloatArray,
+    r: FloatArray,
+    members: list[NDArray[np.intp]],
+    size: int,
+    rtol: float,
+    generator: np.random.Generator,
+) -> tuple[float, float, int]:
+    """Return BS, its standard error and how many batches it took."""
+    n, n_rows = len(members), len(r)
+    if size == 1 and n == n_rows:
+        moving = (r != 0) & (matrix.diagonal() > 0)
+        return (float(matrix.diagonal()[moving].mean()) if moving.any() else math.nan), 0.0, 0
+    together = max(1, min(_TOGETHER, _NUMBERS // n_rows))
+    example_of = np.empty(n_rows, dtype=np.intp)
+    for j, rows in enumerate(members):
+        example_of[rows] = j
+    every = math.comb(n, size) <= _FEW
+    batches = _all_batches(n, size, together) if every else _drawn_batches(n, size, together, generator)
+    found, mean, error = np.empty(0), math.nan, 0.0
+    for chosen in batches:
+        in_batch = chosen[:, example_of]
+        images = (in_batch * r) @ matrix
+        squares = (in_batch * r * images).sum(axis=1)
+        curved = np.square(in_batch * images).sum(axis=1)
+        moving = squares > 0
+        found = np.append(found, curved[moving] / squares[moving] / size)
+        if every or found.size < 2:
+            continue
+        mean, error = float(found.mean()), float(found.std(ddof=1)) / math.sqrt(found.size)
+        if error <= rtol * mean or found.size >= _MOST:
+            break
+    if every and found.size:
+        mean = float(found.mean())
+    return mean, error, found.size
+
+
+def _all_batches(n: int, size: int, together: int) -> Iterator[FloatArray]:
+    """Yield all subsets as rows of zeros and ones, some at a time."""
+    indices = np.array(list(combinations(range(n), size)))
+    for first in range(0, len(indices), together):
+        yield _rows_of(indices[first : first + together], n)
+
+
+def _drawn_batches(n: int, size: int, together: int, generator: np.random.Generator) -> Iterator[FloatArray]:
+    """Yield random subsets; fewer than asked for come if none of their gradients moves anything."""
+    for _ in range(-(-_MOST // together)):
+        yield _rows_of(generator.random((together, n)).argpartition(size - 1, axis=1)[:, :size], n)
+
+
+def _rows_of(indices: NDArray[np.intp], n: int) -> FloatArray:
+    rows = np.zeros((len(indices), n))
+    np.put_along_axis(rows, indices, 1.0, axis=1)
+    return rows

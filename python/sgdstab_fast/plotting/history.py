@@ -1,0 +1,68 @@
+"""Pictures of training runs: every notion of the edge of stability over the steps, scaled by its threshold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast.plotting.axes import CURVES, EDGE, axes_or_new, words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LEAST, _MOST = 0.3, 2.5  # of the axis of ratios, around what there is
+
+
+class _Columns(Protocol):
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: str, /) -> NDArray[Any]: ...
+
+
+def over_thresholds(columns: _Columns) -> dict[str, tuple[NDArray[Any], NDArray[Any] | None]]:
+    """Return each measure over its threshold, 1 at the edge, with the half widths of 95% intervals if it has any."""
+    half_rate = columns["learning_rate"] / 2
+    almost_sure = columns["critical_almost_sure"]
+    relative = columns["critical_almost_sure_standard_error"] / almost_sure
+    found = {
+        "mean square": (1 / columns["mean_square_ratio"], None),
+        "almost sure": (1 / columns["almost_sure_ratio"], 1.96 * relative / columns["almost_sure_ratio"]),
+        "full batches (sharpness)": (1 / columns["gd_ratio"], None),
+        "batch sharpness": (
+            half_rate * columns["batch_sharpness"],
+            1.96 * half_rate * columns["batch_sharpness_standard_error"],
+        ),
+        "largest single step": (columns["largest_step"] / columns["batch_size"] / 2, None),
+    }
+    return {name: each for name, each in found.items() if np.isfinite(each[0]).any()}
+
+
+def history(columns: _Columns, ax: Axes | None = None) -> Axes:
+    """Plot measures over their thresholds against the step, and the edge at 1."""
+    curves = over_thresholds(columns) if len(columns) else {}
+    if not curves:
+        return words("nothing was measured yet", ax)
+    ax = axes_or_new(ax)
+    steps = columns["step"]
+    ax.axhline(1, color=EDGE, lw=1, ls="--")
+    style: dict[str, Any] = {"color": EDGE, "fontsize": 8, "ha": "right", "va": "bottom"}
+    ax.text(1, 1.01, "unstable above", transform=ax.get_yaxis_transform(), **style)
+    for color, (name, (values, half)) in zip(CURVES, curves.items(), strict=False):
+        finite = np.isfinite(values)
+        marker = "o" if finite.sum() < 3 else None
+        ax.plot(steps[finite], values[finite], color=color, lw=1.5, marker=marker, ms=3, label=name)
+        if half is not None and np.nanmax(half, initial=0.0) > 0:
+            low, high = values - half, values + half
+            ax.fill_between(steps[finite], low[finite], high[finite], color=color, alpha=0.2, lw=0)
+    diverged = columns["verdict"] == "diverged"
+    if diverged.any():
+        ax.axvspan(steps[diverged][0], steps[-1], color="0.85", lw=0, label="diverged")
+    every = np.concatenate([values[np.isfinite(values)] for values, _ in curves.values()])
+    if every.size and every.max() > _MOST:
+        ax.set_yscale("symlog", linthresh=1.0)
+    ax.set_ylim(0, 1.1 * max(every.max(initial=1.0), 1.2))
+    ax.set_xlabel("training step")
+    ax.set_ylabel("over its threshold")
+    ax.legend(fontsize=8, frameon=False, loc="best")
+    return ax

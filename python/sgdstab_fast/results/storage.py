@@ -1,0 +1,71 @@
+"""Files: arrays in a .npz file with a header of JSON, which says what the file holds.
+
+Nothing in a file is executed, and one that exists is replaced once everything is written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+File: TypeAlias = str | os.PathLike[str] | BinaryIO
+_FORMAT = 1
+UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile)
+"""What reading a file that is none of ours, or a damaged one, may raise."""
+
+
+class Stored(NamedTuple):
+    """What a file holds."""
+
+    kind: str
+    """The name of the class that wrote it."""
+    header: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the path of a file to write, which takes the place of another once all went well."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def store(file: File, kind: str, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a header and arrays."""
+    text = np.array(json.dumps({"format": _FORMAT, "kind": kind, **header}))
+    if hasattr(file, "write"):
+        np.savez(file, allow_pickle=False, header=text, **arrays)
+        return
+    with replacing(Path(file)) as partial, partial.open("wb") as opened:
+        np.savez(opened, allow_pickle=False, header=text, **arrays)
+
+
+def stored(file: File) -> Stored:
+    """Read what `store` wrote; raise one of `UNREADABLE` otherwise."""
+    if not hasattr(file, "read"):
+        with Path(file).open("rb") as opened:
+            return stored(opened)
+    with np.load(file, allow_pickle=False) as found:
+        header: dict[str, Any] = json.loads(str(found["header"]))
+        kind, version = header.pop("kind"), header.pop("format")
+        if version > _FORMAT:
+            raise ValueError(f"it is a {kind} of format {version}, and this release reads {_FORMAT}")
+        return Stored(kind, header, {name: found[name] for name in found.files if name != "header"})
+
+
+def refused(file: File, writer: str, error: BaseException) -> ValueError:
+    """Return what to raise about a file that is not one that `writer` wrote."""
+    reason = " ".join(str(error).split())
+    return ValueError(f"file must be one that {writer} wrote, not {str(getattr(file, 'name', file))!r}: {reason}")

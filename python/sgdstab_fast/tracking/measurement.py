@@ -1,0 +1,345 @@
+"""What is measured of a Gram matrix on the way, and what carries over from one point to the next.
+
+`measured` is a function of its arguments: what is asked for, K, and what is known from the point before. All points
+take the same random numbers, so that what differs between neighbours is K alone, and curves are smooth. Of the point
+before, the search for the almost-sure rate starts from the one found there, and the Perron vectors of its mean squares
+start those of the next.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from sgdstab_fast import validation
+from sgdstab_fast._core.seeds import Seed
+from sgdstab_fast.exact.full_batches import extreme_eigenvalues, full_batch_exponent, gd_threshold
+from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
+from sgdstab_fast.exponents.exponent import lyapunov_exponent
+from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
+from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
+from sgdstab_fast.exponents.stability import stability
+from sgdstab_fast.gram.kernel import Kernel
+from sgdstab_fast.learning_rates.critical import critical_learning_rate
+from sgdstab_fast.learning_rates.results import CriticalLearningRate
+from sgdstab_fast.nonlinear.edge_measures import edge_measures
+from sgdstab_fast.results.warnings import collected
+from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.tracking.point import DIVERGED, Point
+
+FAST = 1e-3
+"""Directions whose eigenvalues are at least this share of the largest one are the fast ones."""
+_EPOCH = 0.1  # growth over an epoch, in nats, whose relative tolerance is the absolute one of smaller growth
+_MOST_STEPS, _LEAST_STEPS = 20_000_000, 32_768  # of what is simulated
+_MOST_OF_SEARCH = 200_000_000
+_SECONDS_PER_STEP, _PER_PRODUCT = 4e-8, 8e-11  # a guess, before the first run
+_CAUTION = 1.5  # by which a run may be slower than the last one
+_FIRST_EXPONENTS = 4
+_LEVEL = 0.95
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how well."""
+
+    learning_rate: float
+    batch_size: int
+    sampling: str
+    momentum: float
+    nesterov: bool
+    quantities: tuple[str, ...]
+    rtol: float
+    seconds: float | None
+    seed: Seed
+    n_threads: int | None
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What carries over from a point to the next."""
+
+    almost_sure: CriticalLearningRate | None = None
+    seconds_per_step: dict[str, float] = field(default_factory=dict)
+    """Of what was simulated, by quantity."""
+
+
+class Given(NamedTuple):
+    """A point of the run."""
+
+    step: int
+    learning_rate: float
+    batch_size: int
+    gram: Any
+    residuals: Any
+    loss: float | None
+    groups: Any
+
+
+def measured(settings: Settings, given: Given, before: Carried) -> tuple[Point, Carried]:
+    """Return what was asked for at a point, and what carries over to the next."""
+    started = time.perf_counter()
+    gram = given.gram
+    loss = given.loss if given.loss is not None else gram.loss if isinstance(gram, Kernel) else None
+    point = Point(
+        step=given.step,
+        learning_rate=given.learning_rate,
+        batch_size=given.batch_size,
+        loss=math.nan if loss is None else loss,
+    )
+    matrix = np.asarray(gram.matrix if isinstance(gram, Kernel) else gram)
+    if not np.isfinite(matrix).all():
+        return diverged(point, "K is not finite"), Carried(seconds_per_step=before.seconds_per_step)
+    if not matrix.any():
+        nothing: dict[str, Any] = {
+            "critical_mean_square": math.inf,
+            "critical_almost_sure": math.inf,
+            "critical_gd": math.inf,
+        }
+        point = replace(point, **nothing, sharpness=0.0, verdict="undecided", certificate="K is zero: nothing moves")
+        return replace(point, seconds=time.perf_counter() - started), before
+    here = _Here(settings, given, before, started)
+    columns: dict[str, Any] = {}
+    with collected() as notes:
+        for name, measure in QUANTITIES.items():
+            if name in settings.quantities:
+                columns |= measure(here)
+    notes = [*here.notes, *dict.fromkeys(notes)] if settings.seconds is None else here.notes
+    point = replace(point, **columns, notes=tuple(notes), seconds=time.perf_counter() - started)
+    return point, here.carried
+
+
+def diverged(point: Point, why: str) -> Point:
+    """Return the point of a network that is not finite."""
+    return replace(point, verdict=DIVERGED, certificate=why, notes=(f"the network has diverged: {why}",))
+
+
+class _Here:
+    """A point, with what several quantities share."""
+
+    def __init__(self, settings: Settings, given: Given, before: Carried, started: float) -> None:
+        self.settings, self.given, self.before = settings, given, before
+        self.carried = replace(before, seconds_per_step=dict(before.seconds_per_step))
+        self.notes: list[str] = []
+        self._ends = math.inf if settings.seconds is None else started + settings.seconds
+        self._to_simulate = sum(name in settings.quantities for name in _SIMULATED)
+        self.system = LinearizedSGD(
+            given.gram,
+            given.learning_rate,
+            given.batch_size,
+            sampling=settings.sampling,
+            groups=given.groups,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+        )
+
+    @property
+    def epoch(self) -> float:
+        """Absolute tolerance of exponents."""
+        return self.settings.rtol * _EPOCH / self.system.steps_per_epoch
+
+    @property
+    def rng(self) -> np.random.SeedSequence:
+        """The same numbers at every point."""
+        seed = self.settings.seed
+        return np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
+
+    @cached_property
+    def fast(self) -> LinearizedSGD:
+        """The system of the fast directions."""
+        return self.system.without_slow_directions(FAST)
+
+    @cached_property
+    def mean_square(self) -> MeanSquareExponent | None:
+        """Lambda(2), where it has a closed form."""
+        return mean_square_exponent(self.system) if self.system.has_mean_square else None
+
+    @cached_property
+    def stability(self) -> Stability:
+        """The verdict, and lambda if it was asked for or decides."""
+        wanted = "exponent" in self.settings.quantities
+        return self._simulated(
+            "exponent",
+            _MOST_STEPS,
+            lambda most: stability(
+                self.system, exponent=wanted, rtol=self.settings.rtol, atol=self.epoch, max_steps=most, **self._how
+            ),
+            lambda found: 0 if found.lyapunov is None else found.lyapunov.n_steps,
+        )
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"rng": self.rng, "n_threads": self.settings.n_threads}
+
+    def fast_exponent(self) -> LyapunovExponent:
+        """Estimate lambda of the fast directions."""
+        return self._simulated(
+            "fast_exponent",
+            _MOST_STEPS,
+            lambda most: lyapunov_exponent(
+                self.fast, rtol=self.settings.rtol, atol=self.epoch, max_steps=most, **self._how
+            ),
+            lambda found: found.n_steps,
+        )
+
+    def almost_sure(self) -> CriticalLearningRate:
+        """Find the almost-sure rate, from that of the point before."""
+        found = self._simulated(
+            "critical_almost_sure",
+            _MOST_OF_SEARCH,
+            lambda most: critical_learning_rate(
+                self.system,
+                "almost-sure",
+                rtol=self.settings.rtol,
+                max_steps=most,
+                start=self.before.almost_sure,
+                **self._how,
+            ),
+            lambda found: found.n_steps,
+        )
+        self.carried = replace(self.carried, almost_sure=found)
+        return found
+
+    def positive_exponents(self) -> float:
+        """Count exponents above 0, all of which are those of fast directions."""
+        if self.stability.verdict == "stable":
+            return 0.0
+        k, n = _FIRST_EXPONENTS, self.fast.dimension
+        while True:
+            found = self._exponents(min(k, n))
+            if k >= n or found.confidence_interval(_LEVEL)[1][-1] < 0:
+                return float((found.exponents > 0).sum())
+            k *= 2
+
+    def _exponents(self, k: int) -> LyapunovSpectrum:
+        rtol, atol = 5 * self.settings.rtol, 5 * self.epoch
+        return self._simulated(
+            "n_positive_exponents",
+            _MOST_STEPS,
+            lambda most: lyapunov_spectrum(self.fast, k, rtol=rtol, atol=atol, max_steps=most, **self._how),
+            lambda found: found.n_steps,
+        )
+
+    def _simulated(self, name: str, most: int, run: Callable[[int], Found], steps_of: Callable[[Found], int]) -> Found:
+        """Simulate, with no more steps than there is time for."""
+        known = self.carried.seconds_per_step
+        started = time.perf_counter()
+        if math.isfinite(self._ends):
+            share = max(self._ends - started, 0.0) / max(self._to_simulate, 1)
+            system = self.system
+            guess = _SECONDS_PER_STEP + _PER_PRODUCT * system.batch_size * system.dimension
+            most = int(min(most, max(share / (_CAUTION * known.get(name, guess)), _LEAST_STEPS)))
+        self._to_simulate -= 1
+        found = run(most)
+        if (n_steps := steps_of(found)) > 0:
+            known[name] = (time.perf_counter() - started) / n_steps
+        return found
+
+
+def _sharpness(here: _Here) -> dict[str, Any]:
+    critical = gd_threshold(here.system)
+    return {
+        "sharpness": extreme_eigenvalues(here.system)[1] / here.system.n_examples,
+        "critical_gd": critical,
+        "gd_ratio": critical / here.given.learning_rate,
+        "gd_exponent": full_batch_exponent(here.system),
+    }
+
+
+def _largest_step(here: _Here) -> dict[str, Any]:
+    steps = here.system.example_curvatures()
+    return {"largest_step": float(steps.max()), "n_growing_examples": float((steps > 2).sum())}
+
+
+def _mean_square_rate(here: _Here) -> dict[str, Any]:
+    if not here.system.has_mean_square:
+        here.notes.append("critical_mean_square is not known without simulation for these batches")
+        return {}
+    found = critical_learning_rate(here.system, "mean-square").value
+    return {"critical_mean_square": found, "mean_square_ratio": found / here.given.learning_rate}
+
+
+def _mean_square_exponent(here: _Here) -> dict[str, Any]:
+    found = here.mean_square
+    return {} if found is None else {"mean_square_exponent": found.exponent}
+
+
+def _edge_measures(here: _Here) -> dict[str, Any]:
+    given = here.given
+    known = given.residuals is not None or (isinstance(given.gram, Kernel) and given.gram.loss_gradients is not None)
+    if not known:
+        here.notes.append("batch_sharpness and its like need residuals: pass residuals=, or targets to from_torch")
+        return {}
+    found = edge_measures(given.gram, given.residuals, given.batch_size, groups=given.groups, rng=here.rng)
+    return {
+        "batch_sharpness": found.batch_sharpness,
+        "batch_sharpness_standard_error": found.batch_sharpness_standard_error,
+        "batch_sharpness_ratio": found.batch_sharpness_ratio,
+        "gradient_noise_interaction": found.gradient_noise_interaction,
+        "interaction_aware_sharpness": found.interaction_aware_sharpness,
+    }
+
+
+def _verdict(here: _Here) -> dict[str, Any]:
+    return {"verdict": here.stability.verdict, "certificate": here.stability.certificate}
+
+
+def _exponent(here: _Here) -> dict[str, Any]:
+    found = here.stability.lyapunov
+    return {} if found is None else {"exponent": found.exponent, "standard_error": found.standard_error}
+
+
+def _fast_exponent(here: _Here) -> dict[str, Any]:
+    found = here.fast_exponent()
+    return {"fast_exponent": found.exponent, "fast_standard_error": found.standard_error}
+
+
+def _positive_exponents(here: _Here) -> dict[str, Any]:
+    return {"n_positive_exponents": here.positive_exponents()}
+
+
+def _almost_sure_rate(here: _Here) -> dict[str, Any]:
+    found, rate = here.almost_sure(), here.given.learning_rate
+    return {
+        "critical_almost_sure": found.value,
+        "critical_almost_sure_standard_error": found.standard_error,
+        "almost_sure_ratio": found.value / rate,
+        "almost_sure_ratio_standard_error": found.standard_error / rate,
+    }
+
+
+# By the first of their columns, cheap ones first.
+QUANTITIES: dict[str, Callable[[_Here], dict[str, Any]]] = {
+    "sharpness": _sharpness,
+    "largest_step": _largest_step,
+    "critical_mean_square": _mean_square_rate,
+    "batch_sharpness": _edge_measures,
+    "mean_square_exponent": _mean_square_exponent,
+    "verdict": _verdict,
+    "exponent": _exponent,
+    "n_positive_exponents": _positive_exponents,
+    "fast_exponent": _fast_exponent,
+    "critical_almost_sure": _almost_sure_rate,
+}
+_SIMULATED = ("exponent", "n_positive_exponents", "fast_exponent", "critical_almost_sure")
+ECONOMY = ("sharpness", "largest_step", "critical_mean_square", "batch_sharpness", "mean_square_exponent")
+"""What needs no simulation."""
+
+
+def chosen(value: Any) -> tuple[str, ...]:
+    """Return the names of quantities that a user asked for."""
+    if isinstance(value, str) and value in ("all", "economy"):
+        return tuple(QUANTITIES) if value == "all" else ECONOMY
+    names = [value] if isinstance(value, str) else list(value)
+    for name in names:
+        if name not in QUANTITIES:
+            raise ValueError(
+                f"quantities must be 'all', 'economy' or some of {', '.join(QUANTITIES)}, not {validation.shown(name)}"
+            )
+    return tuple(names)

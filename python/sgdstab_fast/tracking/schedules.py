@@ -1,0 +1,66 @@
+"""Schedules: at which steps of a training run to measure. A schedule is any function of the step that says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sgdstab_fast import validation
+
+if TYPE_CHECKING:
+    from sgdstab_fast.tracking.tracker import StabilityTracker
+
+Schedule: TypeAlias = Callable[[int], bool]
+
+
+def schedule_of(every: Any) -> Schedule:
+    """Return a schedule that is given as such, or as the number of steps between points."""
+    if callable(every):
+        return every  # type: ignore[no-any-return]
+    interval = validation.integer(every, "every")
+    return lambda step: step % interval == 0
+
+
+def near_edge(tracker: StabilityTracker, every: int, closer: int, *, within: float = 0.1) -> Schedule:
+    """Return a schedule that is denser while the learning rate is near the edge of mean-square stability.
+
+    Parameters
+    ----------
+    tracker : StabilityTracker
+        Whose last point says how near it is; one that measures ``"critical_mean_square"``.
+    every, closer : int
+        Steps between points far from the edge, and near it.
+    within : float, optional
+        How near: the relative distance of the critical learning rate from the present one.
+
+    Returns
+    -------
+    callable
+        For `StabilityTracker.watch`: ``every=near_edge(tracker, 1000, 100)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> tracker = sf.StabilityTracker(0.4, quantities="economy")
+    >>> due = sf.tracking.near_edge(tracker, every=1000, closer=100)
+    >>> due(100)  # nothing is known yet
+    False
+    >>> point = tracker.update([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], step=0, residuals=[1] * 4)
+    >>> due(100)  # the edge is at 0.4205
+    True
+    """
+    far, near = validation.integer(every, "every"), validation.integer(closer, "closer")
+    distance = validation.positive_number(within, "within")
+
+    def due(step: int) -> bool:
+        history = tracker.history
+        ratio = history[-1].mean_square_ratio if len(history) else math.nan
+        return step % (near if abs(ratio - 1) <= distance else far) == 0
+
+    return due
