@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -175,6 +178,47 @@ def read_gram(path: Path, key: str | None = None) -> Any:
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: not a readable .npy or .npz file ({one_line(error)})") from error
+
+
+def saved_along_a_run(paths: Sequence[Path]) -> list[tuple[int, Callable[[], dict[str, Any]]]]:
+    """Return the steps of Gram matrices, and what reads the arguments of `StabilityTracker.update` for each."""
+    if len(paths) == 1 and paths[0].is_file():
+        with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(paths[0]) as arrays:
+            if {"steps", "matrices"} <= set(arrays.files):
+                return _rows_of(paths[0], {name: arrays[name] for name in arrays.files})
+    files = [file for path in paths for file in (sorted(path.glob("*.npz")) if path.is_dir() else [path])]
+    if not files:
+        raise ValueError(f"{paths[0]}: no .npz files in it")
+    found: dict[int, Path] = {}
+    for file in files:
+        numbers = re.findall(r"\d+", file.stem)
+        if not numbers:
+            raise ValueError(f"{file}: its name must end with the step, as in step-000400.npz")
+        if (other := found.setdefault(int(numbers[-1]), file)) != file:
+            raise ValueError(f"{file} and {other} are of the same step, {numbers[-1]}")
+    return [(step, partial(_kernel_of, found[step])) for step in sorted(found)]
+
+
+def _kernel_of(file: Path) -> dict[str, Any]:
+    return {"kernel": read_gram(file)}
+
+
+def _rows_of(path: Path, arrays: dict[str, Any]) -> list[tuple[int, Callable[[], dict[str, Any]]]]:
+    steps, names = arrays["steps"], {"matrices": "kernel", "residuals": "residuals", "losses": "loss"}
+    given = {names[name]: array for name, array in arrays.items() if name in names}
+    for name, array in arrays.items():
+        if name in names and len(array) != len(steps):
+            raise ValueError(f"{path} holds {len(steps)} steps, but {len(array)} {name}")
+
+    def row_of(row: int) -> dict[str, Any]:
+        return {name: array[row] for name, array in given.items()}
+
+    return [(int(step), partial(row_of, row)) for row, step in enumerate(steps)]
+
+
+def name_of(paths: Sequence[Path]) -> str:
+    """Return what several files are called."""
+    return paths[0].name if len(paths) == 1 else f"{paths[0].name} and {len(paths) - 1} more"
 
 
 def _read_archive(path: Path, file: BinaryIO, key: str | None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import math
 import os
 import re
 import sys
@@ -15,10 +16,20 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
+from sgdstab_fast import validation
 from sgdstab_fast._core.build import __version__
 from sgdstab_fast.cli import inputs
 from sgdstab_fast.cli.report import EXIT_STATUS, make_report, print_report, report_json, save_plots
-from sgdstab_fast.cli.tables import print_chain, print_critical, print_map, print_moments, save_csv, save_plot
+from sgdstab_fast.cli.tables import (
+    print_chain,
+    print_critical,
+    print_history,
+    print_map,
+    print_moments,
+    save_csv,
+    save_history_plot,
+    save_plot,
+)
 from sgdstab_fast.directions.chain import projective_chain
 from sgdstab_fast.learning_rates.critical import critical_learning_rate
 from sgdstab_fast.learning_rates.sweep import sweep
@@ -27,6 +38,7 @@ from sgdstab_fast.results.progress import Progress, reporter
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.systems.sampling import SAMPLINGS
 from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.tracking.tracker import StabilityTracker
 
 BAD_INPUT = 2
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
@@ -99,6 +111,37 @@ def _chain(options: argparse.Namespace) -> int:
     return _found(options, "chain", find, print_chain)
 
 
+def _track(options: argparse.Namespace) -> int:
+    validation.positive_number(options.rtol, "--rtol")
+    inputs.require_writable(options)
+    saved = inputs.saved_along_a_run(options.kernels)
+    tracker = StabilityTracker(
+        validation.positive_number(options.learning_rate, "--learning-rate"),
+        options.batch_size,
+        sampling=options.sampling,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        quantities=options.quantities.split(",") if "," in options.quantities else options.quantities,
+        rtol=options.rtol,
+        rng=options.seed,
+        n_threads=options.threads,
+    )
+    console = Console()
+    with _notes(console), _bar("points") as progress:
+        for number, (step, read) in enumerate(saved, start=1):
+            tracker.update(**read(), step=step)
+            if progress is not None:
+                progress(Progress(number, len(saved), math.nan, math.nan))
+    print_history(inputs.name_of(options.kernels), tracker.history, console)
+    sys.stdout.flush()
+    save_history_plot(tracker.history, options.output)
+    print(f"plot: {options.output}")
+    if options.csv is not None:
+        save_csv(tracker.to_dict(), options.csv)
+        print(f"numbers: {options.csv}")
+    return 0
+
+
 def _found(
     options: argparse.Namespace,
     label: str,
@@ -127,6 +170,13 @@ def _found(
 _OPTIONS: dict[str, dict[str, Any]] = {
     "gram": {
         "nargs": "?", "type": Path, "metavar": "GRAM", "help": ".npy or .npz file; the embedded example if left out"},
+    "kernels": {
+        "nargs": "+", "type": Path, "metavar": "KERNEL",
+        "help": "files of gram.Kernel.save, or a directory of them, each with its step as the last number of its name; "
+        "or one .npz file with arrays steps, matrices and perhaps residuals and losses"},
+    "--quantities": {
+        "default": "all", "metavar": "Q,..", "help": "what to measure: all, economy (no simulation), or a list"},
+    "--learning-rate/required": {"type": float, "metavar": "ETA", "required": True, "help": "step size"},
     "--key": {"help": "which array of a .npz file; needed if it holds several"},
     "--rtol": {"type": float, "help": "relative standard error (default: %(default)g)"},
     "--max-steps": {"type": float, "help": "steps to take at the most (default: %(default)g)"},
@@ -209,6 +259,18 @@ _COMMANDS = {
         (f"{_RUN} --learning-rate", _STEPS, "--p --output --csv"),
         {"--rtol": 1e-3, "--max-steps": 2e7, "--p": "-2:4:25", "--output": Path("moments.png")},
         "order",
+    ),
+    "track": _Command(
+        _track,
+        "stability along a training run",
+        "Follow the stability of SGD along a training run, from Gram matrices that were saved on the way.",
+        (
+            "kernels --learning-rate/required --quantities --rtol --seed --threads",
+            "--batch-size --sampling --momentum --nesterov",
+            "--output --csv",
+        ),
+        {"--rtol": 1e-2, "--seed": 0, "--output": Path("history.png")},
+        "point",
     ),
     "chain": _Command(
         _chain,

@@ -22,6 +22,7 @@ from sgdstab_fast.learning_rates.results import CriticalLearningRate, Edges, Sta
 from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.systems.sgd import LinearizedSGD
+from sgdstab_fast.tracking.history import History
 
 _SHOWN, _SHOWN_EXAMPLES, _SHOWN_CURVES = 12, 10, 6  # learning rates, examples, curves
 _MEANING = {
@@ -228,6 +229,46 @@ def _examples(name: str, found: ProjectiveChain) -> Table:
         steps = sgd.learning_rate / sgd.batch_size * sgd.diagonal
         columns["learning rate * K_ii"] = [f"{steps[i]:.4g}" for i in shown]
     return _table(escape(name), columns, [_style(float(parts[i])) if with_parts else "" for i in shown])
+
+
+def print_history(name: str, history: History, console: Console) -> None:
+    """Print some points of a training run: how far it is from each edge."""
+    shown = _some(len(history), _SHOWN)
+    points = [history[row] for row in shown]
+    rates = np.unique(history["learning_rate"])
+    columns = {
+        "step": [str(point.step) for point in points],
+        "eta": [f"{point.learning_rate:.3g}" if len(rates) > 1 else "" for point in points],
+        "loss": [_or_nothing(point.loss, "2g") for point in points],
+        "mean\nsquare": [_or_nothing(point.mean_square_ratio, "4f") for point in points],
+        "almost\nsure": [
+            _or_nothing(point.almost_sure_ratio, "3f")
+            + _or_nothing(point.almost_sure_ratio_standard_error, "3f", " ± ")
+            for point in points
+        ],
+        "full\nbatches": [_or_nothing(point.gd_ratio, "4f") for point in points],
+        "batch\nsharpness": [_or_nothing(2 / point.learning_rate / point.batch_sharpness, "4f") for point in points],
+        "verdict": [point.verdict for point in points],
+    }
+    known = {heading: cells for heading, cells in columns.items() if any(cells)}
+    styles = ["red" if point.mean_square_ratio < 1 or point.verdict == "diverged" else "" for point in points]
+    one = f" = {rates[0]:g}" if len(rates) == 1 else ""
+    title = f"{escape(name)}: critical learning rates over eta{one}, 2 / eta over batch sharpness"
+    console.print(_table(title, known, styles, left=["verdict"]))
+    beyond = int((history["mean_square_ratio"] < 1).sum())
+    told = f"{len(history)}, {beyond} of them beyond the edge in mean square (ratios below 1)"
+    _print_labelled([("points", told)], console, 8)
+
+
+def _or_nothing(value: float, digits: str, before: str = "") -> str:
+    return "" if math.isnan(value) else f"{before}{value:.{digits}}"
+
+
+def save_history_plot(history: History, path: Path) -> None:
+    """Write the plot of a training run."""
+    figure, axes = figure_of(1, (7.5, 4.6))
+    history.plot(axes)
+    figure.savefig(path, dpi=150)
 
 
 def save_plot(found: StabilityMap | MomentExponents | ProjectiveChain, path: Path) -> None:

@@ -136,11 +136,12 @@ def estimate_exponent(
     options: Options,
     resume: LyapunovExponent | None = None,
     mean_square: MeanSquareExponent | None = None,
+    growth: Growth | None = None,
 ) -> LyapunovExponent:
-    """Do what `lyapunov_exponent` says; `mean_square` is the system's, if known."""
+    """Do what `lyapunov_exponent` says; `mean_square` is the system's, if known, and `growth` what to measure it in."""
     parts = [] if system.is_full else system.parts()
     if system.is_full or parts[0].system is system:
-        return _simulated(system, options, resume, mean_square, 0)
+        return _simulated(system, options, resume, mean_square, 0, growth)
     return _of_parts(system, parts, options, resume)
 
 
@@ -237,6 +238,7 @@ def _simulated(
     resume: LyapunovExponent | None,
     mean_square: MeanSquareExponent | None,
     block: int,
+    known_growth: Growth | None = None,
 ) -> LyapunovExponent:
     """Estimate lambda of a system whose K does not fall into blocks."""
     known = known_exponents(system)
@@ -250,7 +252,9 @@ def _simulated(
     else:
         anchored = options.method == "anchored"
     anchored = anchored and system.dimension > 1
-    growth = system.growth(mean_square) if anchored else system.no_growth
+    growth = known_growth
+    if growth is None or not anchored:
+        growth = system.growth(mean_square) if anchored else system.no_growth
     low, high = bounds_of(system, mean_square)
     bounds = low, min(high, growth.upper_bound)
     task = vectors_task(system, growth)

@@ -42,7 +42,7 @@ from sgdstab_fast.learning_rates.panels import (
     joined,
     run_panels,
 )
-from sgdstab_fast.learning_rates.results import CriticalLearningRate, SlowDirections, known_rate, warn_if_short
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
 from sgdstab_fast.learning_rates.slow_directions import has_slow_directions, search_with_slow_directions
 from sgdstab_fast.learning_rates.zeros import Reading, Readings, bracket, zero_between
 from sgdstab_fast.results.chains import Chains, PanelRecords
@@ -55,6 +55,7 @@ from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.statistics.means import mean_of
 from sgdstab_fast.systems.from_gram import of_any_rate
+from sgdstab_fast.systems.growth import Growth
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import Part
 
@@ -65,6 +66,8 @@ _FIRST_FACTOR = 1.1  # times what is surely stable, where lambda is looked at fi
 _FINE = 8  # standard errors between neighbours at which a panel has done its work
 _LEAST_CHAINS = 8  # fewer do not know their error bar well enough to stop by it
 _SURE = 4.0  # standard errors
+_SAME_METRICS = 0.04  # relative distance of learning rates
+_START_WITHIN = 0.02  # of what an earlier result says
 _FIRST_SHARE, _MORE = 1 / 64, 8  # of what is left of the budget, for a panel; by how much more after one that failed
 _NARROWER = 0.75  # at the most, what a panel must leave of the range
 _MUCH_NARROWER, _NARROW = 0.5, 0.04  # what takes new anchors, and what does not, however much narrower it gets
@@ -115,8 +118,8 @@ def critical_learning_rate(
     max_steps : int, optional
         Steps of all streams together; by default 2e8, and 1e10 for almost-sure rates where K has slow directions.
     start : CriticalLearningRate, optional
-        An earlier result for a K much like this one, as from point to point of a training run: where K has slow
-        directions the search starts from it, and goes down to the slowest of them only if the tolerance asks for it.
+        An earlier result for a K much like this one, as from point to point of a training run, which the search for an
+        almost-sure rate starts from: of K with slow directions, and of batches.
     n_chains : int, optional
         Independent streams, at least 8.
     **keywords
@@ -156,7 +159,6 @@ def critical_learning_rate(
     options.budget.steps_per_chain(options.n_chains)
     if start is not None and not isinstance(start, CriticalLearningRate):
         raise TypeError(f"start must be a CriticalLearningRate, not {validation.shown(start)}")
-    before = None if start is None else start.slow_directions
     steps = {
         "batch_size": batch_size,
         "sampling": sampling,
@@ -180,7 +182,7 @@ def critical_learning_rate(
     if not system.is_plain:
         if rtol is None:
             options = options.within(rtol=_RTOL_OF_SEARCH)
-        return _of_any_law(system, criterion, options, max_steps, before)
+        return _of_any_law(system, criterion, options, max_steps, start)
     if criterion not in ("almost-sure", "mean-square", 2.0):
         return critical_moment(system, float(criterion), options)
     if criterion != "almost-sure":
@@ -189,7 +191,7 @@ def critical_learning_rate(
         )
         bounds = threshold - error, threshold + error
         return known_rate(threshold, criterion, "2 over the largest eigenvalue of T", made_of, bounds=bounds)
-    return _almost_sure(system, options, rtol, max_steps, before)
+    return _almost_sure(system, options, rtol, max_steps, start)
 
 
 def _of_any_law(
@@ -197,7 +199,7 @@ def _of_any_law(
     criterion: str | float,
     options: Options,
     max_steps: int | None,
-    before: SlowDirections | None,
+    start: CriticalLearningRate | None,
 ) -> CriticalLearningRate:
     """Return critical learning rates of what is not plain, other than those of full batches."""
     made_of = provenance(options.seed, "closed form", system.fingerprint)
@@ -205,7 +207,7 @@ def _of_any_law(
         what = "every step is the same" if system.is_full else "every epoch is the same"
         return known_rate(zero, criterion, what if system.is_deterministic else "lambda is known exactly", made_of)
     if criterion == "almost-sure":
-        return _searched(system, options, max_steps, before)
+        return _searched(system, options, max_steps, start)
     if criterion in ("mean-square", 2.0):
         known = mean_square_zero(system)
         if known is not None:
@@ -217,26 +219,34 @@ def _of_any_law(
 
 
 def _searched(
-    system: LinearizedSGD, options: Options, max_steps: int | None, before: SlowDirections | None
+    system: LinearizedSGD, options: Options, max_steps: int | None, start: CriticalLearningRate | None
 ) -> CriticalLearningRate:
     """Return the first zero of lambda of what is not plain."""
     bounds, parts = bounds_of_zero(system), system.parts()
     if bounds[0] > 0 and len(parts) == 1 and has_slow_directions(system, bounds[0]):
         options = options.within(_OF_SLOW_DIRECTIONS if max_steps is None else options.budget.max_steps)
-        found = search_with_slow_directions(parts[0], bounds, options, before)
+        found = search_with_slow_directions(parts[0], bounds, options, start)
     elif bounds[0] > 0 and _settled(bounds, options.budget):
         return _between(bounds, provenance(options.seed, "closed form", system.fingerprint))
     else:
-        found = _read(system, bounds, options)
+        found = _read(system, bounds, options, start)
     warn_if_short(found, options.budget)
     return found
 
 
-def _read(system: LinearizedSGD, bounds: tuple[float, float], options: Options) -> CriticalLearningRate:
+def _read(
+    system: LinearizedSGD, bounds: tuple[float, float], options: Options, start: CriticalLearningRate | None
+) -> CriticalLearningRate:
     """Search for the zero with lambda at one learning rate at a time."""
+    anchors: dict[float, Growth] = {}
 
     def at(learning_rate: float, its: Options, run: LyapunovExponent | None) -> Reading:
-        found = estimate_exponent(system.with_learning_rate(learning_rate), its, run)
+        here = system.with_learning_rate(learning_rate)
+        anchor = min(anchors, key=lambda rate: abs(rate - learning_rate), default=math.inf)
+        if abs(anchor - learning_rate) > _SAME_METRICS * learning_rate:  # metrics do not change much
+            anchor = learning_rate
+            anchors[anchor] = replace(here.growth(), upper_bound=math.inf)
+        found = estimate_exponent(here, its, run, growth=anchors[anchor])
         value, error, allowance = found.exponent, found.standard_error, found.bias_allowance
         run = None if found.chains is None else found
         return Reading(value, error, found.n_steps, found.degrees_of_freedom, allowance, run)
@@ -252,6 +262,14 @@ def _read(system: LinearizedSGD, bounds: tuple[float, float], options: Options) 
     known = known_rate(first, "almost-sure", "first zero of lambda", made_of, bounds=bounds)
     with reporter(options.progress, options.budget.max_steps, "critical learning rate") as report:
         function = Readings(at, options, report, options.n_chains)
+        if start is not None and start.derivative > 0 and start.bounds[0] > 0 and low > 0:
+            # As far above what bounds it as it was, to begin with.
+            middle, width = (
+                start.value / start.bounds[0] * low,
+                _START_WITHIN + _SURE * start.standard_error / start.value,
+            )
+            rise = 2 * width * start.value * start.derivative
+            return zero_between(function, known, (1 - width) * middle, (1 + width) * middle, rise)
         return zero_between(function, known, *bracket(function, first, low, high))
 
 
@@ -289,7 +307,7 @@ def _almost_sure(
     options: Options,
     rtol: float | None,
     max_steps: int | None,
-    before: SlowDirections | None,
+    start: CriticalLearningRate | None,
 ) -> CriticalLearningRate:
     """Return the smallest of the first zeros of lambda of the blocks."""
     blocks = system.parts()
@@ -311,8 +329,8 @@ def _almost_sure(
                 spent = sum(each.n_steps for each in found)
                 its_own = replace(its, progress=after(report, spent, options.budget.max_steps))
                 if slow[index]:
-                    its_before = before if len(blocks) == 1 else None
-                    found.append(search_with_slow_directions(block, (low, high), its_own, its_before))
+                    its_start = start if len(blocks) == 1 else None
+                    found.append(search_with_slow_directions(block, (low, high), its_own, its_start))
                 else:
                     found.append(_search(block, families[index], low, high, its_own))
             elif high == highest:

@@ -208,11 +208,11 @@ def search_with_slow_directions(
     block: Part[LinearizedSGD],
     bounds: tuple[float, float],
     options: Options,
-    before: SlowDirections | None = None,
+    start: CriticalLearningRate | None = None,
 ) -> CriticalLearningRate:
     """Return the first zero of lambda of a block, from those where slow directions are less and less so.
 
-    `before` is what is known of a K much like it.
+    `start` is that of a K much like it, if it is known.
     """
     budget, found, whole = options.budget, list[tuple[float, Fitted]](), block.system
     tolerance = max(budget.rtol, budget.atol / bounds[0])
@@ -222,6 +222,7 @@ def search_with_slow_directions(
         bursts = Bursts(whole, spent, 0)
         depth, cutoff = bursts.depth, _first_cutoff(bursts, bounds[0], options)
         first_cutoff = cutoff
+        before = None if start is None else start.slow_directions
         before = before if before is not None and before.cutoff == cutoff else None
         try:
             while not met and not (found and bursts.depth <= depth):

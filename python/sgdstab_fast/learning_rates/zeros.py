@@ -39,6 +39,7 @@ _RESOLVED = 6.0  # errors in the distance of neighbours
 _MOST_SETS = 12
 _WIDEST, _CUBIC = 0.03, 1 / 12  # the last set's half width, relative; the part of the tolerance that is for cubics
 _PARABOLA, _SPARE = 1.5, 1.25  # by which a parabola knows its zero worse than a constant, and what is to spare
+_SHARPER = 0.7  # errors and half width of a set, than those of one that did not do
 _ROUNDS, _MISFIT = 12, 4.0  # of sets that are fitted; chi squared of parabolas that do not fit
 
 
@@ -194,7 +195,7 @@ def _last_set(
     half = max(_half_width(middle, goal), min(1.1 * error, middle / 4))
     fit: _Fit | None = None
     found: list[Reading] = []
-    met, ready, share = False, False, _SET_SHARE
+    met, ready, share, sharper = False, False, _SET_SHARE, 1.0
     for _ in range(_ROUNDS):
         # A first set tells the slope, and centres the others.
         rates = np.linspace(max(middle - half, middle / 2), middle + half, _N_RATES)
@@ -203,7 +204,7 @@ def _last_set(
             steps = budget.part(share / _N_RATES, function.left)
         if function.left < _N_RATES * function.least_steps:
             break
-        ask = goal / _PARABOLA / _SPARE * math.sqrt(_N_RATES)
+        ask = sharper * goal / _PARABOLA / _SPARE * math.sqrt(_N_RATES)
         tolerance = (ask if ready else max(ask, half / _RESOLVED)) * max(slope, 0.0)
         found = [function(float(rate), steps, tolerance) for rate in rates]
         candidate = _fitted(rates, found)
@@ -220,8 +221,11 @@ def _last_set(
             fit = candidate
         good = candidate is not None and candidate.misfit < _MISFIT
         met = good and candidate is not None and candidate.error <= goal
-        if met or (ready and good):
+        if met or (ready and good and goal == 0):
             break
+        if candidate is not None and good and ready:  # but for a little
+            middle, slope, sharper, half = candidate.value, candidate.slope, _SHARPER * sharper, _SHARPER * half
+            continue
         if candidate is not None and good:
             middle, slope, ready = candidate.value, candidate.slope, True
             half = max(_half_width(middle, goal), min(4 * candidate.error, half))

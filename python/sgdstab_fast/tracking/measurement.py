@@ -65,6 +65,8 @@ class Settings:
 class Carried:
     """What carries over from a point to the next."""
 
+    n_rows: int = 0
+    """Of K; 0 before the first point."""
     almost_sure: CriticalLearningRate | None = None
     seconds_per_step: dict[str, float] = field(default_factory=dict)
     """Of what was simulated, by quantity."""
@@ -93,9 +95,9 @@ def measured(settings: Settings, given: Given, before: Carried) -> tuple[Point, 
         batch_size=given.batch_size,
         loss=math.nan if loss is None else loss,
     )
-    matrix = np.asarray(gram.matrix if isinstance(gram, Kernel) else gram)
+    matrix = gram.matrix if isinstance(gram, Kernel) else gram
     if not np.isfinite(matrix).all():
-        return diverged(point, "K is not finite"), Carried(seconds_per_step=before.seconds_per_step)
+        return diverged(point, "K is not finite"), before
     if not matrix.any():
         nothing: dict[str, Any] = {
             "critical_mean_square": math.inf,
@@ -103,7 +105,7 @@ def measured(settings: Settings, given: Given, before: Carried) -> tuple[Point, 
             "critical_gd": math.inf,
         }
         point = replace(point, **nothing, sharpness=0.0, verdict="undecided", certificate="K is zero: nothing moves")
-        return replace(point, seconds=time.perf_counter() - started), before
+        return replace(point, seconds=time.perf_counter() - started), replace(before, n_rows=len(gram))
     here = _Here(settings, given, before, started)
     columns: dict[str, Any] = {}
     with collected() as notes:
@@ -125,7 +127,7 @@ class _Here:
 
     def __init__(self, settings: Settings, given: Given, before: Carried, started: float) -> None:
         self.settings, self.given, self.before = settings, given, before
-        self.carried = replace(before, seconds_per_step=dict(before.seconds_per_step))
+        self.carried = replace(before, n_rows=len(given.gram), seconds_per_step=dict(before.seconds_per_step))
         self.notes: list[str] = []
         self._ends = math.inf if settings.seconds is None else started + settings.seconds
         self._to_simulate = sum(name in settings.quantities for name in _SIMULATED)
@@ -336,9 +338,10 @@ def chosen(value: Any) -> tuple[str, ...]:
     """Return the names of quantities that a user asked for."""
     if isinstance(value, str) and value in ("all", "economy"):
         return tuple(QUANTITIES) if value == "all" else ECONOMY
-    names = [value] if isinstance(value, str) else list(value)
+    is_list = isinstance(value, (list, tuple, set, frozenset))
+    names = list(value) if is_list else [value]
     for name in names:
-        if name not in QUANTITIES:
+        if not isinstance(name, str) or name not in QUANTITIES:
             raise ValueError(
                 f"quantities must be 'all', 'economy' or some of {', '.join(QUANTITIES)}, not {validation.shown(name)}"
             )

@@ -6,7 +6,6 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast import validation
@@ -115,7 +114,7 @@ class StabilityTracker:
             seed=seed_from(rng),
             n_threads=None if n_threads is None else validation.thread_count(n_threads),
         )
-        self._carried, self._points, self._n_rows = Carried(), list[Point](), 0
+        self._carried, self._points = Carried(), list[Point]()
         self._said: set[str] = set()
 
     @property
@@ -334,13 +333,13 @@ class StabilityTracker:
     ) -> Given:
         """Check what a point is made of."""
         step = self.require_later(step)
-        n_rows = len(kernel) if isinstance(kernel, Kernel) else np.shape(kernel)[0] if np.ndim(kernel) == 2 else 0
-        if n_rows and self._n_rows and n_rows != self._n_rows:
+        gram = kernel if isinstance(kernel, Kernel) else validation.numeric(kernel, "kernel")
+        followed = self._carried.n_rows
+        if followed not in (0, len(gram)):
             raise ValueError(
-                f"kernel must be of the examples that this tracker follows, {self._n_rows} rows, not {n_rows}: take "
+                f"kernel must be of the examples that this tracker follows, {followed} rows, not {len(gram)}: take "
                 "another tracker for others"
             )
-        self._n_rows = n_rows or self._n_rows
         own = self._settings
         return Given(
             step=step,
@@ -348,7 +347,7 @@ class StabilityTracker:
             if learning_rate is None
             else validation.positive_number(learning_rate, "learning_rate"),
             batch_size=own.batch_size if batch_size is None else validation.integer(batch_size, "batch_size"),
-            gram=kernel,
+            gram=gram,
             residuals=residuals,
             loss=None if loss is None else float(loss),
             groups=groups,
@@ -393,7 +392,7 @@ class StabilityTracker:
         header = {
             "settings": settings,
             "seed": {"key": list(seed.key), "entropy": seed.entropy, "spawn_key": list(seed.spawn_key)},
-            "n_rows": self._n_rows,
+            "n_rows": self._carried.n_rows,
             "notes": [list(point.notes) for point in self._points],
         }
         store(file, "StabilityTracker", header, self.to_dict())
@@ -433,7 +432,7 @@ class StabilityTracker:
         tracker._settings = Settings(
             **settings, seed=Seed(tuple(seed["key"]), seed["entropy"], tuple(seed["spawn_key"]))
         )
-        tracker._n_rows = found.header["n_rows"]
+        tracker._carried = Carried(n_rows=found.header["n_rows"])
         for row, notes in enumerate(found.header["notes"]):
             values: dict[str, Any] = {
                 name: str(found.arrays[name][row])

@@ -1,0 +1,293 @@
+import concurrent.futures
+import copy
+import math
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import sgdstab_fast as sf
+import torch
+from reference.known import K4
+from reference.training import LEARNING_RATE, kernels, network, steps
+from torch import nn
+
+N_STEPS = 201
+
+
+def trained(tracker=None, n_steps=N_STEPS, learning_rate=LEARNING_RATE, **options):
+    """The parameters after a run, watched or not."""
+    model, inputs, targets = network()
+    if tracker is None:
+        for _ in steps(model, inputs, targets, n_steps, learning_rate):
+            pass
+        return model.state_dict()
+    with tracker.watch(model, inputs, targets, **options) as watch:
+        for step in steps(model, inputs, targets, n_steps, learning_rate):
+            watch(step)
+    return model.state_dict()
+
+
+def economy(**options):
+    return sf.StabilityTracker(LEARNING_RATE, 4, quantities="economy", **options)
+
+
+def test_training_does_not_notice():
+    alone = trained()
+    for background in (True, False):
+        watched = trained(economy(), every=10, background=background)
+        assert all(torch.equal(watched[name], alone[name]) for name in alone)
+
+
+def test_in_the_foreground_every_point_is_where_it_is_due():
+    tracker = economy()
+    trained(tracker, every=100, background=False)
+    assert tracker.history["step"].tolist() == [0, 100, 200]
+    for point, (_, kernel) in zip(tracker.history, kernels(), strict=False):
+        assert point.critical_mean_square == pytest.approx(
+            sf.critical_learning_rate(kernel, "mean-square", 4).value, rel=1e-9
+        )
+
+
+@pytest.mark.parametrize("executor", [None, "threads", "processes"])
+def test_in_the_background_points_are_those_of_their_steps(executor):
+    pools = {
+        "threads": lambda: concurrent.futures.ThreadPoolExecutor(1),
+        "processes": lambda: concurrent.futures.ProcessPoolExecutor(1),
+    }
+    tracker = economy()
+    if executor is None:
+        trained(tracker, every=50)
+    else:
+        with pools[executor]() as pool:
+            trained(tracker, every=50, executor=pool)
+    assert len(tracker.history) >= 1
+    model, inputs, targets = network()
+    measured = set(tracker.history["step"].tolist())
+    by_step = {point.step: point for point in tracker.history}
+    for step in steps(model, inputs, targets, N_STEPS):
+        if step in measured:
+            kernel = sf.gram.from_torch(model, inputs, targets=targets)
+            assert by_step[step].loss == pytest.approx(kernel.loss, rel=1e-12)
+            assert by_step[step].sharpness == pytest.approx(np.linalg.eigvalsh(kernel.matrix)[-1] / 24, rel=1e-9)
+
+
+def test_any_function_of_the_step_is_a_schedule():
+    tracker = economy()
+    trained(tracker, every=lambda step: step in (3, 7, 150), background=False)
+    assert tracker.history["step"].tolist() == [3, 7, 150]
+
+
+def test_near_the_edge_points_are_closer():
+    tracker = sf.StabilityTracker(0.1, quantities="economy")
+    due = sf.tracking.near_edge(tracker, 100, 10, within=0.2)
+    assert [step for step in range(201) if due(step)] == [0, 100, 200]
+    tracker.update(K4, step=0, residuals=[1] * 4, learning_rate=0.4)
+    assert [step for step in range(31) if due(step)] == [0, 10, 20, 30]
+    tracker.update(K4, step=1, residuals=[1] * 4, learning_rate=0.3)
+    assert not due(10)
+
+
+def test_a_budget_stretches_the_schedule():
+    """Points take less than a tenth of the run, but for the first."""
+    tracker = economy()
+    model, inputs, targets = network()
+    started = time.perf_counter()
+    with tracker.watch(model, inputs, targets, every=1, budget=0.1, background=False) as watch:
+        for step in steps(model, inputs, targets, 3000):
+            watch(step)
+    elapsed = time.perf_counter() - started
+    n = len(tracker.history)
+    assert 1 <= n < 2000
+    assert tracker.history["seconds"][1:].sum() <= 0.1 * elapsed
+
+
+def test_points_are_logged_with_their_own_steps():
+    logged = []
+    tracker = economy()
+    trained(tracker, every=100, background=False, log=lambda scalars, step: logged.append((scalars, step)))
+    assert [step for _, step in logged] == [0, 100, 200]
+    for scalars, _ in logged:
+        assert all(name.startswith("stability/") for name in scalars)
+        assert all(isinstance(value, float) and not math.isnan(value) for value in scalars.values())
+        assert "stability/mean_square_ratio" in scalars
+        assert "stability/exponent" not in scalars
+    trained(economy(), every=100, background=False, prefix="edge/", log=lambda scalars, step: logged.append(scalars))
+    assert "edge/sharpness" in logged[-1]
+
+
+def test_a_logger_that_raises_is_left_out_with_a_warning():
+    def log(scalars, step):
+        raise RuntimeError("no connection")
+
+    tracker = economy()
+    with pytest.warns(
+        sf.AccuracyWarning, match="log raised RuntimeError: no connection; nothing more is logged"
+    ) as told:
+        trained(tracker, every=100, background=False, log=log)
+    assert len(told) == 1
+    assert len(tracker.history) == 3
+
+
+def test_a_run_that_diverges_is_followed_to_its_end():
+    tracker = economy()
+    with pytest.warns(sf.AccuracyWarning, match="diverged"):
+        trained(tracker, n_steps=2001, learning_rate=50.0, every=500, background=False)
+    assert tracker.history["verdict"][-1] == "diverged"
+    assert tracker.history["step"].tolist() == [0, 500, 1000, 1500, 2000]
+
+
+def test_learning_rates_of_schedulers_are_those_of_the_points():
+    tracker = economy()
+    model, inputs, targets = network()
+    with tracker.watch(model, inputs, targets, every=1, background=False) as watch:
+        for step, rate in enumerate((0.1, 0.2, 0.3)):
+            watch(step, learning_rate=rate)
+    assert tracker.history["learning_rate"].tolist() == [0.1, 0.2, 0.3]
+
+
+def test_networks_in_training_mode_are_measured_in_evaluation_mode():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 1)).double()
+    inputs = torch.randn(24, 6, dtype=torch.float64)
+    model(inputs)
+    before = copy.deepcopy(model.state_dict())
+    tracker = economy()
+    with tracker.watch(model, inputs, torch.zeros(24, 1), background=False) as watch:
+        watch(0)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    expected = sf.gram.from_torch(copy.deepcopy(model).eval(), inputs)
+    assert tracker.history[0].sharpness == pytest.approx(np.linalg.eigvalsh(expected.matrix)[-1] / 24)
+
+
+class NotCopied(nn.Linear):
+    def __deepcopy__(self, memo):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ((nn.Linear(6, 1), torch.zeros(3, 6)), {"every": 0}, "every must be at least 1, not 0"),
+        ((nn.Linear(6, 1), torch.zeros(3, 6)), {"budget": 5}, "budget must lie strictly between 0 and 1, not 5"),
+        ((nn.Linear(6, 1), torch.zeros(3, 6)), {"log": 3}, "log must be a function of scalars and a step, not 3"),
+        ((nn.Linear(6, 1), torch.zeros(3, 6)), {"background": 1}, "background must be True or False"),
+        ((nn.Linear(6, 1), torch.zeros(3, 6)), {"executor": "threads"}, "executor must"),
+        ((lambda x: x, torch.zeros(3, 6)), {}, "model must be a torch.nn.Module"),
+        ((NotCopied(6, 1), torch.zeros(3, 6)), {}, "copy.deepcopy can copy, but RuntimeError: no"),
+    ],
+)
+def test_bad_input(arguments, options, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        economy().watch(*arguments, **options)
+
+
+def test_errors_of_points_reach_who_trains():
+    model, inputs, targets = network()
+    tracker = economy()
+    with tracker.watch(model, inputs, torch.zeros(3, 1)) as watch, pytest.raises(ValueError, match="targets must be"):
+        watch(0)
+    with tracker.watch(model, inputs, targets, background=False) as watch:
+        watch(0)
+        with pytest.raises(ValueError, match="later than that of the last point"):
+            watch(0)
+
+
+# In processes of their own: frameworks warn of much, and change settings of the process.
+LIGHTNING = """
+import lightning, torch, sgdstab_fast as sf
+from torch import nn
+
+class Module(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 10), nn.Dropout(0.1), nn.Tanh(), nn.Linear(10, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+    def training_step(self, batch):
+        x, y = batch
+        if self.global_step == FAIL:
+            raise RuntimeError("stop")
+        return (self(x) - y).square().mean() / 2
+
+    def configure_optimizers(self):
+        optimiser = torch.optim.SGD(self.parameters(), lr=0.2)
+        return [optimiser], [{"scheduler": torch.optim.lr_scheduler.StepLR(optimiser, 20, 0.5), "interval": "step"}]
+
+torch.manual_seed(0)
+x = torch.randn(32, 6)
+y = x.sum(1, keepdim=True).sin()
+tracker = sf.StabilityTracker(0.2, 8, quantities="economy")
+callback = sf.tracking.lightning_callback(tracker, x, y, every=10, background=BACKGROUND)
+from lightning.pytorch.loggers import CSVLogger
+loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 8)
+trainer = lightning.Trainer(max_steps=40, callbacks=[callback], logger=CSVLogger(DIRECTORY), enable_progress_bar=False,
+                            enable_model_summary=False, enable_checkpointing=False, accelerator="cpu")
+try:
+    trainer.fit(Module(), loader)
+except RuntimeError as error:
+    assert str(error) == "stop"
+print(tracker.history["step"].tolist(), tracker.history["learning_rate"].tolist())
+trainer.logger.save()
+import pathlib
+print("stability/mean_square_ratio" in next(pathlib.Path(DIRECTORY).rglob("metrics.csv")).read_text())
+"""
+
+TRANSFORMERS = """
+import torch, sgdstab_fast as sf
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+
+torch.manual_seed(0)
+configuration = BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                           intermediate_size=16, max_position_embeddings=8, num_labels=2)
+model = BertForSequenceClassification(configuration)
+words = torch.randint(0, 30, (12, 8))
+labels = torch.randint(0, 2, (12,))
+examples = [{"input_ids": word, "labels": label} for word, label in zip(words, labels)]
+tracker = sf.StabilityTracker(0.05, 4, quantities="economy")
+callback = sf.tracking.transformers_callback(tracker, {"input_ids": words}, labels, loss="cross entropy", every=2,
+                                             background=False)
+settings = TrainingArguments(DIRECTORY, max_steps=6, per_device_train_batch_size=4, learning_rate=0.05, optim="sgd",
+                             report_to=[], use_cpu=True, disable_tqdm=True, save_strategy="no")
+Trainer(model, settings, train_dataset=examples, callbacks=[callback]).train()
+print(tracker.history["step"].tolist(), (tracker.history["sharpness"] > 0).all(), tracker.history["loss"])
+"""
+
+
+def output_of(program, directory, **values):
+    given = {"DIRECTORY": str(directory), **values}
+    text = "".join(f"{name} = {value!r}\n" for name, value in given.items()) + program
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", text], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
+def test_lightning_trains_with_a_callback(tmp_path):
+    lines = output_of(LIGHTNING, tmp_path, BACKGROUND=False, FAIL=-1)
+    assert lines[-2:] == ["[10, 20, 30, 40] [0.2, 0.1, 0.1, 0.05]", "True"]
+
+
+def test_lightning_that_fails_leaves_the_points_so_far(tmp_path):
+    lines = output_of(LIGHTNING, tmp_path, BACKGROUND=True, FAIL=35)
+    assert lines[-2].startswith("[10")
+    assert lines[-1] == "True"
+
+
+def test_transformers_train_with_a_callback(tmp_path):
+    assert output_of(TRANSFORMERS, tmp_path)[-1].startswith("[2, 4, 6] True")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("lightning_callback", "lightning"), ("transformers_callback", "transformers")]
+)
+def test_without_a_framework_it_says_which(name, package, monkeypatch):
+    for module in ("lightning", "lightning.pytorch.callbacks", "pytorch_lightning.callbacks", "transformers"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=f"pip install {package}"):
+        getattr(sf.tracking, name)(economy(), torch.zeros(3, 6))
