@@ -30,6 +30,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 DATA = ("digits", "cancer", "diabetes", "wine")
 BATCH_SIZES = (1, 4, 16, 64)
 FULL = 0  # stands for all examples
+QUANTITIES = ("sharpness", "critical_mean_square", "batch_sharpness")
 LATE = 0.5  # of the steps: what comes later is late in the run
 
 
@@ -149,7 +150,7 @@ def run(cell: Cell) -> pd.DataFrame:
     gradients = vmap(grad(loss))
     # Of epochs the mean square is known of a few examples only: what is followed is that of independent batches.
     rates = [cell.factor * critical(seed) for seed in range(cell.n_seeds)]
-    economy = [sf.StabilityTracker(rate, size, momentum=cell.momentum, quantities="economy") for rate in rates]
+    economy = [sf.StabilityTracker(rate, size, momentum=cell.momentum, quantities=QUANTITIES) for rate in rates]
     almost_sure = [sf.StabilityTracker(rate, size, quantities="critical_almost_sure", rtol=5e-3) for rate in rates]
     batches = [batches_of(cell, len(x), size, seed) for seed in range(cell.n_seeds)]
     due = points_of(cell)
@@ -183,8 +184,8 @@ def points_of(cell: Cell) -> set[int]:
     """Return the steps that are measured: equally far apart in logarithm, from the start and from the jump on."""
     half = cell.n_steps // 2
     if not cell.jump:
-        return {0, *np.geomspace(10, cell.n_steps, 14).astype(int).tolist()}
-    return {0, half // 4, half // 2, half - 1, *(half + np.geomspace(1, half, 14).astype(int)).tolist()}
+        return {0, *np.geomspace(10, cell.n_steps, 11).astype(int).tolist()}
+    return {0, half // 4, half // 2, half - 1, *(half + np.geomspace(1, half, 11).astype(int)).tolist()}
 
 
 def knows_almost_sure(cell: Cell, step: int) -> bool:
@@ -317,8 +318,9 @@ def after_a_jump(rows: pd.DataFrame) -> pyplot.Figure:
             lower.plot(middle.index, middle.loss, color=colour, lw=1.5)
         upper.axhline(1, color=EDGE, ls="--", lw=1)
         upper.set_title(label_of(size), loc="left", fontsize=10)
-        lower.set_xscale("log")
-        lower.set_yscale("log")
+        if lower.get_lines():
+            lower.set_xscale("log")
+            lower.set_yscale("log")
         lower.set_xlabel("steps after the jump")
     every[0, 0].set_ylabel("learning rate / edge")
     every[1, 0].set_ylabel("loss")

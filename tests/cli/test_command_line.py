@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reference.known import K4, T1
+from sgdstab_fast import gram
 from sgdstab_fast.cli.main import main
 
 
@@ -399,3 +400,56 @@ def test_unknown_options_of_maps_are_status_2(directory, capsys):
             main(arguments)
         assert stopped.value.code == 2
         assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.fixture
+def run_of_kernels(directory):
+    for step, factor in ((0, 1.0), (100, 1.03), (20, 1.01)):
+        found = gram.Kernel(matrix=factor * K4, n_examples=4, n_outputs=1, precision=2.2e-16, residuals=np.ones((4, 1)))
+        found.save(directory / f"step-{step}.npz")
+    return directory
+
+
+def test_a_training_run_from_its_kernels(run_of_kernels, capsys):
+    assert main(["track", ".", "--learning-rate", "0.41", "--csv", "history.csv", "--quantities", "economy"]) == 2
+    assert "one.npz: its name must end with the step" in capsys.readouterr().err
+    files = ["step-100.npz", "step-0.npz", "step-20.npz"]
+    assert main(["track", *files, "--learning-rate", "0.41", "--csv", "history.csv"]) == 0
+    output = capsys.readouterr().out
+    for words in ("step-100.npz and 2 more", "1.0257", "0.9958", "stable", "3, 1 of them beyond the edge"):
+        assert words in output
+    assert Path("history.png").read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader(Path("history.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["0", "20", "100"]
+    assert float(rows[0]["batch_sharpness"]) == 3.5
+
+
+def test_a_training_run_from_one_file(directory, capsys):
+    np.savez("run.npz", steps=[0, 5], matrices=[K4, 2 * K4], residuals=np.ones((2, 4)), losses=[0.5, 0.25])
+    options = ["--learning-rate", "0.1", "--quantities", "critical_mean_square,batch_sharpness", "--output", "run.svg"]
+    assert main(["track", "run.npz", *options]) == 0
+    output = capsys.readouterr().out
+    assert "4.2052" in output
+    assert "0.25" in output
+    assert "verdict" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["empty"], "empty: no .npz files in it"),
+        (["one.npz"], "one.npz: its name must end with the step"),
+        (["none-5.npz"], "none-5.npz: no such file"),
+        (["bad.npz"], "bad.npz holds 2 steps, but 1 matrices"),
+        (["step-0.npz", "--quantities", "lambda"], "quantities must be"),
+        (["step-0.npz", "again-0.npz"], "are of the same step, 0"),
+        (["step-0.npz", "--output", "history.txt"], "--output must end in"),
+        (["step-0.npz", "--rtol", "0"], "--rtol must be positive"),
+    ],
+)
+def test_training_runs_that_cannot_be_read(directory, capsys, arguments, words):
+    Path("empty").mkdir()
+    np.savez("bad.npz", steps=[0, 1], matrices=[K4])
+    np.savez("step-0.npz", gram=K4)
+    assert main(["track", *arguments, "--learning-rate", "0.1"]) == 2
+    assert words in capsys.readouterr().err

@@ -211,10 +211,10 @@ def test_no_gradient_at_all_is_no_edge_at_all():
 
 def test_missing_residuals_leave_columns_out_and_say_why_once():
     tracker = sf.StabilityTracker(0.1, quantities=ECONOMY)
-    with pytest.warns(sf.AccuracyWarning, match=r"need residuals: pass residuals=") as caught:
-        for step in range(3):
-            assert math.isnan(tracker.update(K4, step=step).batch_sharpness)
-    assert len(caught) == 1
+    with pytest.warns(sf.AccuracyWarning, match=r"need residuals: pass residuals="):
+        tracker.update(K4, step=0)
+    for step in (1, 2):  # a second warning would be an error
+        assert math.isnan(tracker.update(K4, step=step).batch_sharpness)
     assert tracker.history[2].notes[0].startswith("batch_sharpness and its like need residuals")
 
 
@@ -240,7 +240,7 @@ def test_update_from_torch_is_update_with_its_kernel():
         ({"kernel": K4, "step": 6, "batch_size": 9}, "batch_size must be"),
         ({"kernel": K4, "step": 6, "residuals": [1, 2]}, "residuals must be one for each of the 4 rows"),
         ({"kernel": -K4, "step": 6}, "positive semidefinite"),
-        ({"kernel": "K", "step": 6}, "gram must be"),
+        ({"kernel": "K", "step": 6}, "kernel must be"),
     ],
 )
 def test_bad_points_are_refused_and_leave_the_history_as_it_was(update, words):
@@ -295,16 +295,14 @@ def test_load_reads_kernels_too_and_refuses_everything_else(tmp_path):
     kernel.save(tmp_path / "kernel.npz")
     np.testing.assert_array_equal(sf.load(tmp_path / "kernel.npz").matrix, kernel.matrix)
     np.savez(tmp_path / "other.npz", gram=K4)
-    with pytest.raises(
-        ValueError, match="file must be one that a method save of this package wrote, not '.*other.npz'"
-    ):
+    with pytest.raises(ValueError, match=r"file must be one that a method save .* wrote, not '.*other\.npz'"):
         sf.load(tmp_path / "other.npz")
-    with pytest.raises(ValueError, match="StabilityTracker.save wrote"):
+    with pytest.raises(ValueError, match=r"StabilityTracker\.save wrote"):
         sf.StabilityTracker.load(tmp_path / "kernel.npz")
-    with pytest.raises(ValueError, match="Kernel.save wrote"):
-        buffer = io.BytesIO()
-        sf.StabilityTracker(0.1).save(buffer)
-        buffer.seek(0)
+    buffer = io.BytesIO()
+    sf.StabilityTracker(0.1).save(buffer)
+    buffer.seek(0)
+    with pytest.raises(ValueError, match=r"Kernel\.save wrote"):
         sf.gram.Kernel.load(buffer)
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "python" / "sgdstab_fast"
-# Lowest first. A room (a folder, or a file beside the folders) imports from rooms of earlier lines only. Some names are
-# taken before there is a room: nonlinear (theories next door), tracking (along a training).
+# Lowest first. A room (a folder, or a file beside the folders) imports from rooms of earlier lines only.
 LAYERS = [
     ["_core"],
     ["validation"],
@@ -41,6 +40,9 @@ FOREIGN = {
     "torch": ["gram", "tracking"],
     "jax": ["gram", "tracking"],
     "dask": ["gram", "tracking"],
+    "lightning": ["tracking.callbacks"],
+    "pytorch_lightning": ["tracking.callbacks"],
+    "transformers": ["tracking.callbacks"],
 }
 # Names that only those who wrote a file understand, or that say nothing.
 NAMELESS = {

@@ -15,7 +15,8 @@ from sgdstab_fast.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 GUIDES = [
-    ROOT / "docs" / f"{name}.md" for name in ("learning_rates", "moments", "networks", "projective_chain", "systems")
+    ROOT / "docs" / f"{name}.md"
+    for name in ("learning_rates", "moments", "networks", "projective_chain", "systems", "training")
 ]
 PAGES = [page.read_text() for page in (ROOT / "README.md", *GUIDES)]
 README = PAGES[0]
@@ -48,4 +49,6 @@ def test_python_of_the_pages(code, tmp_path, monkeypatch):
 def test_readme_command_lines(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("gram.npy", K4)
+    for step in (0, 100):
+        sgdstab_fast.gram.Kernel(matrix=K4, n_examples=4, n_outputs=1, precision=2.2e-16).save(f"step-{step}.npz")
     assert main(shlex.split(line, comments=True)[1:]) in (0, 1, 3)

@@ -9,7 +9,6 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -182,10 +181,8 @@ def read_gram(path: Path, key: str | None = None) -> Any:
 
 def saved_along_a_run(paths: Sequence[Path]) -> list[tuple[int, Callable[[], dict[str, Any]]]]:
     """Return the steps of Gram matrices, and what reads the arguments of `StabilityTracker.update` for each."""
-    if len(paths) == 1 and paths[0].is_file():
-        with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(paths[0]) as arrays:
-            if {"steps", "matrices"} <= set(arrays.files):
-                return _rows_of(paths[0], {name: arrays[name] for name in arrays.files})
+    if len(paths) == 1 and (arrays := _several(paths[0])) is not None:
+        return _rows_of(paths[0], arrays)
     files = [file for path in paths for file in (sorted(path.glob("*.npz")) if path.is_dir() else [path])]
     if not files:
         raise ValueError(f"{paths[0]}: no .npz files in it")
@@ -197,6 +194,14 @@ def saved_along_a_run(paths: Sequence[Path]) -> list[tuple[int, Callable[[], dic
         if (other := found.setdefault(int(numbers[-1]), file)) != file:
             raise ValueError(f"{file} and {other} are of the same step, {numbers[-1]}")
     return [(step, partial(_kernel_of, found[step])) for step in sorted(found)]
+
+
+def _several(path: Path) -> dict[str, Any] | None:
+    """Return the arrays of a file that holds several matrices, with their steps; None of any other."""
+    if not (path.is_file() and zipfile.is_zipfile(path)):
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays) if {"steps", "matrices"} <= set(arrays.files) else None
 
 
 def _kernel_of(file: Path) -> dict[str, Any]:

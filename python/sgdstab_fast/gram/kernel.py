@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.losses import LOSSES
 from sgdstab_fast.gram.planning import Plan, text_of
-from sgdstab_fast.results.storage import UNREADABLE, File, Stored, refused, store, stored
+from sgdstab_fast.results.storage import File, Stored, reading, store
 
 _ARRAYS = ("matrix", "predictions", "residuals")
 _NUMBERS = ("n_examples", "n_outputs", "precision", "loss", "loss_name", "relative_error", "seconds")
@@ -109,13 +109,10 @@ class Kernel:
         ValueError
             If the file is not one of a kernel.
         """
-        try:
-            found = stored(file)
+        with reading(file, "Kernel.save") as found:
             if found.kind != "Kernel":
                 raise ValueError(f"it is a {found.kind}")
             return Kernel.of(found)
-        except UNREADABLE as error:
-            raise refused(file, "Kernel.save", error) from error
 
     @staticmethod
     def of(found: Stored) -> Kernel:

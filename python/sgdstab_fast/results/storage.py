@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 File: TypeAlias = str | os.PathLike[str] | BinaryIO
 _FORMAT = 1
-UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile)
-"""What reading a file that is none of ours, or a damaged one, may raise."""
+# What reading a file that is none of ours, or a damaged one, may raise.
+_UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile)
 
 
 class Stored(NamedTuple):
@@ -52,20 +52,25 @@ def store(file: File, kind: str, header: Mapping[str, Any], arrays: Mapping[str,
         np.savez(opened, allow_pickle=False, header=text, **arrays)
 
 
-def stored(file: File) -> Stored:
-    """Read what `store` wrote; raise one of `UNREADABLE` otherwise."""
+@contextmanager
+def reading(file: File, writer: str) -> Iterator[Stored]:
+    """Give what `store` wrote; refuse, also on behalf of what is made of it, a file that `writer` did not write."""
+    try:
+        yield _stored(file)
+    except FileNotFoundError:
+        raise
+    except _UNREADABLE as error:
+        name, reason = str(getattr(file, "name", file)), " ".join(str(error).split())
+        raise ValueError(f"file must be one that {writer} wrote, not {name!r}: {reason}") from error
+
+
+def _stored(file: File) -> Stored:
     if not hasattr(file, "read"):
         with Path(file).open("rb") as opened:
-            return stored(opened)
+            return _stored(opened)
     with np.load(file, allow_pickle=False) as found:
         header: dict[str, Any] = json.loads(str(found["header"]))
         kind, version = header.pop("kind"), header.pop("format")
         if version > _FORMAT:
             raise ValueError(f"it is a {kind} of format {version}, and this release reads {_FORMAT}")
         return Stored(kind, header, {name: found[name] for name in found.files if name != "header"})
-
-
-def refused(file: File, writer: str, error: BaseException) -> ValueError:
-    """Return what to raise about a file that is not one that `writer` wrote."""
-    reason = " ".join(str(error).split())
-    return ValueError(f"file must be one that {writer} wrote, not {str(getattr(file, 'name', file))!r}: {reason}")

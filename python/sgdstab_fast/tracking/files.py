@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sgdstab_fast.gram.kernel import Kernel
-from sgdstab_fast.results.storage import UNREADABLE, File, Stored, refused, stored
+from sgdstab_fast.results.storage import File, Stored, reading
 from sgdstab_fast.tracking.tracker import StabilityTracker
 
 _KINDS: dict[str, Callable[[Stored], Any]] = {"Kernel": Kernel.of, "StabilityTracker": StabilityTracker.of}
@@ -40,10 +40,7 @@ def load(file: File) -> Any:
     >>> sf.load(file)
     StabilityTracker(learning_rate=0.4, batch_size=1, History(no points))
     """
-    try:
-        found = stored(file)
+    with reading(file, "a method save of this package") as found:
         if found.kind not in _KINDS:
             raise ValueError(f"it is a {found.kind}")
         return _KINDS[found.kind](found)
-    except UNREADABLE as error:
-        raise refused(file, "a method save of this package", error) from error

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from sgdstab_fast import validation
-
-if TYPE_CHECKING:
-    from sgdstab_fast.tracking.tracker import StabilityTracker
+from sgdstab_fast.tracking.history import History
 
 Schedule: TypeAlias = Callable[[int], bool]
+
+
+class Followed(Protocol):
+    """A run with a history: a `StabilityTracker`."""
+
+    @property
+    def history(self) -> History:
+        """All points so far."""
 
 
 def schedule_of(every: Any) -> Schedule:
@@ -22,7 +28,7 @@ def schedule_of(every: Any) -> Schedule:
     return lambda step: step % interval == 0
 
 
-def near_edge(tracker: StabilityTracker, every: int, closer: int, *, within: float = 0.1) -> Schedule:
+def near_edge(tracker: Followed, every: int, closer: int, *, within: float = 0.1) -> Schedule:
     """Return a schedule that is denser while the learning rate is near the edge of mean-square stability.
 
     Parameters

@@ -12,7 +12,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import Seed, seed_from
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.gram.torch_kernel import from_torch
-from sgdstab_fast.results.storage import UNREADABLE, File, Stored, refused, store, stored
+from sgdstab_fast.results.storage import File, Stored, reading, store
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.sampling import SAMPLINGS
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -82,7 +82,7 @@ class StabilityTracker:
     >>> gram = np.array([[4.0, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]])
     >>> tracker = sf.StabilityTracker(learning_rate=0.4, quantities="economy")
     >>> for step in (0, 100, 200):  # K grows
-    ...     point = tracker.update(gram * (1 + step / 2000), step=step)
+    ...     point = tracker.update(gram * (1 + step / 2000), step=step, residuals=[1, -2, 0.5, 1])
     >>> tracker.history["mean_square_ratio"].round(4)  # the critical learning rate over the present one
     array([1.0513, 1.0012, 0.9557])
     """
@@ -415,13 +415,10 @@ class StabilityTracker:
         ValueError
             If the file is not one of a tracker.
         """
-        try:
-            found = stored(file)
+        with reading(file, "StabilityTracker.save") as found:
             if found.kind != "StabilityTracker":
                 raise ValueError(f"it is a {found.kind}")
             return cls.of(found)
-        except UNREADABLE as error:
-            raise refused(file, "StabilityTracker.save", error) from error
 
     @classmethod
     def of(cls, found: Stored) -> StabilityTracker:

@@ -12,21 +12,34 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from sgdstab_fast import validation
 from sgdstab_fast.gram.torch_kernel import from_torch
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.tracking.measurement import Carried, measured
+from sgdstab_fast.tracking.measurement import Carried, Given, Settings, measured
 from sgdstab_fast.tracking.point import Point
-from sgdstab_fast.tracking.schedules import Schedule, schedule_of
+from sgdstab_fast.tracking.schedules import Followed, Schedule, schedule_of
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from sgdstab_fast.tracking.tracker import StabilityTracker
-
 Log: TypeAlias = Callable[[dict[str, float], int], object]
+
+
+class _Tracker(Followed, Protocol):
+    """What points are added to: a `StabilityTracker`."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def carried(self) -> Carried: ...
+    def require_later(self, step: Any) -> int: ...
+    def given(
+        self, kernel: Any, step: int, *, learning_rate: float | None = ..., batch_size: int | None = ...
+    ) -> Given: ...
+    def take(self, point: Point, carried: Carried) -> Point: ...
+    def add_diverged(self, step: int, why: str, learning_rate: float | None, batch_size: int | None, /) -> Point: ...
 
 
 class _Pending(NamedTuple):
@@ -45,7 +58,7 @@ class Watch:
 
     def __init__(
         self,
-        tracker: StabilityTracker,
+        tracker: _Tracker,
         model: Any,
         inputs: Any,
         targets: Any,
