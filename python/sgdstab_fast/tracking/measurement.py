@@ -109,7 +109,7 @@ def measured(settings: Settings, given: Given, before: Carried) -> tuple[Point, 
     here = _Here(settings, given, before, started)
     columns: dict[str, Any] = {}
     with collected() as notes:
-        for name, measure in QUANTITIES.items():
+        for name, measure in _MEASURES.items():
             if name in settings.quantities:
                 columns |= measure(here)
     notes = [*here.notes, *dict.fromkeys(notes)] if settings.seconds is None else here.notes
@@ -317,7 +317,7 @@ def _almost_sure_rate(here: _Here) -> dict[str, Any]:
 
 
 # By the first of their columns, cheap ones first.
-QUANTITIES: dict[str, Callable[[_Here], dict[str, Any]]] = {
+_MEASURES: dict[str, Callable[[_Here], dict[str, Any]]] = {
     "sharpness": _sharpness,
     "largest_step": _largest_step,
     "critical_mean_square": _mean_square_rate,
@@ -329,6 +329,8 @@ QUANTITIES: dict[str, Callable[[_Here], dict[str, Any]]] = {
     "fast_exponent": _fast_exponent,
     "critical_almost_sure": _almost_sure_rate,
 }
+QUANTITIES = tuple(_MEASURES)
+"""Everything that a tracker measures."""
 _SIMULATED = ("exponent", "n_positive_exponents", "fast_exponent", "critical_almost_sure")
 ECONOMY = ("sharpness", "largest_step", "critical_mean_square", "batch_sharpness", "mean_square_exponent")
 """What needs no simulation."""
@@ -337,7 +339,7 @@ ECONOMY = ("sharpness", "largest_step", "critical_mean_square", "batch_sharpness
 def chosen(value: Any) -> tuple[str, ...]:
     """Return the names of quantities that a user asked for."""
     if isinstance(value, str) and value in ("all", "economy"):
-        return tuple(QUANTITIES) if value == "all" else ECONOMY
+        return QUANTITIES if value == "all" else ECONOMY
     is_list = isinstance(value, (list, tuple, set, frozenset))
     names = list(value) if is_list else [value]
     for name in names:
