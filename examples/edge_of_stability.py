@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -126,6 +128,7 @@ def batches_of(cell: Cell, n_examples: int, size: int, seed: int) -> Iterator[to
 def run(cell: Cell) -> pd.DataFrame:
     """Train all seeds of a cell side by side, and return a row for every point of every run."""
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", sf.AccuracyWarning)  # error bars say the same
     x, y = examples_of(cell.data, cell.n_examples)
     size = len(x) if cell.batch_size == FULL else cell.batch_size
     models = []
@@ -153,13 +156,19 @@ def run(cell: Cell) -> pd.DataFrame:
     economy = [sf.StabilityTracker(rate, size, momentum=cell.momentum, quantities=QUANTITIES) for rate in rates]
     almost_sure = [sf.StabilityTracker(rate, size, quantities="critical_almost_sure", rtol=5e-3) for rate in rates]
     batches = [batches_of(cell, len(x), size, seed) for seed in range(cell.n_seeds)]
+    bounds: list[list[dict[str, float]]] = [[] for _ in rates]
     due = points_of(cell)
     for step in range(cell.n_steps + 1):
         if cell.jump and step == cell.n_steps // 2:
             rates = [cell.jump * critical(seed) for seed in range(cell.n_seeds)]
         if step in due:
             for seed, rate in enumerate(rates):
-                k = kernel_if_finite(kernel, seed)
+                try:
+                    k: Any = kernel(seed)
+                    bounds[seed].append(bounds_of(k.matrix, size, rate))
+                except sf.gram.NotFiniteError:
+                    k = np.full((len(x), len(x)), np.nan)
+                    bounds[seed].append({})
                 economy[seed].update(k, step=step, learning_rate=rate)
                 if knows_almost_sure(cell, step):
                     almost_sure[seed].update(k, step=step, learning_rate=rate)
@@ -172,6 +181,7 @@ def run(cell: Cell) -> pd.DataFrame:
     tables = []
     for seed in range(cell.n_seeds):
         table = pd.DataFrame(economy[seed].to_dict()).dropna(axis=1, how="all")
+        table = pd.concat([table, pd.DataFrame(bounds[seed])], axis=1)
         if len(almost_sure[seed].history):
             columns = ["step", "almost_sure_ratio", "almost_sure_ratio_standard_error"]
             table = table.merge(pd.DataFrame(almost_sure[seed].to_dict())[columns], on="step", how="left")
@@ -180,12 +190,25 @@ def run(cell: Cell) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def bounds_of(gram: np.ndarray, size: int, rate: float) -> dict[str, float]:
+    """Return eta over learning rates that are sufficient and necessary for stability in mean square.
+
+    L. Wu, C. Ma and W. E, NeurIPS 2018, theorem 1; R. Mulayoff and T. Michaeli, arXiv 2306.07850, equation 16.
+    """
+    n, diagonal = len(gram), gram.diagonal()
+    p = (n - size) / (size * (n - 1))
+    largest = np.linalg.eigvalsh((1 - p) * gram / n + p * np.diag(diagonal))[-1]
+    necessary = 2 * diagonal.mean() / ((1 - p) * np.square(gram).sum() / n**2 + p * np.square(diagonal).mean())
+    return {"over_sufficient": rate * largest / 2, "over_necessary": rate / necessary}
+
+
 def points_of(cell: Cell) -> set[int]:
-    """Return the steps that are measured: equally far apart in logarithm, from the start and from the jump on."""
+    """Return the steps that are measured: closer at the start and after a jump, and equally far apart late."""
     half = cell.n_steps // 2
-    if not cell.jump:
-        return {0, *np.geomspace(10, cell.n_steps, 11).astype(int).tolist()}
-    return {0, half // 4, half // 2, half - 1, *(half + np.geomspace(1, half, 11).astype(int)).tolist()}
+    evenly = np.linspace(half, cell.n_steps, 7).astype(int)[1:]
+    if cell.jump:
+        return {0, half // 2, half - 1, *(half + np.geomspace(1, half / 6, 8).astype(int)).tolist(), *evenly.tolist()}
+    return {0, *np.geomspace(10, half, 6).astype(int).tolist(), *evenly.tolist()}
 
 
 def knows_almost_sure(cell: Cell, step: int) -> bool:
@@ -198,22 +221,18 @@ def knows_almost_sure(cell: Cell, step: int) -> bool:
     return simple and usual and step >= (LATE if cell.batch_size == 1 else 1) * cell.n_steps
 
 
-def kernel_if_finite(kernel: Callable[[int], sf.gram.Kernel], seed: int) -> sf.gram.Kernel | np.ndarray:
-    """Return K; one that is not finite where the network is not."""
-    try:
-        return kernel(seed)
-    except ValueError:
-        return np.full((2, 2), np.nan)
-
-
 MEASURES = {
     "mean square": lambda rows: 1 / rows.mean_square_ratio,
     "full batches\n(sharpness)": lambda rows: 1 / rows.gd_ratio,
     "batch\nsharpness": lambda rows: rows.learning_rate * rows.batch_sharpness / 2,
     "interaction-aware\nsharpness": lambda rows: rows.learning_rate * rows.interaction_aware_sharpness / 2,
+    "sufficient\n(Wu et al.)": lambda rows: rows.over_sufficient,
+    "necessary\n(Mulayoff et al.)": lambda rows: rows.over_necessary,
 }
 COLOURS = {1: "#1f5a94", 4: "#2f8f83", 16: "#c07a1b", 64: "#8a4f9e", FULL: "0.35"}
 EDGE = "#b5452c"
+AT_THE_EDGE = 0.1  # relative distance
+RUN = ["cell", "seed"]
 
 
 def label_of(size: int) -> str:
@@ -226,21 +245,26 @@ def usual(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows.momentum == 0) & (rows.sampling == "iid") & (rows.initialisation == 1) & (rows.n_examples < 1024)]
 
 
-def late(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the points of the second half of each run."""
-    return rows[rows.step >= LATE * rows.n_steps]
+def settled(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the points of the second half of each run, or of the last quarter where the learning rate jumps."""
+    return rows[rows.step > np.where(rows.jump > 0, 0.75, LATE) * rows.n_steps]
 
 
-def closest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return of every run the late point where eta is closest to the mean-square edge from below, or furthest above."""
-    its = late(rows).dropna(subset=["mean_square_ratio"])
-    return its.loc[its.groupby(["cell", "seed"]).mean_square_ratio.idxmin()]
+def of_runs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each run that did not diverge: medians over its settled points, and the loss at the end."""
+    its = settled(rows)
+    lost = its[its.verdict == "diverged"][RUN].drop_duplicates()
+    its = its.merge(lost.assign(lost=True), on=RUN, how="left")
+    its = its[its.lost.isna()].drop(columns="lost")
+    middle = its.groupby(RUN).median(numeric_only=True)
+    return middle.assign(final_loss=its.sort_values("step").groupby(RUN).loss.last()).reset_index()
 
 
 def which_measure(rows: pd.DataFrame) -> pyplot.Figure:
     """Draw the measures of runs that came to an edge, over their thresholds."""
     figure, axes = pyplot.subplots(figsize=(7.2, 4), layout="constrained")
-    runs = closest(usual(rows[(rows.jump == 0) & (rows.factor == 0.8)]))
+    runs = of_runs(usual(rows[(rows.jump == 0) & (rows.factor == 0.8)]))
+    runs = runs[abs(runs.mean_square_ratio - 1) < AT_THE_EDGE]
     generator = np.random.default_rng(0)
     for place, (size, group) in enumerate(runs.groupby("size")):
         for column, measure in enumerate(MEASURES.values()):
@@ -271,6 +295,7 @@ def which_side(rows: pd.DataFrame) -> pyplot.Figure:
             middle = (1 / group.mean_square_ratio).groupby(group.step).median()
             axes.plot(np.maximum(middle.index, 5), middle, color=colour, lw=2.2, label=f"starts at {factor:g}")
         axes.axhline(1, color=EDGE, ls="--", lw=1)
+        axes.set_xlim(5, rows.n_steps.max())
         axes.set_xscale("log")
         axes.set_ylim(0, 1.5)
         axes.set_xlabel("training step")
@@ -288,14 +313,14 @@ def how_close(rows: pd.DataFrame) -> pyplot.Figure:
     groups = {label_of(size): usual(runs)[usual(runs)["size"] == size] for size in (*BATCH_SIZES, FULL)}
     groups["B = 16,\nmomentum 0.9"] = runs[runs.momentum > 0]
     groups["B = 16,\nepochs"] = runs[runs.sampling == "epoch"]
-    values = [closest(group).mean_square_ratio.to_numpy() - 1 for group in groups.values()]
+    values = [of_runs(group).mean_square_ratio.to_numpy() - 1 for group in groups.values()]
     axes.boxplot(values, tick_labels=list(groups), showfliers=False, medianprops={"color": "k"})
     generator = np.random.default_rng(0)
     for place, each in enumerate(values, start=1):
         axes.plot(place + 0.2 * (generator.random(len(each)) - 0.5), each, ".", ms=4, alpha=0.5, color="#1f5a94")
     axes.axhline(0, color=EDGE, ls="--", lw=1)
     axes.set_yscale("symlog", linthresh=0.1)
-    axes.set_ylabel("closest: mean-square rate / η - 1")
+    axes.set_ylabel("mean-square rate / η - 1, median late in the run")
     axes.set_title("How close do runs come? (below 0: beyond the edge)", loc="left", fontsize=11)
     return figure
 
@@ -308,6 +333,8 @@ def after_a_jump(rows: pd.DataFrame) -> pyplot.Figure:
         upper, lower = every[:, column]
         for index, data in enumerate(DATA):
             its = runs[(runs["size"] == size) & (runs.data == data) & (runs.step >= runs.n_steps // 2)]
+            if its.empty:
+                continue
             colour = list(COLOURS.values())[index]
             since = its.step - its.n_steps // 2
             middle = its.groupby(since)[["mean_square_ratio", "almost_sure_ratio", "loss"]].median()
@@ -335,8 +362,7 @@ def after_a_jump(rows: pd.DataFrame) -> pyplot.Figure:
 def which_edge(rows: pd.DataFrame) -> pyplot.Figure:
     """Draw how many late points are on which side of the mean-square and the almost-sure edge."""
     figure, axes = pyplot.subplots(figsize=(7.2, 3.4), layout="constrained")
-    runs = late(usual(rows)).dropna(subset=["almost_sure_ratio"])
-    runs = runs[(runs.jump == 0) | (runs.step > 0.75 * runs.n_steps)]
+    runs = settled(usual(rows)).dropna(subset=["almost_sure_ratio"])
     names, shares = [], []
     for (size, jumped), group in runs.groupby(["size", runs.jump > 0]):
         below, beyond = group.mean_square_ratio > 1, group.almost_sure_ratio < 1
@@ -361,13 +387,14 @@ def when_not(rows: pd.DataFrame) -> pyplot.Figure:
     """Draw how close runs come against the loss they end with."""
     figure, axes = pyplot.subplots(figsize=(7.2, 3.8), layout="constrained")
     runs = usual(rows[(rows.jump == 0)])
-    for size, group in runs.groupby("size"):
-        last = group.sort_values("step").groupby(["cell", "seed"]).tail(1)
-        axes.plot(last.loss, 1 / last.mean_square_ratio, ".", color=COLOURS[size], label=label_of(size), alpha=0.7)
+    for size, group in of_runs(runs).groupby("size"):
+        ratio = 1 / group.mean_square_ratio
+        axes.plot(group.final_loss.clip(1e-12), ratio, ".", color=COLOURS[size], label=label_of(size), alpha=0.7)
     axes.axhline(1, color=EDGE, ls="--", lw=1)
-    axes.set_xscale("log")
+    if not runs.empty:
+        axes.set_xscale("log")
     axes.set_xlabel("loss at the end")
-    axes.set_ylabel("learning rate / mean-square rate, at the end")
+    axes.set_ylabel("learning rate / mean-square rate, late")
     axes.set_title("When does it not happen? (runs that fit early stop short of the edge)", loc="left", fontsize=11)
     axes.legend(fontsize=8, frameon=False)
     return figure
@@ -384,24 +411,33 @@ FIGURES = {
 SETTINGS = ["size", "factor", "jump", "momentum", "sampling", "initialisation", "n_examples"]
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return, for every kind of run, how often it came to the mean-square edge, from which side, and how close."""
+def share_of(flags: pd.Series) -> str:
+    """Return how many of how many, and the share with its 95% interval (Wilson's)."""
+    n, k, z = len(flags), int(flags.sum()), 1.96
+    if n == 0:
+        return "0 of 0"
+    middle, half = (k + z * z / 2) / (n + z * z), z * np.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
+    return f"{k} of {n} ({100 * k / n:.0f}%, {100 * (middle - half):.0f} to {100 * (middle + half):.0f}%)"
+
+
+def summary(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return, for every kind of run, how often it settles at the mean-square edge, on which side, and how close."""
     found = []
-    for setting, group in rows.groupby(SETTINGS):
-        runs, its = closest(group), late(group)
+    for setting, group in rows.groupby(by):
+        runs, points = of_runs(group), settled(group).dropna(subset=["mean_square_ratio"])
         ratio = runs.mean_square_ratio
-        settled = its[(its.jump == 0) | (its.step > 0.75 * its.n_steps)]
         found.append({
-            **dict(zip(SETTINGS, setting, strict=True)),
-            "runs": len(runs),
-            "diverged": group[group.verdict == "diverged"].groupby(["cell", "seed"]).ngroups,
-            "within 10%": (abs(ratio - 1) < 0.1).mean(),
-            "late points beyond": (settled.mean_square_ratio < 1).mean(),
-            "closest, median": ratio.median(),
-            "closest, 10%": ratio.quantile(0.1),
-            "closest, 90%": ratio.quantile(0.9),
-            "batch sharpness, median": (runs.learning_rate * runs.batch_sharpness / 2).median(),
-            "sharpness, median": (1 / runs.gd_ratio).median(),
+            **dict(zip(by, setting, strict=True)),
+            "runs": group.groupby(RUN).ngroups,
+            "diverged": group[group.verdict == "diverged"].groupby(RUN).ngroups,
+            "within 10% of the edge": share_of(abs(ratio - 1) < AT_THE_EDGE),
+            "beyond it": share_of(ratio < 1),
+            "late points beyond it": f"{100 * (points.mean_square_ratio < 1).mean():.1f}%",
+            "rate of the edge over eta, median": ratio.median(),
+            "10%": ratio.quantile(0.1),
+            "90%": ratio.quantile(0.9),
+            "batch sharpness eta / 2, median": (runs.learning_rate * runs.batch_sharpness / 2).median(),
+            "sharpness over its threshold, median": (1 / runs.gd_ratio).median(),
         })  # fmt: skip
     return pd.DataFrame(found)
 
@@ -421,7 +457,9 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
     else:
         rows = trained(reduced_cells() if options.reduced else cells(), options.jobs)
         rows.to_csv(runs, index=False, float_format="%.6g")
-    summary(rows).to_csv(options.directory / "summary.csv", index=False, float_format="%.4g")
+    summary(rows, SETTINGS).to_csv(options.directory / "summary.csv", index=False, float_format="%.4g")
+    by_network = summary(usual(rows), ["data", "network", "size", "factor", "jump"])
+    by_network.to_csv(options.directory / "by_network.csv", index=False, float_format="%.4g")
     for name, draw in FIGURES.items():
         figure = draw(rows)
         figure.savefig(options.directory / f"{name}.png", dpi=110)

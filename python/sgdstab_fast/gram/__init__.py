@@ -5,5 +5,6 @@ from sgdstab_fast.gram.jax_kernel import from_jax
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.gram.planning import Plan
 from sgdstab_fast.gram.torch_kernel import from_torch, plan
+from sgdstab_fast.validation import NotFiniteError
 
-__all__ = ["Kernel", "Plan", "from_jacobian", "from_jax", "from_torch", "plan"]
+__all__ = ["Kernel", "NotFiniteError", "Plan", "from_jacobian", "from_jax", "from_torch", "plan"]

@@ -52,6 +52,7 @@ from sgdstab_fast.systems.system import Part
 _SLOW = 1e-2  # eta kappa_min, below which directions are slow, where all examples are drawn equally often
 # Of eigenvalues, relative to the largest: the first one, the coarsest where steps are few, and from one to the next.
 _FIRST_CUTOFF, _COARSEST, _RATIO = 1e-3, 0.1, 10**-0.5
+_LINEAR = 1e-7  # eta kappa / N, below which decay is proportional to it
 _OF_BUDGET = 0.2  # for the first zero
 _BURN_IN, _AGAIN = 3.0, 1.0  # decays of the slowest direction before a chain counts, and at another learning rate
 _SLOW_STARTS, _OTHER_STARTS = slice(0, None, 2), slice(1, None, 2)  # of the chains
@@ -70,7 +71,8 @@ _FIRST_SLOPE = 30.0  # d log mu / d log eta
 # Tolerance of zeros that are extrapolated: a share of what is asked for, or of the error so far; of the first ones.
 _SHARE, _OF_ERROR, _COARSE = 0.4, 0.15, 1e-3
 _LEAST_ZEROS, _LAST = 3, 4  # that are extrapolated
-_DRIFT = 0.1  # of the share of the way that another K tells
+_DRIFT, _NO_EXCESS = 0.1, 1e-6  # of the share of the way that another K tells, at least
+_SAME_CUTOFF = 1e-9
 _WAY, _ALLOWED = 0.7, 0.75  # of the way that the slope leads to
 _OF_SCALE = 0.5  # of what the scale moves, that is allowed for
 _FEW, _POWER = 10.0, 1.5  # of the way: what is allowed of what few zeros exceed the bound by
@@ -147,9 +149,14 @@ class Bursts:
         """x = 1 / log(kappa_max / kappa_min), over which zeros are extrapolated."""
 
     def decay(self, learning_rate: float) -> float:
-        """Return r, at which the slowest direction decays by itself."""
-        recurrence, slowest = self.system.recurrence, np.array([self._slowest])
-        return -gd_exponent_of(slowest, learning_rate, self.system.n_examples, recurrence.free, recurrence.readout)
+        """Return r, at which the slowest direction decays by itself.
+
+        In proportion to its eigenvalue where that is small: next to a multiplier of 1 rounding would hide it.
+        """
+        recurrence, n = self.system.recurrence, self.system.n_examples
+        scale = max(_LINEAR * n / (learning_rate * self._slowest), 1.0)
+        slowest = np.array([scale * self._slowest])
+        return -gd_exponent_of(slowest, learning_rate, n, recurrence.free, recurrence.readout) / scale
 
     def at(self, learning_rate: float, decays: float) -> Point:
         """Return what so many decays of all chains together say at a learning rate."""
@@ -223,7 +230,7 @@ def search_with_slow_directions(
         depth, cutoff = bursts.depth, _first_cutoff(bursts, bounds[0], options)
         first_cutoff = cutoff
         before = None if start is None else start.slow_directions
-        before = before if before is not None and before.cutoff == cutoff else None
+        before = before if before is not None and abs(before.cutoff / cutoff - 1) < _SAME_CUTOFF else None
         try:
             while not met and not (found and bursts.depth <= depth):
                 direct = _depth_of(cutoff) <= depth
@@ -273,10 +280,16 @@ def _for_others(
     first = found[0][1]
     excess = float(max(first.value - low, first.standard_error))
     if before is not None and len(found) < _LEAST_ZEROS:
-        share, error = before.share, math.hypot(before.share_error, _DRIFT)
+        share, error = before.share, _drifted(before, first.value / low - 1)
     else:
-        share, error = min(max((zero.value - low) / excess, 0.0), 1.0), zero.standard_error / excess
-    return SlowDirections(cutoff, first.value / low - 1, float(share), min(float(error), 1.0), float(first.slope))
+        share, error = float((zero.value - low) / excess), float(zero.standard_error / excess)
+    return SlowDirections(cutoff, first.value / low - 1, share, error, float(first.slope))
+
+
+def _drifted(before: SlowDirections, excess: float) -> float:
+    """Return the error of the share that another K tells: it may have changed as much as the first zero has."""
+    change = abs(excess - before.excess) / max(abs(excess), abs(before.excess), _NO_EXCESS)
+    return math.hypot(before.share_error, max(_DRIFT, change))
 
 
 def _depth_of(cutoff: float) -> float:
@@ -404,7 +417,8 @@ def _extrapolated(
     if before is not None and len(found) < _LEAST_ZEROS:
         first = found[0][1]
         excess = max(first.value - low, 0.0)
-        error = math.hypot(before.share * first.standard_error, before.share_error * (excess + first.standard_error))
+        share_error = _drifted(before, first.value / low - 1)
+        error = math.hypot(before.share * first.standard_error, share_error * (excess + first.standard_error))
         return Fitted(low + before.share * excess, error, math.nan, math.nan)
     x, zeros, errors = (
         np.array(column)
