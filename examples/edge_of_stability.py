@@ -160,7 +160,7 @@ def run(cell: Cell) -> pd.DataFrame:
     due = points_of(cell)
     for step in range(cell.n_steps + 1):
         if cell.jump and step == cell.n_steps // 2:
-            rates = [cell.jump * critical(seed) for seed in range(cell.n_seeds)]
+            rates = [cell.jump * critical(seed) for seed in range(cell.n_seeds)]  # none has diverged until here
         if step in due:
             for seed, rate in enumerate(rates):
                 try:
@@ -455,7 +455,9 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
     if options.figures_only:
         rows = pd.read_csv(runs)
     else:
-        rows = trained(reduced_cells() if options.reduced else cells(), options.jobs)
+        parts = options.directory / "cells"
+        parts.mkdir(exist_ok=True)
+        rows = trained(reduced_cells() if options.reduced else cells(), parts, options.jobs)
         rows.to_csv(runs, index=False, float_format="%.6g")
     summary(rows, SETTINGS).to_csv(options.directory / "summary.csv", index=False, float_format="%.4g")
     by_network = summary(usual(rows), ["data", "network", "size", "factor", "jump"])
@@ -467,15 +469,29 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
     return rows
 
 
-def trained(every: list[Cell], jobs: int) -> pd.DataFrame:
-    """Return the points of all cells."""
+def trained(every: list[Cell], directory: Path, jobs: int) -> pd.DataFrame:
+    """Return the points of all cells; those that a run before has left in the directory are read."""
     started, tables = time.perf_counter(), []
+    files = [directory / f"{number:03}.csv" for number in range(1, len(every) + 1)]
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        for number, table in enumerate(pool.imap(run, every), start=1):
-            size = FULL if table.full.iloc[0] else table.batch_size.iloc[0]
-            tables.append(table.assign(cell=number, size=size))
-            print(f"{number} of {len(every)} kinds of runs, {time.perf_counter() - started:.0f} s", flush=True)
+        missing = [(cell, file) for cell, file in zip(every, files, strict=True) if not file.exists()]
+        for number, file in enumerate(pool.imap_unordered(run_into, missing), start=1):
+            seconds = time.perf_counter() - started
+            print(f"{number} of {len(missing)} kinds of runs, {seconds:.0f} s ({file.name})", flush=True)
+    for number, file in enumerate(files, start=1):
+        table = pd.read_csv(file, keep_default_na=False, na_values=["", "nan"])
+        size = FULL if table.full.iloc[0] else table.batch_size.iloc[0]
+        tables.append(table.assign(cell=number, size=size))
     return pd.concat(tables, ignore_index=True)
+
+
+def run_into(task: tuple[Cell, Path]) -> Path:
+    """Run a cell, and write its points."""
+    cell, file = task
+    partial = file.with_suffix(".part")
+    run(cell).to_csv(partial, index=False, float_format="%.6g")
+    partial.replace(file)
+    return file
 
 
 if __name__ == "__main__":

@@ -412,7 +412,7 @@ def run_of_kernels(directory):
 
 def test_a_training_run_from_its_kernels(run_of_kernels, capsys):
     assert main(["track", ".", "--learning-rate", "0.41", "--csv", "history.csv", "--quantities", "economy"]) == 2
-    assert "one.npz: its name must end with the step" in capsys.readouterr().err
+    assert "one.npz: its name must have the step as its last number" in capsys.readouterr().err
     files = ["step-100.npz", "step-0.npz", "step-20.npz"]
     assert main(["track", *files, "--learning-rate", "0.41", "--csv", "history.csv"]) == 0
     output = capsys.readouterr().out
@@ -426,6 +426,11 @@ def test_a_training_run_from_its_kernels(run_of_kernels, capsys):
 
 def test_a_training_run_from_one_file(directory, capsys):
     np.savez("run.npz", steps=[0, 5], matrices=[K4, 2 * K4], residuals=np.ones((2, 4)), losses=[0.5, 0.25])
+    np.savez("rates.npz", steps=[0, 5], matrices=[K4, K4], learning_rates=[0.1, 0.2], batch_sizes=[1, 2])
+    assert main(["track", "rates.npz", "--learning-rate", "1", "--quantities", "critical_mean_square"]) == 0
+    output = capsys.readouterr().out
+    assert "4.2052" in output
+    assert "4.0593" in output  # 0.8119 / 0.2
     options = ["--learning-rate", "0.1", "--quantities", "critical_mean_square,batch_sharpness", "--output", "run.svg"]
     assert main(["track", "run.npz", *options]) == 0
     output = capsys.readouterr().out
@@ -438,7 +443,7 @@ def test_a_training_run_from_one_file(directory, capsys):
     ("arguments", "words"),
     [
         (["empty"], "empty: no .npz files in it"),
-        (["one.npz"], "one.npz: its name must end with the step"),
+        (["one.npz"], "one.npz: its name must have the step as its last number"),
         (["none-5.npz"], "none-5.npz: no such file"),
         (["bad.npz"], "bad.npz holds 2 steps, but 1 matrices"),
         (["step-0.npz", "--quantities", "lambda"], "quantities must be"),

@@ -87,6 +87,8 @@ def test_near_the_edge_points_are_closer():
     assert [step for step in range(31) if due(step)] == [0, 10, 20, 30]
     tracker.update(K4, step=1, residuals=[1] * 4, learning_rate=0.3)
     assert not due(10)
+    with pytest.raises(ValueError, match="tracker must measure 'critical_mean_square' or"):
+        sf.tracking.near_edge(sf.StabilityTracker(0.1, quantities="sharpness"), 100, 10)
 
 
 def test_a_budget_stretches_the_schedule():
@@ -184,15 +186,120 @@ def test_bad_input(arguments, options, words):
         economy().watch(*arguments, **options)
 
 
-def test_errors_of_points_reach_who_trains():
+def test_what_cannot_be_measured_at_all_is_refused_at_the_first_point():
+    model, inputs, targets = network()
+    with economy().watch(model, inputs, torch.zeros(3, 1)) as watch, pytest.raises(ValueError, match="targets must be"):
+        watch(0)
+    too_many = sf.StabilityTracker(0.1, 100, quantities="economy")
+    with (
+        too_many.watch(model, inputs, targets, background=False) as watch,
+        pytest.raises(ValueError, match="batch_size"),
+    ):
+        watch(0)
+
+
+def test_later_a_point_that_fails_is_left_out_with_a_warning():
     model, inputs, targets = network()
     tracker = economy()
-    with tracker.watch(model, inputs, torch.zeros(3, 1)) as watch, pytest.raises(ValueError, match="targets must be"):
+    with tracker.watch(model, inputs, targets, every=1, background=False) as watch:
         watch(0)
-    with tracker.watch(model, inputs, targets, background=False) as watch:
+        with pytest.warns(sf.AccuracyWarning, match="step 1 is not measured: ValueError: batch_size"):
+            watch(1, batch_size=100)
+        watch(2)
+    assert tracker.history["step"].tolist() == [0, 2]
+
+
+def test_steps_that_are_told_again_are_measured_once():
+    model, inputs, targets = network()
+    tracker = economy()
+    with tracker.watch(model, inputs, targets, every=1) as watch:
+        for step in (0, 0, 0, 1, 1, 2):
+            watch(step)
+            watch._collect(wait=True)
+    assert tracker.history["step"].tolist() == [0, 1, 2]
+    with tracker.watch(model, inputs, targets, every=1) as watch:
+        with pytest.warns(sf.AccuracyWarning, match="step 1 is before that of the last point, 2: it is not measured"):
+            watch(1)
+        watch(1)
+        watch(3)
+    assert tracker.history["step"].tolist() == [0, 1, 2, 3]
+
+
+def test_points_are_in_the_order_of_their_steps_whoever_measures_them():
+    model, inputs, targets = network()
+    tracker = economy()
+    with tracker.watch(model, inputs, targets, every=1) as watch:
         watch(0)
-        with pytest.raises(ValueError, match="later than that of the last point"):
+        watch._collect(wait=True)
+        watch(10)
+        tracker.update(kernels()[0][1], step=20)
+    assert tracker.history["step"].tolist() == [0, 10, 20]
+
+
+def test_an_error_in_the_loop_does_not_wait_and_is_not_hidden():
+    model, inputs, targets = network()
+    slow = sf.StabilityTracker(LEARNING_RATE, 4, rtol=1e-7)
+    started = time.perf_counter()
+    watch = slow.watch(model, inputs, targets, every=1)
+
+    def interrupted():
+        with watch:
             watch(0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with pytest.raises(ValueError, match="watch is closed"):
+        watch(1)
+    assert time.perf_counter() - started < 5
+
+
+def test_layers_that_are_frozen_on_the_way_are_left_out():
+    model, inputs, targets = network()
+    tracker = economy()
+    with tracker.watch(model, inputs, targets, every=1, background=False) as watch:
+        watch(0)
+        model[0].requires_grad_(False)
+        watch(1)
+        model[0].requires_grad_(True)
+        watch(2, learning_rate=0.0)
+    head = np.linalg.eigvalsh(sf.gram.from_torch(model, inputs, parameters=["2.*"]).matrix)[-1] / 24
+    first, second = tracker.history["sharpness"]
+    assert second == pytest.approx(head) != first
+
+
+def test_random_numbers_of_the_training_are_left_alone():
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + 0.0 * torch.randn(())
+
+    model = Noisy(6, 1).double()
+    with economy().watch(model, torch.ones(5, 6, dtype=torch.float64), torch.zeros(5, 1)) as watch:
+        torch.manual_seed(1)
+        expected = torch.rand(1)
+        torch.manual_seed(1)
+        watch(0)
+        assert torch.rand(1) == expected
+
+
+class WithBuffer(nn.Linear):
+    def __init__(self):
+        super().__init__(6, 1)
+        self.register_buffer("scale", torch.ones(1), persistent=False)
+
+    def forward(self, x):
+        return self.scale * super().forward(x)
+
+
+def test_buffers_that_are_not_saved_are_followed_too():
+    model, tracker = WithBuffer().double(), economy()
+    inputs = torch.randn(24, 6, dtype=torch.float64)
+    with tracker.watch(model, inputs, torch.zeros(24, 1), every=1, background=False) as watch:
+        watch(0)
+        model.scale.fill_(2.0)
+        watch(1)
+    first, second = tracker.history["sharpness"]
+    assert second == pytest.approx(4 * first)
 
 
 # In processes of their own: frameworks warn of much, and change settings of the process.
@@ -280,7 +387,7 @@ def test_lightning_that_fails_leaves_the_points_so_far(tmp_path):
 
 
 def test_transformers_train_with_a_callback(tmp_path):
-    assert output_of(TRANSFORMERS, tmp_path)[-1].startswith("[2, 4, 6] True")
+    assert output_of(TRANSFORMERS, tmp_path)[-1].startswith("[2, 4] True")  # at 6 the learning rate is 0
 
 
 @pytest.mark.parametrize(

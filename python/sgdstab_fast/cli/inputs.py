@@ -179,8 +179,11 @@ def read_gram(path: Path, key: str | None = None) -> Any:
         raise ValueError(f"{path}: not a readable .npy or .npz file ({one_line(error)})") from error
 
 
-def saved_along_a_run(paths: Sequence[Path]) -> list[tuple[int, Callable[[], dict[str, Any]]]]:
+def saved_along_a_run(paths: Sequence[Path]) -> list[tuple[Any, Callable[[], dict[str, Any]]]]:
     """Return the steps of Gram matrices, and what reads the arguments of `StabilityTracker.update` for each."""
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"{path}: no such file")
     if len(paths) == 1 and (arrays := _several(paths[0])) is not None:
         return _rows_of(paths[0], arrays)
     files = [file for path in paths for file in (sorted(path.glob("*.npz")) if path.is_dir() else [path])]
@@ -190,7 +193,7 @@ def saved_along_a_run(paths: Sequence[Path]) -> list[tuple[int, Callable[[], dic
     for file in files:
         numbers = re.findall(r"\d+", file.stem)
         if not numbers:
-            raise ValueError(f"{file}: its name must end with the step, as in step-000400.npz")
+            raise ValueError(f"{file}: its name must have the step as its last number, as in step-000400.npz")
         if (other := found.setdefault(int(numbers[-1]), file)) != file:
             raise ValueError(f"{file} and {other} are of the same step, {numbers[-1]}")
     return [(step, partial(_kernel_of, found[step])) for step in sorted(found)]
@@ -200,16 +203,20 @@ def _several(path: Path) -> dict[str, Any] | None:
     """Return the arrays of a file that holds several matrices, with their steps; None of any other."""
     if not (path.is_file() and zipfile.is_zipfile(path)):
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays) if {"steps", "matrices"} <= set(arrays.files) else None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays) if {"steps", "matrices"} <= set(arrays.files) else None
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not a readable .npz file ({one_line(error)})") from error
 
 
 def _kernel_of(file: Path) -> dict[str, Any]:
     return {"kernel": read_gram(file)}
 
 
-def _rows_of(path: Path, arrays: dict[str, Any]) -> list[tuple[int, Callable[[], dict[str, Any]]]]:
-    steps, names = arrays["steps"], {"matrices": "kernel", "residuals": "residuals", "losses": "loss"}
+def _rows_of(path: Path, arrays: dict[str, Any]) -> list[tuple[Any, Callable[[], dict[str, Any]]]]:
+    steps, names = np.atleast_1d(arrays["steps"]), {"matrices": "kernel", "residuals": "residuals", "losses": "loss"}
+    names |= {"learning_rates": "learning_rate", "batch_sizes": "batch_size"}
     given = {names[name]: array for name, array in arrays.items() if name in names}
     for name, array in arrays.items():
         if name in names and len(array) != len(steps):
@@ -218,7 +225,7 @@ def _rows_of(path: Path, arrays: dict[str, Any]) -> list[tuple[int, Callable[[],
     def row_of(row: int) -> dict[str, Any]:
         return {name: array[row] for name, array in given.items()}
 
-    return [(int(step), partial(row_of, row)) for row, step in enumerate(steps)]
+    return [(step, partial(row_of, row)) for row, step in enumerate(steps)]
 
 
 def name_of(paths: Sequence[Path]) -> str:

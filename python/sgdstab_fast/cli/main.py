@@ -123,6 +123,7 @@ def _track(options: argparse.Namespace) -> int:
         nesterov=options.nesterov,
         quantities=options.quantities.split(",") if "," in options.quantities else options.quantities,
         rtol=options.rtol,
+        seconds=options.seconds,
         rng=options.seed,
         n_threads=options.threads,
     )
@@ -173,9 +174,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "kernels": {
         "nargs": "+", "type": Path, "metavar": "KERNEL",
         "help": "files of gram.Kernel.save, or a directory of them, each with its step as the last number of its name; "
-        "or one .npz file with arrays steps, matrices and perhaps residuals and losses"},
+        "or one .npz file with arrays steps, matrices and perhaps residuals, losses, learning_rates and batch_sizes"},
     "--quantities": {
         "default": "all", "metavar": "Q,..", "help": "what to measure: all, economy (no simulation), or a list"},
+    "--seconds": {"type": float, "metavar": "S", "help": "what simulations of a point may take, about"},
     "--learning-rate/required": {"type": float, "metavar": "ETA", "required": True, "help": "step size"},
     "--key": {"help": "which array of a .npz file; needed if it holds several"},
     "--rtol": {"type": float, "help": "relative standard error (default: %(default)g)"},
@@ -265,7 +267,7 @@ _COMMANDS = {
         "stability along a training run",
         "Follow the stability of SGD along a training run, from Gram matrices that were saved on the way.",
         (
-            "kernels --learning-rate/required --quantities --rtol --seed --threads",
+            "kernels --learning-rate/required --quantities --rtol --seconds --seed --threads",
             "--batch-size --sampling --momentum --nesterov",
             "--output --csv",
         ),

@@ -256,7 +256,9 @@ def print_history(name: str, history: History, console: Console) -> None:
     title = f"{escape(name)}: critical learning rates over eta{one}, 2 / eta over batch sharpness"
     console.print(_table(title, known, styles, left=["verdict"]))
     beyond = int((history["mean_square_ratio"] < 1).sum())
-    told = f"{len(history)}, {beyond} of them beyond the edge in mean square (ratios below 1)"
+    told = f"{len(history)}"
+    if np.isfinite(history["mean_square_ratio"]).any():
+        told += f", {beyond} of them beyond the edge in mean square (ratios below 1)"
     _print_labelled([("points", told)], console, 8)
 
 

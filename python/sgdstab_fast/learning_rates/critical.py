@@ -27,9 +27,7 @@ from sgdstab_fast._core.streams import first_of_panel
 from sgdstab_fast.curves.zeros import AGREEING, Zero, first_zero
 from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
-from sgdstab_fast.exact.zeros import LARGEST_RANK, bounds_of_zero, exact_zero, mean_square_zero
-from sgdstab_fast.exponents.exponent import estimate_exponent
-from sgdstab_fast.exponents.results import LyapunovExponent
+from sgdstab_fast.exact.zeros import bounds_of_zero, exact_zero, mean_square_zero
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
 from sgdstab_fast.learning_rates.panels import (
     N_LANES,
@@ -42,9 +40,9 @@ from sgdstab_fast.learning_rates.panels import (
     joined,
     run_panels,
 )
+from sgdstab_fast.learning_rates.readings import search_by_readings
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
 from sgdstab_fast.learning_rates.slow_directions import has_slow_directions, search_with_slow_directions
-from sgdstab_fast.learning_rates.zeros import Reading, Readings, bracket, zero_between
 from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.results.progress import after, reporter
 from sgdstab_fast.results.provenance import provenance
@@ -54,20 +52,16 @@ from sgdstab_fast.simulation.run import Run
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.statistics.means import mean_of
-from sgdstab_fast.systems.from_gram import of_any_rate
-from sgdstab_fast.systems.growth import Growth
+from sgdstab_fast.systems.from_gram import of_any_rate, steps_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import Part
 
 _RTOL, _RTOL_OF_SEARCH = 2e-5, 1e-3
 _MAX_STEPS, _OF_SLOW_DIRECTIONS = 200_000_000, 10_000_000_000
 _CRITERIA = ("gd", "mean-square", "almost-sure")
-_FIRST_FACTOR = 1.1  # times what is surely stable, where lambda is looked at first
 _FINE = 8  # standard errors between neighbours at which a panel has done its work
 _LEAST_CHAINS = 8  # fewer do not know their error bar well enough to stop by it
 _SURE = 4.0  # standard errors
-_SAME_METRICS = 0.04  # relative distance of learning rates
-_START_WITHIN = 0.02  # of what an earlier result says
 _FIRST_SHARE, _MORE = 1 / 64, 8  # of what is left of the budget, for a panel; by how much more after one that failed
 _NARROWER = 0.75  # at the most, what a panel must leave of the range
 _MUCH_NARROWER, _NARROW = 0.5, 0.04  # what takes new anchors, and what does not, however much narrower it gets
@@ -118,8 +112,10 @@ def critical_learning_rate(
     max_steps : int, optional
         Steps of all streams together; by default 2e8, and 1e10 for almost-sure rates where K has slow directions.
     start : CriticalLearningRate, optional
-        An earlier result for a K much like this one, as from point to point of a training run, which the search for an
-        almost-sure rate starts from: of K with slow directions, and of batches.
+        The almost-sure rate of a K much like this one with the same batches and optimiser, as from point to point of a
+        training run. Batches are looked at where it was, relative to what bounds it from below. Of K with slow
+        directions one zero is found anew, and how far the rate is below that is taken over with its error, as long as
+        the tolerance allows: errors then go together. Single examples without slow directions do without.
     n_chains : int, optional
         Independent streams, at least 8.
     **keywords
@@ -157,8 +153,8 @@ def critical_learning_rate(
     most = _MAX_STEPS if max_steps is None else max_steps
     options = options_of(critical_learning_rate, keywords, rtol=asked, atol=atol, max_steps=most)
     options.budget.steps_per_chain(options.n_chains)
-    if start is not None and not isinstance(start, CriticalLearningRate):
-        raise TypeError(f"start must be a CriticalLearningRate, not {validation.shown(start)}")
+    if start is not None and not (isinstance(start, CriticalLearningRate) and start.criterion == "almost-sure"):
+        raise TypeError(f"start must be an almost-sure CriticalLearningRate, not {validation.shown(start)}")
     steps = {
         "batch_size": batch_size,
         "sampling": sampling,
@@ -175,6 +171,8 @@ def critical_learning_rate(
         made_of = provenance(options.seed, "closed form", "zero")
         return known_rate(math.inf, criterion, "K is zero: nothing moves", made_of)
     made_of = provenance(options.seed, "closed form", system.fingerprint)
+    if start is not None and start.steps != steps_of(system):
+        raise ValueError(f"start must be of the same batches and optimiser, {steps_of(system)}, not {start.steps}")
     if criterion == "gd":
         plain = system.recurrence.is_plain
         reason = "2 N over the largest eigenvalue of K" if plain else "full steps leave the unit circle"
@@ -182,7 +180,7 @@ def critical_learning_rate(
     if not system.is_plain:
         if rtol is None:
             options = options.within(rtol=_RTOL_OF_SEARCH)
-        return _of_any_law(system, criterion, options, max_steps, start)
+        return replace(_of_any_law(system, criterion, options, max_steps, start), steps=steps_of(system))
     if criterion not in ("almost-sure", "mean-square", 2.0):
         return critical_moment(system, float(criterion), options)
     if criterion != "almost-sure":
@@ -191,7 +189,7 @@ def critical_learning_rate(
         )
         bounds = threshold - error, threshold + error
         return known_rate(threshold, criterion, "2 over the largest eigenvalue of T", made_of, bounds=bounds)
-    return _almost_sure(system, options, rtol, max_steps, start)
+    return replace(_almost_sure(system, options, rtol, max_steps, start), steps=steps_of(system))
 
 
 def _of_any_law(
@@ -229,48 +227,9 @@ def _searched(
     elif bounds[0] > 0 and _settled(bounds, options.budget):
         return _between(bounds, provenance(options.seed, "closed form", system.fingerprint))
     else:
-        found = _read(system, bounds, options, start)
+        found = search_by_readings(system, bounds, options, start)
     warn_if_short(found, options.budget)
     return found
-
-
-def _read(
-    system: LinearizedSGD, bounds: tuple[float, float], options: Options, start: CriticalLearningRate | None
-) -> CriticalLearningRate:
-    """Search for the zero with lambda at one learning rate at a time."""
-    anchors: dict[float, Growth] = {}
-
-    def at(learning_rate: float, its: Options, run: LyapunovExponent | None) -> Reading:
-        here = system.with_learning_rate(learning_rate)
-        anchor = min(anchors, key=lambda rate: abs(rate - learning_rate), default=math.inf)
-        if abs(anchor - learning_rate) > _SAME_METRICS * learning_rate:  # metrics do not change much
-            anchor = learning_rate
-            anchors[anchor] = replace(here.growth(), upper_bound=math.inf)
-        found = estimate_exponent(here, its, run, growth=anchors[anchor])
-        value, error, allowance = found.exponent, found.standard_error, found.bias_allowance
-        run = None if found.chains is None else found
-        return Reading(value, error, found.n_steps, found.degrees_of_freedom, allowance, run)
-
-    low, high = bounds
-    first = low * _FIRST_FACTOR
-    if low == 0 or not system.is_independent:
-        # Without replacement or with it, epochs or not: thresholds are of the same order.
-        alike = system.with_batches(sampling="iid")
-        threshold = mean_square_zero(alike) if alike.rank <= LARGEST_RANK else None
-        first = max(first, gd_threshold(alike) / 8 if threshold is None else threshold[0])
-    made_of = provenance(options.seed, "anchored", system.fingerprint)
-    known = known_rate(first, "almost-sure", "first zero of lambda", made_of, bounds=bounds)
-    with reporter(options.progress, options.budget.max_steps, "critical learning rate") as report:
-        function = Readings(at, options, report, options.n_chains)
-        if start is not None and start.derivative > 0 and start.bounds[0] > 0 and low > 0:
-            # As far above what bounds it as it was, to begin with.
-            middle, width = (
-                start.value / start.bounds[0] * low,
-                _START_WITHIN + _SURE * start.standard_error / start.value,
-            )
-            rise = 2 * width * start.value * start.derivative
-            return zero_between(function, known, (1 - width) * middle, (1 + width) * middle, rise)
-        return zero_between(function, known, *bracket(function, first, low, high))
 
 
 def _settled(bounds: tuple[float, float], budget: Budget) -> bool:

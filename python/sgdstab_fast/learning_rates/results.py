@@ -141,16 +141,20 @@ class StabilityMap(SeveralExponents):
 
 @dataclass(frozen=True)
 class SlowDirections:
-    """How the almost-sure rate went down to the slowest directions: what the search for a K much like it starts from.
+    """How an almost-sure rate went down to the slowest directions, for the search for a K much like it.
 
-    The first zero, of K with slow eigenvalues raised to `cutoff` times the largest, is (1 + excess) times what bounds
+    The first zero, of K with slow eigenvalues raised to `cutoff` times the largest, was (1 + excess) times what bounds
     the rate from below, and the rate (1 + share excess) times.
     """
 
     cutoff: float
+    """Relative to the largest eigenvalue of K."""
     excess: float
+    """Of the first zero."""
     share: float
+    """Of the excess, that is left at the slowest directions; above 1 where zeros rise."""
     share_error: float
+    """Standard error of `share`."""
     slope: float
     """d log mu / d log eta at the first zero."""
 
@@ -177,8 +181,10 @@ class CriticalLearningRate(SampledResult):
     """Of the standard errors."""
     converged: bool
     """Whether the tolerance was met."""
+    steps: str = ""
+    """Batches and optimiser of an almost-sure rate, which a search that starts from it has to share."""
     slow_directions: SlowDirections | None = None
-    """Where K has some, what a search for another K starts from."""
+    """Where K has some, what a search for another K takes over."""
 
     def __repr__(self) -> str:
         return (

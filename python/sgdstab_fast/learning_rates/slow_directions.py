@@ -72,7 +72,7 @@ _FIRST_SLOPE = 30.0  # d log mu / d log eta
 _SHARE, _OF_ERROR, _COARSE = 0.4, 0.15, 1e-3
 _LEAST_ZEROS, _LAST = 3, 4  # that are extrapolated
 _DRIFT, _NO_EXCESS = 0.1, 1e-6  # of the share of the way that another K tells, at least
-_SAME_CUTOFF = 1e-9
+_COARSER = 4.0  # a cutoff of another K may be
 _WAY, _ALLOWED = 0.7, 0.75  # of the way that the slope leads to
 _OF_SCALE = 0.5  # of what the scale moves, that is allowed for
 _FEW, _POWER = 10.0, 1.5  # of the way: what is allowed of what few zeros exceed the bound by
@@ -230,7 +230,10 @@ def search_with_slow_directions(
         depth, cutoff = bursts.depth, _first_cutoff(bursts, bounds[0], options)
         first_cutoff = cutoff
         before = None if start is None else start.slow_directions
-        before = before if before is not None and abs(before.cutoff / cutoff - 1) < _SAME_CUTOFF else None
+        if before is not None and cutoff <= before.cutoff <= _COARSER * cutoff:
+            cutoff = first_cutoff = before.cutoff
+        else:
+            before = None
         try:
             while not met and not (found and bursts.depth <= depth):
                 direct = _depth_of(cutoff) <= depth
@@ -256,8 +259,12 @@ def search_with_slow_directions(
     slope = bursts.decay(zero.value) / zero.value
     value = min(max(zero.value, bounds[0]), bounds[1])
     known = math.isfinite(zero.slope)
-    reason = "first zero of lambda" + ("" if known else ", extrapolated to the slowest directions")
+    taken_over = before is not None and len(found) < _LEAST_ZEROS and not known
+    how = ", extrapolated to the slowest directions" + (" as for an earlier K" if taken_over else "")
+    reason = "first zero of lambda" + ("" if known else how)
     made_of = provenance(options.seed, "average", whole.fingerprint)
+    if start is not None:
+        made_of["start"] = start.provenance["system"]
     return replace(
         known_rate(value, "almost-sure", reason, made_of, error=zero.standard_error, bounds=bounds),
         derivative=block.share * slope * zero.slope,

@@ -129,6 +129,24 @@ def bracket(function: Readings, rate: float, low: float, high: float) -> tuple[f
     return low, high, height
 
 
+def bracket_between(
+    function: Readings, below: float, above: float, negative: float
+) -> tuple[float, float, float] | None:
+    """Return what `bracket` does, of two learning rates, if the function is surely negative and positive there.
+
+    Up to `negative` it is known to be.
+    """
+    share = function.options.budget.part(_BRACKET_SHARE)
+    if below >= above or function.left < 2 * function.least_steps:
+        return None
+    if below > negative:
+        found = function(below, share, sign_confidence=_SIGN_CONFIDENCE)
+        if not found.value < -_SURE * found.error:
+            return None
+    found = function(above, share, sign_confidence=_SIGN_CONFIDENCE)
+    return (below, above, found.value) if found.value > _SURE * found.error else None
+
+
 @dataclass(frozen=True)
 class _Fit:
     """The zero of the parabola of least squares, the parabola, and their errors."""
@@ -193,6 +211,7 @@ def _last_set(
     budget, bounds = function.options.budget, known.bounds
     goal = max(budget.rtol * middle, budget.atol)
     half = max(_half_width(middle, goal), min(1.1 * error, middle / 4))
+    low, high = middle - error, middle + error  # between which signs are sure to differ
     fit: _Fit | None = None
     found: list[Reading] = []
     met, ready, share, sharper = False, False, _SET_SHARE, 1.0
@@ -234,10 +253,19 @@ def _last_set(
         # A bend that no parabola has: closer, and more of the budget if signs do not tell where.
         below, above = _between_signs(rates, found)
         ready, share = False, share if above - below < half else min(2 * share, 1.0)
+        means, errors = _arrays(found)
+        known_signs = np.isfinite(errors) & (np.abs(means) > _SURE * errors)
+        if not known_signs.any():  # nothing was learnt
+            continue
+        low = max(low, below) if (known_signs & (means < 0)).any() else low
+        high = min(high, above) if (known_signs & (means > 0)).any() else high
+        below, above = max(below, low), min(above, high)
         middle, half = (below + above) / 2, min(0.6 * (above - below), 0.75 * half)
-        error = (above - below) / 2
+        if not half > 0:
+            middle, half = (low + high) / 2, 0.6 * (high - low)
         if candidate is not None and below < candidate.value < above:
             slope = candidate.slope
+    middle, error = (low + high) / 2, (high - low) / 2
     if fit is None:
         return replace(known, value=middle, standard_error=max(error, bounds[0] * _EPS), n_steps=function.n_steps)
     value = min(max(fit.value, bounds[0]), bounds[1])

@@ -45,6 +45,7 @@ from sgdstab_fast.results.result import EXACT, Result
 from sgdstab_fast.statistics.intervals import interval
 
 _RTOL = 5e-3
+_ROUNDING = 1e-13
 _FEW = 4096  # batches that are gone through
 _TOGETHER, _MOST = 512, 16384  # batches
 _NUMBERS = 2**24  # of batches times rows, at a time
@@ -66,8 +67,6 @@ class EdgeMeasures(Result):
     """E[g_S^T H g_S] / |g|^2, exactly."""
     interaction_aware_sharpness: float
     """E[g_S^T H g_S] / E|g_S|^2, exactly."""
-    sharpness: float
-    """The largest eigenvalue of H = K / N."""
     n_batches: int
     """Batches that `batch_sharpness` is the mean of; 0 where it is known without any."""
 
@@ -76,7 +75,7 @@ class EdgeMeasures(Result):
         return (
             f"EdgeMeasures(batch_sharpness={known}, batch_sharpness_ratio={self.batch_sharpness_ratio:.6g}, "
             f"gradient_noise_interaction={self.gradient_noise_interaction:.6g}, "
-            f"interaction_aware_sharpness={self.interaction_aware_sharpness:.6g}, sharpness={self.sharpness:.6g})"
+            f"interaction_aware_sharpness={self.interaction_aware_sharpness:.6g})"
         )
 
     def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
@@ -96,8 +95,9 @@ def edge_measures(
     gram : array_like, shape (N, N), or gram.Kernel
         Neural-tangent Gram matrix K, for a loss of curvature 1.
     residuals : array_like, shape (N,) or (N, m), optional
-        Gradient of the loss of each example in its outputs: f - y for the half squared loss. By default those of the
-        kernel.
+        Gradient of the loss of each example in its outputs, for a loss of curvature 1: f - y for the half squared loss,
+        one for each row of gram or a line for each example, in the order in which groups first appear. By default those
+        of the kernel, `Kernel.loss_gradients`.
     batch_size : int, optional
         Examples B in a batch; batches are uniform subsets.
     groups : array_like, shape (N rows,), optional
@@ -138,10 +138,7 @@ def edge_measures(
             raise ValueError("residuals must be given where gram is no kernel that has them: pass f - y")
     n_rows = len(matrix)
     members = _members(its_groups, n_rows)
-    r = validation.numeric(residuals, "residuals").astype(float)
-    if r.size != n_rows or (r.ndim > 1 and r.shape[0] not in (n_rows, len(members))):
-        raise ValueError(f"residuals must be one for each of the {n_rows} rows of gram, not of shape {r.shape}")
-    r = np.ascontiguousarray(r.reshape(-1))
+    r = _in_rows(validation.numeric(residuals, "residuals").astype(float), members, n_rows)
     if not np.isfinite(r).all():
         raise ValueError(f"residuals must be finite, but entry {int(np.isfinite(r).argmin())} is not")
     n = len(members)
@@ -155,6 +152,8 @@ def edge_measures(
     p = (n - size) / (size * (n - 1)) if n > 1 else 0.0
     own = sum(float(r[rows] @ products[rows, j]) for j, rows in enumerate(members))
     of_all, whole = float(r @ image), float(image @ image)
+    lengths = np.sqrt(np.maximum(matrix.diagonal(), 0.0))
+    of_all = of_all if of_all > _ROUNDING * float(np.abs(r) @ lengths) ** 2 else 0.0
     of_batches = (1 - p) * of_all / n**2 + p * own / n
     curved = (1 - p) * whole / n**3 + p * float(np.square(products).sum()) / n**2
     sharpness, error, n_batches = _batch_sharpness(matrix, r, members, size, tolerance, seed.generator(0))
@@ -165,10 +164,22 @@ def edge_measures(
         batch_sharpness_ratio=_over(_mean_square_image(products, image, members, size) / size**3, of_batches),
         gradient_noise_interaction=_over(curved, of_all / n**2),
         interaction_aware_sharpness=_over(curved, of_batches),
-        sharpness=float(np.linalg.eigvalsh(matrix)[-1]) / n,
         n_batches=n_batches,
         provenance={"seed_entropy": seed.entropy, "spawn_key": seed.spawn_key, "method": "edge measures", **versions()},
     )
+
+
+def _in_rows(residuals: FloatArray, members: list[NDArray[np.intp]], n_rows: int) -> FloatArray:
+    """Return residuals row by row, from that, or from (N, m), a line for each example in the order of the groups."""
+    n, shape = len(members), residuals.shape
+    if shape in ((n_rows,), (n_rows, 1)):
+        return residuals.reshape(-1).copy()
+    if len(shape) != 2 or shape[0] != n or any(rows.size != shape[1] for rows in members):
+        raise ValueError(f"residuals must be one for each of the {n_rows} rows of gram, not of shape {shape}")
+    found = np.empty(n_rows)
+    for rows, own in zip(members, residuals, strict=True):
+        found[rows] = own
+    return found
 
 
 def _over(numerator: float, denominator: float) -> float:
@@ -211,6 +222,7 @@ def _batch_sharpness(
     if size == 1 and n == n_rows:
         moving = (r != 0) & (matrix.diagonal() > 0)
         return (float(matrix.diagonal()[moving].mean()) if moving.any() else math.nan), 0.0, 0
+    lengths = np.sqrt(np.maximum(matrix.diagonal(), 0.0))
     together = max(1, min(_TOGETHER, _NUMBERS // n_rows))
     example_of = np.empty(n_rows, dtype=np.intp)
     for j, rows in enumerate(members):
@@ -223,7 +235,7 @@ def _batch_sharpness(
         images = (in_batch * r) @ matrix
         squares = (in_batch * r * images).sum(axis=1)
         curved = np.square(in_batch * images).sum(axis=1)
-        moving = squares > 0
+        moving = squares > _ROUNDING * (in_batch @ (np.abs(r) * lengths)) ** 2  # more than gradients that cancel
         found = np.append(found, curved[moving] / squares[moving] / size)
         if every or found.size < 2:
             continue

@@ -22,7 +22,8 @@ class _Columns(Protocol):
 
 def over_thresholds(columns: _Columns) -> dict[str, tuple[NDArray[Any], NDArray[Any] | None]]:
     """Return each measure over its threshold, 1 at the edge, with the half widths of 95% intervals if it has any."""
-    half_rate = columns["learning_rate"] / 2
+    # With momentum 2 / eta is not what batch sharpness is compared with.
+    half_rate = np.where(columns["momentum"] == 0, columns["learning_rate"] / 2, np.nan)
     almost_sure = columns["critical_almost_sure"]
     relative = columns["critical_almost_sure_standard_error"] / almost_sure
     found = {
@@ -33,7 +34,6 @@ def over_thresholds(columns: _Columns) -> dict[str, tuple[NDArray[Any], NDArray[
             half_rate * columns["batch_sharpness"],
             1.96 * half_rate * columns["batch_sharpness_standard_error"],
         ),
-        "largest single step": (columns["largest_step"] / columns["batch_size"] / 2, None),
     }
     return {name: each for name, each in found.items() if np.isfinite(each[0]).any()}
 
@@ -42,12 +42,13 @@ def history(columns: _Columns, ax: Axes | None = None) -> Axes:
     """Plot measures over their thresholds against the step, and the edge at 1."""
     curves = over_thresholds(columns) if len(columns) else {}
     if not curves:
-        return words("nothing was measured yet", ax)
+        lost = len(columns) > 0 and (columns["verdict"] == "diverged").all()
+        return words("the network has diverged" if lost else "nothing was measured yet", ax)
     ax = axes_or_new(ax)
     steps = columns["step"]
     ax.axhline(1, color=EDGE, lw=1, ls="--")
     style: dict[str, Any] = {"color": EDGE, "fontsize": 8, "ha": "right", "va": "bottom"}
-    ax.text(1, 1.01, "unstable above", transform=ax.get_yaxis_transform(), **style)
+    ax.text(1, 1.01, "edge", transform=ax.get_yaxis_transform(), **style)
     for color, (name, (values, half)) in zip(CURVES, curves.items(), strict=False):
         finite = np.isfinite(values)
         marker = "o" if finite.sum() < 3 else None
@@ -56,8 +57,8 @@ def history(columns: _Columns, ax: Axes | None = None) -> Axes:
             low, high = values - half, values + half
             ax.fill_between(steps[finite], low[finite], high[finite], color=color, alpha=0.2, lw=0)
     diverged = columns["verdict"] == "diverged"
-    if diverged.any():
-        ax.axvspan(steps[diverged][0], steps[-1], color="0.85", lw=0, label="diverged")
+    for number, step in enumerate(steps[diverged]):
+        ax.axvline(step, color="0.6", lw=1, ls=":", label="diverged" if number == 0 else None)
     every = np.concatenate([values[np.isfinite(values)] for values, _ in curves.values()])
     if every.size and every.max() > _MOST:
         ax.set_yscale("symlog", linthresh=1.0)

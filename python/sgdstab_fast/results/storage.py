@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 File: TypeAlias = str | os.PathLike[str] | BinaryIO
 _FORMAT = 1
 # What reading a file that is none of ours, or a damaged one, may raise.
-_UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile)
+_UNREADABLE: tuple[type[Exception], ...] = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
+_UNREADABLE += (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class Stored(NamedTuple):
@@ -44,12 +46,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def store(file: File, kind: str, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a header and arrays."""
-    text = np.array(json.dumps({"format": _FORMAT, "kind": kind, **header}))
+    text = np.array(json.dumps({"format": _FORMAT, "kind": kind, **header}, default=_plain))
     if hasattr(file, "write"):
         np.savez(file, allow_pickle=False, header=text, **arrays)
         return
     with replacing(Path(file)) as partial, partial.open("wb") as opened:
         np.savez(opened, allow_pickle=False, header=text, **arrays)
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or numbers of numpy's as Python's."""
+    return value.tolist()
 
 
 @contextmanager

@@ -267,7 +267,11 @@ class BatchSteps(StateSpace):
                 some = [(weight, rows) for weight, n, rows in chunk if (n, rows.size) == size]
                 rows = np.array([rows for _, rows in some])
                 step = self.learning_rate / size[0] * self.recurrence.feedback
-                minors = np.eye(size[1]) - step * self._rows.gram_of(rows)
+                # det(I - c F F^T) = det(I - c F^T F), of which the smaller one keeps the 1 beside large steps.
+                gradients = self._rows.gradients[rows]
+                few = self.rank < size[1]
+                form = gradients.swapaxes(-1, -2) @ gradients if few else self._rows.gram_of(rows)
+                minors = np.eye(min(size[1], self.rank)) - step * form
                 total += float(np.array([weight for weight, _ in some]) @ _log_determinants(minors))
         return total
 

@@ -80,6 +80,16 @@ def of_any_rate(gram: Any, **steps: Any) -> LinearizedSGD | None:
     return variant_of(found, 1 / float(found.matrix.diagonal().max()), **steps)
 
 
+def steps_of(system: LinearizedSGD) -> str:
+    """Return what steps are, whatever K and the learning rate: batches and optimiser, in words."""
+    law, recurrence = system.law, system.recurrence
+    weighted = "" if law.probabilities is None else ", weighted"
+    return (
+        f"{law.sampling} batches of {law.batch_size} of {law.n_units}{weighted}, "
+        f"F = {recurrence.free.tolist()}, h = {recurrence.readout.tolist()}"
+    )
+
+
 def momentum_of(recurrence: Recurrence) -> float:
     """Return b of heavy-ball or Nesterov momentum; NaN for other recurrences."""
     if recurrence.is_plain:

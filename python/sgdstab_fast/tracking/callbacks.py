@@ -1,13 +1,15 @@
 """Callbacks of frameworks that train: Lightning and the Trainer of Hugging Face's transformers.
 
-Each makes a `Watch` when training starts, calls it after every optimiser step with the learning rate of the optimiser,
-and closes it at the end, whatever happens. Nothing of the model or of the loop is changed.
+Each makes a `Watch` when training starts, on the first process alone, calls it after every optimiser step with the
+learning rate of the optimiser, and closes it at the end, whatever happens. Nothing of the model or of the loop is
+changed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.tracking.watch import Watch
 
 if TYPE_CHECKING:
@@ -54,11 +56,13 @@ def lightning_callback(tracker: StabilityTracker, inputs: Any, targets: Any = No
                 for logger in trainer.loggers:
                     logger.log_metrics(scalars, step)
 
-            self.watch = tracker.watch(pl_module, inputs, targets, **{"log": log, **options})
+            if trainer.is_global_zero:
+                _require_same(tracker, trainer.optimizers)
+                self.watch = tracker.watch(pl_module, inputs, targets, **{"log": log, **options})
 
         def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
-            if self.watch is not None and trainer.global_step > _last_step(tracker):
-                self.watch(trainer.global_step, learning_rate=_rate_of(trainer.optimizers))
+            if self.watch is not None:
+                _tell(self.watch, trainer.global_step, trainer.optimizers)
 
         def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
             self._close()
@@ -124,11 +128,13 @@ def transformers_callback(
         watch: Watch | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.watch = tracker.watch(Outputs(kwargs["model"]), inputs, targets, **options)
+            if state.is_world_process_zero:
+                _require_same(tracker, [kwargs["optimizer"]])
+                self.watch = tracker.watch(Outputs(kwargs["model"]), inputs, targets, **options)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.watch is not None:
-                self.watch(state.global_step, learning_rate=_rate_of([kwargs["optimizer"]]))
+                _tell(self.watch, state.global_step, [kwargs["optimizer"]])
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.watch is not None:
@@ -138,12 +144,21 @@ def transformers_callback(
     return StabilityCallback()
 
 
-def _last_step(tracker: StabilityTracker) -> int:
-    history = tracker.history
-    return history[-1].step if len(history) else -1
+def _tell(watch: Watch, step: int, optimizers: Any) -> None:
+    """Call a watch, unless nothing moves, as at the start of a warm-up."""
+    rate = float(optimizers[0].param_groups[0]["lr"])
+    if rate > 0:
+        watch(step, learning_rate=rate)
 
 
-def _rate_of(optimizers: Any) -> float | None:
-    """Return the learning rate of the first group of parameters; None while it is 0, as in a warm-up."""
-    rate = float(optimizers[0].param_groups[0]["lr"]) if optimizers else 0.0
-    return rate if rate > 0 else None
+def _require_same(tracker: StabilityTracker, optimizers: Any) -> None:
+    """Warn where the optimiser is not the one that the tracker follows."""
+    if not optimizers:
+        return
+    optimiser = getattr(optimizers[0], "optimizer", optimizers[0])  # some are wrapped
+    group = optimiser.param_groups[0]
+    if "SGD" not in type(optimiser).__name__ or group.get("momentum", 0.0) != tracker.momentum:
+        warn(
+            f"the optimiser is {type(optimiser).__name__} with momentum {group.get('momentum', 0.0)}, and the tracker "
+            f"follows SGD with momentum {tracker.momentum}: what it says is about that"
+        )

@@ -66,7 +66,7 @@ class History(Sequence[Point]):
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot every measure over the steps, scaled so that 1 is its edge; return the axes.
 
-        Critical learning rates are drawn as eta over them, and sharpness and batch sharpness as eta / 2 times them: all
-        of them are above 1 beyond their edge.
+        Critical learning rates are drawn as eta over them, above 1 where SGD, or gradient descent, is not stable in
+        that sense. Batch sharpness is drawn as eta / 2 times it, without momentum.
         """
         return picture(self, ax)

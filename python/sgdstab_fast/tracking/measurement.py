@@ -30,11 +30,13 @@ from sgdstab_fast.learning_rates.critical import critical_learning_rate
 from sgdstab_fast.learning_rates.results import CriticalLearningRate
 from sgdstab_fast.nonlinear.edge_measures import edge_measures
 from sgdstab_fast.results.warnings import collected
+from sgdstab_fast.systems.from_gram import steps_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.tracking.point import DIVERGED, Point
 
 FAST = 1e-3
 """Directions whose eigenvalues are at least this share of the largest one are the fast ones."""
+_LARGEST = 1e20  # learning rate times K, of a network that has not diverged
 _EPOCH = 0.1  # growth over an epoch, in nats, whose relative tolerance is the absolute one of smaller growth
 _MOST_STEPS, _LEAST_STEPS = 20_000_000, 32_768  # of what is simulated
 _MOST_OF_SEARCH = 200_000_000
@@ -79,47 +81,60 @@ class Given(NamedTuple):
     learning_rate: float
     batch_size: int
     gram: Any
+    n_rows: int
     residuals: Any
     loss: float | None
     groups: Any
 
 
-def measured(settings: Settings, given: Given, before: Carried) -> tuple[Point, Carried]:
-    """Return what was asked for at a point, and what carries over to the next."""
-    started = time.perf_counter()
+def started(settings: Settings, given: Given) -> Point:
+    """Return a point at which nothing has been measured."""
     gram = given.gram
     loss = given.loss if given.loss is not None else gram.loss if isinstance(gram, Kernel) else None
-    point = Point(
+    return Point(
         step=given.step,
         learning_rate=given.learning_rate,
         batch_size=given.batch_size,
+        momentum=settings.momentum,
         loss=math.nan if loss is None else loss,
     )
+
+
+def diverged(point: Point, why: str, seconds: float) -> Point:
+    """Return the point of a network that is not finite."""
+    notes = (f"the network has diverged: {why}",)
+    return replace(point, verdict=DIVERGED, certificate=why, notes=notes, seconds=seconds)
+
+
+def measured(settings: Settings, given: Given, before: Carried) -> tuple[Point, Carried]:
+    """Return what was asked for at a point, and what carries over to the next."""
+    began = time.perf_counter()
+    point, gram = started(settings, given), given.gram
     matrix = gram.matrix if isinstance(gram, Kernel) else gram
     if not np.isfinite(matrix).all():
-        return diverged(point, "K is not finite"), before
+        return diverged(point, "K is not finite", time.perf_counter() - began), before
+    if matrix.ndim == 2 and not float(matrix.diagonal().max()) * given.learning_rate < _LARGEST:
+        return diverged(point, f"learning_rate times K is beyond {_LARGEST:g}", time.perf_counter() - began), before
     if not matrix.any():
-        nothing: dict[str, Any] = {
-            "critical_mean_square": math.inf,
-            "critical_almost_sure": math.inf,
-            "critical_gd": math.inf,
-        }
-        point = replace(point, **nothing, sharpness=0.0, verdict="undecided", certificate="K is zero: nothing moves")
-        return replace(point, seconds=time.perf_counter() - started), replace(before, n_rows=len(gram))
-    here = _Here(settings, given, before, started)
+        nothing: dict[str, Any] = {"critical_mean_square": math.inf, "critical_almost_sure": math.inf}
+        point = replace(point, **nothing, critical_gd=math.inf, sharpness=0.0, verdict="undecided")
+        point = replace(point, certificate="K is zero: nothing moves", seconds=time.perf_counter() - began)
+        return point, replace(before, n_rows=given.n_rows)
+    here = _Here(settings, given, before, began)
     columns: dict[str, Any] = {}
     with collected() as notes:
         for name, measure in _MEASURES.items():
             if name in settings.quantities:
-                columns |= measure(here)
-    notes = [*here.notes, *dict.fromkeys(notes)] if settings.seconds is None else here.notes
-    point = replace(point, **columns, notes=tuple(notes), seconds=time.perf_counter() - started)
+                try:
+                    columns |= measure(here)
+                except np.linalg.LinAlgError as error:  # of numbers at the end of floating point
+                    here.notes.append(f"{name} is not known: {error}")
+                    columns |= {"verdict": "undecided", "certificate": str(error)} if name == "verdict" else {}
+                here.n_to_simulate -= name in _SIMULATED
+    # Of a point that was cut short nothing else is to be expected.
+    told = [note for note in dict.fromkeys(notes) if settings.seconds is None or "max_steps" not in note]
+    point = replace(point, **columns, notes=(*here.notes, *told), seconds=time.perf_counter() - began)
     return point, here.carried
-
-
-def diverged(point: Point, why: str) -> Point:
-    """Return the point of a network that is not finite."""
-    return replace(point, verdict=DIVERGED, certificate=why, notes=(f"the network has diverged: {why}",))
 
 
 class _Here:
@@ -127,10 +142,10 @@ class _Here:
 
     def __init__(self, settings: Settings, given: Given, before: Carried, started: float) -> None:
         self.settings, self.given, self.before = settings, given, before
-        self.carried = replace(before, n_rows=len(given.gram), seconds_per_step=dict(before.seconds_per_step))
+        self.carried = replace(before, n_rows=given.n_rows, seconds_per_step=dict(before.seconds_per_step))
         self.notes: list[str] = []
         self._ends = math.inf if settings.seconds is None else started + settings.seconds
-        self._to_simulate = sum(name in settings.quantities for name in _SIMULATED)
+        self.n_to_simulate = sum(name in settings.quantities for name in _SIMULATED)
         self.system = LinearizedSGD(
             given.gram,
             given.learning_rate,
@@ -203,13 +218,19 @@ class _Here:
                 "almost-sure",
                 rtol=self.settings.rtol,
                 max_steps=most,
-                start=self.before.almost_sure,
+                start=self._start,
                 **self._how,
             ),
             lambda found: found.n_steps,
         )
         self.carried = replace(self.carried, almost_sure=found)
         return found
+
+    @property
+    def _start(self) -> CriticalLearningRate | None:
+        """The almost-sure rate of the point before, unless its batches were others."""
+        before = self.before.almost_sure
+        return None if before is None or before.steps != steps_of(self.system) else before
 
     def positive_exponents(self) -> float:
         """Count exponents above 0, all of which are those of fast directions."""
@@ -236,11 +257,10 @@ class _Here:
         known = self.carried.seconds_per_step
         started = time.perf_counter()
         if math.isfinite(self._ends):
-            share = max(self._ends - started, 0.0) / max(self._to_simulate, 1)
+            share = max(self._ends - started, 0.0) / max(self.n_to_simulate, 1)
             system = self.system
             guess = _SECONDS_PER_STEP + _PER_PRODUCT * system.batch_size * system.dimension
             most = int(min(most, max(share / (_CAUTION * known.get(name, guess)), _LEAST_STEPS)))
-        self._to_simulate -= 1
         found = run(most)
         if (n_steps := steps_of(found)) > 0:
             known[name] = (time.perf_counter() - started) / n_steps
@@ -258,7 +278,7 @@ def _sharpness(here: _Here) -> dict[str, Any]:
 
 
 def _largest_step(here: _Here) -> dict[str, Any]:
-    steps = here.system.example_curvatures()
+    steps = here.system.example_curvatures() / here.given.batch_size
     return {"largest_step": float(steps.max()), "n_growing_examples": float((steps > 2).sum())}
 
 
@@ -280,6 +300,11 @@ def _edge_measures(here: _Here) -> dict[str, Any]:
     known = given.residuals is not None or (isinstance(given.gram, Kernel) and given.gram.loss_gradients is not None)
     if not known:
         here.notes.append("batch_sharpness and its like need residuals: pass residuals=, or targets to from_torch")
+        return {}
+    if here.settings.sampling in ("with_replacement", "cyclic"):
+        here.notes.append(
+            f"batch_sharpness and its like are of uniform subsets, not of {here.settings.sampling} batches"
+        )
         return {}
     found = edge_measures(given.gram, given.residuals, given.batch_size, groups=given.groups, rng=here.rng)
     return {
@@ -311,6 +336,9 @@ def _positive_exponents(here: _Here) -> dict[str, Any]:
 
 def _almost_sure_rate(here: _Here) -> dict[str, Any]:
     found, rate = here.almost_sure(), here.given.learning_rate
+    if not math.isfinite(found.standard_error):
+        here.notes.append("critical_almost_sure is not known: there was no time to find it")
+        return {}
     return {
         "critical_almost_sure": found.value,
         "critical_almost_sure_standard_error": found.standard_error,
@@ -334,7 +362,7 @@ _MEASURES: dict[str, Callable[[_Here], dict[str, Any]]] = {
 }
 QUANTITIES = tuple(_MEASURES)
 """Everything that a tracker measures."""
-_SIMULATED = ("exponent", "n_positive_exponents", "fast_exponent", "critical_almost_sure")
+_SIMULATED = ("verdict", "exponent", "n_positive_exponents", "fast_exponent", "critical_almost_sure")
 ECONOMY = ("sharpness", "largest_step", "critical_mean_square", "batch_sharpness", "mean_square_exponent")
 """What needs no simulation."""
 

@@ -26,6 +26,8 @@ class Point:
     """eta."""
     batch_size: int
     """B."""
+    momentum: float = 0.0
+    """Of the optimiser."""
     loss: float = math.nan
     """Mean loss of the examples."""
     verdict: str = ""
@@ -45,7 +47,7 @@ class Point:
     gd_exponent: float = math.nan
     """mu, of full batches."""
     n_positive_exponents: float = math.nan
-    """Lyapunov exponents above 0."""
+    """Lyapunov exponents whose estimates are above 0."""
     critical_mean_square: float = math.nan
     """The learning rate up to which SGD is stable in mean square."""
     mean_square_ratio: float = math.nan
@@ -65,11 +67,11 @@ class Point:
     sharpness: float = math.nan
     """The largest eigenvalue of K / N; full batches without momentum are stable below 2 / eta."""
     largest_step: float = math.nan
-    """The largest eta K_ii; of several outputs, eta times the largest eigenvalue of an example's block of K."""
+    """The largest eta K_ii / B; of several outputs, with the largest eigenvalue of an example's block of K."""
     n_growing_examples: float = math.nan
-    """Examples of which that exceeds 2."""
+    """Examples of which that exceeds 2: those of `Stability.growing_examples`."""
     batch_sharpness: float = math.nan
-    """E[g_S^T H_S g_S / |g_S|^2] over batches; compare with 2 / eta."""
+    """E[g_S^T H_S g_S / |g_S|^2] over batches, 1 over a learning rate; without momentum, compare with 2 / eta."""
     batch_sharpness_standard_error: float = math.nan
     """Of `batch_sharpness`."""
     batch_sharpness_ratio: float = math.nan

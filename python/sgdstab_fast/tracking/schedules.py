@@ -13,11 +13,15 @@ Schedule: TypeAlias = Callable[[int], bool]
 
 
 class Followed(Protocol):
-    """A run with a history: a `StabilityTracker`."""
+    """A `StabilityTracker`."""
 
     @property
     def history(self) -> History:
         """All points so far."""
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What is measured."""
 
 
 def schedule_of(every: Any) -> Schedule:
@@ -34,7 +38,7 @@ def near_edge(tracker: Followed, every: int, closer: int, *, within: float = 0.1
     Parameters
     ----------
     tracker : StabilityTracker
-        Whose last point says how near it is; one that measures ``"critical_mean_square"``.
+        Whose last point says how near it is, by ``"critical_mean_square"`` or else ``"critical_almost_sure"``.
     every, closer : int
         Steps between points far from the edge, and near it.
     within : float, optional
@@ -63,10 +67,16 @@ def near_edge(tracker: Followed, every: int, closer: int, *, within: float = 0.1
     """
     far, near = validation.integer(every, "every"), validation.integer(closer, "closer")
     distance = validation.positive_number(within, "within")
+    if not {"critical_mean_square", "critical_almost_sure"} & set(tracker.quantities):
+        raise ValueError(
+            f"tracker must measure 'critical_mean_square' or 'critical_almost_sure', not {tracker.quantities}"
+        )
 
     def due(step: int) -> bool:
         history = tracker.history
-        ratio = history[-1].mean_square_ratio if len(history) else math.nan
+        last = history[-1] if len(history) else None
+        ratio = math.nan if last is None else last.mean_square_ratio
+        ratio = last.almost_sure_ratio if last is not None and math.isnan(ratio) else ratio
         return step % (near if abs(ratio - 1) <= distance else far) == 0
 
     return due

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import Seed, seed_from
-from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.gram.torch_kernel import from_torch
 from sgdstab_fast.results.storage import File, Stored, reading, store
-from sgdstab_fast.results.warnings import warn
+from sgdstab_fast.systems.recurrence import recurrence_of
 from sgdstab_fast.systems.sampling import SAMPLINGS
-from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.tracking.history import History
-from sgdstab_fast.tracking.measurement import Carried, Given, Settings, chosen, diverged, measured
+from sgdstab_fast.tracking.measurement import Carried, Settings, chosen, measured
 from sgdstab_fast.tracking.point import COLUMNS, TEXTS, WHOLE, Point
+from sgdstab_fast.tracking.run import Run
 from sgdstab_fast.tracking.schedules import Schedule
 from sgdstab_fast.tracking.watch import Log, Watch
 
@@ -27,15 +26,13 @@ if TYPE_CHECKING:
 
     from sgdstab_fast.plotting.axes import Axes
 
-_ANYTHING = [[2.0, 1.0], [1.0, 2.0]]  # a K with which arguments are checked before there is one
-
 
 class StabilityTracker:
     """Follows the stability of SGD along a training run.
 
     Every `update` measures a Gram matrix: critical learning rates beside the present one, Lyapunov exponents, sharpness
     and batch sharpness, and a verdict. Points are cheap after the first, since each starts from what is known of the
-    last, and smooth, since all take the same random numbers.
+    last, where that helps, and all take the same random numbers.
 
     Parameters
     ----------
@@ -101,8 +98,8 @@ class StabilityTracker:
         rng: Any = 0,
         n_threads: int | None = None,
     ) -> None:
-        LinearizedSGD(_ANYTHING, 1.0, momentum=momentum, nesterov=nesterov)
-        self._settings = Settings(
+        recurrence_of(momentum, nesterov)
+        settings = Settings(
             learning_rate=validation.positive_number(learning_rate, "learning_rate"),
             batch_size=validation.integer(batch_size, "batch_size"),
             sampling=validation.choice(sampling, "sampling", SAMPLINGS),
@@ -114,33 +111,32 @@ class StabilityTracker:
             seed=seed_from(rng),
             n_threads=None if n_threads is None else validation.thread_count(n_threads),
         )
-        self._carried, self._points = Carried(), list[Point]()
-        self._said: set[str] = set()
+        self._run = Run(settings)
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of points that are given no other."""
-        return self._settings.learning_rate
+        return self._run.settings.learning_rate
 
     @property
     def batch_size(self) -> int:
         """The batch size of points that are given no other."""
-        return self._settings.batch_size
+        return self._run.settings.batch_size
 
     @property
-    def settings(self) -> Settings:
-        """What is measured, and how well."""
-        return self._settings
+    def momentum(self) -> float:
+        """Of the optimiser that is followed."""
+        return self._run.settings.momentum
 
     @property
-    def carried(self) -> Carried:
-        """What the next point starts from."""
-        return self._carried
+    def quantities(self) -> tuple[str, ...]:
+        """What is measured."""
+        return self._run.settings.quantities
 
     @property
     def history(self) -> History:
         """All points so far, as columns."""
-        return History(self._points)
+        return self._run.history
 
     def update(
         self,
@@ -185,8 +181,16 @@ class StabilityTracker:
         AccuracyWarning
             If a quantity cannot be measured, or is less accurate than asked for; once for each reason.
         """
-        given = self.given(kernel, step, residuals, loss, groups, learning_rate, batch_size)
-        return self.take(*measured(self._settings, given, self._carried))
+        given = self._run.given(
+            kernel,
+            step,
+            residuals=residuals,
+            loss=loss,
+            groups=groups,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+        )
+        return self._run.take(*measured(self._run.settings, given, self._run.carried))
 
     def update_from_torch(
         self,
@@ -223,16 +227,15 @@ class StabilityTracker:
         ValueError, TypeError, ImportError
             As `update` and `gram.from_torch` do.
         """
-        started = time.perf_counter()
-        self.require_later(step)
+        began, run = time.perf_counter(), self._run
+        given = run.given(None, step, learning_rate=learning_rate, batch_size=batch_size)
         try:
             kernel = from_torch(model, inputs, targets=targets, **options)
         except validation.NotFiniteError as error:
-            return self.add_diverged(step, str(error), learning_rate, batch_size)
-        took = time.perf_counter() - started
-        point = self.update(kernel, step=step, learning_rate=learning_rate, batch_size=batch_size)
-        self._points[-1] = dataclasses.replace(point, seconds=point.seconds + took)
-        return self._points[-1]
+            return run.take_diverged(given, str(error), time.perf_counter() - began)
+        given = run.given(kernel, step, learning_rate=learning_rate, batch_size=batch_size)
+        point, carried = measured(run.settings, given, run.carried)
+        return run.take(dataclasses.replace(point, seconds=time.perf_counter() - began), carried)
 
     def watch(
         self,
@@ -300,7 +303,7 @@ class StabilityTracker:
         True
         """
         return Watch(
-            self,
+            self._run,
             model,
             inputs,
             targets,
@@ -321,64 +324,6 @@ class StabilityTracker:
         """Return all columns of the history by their names, as data frames take them."""
         return self.history.to_dict()
 
-    def given(
-        self,
-        kernel: Any,
-        step: int,
-        residuals: Any = None,
-        loss: float | None = None,
-        groups: Any = None,
-        learning_rate: float | None = None,
-        batch_size: int | None = None,
-    ) -> Given:
-        """Check what a point is made of."""
-        step = self.require_later(step)
-        gram = kernel if isinstance(kernel, Kernel) else validation.numeric(kernel, "kernel")
-        followed = self._carried.n_rows
-        if followed not in (0, len(gram)):
-            raise ValueError(
-                f"kernel must be of the examples that this tracker follows, {followed} rows, not {len(gram)}: take "
-                "another tracker for others"
-            )
-        own = self._settings
-        return Given(
-            step=step,
-            learning_rate=own.learning_rate
-            if learning_rate is None
-            else validation.positive_number(learning_rate, "learning_rate"),
-            batch_size=own.batch_size if batch_size is None else validation.integer(batch_size, "batch_size"),
-            gram=gram,
-            residuals=residuals,
-            loss=None if loss is None else float(loss),
-            groups=groups,
-        )
-
-    def require_later(self, step: Any) -> int:
-        """Return a step; refuse one that is not later than the last."""
-        number = validation.integer(step, "step", low=0)
-        if self._points and number <= self._points[-1].step:
-            raise ValueError(f"step must be later than that of the last point, {self._points[-1].step}, not {number}")
-        return number
-
-    def add_diverged(
-        self, step: int, why: str, learning_rate: float | None = None, batch_size: int | None = None
-    ) -> Point:
-        """Add the point of a network that is not finite."""
-        own = self._settings
-        rate, size = learning_rate or own.learning_rate, batch_size or own.batch_size
-        return self.take(diverged(Point(step=step, learning_rate=rate, batch_size=size), why), self._carried)
-
-    def take(self, point: Point, carried: Carried) -> Point:
-        """Add a point that was measured, and say what it lacks, once for each reason."""
-        self._points.append(point)
-        self._carried = carried
-        for note in point.notes:
-            kind = note.split(":")[0]
-            if kind not in self._said:
-                self._said.add(kind)
-                warn(f"step {point.step}: {note}")
-        return point
-
     def save(self, file: File) -> None:
         """Write settings and history to a .npz file, which `sgdstab_fast.load` reads.
 
@@ -387,13 +332,13 @@ class StabilityTracker:
         file : path or binary file
             Where to; an existing file is replaced once everything is written.
         """
-        own, seed = self._settings, self._settings.seed
+        run, own, seed = self._run, self._run.settings, self._run.settings.seed
         settings = {name: value for name, value in vars(own).items() if name != "seed"}
         header = {
             "settings": settings,
             "seed": {"key": list(seed.key), "entropy": seed.entropy, "spawn_key": list(seed.spawn_key)},
-            "n_rows": self._carried.n_rows,
-            "notes": [list(point.notes) for point in self._points],
+            "n_rows": run.carried.n_rows,
+            "notes": [list(point.notes) for point in run.points],
         }
         store(file, "StabilityTracker", header, self.to_dict())
 
@@ -424,12 +369,12 @@ class StabilityTracker:
     def of(cls, found: Stored) -> StabilityTracker:
         """Return the tracker that a file holds."""
         settings, seed = dict(found.header["settings"]), found.header["seed"]
-        settings["quantities"] = tuple(settings["quantities"])
-        tracker = cls(settings["learning_rate"])
-        tracker._settings = Settings(
-            **settings, seed=Seed(tuple(seed["key"]), seed["entropy"], tuple(seed["spawn_key"]))
-        )
-        tracker._carried = Carried(n_rows=found.header["n_rows"])
+        tracker = cls(**settings)
+        entropy = Seed(tuple(seed["key"]), seed["entropy"], tuple(seed["spawn_key"]))
+        tracker._run = Run(dataclasses.replace(tracker._run.settings, seed=entropy))
+        tracker._run.carried = Carried(n_rows=found.header["n_rows"])
+        if len(found.header["notes"]) != len(found.arrays["step"]):
+            raise ValueError("it has notes of another number of points")
         for row, notes in enumerate(found.header["notes"]):
             values: dict[str, Any] = {
                 name: str(found.arrays[name][row])
@@ -440,11 +385,11 @@ class StabilityTracker:
                 for name in COLUMNS
                 if name in found.arrays
             }
-            tracker._points.append(Point(**values, notes=tuple(notes)))
+            tracker._run.points.append(Point(**values, notes=tuple(notes)))
         return tracker
 
     def __repr__(self) -> str:
-        own = self._settings
+        own = self._run.settings
         others = f", momentum={own.momentum:g}" if own.momentum else ""
         what = f"learning_rate={own.learning_rate:g}, batch_size={own.batch_size}{others}"
         return f"StabilityTracker({what}, {self.history!r})"

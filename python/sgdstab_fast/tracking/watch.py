@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from sgdstab_fast import validation
 from sgdstab_fast.gram.torch_kernel import from_torch
 from sgdstab_fast.results.warnings import warn
-from sgdstab_fast.tracking.measurement import Carried, Given, Settings, measured
+from sgdstab_fast.tracking.measurement import Carried, measured
 from sgdstab_fast.tracking.point import Point
-from sgdstab_fast.tracking.schedules import Followed, Schedule, schedule_of
+from sgdstab_fast.tracking.run import Run
+from sgdstab_fast.tracking.schedules import Schedule, schedule_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,25 +29,11 @@ if TYPE_CHECKING:
 Log: TypeAlias = Callable[[dict[str, float], int], object]
 
 
-class _Tracker(Followed, Protocol):
-    """What points are added to: a `StabilityTracker`."""
-
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def carried(self) -> Carried: ...
-    def require_later(self, step: Any) -> int: ...
-    def given(
-        self, kernel: Any, step: int, *, learning_rate: float | None = ..., batch_size: int | None = ...
-    ) -> Given: ...
-    def take(self, point: Point, carried: Carried) -> Point: ...
-    def add_diverged(self, step: int, why: str, learning_rate: float | None, batch_size: int | None, /) -> Point: ...
-
-
 class _Pending(NamedTuple):
     """A point that is being measured."""
 
     future: Future[tuple[Point, Carried]]
+    step: int
     seconds: float
     """What computing K took."""
 
@@ -58,7 +46,7 @@ class Watch:
 
     def __init__(
         self,
-        tracker: _Tracker,
+        run: Run,
         model: Any,
         inputs: Any,
         targets: Any,
@@ -76,14 +64,15 @@ class Watch:
         if log is not None and not callable(log):
             raise TypeError(f"log must be a function of scalars and a step, not {validation.shown(log)}")
         self._background = validation.flag(background, "background")
-        self._tracker, self._log, self._prefix = tracker, log, prefix
+        self._run, self._log, self._prefix = run, log, prefix
         self._inputs, self._targets, self._options = inputs, targets, options
         self._model, self._copy = model, _copied(model)
         self._executor = validation.executor(executor)
         self._own: ThreadPoolExecutor | None = None
         self._pending: _Pending | None = None
-        self._waiting = False
-        self._spent, self._started = 0.0, time.perf_counter()
+        self._waiting, self._last_step = False, run.last_step
+        self._has_warned = self._is_closed = False
+        self._spent, self._began = 0.0, time.perf_counter()
 
     def __call__(self, step: int, *, learning_rate: float | None = None, batch_size: int | None = None) -> None:
         """Measure the network as it is now, if a point is due.
@@ -93,9 +82,24 @@ class Watch:
         step : int
             Steps done so far.
         learning_rate, batch_size : optional
-            The present ones, where they change on the way.
+            The present ones, where they change on the way. While the learning rate is 0 nothing is measured.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the network or an argument cannot be measured at all, at the first point. Later a point that fails is
+            left out, with a warning.
         """
+        if self._is_closed:
+            raise ValueError("watch is closed: take another one for another training")
         self._collect(wait=False)
+        if learning_rate is not None and learning_rate == 0:  # nothing moves, as at the end of some schedules
+            return
+        if step <= self._last_step:  # as loops that add up gradients tell the same step several times
+            if step < self._last_step and not self._has_warned:
+                self._has_warned = True
+                warn(f"step {step} is before that of the last point, {self._last_step}: it is not measured")
+            return
         if not (self._waiting or self._due(step)):
             return
         # One that is due while another is being measured is taken as soon as that is done.
@@ -105,10 +109,10 @@ class Watch:
 
     def close(self) -> None:
         """Wait for the last point."""
-        self._collect(wait=True)
-        if self._own is not None:
-            self._own.shutdown()
-            self._own = None
+        try:
+            self._collect(wait=True)
+        finally:
+            self._shut(wait=True)
 
     def __enter__(self) -> Watch:
         """Return itself."""
@@ -117,47 +121,74 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the last point."""
-        self.close()
+        """Wait for the last point; after an error, do without it."""
+        if error is None:
+            self.close()
+        else:
+            self._shut(wait=False)
+
+    def _shut(self, *, wait: bool) -> None:
+        self._is_closed = True
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.future.cancel()
+        if self._own is not None:
+            self._own.shutdown(wait=wait, cancel_futures=True)
+            self._own = None
 
     def _is_over_budget(self) -> bool:
-        if self._budget is None or not len(self._tracker.history):
+        points = self._run.points
+        if self._budget is None or not points:
             return False
-        last = self._tracker.history[-1].seconds
-        elapsed = time.perf_counter() - self._started
+        last = points[-1].seconds
+        elapsed = time.perf_counter() - self._began
         return self._spent + (last if last > 0 else 0.0) > self._budget * elapsed
 
     def _measure(self, step: int, learning_rate: float | None, batch_size: int | None) -> None:
-        started, tracker = time.perf_counter(), self._tracker
-        tracker.require_later(step)
+        began, run = time.perf_counter(), self._run
+        rates = {"learning_rate": learning_rate, "batch_size": batch_size}
+        given = run.given(None, step, **rates)
+        self._last_step = given.step
         _take_values(self._copy, self._model)
         try:
-            kernel = from_torch(self._copy, self._inputs, targets=self._targets, **self._options)
+            with _same_random_numbers():
+                kernel = from_torch(self._copy, self._inputs, targets=self._targets, **self._options)
         except validation.NotFiniteError as error:
-            self._tell(tracker.add_diverged(step, str(error), learning_rate, batch_size))
+            self._tell(run.take_diverged(given, str(error), time.perf_counter() - began))
             return
-        given = tracker.given(kernel, step, learning_rate=learning_rate, batch_size=batch_size)
-        took = time.perf_counter() - started
-        arguments = (tracker.settings, given, tracker.carried)
+        arguments = (run.settings, run.given(kernel, step, **rates), run.carried)
+        took = time.perf_counter() - began
+        future: Future[tuple[Point, Carried]]
         if not self._background:
-            self._take(*measured(*arguments), took)
-            return
-        if self._executor is None and self._own is None:
-            self._own = ThreadPoolExecutor(1, thread_name_prefix="stability")
-        self._pending = _Pending((self._executor or self._own).submit(measured, *arguments), took)  # type: ignore[union-attr]
+            future = Future()
+            try:
+                future.set_result(measured(*arguments))
+            except Exception as error:
+                future.set_exception(error)
+        else:
+            if self._executor is None and self._own is None:
+                self._own = ThreadPoolExecutor(1, thread_name_prefix="stability")
+            future = (self._executor or self._own).submit(measured, *arguments)  # type: ignore[union-attr]
+        self._pending = _Pending(future, step, took)
+        if not self._background:
+            self._collect(wait=True)
 
     def _collect(self, *, wait: bool) -> None:
-        """Take the point that was being measured, once it is done."""
+        """Take the point that was being measured, once it is done; one that failed is left out."""
         pending = self._pending
         if pending is None or not (wait or pending.future.done()):
             return
         self._pending = None
-        self._take(*pending.future.result(), pending.seconds)
-
-    def _take(self, point: Point, carried: Carried, seconds: float) -> None:
-        point = replace(point, seconds=point.seconds + seconds)
+        try:
+            point, carried = pending.future.result()
+        except Exception as error:
+            if not self._run.points:  # nothing has worked yet: what was asked for cannot be done
+                raise
+            warn(f"step {pending.step} is not measured: {type(error).__name__}: {error}")
+            return
+        point = replace(point, seconds=point.seconds + pending.seconds)
         self._spent += point.seconds
-        self._tell(self._tracker.take(point, carried))
+        self._tell(self._run.take(point, carried))
 
     def _tell(self, point: Point) -> None:
         if self._log is None:
@@ -167,6 +198,15 @@ class Watch:
         except Exception as error:  # whatever a logger does, training goes on
             self._log = None
             warn(f"step {point.step}: log raised {type(error).__name__}: {error}; nothing more is logged")
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Leave torch's random numbers as they are, whatever a forward pass draws."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        yield
 
 
 def _copied(model: Any) -> Any:
@@ -185,3 +225,9 @@ def _copied(model: Any) -> Any:
 def _take_values(copied: Any, model: Any) -> None:
     """Give a copy the values of the model's parameters and buffers."""
     copied.load_state_dict(model.state_dict())
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in copied.named_parameters():  # layers are frozen and released on the way
+        parameter.requires_grad_(trained[name])
+    others = dict(copied.named_buffers())
+    for name, buffer in model.named_buffers():  # those that are not saved, too
+        others[name].copy_(buffer)
