@@ -37,6 +37,21 @@ def lightning_callback(tracker: StabilityTracker, inputs: Any, targets: Any = No
     ------
     ImportError
         If neither lightning nor pytorch_lightning is installed.
+
+    Warns
+    -----
+    AccuracyWarning
+        When training starts, if the optimiser is not SGD with the tracker's momentum.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import sgdstab_fast as sf
+    >>> tracker = sf.StabilityTracker(learning_rate=0.1, batch_size=8, quantities="economy")
+    >>> callback = sf.tracking.lightning_callback(  # doctest: +SKIP
+    ...     tracker, torch.randn(64, 10), torch.randn(64, 1), loss="mean squared", every=100
+    ... )
+    >>> lightning.Trainer(callbacks=[callback])  # doctest: +SKIP
     """
     try:
         from lightning.pytorch.callbacks import Callback
@@ -105,6 +120,20 @@ def transformers_callback(
     ------
     ImportError
         If transformers is not installed.
+
+    Warns
+    -----
+    AccuracyWarning
+        When training starts, if the optimiser is not SGD with the tracker's momentum.
+
+    Examples
+    --------
+    >>> import sgdstab_fast as sf
+    >>> tracker = sf.StabilityTracker(learning_rate=0.1, batch_size=8, quantities="economy")
+    >>> callback = sf.tracking.transformers_callback(  # doctest: +SKIP
+    ...     tracker, {"input_ids": words}, labels, loss="cross entropy", every=100
+    ... )
+    >>> transformers.Trainer(model, settings, callbacks=[callback])  # doctest: +SKIP
     """
     try:
         from torch import nn

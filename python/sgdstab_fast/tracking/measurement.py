@@ -1,9 +1,7 @@
 """What is measured of a Gram matrix on the way, and what carries over from one point to the next.
 
 `measured` is a function of its arguments: what is asked for, K, and what is known from the point before. All points
-take the same random numbers, so that what differs between neighbours is K alone, and curves are smooth. The
-search for the almost-sure rate starts from the one that the point before found. (Starting the iterations for the mean
-square from the Perron vectors of the point before saves one product of twenty.)
+take the same random numbers, and the search for the almost-sure rate starts from the one that the point before found.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ from sgdstab_fast.exponents.exponent import lyapunov_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
 from sgdstab_fast.exponents.stability import stability
-from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.learning_rates.critical import critical_learning_rate
 from sgdstab_fast.learning_rates.results import CriticalLearningRate
 from sgdstab_fast.nonlinear.edge_measures import edge_measures
@@ -75,28 +72,28 @@ class Carried:
 
 
 class Given(NamedTuple):
-    """A point of the run."""
+    """What a point is made of, checked."""
 
     step: int
     learning_rate: float
     batch_size: int
     gram: Any
+    """A kernel or an array; None where there is none yet."""
     n_rows: int
     residuals: Any
+    """Gradients of the loss in the outputs, for a loss of curvature 1; None where they are not known."""
     loss: float | None
     groups: Any
 
 
 def started(settings: Settings, given: Given) -> Point:
     """Return a point at which nothing has been measured."""
-    gram = given.gram
-    loss = given.loss if given.loss is not None else gram.loss if isinstance(gram, Kernel) else None
     return Point(
         step=given.step,
         learning_rate=given.learning_rate,
         batch_size=given.batch_size,
         momentum=settings.momentum,
-        loss=math.nan if loss is None else loss,
+        loss=math.nan if given.loss is None else given.loss,
     )
 
 
@@ -109,8 +106,7 @@ def diverged(point: Point, why: str, seconds: float) -> Point:
 def measured(settings: Settings, given: Given, before: Carried) -> tuple[Point, Carried]:
     """Return what was asked for at a point, and what carries over to the next."""
     began = time.perf_counter()
-    point, gram = started(settings, given), given.gram
-    matrix = gram.matrix if isinstance(gram, Kernel) else gram
+    point, matrix = started(settings, given), np.asarray(given.gram)
     if not np.isfinite(matrix).all():
         return diverged(point, "K is not finite", time.perf_counter() - began), before
     if matrix.ndim == 2 and not float(matrix.diagonal().max()) * given.learning_rate < _LARGEST:
@@ -297,8 +293,7 @@ def _mean_square_exponent(here: _Here) -> dict[str, Any]:
 
 def _edge_measures(here: _Here) -> dict[str, Any]:
     given = here.given
-    known = given.residuals is not None or (isinstance(given.gram, Kernel) and given.gram.loss_gradients is not None)
-    if not known:
+    if given.residuals is None:
         here.notes.append("batch_sharpness and its like need residuals: pass residuals=, or targets to from_torch")
         return {}
     if here.settings.sampling in ("with_replacement", "cyclic"):

@@ -56,11 +56,15 @@ class Run:
         if number <= self.last_step:
             raise ValueError(f"step must be later than that of the last point, {self.last_step}, not {number}")
         own, gram = self.settings, kernel
-        if kernel is not None and not isinstance(kernel, Kernel):
+        if isinstance(kernel, Kernel):
+            residuals = kernel.loss_gradients if residuals is None else residuals
+            loss = kernel.loss if loss is None else loss
+        elif kernel is not None:
             gram = validation.numeric(kernel, "kernel")
             if gram.ndim not in (2, 4) or gram.size == 0 or round(float(np.sqrt(gram.size))) ** 2 != gram.size:
                 raise ValueError(f"kernel must be a square matrix, not of shape {gram.shape}")
-        if gram is not None and self.carried.n_rows not in (0, n_rows := _n_rows(gram)):
+        n_rows = 0 if gram is None else round(float(np.sqrt(np.asarray(gram).size)))
+        if n_rows > 0 and self.carried.n_rows not in (0, n_rows):
             raise ValueError(
                 f"kernel must be of the examples that this tracker follows, {self.carried.n_rows} rows, not {n_rows}: "
                 "take another tracker for others"
@@ -71,7 +75,7 @@ class Run:
             learning_rate=validation.positive_number(rate, "learning_rate"),
             batch_size=own.batch_size if batch_size is None else validation.integer(batch_size, "batch_size"),
             gram=gram,
-            n_rows=0 if gram is None else _n_rows(gram),
+            n_rows=n_rows,
             residuals=residuals,
             loss=None if loss is None else validation.real_number(loss, "loss"),
             groups=groups,
@@ -93,7 +97,3 @@ class Run:
     def take_diverged(self, given: Given, why: str, seconds: float) -> Point:
         """Add the point of a network that is not finite."""
         return self.take(diverged(started(self.settings, given), why, seconds), self.carried)
-
-
-def _n_rows(gram: Any) -> int:
-    return len(gram) if isinstance(gram, Kernel) else round(float(np.sqrt(gram.size)))

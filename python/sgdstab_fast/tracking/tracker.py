@@ -180,6 +180,13 @@ class StabilityTracker:
         -----
         AccuracyWarning
             If a quantity cannot be measured, or is less accurate than asked for; once for each reason.
+
+        Examples
+        --------
+        >>> import sgdstab_fast as sf
+        >>> tracker = sf.StabilityTracker(0.4, quantities=["critical_mean_square", "verdict"])
+        >>> tracker.update([[4, 1, 0, 1], [1, 3, 1, 0], [0, 1, 2, 1], [1, 0, 1, 5]], step=0)
+        Point(step=0, verdict='stable', mean_square_ratio=1.0513)
         """
         given = self._run.given(
             kernel,
@@ -226,6 +233,21 @@ class StabilityTracker:
         ------
         ValueError, TypeError, ImportError
             As `update` and `gram.from_torch` do.
+
+        Warns
+        -----
+        AccuracyWarning
+            As `update` does.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import sgdstab_fast as sf
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> inputs, targets = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 1)
+        >>> tracker = sf.StabilityTracker(0.01, quantities="sharpness")
+        >>> tracker.update_from_torch(model, inputs, targets, step=0)  # 2 N over the largest eigenvalue, over 0.01
+        Point(step=0, verdict='', gd_ratio=13.393)
         """
         began, run = time.perf_counter(), self._run
         given = run.given(None, step, learning_rate=learning_rate, batch_size=batch_size)
