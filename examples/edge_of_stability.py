@@ -237,7 +237,7 @@ RUN = ["cell", "seed"]
 
 def label_of(size: int) -> str:
     """Return what a batch size is called."""
-    return "all examples" if size == FULL else f"B = {size}"
+    return "all examples" if size == FULL else f"B = {size:g}"
 
 
 def usual(rows: pd.DataFrame) -> pd.DataFrame:
@@ -261,25 +261,29 @@ def of_runs(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def which_measure(rows: pd.DataFrame) -> pyplot.Figure:
-    """Draw the measures of runs that came to an edge, over their thresholds."""
-    figure, axes = pyplot.subplots(figsize=(7.2, 4), layout="constrained")
+    """Draw all measures of all runs over their thresholds, and in how many runs each is at its threshold."""
+    figure, axes = pyplot.subplots(figsize=(8, 4.4), layout="constrained")
     runs = of_runs(usual(rows[(rows.jump == 0) & (rows.factor == 0.8)]))
-    runs = runs[abs(runs.mean_square_ratio - 1) < AT_THE_EDGE]
     generator = np.random.default_rng(0)
     for place, (size, group) in enumerate(runs.groupby("size")):
         for column, measure in enumerate(MEASURES.values()):
-            values = measure(group)
-            x = column + 0.14 * (place - 2) + 0.05 * (generator.random(len(values)) - 0.5)
-            axes.plot(
-                x, values, ".", ms=4, alpha=0.6, color=COLOURS[size], label=label_of(size) if column == 0 else None
+            values, here = measure(group), column + 0.16 * (place - 2)
+            at_edge = int((abs(values - 1) < AT_THE_EDGE).sum())
+            x = here + 0.08 * (generator.random(len(values)) - 0.5)
+            label = label_of(size) if column == 0 else None
+            axes.plot(x, values, ".", ms=4, alpha=0.6, color=COLOURS[int(size)], label=label)
+            axes.text(
+                here, 1.62, f"{100 * at_edge / len(values):.0f}", color=COLOURS[int(size)], fontsize=7, ha="center"
             )
-            axes.plot(column + 0.14 * (place - 2) + np.array([-0.05, 0.05]), [values.median()] * 2, color="k", lw=1.5)
+    axes.axhspan(1 - AT_THE_EDGE, 1 + AT_THE_EDGE, color=EDGE, alpha=0.1, lw=0)
     axes.axhline(1, color=EDGE, ls="--", lw=1)
+    axes.text(-0.45, 1.69, "% of runs in the band", fontsize=7, color="0.3")
     axes.set_xticks(range(len(MEASURES)), list(MEASURES))
-    axes.set_ylim(0, 1.5)
+    axes.set_xlim(-0.55, len(MEASURES) - 0.45)
+    axes.set_ylim(0, 1.75)
     axes.set_ylabel("over its threshold (1: at the edge)")
     axes.set_title("Which measure sits at its threshold?", loc="left", fontsize=11)
-    axes.legend(fontsize=8, frameon=False, ncols=5, loc="upper right")
+    axes.legend(fontsize=8, frameon=False, ncols=5, loc="upper right", bbox_to_anchor=(1, 1.1))
     return figure
 
 
@@ -348,6 +352,7 @@ def after_a_jump(rows: pd.DataFrame) -> pyplot.Figure:
         if lower.get_lines():
             lower.set_xscale("log")
             lower.set_yscale("log")
+            lower.set_ylim(1e-5, 1e2)  # one run comes back from 1e158
         lower.set_xlabel("steps after the jump")
     every[0, 0].set_ylabel("learning rate / edge")
     every[1, 0].set_ylabel("loss")
@@ -389,13 +394,13 @@ def when_not(rows: pd.DataFrame) -> pyplot.Figure:
     runs = usual(rows[(rows.jump == 0)])
     for size, group in of_runs(runs).groupby("size"):
         ratio = 1 / group.mean_square_ratio
-        axes.plot(group.final_loss.clip(1e-12), ratio, ".", color=COLOURS[size], label=label_of(size), alpha=0.7)
+        axes.plot(group.final_loss.clip(1e-12), ratio, ".", color=COLOURS[int(size)], label=label_of(size), alpha=0.7)
     axes.axhline(1, color=EDGE, ls="--", lw=1)
     if not runs.empty:
         axes.set_xscale("log")
     axes.set_xlabel("loss at the end")
     axes.set_ylabel("learning rate / mean-square rate, late")
-    axes.set_title("When does it not happen? (runs that fit early stop short of the edge)", loc="left", fontsize=11)
+    axes.set_title("When does it not happen?", loc="left", fontsize=11)
     axes.legend(fontsize=8, frameon=False)
     return figure
 
@@ -481,7 +486,7 @@ def trained(every: list[Cell], directory: Path, jobs: int) -> pd.DataFrame:
     for number, file in enumerate(files, start=1):
         table = pd.read_csv(file, keep_default_na=False, na_values=["", "nan"])
         size = FULL if table.full.iloc[0] else table.batch_size.iloc[0]
-        tables.append(table.assign(cell=number, size=size))
+        tables.append(table.assign(cell=number, size=int(size)))
     return pd.concat(tables, ignore_index=True)
 
 
