@@ -416,7 +416,14 @@ def test_a_training_run_from_its_kernels(run_of_kernels, capsys):
     files = ["step-100.npz", "step-0.npz", "step-20.npz"]
     assert main(["track", *files, "--learning-rate", "0.41", "--csv", "history.csv"]) == 0
     output = capsys.readouterr().out
-    for words in ("step-100.npz and 2 more", "1.0257", "0.9958", "stable", "3, 1 of them beyond the edge"):
+    for words in (
+        "step-100.npz and 2 more",
+        "1.0257",
+        "0.9958",
+        "stable",
+        "3, 1 of them beyond the edge",
+        "over eta = 0.41",
+    ):
         assert words in output
     assert Path("history.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader(Path("history.csv").read_text().splitlines()))
@@ -436,7 +443,7 @@ def test_a_training_run_from_one_file(directory, capsys):
     output = capsys.readouterr().out
     assert "4.2052" in output
     assert "0.25" in output
-    assert "verdict" not in output
+    assert "batch size  1" in output
 
 
 @pytest.mark.parametrize(
@@ -455,6 +462,7 @@ def test_a_training_run_from_one_file(directory, capsys):
 def test_training_runs_that_cannot_be_read(directory, capsys, arguments, words):
     Path("empty").mkdir()
     np.savez("bad.npz", steps=[0, 1], matrices=[K4])
-    np.savez("step-0.npz", gram=K4)
+    for name in ("step-0.npz", "again-0.npz"):
+        np.savez(name, gram=K4)
     assert main(["track", *arguments, "--learning-rate", "0.1"]) == 2
     assert words in capsys.readouterr().err

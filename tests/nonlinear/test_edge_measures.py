@@ -157,6 +157,7 @@ def test_at_an_interpolating_minimum_k_tells_what_hessian_vector_products_do(bat
     [
         ((K4,), {}, "residuals must be given"),
         ((K4, [1, 2, 3]), {}, "one for each of the 4 rows"),
+        ((K4, 2), {}, "pass the batch size as batch_size="),
         ((K4, [1, 2, 3, np.inf]), {}, "residuals must be finite, but entry 3"),
         ((K4, R4, 5), {}, "batch_size must be in 1..4, not 5"),
         ((K4, R4, 2), {"rtol": 0}, "rtol must be positive"),

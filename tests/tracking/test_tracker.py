@@ -128,7 +128,8 @@ def test_what_is_not_asked_for_is_not_measured():
     assert point.verdict == "stable"
     economy = tracked(kernels()[:1], quantities="economy").history[0]
     assert math.isnan(economy.exponent)
-    assert economy.verdict == ""
+    assert economy.verdict == "stable"
+    assert economy.certificate == "learning rate below the critical one in mean square"
     assert "batch_sharpness" in economy.scalars()
 
 
@@ -226,6 +227,15 @@ def test_no_gradient_at_all_is_no_edge_at_all():
     assert point.critical_mean_square == math.inf
     assert point.sharpness == 0
     assert point.certificate == "K is zero: nothing moves"
+
+
+def test_many_blocks_take_no_time():
+    """K diagonal: 60 blocks of one example, in batches of 4; lambda is log |1 - eta / B| B / N."""
+    tracker = sf.StabilityTracker(0.9, 4)
+    point = tracker.update(np.eye(60), step=0, residuals=np.ones(60))
+    assert point.exponent == pytest.approx(4 / 60 * math.log(1 - 0.9 / 4), rel=1e-12)
+    assert point.critical_almost_sure == pytest.approx(8, rel=1e-9)
+    assert point.critical_mean_square == pytest.approx(8, rel=1e-9)
 
 
 def test_missing_residuals_leave_columns_out_and_say_why_once():

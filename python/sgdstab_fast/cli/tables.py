@@ -234,32 +234,34 @@ def _examples(name: str, found: ProjectiveChain) -> Table:
 def print_history(name: str, history: History, console: Console) -> None:
     """Print some points of a training run: how far it is from each edge."""
     shown = _some(len(history), _SHOWN)
-    points = [history[row] for row in shown]
+    some = [history[row] for row in shown]
     rates = np.unique(history["learning_rate"])
     columns = {
-        "step": [str(point.step) for point in points],
-        "eta": [f"{point.learning_rate:.3g}" if len(rates) > 1 else "" for point in points],
-        "loss": [_or_nothing(point.loss, "2g") for point in points],
-        "mean\nsquare": [_or_nothing(point.mean_square_ratio, "4f") for point in points],
+        "step": [str(point.step) for point in some],
+        "eta": [f"{point.learning_rate:.3g}" if len(rates) > 1 else "" for point in some],
+        "loss": [_or_nothing(point.loss, "2g") for point in some],
+        "mean\nsquare": [_or_nothing(point.mean_square_ratio, "4f") for point in some],
         "almost\nsure": [
             _or_nothing(point.almost_sure_ratio, "3f")
             + _or_nothing(point.almost_sure_ratio_standard_error, "3f", " ± ")
-            for point in points
+            for point in some
         ],
-        "full\nbatches": [_or_nothing(point.gd_ratio, "4f") for point in points],
-        "batch\nsharpness": [_or_nothing(2 / point.learning_rate / point.batch_sharpness, "4f") for point in points],
-        "verdict": [point.verdict for point in points],
+        "full\nbatches": [_or_nothing(point.gd_ratio, "4f") for point in some],
+        "batch\nsharpness": [_or_nothing(2 / point.learning_rate / point.batch_sharpness, "4f") for point in some],
+        "verdict": [point.verdict for point in some],
     }
     known = {heading: cells for heading, cells in columns.items() if any(cells)}
-    styles = ["red" if point.mean_square_ratio < 1 or point.verdict == "diverged" else "" for point in points]
+    styles = ["red" if point.mean_square_ratio < 1 or point.verdict == "diverged" else "" for point in some]
+    console.print(_table(escape(name), known, styles, left=["verdict"]))
     one = f" = {rates[0]:g}" if len(rates) == 1 else ""
-    title = f"{escape(name)}: critical learning rates over eta{one}, 2 / eta over batch sharpness"
-    console.print(_table(title, known, styles, left=["verdict"]))
+    sizes = ", ".join(f"{size}" for size in np.unique(history["batch_size"]))
+    told = [("batch size", sizes), ("columns", f"learning rate of each edge over eta{one}: stable above 1")]
+    told += [("", "of batch sharpness 2 / eta over it")] if "batch\nsharpness" in known else []
     beyond = int((history["mean_square_ratio"] < 1).sum())
-    told = f"{len(history)}"
+    points = f"{len(history)}"
     if np.isfinite(history["mean_square_ratio"]).any():
-        told += f", {beyond} of them beyond the edge in mean square (ratios below 1)"
-    _print_labelled([("points", told)], console, 8)
+        points += f", {beyond} of them beyond the edge in mean square (ratios below 1)"
+    _print_labelled([*told, ("points", points)], console, 12)
 
 
 def _or_nothing(value: float, digits: str, before: str = "") -> str:

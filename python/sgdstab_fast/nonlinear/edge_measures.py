@@ -174,6 +174,8 @@ def _in_rows(residuals: FloatArray, members: list[NDArray[np.intp]], n_rows: int
     n, shape = len(members), residuals.shape
     if shape in ((n_rows,), (n_rows, 1)):
         return residuals.reshape(-1).copy()
+    if shape == ():
+        raise ValueError("residuals must be an array, not a number: pass the batch size as batch_size=")
     if len(shape) != 2 or shape[0] != n or any(rows.size != shape[1] for rows in members):
         raise ValueError(f"residuals must be one for each of the {n_rows} rows of gram, not of shape {shape}")
     found = np.empty(n_rows)

@@ -64,6 +64,6 @@ def history(columns: _Columns, ax: Axes | None = None) -> Axes:
         ax.set_yscale("symlog", linthresh=1.0)
     ax.set_ylim(0, 1.1 * max(every.max(initial=1.0), 1.2))
     ax.set_xlabel("training step")
-    ax.set_ylabel("over its threshold")
+    ax.set_ylabel("learning rate / edge (above 1: unstable)")
     ax.legend(fontsize=8, frameon=False, loc="best")
     return ax

@@ -26,7 +26,7 @@ from sgdstab_fast.operators.second_moments import SecondMoments, mean_square_thr
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.growth import TOLERANCE, Growth, half_at_most, tolerance_of
 from sgdstab_fast.systems.next_steps import FEW_NUMBERS, NextMatrices, NextSteps, NextUnits
-from sgdstab_fast.systems.sampling import Law
+from sgdstab_fast.systems.sampling import IntArray, Law
 from sgdstab_fast.systems.state_space import StateSpace
 from sgdstab_fast.systems.system import (
     LARGEST_ENUMERATION,
@@ -252,15 +252,29 @@ class BatchSteps(StateSpace):
         return free + self._mean_log_determinant(law)
 
     def _mean_log_determinant(self, law: Law) -> float:
-        if law.n_batches * self.rows_per_step**3 > _MOST_DETERMINANTS:
+        single = [law.rows(unit) for unit in range(law.n_units)]
+        moving = [unit for unit, rows in enumerate(single) if rows.size]
+        idle, b = law.n_units - len(moving), law.batch_size
+        subsets = law.sampling == "iid" and idle > 0  # of a block: what else is drawn does not matter
+        sizes = range(max(b - idle, 0), min(b, len(moving)) + 1)
+        n_batches = sum(math.comb(len(moving), size) for size in sizes) if subsets else law.n_batches
+        if n_batches * max(self.rows_per_step, 1.0) ** 3 > _MOST_DETERMINANTS:
             return math.nan
         total = 0.0
-        single = [law.rows(unit) for unit in range(law.n_units)]
-        weighted = (
-            (probability / len(batches), len(batch), np.concatenate([single[unit] for unit in batch]))
-            for probability, batches in law.batches()
-            for batch in batches
-        )
+        weighted: Iterator[tuple[float, int, IntArray]]
+        if subsets:
+            ways = math.comb(law.n_units, b)
+            weighted = (
+                (math.comb(idle, b - size) / ways, b, _joined(single, batch))
+                for size in sizes
+                for batch in itertools.combinations(moving, size)
+            )
+        else:
+            weighted = (
+                (probability / len(batches), len(batch), _joined(single, batch))
+                for probability, batches in law.batches()
+                for batch in batches
+            )
         # Batches of one size are one stack.
         while chunk := list(itertools.islice(weighted, _CHUNK)):
             for size in {(n, rows.size) for _, n, rows in chunk}:
@@ -379,6 +393,10 @@ class BatchSteps(StateSpace):
 def _is_of_use(found: SecondMoments) -> bool:
     """Say whether forms are numbers, not lost to steps or powers beyond floating point."""
     return bool(np.isfinite(found.metric).all() and np.isfinite(found.covariance).all())
+
+
+def _joined(rows: list[IntArray], units: tuple[int, ...]) -> IntArray:
+    return np.concatenate([rows[unit] for unit in units]) if units else np.empty(0, dtype=np.int64)
 
 
 def _log_determinants(matrices: FloatArray) -> FloatArray:

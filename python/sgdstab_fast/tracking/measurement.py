@@ -33,6 +33,7 @@ from sgdstab_fast.tracking.point import DIVERGED, Point
 
 FAST = 1e-3
 """Directions whose eigenvalues are at least this share of the largest one are the fast ones."""
+_BELOW, _ROUNDING = "learning rate below the critical one in mean square", 1e-9
 _LARGEST = 1e20  # learning rate times K, of a network that has not diverged
 _EPOCH = 0.1  # growth over an epoch, in nats, whose relative tolerance is the absolute one of smaller growth
 _MOST_STEPS, _LEAST_STEPS = 20_000_000, 32_768  # of what is simulated
@@ -283,7 +284,9 @@ def _mean_square_rate(here: _Here) -> dict[str, Any]:
         here.notes.append("critical_mean_square is not known without simulation for these batches")
         return {}
     found = critical_learning_rate(here.system, "mean-square").value
-    return {"critical_mean_square": found, "mean_square_ratio": found / here.given.learning_rate}
+    ratio = found / here.given.learning_rate
+    known = {"verdict": "stable", "certificate": _BELOW} if ratio > 1 + _ROUNDING else {}
+    return {"critical_mean_square": found, "mean_square_ratio": ratio, **known}
 
 
 def _mean_square_exponent(here: _Here) -> dict[str, Any]:

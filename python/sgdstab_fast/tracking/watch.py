@@ -72,6 +72,7 @@ class Watch:
         self._pending: _Pending | None = None
         self._waiting, self._last_step = False, run.last_step
         self._has_warned = self._is_closed = False
+        self._n_left_out = 0
         self._spent, self._began = 0.0, time.perf_counter()
 
     def __call__(self, step: int, *, learning_rate: float | None = None, batch_size: int | None = None) -> None:
@@ -100,9 +101,11 @@ class Watch:
                 self._has_warned = True
                 warn(f"step {step} is before that of the last point, {self._last_step}: it is not measured")
             return
-        if not (self._waiting or self._due(step)):
+        due = self._due(step)
+        if not (self._waiting or due):
             return
         # One that is due while another is being measured is taken as soon as that is done.
+        self._n_left_out += self._waiting and due and self._budget is None
         self._waiting = self._pending is not None or self._is_over_budget()
         if not self._waiting:
             self._measure(step, learning_rate, batch_size)
@@ -113,6 +116,11 @@ class Watch:
             self._collect(wait=True)
         finally:
             self._shut(wait=True)
+        if self._n_left_out > 0:
+            warn(
+                f"{self._n_left_out} points were due while others were being measured, and are left out: measure less "
+                "often, less (quantities='economy'), or with background=False"
+            )
 
     def __enter__(self) -> Watch:
         """Return itself."""
@@ -156,7 +164,10 @@ class Watch:
         except validation.NotFiniteError as error:
             self._tell(run.take_diverged(given, str(error), time.perf_counter() - began))
             return
-        arguments = (run.settings, run.given(kernel, step, **rates), run.carried)
+        settings = run.settings
+        if self._background and settings.n_threads is None:  # the training has the others
+            settings = replace(settings, n_threads=1)
+        arguments = (settings, run.given(kernel, step, **rates), run.carried)
         took = time.perf_counter() - began
         future: Future[tuple[Point, Carried]]
         if not self._background:
