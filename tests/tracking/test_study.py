@@ -37,7 +37,8 @@ def test_runs_start_where_they_are_told_to(directory):
     assert (1 / jumped.mean_square_ratio - 1.2).abs().max() < 0.2
 
 
-def test_the_whole_study_has_what_it_says():
+def test_the_whole_study_has_what_it_says(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLE.parent)
     spec = importlib.util.spec_from_file_location("edge_of_stability", EXAMPLE)
     study = importlib.util.module_from_spec(spec)
     sys.modules["edge_of_stability"] = study
