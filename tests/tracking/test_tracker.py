@@ -31,7 +31,7 @@ def test_every_column_is_what_the_functions_for_it_say(everything):
     for row, (step, kernel) in enumerate(kernels()):
         point = everything.history[row]
         system = sf.LinearizedSGD(kernel, LEARNING_RATE, BATCH_SIZE)
-        measures = sf.nonlinear.edge_measures(kernel, batch_size=BATCH_SIZE, rng=0)
+        measures = sf.nonlinear.edge_measures(kernel, batch_size=BATCH_SIZE, rtol=1e-2, rng=0)
         exact = {
             "step": step,
             "learning_rate": LEARNING_RATE,

@@ -304,7 +304,9 @@ def _edge_measures(here: _Here) -> dict[str, Any]:
             f"batch_sharpness and its like are of uniform subsets, not of {here.settings.sampling} batches"
         )
         return {}
-    found = edge_measures(given.gram, given.residuals, given.batch_size, groups=given.groups, rng=here.rng)
+    found = edge_measures(
+        given.gram, given.residuals, given.batch_size, groups=given.groups, rtol=here.settings.rtol, rng=here.rng
+    )
     return {
         "batch_sharpness": found.batch_sharpness,
         "batch_sharpness_standard_error": found.batch_sharpness_standard_error,
