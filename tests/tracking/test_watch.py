@@ -1,9 +1,11 @@
 import concurrent.futures
 import copy
+import dataclasses
 import math
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import sgdstab_fast as sf
 import torch
 from reference.known import K4
 from reference.training import LEARNING_RATE, kernels, network, steps
+from sgdstab_fast.tracking import watch as watching
 from torch import nn
 
 # Small networks are faster than what is measured of them.
@@ -102,18 +105,28 @@ def test_near_the_edge_points_are_closer():
         sf.tracking.near_edge(sf.StabilityTracker(0.1, quantities="sharpness"), 100, 10)
 
 
-def test_a_budget_stretches_the_schedule():
-    """Points take less than a tenth of the run, but for the first."""
+def test_a_budget_stretches_the_schedule(monkeypatch):
+    """Points take less than a tenth of the run, but for the first: by a clock on which a step takes 1 ms, a point 20."""
+    now = [0.0]
+    measured = watching.measured
+
+    def taking_20_ms(*arguments):
+        point, carried = measured(*arguments)
+        now[0] += 0.02
+        return dataclasses.replace(point, seconds=0.02), carried
+
+    monkeypatch.setattr(watching, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(watching, "measured", taking_20_ms)
     tracker = economy()
     model, inputs, targets = network()
-    started = time.perf_counter()
     with tracker.watch(model, inputs, targets, every=1, budget=0.1, background=False) as watch:
-        for step in steps(model, inputs, targets, 3000):
+        for step in range(3000):
             watch(step)
-    elapsed = time.perf_counter() - started
+            now[0] += 0.001
     n = len(tracker.history)
     assert 1 <= n < 2000
-    assert tracker.history["seconds"][1:].sum() <= 0.1 * elapsed
+    assert tracker.history["seconds"][1:].sum() <= 0.1 * now[0]
+    assert tracker.history["seconds"].sum() > 0.09 * now[0]
 
 
 def test_points_are_logged_with_their_own_steps():

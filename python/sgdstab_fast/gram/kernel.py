@@ -109,9 +109,7 @@ class Kernel:
         ValueError
             If the file is not one of a kernel.
         """
-        with reading(file, "Kernel.save") as found:
-            if found.kind != "Kernel":
-                raise ValueError(f"it is a {found.kind}")
+        with reading(file, "Kernel.save", ["Kernel"]) as found:
             return Kernel.of(found)
 
     @staticmethod

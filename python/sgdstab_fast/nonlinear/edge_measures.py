@@ -43,6 +43,7 @@ from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import EXACT, Result
 from sgdstab_fast.statistics.intervals import interval
+from sgdstab_fast.systems.sampling import Law, validated
 
 _RTOL = 5e-3
 _ROUNDING = 1e-13
@@ -137,26 +138,25 @@ def edge_measures(
         if residuals is None:
             raise ValueError("residuals must be given where gram is no kernel that has them: pass f - y")
     n_rows = len(matrix)
-    members = _members(its_groups, n_rows)
+    law = validated(n_rows, batch_size, groups=its_groups)
+    members = [law.rows(unit) for unit in range(law.n_units)]
     r = _in_rows(validation.numeric(residuals, "residuals").astype(float), members, n_rows)
     if not np.isfinite(r).all():
         raise ValueError(f"residuals must be finite, but entry {int(np.isfinite(r).argmin())} is not")
-    n = len(members)
-    size = validation.integer(batch_size, "batch_size", high=n)
+    n, size, p = law.n_units, law.batch_size, law.noise
     tolerance = validation.positive_number(rtol, "rtol")
     seed = seed_from(rng)
     scale = float(np.abs(r).max(initial=0.0))
     r = r / scale if scale > 0 else r  # none of the measures depends on it
     products = np.stack([matrix[:, rows] @ r[rows] for rows in members], axis=1)  # q_ij, of rows i and examples j
     image = products.sum(axis=1)  # K r
-    p = (n - size) / (size * (n - 1)) if n > 1 else 0.0
     own = sum(float(r[rows] @ products[rows, j]) for j, rows in enumerate(members))
     of_all, whole = float(r @ image), float(image @ image)
     lengths = np.sqrt(np.maximum(matrix.diagonal(), 0.0))
     of_all = of_all if of_all > _ROUNDING * float(np.abs(r) @ lengths) ** 2 else 0.0
     of_batches = (1 - p) * of_all / n**2 + p * own / n
     curved = (1 - p) * whole / n**3 + p * float(np.square(products).sum()) / n**2
-    sharpness, error, n_batches = _batch_sharpness(matrix, r, members, size, tolerance, seed.generator(0))
+    sharpness, error, n_batches = _batch_sharpness(matrix, r, law, tolerance, seed.generator(0))
     return EdgeMeasures(
         batch_size=size,
         batch_sharpness=sharpness,
@@ -188,16 +188,6 @@ def _over(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator > 0 else math.nan
 
 
-def _members(groups: Any, n_rows: int) -> list[NDArray[np.intp]]:
-    """Return the rows of every example."""
-    if groups is None:
-        return list(np.arange(n_rows)[:, None])
-    found: dict[Any, list[int]] = {}
-    for row, label in enumerate(validation.labels(groups, "groups", n_rows, "rows")):
-        found.setdefault(label, []).append(row)
-    return [np.array(rows) for rows in found.values()]
-
-
 def _mean_square_image(products: FloatArray, image: FloatArray, members: list[NDArray[np.intp]], size: int) -> float:
     """Return E|K_SS r_S|^2 over uniform subsets S."""
     n = len(members)
@@ -214,21 +204,18 @@ def _mean_square_image(products: FloatArray, image: FloatArray, members: list[ND
 def _batch_sharpness(
     matrix: FloatArray,
     r: FloatArray,
-    members: list[NDArray[np.intp]],
-    size: int,
+    law: Law,
     rtol: float,
     generator: np.random.Generator,
 ) -> tuple[float, float, int]:
     """Return BS, its standard error and how many batches it took."""
-    n, n_rows = len(members), len(r)
+    n, size, n_rows = law.n_units, law.batch_size, len(r)
     if size == 1 and n == n_rows:
         moving = (r != 0) & (matrix.diagonal() > 0)
         return (float(matrix.diagonal()[moving].mean()) if moving.any() else math.nan), 0.0, 0
     lengths = np.sqrt(np.maximum(matrix.diagonal(), 0.0))
     together = max(1, min(_TOGETHER, _NUMBERS // n_rows))
-    example_of = np.empty(n_rows, dtype=np.intp)
-    for j, rows in enumerate(members):
-        example_of[rows] = j
+    example_of = law.units_of_rows(n_rows)
     every = math.comb(n, size) <= _FEW
     batches = _all_batches(n, size, together) if every else _drawn_batches(n, size, together, generator)
     found, mean, error = np.empty(0), math.nan, 0.0

@@ -9,7 +9,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
@@ -60,10 +60,16 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def reading(file: File, writer: str) -> Iterator[Stored]:
-    """Give what `store` wrote; refuse, also on behalf of what is made of it, a file that `writer` did not write."""
+def reading(file: File, writer: str, kinds: Collection[str]) -> Iterator[Stored]:
+    """Give what `store` wrote, of one of some kinds.
+
+    Refuse, also on behalf of what is made of it, a file that `writer` did not write.
+    """
     try:
-        yield _stored(file)
+        found = _stored(file)
+        if found.kind not in kinds:
+            raise ValueError(f"it is a {found.kind}")
+        yield found
     except FileNotFoundError:
         raise
     except _UNREADABLE as error:

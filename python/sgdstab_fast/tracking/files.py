@@ -40,7 +40,5 @@ def load(file: File) -> Any:
     >>> sf.load(file)
     StabilityTracker(learning_rate=0.4, batch_size=1, History(no points))
     """
-    with reading(file, "a method save of this package") as found:
-        if found.kind not in _KINDS:
-            raise ValueError(f"it is a {found.kind}")
+    with reading(file, "a method save of this package", _KINDS) as found:
         return _KINDS[found.kind](found)

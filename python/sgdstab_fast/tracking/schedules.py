@@ -73,6 +73,8 @@ def near_edge(tracker: Followed, every: int, closer: int, *, within: float = 0.1
         )
 
     def due(step: int) -> bool:
+        if step % near and step % far:  # whatever the last point says
+            return False
         history = tracker.history
         last = history[-1] if len(history) else None
         ratio = math.nan if last is None else last.mean_square_ratio

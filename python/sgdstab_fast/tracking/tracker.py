@@ -383,9 +383,7 @@ class StabilityTracker:
         ValueError
             If the file is not one of a tracker.
         """
-        with reading(file, "StabilityTracker.save") as found:
-            if found.kind != "StabilityTracker":
-                raise ValueError(f"it is a {found.kind}")
+        with reading(file, "StabilityTracker.save", ["StabilityTracker"]) as found:
             return cls.of(found)
 
     @classmethod
