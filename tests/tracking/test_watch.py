@@ -106,7 +106,7 @@ def test_near_the_edge_points_are_closer():
 
 
 def test_a_budget_stretches_the_schedule(monkeypatch):
-    """Points take less than a tenth of the run, but for the first: by a clock on which a step takes 1 ms, a point 20."""
+    """Points take less than a tenth of the run, by a clock on which a step takes 1 ms and a point 20."""
     now = [0.0]
     measured = watching.measured
 
