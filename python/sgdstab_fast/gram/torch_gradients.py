@@ -14,7 +14,7 @@ from sgdstab_fast.gram.source import WRONG
 from sgdstab_fast.gram.torch_model import TorchModel, dense
 
 Rows = Callable[[Any, Any], Any]
-"""Of examples (n, ..) and seeds S (n, m, k) gradients of sum_a S_ao f_a, shape (n, k, number of parameters)."""
+"""Of examples (n, ..) and seeds S (n, m, k) gradients of sum_a S_ao f_a: of each parameter (n, k, its numbers)."""
 RowsOf = Callable[[TorchModel, Sequence[str]], Rows]
 """Of a model and names of its parameters."""
 
@@ -34,7 +34,7 @@ def vectorised(model: TorchModel, names: Sequence[str]) -> Rows:
 
         _, pulled_back = torch.func.vjp(outputs, chosen)
         (found,) = torch.vmap(pulled_back)(seeds)
-        return torch.cat([found[name].reshape(len(seeds), -1) for name in names], dim=1)
+        return [found[name].reshape(len(seeds), -1) for name in names]
 
     def rows(examples: Any, seeds: Any) -> Any:
         # The fused kernels of attention have no rule of vmap.
@@ -49,19 +49,20 @@ def one_by_one(model: TorchModel, names: Sequence[str]) -> Rows:
     torch, tree = model.torch, model.tree
     chosen = [model.parameters[name] for name in names]
 
-    def rows(examples: Any, seeds: Any) -> Any:
+    def rows_of(examples: Any, seeds: Any) -> Any:
         n, _, n_seeds = seeds.shape
-        found = seeds.new_zeros((n, n_seeds, sum(value.numel() for value in chosen)))
+        found = [seeds.new_zeros((n, n_seeds, value.numel())) for value in chosen]
         for i in range(n):
             with model.differentiable():
                 outputs = model(tree.tree_map(lambda leaf: leaf[i : i + 1].clone(), examples))[0]  # noqa: B023
                 for o in range(n_seeds if outputs.requires_grad else 0):
                     seed = seeds[i, :, o]
                     grads = torch.autograd.grad(outputs, chosen, seed, retain_graph=o < n_seeds - 1, allow_unused=True)
-                    found[i, o] = torch.cat([each.reshape(-1) for each in dense(torch, chosen, grads)])
+                    for rows, gradients in zip(found, dense(torch, chosen, grads), strict=True):
+                        rows[i, o] = gradients.reshape(-1)
         return found
 
-    return rows
+    return rows_of
 
 
 def fastest(model: TorchModel, names: Sequence[str], n_outputs: int) -> tuple[str, RowsOf]:
@@ -75,7 +76,10 @@ def fastest(model: TorchModel, names: Sequence[str], n_outputs: int) -> tuple[st
         found = vectorised(model, names)(model.examples(which), seeds)
     except Exception:  # of many kinds, where vmap does not know an operation
         return "one by one", one_by_one
-    allowed = WRONG * torch.finfo(model.dtype).eps * float(true.abs().max())
-    if found.shape == true.shape and float((found - true).abs().max()) <= allowed:
+    allowed = WRONG * torch.finfo(model.dtype).eps * max(float(each.abs().max()) for each in true)
+    if all(
+        each.shape == right.shape and float((each - right).abs().max()) <= allowed
+        for each, right in zip(found, true, strict=True)
+    ):
         return "vmap", vectorised
     return "one by one", one_by_one

@@ -34,6 +34,7 @@ from sgdstab_fast.gram.torch_model import TorchModel, host
 T = TypeVar("T")
 _ONE_AT_A_TIME = threading.RLock()  # tensors of a model are changed while it is evaluated
 _PROBES = 10  # gradients in all other parameters that probing takes, at most
+_HEAP = 32 * 2**20  # bytes of these that stay with the process after they are freed, at most
 METHODS = ("auto", "gradients", "one by one")
 
 
@@ -128,6 +129,8 @@ class TorchSource:
                     chunk_numbers=4 * m * size,
                 )
             )
+        weights = self.model.weights_bytes()
+        probes = _PROBES * bool(self._others) * self.model.n_parameters * BYTES_OF_DOUBLE
         in_float64 = max(2 * n_checked + 1, _PROBES * bool(self._others)) + (
             self.model.dtype != self.model.torch.float64
         )
@@ -138,8 +141,8 @@ class TorchSource:
             memory,
             itemsize=self.model.torch.finfo(self.model.dtype).bits // 8,
             activations=self.model.activation_bytes() * (2 + m * bool(self._others)),
-            weights=self.model.weights_bytes(),
-            others=self.model.weights_bytes() * self.model.is_copied + BYTES_OF_DOUBLE * n * m * 4,
+            weights=weights,
+            others=weights * self.model.is_copied + BYTES_OF_DOUBLE * n * m * 4 + min(probes, _HEAP),
             at_the_start=in_float64 * self.model.n_parameters * BYTES_OF_DOUBLE,
             in_file=in_file,
         )
@@ -186,8 +189,7 @@ class TorchSource:
         """Keep the gradients of a chunk in parameters that no layer accounts for."""
         if not names:
             return
-        sizes = [self.model.parameters[name].numel() for name in names]
-        found = self._rows_of(self.model, names)(self.model.examples(chunk), seeds).split(sizes, dim=2)
+        found = self._rows_of(self.model, names)(self.model.examples(chunk), seeds)
         for name, portion, each, gradients in zip(names, portions, columns, found, strict=True):
             self._require_finite(name, gradients, chunk)
             each.gradients[chunk] = gradients[:, :, portion.units]
