@@ -20,7 +20,8 @@ measure aware of batch gradient distribution", ICLR 2023.) With p = (N - B) / (B
 
 with Q_i = sum_{j != i} q_ij, s_i = sum_{j != i} q_ij^2, and p_k the probability that k given examples are all in S. Of
 several outputs an example has several rows of K. Only BS itself takes batches: all of them where they are few, and for
-single examples with one output it is the mean of K_ii over those with r_i != 0, whatever r.
+single examples with one output it is the mean of K_ii over those with r_i != 0, whatever r. Over drawn batches the two
+quadratic forms have means that are known, and are control variates for their ratio.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from sgdstab_fast.systems.sampling import Law, validated
 
 _RTOL = 5e-3
 _ROUNDING = 1e-13
+_LEAST = 64  # batches that control variates take
 _FEW = 4096  # batches that are gone through
 _TOGETHER, _MOST = 512, 16384  # batches
 _NUMBERS = 2**24  # of batches times rows, at a time
@@ -148,20 +150,24 @@ def edge_measures(
     seed = seed_from(rng)
     scale = float(np.abs(r).max(initial=0.0))
     r = r / scale if scale > 0 else r  # none of the measures depends on it
-    products = np.stack([matrix[:, rows] @ r[rows] for rows in members], axis=1)  # q_ij, of rows i and examples j
+    order, starts = np.concatenate(members), np.cumsum([0, *(rows.size for rows in members[:-1])])
+    products = np.add.reduceat((matrix * r)[:, order], starts, axis=1)  # q_ij, of rows i and examples j
     image = products.sum(axis=1)  # K r
-    own = sum(float(r[rows] @ products[rows, j]) for j, rows in enumerate(members))
+    of_its_own = products[np.arange(n_rows), law.units_of_rows(n_rows)]
+    own = float(r @ of_its_own)
     of_all, whole = float(r @ image), float(image @ image)
     lengths = np.sqrt(np.maximum(matrix.diagonal(), 0.0))
     of_all = of_all if of_all > _ROUNDING * float(np.abs(r) @ lengths) ** 2 else 0.0
     of_batches = (1 - p) * of_all / n**2 + p * own / n
     curved = (1 - p) * whole / n**3 + p * float(np.square(products).sum()) / n**2
-    sharpness, error, n_batches = _batch_sharpness(matrix, r, law, tolerance, seed.generator(0))
+    squared_image = _mean_square_image(products, image, of_its_own, size)
+    means = np.array([of_batches * size**2, squared_image])
+    sharpness, error, n_batches = _batch_sharpness(matrix, r, law, means, tolerance, seed.generator(0))
     return EdgeMeasures(
         batch_size=size,
         batch_sharpness=sharpness,
         batch_sharpness_standard_error=error,
-        batch_sharpness_ratio=_over(_mean_square_image(products, image, members, size) / size**3, of_batches),
+        batch_sharpness_ratio=_over(squared_image / size**3, of_batches),
         gradient_noise_interaction=_over(curved, of_all / n**2),
         interaction_aware_sharpness=_over(curved, of_batches),
         n_batches=n_batches,
@@ -188,15 +194,12 @@ def _over(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator > 0 else math.nan
 
 
-def _mean_square_image(products: FloatArray, image: FloatArray, members: list[NDArray[np.intp]], size: int) -> float:
-    """Return E|K_SS r_S|^2 over uniform subsets S."""
-    n = len(members)
+def _mean_square_image(products: FloatArray, image: FloatArray, own: FloatArray, size: int) -> float:
+    """Return E|K_SS r_S|^2 over uniform subsets S, given q_ij, K r, and of each row i what its own example adds."""
+    n = products.shape[1]
     p1 = size / n
     p2 = p1 * (size - 1) / (n - 1) if n > 1 else 0.0
     p3 = p2 * (size - 2) / (n - 2) if n > 2 else 0.0
-    own = np.empty(len(image))
-    for j, rows in enumerate(members):
-        own[rows] = products[rows, j]
     others, squares = image - own, np.square(products).sum(axis=1) - own**2
     return float((p1 * own**2 + 2 * p2 * own * others + p2 * squares + p3 * (others**2 - squares)).sum())
 
@@ -205,35 +208,49 @@ def _batch_sharpness(
     matrix: FloatArray,
     r: FloatArray,
     law: Law,
+    means: FloatArray,
     rtol: float,
     generator: np.random.Generator,
 ) -> tuple[float, float, int]:
-    """Return BS, its standard error and how many batches it took."""
+    """Return BS, its standard error and how many batches it took; `means` are E[r_S^T K_SS r_S] and E|K_SS r_S|^2."""
     n, size, n_rows = law.n_units, law.batch_size, len(r)
+    moving = (r != 0) & (matrix.diagonal() > 0)
     if size == 1 and n == n_rows:
-        moving = (r != 0) & (matrix.diagonal() > 0)
         return (float(matrix.diagonal()[moving].mean()) if moving.any() else math.nan), 0.0, 0
     lengths = np.sqrt(np.maximum(matrix.diagonal(), 0.0))
     together = max(1, min(_TOGETHER, _NUMBERS // n_rows))
     example_of = law.units_of_rows(n_rows)
     every = math.comb(n, size) <= _FEW
     batches = _all_batches(n, size, together) if every else _drawn_batches(n, size, together, generator)
-    found, mean, error = np.empty(0), math.nan, 0.0
+    # `means` are those of all batches, also of those that do not move.
+    all_move = n - np.unique(example_of[moving]).size < size
+    forms, n_drawn, mean, error = np.empty((2, 0)), 0, math.nan, 0.0
     for chosen in batches:
         in_batch = chosen[:, example_of]
         images = (in_batch * r) @ matrix
         squares = (in_batch * r * images).sum(axis=1)
         curved = np.square(in_batch * images).sum(axis=1)
         moving = squares > _ROUNDING * (in_batch @ (np.abs(r) * lengths)) ** 2  # more than gradients that cancel
-        found = np.append(found, curved[moving] / squares[moving] / size)
-        if every or found.size < 2:
+        forms, n_drawn = np.append(forms, [squares[moving], curved[moving]], axis=1), n_drawn + len(chosen)
+        if every or forms.shape[1] < 2:
             continue
-        mean, error = float(found.mean()), float(found.std(ddof=1)) / math.sqrt(found.size)
-        if error <= rtol * mean or found.size >= _MOST:
+        known = means if all_move and forms.shape[1] == n_drawn >= _LEAST else None
+        mean, error = (float(each) / size for each in _mean_ratio(forms, known))
+        if error <= rtol * mean or forms.shape[1] >= _MOST:
             break
-    if every and found.size:
-        mean = float(found.mean())
-    return mean, error, found.size
+    if every and forms.size:
+        mean = float((forms[1] / forms[0]).mean()) / size
+    return mean, error, forms.shape[1]
+
+
+def _mean_ratio(forms: FloatArray, means: FloatArray | None) -> tuple[float, float]:
+    """Return the mean of forms[1] / forms[0] and its standard error, with the means of both, if they are known."""
+    ratios = forms[1] / forms[0]
+    beside = np.zeros((0, len(ratios))) if means is None else (forms - means[:, None]) / means[:, None]
+    design = np.vstack([np.ones(len(ratios)), beside]).T
+    fitted, *_ = np.linalg.lstsq(design, ratios)
+    rest = ratios - design @ fitted
+    return float(fitted[0]), math.sqrt(float(rest @ rest) / (len(ratios) - len(fitted)) / len(ratios))
 
 
 def _all_batches(n: int, size: int, together: int) -> Iterator[FloatArray]:

@@ -21,6 +21,10 @@ _APART = 1e-6  # sizes of X_u, one beside another
 _ADMIXTURE = 0.1  # of all units to the start
 
 
+Axes = tuple[FloatArray, FloatArray, FloatArray | None]
+"""U and w > 0, ascending, with K = U diag(w) U^T; V with F = U diag(sqrt w) V^T in factor coordinates, else None."""
+
+
 class Draws(NamedTuple):
     """Rows of K, and how batches of them are drawn."""
 
@@ -38,26 +42,23 @@ class Draws(NamedTuple):
     """Shape (N + 1,)."""
     probabilities: FloatArray | None = None
     """p_u, shape (N,); None if uniform."""
+    axes: Axes | None = None
+    """Those of K, if they are known and rows have equal weights."""
 
 
 class DrawnUnits:
     """V = Pi^(-1/4) U, its rows unit by unit, and the products with it."""
 
     def __init__(self, draws: Draws) -> None:
-        rows, coordinates, _, n_units, members, offsets, probabilities = draws
+        rows, coordinates, _, n_units, members, offsets, probabilities, _ = draws
         sizes = np.diff(offsets)
         weights = np.ones(len(members))
         if probabilities is not None:
             weights[members] = np.repeat(n_units * np.asarray(probabilities), sizes)
         self._roots, self.total_weight = np.sqrt(weights), float(weights.sum())
-        self._directions: FloatArray | None = None
-        if coordinates == "gram":
-            self.eigenvalues, self._vectors = np.linalg.eigh(self._roots[:, None] * rows * self._roots)
-            self.eigenvalues = np.maximum(self.eigenvalues, _EPS * self.eigenvalues[-1])
-        else:
-            vectors, values, directions = np.linalg.svd(self._roots[:, None] * rows, full_matrices=False)
-            self.eigenvalues, self._vectors = values[::-1] ** 2, np.ascontiguousarray(vectors[:, ::-1])
-            self._directions = np.ascontiguousarray(directions[::-1].T)
+        self._vectors, self.eigenvalues, self._directions = draws.axes or _axes(
+            self._roots[:, None] * rows * (self._roots if coordinates == "gram" else 1.0), coordinates
+        )
         order = np.argsort(sizes, kind="stable")
         sorted_members = np.concatenate([members[offsets[u] : offsets[u + 1]] for u in order])
         self._rows = self._vectors[sorted_members] / np.sqrt(self._roots[sorted_members])[:, None]
@@ -132,6 +133,14 @@ class DrawnUnits:
             return _assembled(self._directions, metric * weights), _assembled(self._directions, covariance * weights)
         outer, inner = self._vectors / self._roots[:, None], self._vectors * self._roots[:, None]
         return _assembled(outer, metric * rates * rates[:, None]), _assembled(inner, covariance)
+
+
+def _axes(rows: FloatArray, coordinates: Coordinates) -> Axes:
+    if coordinates == "gram":
+        eigenvalues, vectors = np.linalg.eigh(rows)
+        return vectors, np.maximum(eigenvalues, _EPS * eigenvalues[-1]), None
+    vectors, values, directions = np.linalg.svd(rows, full_matrices=False)
+    return np.ascontiguousarray(vectors[:, ::-1]), values[::-1] ** 2, np.ascontiguousarray(directions[::-1].T)
 
 
 def _assembled(frame: FloatArray, blocks: FloatArray) -> FloatArray:

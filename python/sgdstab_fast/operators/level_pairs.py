@@ -11,6 +11,7 @@ keep their relative accuracy at small steps.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,20 @@ class LevelPairs:
         swapped = one.reshape(levels, levels, -1).swapaxes(0, 1).reshape(one.shape)
         self._antisymmetric = (one - swapped).ravel() / 2
         self._kicks, self._readouts = np.kron(self._kick, self._kick), np.kron(self._readout, self._readout)
-        self._first, self._second = np.triu_indices(len(rates))
+
+    @cached_property
+    def _first_and_second(self) -> tuple[IntArray, IntArray]:
+        """A and b of all pairs with a <= b."""
+        first, second = np.triu_indices(len(self.rates))
+        return first, second
+
+    @cached_property
+    def _pairs(self) -> IntArray:
+        """Where those of a, b are among them, shape (r, r)."""
+        (first, second), n = self._first_and_second, len(self.rates)
+        pairs = np.empty((n, n), dtype=np.intp)
+        pairs[first, second] = pairs[second, first] = np.arange(len(first))
+        return pairs
 
     @property
     def of_full_batches(self) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -124,47 +138,52 @@ class LevelPairs:
 
     def weights(self, growth: float, learning_rate: float, *, by_growth: bool, diagonal: bool = False) -> FloatArray:
         """Return p N u_a u_b g_ab, its derivative in z or in 1 / eta, and its rounding, shape (3, r, r) or (3, r)."""
-        first, second = (np.arange(len(self.rates)),) * 2 if diagonal else (self._first, self._second)
+        first, second = (np.arange(len(self.rates)),) * 2 if diagonal else self._first_and_second
         powers, matrices, metrics, covariances = self._resolvents(growth, learning_rate, first, second)
-        values = covariances @ self._readouts
-        outer = (metrics[:, :, None] * covariances[:, None, :]).reshape(matrices.shape)
+        entries = np.empty((3, len(first)))
+        values, slopes, rounding = entries
+        values[:] = self._readouts @ covariances
+        outer = (metrics[:, None] * covariances).reshape(matrices.shape)
         if by_growth:
-            slopes = -np.einsum("ki,ki->k", metrics, covariances)
+            slopes[:] = -np.einsum("ik,ik->k", metrics, covariances)
         else:
-            slopes = np.einsum("ki,ki->k", powers * self._degrees, outer @ self._parts.T)
-            slopes = learning_rate * (slopes - 2 * values)
-        rounding = 16 * _EPS * np.einsum("ki,ki->k", np.abs(outer, out=outer), np.abs(matrices, out=matrices))
-        entries = self.noise * self._n_units * powers[:, 3] * np.array([values, slopes, rounding])
-        if diagonal:
-            return np.asarray(entries)
-        full = np.empty((3, len(self.rates), len(self.rates)))
-        full[:, first, second] = full[:, second, first] = entries
-        return full
+            slopes[:] = np.einsum("i,ik,ik->k", self._degrees, powers, self._parts @ outer)
+            slopes -= 2 * values
+            slopes *= learning_rate
+        rounding[:] = np.einsum("ik,ik->k", np.abs(outer, out=outer), np.abs(matrices, out=matrices))
+        rounding *= 16 * _EPS
+        entries *= self.noise * self._n_units * powers[3]
+        return entries if diagonal else entries.take(self._pairs, axis=1)
 
     def _resolvents(
         self, growth: float, learning_rate: float, first: IntArray, second: IntArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Return 1, u_a, u_b and u_a u_b, z - L_ab, (z - L_ab)^-T (h (x) h) and (z - L_ab)^-1 (e_1 (x) e_1)."""
+        """Return 1, u_a, u_b and u_a u_b, z - L_ab, (z - L_ab)^-T (h (x) h) and (z - L_ab)^-1 (e_1 (x) e_1).
+
+        Pairs are the last axis of all.
+        """
         u, size = learning_rate * self.rates, len(self._kicks)
-        powers = np.stack([np.ones(len(first)), u[first], u[second], u[first] * u[second]], axis=1)
-        matrices = powers @ self._parts
-        matrices[:, :: size + 1] += growth
-        # L_aa has eigenvalues near rho(M)^2 on antisymmetric blocks, which second moments have not.
-        matrices[np.abs(u[first] - u[second]) <= 8 * _EPS * u[-1]] += (1 + abs(growth)) * self._antisymmetric
-        inverses = _inverses(matrices.reshape(-1, size, size)).reshape(matrices.shape)
-        columns = np.kron(np.eye(size), self._kicks[:, None])
-        both = inverses @ np.hstack([np.kron(self._readouts[:, None], np.eye(size)), columns])
-        return powers, matrices, both[:, :size], both[:, size:]
+        left, right = u[first], u[second]
+        powers = np.array([np.ones(len(first)), left, right, left * right])
+        matrices = self._parts.T @ powers
+        matrices[:: size + 1] += growth
+        if size > 1:
+            # L_aa has eigenvalues near rho(M)^2 on antisymmetric blocks, which second moments have not.
+            same = np.flatnonzero(np.abs(left - right) <= 8 * _EPS * u[-1])
+            matrices[:, same] += (1 + abs(growth)) * self._antisymmetric[:, None]
+        inverses = _inverses(matrices.reshape(size, size, -1))
+        metrics = np.einsum("i,ijk->jk", self._readouts, inverses)
+        return powers, matrices, metrics, np.einsum("ijk,j->ik", inverses, self._kicks)
 
     def forms(self, growth: float, learning_rate: float, moments: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return metric and covariance divided by sqrt(w_a w_b), shape (levels, levels, r, r), given Z."""
-        levels, n = len(self._free), len(self.rates)
-        vectors = self._resolvents(growth, learning_rate, self._first, self._second)[2:]
+        (first, second), levels, n = self._first_and_second, len(self._free), len(self.rates)
+        vectors = self._resolvents(growth, learning_rate, first, second)[2:]
         blocks = np.empty((2, levels, levels, n, n))
         for form, each in zip(blocks, vectors, strict=True):
-            squares = np.moveaxis(each.reshape(-1, levels, levels), 0, 2)
-            form[..., self._first, self._second] = squares
-            form[..., self._second, self._first] = squares.swapaxes(0, 1)
+            squares = each.reshape(levels, levels, -1)
+            form[..., first, second] = squares
+            form[..., second, first] = squares.swapaxes(0, 1)
         return self._in_levels(*(blocks * moments))
 
     def _in_levels(self, metric: FloatArray, covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -177,14 +196,15 @@ class LevelPairs:
 
 
 def _inverses(matrices: FloatArray) -> FloatArray:
-    """Return the inverses of a stack of matrices."""
-    n = matrices.shape[-1]
-    if n == 1:
+    """Return the inverses of matrices, shape (n, n, their number)."""
+    if len(matrices) == 1:
         return np.asarray(1 / matrices)
+    stack: FloatArray = np.moveaxis(matrices, 2, 0)
     try:
-        return np.asarray(np.linalg.inv(matrices))
+        found = np.asarray(np.linalg.inv(stack))
     except np.linalg.LinAlgError:  # at an eigenvalue of L_ab, to the last digit
-        return np.asarray(np.linalg.inv(matrices + 4 * _EPS * np.abs(matrices).max() * np.eye(n)))
+        found = np.asarray(np.linalg.inv(stack + 4 * _EPS * np.abs(stack).max() * np.eye(len(matrices))))
+    return np.moveaxis(found, 0, 2)
 
 
 def _rounded(coefficients: FloatArray) -> FloatArray:

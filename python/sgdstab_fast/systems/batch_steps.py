@@ -191,7 +191,8 @@ class BatchSteps(StateSpace):
     def _draws(self, law: Law) -> Draws:
         n = len(self._rows)
         members, offsets = (law.members, law.offsets) if law.offsets.size else (np.arange(n), np.arange(n + 1))
-        return Draws(self.rows, self.coordinates, law.noise, law.n_units, members, offsets, law.probabilities)
+        axes = self._rows.decompose() if law.probabilities is None else None
+        return Draws(self.rows, self.coordinates, law.noise, law.n_units, members, offsets, law.probabilities, axes)
 
     @property
     def has_mean_square(self) -> bool:
