@@ -24,6 +24,7 @@ from sgdstab_fast._core.arguments import FloatArray
 # A matrix given in float32 was rounded there, whatever is done to it afterwards; what counts as rounding is
 # measured in the precision of the input.
 _ASYMMETRY = 1e4  # in units of the precision, relative to sqrt(K_ii K_jj)
+_ASYMMETRY_OF_TENSORS = 1e-8  # relative to the largest entry
 _LONGEST = 160  # characters of what is shown
 _LARGEST_ORDER = 1e6  # of moments: growth to larger powers overflows
 _MOST = 2**62  # of integers without a bound of their own
@@ -334,6 +335,33 @@ def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
             i, j = np.argwhere(~finite)[0]
             raise ValueError(f"{name} must be finite, but {name}[{i + rows.start}, {j}] is {array[i + rows.start, j]}")
     return array, precision
+
+
+def symmetric_tensor(value: Any, name: str, order: int, size: int | None = None) -> FloatArray:
+    """Return a finite tensor of an order, the same under every permutation of its axes, shape (size, .., size)."""
+    array = numeric(value, name).astype(np.float64)
+    size = array.shape[0] if size is None and array.ndim else size
+    if array.shape != (size,) * order or size == 0:
+        sides = "D" if size is None else str(size)
+        raise ValueError(f"{name} must be of shape ({', '.join([sides] * order)}), not {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, but has {int((~np.isfinite(array)).sum())} entries that are not")
+    allowed = _ASYMMETRY_OF_TENSORS * float(np.abs(array).max())
+    for axis in range(order - 1):
+        off = float(np.abs(array - array.swapaxes(axis, axis + 1)).max())
+        if off > allowed:
+            raise ValueError(f"{name} must be symmetric, but axes {axis} and {axis + 1} differ by {off:.2g}")
+    return array
+
+
+def vector(value: Any, name: str, size: int) -> FloatArray:
+    """Return a finite vector of a size."""
+    array = numeric(value, name).astype(np.float64)
+    if array.shape != (size,):
+        raise ValueError(f"{name} must be of shape ({size},), not {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, but entry {int(np.isfinite(array).argmin())} is not")
+    return array
 
 
 def precision_of(value: Any) -> float:
