@@ -2,14 +2,27 @@
 
 from sgdstab_fast.nonlinear.batches import BatchStability, batch_stability
 from sgdstab_fast.nonlinear.edge_measures import EdgeMeasures, edge_measures
+from sgdstab_fast.nonlinear.noise_equilibrium import (
+    NoiseEquilibrium,
+    RescalingEquilibrium,
+    noise_equilibrium,
+    rescaling_equilibrium,
+)
 from sgdstab_fast.nonlinear.oscillations import GDOscillation, gd_oscillation, interpolation_derivatives
+from sgdstab_fast.nonlinear.self_stabilization import SelfStabilization, self_stabilization
 
 __all__ = [
     "BatchStability",
     "EdgeMeasures",
     "GDOscillation",
+    "NoiseEquilibrium",
+    "RescalingEquilibrium",
+    "SelfStabilization",
     "batch_stability",
     "edge_measures",
     "gd_oscillation",
     "interpolation_derivatives",
+    "noise_equilibrium",
+    "rescaling_equilibrium",
+    "self_stabilization",
 ]

@@ -1,0 +1,69 @@
+"""The reduced map of self-stabilisation: closed forms against its own iteration and a loss that has it exactly."""
+
+import numpy as np
+import pytest
+from sgdstab_fast.nonlinear import self_stabilization
+
+ETA, ALPHA, BETA = 0.1, 0.01, 1.0
+
+
+def test_values():
+    found = self_stabilization(ALPHA, BETA, ETA)
+    assert found.delta == pytest.approx(0.14142135623731, rel=1e-13)
+    assert found.period == pytest.approx(444.288293816, rel=1e-11)
+    assert found.multiplier == pytest.approx(1.0000999950005, rel=1e-13)
+    assert found.loss_elevation == pytest.approx(2 * ALPHA / (ETA * BETA), rel=1e-14)
+    path = found.trajectory(0.05, 0.0, 2000)
+    np.testing.assert_allclose(path[10], [0.05019718529533995, 0.008747370112907198], rtol=1e-13)
+    assert np.abs(path[:400, 0]).max() == pytest.approx(0.2653614080280312, rel=1e-12)
+    assert path[:400, 1].max() == pytest.approx(0.1107056, abs=5e-7)
+    assert found.largest_excursion(0.05, 0.0) == pytest.approx((0.2622928653923341, 0.1097470), rel=1e-6)
+
+
+def test_a_loss_that_has_the_map_exactly():
+    """L(x, z) = (2 / eta + sqrt(beta) z) x^2 / 2 - (alpha / sqrt(beta)) z."""
+    beta = 2.3
+    found = self_stabilization(ALPHA, beta, ETA)
+    x, z, path = 0.05, 0.01 / np.sqrt(beta), found.trajectory(0.05, 0.01, 300)
+    for row in path:
+        assert row == pytest.approx((x, np.sqrt(beta) * z), rel=1e-9, abs=1e-12)
+        x, z = (
+            x - ETA * (2 / ETA + np.sqrt(beta) * z) * x,
+            z - ETA * (np.sqrt(beta) * x**2 / 2 - ALPHA / np.sqrt(beta)),
+        )
+
+
+@pytest.mark.parametrize(("x0", "y0"), [(0.05, 0.0), (0.1, 0.05), (0.2, -0.1), (-0.3, 0.02)])
+def test_the_largest_excursion_is_that_of_small_steps(x0, y0):
+    found = self_stabilization(ALPHA, BETA, 1e-3)
+    path = found.trajectory(x0, y0, int(1.2 * found.period) + 1)
+    assert found.largest_excursion(x0, y0) == pytest.approx((np.abs(path[:, 0]).max(), path[:, 1].max()), rel=2e-3)
+
+
+def test_small_cycles_have_the_period_and_come_back():
+    found = self_stabilization(ALPHA, BETA, ETA)
+    path = found.trajectory(1.01 * found.delta, 0.0, 2000)
+    crossings = np.flatnonzero((path[:-1, 1] < 0) & (path[1:, 1] >= 0))
+    assert np.diff(crossings).mean() == pytest.approx(found.period, rel=0.01)
+
+
+def test_with_noise_the_oscillation_stays_at_a_lower_sharpness():
+    """E x^2 after a step from x = delta, y = -gap."""
+    found = self_stabilization(0.05, 1.0, 0.1, noise_variance=4e-4)
+    assert found.sharpness_gap == pytest.approx(0.1 * 4e-4 / (4 * 0.05), rel=1e-14)
+    after = ((1 - 0.1 * found.sharpness_gap) * found.delta) ** 2 + 0.1**2 * 4e-4
+    assert after == pytest.approx(found.delta**2, rel=2 * (0.1 * found.sharpness_gap) ** 2)
+
+
+@pytest.mark.parametrize("arguments", [(0, 1, 1), (1, -1, 1), (1, 1, 0), (np.nan, 1, 1)])
+def test_bad_input(arguments):
+    with pytest.raises(ValueError, match=r"must be (positive|finite|a)"):
+        self_stabilization(*arguments)
+
+
+def test_bad_starts():
+    found = self_stabilization(1, 1, 1)
+    with pytest.raises(ValueError, match="x0 must not be 0"):
+        found.largest_excursion(0, 1)
+    with pytest.raises(ValueError, match="n_steps must be"):
+        found.trajectory(1, 1, -1)
