@@ -21,6 +21,7 @@ from sgdstab_fast.exponents.stability import stability
 from sgdstab_fast.learning_rates.critical import critical_learning_rate
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, Edges, StabilityMap
 from sgdstab_fast.learning_rates.sweep import sweep
+from sgdstab_fast.learning_rates.thresholds import Threshold, Thresholds, thresholds
 from sgdstab_fast.moments.finite_time import finite_time_probability
 from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.moments.results import FiniteTimeProbability, MomentExponents
@@ -56,6 +57,8 @@ __all__ = [
     "Stability",
     "StabilityMap",
     "StabilityTracker",
+    "Threshold",
+    "Thresholds",
     "__version__",
     "build_info",
     "critical_learning_rate",
@@ -75,9 +78,11 @@ __all__ = [
     "regularity",
     "stability",
     "sweep",
+    "thresholds",
     "tracking",
 ]
 
-for _public in (*map(globals().__getitem__, __all__), gram.Kernel, gram.Plan, nonlinear.EdgeMeasures, tracking.Point):
+_of_rooms = (gram.Kernel, gram.Plan, tracking.Point, *map(vars(nonlinear).__getitem__, nonlinear.__all__))
+for _public in (*map(globals().__getitem__, __all__), *_of_rooms):
     if _is_dataclass(_public):
         _document_fields(_public)

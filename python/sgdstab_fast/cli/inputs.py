@@ -48,13 +48,14 @@ def steps(options: argparse.Namespace, gram: Any) -> dict[str, Any]:
         "sampling": options.sampling,
         "momentum": options.momentum,
         "nesterov": options.nesterov,
-        "groups": _groups(options.groups, len(gram)),
+        "groups": groups(options, gram),
         "scale": validation.positive_number(options.scale, "--scale"),
     }
 
 
-def _groups(text: str | None, n_rows: int) -> Any:
+def groups(options: argparse.Namespace, gram: Any) -> Any:
     """Return labels of rows: from a file, or runs of equally many."""
+    text, n_rows = options.groups, len(gram)
     if text is None:
         return None
     if text.endswith(".npy"):

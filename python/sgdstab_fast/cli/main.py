@@ -26,6 +26,7 @@ from sgdstab_fast.cli.tables import (
     print_history,
     print_map,
     print_moments,
+    print_thresholds,
     save_csv,
     save_history_plot,
     save_plot,
@@ -33,6 +34,7 @@ from sgdstab_fast.cli.tables import (
 from sgdstab_fast.directions.chain import projective_chain
 from sgdstab_fast.learning_rates.critical import critical_learning_rate
 from sgdstab_fast.learning_rates.sweep import sweep
+from sgdstab_fast.learning_rates.thresholds import thresholds
 from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.results.progress import Progress, reporter
 from sgdstab_fast.results.warnings import collected
@@ -88,6 +90,18 @@ def _critical(options: argparse.Namespace) -> int:
         return [critical_learning_rate(gram, each, progress=progress, **steps, **common) for each in criteria]
 
     return _found(options, "critical learning rate", find, print_critical)
+
+
+def _thresholds(options: argparse.Namespace) -> int:
+    orders, common = inputs.orders(options.p) if options.p else [], inputs.run_options(options)
+    eta = options.learning_rate
+    eta = None if eta is None else validation.positive_number(eta, "--learning-rate")
+
+    def find(gram: Any, progress: Any) -> Any:
+        steps = {"batch_size": options.batch_size, "sampling": options.sampling, "groups": inputs.groups(options, gram)}
+        return thresholds(gram, learning_rate=eta, orders=orders, progress=progress, **steps, **common)
+
+    return _found(options, "thresholds", find, print_thresholds)
 
 
 def _moments(options: argparse.Namespace) -> int:
@@ -187,6 +201,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--seed": {"type": int, "help": "seed of the random streams (default: fresh entropy)"},
     "--threads": {"type": int, "help": "threads (default: all processors)"},
     "--learning-rate": {"type": float, "metavar": "ETA", "help": "step size; required with GRAM"},
+    "--learning-rate/asked": {
+        "type": float, "metavar": "ETA", "help": "a step size, of which the table says what allows it"},
     "--learning-rates": {
         "required": True, "metavar": "LOW:HIGH:COUNT",
         "help": "equally spaced, or LOW:HIGH:COUNT:log for equal ratios, or a list: 0.1,0.2,0.5"},
@@ -201,6 +217,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--batch-size/several": {
         "default": "1", "metavar": "B,..", "help": "examples per step, as a list or LOW:HIGH: 1,2,4 (default: 1)"},
     "--sampling": {"choices": SAMPLINGS, "default": "iid", "help": "how batches are drawn (default: %(default)s)"},
+    "--sampling/independent": {
+        "choices": SAMPLINGS[:2], "default": "iid", "help": "how batches are drawn (default: %(default)s)"},
     "--momentum": {"type": float, "default": 0.0, "metavar": "B", "help": "heavy-ball momentum (default: 0)"},
     "--momentum/several": {
         "default": "0", "metavar": "B,..", "help": "heavy-ball momentum, as a list: 0,0.9 (default: 0)"},
@@ -252,6 +270,18 @@ _COMMANDS = {
         "Find the largest learning rates that are stable: in mean square, almost surely, for full batches.",
         ("gram --key --rtol/own --max-steps/own --seed --threads", _STEPS, "--p/more"),
         {},
+    ),
+    "thresholds": _Command(
+        _thresholds,
+        "every notion of stability side by side",
+        "Put the critical learning rates of all notions of stability side by side, with what they allow.",
+        (
+            f"{_RUN} --learning-rate/asked",
+            "--batch-size --sampling/independent --groups",
+            "--p --output --csv",
+        ),
+        {"--rtol": 1e-2, "--max-steps": 5e6, "--p": "1,4", "--output": Path("thresholds.png")},
+        "notion",
     ),
     "moments": _Command(
         _moments,

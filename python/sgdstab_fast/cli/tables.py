@@ -19,6 +19,7 @@ from rich.table import Table
 from sgdstab_fast.cli.report import figure_of
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, Edges, StabilityMap
+from sgdstab_fast.learning_rates.thresholds import Thresholds
 from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -144,6 +145,15 @@ def print_critical(name: str, found: list[CriticalLearningRate], console: Consol
             for each in found
         ],
     }
+    console.print(_table(escape(name), columns, left=list(columns)))
+
+
+def print_thresholds(name: str, found: Thresholds, console: Console) -> None:
+    """Print a row for every notion of stability, and what the statements take for granted."""
+    headings, *rows = found.to_table()
+    columns = {heading: [row[index] for row in rows] for index, heading in enumerate(headings)}
+    columns["meaning"] = columns.pop("below it")
+    del columns["kind"]  # which the plot shows
     console.print(_table(escape(name), columns, left=list(columns)))
 
 
@@ -275,9 +285,9 @@ def save_history_plot(history: History, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def save_plot(found: StabilityMap | MomentExponents | ProjectiveChain, path: Path) -> None:
-    """Write the plot of a map, of moments or of a chain."""
-    several = not isinstance(found, StabilityMap)
+def save_plot(found: StabilityMap | MomentExponents | ProjectiveChain | Thresholds, path: Path) -> None:
+    """Write the plot of a map, of moments, of a chain or of thresholds."""
+    several = not isinstance(found, (StabilityMap, Thresholds))
     if isinstance(found, ProjectiveChain):
         several = not (found.without_parts or found.without_shares)
     figure, axes = figure_of(2, (10, 4.2)) if several else figure_of(1, (7.5, 4.6))
