@@ -2,6 +2,7 @@
 
 from sgdstab_fast.nonlinear.batches import BatchStability, batch_stability
 from sgdstab_fast.nonlinear.edge_measures import EdgeMeasures, edge_measures
+from sgdstab_fast.nonlinear.from_torch import gd_oscillation_from_torch
 from sgdstab_fast.nonlinear.noise_equilibrium import (
     NoiseEquilibrium,
     RescalingEquilibrium,
@@ -21,6 +22,7 @@ __all__ = [
     "batch_stability",
     "edge_measures",
     "gd_oscillation",
+    "gd_oscillation_from_torch",
     "interpolation_derivatives",
     "noise_equilibrium",
     "rescaling_equilibrium",

@@ -1,0 +1,153 @@
+"""Derivatives of a loss written in PyTorch along directions, by nested reverse mode: never a D x D matrix.
+
+With s_1 = grad L . v, s_2 = grad s_1 . v and so on, all at v held fixed, grad s_1 = H v, grad s_2 = D^3 L[v, v, .] and
+grad s_3 . v = D^4 L[v, v, v, v].
+
+Some fused operations have wrong higher derivatives (that of layer norms, in several versions of PyTorch): third and
+fourth derivatives are compared with differences of the ones below, and refused where they are others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.gram.source import framework
+from sgdstab_fast.validation import NotFiniteError
+
+_STEPS = (1e-3, 1e-4)  # of differences, relative to the size of the parameters
+_WRONG = 1e-2  # relative, that a derivative may be off at both
+
+
+class TorchLoss:
+    """A loss as a function of a vector theta, shape (D,), float64."""
+
+    def __init__(self, loss: Callable[[Any], Any], parameters: Any) -> None:
+        self._torch = framework("torch")
+        tree = self._torch.utils._pytree
+        leaves, structure = tree.tree_flatten(parameters)
+        if not leaves or not all(self._is_real(leaf) for leaf in leaves):
+            raise TypeError("parameters must be tensors of real numbers: one, or a list or dict of them")
+        self._leaves = [leaf.detach() for leaf in leaves]
+        self._loss: Callable[[Any], Any] = lambda tensors: loss(tree.tree_unflatten(tensors, structure))
+        self.size = sum(leaf.numel() for leaf in leaves)
+        self.precision = max(float(self._torch.finfo(leaf.dtype).eps) for leaf in leaves)
+
+    def _is_real(self, leaf: Any) -> bool:
+        return isinstance(leaf, self._torch.Tensor) and bool(leaf.is_floating_point())
+
+    @property
+    def theta(self) -> FloatArray:
+        """The parameters as they are."""
+        return self._flat(self._leaves)
+
+    def value(self, theta: FloatArray) -> float:
+        """Return L."""
+        with self._torch.no_grad():
+            return float(self._checked(self._loss(self._tensors(theta))))
+
+    def gradient(self, theta: FloatArray) -> FloatArray:
+        """Return grad L."""
+        return self._along(theta, None, 0)
+
+    def hessian_at(self, theta: FloatArray) -> Callable[[FloatArray], FloatArray]:
+        """Return v -> H v; what the gradient took is kept for all v."""
+        torch = self._torch
+        tensors = [tensor.requires_grad_() for tensor in self._tensors(theta)]
+        with torch.enable_grad():
+            found = torch.autograd.grad(
+                self._checked(self._loss(tensors)), tensors, create_graph=True, allow_unused=True
+            )
+        used = [k for k, each in enumerate(found) if each is not None and each.requires_grad]
+
+        def times(v: FloatArray) -> FloatArray:
+            if not used:
+                return np.zeros(self.size)
+            directions = self._tensors(v)
+            images = torch.autograd.grad(
+                [found[k] for k in used],
+                tensors,
+                [directions[k] for k in used],
+                retain_graph=True,
+                allow_unused=True,
+            )
+            return self._flat(self._filled(images, tensors))
+
+        return times
+
+    def third(self, theta: FloatArray, v: FloatArray) -> FloatArray:
+        """Return D^3 L[v, v, .], compared with differences of H v."""
+        found = self._along(theta, v, 2)
+        self._require(found, lambda at: self.hessian_at(at)(v), theta, v, "third")
+        return found
+
+    def fourth(self, theta: FloatArray, v: FloatArray) -> float:
+        """Return D^4 L[v, v, v, v], compared with differences of D^3 L[v, v, v]."""
+        found = float(self._along(theta, v, 3) @ v)
+        self._require(np.array([found]), lambda at: self._along(at, v, 2) @ v[:, None], theta, v, "fourth")
+        return found
+
+    def _along(self, theta: FloatArray, v: FloatArray | None, order: int) -> FloatArray:
+        """Return the gradient of the derivative of an order of L along v."""
+        torch = self._torch
+        tensors = [tensor.requires_grad_() for tensor in self._tensors(theta)]
+        directions = None if v is None else self._tensors(v)
+        with torch.enable_grad():
+            scalar = self._checked(self._loss(tensors))
+            for remaining in range(order, -1, -1):
+                if not scalar.requires_grad:  # a derivative that is 0
+                    return np.zeros(self.size)
+                gradients = self._filled(
+                    torch.autograd.grad(scalar, tensors, create_graph=remaining > 0, allow_unused=True), tensors
+                )
+                if remaining > 0 and directions is not None:
+                    scalar = sum((each * w).sum() for each, w in zip(gradients, directions, strict=True))
+        return self._flat(gradients)
+
+    def _require(
+        self, found: FloatArray, below: Callable[[FloatArray], FloatArray], theta: FloatArray, v: FloatArray, name: str
+    ) -> None:
+        """Refuse derivatives that are not those of what is below, of either step of differences."""
+        scale = max(float(np.linalg.norm(theta)), 1.0)
+        size = max(float(np.abs(found).max()), float(np.abs(below(theta)).max()) / scale)
+        errors = []
+        for step in _STEPS:
+            h = step * scale
+            ahead, behind = below(theta + h * v), below(theta - h * v)
+            rounding = 8 * self.precision * float(np.abs(ahead).max()) / h
+            off = float(np.abs((ahead - behind) / (2 * h) - found).max())
+            errors.append(max(off - rounding, 0.0) / size if size > 0 else 0.0)
+        if min(errors) > _WRONG:
+            raise ValueError(
+                f"loss must have right {name} derivatives, but those of automatic differentiation are not what "
+                f"differences say, by {min(errors):.0%}: is it smooth there? PyTorch's fused layer norm, for one, has "
+                "wrong ones; write it out"
+            )
+
+    def _checked(self, value: Any) -> Any:
+        if getattr(value, "shape", None) != ():
+            raise ValueError(f"loss must return one number, not {getattr(value, 'shape', type(value).__name__)}")
+        if not bool(self._torch.isfinite(value)):
+            raise NotFiniteError(f"loss must be finite, not {float(value.detach())}")
+        return value
+
+    def _tensors(self, vector: FloatArray) -> list[Any]:
+        """Return a vector as tensors like the parameters."""
+        parts = np.split(vector, np.cumsum([leaf.numel() for leaf in self._leaves])[:-1])
+        return [
+            self._torch.as_tensor(part, dtype=leaf.dtype, device=leaf.device).reshape(leaf.shape)
+            for part, leaf in zip(parts, self._leaves, strict=True)
+        ]
+
+    def _filled(self, derivatives: Any, tensors: Any) -> list[Any]:
+        """Return derivatives with zeros for those in parameters that nothing depends on."""
+        return [
+            self._torch.zeros_like(tensor) if each is None else each
+            for each, tensor in zip(derivatives, tensors, strict=True)
+        ]
+
+    def _flat(self, tensors: Any) -> FloatArray:
+        return np.concatenate([each.detach().reshape(-1).double().cpu().numpy() for each in tensors])

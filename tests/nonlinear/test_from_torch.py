@@ -1,0 +1,186 @@
+"""Derivatives of losses in PyTorch: against dense ones, and what is wrong with some of them."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from sgdstab_fast.nonlinear import from_torch, gd_oscillation, gd_oscillation_from_torch
+from torch import nn
+from torch.func import functional_call, grad, jacrev
+
+
+def fitted(layers, n, seed=0):
+    """A network, inputs and targets that it fits; the loss as a function of its parameters, and these."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(*layers).double()
+    inputs = torch.randn(n, layers[0].in_features).double()
+    targets = model(inputs).detach()
+
+    def loss(parameters):
+        return (functional_call(model, parameters, (inputs,)) - targets).square().mean() / 2
+
+    return loss, {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def dense(loss, parameters):
+    """All derivatives up to order four, by forward and reverse mode of torch.func."""
+    names, shapes = list(parameters), [value.shape for value in parameters.values()]
+    sizes = [value.numel() for value in parameters.values()]
+
+    def of_flat(theta):
+        return loss(
+            {name: part.reshape(shape) for name, part, shape in zip(names, theta.split(sizes), shapes, strict=True)}
+        )
+
+    theta = torch.cat([value.reshape(-1) for value in parameters.values()])
+    matrix = jacrev(grad(of_flat))(theta)
+    v = torch.linalg.eigh(matrix)[1][:, -1]
+
+    def along(t, x):
+        return of_flat(x + t * v)
+
+    def second(x):
+        return grad(grad(along))(torch.zeros((), dtype=x.dtype), x)
+
+    g = jacrev(second)(theta)
+    k = grad(grad(grad(grad(along))))(torch.zeros((), dtype=theta.dtype), theta)
+    return matrix.numpy(), v.numpy(), g.numpy(), float(k)
+
+
+@pytest.mark.parametrize("krylov", [False, True])
+def test_sixty_parameters_against_dense_derivatives(krylov, monkeypatch):
+    loss, parameters = fitted([nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 1)], 200)
+    matrix, v, g, k = dense(loss, parameters)
+    if krylov:
+        monkeypatch.setattr(from_torch, "_DENSE", 0)
+    eta = 2.001 / np.linalg.eigvalsh(matrix)[-1]
+    expected = gd_oscillation(matrix, lambda _: g, lambda _: k, eta)
+    found = gd_oscillation_from_torch(loss, parameters, eta)
+    assert found.criterion == pytest.approx(expected.criterion, rel=1e-8)
+    assert found.drift == expected.drift == 0
+    assert found.gap == pytest.approx(expected.gap, rel=1e-8)
+    assert found.amplitude == pytest.approx(expected.amplitude, rel=1e-8)
+    assert abs(found.eigenvector @ v) == pytest.approx(1, abs=1e-10)
+    assert found.verdict == expected.verdict
+    sign = np.sign(found.eigenvector @ v)
+    cycle = found.cycle if sign > 0 else found.cycle[::-1]
+    np.testing.assert_allclose(cycle, expected.cycle, atol=1e-8 * np.abs(expected.cycle).max())
+
+
+@pytest.mark.parametrize("krylov", [False, True])
+def test_a_manifold_of_minima_drifts(krylov, monkeypatch):
+    loss, parameters = fitted([nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 1)], 10)
+    matrix, _, g, k = dense(loss, parameters)
+    if krylov:
+        monkeypatch.setattr(from_torch, "_DENSE", 0)
+    eta = 2.001 / np.linalg.eigvalsh(matrix)[-1]
+    expected = gd_oscillation(matrix, lambda _: g, lambda _: k, eta)
+    found = gd_oscillation_from_torch(loss, parameters, eta)
+    assert found.verdict == expected.verdict == "drifts"
+    assert found.drift == pytest.approx(expected.drift, rel=1e-8)
+    assert found.criterion == pytest.approx(expected.criterion, rel=1e-6)
+
+
+def test_a_stable_cycle_is_what_gradient_descent_finds():
+    loss, parameters = fitted([nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)], 100, seed=1)
+    found = gd_oscillation_from_torch(loss, parameters, 1.0)
+    eta = 2.002 / found.eigenvalue
+    found = gd_oscillation_from_torch(loss, parameters, eta)
+    model = from_torch.TorchLoss(loss, parameters)
+    theta = model.theta
+    if found.verdict == "stable cycle":
+        x = theta + found.cycle[0]
+        for _ in range(4000):
+            x = x - eta * model.gradient(x)
+        after = x - eta * model.gradient(x)
+        assert np.linalg.norm(after - x) / 2 == pytest.approx(found.amplitude, rel=0.05)
+    else:
+        x = theta + 0.1 * found.eigenvector
+        for _ in range(4000):
+            x = x - eta * model.gradient(x)
+        assert np.linalg.norm(x - theta) > 0.1
+
+
+def test_parameters_may_be_one_tensor_or_a_list_and_stay_as_they_are():
+    start = torch.tensor([1.0, 1.0]).double()
+    found = gd_oscillation_from_torch(lambda p: (p[0] * p[1] - 1) ** 2 / 2, start, 1.1)
+    listed = gd_oscillation_from_torch(lambda p: (p[0] * p[1] - 1) ** 2 / 2, [start[0], start[1]], 1.1)
+    assert found.criterion == pytest.approx(24)
+    assert listed.criterion == pytest.approx(24)
+    assert not start.requires_grad
+    assert np.isnan(found.flat_curvature)
+
+
+class WrongSquare(torch.autograd.Function):
+    """x^2, of which the second derivative is forgotten."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * 2 * x.detach()
+
+
+class Cube(torch.autograd.Function):
+    """x^3, whose gradient is that of a fused operation with wrong third derivatives."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * 3 * WrongSquare.apply(x)
+
+
+def test_wrong_higher_derivatives_are_refused():
+    with pytest.raises(ValueError, match=r"loss must have right (third|fourth) derivatives, but .* layer norm"):
+        gd_oscillation_from_torch(
+            lambda p: (p**2).sum() + Cube.apply(p[0] + 1) - 3 * p[0], torch.zeros(2).double(), 1.0
+        )
+
+
+@pytest.mark.parametrize(
+    ("loss", "parameters", "error", "words"),
+    [
+        (lambda p: (p**2).sum(), torch.ones(2).double(), ValueError, "gradient must be zero, but its length is 2.83"),
+        (lambda p: p[0] ** 2 - p[1] ** 2, torch.zeros(2).double(), ValueError, "hessian must be positive semidefinite"),
+        (lambda p: p**2, torch.zeros(2).double(), ValueError, "loss must return one number"),
+        (lambda p: p.sum() / 0, torch.ones(2).double(), ValueError, "loss must be finite, not inf"),
+        (lambda p: p["x"], {}, TypeError, "parameters must be tensors of real numbers"),
+        (lambda p: p.sum(), torch.ones(2).long(), TypeError, "parameters must be tensors of real numbers"),
+    ],
+)
+def test_bad_input(loss, parameters, error, words):
+    with pytest.raises(error, match=words):
+        gd_oscillation_from_torch(loss, parameters, 1.0)
+
+
+def test_layer_norm_is_right_or_refused():
+    """Fused layer norms have wrong third derivatives in some versions of PyTorch: right ones, or an error."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 1)).double()
+    inputs = torch.randn(100, 3).double()
+    targets = model(inputs).detach()
+    parameters = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    def loss(p):
+        return (functional_call(model, p, (inputs,)) - targets).square().mean() / 2
+
+    def written_out(p):
+        hidden = inputs @ p["0.weight"].T + p["0.bias"]
+        centred = hidden - hidden.mean(1, keepdim=True)
+        normed = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt() * p["1.weight"] + p["1.bias"]
+        return ((torch.tanh(normed) @ p["3.weight"].T + p["3.bias"]) - targets).square().mean() / 2
+
+    right = gd_oscillation_from_torch(written_out, parameters, 0.1)
+    with suppress(ValueError):
+        found = gd_oscillation_from_torch(loss, parameters, 0.1)
+        assert found.criterion == pytest.approx(right.criterion, rel=1e-4)
