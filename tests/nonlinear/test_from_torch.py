@@ -5,7 +5,13 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from sgdstab_fast.nonlinear import from_torch, gd_oscillation, gd_oscillation_from_torch
+from sgdstab_fast.nonlinear import (
+    from_torch,
+    gd_oscillation,
+    gd_oscillation_from_torch,
+    self_stabilization_from_torch,
+)
+from sgdstab_fast.nonlinear.torch_loss import TorchLoss
 from torch import nn
 from torch.func import functional_call, grad, jacrev
 
@@ -87,7 +93,7 @@ def test_a_stable_cycle_is_what_gradient_descent_finds():
     found = gd_oscillation_from_torch(loss, parameters, 1.0)
     eta = 2.002 / found.eigenvalue
     found = gd_oscillation_from_torch(loss, parameters, eta)
-    model = from_torch.TorchLoss(loss, parameters)
+    model = TorchLoss(loss, parameters)
     theta = model.theta
     if found.verdict == "stable cycle":
         x = theta + found.cycle[0]
@@ -184,3 +190,60 @@ def test_layer_norm_is_right_or_refused():
     with suppress(ValueError):
         found = gd_oscillation_from_torch(loss, parameters, 0.1)
         assert found.criterion == pytest.approx(right.criterion, rel=1e-4)
+
+
+def toy(p):
+    """A loss that has the reduced map of self-stabilisation exactly: eta = 0.1, alpha = 0.01, beta = 1."""
+    return (20 + p[1]) * p[0] ** 2 / 2 - 0.01 * p[1]
+
+
+def test_a_loss_that_has_the_reduced_map_is_predicted_to_rounding():
+    found = self_stabilization_from_torch(toy, torch.tensor([0.05, 0.0]).double(), 0.1)
+    assert (found.alpha, found.beta) == (pytest.approx(0.01, rel=1e-12), pytest.approx(1, rel=1e-12))
+    predicted, exact = found.predict(400), found.trajectory(0.05, 0.0, 400)
+    np.testing.assert_allclose(np.abs(predicted.x), np.abs(exact[:, 0]), atol=1e-8)
+    np.testing.assert_allclose(predicted.sharpness - 20, exact[:, 1], atol=1e-7)
+    np.testing.assert_allclose(predicted.constrained_sharpness[1:], 20, rtol=1e-6)
+    np.testing.assert_allclose(predicted.delta, found.delta, rtol=1e-6)
+
+
+def test_gradient_descent_at_the_edge_goes_as_predicted():
+    """Two-layer tanh network on 50 points, from where the oscillation is large on."""
+    torch.manual_seed(0)
+    inputs = torch.randn(50, 5).double()
+    targets = torch.sign(inputs[:, :1] * inputs[:, 1:2])
+    model = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 1)).double()
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    def loss(p):
+        return (functional_call(model, p, (inputs,)) - targets).square().mean() / 2
+
+    flat = TorchLoss(loss, start)
+    theta, eta, limit, n_steps = flat.theta, 0.5, 4.0, 60
+    was_above, u = False, None
+    for _ in range(4000):
+        theta = theta - eta * flat.gradient(theta)
+        sharpness, u = from_torch._top(flat.hessian_at(theta), flat.size, u)
+        was_above |= sharpness > 1.02 * limit
+        if was_above and sharpness < limit:
+            break
+    assert was_above
+    sizes = [value.numel() for value in start.values()]
+    parts = torch.tensor(theta).split(sizes)
+    here = {name: part.reshape(value.shape) for (name, value), part in zip(start.items(), parts, strict=True)}
+    predicted = self_stabilization_from_torch(loss, here, eta).predict(n_steps)
+    sharpness, losses = np.empty(n_steps + 1), np.empty(n_steps + 1)
+    for step in range(n_steps + 1):
+        sharpness[step], u = from_torch._top(flat.hessian_at(theta), flat.size, u)
+        losses[step] = flat.value(theta)
+        theta = theta - eta * flat.gradient(theta)
+    print(np.corrcoef(sharpness, predicted.sharpness)[0, 1], np.abs(sharpness / predicted.sharpness - 1).mean())
+    print(np.corrcoef(losses, predicted.loss)[0, 1], np.abs(losses / predicted.loss - 1).mean())
+    assert np.corrcoef(sharpness, predicted.sharpness)[0, 1] > 0.9
+    assert np.abs(sharpness / predicted.sharpness - 1).mean() < 0.03
+    assert np.corrcoef(losses, predicted.loss)[0, 1] > 0.9
+
+
+def test_where_training_does_not_sharpen_there_is_nothing_to_stabilise():
+    with pytest.raises(ValueError, match="parameters must be where training sharpens"):
+        self_stabilization_from_torch(lambda p: (p**2).sum(), torch.ones(2).double(), 0.1)

@@ -22,6 +22,7 @@ from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
 from sgdstab_fast.exponents.stability import stability
+from sgdstab_fast.nonlinear.batches import BatchStability, stability_of_batches
 from sgdstab_fast.results.printed import computed, with_error
 from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.results.warnings import collected
@@ -50,6 +51,8 @@ class Report:
     exponent: LyapunovExponent
     gd_threshold: float
     spectrum: LyapunovSpectrum
+    batches: BatchStability | None
+    """None with momentum, to which the theory does not go."""
     warnings: tuple[str, ...]
     seconds: float
 
@@ -103,6 +106,7 @@ def make_report(
         if system.is_plain
         else gd_threshold(system),
         spectrum=spectrum,
+        batches=stability_of_batches(system) if system.recurrence.is_plain else None,
         warnings=tuple(messages),
         seconds=time.perf_counter() - start,
     )
@@ -125,6 +129,8 @@ def print_report(report: Report, console: Console) -> None:
         table.add_row("steps", _steps(system))
     if system.recurrence.is_plain and not system.is_grouped:
         table.add_row("growing steps", _growing(found, system))
+    if report.batches is not None:
+        table.add_row("every batch", _of_batches(report.batches))
     relative = system.learning_rate / report.gd_threshold - 1
     side = "at" if abs(relative) < 1e-12 else "below" if relative < 0 else "above"
     table.add_row("full-batch GD", f"mu = {found.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})")
@@ -218,6 +224,16 @@ def _growing(found: Stability, system: LinearizedSGD) -> str:
     return f"learning rate * K_ii > {limit} for {n} of {system.n_examples} i ({names})"
 
 
+def _of_batches(found: BatchStability) -> str:
+    low, high = (found.learning_rate * each for each in (found.lower, found.upper))
+    if found.stable:
+        return f"stable alone, at most {high:.4g} of 2: nonlinear SGD is stable in the mean"
+    names = ", ".join(map(str, found.worst_batch[:_SHOWN])) + (", …" if found.worst_batch.size > _SHOWN else "")
+    if found.stable is None:
+        return f"not decided: between {low:.4g} and {high:.4g} of 2   (examples {names})"
+    return f"one is unstable alone, {low:.4g} of 2   (examples {names})"
+
+
 def report_json(report: Report) -> str:
     """Return the report as JSON; what is infinite or unknown is a string."""
     found, exponent, spectrum = report.stability, report.exponent, report.spectrum
@@ -232,6 +248,7 @@ def report_json(report: Report) -> str:
         "regular": None if found.regularity is None else found.regularity.regular,
         "theorem_b": found.theorem_b,
         "growing_examples": found.growing_examples.tolist(),
+        "batches": None if report.batches is None else _picked(report.batches, "stable lower upper exact"),
         "gd": {"exponent": found.gd, "threshold": report.gd_threshold},
         "mean_square": None if mean_square is None else _picked(mean_square, "exponent error residual converged"),
         "lyapunov": {

@@ -25,7 +25,7 @@ from sgdstab_fast.gram.given import given
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.learning_rates.critical import critical_learning_rate
 from sgdstab_fast.learning_rates.results import CriticalLearningRate
-from sgdstab_fast.nonlinear.batches import batch_stability
+from sgdstab_fast.nonlinear.batches import stability_of_batches
 from sgdstab_fast.nonlinear.edge_measures import edge_measures
 from sgdstab_fast.plotting.thresholds import thresholds_plot
 from sgdstab_fast.results.printed import with_error
@@ -223,7 +223,7 @@ def thresholds(
 
     searched = {"rtol": rtol, "max_steps": max_steps}
     rows = [
-        *_of_batches(known, system, [f"p = {p:g}" for p in powers]),
+        *_of_batches(system, [f"p = {p:g}" for p in powers]),
         *_of_bounds(known.matrix, system),
         *_sharpness(known, residuals, system, options.seed),
     ]
@@ -300,8 +300,8 @@ def _of(
     )
 
 
-def _of_batches(known: Any, system: LinearizedSGD, moments: Sequence[str]) -> Iterator[Threshold]:
-    found = batch_stability(known, 1.0, system.batch_size, sampling=system.law.sampling)
+def _of_batches(system: LinearizedSGD, moments: Sequence[str]) -> Iterator[Threshold]:
+    found = stability_of_batches(system)
     low, high = found.critical_learning_rate_bounds
     how = "exactly" if found.exact else f"between proven bounds, {found.upper / found.lower - 1:.1%} apart"
     yield Threshold(

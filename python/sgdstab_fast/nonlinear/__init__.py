@@ -2,7 +2,12 @@
 
 from sgdstab_fast.nonlinear.batches import BatchStability, batch_stability
 from sgdstab_fast.nonlinear.edge_measures import EdgeMeasures, edge_measures
-from sgdstab_fast.nonlinear.from_torch import gd_oscillation_from_torch
+from sgdstab_fast.nonlinear.from_torch import (
+    PredictedDynamics,
+    SelfStabilizationOfLoss,
+    gd_oscillation_from_torch,
+    self_stabilization_from_torch,
+)
 from sgdstab_fast.nonlinear.noise_equilibrium import (
     NoiseEquilibrium,
     RescalingEquilibrium,
@@ -17,8 +22,10 @@ __all__ = [
     "EdgeMeasures",
     "GDOscillation",
     "NoiseEquilibrium",
+    "PredictedDynamics",
     "RescalingEquilibrium",
     "SelfStabilization",
+    "SelfStabilizationOfLoss",
     "batch_stability",
     "edge_measures",
     "gd_oscillation",
@@ -27,4 +34,5 @@ __all__ = [
     "noise_equilibrium",
     "rescaling_equilibrium",
     "self_stabilization",
+    "self_stabilization_from_torch",
 ]

@@ -129,10 +129,14 @@ def batch_stability(
     >>> found.stable, round(found.critical_learning_rate, 9), found.worst_batch.tolist()
     (True, 0.711992844, [0, 3])
     """
-    gram = given(gram, groups)
-    system = LinearizedSGD(gram, learning_rate, batch_size, sampling=sampling)
-    curvatures = _Curvatures(gram.matrix, system.law)
-    found = _largest(curvatures, system.law)
+    return stability_of_batches(
+        LinearizedSGD(given(gram, groups), learning_rate, batch_size, sampling=sampling),
+    )
+
+
+def stability_of_batches(system: LinearizedSGD) -> BatchStability:
+    """Return the same for a system without momentum."""
+    found = _largest(_Curvatures(system.rows_of_k.gram, system.law), system.law)
     size = len(found.batch)
     lower, upper = found.lower / size, found.upper / size
     exact = upper <= lower * (1 + _ROUNDING)

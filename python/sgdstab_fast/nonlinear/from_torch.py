@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +20,10 @@ from sgdstab_fast.nonlinear.oscillations import (
     require_minimum,
     require_stationary,
 )
+from sgdstab_fast.nonlinear.self_stabilization import SelfStabilization
 from sgdstab_fast.nonlinear.torch_loss import TorchLoss
+from sgdstab_fast.results.provenance import versions
+from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.decomposition import largest_axes
 
@@ -28,6 +33,8 @@ Times = Callable[[FloatArray], FloatArray]
 _DENSE = 256  # parameters of which all eigenvectors are computed
 _MOST_VECTORS, _MOST_NUMBERS = 2000, 2e8  # of a Krylov basis
 _TOLERANCE = 1e-10  # of the response, relative
+_MOST_PROJECTIONS, _BASIS = 8, 12  # to the constrained trajectory; vectors for u
+_STEEP, _SHARP = 1e-9, 1e-6  # slope along u, and sharpness, that are left there, relative
 
 
 def gd_oscillation_from_torch(loss: Callable[[Any], Any], parameters: Any, learning_rate: float) -> GDOscillation:
@@ -93,6 +100,195 @@ def gd_oscillation_from_torch(loss: Callable[[Any], Any], parameters: Any, learn
     else:
         found = at_minimum(values, axes, g, k)
     return oscillation(found, eta, "automatic differentiation")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PredictedDynamics(Result):
+    """Gradient descent at the edge as it is predicted to go, step by step, arrays of shape (n_steps + 1,)."""
+
+    x: FloatArray
+    """Oscillation along the top eigenvector."""
+    sharpness: FloatArray
+    """Predicted: that of the constrained trajectory, + y + (grad S . u) x."""
+    loss: FloatArray
+    """Predicted: that of the constrained trajectory, + x^2 / eta."""
+    constrained_sharpness: FloatArray
+    """Of the trajectory that is held at sharpness 2 / eta."""
+    constrained_loss: FloatArray
+    """Likewise."""
+    delta: FloatArray
+    """Size of the oscillation that would keep sharpness where it is; NaN where training does not sharpen."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SelfStabilizationOfLoss(SelfStabilization):
+    """Self-stabilisation at a point of a PyTorch loss, as `self_stabilization_from_torch` returns it."""
+
+    sharpness: float
+    """S there."""
+    eigenvector: FloatArray
+    """u, shape (D,)."""
+    model: TorchLoss
+    """The loss."""
+
+    def predict(self, n_steps: int) -> PredictedDynamics:
+        """Return how gradient descent goes on from there: equations of arXiv 2209.15594, section 5.
+
+        The constrained trajectory goes down the loss, projected to sharpness at most 2 / eta and no slope along u;
+        what differs from it by v, x = u . v and y = grad S . v apart from u, goes on as
+
+            v -> (1 - eta H) v + c - eta grad S x^2 / 2   across u,    x -> -(1 + eta (y + S - 2 / eta)) x
+
+        with c what the projection took away. About 50 products with the Hessian a step.
+        """
+        n_steps = validation.integer(n_steps, "n_steps")
+        eta, limit = self.learning_rate, 2 / self.learning_rate
+        theta = self.model.theta
+        here = _projected(self.model, theta, self.eigenvector, limit)
+        v = theta - here.theta
+        found = np.full((6, n_steps + 1), math.nan)
+        for step in range(n_steps + 1):
+            x, y = float(here.u @ v), float(here.across @ v)
+            sharpening = -float(here.gradient @ here.across)
+            beta = float(here.across @ here.across)
+            found[:, step] = (
+                x,
+                here.sharpness + y + float(here.slope @ here.u) * x,
+                here.loss + x * x / eta,
+                here.sharpness,
+                here.loss,
+                math.sqrt(2 * sharpening / beta) if sharpening > 0 and beta > 0 else math.nan,
+            )
+            moved = here.theta - eta * here.gradient
+            after = _projected(self.model, moved, here.u, limit)
+            rest = v - x * here.u
+            rest = rest - eta * here.times(rest) + (moved - after.theta) - eta * here.across * x * x / 2
+            v = rest - (after.u @ rest) * after.u - (1 + eta * (y + here.sharpness - limit)) * x * after.u
+            here = after
+        return PredictedDynamics(
+            **dict(zip(_PREDICTED, found, strict=True)), provenance={"method": "predicted dynamics", **versions()}
+        )
+
+
+_PREDICTED = ("x", "sharpness", "loss", "constrained_sharpness", "constrained_loss", "delta")
+
+
+class _Point(NamedTuple):
+    """A point of the constrained trajectory."""
+
+    theta: FloatArray
+    loss: float
+    gradient: FloatArray
+    times: Times
+    sharpness: float
+    u: FloatArray
+    slope: FloatArray
+    """grad S."""
+    across: FloatArray
+    """What of it is orthogonal to u."""
+
+
+def _at(model: TorchLoss, theta: FloatArray, near: FloatArray | None) -> _Point:
+    """Return what there is to know about a point; u points as a vector near it does."""
+    times = model.hessian_at(theta)
+    sharpness, u = _top(times, model.size, near)
+    slope = model.along(theta, u, 2)
+    return _Point(theta, model.value(theta), model.gradient(theta), times, sharpness, u, slope, slope - (slope @ u) * u)
+
+
+def _projected(model: TorchLoss, theta: FloatArray, near: FloatArray, limit: float) -> _Point:
+    """Return the point next to one at which sharpness is at most a limit and the loss has no slope along u."""
+    here = _at(model, theta, near)
+    for _ in range(_MOST_PROJECTIONS):
+        along, excess = float(here.gradient @ here.u), max(here.sharpness - limit, 0.0)
+        square = float(here.across @ here.across)
+        if abs(along) <= _STEEP * float(np.linalg.norm(here.gradient)) and excess <= _SHARP * limit:
+            break
+        moved = here.theta - along / here.sharpness * here.u
+        if square > 0:
+            moved = moved - excess / square * here.across
+        here = _at(model, moved, here.u)
+    return here
+
+
+def _top(times: Times, size: int, near: FloatArray | None) -> tuple[float, FloatArray]:
+    """Return the largest eigenvalue and its eigenvector, from one near it."""
+    if size <= _DENSE // 4:
+        values, axes = _all_axes(times, size)
+    elif near is None:
+        values, axes = largest_axes(times, size, 1)
+    else:
+        from scipy.sparse.linalg import LinearOperator, eigsh  # type: ignore[import-untyped]
+
+        operator = LinearOperator((size, size), times, dtype=float)
+        values, axes = eigsh(operator, k=1, which="LA", v0=near, ncv=_BASIS, tol=_STEEP)
+    u = axes[:, -1]
+    return float(values[-1]), u if near is None or u @ near >= 0 else -u
+
+
+def self_stabilization_from_torch(
+    loss: Callable[[Any], Any], parameters: Any, learning_rate: float, *, noise_variance: float = 0.0
+) -> SelfStabilizationOfLoss:
+    """Say how gradient descent balances at the edge of stability, at a point of a PyTorch loss.
+
+    Parameters
+    ----------
+    loss : callable
+        Of the parameters, in the form in which they are given here: returns a tensor of one number.
+    parameters : tensor, or list or dict of tensors
+        Where training is, near sharpness 2 / eta; in float64. They are not changed.
+    learning_rate : float
+        eta.
+    noise_variance : float, optional
+        Of the stochastic gradient along the top eigenvector.
+
+    Returns
+    -------
+    SelfStabilizationOfLoss
+        As from `self_stabilization`, with the sharpness and its eigenvector; its `predict` goes on from there.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If training does not sharpen there (alpha <= 0), or third derivatives are not right.
+
+    References
+    ----------
+    A. Damian, E. Nichani and J. D. Lee, arXiv 2209.15594, definitions 1 to 5.
+
+    Examples
+    --------
+    A loss that has the reduced map exactly, with 2 / eta = 20, alpha = 0.01 and beta = 1:
+
+    >>> import torch
+    >>> import sgdstab_fast as sf
+    >>> found = sf.nonlinear.self_stabilization_from_torch(
+    ...     lambda p: (20 + p[1]) * p[0] ** 2 / 2 - 0.01 * p[1], torch.tensor([0.05, 0.0]).double(), 0.1
+    ... )
+    >>> round(found.alpha, 12), round(found.beta, 12), round(found.delta, 6)
+    (0.01, 1.0, 0.141421)
+    """
+    eta = validation.positive_number(learning_rate, "learning_rate")
+    model = TorchLoss(loss, parameters)
+    start = _at(model, model.theta, None)
+    model.third(start.theta, start.u)
+    here = _projected(model, start.theta, start.u, 2 / eta)
+    alpha, beta = -float(here.gradient @ here.across), float(here.across @ here.across)
+    if not (alpha > 0 and beta > 0):
+        raise ValueError(
+            f"parameters must be where training sharpens, -grad L . grad S > 0, but there that is {alpha:.3g} and "
+            f"|grad S|^2 is {beta:.3g}"
+        )
+    return SelfStabilizationOfLoss(
+        alpha=alpha,
+        beta=beta,
+        learning_rate=eta,
+        noise_variance=validation.nonnegative_number(noise_variance, "noise_variance"),
+        sharpness=start.sharpness,
+        eigenvector=start.u,
+        model=model,
+        provenance={"method": "self-stabilisation, from automatic differentiation", **versions()},
+    )
 
 
 def _all_axes(times: Times, size: int) -> tuple[FloatArray, FloatArray]:

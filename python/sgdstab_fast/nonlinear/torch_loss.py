@@ -51,7 +51,7 @@ class TorchLoss:
 
     def gradient(self, theta: FloatArray) -> FloatArray:
         """Return grad L."""
-        return self._along(theta, None, 0)
+        return self.along(theta, None, 0)
 
     def hessian_at(self, theta: FloatArray) -> Callable[[FloatArray], FloatArray]:
         """Return v -> H v; what the gradient took is kept for all v."""
@@ -80,18 +80,18 @@ class TorchLoss:
 
     def third(self, theta: FloatArray, v: FloatArray) -> FloatArray:
         """Return D^3 L[v, v, .], compared with differences of H v."""
-        found = self._along(theta, v, 2)
+        found = self.along(theta, v, 2)
         self._require(found, lambda at: self.hessian_at(at)(v), theta, v, "third")
         return found
 
     def fourth(self, theta: FloatArray, v: FloatArray) -> float:
         """Return D^4 L[v, v, v, v], compared with differences of D^3 L[v, v, v]."""
-        found = float(self._along(theta, v, 3) @ v)
-        self._require(np.array([found]), lambda at: self._along(at, v, 2) @ v[:, None], theta, v, "fourth")
+        found = float(self.along(theta, v, 3) @ v)
+        self._require(np.array([found]), lambda at: self.along(at, v, 2) @ v[:, None], theta, v, "fourth")
         return found
 
-    def _along(self, theta: FloatArray, v: FloatArray | None, order: int) -> FloatArray:
-        """Return the gradient of the derivative of an order of L along v."""
+    def along(self, theta: FloatArray, v: FloatArray | None, order: int) -> FloatArray:
+        """Return the gradient of the derivative of an order of L along v: H v, D^3 L[v, v, .] for 1 and 2."""
         torch = self._torch
         tensors = [tensor.requires_grad_() for tensor in self._tensors(theta)]
         directions = None if v is None else self._tensors(v)
