@@ -292,6 +292,18 @@ def test_critical_prints_all_three(directory, capsys):
     assert [path.name for path in directory.iterdir() if path.suffix not in (".npy", ".npz")] == []
 
 
+def test_thresholds_print_every_notion(directory, capsys):
+    arguments = ["thresholds", "k4.npy", "--learning-rate", "0.41", "--p", "4", "--seed", "1"]
+    assert main([*arguments, "--output", "t.png", "--csv", "t.csv"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("all batches", "0.4 ", "mean square", "0.420522", "p = 4", "almost sure", "GD", "eta = 0.41", "yes"):
+        assert words in printed
+    assert (directory / "t.png").stat().st_size > 1000
+    assert (directory / "t.csv").read_text().splitlines()[0].startswith("name,value,standard_error,low,high,kind")
+    assert main(["thresholds", "k4.npy", "--p", "-1"]) == 2
+    assert "orders must be positive and finite, not -1.0" in capsys.readouterr().err
+
+
 def test_moments_print_a_table_and_what_follows_from_the_curve(directory, capsys):
     np.save("t1.npy", T1)
     arguments = ["moments", "t1.npy", "--learning-rate", "0.5", "--p", "-2:4:7", "--output", "m.png", "--csv", "m.csv"]

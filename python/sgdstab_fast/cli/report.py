@@ -225,13 +225,13 @@ def _growing(found: Stability, system: LinearizedSGD) -> str:
 
 
 def _of_batches(found: BatchStability) -> str:
-    low, high = (found.learning_rate * each for each in (found.lower, found.upper))
+    low, high = (found.learning_rate * each / 2 for each in (found.lower, found.upper))
     if found.stable:
-        return f"stable alone, at most {high:.4g} of 2: nonlinear SGD is stable in the mean"
+        return f"none is unstable alone, the sharpest at {high:.0%} of 2 / eta: the nonlinear mean is stable"
     names = ", ".join(map(str, found.worst_batch[:_SHOWN])) + (", …" if found.worst_batch.size > _SHOWN else "")
     if found.stable is None:
-        return f"not decided: between {low:.4g} and {high:.4g} of 2   (examples {names})"
-    return f"one is unstable alone, {low:.4g} of 2   (examples {names})"
+        return f"not decided: the sharpest is at {low:.0%} to {high:.0%} of 2 / eta   (examples {names})"
+    return f"one is unstable alone, at {low:.0%} of 2 / eta   (examples {names})"
 
 
 def report_json(report: Report) -> str:

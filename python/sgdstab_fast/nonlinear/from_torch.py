@@ -32,6 +32,7 @@ Times = Callable[[FloatArray], FloatArray]
 
 _DENSE = 256  # parameters of which all eigenvectors are computed
 _MOST_VECTORS, _MOST_NUMBERS = 2000, 2e8  # of a Krylov basis
+_LOOK = 64  # products that look for negative eigenvalues
 _TOLERANCE = 1e-10  # of the response, relative
 _MOST_PROJECTIONS, _BASIS = 8, 12  # to the constrained trajectory; vectors for u
 _STEEP, _SHARP = 1e-9, 1e-6  # slope along u, and sharpness, that are left there, relative
@@ -299,38 +300,55 @@ def _all_axes(times: Times, size: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _top_axes(times: Times, size: int) -> tuple[FloatArray, FloatArray]:
-    """Return the lowest eigenvalue and the two largest, and their eigenvectors."""
+    """Return the lowest eigenvalue, as far as a few products see it, and the two largest, and their eigenvectors."""
     values, axes = largest_axes(times, size, 2)
-    # Of what is left of the largest eigenvalue the largest is that of the lowest one.
-    shift = abs(float(values[-1]))
-    low, lowest = largest_axes(lambda v: shift * v - times(v), size, 1)
-    return np.append(shift - low, values), np.column_stack([lowest, axes])
+    start = np.random.default_rng(size).normal(size=size)
+    low, beside = _krylov(times, start, min(size, _LOOK), lambda *_: False)
+    return np.append(low[0], values), np.column_stack([beside[:, 0], axes])
 
 
-def _response(times: Times, g: FloatArray, k: float, largest: float) -> AtMinimum:
-    """Return what `at_minimum` does from the Krylov space of g: Lanczos' iteration, with all vectors orthogonal."""
-    length = float(np.linalg.norm(g))
-    if length == 0:
-        return at_minimum(np.array([largest]), np.zeros((g.size, 1)), g, k)
-    most = int(min(g.size, _MOST_VECTORS, max(_MOST_NUMBERS / g.size, 2)))
-    basis, diagonal, beside = np.empty((most, g.size)), np.empty(most), np.empty(most)
-    basis[0], looked_at = g / length, 8
+def _krylov(
+    times: Times, start: FloatArray, most: int, known: Callable[[FloatArray, FloatArray, float], bool]
+) -> tuple[FloatArray, FloatArray]:
+    """Return Ritz values and vectors (D, m) from a start by Lanczos' iteration, all of its vectors orthogonal.
+
+    It ends where the space does, or `known` says so of Ritz values, vectors in the basis and the next coefficient.
+    """
+    basis, diagonal, beside = np.empty((most, start.size)), np.empty(most), np.empty(most)
+    basis[0], looked_at = start / np.linalg.norm(start), 8
     for m in range(1, most + 1):
         rest = times(basis[m - 1])
         diagonal[m - 1] = basis[m - 1] @ rest
         for _ in range(2):
             rest = rest - basis[:m].T @ (basis[:m] @ rest)
         beside[m - 1] = np.linalg.norm(rest)
-        is_last = m == most or beside[m - 1] <= FLAT * largest
-        if is_last or m == looked_at:
+        ends = m == most or beside[m - 1] <= FLAT * float(np.abs(diagonal[:m]).max())
+        if ends or m == looked_at:
             looked_at = m + max(8, m // 4)
-            tridiagonal = np.diag(diagonal[:m]) + np.diag(beside[: m - 1], 1) + np.diag(beside[: m - 1], -1)
-            values, vectors = np.linalg.eigh(tridiagonal)
-            inverse = np.where(values > FLAT * largest, 1 / np.where(values > FLAT * largest, values, 1.0), 0.0)
-            residual = beside[m - 1] * abs(float(vectors[-1] @ (inverse * vectors[0])))
-            if is_last or residual <= _TOLERANCE:
+            values, vectors = np.linalg.eigh(
+                np.diag(diagonal[:m]) + np.diag(beside[: m - 1], 1) + np.diag(beside[: m - 1], -1)
+            )
+            if ends or known(values, vectors, float(beside[m - 1])):
                 break
         basis[m] = rest / beside[m - 1]
-    if residual > _TOLERANCE and beside[m - 1] > FLAT * largest:
-        warn(f"after {m} products with the Hessian H^+ g is known to {residual:.1g} only: so is the criterion")
-    return at_minimum(values, basis[:m].T @ vectors, g, k)
+    return values, basis[:m].T @ vectors
+
+
+def _response(times: Times, g: FloatArray, k: float, largest: float) -> AtMinimum:
+    """Return what `at_minimum` does from the Krylov space of g."""
+    if not g.any():
+        return at_minimum(np.array([largest]), np.zeros((g.size, 1)), g, k)
+    residual = 0.0
+
+    def is_known(values: FloatArray, vectors: FloatArray, after: float) -> bool:
+        nonlocal residual
+        curved = values > FLAT * largest
+        inverse = np.where(curved, 1 / np.where(curved, values, 1.0), 0.0)
+        residual = after * abs(float(vectors[-1] @ (inverse * vectors[0])))
+        return residual <= _TOLERANCE
+
+    most = int(min(g.size, _MOST_VECTORS, max(_MOST_NUMBERS / g.size, 2)))
+    values, axes = _krylov(times, g, most, is_known)
+    if len(values) == most < g.size and residual > _TOLERANCE:
+        warn(f"after {most} products with the Hessian H^+ g is known to {residual:.1g} only: so is the criterion")
+    return at_minimum(values, axes, g, k)
