@@ -6,6 +6,7 @@ python examples/beyond_the_edge.py --output docs/beyond_the_edge
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib
@@ -93,10 +94,16 @@ def digits_network(n: int, width: int, seed: int = 0) -> tuple:
     targets = torch.tensor(np.where(data.target[some] % 2, 1.0, -1.0))[:, None]
     model = nn.Sequential(nn.Linear(64, width), nn.Tanh(), nn.Linear(width, 1)).double()
 
+    return model, inputs, targets, digits_loss(model, inputs, targets)
+
+
+def digits_loss(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor):
+    """Return the half mean squared loss on some examples as a function of parameters."""
+
     def loss(parameters: dict) -> torch.Tensor:
         return (functional_call(model, parameters, (inputs,)) - targets).square().mean() / 2
 
-    return model, inputs, targets, loss
+    return loss
 
 
 def gradient_descent(model: nn.Module, loss, eta: float, n_steps: int) -> list[float]:
@@ -168,7 +175,37 @@ def self_stabilization() -> tuple[pyplot.Figure, str]:
             ("loss", np.array(losses), predicted.loss),
         )
     )
-    return figure, words
+    return figure, f"{words}\n{stochastic_gap()}"
+
+
+def stochastic_gap(eta: float = 0.25, size: int = 16) -> str:
+    """Say how far below 2 / eta the sharpness of SGD stays on average, and what is predicted there."""
+    model, inputs, targets, loss = digits_network(100, 20)
+    generator = torch.Generator().manual_seed(0)
+    measured, predicted = [], []
+    for step in range(6000):
+        batch = torch.randperm(len(inputs), generator=generator)[:size]
+        part = digits_loss(model, inputs[batch], targets[batch])
+        gradient_descent(model, part, eta, 1)
+        if step > 2000 and step % 100 == 0:
+            measured.append(2 / eta - sharpness_of(loss, parameters_of(model)))
+            with suppress(ValueError):  # where training does not sharpen
+                found = sf.nonlinear.self_stabilization_from_torch(loss, parameters_of(model), eta)
+                along = []
+                for x, y in zip(inputs, targets, strict=True):
+                    gradients = torch.autograd.grad(
+                        digits_loss(model, x[None], y[None])(dict(model.named_parameters())), list(model.parameters())
+                    )
+                    along.append(
+                        float(torch.cat([each.reshape(-1) for each in gradients]) @ torch.tensor(found.eigenvector))
+                    )
+                n = len(inputs)
+                variance = float(np.var(along)) * (n - size) / (size * (n - 1))
+                predicted.append(found.learning_rate * found.beta * variance / (4 * found.alpha))
+    return (
+        f"SGD, B = {size}, eta = {eta}: mean sharpness {np.mean(measured):.2f} below 2 / eta = {2 / eta:g}; predicted, "
+        f"median of {len(predicted)} points, {np.median(predicted):.2f}"
+    )
 
 
 def neuron_gradients(u, w, x, y, active):

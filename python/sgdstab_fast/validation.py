@@ -354,6 +354,14 @@ def symmetric_tensor(value: Any, name: str, order: int, size: int | None = None)
     return array
 
 
+def finite_matrix(value: Any, name: str) -> FloatArray:
+    """Return a finite matrix that is not empty."""
+    array = numeric(value, name).astype(np.float64)
+    if array.ndim != 2 or array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be a finite matrix, not of shape {array.shape}")
+    return array
+
+
 def vector(value: Any, name: str, size: int) -> FloatArray:
     """Return a finite vector of a size."""
     array = numeric(value, name).astype(np.float64)

@@ -301,7 +301,7 @@ def test_thresholds_print_every_notion(directory, capsys):
     assert (directory / "t.png").stat().st_size > 1000
     assert (directory / "t.csv").read_text().splitlines()[0].startswith("name,value,standard_error,low,high,kind")
     assert main(["thresholds", "k4.npy", "--p", "-1"]) == 2
-    assert "orders must be positive and finite, not -1.0" in capsys.readouterr().err
+    assert "orders must be in (0, 100], not -1.0" in capsys.readouterr().err
 
 
 def test_moments_print_a_table_and_what_follows_from_the_curve(directory, capsys):

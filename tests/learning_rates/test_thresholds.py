@@ -100,8 +100,11 @@ def test_moments_are_in_order(size, orders):
 
 @pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 @pytest.mark.parametrize("size", [1, 4, 16])
-def test_of_real_networks(size):
-    found = sf.thresholds(sf.load_example().gram, size, orders=(), rng=0)
+@pytest.mark.parametrize("name", ["example", "digits_trained_128", "iris_trained_40"])
+def test_of_real_networks(name, size):
+    with np.load(DATA / "gram_matrices.npz") as stored:
+        gram = sf.load_example().gram if name == "example" else stored[name]
+    found = sf.thresholds(gram, size, orders=(), rng=0)
     holds(found)
     assert found["all batches"].low == found["all batches"].high
 
@@ -119,8 +122,23 @@ def test_larger_batches_allow_more():
             assert smaller[name].value <= larger[name].value * (1 + 1e-12), name
 
 
+def test_a_singular_k_has_the_bound_of_what_moves():
+    """K of one parameter: the condition is the mean-square threshold itself."""
+    slopes = np.sqrt([2.1, 1.5])
+    found = sf.thresholds(np.outer(slopes, slopes), orders=(2, 1, 1), rng=0)
+    assert found["Wu-Ma-E"].value == pytest.approx(found["mean square"].value, rel=1e-12)
+    assert [row.name for row in found].count("p = 1") == 1
+    holds(found)
+
+
+def test_whole_batches_with_replacement_may_be_one_example():
+    found = sf.thresholds(K4, 4, sampling="with_replacement", orders=(), rng=0)
+    assert found["all batches"].value == pytest.approx(0.4)
+    holds(found)
+
+
 def test_draws_with_replacement():
-    found = sf.thresholds(K4, 2, sampling="with_replacement", orders=(), residuals=np.ones(4), rng=0)
+    found = sf.thresholds(K4, 2, sampling="with_replacement", orders=(), rng=0)
     assert found["mean square"].value == pytest.approx(0.6599364073047066, rel=1e-12)
     assert found["all batches"].value == pytest.approx(0.4)
     assert "batch sharpness" not in {row.name for row in found}
@@ -136,7 +154,9 @@ def test_the_same_seed_gives_the_same_bits():
 def test_bad_input():
     with pytest.raises(ValueError, match="sampling must be one of 'iid', 'with_replacement'"):
         sf.thresholds(K4, sampling="epoch")
-    with pytest.raises(ValueError, match="orders must be positive"):
+    with pytest.raises(ValueError, match="residuals must be left out with sampling='with_replacement'"):
+        sf.thresholds(K4, sampling="with_replacement", residuals=np.ones(4))
+    with pytest.raises(ValueError, match=r"orders must be in \(0, 100\], not -1.0"):
         sf.thresholds(K4, orders=[-1])
     with pytest.raises(ValueError, match="batch_size must be"):
         sf.thresholds(K4, 5)

@@ -36,7 +36,7 @@ def test_values(size):
     assert (found.lower, found.upper) == (found.largest, found.largest)
     assert found.critical_learning_rate == pytest.approx(2 / VALUES[size], rel=1e-13)
     assert found.critical_learning_rate_bounds == (found.critical_learning_rate,) * 2
-    assert found.stable is (None if size == 1 else True)  # at 2 / K_ii exactly neither
+    assert batch_stability(K4, found.critical_learning_rate, size).stable is None  # exactly at the edge
     assert batch_stability(K4, 1.01 * found.critical_learning_rate, size).stable is False
     assert batch_stability(K4, 0.99 * found.critical_learning_rate, size).stable is True
 
@@ -117,6 +117,8 @@ def test_laws_of_batches():
     twice = batch_stability(gram, 0.1, 2, sampling="with_replacement")
     assert twice.largest == pytest.approx(by_enumeration(gram, 1), rel=1e-12)
     assert twice.worst_batch.tolist() == [gram.diagonal().argmax()] * 2
+    whole = batch_stability(gram, 0.1, 7, sampling="with_replacement")
+    assert whole.largest == twice.largest
     cyclic = batch_stability(gram, 0.1, 3, sampling="cyclic")
     parts = [gram[:3, :3], gram[3:6, 3:6], gram[6:, 6:]]
     assert cyclic.largest == pytest.approx(max(np.linalg.eigvalsh(part)[-1] / len(part) for part in parts), rel=1e-12)

@@ -84,6 +84,34 @@ def test_of_many_eigenvalues_the_root_is_that_of_the_balance(seed):
     assert found.balance(found.equilibrium + 1e-3 / np.abs(a).max()) < 0
 
 
+def test_rounding_is_neither_noise_nor_an_eigenvalue():
+    assert np.isnan(noise_equilibrium([[0.1, 0.1]] * 3, [1, -1]).equilibrium)
+    assert noise_equilibrium([[0.1, 1], [0.1, -1], [0.1, 0]], [1, -1]).equilibrium == -np.inf
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        basis = np.linalg.qr(generator.normal(size=(3, 3)))[0]
+        form = basis @ np.diag([1.0, 1.0, 0.0]) @ basis.T
+        assert noise_equilibrium(generator.normal(size=(5, 3)), (form + form.T) / 2).equilibrium == np.inf
+
+
+def test_a_far_equilibrium_is_found():
+    g = np.array([[1e2, 1e-4, 1.0], [-1e2, -1e-4, -1.0]])
+    found = noise_equilibrium(g, [1, 0.5, -1])
+    assert abs(found.balance(found.equilibrium)) < 1e-8
+    assert found.equilibrium == pytest.approx(np.log(1e4) / 4, rel=1e-6)
+
+
+def test_at_a_minimum_both_ways_agree():
+    """U W is the least-squares solution, so that grad L = 0 and mean squares are variances."""
+    generator = np.random.default_rng(3)
+    x, y = generator.normal(size=(30, 2)), generator.normal(size=(30, 2))
+    u = np.linalg.lstsq(x, y)[0].T
+    closed = rescaling_equilibrium(u, np.eye(2), x, x @ u.T - y)
+    found = noise_equilibrium(gradients(u, np.eye(2), x, y), SIGNS, np.append(u.ravel(), np.eye(2).ravel()))
+    assert found.equilibrium == pytest.approx(closed.equilibrium, rel=1e-11)
+    assert found.noise_by_eigenvalue == pytest.approx([closed.w_noise, closed.u_noise], rel=1e-11)
+
+
 def test_without_noise_on_one_side_there_is_no_equilibrium():
     g = np.array([[1.0, 0.0], [-1.0, 0.0]])
     assert noise_equilibrium(g, [1, -1]).equilibrium == np.inf

@@ -40,6 +40,17 @@ def test_the_largest_excursion_is_that_of_small_steps(x0, y0):
     assert found.largest_excursion(x0, y0) == pytest.approx((np.abs(path[:, 0]).max(), path[:, 1].max()), rel=2e-3)
 
 
+@pytest.mark.parametrize(("x0", "y0"), [(0.05, 3.0), (5.0, 0.0), (1e-200, 0.1), (0.1414213562373095, 0.0)])
+def test_far_starts_have_far_excursions(x0, y0):
+    found = self_stabilization(ALPHA, BETA, ETA)
+    farthest, highest = found.largest_excursion(x0, y0)
+    r, s = (x0 / found.delta) ** 2, (farthest / found.delta) ** 2
+    log_r = 2 * np.log(x0 / found.delta)
+    assert s - np.log(s) == pytest.approx(r - log_r + y0**2 / ALPHA, rel=1e-12)
+    assert farthest >= x0 * (1 - 1e-7)
+    assert highest == pytest.approx(np.sqrt(max(y0**2 + ALPHA * (r - log_r - 1), 0)), abs=1e-7)
+
+
 def test_small_cycles_have_the_period_and_come_back():
     found = self_stabilization(ALPHA, BETA, ETA)
     path = found.trajectory(1.01 * found.delta, 0.0, 2000)
@@ -47,7 +58,7 @@ def test_small_cycles_have_the_period_and_come_back():
     assert np.diff(crossings).mean() == pytest.approx(found.period, rel=0.01)
 
 
-def test_with_noise_the_oscillation_stays_at_a_lower_sharpness():
+def test_the_gap_keeps_the_mean_square_of_an_oscillation_with_noise():
     """E x^2 after a step from x = delta, y = -gap."""
     found = self_stabilization(0.05, 1.0, 0.1, noise_variance=4e-4)
     assert found.sharpness_gap == pytest.approx(0.1 * 4e-4 / (4 * 0.05), rel=1e-14)

@@ -44,6 +44,7 @@ RESULTS = {
     "probability": lambda s: sf.finite_time_probability(s, 8, 0.0, max_steps=40_000, rng=1),
     "eigenfunction": lambda s: sf.eigenfunction(s, 0.1, n_directions=64, rng=1),
     "Lyapunov function": lambda s: sf.lyapunov_function(s.with_learning_rate(1.5), rng=1),
+    "thresholds": lambda s: sf.thresholds(K4, 2, learning_rate=0.5, orders=(), rng=1),
 }
 NAMES = list(RESULTS)
 ASKED = (
@@ -132,7 +133,8 @@ def answers(value):
 def test_every_public_result_is_looked_at():
     public = {value for name in sf.__all__ if dataclasses.is_dataclass(value := getattr(sf, name))}
     seen = {type(result(name, system(of))) for of, name in ASKED}
-    assert public - seen == {sf.Edges, sf.Example, sf.Progress, sf.Recurrence}  # parts of results, and no results
+    parts_and_others = {sf.Edges, sf.Example, sf.Progress, sf.Recurrence, sf.Threshold}
+    assert public - seen == parts_and_others
 
 
 @pytest.mark.parametrize(("of", "name"), ASKED)

@@ -149,11 +149,10 @@ def print_critical(name: str, found: list[CriticalLearningRate], console: Consol
 
 
 def print_thresholds(name: str, found: Thresholds, console: Console) -> None:
-    """Print a row for every notion of stability, and what the statements take for granted."""
+    """Print a row for every notion of stability."""
     headings, *rows = found.to_table()
     columns = {heading: [row[index] for row in rows] for index, heading in enumerate(headings)}
     columns["meaning"] = columns.pop("below it")
-    del columns["kind"]  # which the plot shows
     console.print(_table(escape(name), columns, left=list(columns)))
 
 

@@ -2,7 +2,7 @@ r"""Bounds of the mean-square threshold that need eigenvalues of N x N matrices 
 
 With H = (1/N) sum_u H_u, H_u = sum_{i in u} g_i g_i^T, p of `systems.sampling` and M = (1 - p) K / N + p Diag_u(K_uu):
 
-    sufficient   eta <= 2 / lambda_max(M)                       (L. Wu, C. Ma and W. E, NeurIPS 2018, theorem 1)
+    sufficient   eta <= 2 / lambda_max(M) on the range of K     (L. Wu, C. Ma and W. E, NeurIPS 2018, theorem 1)
     necessary    eta <= 2 v.Hv / ((v.Hv)^2 + p Var_u(v.H_u v))  for every |v| = 1, here the top eigenvector of H, and
                  eta <= 2 Tr H / ((1 - p) Tr H^2 + (p / N) sum_u Tr H_u^2)
                                                                 (R. Mulayoff and T. Michaeli, arXiv 2306.07850,
@@ -21,6 +21,8 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.systems.sampling import Law
 
+_FLAT = 1e-13  # of the largest eigenvalue of K: less is 0
+
 
 class ThresholdBounds(NamedTuple):
     """Learning rates that the mean-square threshold lies between."""
@@ -37,12 +39,16 @@ def threshold_bounds(gram: FloatArray, law: Law) -> ThresholdBounds:
     """Return the bounds for a K, shape (n_rows, n_rows), and independent batches of uniform examples."""
     n, p, units = law.n_units, law.noise, law.units_of_rows(len(gram))
     same = units[:, None] == units
+    largest = float(np.abs(gram).max())
+    gram = gram / largest  # whose squares neither overflow nor vanish
     values, vectors = np.linalg.eigh(gram)
     mean = float(values[-1]) / n
+    range_of_k = vectors[:, values > _FLAT * values[-1]]
+    form = (1 - p) / n * gram + p * np.where(same, gram, 0.0)
     shares = n * mean * np.bincount(units, np.square(vectors[:, -1]), n)
     squares = (1 - p) * float(np.square(values).sum()) / n**2 + p * float(np.square(gram[same]).sum()) / n
     return ThresholdBounds(
-        sufficient=2 / float(np.linalg.eigvalsh((1 - p) / n * gram + p * np.where(same, gram, 0.0))[-1]),
-        by_eigenvector=2 * mean / (mean**2 + p * float(np.square(shares - mean).mean())),
-        by_trace=2 * float(np.trace(gram)) / n / squares,
+        sufficient=2 / float(np.linalg.eigvalsh(range_of_k.T @ form @ range_of_k)[-1]) / largest,
+        by_eigenvector=2 * mean / (mean**2 + p * float(np.square(shares - mean).mean())) / largest,
+        by_trace=2 * float(np.trace(gram)) / n / squares / largest,
     )

@@ -1,9 +1,10 @@
 """Thresholds: every notion of stability of one minimum, and the learning rate up to which it holds.
 
-    all batches <= Wu-Ma-E <= mean square <= mean (p = 1) <= almost sure
-    all batches <= fourth moment (p = 4) <= mean square <= GD, Mulayoff-Michaeli's bounds
+    all batches <= Wu-Ma-E <= mean square <= mean (p = 1) <= almost sure, GD
+    all batches <= fourth moment (p = 4) <= mean square <= Mulayoff-Michaeli's bounds
 
-Each holds for the reason that the first notion implies the second one. Almost sure and GD bound each other in neither
+Each holds for the reason that the first notion implies the second one: E|x|^p for p >= 1 bounds |E x|, which full
+batches move. Almost sure and GD bound each other in neither
 direction. Batch sharpness, where residuals are known, is where training is seen to stay, no condition of stability.
 """
 
@@ -41,6 +42,7 @@ ALL_BATCHES, WU, MEAN_SQUARE, ALMOST_SURE, GD = "all batches", "Wu-Ma-E", "mean 
 BY_EIGENVECTOR, BY_TRACE, SHARPNESS = "eigenvector bound", "trace bound", "batch sharpness"
 _ROUNDING = 1e-9
 _MOST_STEPS = 5_000_000
+_MOST_ORDER = 100  # growth to larger powers is that of the longest step, to rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +56,10 @@ class Threshold:
     standard_error: float
     """0 where nothing was simulated."""
     low: float
-    """Between `low` and `high` the critical rate lies: for certain, or with a probability of 95%."""
+    """The critical rate is at least that: for certain, or, with `high`, with a probability of 95% where it is
+    simulated. Of "all batches" it is `value`, too, where bounds do not meet."""
     high: float
-    """See `low`."""
+    """The critical rate is at most that, likewise."""
     kind: str
     """``"threshold"``: stable below, unstable above; ``"sufficient"``: stable below; ``"necessary"``: unstable above;
     ``"observed"``: where training is seen to stay."""
@@ -80,11 +83,11 @@ class Thresholds(Result):
     """All thresholds of a minimum, as `thresholds` returns them; `print` shows a table."""
 
     system: LinearizedSGD
-    """K and batches."""
+    """K and batches, at the learning rate that was given, else at one over the largest K_ii."""
     learning_rate: float | None
     """eta, if it was given."""
     rows: tuple[Threshold, ...]
-    """By their values, smallest first."""
+    """By their values, smallest first, and none behind what it implies."""
 
     def __getitem__(self, name: str) -> Threshold:
         """Return the notion of a name."""
@@ -163,11 +166,13 @@ def thresholds(
     groups : array_like, shape (N rows,), optional
         For several outputs: which rows belong to the same example.
     residuals : array_like, optional
-        For batch sharpness, as for `nonlinear.edge_measures`; by default those of the kernel, if it has them.
+        For batch sharpness, as for `nonlinear.edge_measures`; by default those of the kernel, if it has them. Batch
+        sharpness is of draws without replacement, and left out with others.
     learning_rate : float, optional
         eta: the table says what it is allowed by.
     orders : sequence of float, optional
-        Moments p > 0 whose growth is looked at: of few examples exactly, else by simulation, seconds each.
+        Moments p > 0 whose growth is looked at: of few examples exactly, else by simulation, seconds each. The second
+        one is always there, as "mean square".
     rtol : float, optional
         Relative standard error of what is simulated.
     max_steps : int, optional
@@ -185,7 +190,7 @@ def thresholds(
     Raises
     ------
     ValueError, TypeError
-        As `LinearizedSGD` does; if an order is not positive.
+        As `LinearizedSGD` does; if an order is not positive; for residuals with replacement.
 
     Warns
     -----
@@ -209,10 +214,13 @@ def thresholds(
     validation.choice(sampling, "sampling", ("iid", "with_replacement"))
     options = options_of(thresholds, keywords, rtol=rtol, atol=0.0, max_steps=max_steps)
     eta = None if learning_rate is None else validation.positive_number(learning_rate, "learning_rate")
-    powers = [validation.positive_number(order, "orders") for order in orders]
+    powers = _orders(orders)
+    if residuals is not None and sampling != "iid":
+        raise ValueError(f"residuals must be left out with sampling={sampling!r}: batch sharpness is of other batches")
     residuals = gram.loss_gradients if residuals is None and isinstance(gram, Kernel) else residuals
     known = given(gram, groups)
-    system = LinearizedSGD(known, eta or 1.0, batch_size, sampling=sampling)
+    largest = float(known.matrix.diagonal().max())
+    system = LinearizedSGD(known, eta or 1 / (largest if largest > 0 else 1.0), batch_size, sampling=sampling)
     own: dict[str, Any] = {
         **keywords,
         "rng": np.random.SeedSequence(options.seed.entropy, spawn_key=options.seed.spawn_key),
@@ -223,9 +231,9 @@ def thresholds(
 
     searched = {"rtol": rtol, "max_steps": max_steps}
     rows = [
-        *_of_batches(system, [f"p = {p:g}" for p in powers]),
+        *_of_batches(system, [_moment(p) for p in powers]),
         *_of_bounds(known.matrix, system),
-        *_sharpness(known, residuals, system, options.seed),
+        *_sharpness(known, residuals, system, rtol, options.seed),
     ]
     rows.append(_of(critical("gd"), GD, "full batches converge", "Chemnitz & Engel 2025, theorem A"))
     rows.append(
@@ -234,18 +242,18 @@ def thresholds(
             MEAN_SQUARE,
             "E|x|^2 shrinks",
             "Mulayoff & Michaeli, arXiv 2306.07850, theorem 3",
-            implies=(GD, BY_EIGENVECTOR, BY_TRACE, *(f"p = {p:g}" for p in powers if p < 2), ALMOST_SURE),
+            implies=(GD, BY_EIGENVECTOR, BY_TRACE, *(_moment(p) for p in powers if p < 2), ALMOST_SURE),
         )
     )
     for p in powers:
-        lower = tuple(f"p = {q:g}" for q in powers if q < p)
+        lower = tuple(_moment(q) for q in powers if q < p)
         rows.append(
             _of(
                 critical(p, **searched),
-                f"p = {p:g}",
+                _moment(p),
                 f"E|x|^{p:g} shrinks" if p != 1 else "E|x| shrinks",
                 "Chemnitz & Engel 2025, definition A.5",
-                implies=(*lower, *([MEAN_SQUARE] if p > 2 else []), ALMOST_SURE),
+                implies=(*lower, *([MEAN_SQUARE] if p > 2 else []), *([GD] if p >= 1 else []), ALMOST_SURE),
             )
         )
     rows.append(
@@ -263,6 +271,19 @@ def thresholds(
         rows=_ordered(rows),
         provenance=provenance(options.seed, "thresholds", system.fingerprint),
     )
+
+
+def _orders(value: Any) -> list[float]:
+    """Return the orders of moments, each once, without the second, which has a row of its own."""
+    found = validation.numeric(value, "orders").astype(float).reshape(-1).tolist()
+    for p in found:
+        if not 0 < p <= _MOST_ORDER:
+            raise ValueError(f"orders must be in (0, {_MOST_ORDER}], not {p}")
+    return [p for p in dict.fromkeys(found) if p != 2]
+
+
+def _moment(p: float) -> str:
+    return f"p = {p:.12g}"
 
 
 def _ordered(rows: Sequence[Threshold]) -> tuple[Threshold, ...]:
@@ -348,10 +369,10 @@ def _of_bounds(matrix: Any, system: LinearizedSGD) -> Iterator[Threshold]:
         )
 
 
-def _sharpness(known: Any, residuals: Any, system: LinearizedSGD, seed: Seed) -> Iterator[Threshold]:
+def _sharpness(known: Any, residuals: Any, system: LinearizedSGD, rtol: float, seed: Seed) -> Iterator[Threshold]:
     if residuals is None or system.law.sampling != "iid":
         return
-    found = edge_measures(known, residuals, system.batch_size, rng=seed.generator(0))
+    found = edge_measures(known, residuals, system.batch_size, rtol=rtol, rng=seed.generator(0))
     if not found.batch_sharpness > 0:
         return
     low, high = (2 / each for each in reversed(found.confidence_interval(0.95)))

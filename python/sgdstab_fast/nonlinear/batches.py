@@ -42,9 +42,10 @@ from sgdstab_fast.systems.sgd import LinearizedSGD
 IntArray = NDArray[np.int64]
 
 _FEW = 20_000  # batches that are gone through
+_EIGENPROBLEMS = 1e9  # multiplications that these, or swaps, may take
 _TOGETHER = 2**21  # entries of K_SS, of many S
 _ROUNDING = 1e-10
-_POWER_STEPS, _SWAPS = 12, 50
+_POWER_STEPS, _STARTS, _SWAPS = 12, 32, 50
 _OUT, _IN = 6, 16  # units of a batch that may go, and those that may come instead
 _BOUND_STEPS, _BRANCH_STEPS = 30, 4
 _WORK, _OVERHEAD = 1.5e8, 5e4  # entries of A gone through in branching, and what a step costs beside them
@@ -61,15 +62,16 @@ class BatchStability(Result):
     stable: bool | None
     """Whether eta lambda_max(K_SS) / |S| < 2 for every batch S; None where the bounds do not tell."""
     largest: float
-    """The largest lambda_max(K_SS) / |S| that was found: that of `worst_batch`."""
+    """The largest lambda_max(K_SS) / |S| that was found, that of `worst_batch`: 2 / learning rate is its edge."""
     lower: float
-    """The largest of all is at least that."""
+    """The largest lambda_max(K_SS) / |S| of all batches is at least that: `largest`."""
     upper: float
-    """The largest of all is at most that."""
+    """And at most that."""
     exact: bool
-    """Whether they are the same."""
+    """Whether `lower` and `upper` are the same."""
     worst_batch: IntArray
-    """The examples of the batch with `largest`."""
+    """The examples (with groups, their numbers in the order in which they first appear) of the batch with `largest`,
+    ascending, shape (|S|,); of draws with replacement one, B times."""
 
     @property
     def critical_learning_rate(self) -> float | tuple[float, float]:
@@ -135,7 +137,7 @@ def batch_stability(
 
 
 def stability_of_batches(system: LinearizedSGD) -> BatchStability:
-    """Return the same for a system without momentum."""
+    """Return `batch_stability` of the batches of a system; its momentum is not looked at."""
     found = _largest(_Curvatures(system.rows_of_k.gram, system.law), system.law)
     size = len(found.batch)
     lower, upper = found.lower / size, found.upper / size
@@ -166,7 +168,7 @@ class _Found(NamedTuple):
 def _largest(curvatures: _Curvatures, law: Law) -> _Found:
     """Return the largest lambda_max(K_SS), of the batches with the largest lambda_max(K_SS) / |S|."""
     n, size = law.n_units, law.batch_size
-    if law.sampling == "cyclic" or size == n:
+    if law.is_deterministic:
         batches = [np.arange(first, min(first + size, n)) for first in range(0, n, size)]
         values = [float(curvatures.of(batch[None])[0]) for batch in batches]
         worst = int(np.argmax([value / len(batch) for value, batch in zip(values, batches, strict=True)]))
@@ -175,7 +177,8 @@ def _largest(curvatures: _Curvatures, law: Law) -> _Found:
         one = curvatures.best(iter([np.arange(n)[:, None]]))
         return _Found(size * one.lower, size * one.lower, np.repeat(one.batch, size))
     size = n % size or size if law.sampling == "epoch" else size
-    if math.comb(n, size) <= _FEW:
+    rows = size * curvatures.rows.shape[1]
+    if math.comb(n, size) <= min(_FEW, _EIGENPROBLEMS / rows**3):
         return curvatures.best(_in_parts(combinations(range(n), size), max(1, _TOGETHER // size**2)))
     return _Search(curvatures, n, size).ended()
 
@@ -318,11 +321,14 @@ class _Search:
             vectors, units = self.curvatures.kept(vectors @ matrix, self.size)
             lengths = np.linalg.norm(vectors, axis=1)
             vectors /= np.where(lengths > 0, lengths, 1.0)[:, None]
-        return self.curvatures.best(iter([np.unique(units, axis=0)]))
+        quotients = np.einsum("kj,kj->k", vectors @ matrix, vectors)
+        most = units[np.argsort(-quotients, kind="stable")[:_STARTS]]
+        return self.curvatures.best(batch[None] for batch in np.unique(most, axis=0))
 
     def _swapped(self, found: _Found) -> _Found:
         """Swap a unit that adds little for one outside that feels much, while that helps."""
-        for _ in range(_SWAPS):
+        rows = self.size * self.curvatures.rows.shape[1]
+        for _ in range(int(min(_SWAPS, _EIGENPROBLEMS / (_OUT * _IN * rows**3)))):
             shares = self.curvatures.shares(found.batch)
             inside = found.batch[np.argsort(shares[found.batch], kind="stable")[:_OUT]]
             shares[found.batch] = -1.0

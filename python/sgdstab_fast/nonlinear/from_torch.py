@@ -16,6 +16,8 @@ from sgdstab_fast.nonlinear.oscillations import (
     AtMinimum,
     GDOscillation,
     at_minimum,
+    flatness,
+    from_gradient,
     oscillation,
     require_minimum,
     require_stationary,
@@ -32,10 +34,11 @@ Times = Callable[[FloatArray], FloatArray]
 
 _DENSE = 256  # parameters of which all eigenvectors are computed
 _MOST_VECTORS, _MOST_NUMBERS = 2000, 2e8  # of a Krylov basis
+_NEAREST, _FARTHEST = 0.2, 3.0  # sharpness over 2 / eta, of what is called near the edge
 _LOOK = 64  # products that look for negative eigenvalues
 _TOLERANCE = 1e-10  # of the response, relative
 _MOST_PROJECTIONS, _BASIS = 8, 12  # to the constrained trajectory; vectors for u
-_STEEP, _SHARP = 1e-9, 1e-6  # slope along u, and sharpness, that are left there, relative
+_STEEP, _SHARP = 1e-6, 1e-6  # slope along u, and sharpness, that are left there, relative
 
 
 def gd_oscillation_from_torch(loss: Callable[[Any], Any], parameters: Any, learning_rate: float) -> GDOscillation:
@@ -54,8 +57,8 @@ def gd_oscillation_from_torch(loss: Callable[[Any], Any], parameters: Any, learn
     Returns
     -------
     GDOscillation
-        As from `gd_oscillation`; of a manifold of minima its `flat_curvature` is not known. Eigenvalues of the Hessian
-        below 1e-11 of the largest count as 0.
+        As from `gd_oscillation`. Eigenvalues of the Hessian below 1e-11 of the largest count as 0. Of more than 256
+        parameters negative ones are looked for with 64 products, and `flat_curvature` is not known.
 
     Raises
     ------
@@ -88,18 +91,25 @@ def gd_oscillation_from_torch(loss: Callable[[Any], Any], parameters: Any, learn
     model = TorchLoss(loss, parameters)
     theta = model.theta
     gradient, times = model.gradient(theta), model.hessian_at(theta)
-    parts = _all_axes(times, model.size) if model.size <= _DENSE else None
-    values, axes = parts if parts is not None else _top_axes(times, model.size)
+    is_small = model.size <= _DENSE
+    values, axes = (_all_axes if is_small else _top_axes)(times, model.size)
     largest, v = float(values[-1]), axes[:, -1]
     require_stationary(gradient, max(largest, 0.0), max(float(np.linalg.norm(theta)), 1.0))
-    require_minimum(float(values[0]), largest)
-    g, k = model.third(theta, v), model.fourth(theta, v)
-    if parts is None:
-        found = _response(times, g, k, largest)._replace(
-            eigenvalue=largest, eigenvector=v, gap=largest - float(values[-2])
-        )
+    require_minimum(0.0, largest)
+    flat = flatness(largest, model.along(theta, v, v), gradient)
+    require_minimum(float(values[0]), largest, flat)
+    model.require_right_derivatives(theta, v)
+
+    def derivatives(*directions: FloatArray) -> FloatArray:
+        return model.along(theta, *directions)
+
+    if is_small:
+        found = at_minimum(values, axes, derivatives, derivatives, flat)
     else:
-        found = at_minimum(values, axes, g, k)
+        g, k = derivatives(v, v), float(derivatives(v, v, v) @ v)
+        found = _response(times, v, g, k, flat)._replace(eigenvalue=largest, gap=largest - float(values[-2]))
+        if found.drift == 0:
+            warn(f"along flat directions of more than {_DENSE} parameters lambda is not looked at: a cycle may drift")
     return oscillation(found, eta, "automatic differentiation")
 
 
@@ -116,21 +126,24 @@ class PredictedDynamics(Result):
     constrained_sharpness: FloatArray
     """Of the trajectory that is held at sharpness 2 / eta."""
     constrained_loss: FloatArray
-    """Likewise."""
+    """Of the same trajectory."""
     delta: FloatArray
     """Size of the oscillation that would keep sharpness where it is; NaN where training does not sharpen."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SelfStabilizationOfLoss(SelfStabilization):
-    """Self-stabilisation at a point of a PyTorch loss, as `self_stabilization_from_torch` returns it."""
+    """Self-stabilisation at a point of a PyTorch loss, as `self_stabilization_from_torch` returns it.
+
+    `alpha` and `beta` are those of the point next to it with sharpness at most 2 / eta and no slope along u.
+    """
 
     sharpness: float
-    """S there."""
+    """S at the point that was given."""
     eigenvector: FloatArray
-    """u, shape (D,)."""
+    """u there, shape (D,)."""
     model: TorchLoss
-    """The loss."""
+    """The loss, and the point."""
 
     def predict(self, n_steps: int) -> PredictedDynamics:
         """Return how gradient descent goes on from there: equations of arXiv 2209.15594, section 5.
@@ -140,26 +153,24 @@ class SelfStabilizationOfLoss(SelfStabilization):
 
             v -> (1 - eta H) v + c - eta grad S x^2 / 2   across u,    x -> -(1 + eta (y + S - 2 / eta)) x
 
-        with c what the projection took away. About 50 products with the Hessian a step.
+        with c what the projection took away. A step takes some ten to a hundred products with the Hessian.
         """
         n_steps = validation.integer(n_steps, "n_steps")
         eta, limit = self.learning_rate, 2 / self.learning_rate
         theta = self.model.theta
         here = _projected(self.model, theta, self.eigenvector, limit)
         v = theta - here.theta
-        found = np.full((6, n_steps + 1), math.nan)
+        x_of, sharpness, loss, constrained_sharpness, constrained_loss, delta = np.full((6, n_steps + 1), math.nan)
         for step in range(n_steps + 1):
             x, y = float(here.u @ v), float(here.across @ v)
             sharpening = -float(here.gradient @ here.across)
             beta = float(here.across @ here.across)
-            found[:, step] = (
-                x,
-                here.sharpness + y + float(here.slope @ here.u) * x,
-                here.loss + x * x / eta,
-                here.sharpness,
-                here.loss,
-                math.sqrt(2 * sharpening / beta) if sharpening > 0 and beta > 0 else math.nan,
-            )
+            x_of[step] = x
+            sharpness[step] = here.sharpness + y + float(here.slope @ here.u) * x
+            loss[step] = here.loss + x * x / eta
+            constrained_sharpness[step], constrained_loss[step] = here.sharpness, here.loss
+            if sharpening > 0 and beta > 0:
+                delta[step] = math.sqrt(2 * sharpening / beta)
             moved = here.theta - eta * here.gradient
             after = _projected(self.model, moved, here.u, limit)
             rest = v - x * here.u
@@ -167,11 +178,14 @@ class SelfStabilizationOfLoss(SelfStabilization):
             v = rest - (after.u @ rest) * after.u - (1 + eta * (y + here.sharpness - limit)) * x * after.u
             here = after
         return PredictedDynamics(
-            **dict(zip(_PREDICTED, found, strict=True)), provenance={"method": "predicted dynamics", **versions()}
+            x=x_of,
+            sharpness=sharpness,
+            loss=loss,
+            constrained_sharpness=constrained_sharpness,
+            constrained_loss=constrained_loss,
+            delta=delta,
+            provenance={"method": "predicted dynamics", **versions()},
         )
-
-
-_PREDICTED = ("x", "sharpness", "loss", "constrained_sharpness", "constrained_loss", "delta")
 
 
 class _Point(NamedTuple):
@@ -193,7 +207,7 @@ def _at(model: TorchLoss, theta: FloatArray, near: FloatArray | None) -> _Point:
     """Return what there is to know about a point; u points as a vector near it does."""
     times = model.hessian_at(theta)
     sharpness, u = _top(times, model.size, near)
-    slope = model.along(theta, u, 2)
+    slope = model.along(theta, u, u)
     return _Point(theta, model.value(theta), model.gradient(theta), times, sharpness, u, slope, slope - (slope @ u) * u)
 
 
@@ -204,11 +218,17 @@ def _projected(model: TorchLoss, theta: FloatArray, near: FloatArray, limit: flo
         along, excess = float(here.gradient @ here.u), max(here.sharpness - limit, 0.0)
         square = float(here.across @ here.across)
         if abs(along) <= _STEEP * float(np.linalg.norm(here.gradient)) and excess <= _SHARP * limit:
-            break
+            return here
+        if not here.sharpness > 0:
+            raise ValueError(f"parameters must be where the loss curves upwards, but sharpness is {here.sharpness:.3g}")
         moved = here.theta - along / here.sharpness * here.u
         if square > 0:
             moved = moved - excess / square * here.across
         here = _at(model, moved, here.u)
+    warn(
+        f"after {_MOST_PROJECTIONS} corrections the constrained trajectory has sharpness {here.sharpness:.6g} for "
+        f"{limit:.6g} and a slope of {along:.2g}: start closer to the edge"
+    )
     return here
 
 
@@ -216,13 +236,8 @@ def _top(times: Times, size: int, near: FloatArray | None) -> tuple[float, Float
     """Return the largest eigenvalue and its eigenvector, from one near it."""
     if size <= _DENSE // 4:
         values, axes = _all_axes(times, size)
-    elif near is None:
-        values, axes = largest_axes(times, size, 1)
     else:
-        from scipy.sparse.linalg import LinearOperator, eigsh  # type: ignore[import-untyped]
-
-        operator = LinearOperator((size, size), times, dtype=float)
-        values, axes = eigsh(operator, k=1, which="LA", v0=near, ncv=_BASIS, tol=_STEEP)
+        values, axes = largest_axes(times, size, 1, start=near, n_vectors=None if near is None else _BASIS)
     u = axes[:, -1]
     return float(values[-1]), u if near is None or u @ near >= 0 else -u
 
@@ -272,7 +287,12 @@ def self_stabilization_from_torch(
     eta = validation.positive_number(learning_rate, "learning_rate")
     model = TorchLoss(loss, parameters)
     start = _at(model, model.theta, None)
-    model.third(start.theta, start.u)
+    if not _NEAREST < start.sharpness * eta / 2 < _FARTHEST:
+        raise ValueError(
+            f"parameters must be near the edge, where sharpness is 2 / learning_rate = {2 / eta:.6g}, but there it is "
+            f"{start.sharpness:.6g}"
+        )
+    model.require_right_derivatives(start.theta, start.u)
     here = _projected(model, start.theta, start.u, 2 / eta)
     alpha, beta = -float(here.gradient @ here.across), float(here.across @ here.across)
     if not (alpha > 0 and beta > 0):
@@ -334,15 +354,15 @@ def _krylov(
     return values, basis[:m].T @ vectors
 
 
-def _response(times: Times, g: FloatArray, k: float, largest: float) -> AtMinimum:
-    """Return what `at_minimum` does from the Krylov space of g."""
+def _response(times: Times, v: FloatArray, g: FloatArray, k: float, flat: float) -> AtMinimum:
+    """Return what `from_gradient` does from the Krylov space of g."""
     if not g.any():
-        return at_minimum(np.array([largest]), np.zeros((g.size, 1)), g, k)
+        return from_gradient(np.array([v @ times(v)]), v[:, None], v, g, k, flat)
     residual = 0.0
 
     def is_known(values: FloatArray, vectors: FloatArray, after: float) -> bool:
         nonlocal residual
-        curved = values > FLAT * largest
+        curved = values > flat
         inverse = np.where(curved, 1 / np.where(curved, values, 1.0), 0.0)
         residual = after * abs(float(vectors[-1] @ (inverse * vectors[0])))
         return residual <= _TOLERANCE
@@ -351,4 +371,4 @@ def _response(times: Times, g: FloatArray, k: float, largest: float) -> AtMinimu
     values, axes = _krylov(times, g, most, is_known)
     if len(values) == most < g.size and residual > _TOLERANCE:
         warn(f"after {most} products with the Hessian H^+ g is known to {residual:.1g} only: so is the criterion")
-    return at_minimum(values, axes, g, k)
+    return from_gradient(values, axes, v, g, k, flat)

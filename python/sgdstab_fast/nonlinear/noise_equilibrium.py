@@ -14,10 +14,12 @@ is balanced at the only rho* with
 in the eigenbasis of A, a_k its eigenvalues: the left side decreases in rho (L. Ziyin, M. Wang, H. Li and L. Wu,
 "Parameter Symmetry and Noise Equilibrium of Stochastic Gradient Descent", arXiv 2402.07193). There is one if and only
 if there is noise for positive and for negative a_k. SGD goes there from both sides. For rescaling, rho* is
-log(s_U / s_W) / 4 with s_X the variance of gradients in X, and of a two-layer linear model f = U W x with the half
-squared loss, residuals r = f - y,
+log(s_U / s_W) / 4 with s_X the variance of gradients in X. Of a two-layer linear model f = U W x with the half squared
+loss, residuals r = f - y,
 
-    E[g_U^T g_U - g_W g_W^T] = W Gamma_W W^T - U^T Gamma_U U,    Gamma_W = E[|r|^2 x x^T],  Gamma_U = E[|x|^2 r r^T].
+    E[g_U^T g_U - g_W g_W^T] = W Gamma_W W^T - U^T Gamma_U U,    Gamma_W = E[|r|^2 x x^T],  Gamma_U = E[|x|^2 r r^T],
+
+whose traces are mean squares of gradients: variances where grad L = 0, as at a minimum.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 
 _ROUNDING = 1e-8  # of |theta| |A g|, that theta . A g may be
+_CONSTANT = (16 * float(np.finfo(float).eps)) ** 2  # of the squared mean: less variance is rounding
 _SAME = 1e-9  # eigenvalues of a generator, relative to the largest
 
 
@@ -46,7 +49,7 @@ class NoiseEquilibrium(Result):
     charge: float
     """C = theta . A theta; NaN where parameters were not given."""
     drift_per_step: float
-    """E[change of C] / eta^2 in a step."""
+    """E[change of C] in a step, over eta^2."""
     equilibrium: float
     """rho*: parameters e^(rho* A) theta are where noise is balanced; infinite, with the sign of where it goes, if it is
     nowhere, and NaN without noise."""
@@ -62,9 +65,13 @@ class NoiseEquilibrium(Result):
         )
 
     def balance(self, rho: float) -> float:
-        """Return Tr[A e^(-2 rho A) Sigma], what noise adds to the charge at e^(rho A) theta: it decreases in rho."""
-        a = self.eigenvalues
-        return float((a * np.exp(-2 * validation.real_number(rho, "rho") * a)) @ self.noise_by_eigenvalue)
+        """Return Tr[A e^(-2 rho A) Sigma], which decreases in rho.
+
+        Times eta^2 it is what the noise of single examples adds to the charge in a step at e^(rho A) theta.
+        """
+        felt = self.noise_by_eigenvalue > 0
+        a = self.eigenvalues[felt]
+        return float((a * np.exp(-2 * validation.real_number(rho, "rho") * a)) @ self.noise_by_eigenvalue[felt])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -74,9 +81,9 @@ class RescalingEquilibrium(Result):
     imbalance: FloatArray
     """W Gamma_W W^T - U^T Gamma_U U, shape (h, h): 0 at equilibrium of every symmetry between the layers."""
     u_noise: float
-    """s_U = E|g_U|^2."""
+    """s_U = E|g_U|^2, the mean square of gradients in U: their variance at a minimum."""
     w_noise: float
-    """s_W = E|g_W|^2."""
+    """s_W = E|g_W|^2, likewise of W."""
 
     @property
     def equilibrium(self) -> float:
@@ -133,7 +140,7 @@ def noise_equilibrium(
     >>> found.charge, found.drift_per_step, round(found.equilibrium, 6)  # log(1/2) = -0.693147: u = w
     (3.75, -3.75, -0.693147)
     """
-    g = _finite_matrix(gradients, "gradients")
+    g = validation.finite_matrix(gradients, "gradients")
     n, d = g.shape
     size = validation.integer(batch_size, "batch_size", high=n)
     values, axes = _decomposed(generator, d)
@@ -144,7 +151,9 @@ def noise_equilibrium(
         theta = theta if axes is None else theta @ axes
         _require_symmetry(theta, values * components)
         charge = float(values @ theta**2)
+    values = np.where(np.abs(values) > _SAME * float(np.abs(values).max()), values, 0.0)
     mean, variances = components.mean(axis=0), components.var(axis=0)
+    variances = np.where(variances > _CONSTANT * mean**2, variances, 0.0)
     noise = (n - size) / (size * (n - 1)) if n > 1 else 0.0
     order = np.argsort(values)
     starts = np.diff(values[order], prepend=-math.inf) > _SAME * float(np.abs(values).max())
@@ -162,7 +171,7 @@ def noise_equilibrium(
 
 
 def rescaling_equilibrium(u: Any, w: Any, inputs: Any, residuals: Any) -> RescalingEquilibrium:
-    """Find where noise takes the layers of f = U W x with the half squared loss.
+    """Find where noise takes the layers of f = U W x with the half squared loss, near a minimum of it.
 
     Parameters
     ----------
@@ -197,7 +206,7 @@ def rescaling_equilibrium(u: Any, w: Any, inputs: Any, residuals: Any) -> Rescal
     (-0.693147, 1.0)
     """
     u, w, x, r = (
-        _finite_matrix(value, name)
+        validation.finite_matrix(value, name)
         for value, name in ((u, "u"), (w, "w"), (inputs, "inputs"), (residuals, "residuals"))
     )
     for name, array, shape in (
@@ -252,6 +261,8 @@ def _balanced(a: FloatArray, noise: FloatArray) -> float:
     from scipy.optimize import brentq  # type: ignore[import-untyped]
     from scipy.special import logsumexp  # type: ignore[import-untyped]
 
+    scale = float(np.abs(a).max())
+    a = a / scale
     up, down = ((sign * a > 0) & (noise > 0) for sign in (1, -1))
     if not (up.any() and down.any()):
         return math.inf if up.any() else -math.inf if down.any() else math.nan
@@ -263,13 +274,5 @@ def _balanced(a: FloatArray, noise: FloatArray) -> float:
 
     here = excess(0.0)
     ends = sorted(here / (2 * slope) for slope in (a[up].min() - a[down].max(), a[up].max() - a[down].min()))
-    if ends[1] - ends[0] <= _SAME * abs(ends[1]):
-        return float(ends[1] if here > 0 else ends[0])
-    return float(brentq(excess, ends[0] * (1 + _SAME) - _SAME, ends[1] * (1 + _SAME) + _SAME, xtol=1e-14, rtol=1e-14))
-
-
-def _finite_matrix(value: Any, name: str) -> FloatArray:
-    array = validation.numeric(value, name).astype(np.float64)
-    if array.ndim != 2 or array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be a finite matrix, not of shape {array.shape}")
-    return array
+    low, high = (end + sign * _SAME * (1 + abs(end)) for end, sign in zip(ends, (-1, 1), strict=True))
+    return float(brentq(excess, low, high, xtol=1e-15, rtol=1e-14)) / scale

@@ -10,8 +10,9 @@ Stich, COLT 2026, arXiv 2602.14789, theorem 1). Gamma > 0: for small delta > 0 t
 
     theta* +- xi v - (xi^2 / 2) H^-1 g,    xi = sqrt(delta / b),    multiplier of two steps along it 1 - 4 delta,
 
-up to higher orders. Gamma < 0: the cycle is there for delta < 0, is unstable and bounds what converges; for delta > 0
-gradient descent leaves.
+up to higher orders, as long as delta is small beside eta lambda_k of all directions k that g feels: slower ones do not
+follow the oscillation. Gamma < 0: the cycle is there for delta < 0, is unstable and bounds what converges; for
+delta > 0 gradient descent leaves.
 
 On a manifold of minima H is singular, with the projector P_0 on its kernel. P_0 g is the gradient of lambda along the
 manifold: where it is not zero there is no cycle, an oscillation of size xi drifts by -(eta / 2) xi^2 P_0 g a step, to
@@ -42,6 +43,10 @@ _INDEFINITE = 1e-8  # an eigenvalue below minus this share of the largest is no 
 _STILL = 1e-7  # of |g|: less of it along the manifold is rounding
 _ROUNDING = 1e-12
 _CLOSE = 1e-3  # a gap below that share of lambda is flagged
+_NEUTRAL = 1e-9  # of the terms of a curvature along the manifold: less is rounding
+_BESIDE = 10.0  # times the estimate of an eigenvalue that should be 0
+_FAR = 0.25  # delta beyond which nothing here is to be relied on
+_SLOW, _MUCH = 2.0, 0.1  # eta lambda_k over delta below which a direction lags, and what share of Gamma is much
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -53,8 +58,8 @@ class GDOscillation(Result):
     verdict: str
     """At this learning rate, near the edge: ``"converges"``; ``"stable cycle"``: it oscillates around the minimum;
     ``"unstable cycle"``: below the critical rate it converges from within the cycle only, above it leaves;
-    ``"drifts"``: it oscillates and moves along the manifold of minima to where that is flatter; ``"undecided"``: the
-    fourth derivatives cancel or vanish."""
+    ``"drifts"``: it oscillates and moves along the manifold of minima to where that is flatter; ``"undecided"``: Gamma
+    is 0."""
     eigenvalue: float
     """lambda, the largest of the Hessian."""
     eigenvector: FloatArray
@@ -68,8 +73,8 @@ class GDOscillation(Result):
     drift: float
     """|P_0 g|, how fast lambda changes along the manifold of minima; 0 at an isolated minimum."""
     flat_curvature: float
-    """The smallest second derivative of lambda along the manifold; NaN at an isolated minimum, and where third and
-    fourth are functions, which do not tell."""
+    """The smallest second derivative of lambda along the manifold of minima, 0 where rounding may have made it; NaN at
+    an isolated minimum, where lambda drifts, and for networks of more than 256 parameters."""
     amplitude: float
     """xi, half the distance between the points of the cycle; NaN where there is none."""
     cycle: FloatArray
@@ -97,6 +102,10 @@ class GDOscillation(Result):
         )
 
 
+Contraction = Callable[..., FloatArray]
+"""Of directions, all but one of those that a symmetric tensor takes: what is left, shape (D,)."""
+
+
 class AtMinimum(NamedTuple):
     """Derivatives of the loss at a minimum, as far as the flip takes them."""
 
@@ -108,14 +117,21 @@ class AtMinimum(NamedTuple):
     """To the next eigenvalue."""
     fourth: float
     """k."""
+    rates: FloatArray
+    """Eigenvalues, shape (r,)."""
+    terms: FloatArray
+    """Those of g^T H^+ g, one for each eigenvalue."""
     response: FloatArray
     """H^+ g."""
-    square: float
-    """g^T H^+ g."""
     drift: float
     """|P_0 g|, 0 if it is rounding."""
     flat_curvature: float
-    """The smallest d^2 lambda / dw^2; NaN where it is not known."""
+    """The smallest d^2 lambda / dw^2; NaN where there is none, or it is not known."""
+
+    @property
+    def square(self) -> float:
+        """g^T H^+ g."""
+        return float(self.terms.sum())
 
 
 def gd_oscillation(
@@ -133,9 +149,9 @@ def gd_oscillation(
     hessian : array_like, shape (D, D)
         Of the loss, at a minimum.
     third : array_like, shape (D, D, D), or callable
-        Third derivatives there; or a function of v, shape (D,), that returns D^3 L[v, v, .], shape (D,).
+        Third derivatives there; or a function of v and w, shape (D,), that returns D^3 L[v, w, .], shape (D,).
     fourth : array_like, shape (D, D, D, D), or callable
-        Fourth derivatives; or a function of v that returns D^4 L[v, v, v, v].
+        Fourth derivatives; or a function of u, v and w that returns D^4 L[u, v, w, .], shape (D,).
     learning_rate : float
         eta, near 2 over the largest eigenvalue of the Hessian.
     gradient : array_like, shape (D,), optional
@@ -155,7 +171,8 @@ def gd_oscillation(
     Warns
     -----
     AccuracyWarning
-        If the largest eigenvalue is not simple, or a second one is beyond the edge, too.
+        If the largest eigenvalue is not simple, or a second one is beyond the edge, too, or much of Gamma comes from
+        directions that are too slow to follow: then what is said holds closer to the edge only.
 
     References
     ----------
@@ -178,26 +195,36 @@ def gd_oscillation(
     learning_rate = validation.positive_number(learning_rate, "learning_rate")
     matrix = validation.symmetric_tensor(hessian, "hessian", 2)
     size = len(matrix)
-    tensors = None if callable(third) else validation.symmetric_tensor(third, "third", 3, size)
-    fours = None if callable(fourth) else validation.symmetric_tensor(fourth, "fourth", 4, size)
     values, axes = np.linalg.eigh((matrix + matrix.T) / 2)
     require_minimum(float(values[0]), float(values[-1]))
     if gradient is not None:
         require_stationary(validation.vector(gradient, "gradient", size), float(values[-1]))
-    v = axes[:, -1]
-    g = third(v) if tensors is None else tensors @ v @ v
-    k = fourth(v) if fours is None else float(fours @ v @ v @ v @ v)
-    found = at_minimum(values, axes, validation.vector(g, "third(v)", size), validation.real_number(k, "fourth(v)"))
-    if tensors is not None and fours is not None:
-        found = found._replace(flat_curvature=_flat_curvature(values, axes, tensors, fours))
+    found = at_minimum(
+        values, axes, _contraction(third, "third", 3, size), _contraction(fourth, "fourth", 4, size), FLAT * values[-1]
+    )
     return oscillation(found, learning_rate, "tensors")
 
 
-def require_minimum(lowest: float, largest: float) -> None:
-    """Refuse the eigenvalues of a Hessian that is not that of a minimum."""
+def _contraction(value: Any, name: str, order: int, size: int) -> Contraction:
+    """Return what contracts a symmetric tensor with all directions but one."""
+    if callable(value):
+        return lambda *directions: validation.vector(value(*directions), f"{name}(..)", size)
+    tensor = validation.symmetric_tensor(value, name, order, size)
+
+    def contracted(*directions: FloatArray) -> FloatArray:
+        found = tensor
+        for direction in directions:
+            found = np.asarray(found @ direction)
+        return found
+
+    return contracted
+
+
+def require_minimum(lowest: float, largest: float, flat: float = 0.0) -> None:
+    """Refuse the eigenvalues of a Hessian that is not that of a minimum; up to `flat` they may be 0."""
     if not largest > 0:
         raise ValueError(f"hessian must have a positive eigenvalue, but the largest is {largest:.6g}")
-    if lowest < -_INDEFINITE * largest:
+    if lowest < -max(_INDEFINITE * largest, flat):
         raise ValueError(
             f"hessian must be positive semidefinite, but has the eigenvalue {lowest:.6g} beside {largest:.6g}: this is "
             "no minimum"
@@ -211,35 +238,62 @@ def require_stationary(gradient: FloatArray, largest: float, scale: float = 1.0)
         raise ValueError(f"gradient must be zero, but its length is {length:.3g}: this is no minimum")
 
 
-def at_minimum(values: FloatArray, axes: FloatArray, g: FloatArray, k: float) -> AtMinimum:
-    """Return what the flip takes from eigenvalues, ascending, and eigenvectors (D, r) of a Hessian, g and k."""
+def at_minimum(values: FloatArray, axes: FloatArray, third: Contraction, fourth: Contraction, flat: float) -> AtMinimum:
+    """Return what the flip takes from all eigenvalues, ascending, and eigenvectors of a Hessian and derivatives.
+
+    Eigenvalues up to `flat` are those of a manifold of minima.
+    """
+    v = axes[:, -1]
+    found = from_gradient(values, axes, v, third(v, v), float(fourth(v, v, v) @ v), flat)
+    if found.drift == 0:
+        found = found._replace(flat_curvature=_flat_curvature(found, axes, third, fourth, flat))
+    return found
+
+
+def flatness(largest: float, g: FloatArray, gradient: FloatArray) -> float:
+    """Return up to what an eigenvalue may be 0: rounding, and what a gradient that is not quite 0 leaves of one.
+
+    Beside a manifold of minima, at a distance of |grad L| / lambda, it is about |D^3 L| |grad L| / lambda.
+    """
+    return FLAT * largest + _BESIDE * float(np.linalg.norm(g)) * float(np.linalg.norm(gradient)) / largest
+
+
+def from_gradient(
+    values: FloatArray, axes: FloatArray, v: FloatArray, g: FloatArray, k: float, flat: float
+) -> AtMinimum:
+    """Return the same but for the curvature along a manifold, given g and k, from eigenvectors (D, r) that span g."""
     largest, components = float(values[-1]), axes.T @ g
-    flat = values <= FLAT * largest
-    inverse = np.where(flat, 0.0, 1 / np.where(flat, 1.0, values))
-    still = float(np.linalg.norm(components[flat]))
+    is_flat = values <= flat
+    inverse = np.where(is_flat, 0.0, 1 / np.where(is_flat, 1.0, values))
+    still = float(np.linalg.norm(components[is_flat]))
     return AtMinimum(
         eigenvalue=largest,
-        eigenvector=axes[:, -1],
+        eigenvector=v,
         gap=largest - float(values[-2]) if len(values) > 1 else largest,
         fourth=k,
+        rates=values,
+        terms=inverse * components**2,
         response=axes @ (inverse * components),
-        square=float(inverse @ components**2),
         drift=still if still > _STILL * float(np.linalg.norm(components)) else 0.0,
         flat_curvature=math.nan,
     )
 
 
-def _flat_curvature(values: FloatArray, axes: FloatArray, third: FloatArray, fourth: FloatArray) -> float:
+def _flat_curvature(found: AtMinimum, axes: FloatArray, third: Contraction, fourth: Contraction, flat: float) -> float:
     """Return the smallest second derivative of lambda along the manifold; NaN if the minimum is isolated."""
-    flat = values <= FLAT * values[-1]
-    if not flat.any():
+    values, v = found.rates, found.eigenvector
+    w = axes[:, values <= flat].T
+    if not w.size:
         return math.nan
-    v, w, inverse = axes[:, -1], axes[:, flat], np.where(flat, 0.0, 1 / np.where(flat, 1.0, values))
-    response = axes @ (inverse * (axes.T @ (third @ v @ v)))
-    form = w.T @ (fourth @ v @ v) @ w - w.T @ (third @ response) @ w
-    mixed = w.T @ (third @ v) @ axes[:, :-1]  # D^3 L[v, w, u_k]
-    form += 2 * (mixed / np.maximum(values[-1] - values[:-1], _ROUNDING * values[-1])) @ mixed.T
-    return float(np.linalg.eigvalsh(form)[0])
+    mixed = np.array([third(v, each) for each in w]) @ axes[:, :-1]  # D^3 L[v, w, u_k]
+    away = np.maximum(values[-1] - values[:-1], _ROUNDING * values[-1])
+    terms = (
+        np.array([fourth(v, v, each) for each in w]) @ w.T,
+        -np.array([third(found.response, each) for each in w]) @ w.T,
+        2 * (mixed / away) @ mixed.T,
+    )
+    lowest = float(np.linalg.eigvalsh(sum(terms))[0])
+    return lowest if abs(lowest) > _NEUTRAL * sum(float(np.abs(each).max()) for each in terms) else 0.0
 
 
 def oscillation(found: AtMinimum, learning_rate: float, method: str) -> GDOscillation:
@@ -255,12 +309,21 @@ def oscillation(found: AtMinimum, learning_rate: float, method: str) -> GDOscill
         )
     elif learning_rate * (found.eigenvalue - found.gap) > 2:
         warn("a second eigenvalue of the Hessian is beyond 2 / learning_rate: what is said here is of one alone")
-    squared = delta / coefficient if coefficient != 0 and found.drift == 0 else -1.0
+    lags = learning_rate * found.rates < _SLOW * abs(delta)
+    if found.drift == 0 and 3 * found.terms[lags].sum() > _MUCH * abs(criterion):
+        warn(
+            f"directions with eigenvalues below {_SLOW * abs(delta) / learning_rate:.2g} are too slow to follow the "
+            "oscillation, and much of the criterion comes from them: it holds closer to the edge only"
+        )
+    verdict = _verdict(found, criterion, delta)
+    squared = delta / coefficient if coefficient != 0 and found.drift == 0 and verdict != "drifts" else -1.0
     xi = math.sqrt(squared) if squared > 0 else math.nan
+    if squared > 0 and abs(delta) > _FAR:
+        warn(f"learning_rate times the largest eigenvalue is {delta + 2:.3g}, far from 2: what is said holds near it")
     bend = -(xi**2) / 2 * found.response
     return GDOscillation(
         learning_rate=learning_rate,
-        verdict=_verdict(found, criterion, delta),
+        verdict=verdict,
         eigenvalue=found.eigenvalue,
         eigenvector=v,
         gap=found.gap,
@@ -284,7 +347,7 @@ def _verdict(found: AtMinimum, criterion: float, delta: float) -> str:
 
 def interpolation_derivatives(
     gradients: Any, second: Any, third: Any = None
-) -> tuple[FloatArray, Callable[[FloatArray], FloatArray], Callable[[FloatArray], float]]:
+) -> tuple[FloatArray, Contraction, Contraction]:
     r"""Return the derivatives of the half mean squared loss of a model that fits all examples, for `gd_oscillation`.
 
     Parameters
@@ -301,8 +364,9 @@ def interpolation_derivatives(
     hessian : array, shape (D, D)
         (1/N) sum_i g_i g_i^T.
     third, fourth : callable
-        v -> D^3 L[v, v, .] = (1/N) sum_i [2 (g_i . v) H_i v + (v . H_i v) g_i], and v -> D^4 L[v, v, v, v] =
-        (1/N) sum_i [3 (v . H_i v)^2 + 4 (g_i . v) D^3 f_i[v, v, v]].
+        (v, w) -> D^3 L[v, w, .] and (u, v, w) -> D^4 L[u, v, w, .]: of f_i, with H_i its second derivatives, D^3 L is
+        the mean of the three ways to put g_i . v and H_i together, D^4 L that of the three of H_i and H_i and of the
+        four of g_i and D^3 f_i. So D^3 L[v, v, .] = (1/N) sum_i [2 (g_i . v) H_i v + (v . H_i v) g_i].
 
     Raises
     ------
@@ -319,20 +383,22 @@ def interpolation_derivatives(
     >>> found.verdict, round(found.criterion, 12)
     ('stable cycle', 24.0)
     """
-    g = validation.numeric(gradients, "gradients").astype(np.float64)
-    if g.ndim != 2 or g.size == 0 or not np.isfinite(g).all():
-        raise ValueError(f"gradients must be finite and of shape (N, D), not of shape {g.shape}")
+    g = validation.finite_matrix(gradients, "gradients")
     n, d = g.shape
     h = _of_examples(second, "second", (n, d, d))
     t = None if third is None else _of_examples(third, "third", (n, d, d, d))
 
-    def third_along(v: FloatArray) -> FloatArray:
-        images, slopes = h @ v, g @ v
-        return np.asarray((2 * slopes @ images + (images @ v) @ g) / n)
+    def third_along(v: FloatArray, w: FloatArray) -> FloatArray:
+        along_v, along_w = g @ v, g @ w
+        return np.asarray((along_v @ (h @ w) + along_w @ (h @ v) + (h @ v @ w) @ g) / n)
 
-    def fourth_along(v: FloatArray) -> float:
-        cubic = 0.0 if t is None else 4 * float((g @ v) @ (t @ v @ v @ v))
-        return float((3 * np.square(h @ v @ v).sum() + cubic) / n)
+    def fourth_along(u: FloatArray, v: FloatArray, w: FloatArray) -> FloatArray:
+        found = np.zeros(d)
+        for a, b, c in ((u, v, w), (v, w, u), (w, u, v)):
+            found += (h @ a @ b) @ (h @ c)
+            found += 0.0 if t is None else (g @ a) @ (t @ b @ c)
+        found += 0.0 if t is None else (t @ u @ v @ w) @ g
+        return np.asarray(found / n)
 
     return g.T @ g / n, third_along, fourth_along
 

@@ -11,10 +11,10 @@ with delta = sqrt(2 alpha / beta), whose small oscillations take 2 pi / (eta sqr
 
     E = y^2 + (beta / 2) x^2 - 2 alpha log |x|,
 
-so with r = x / delta the farthest point of an orbit has r^2 = -W_-1(-r_0^2 exp(-r_0^2 - y_0^2 / alpha)), W_-1 the lower
-branch of Lambert's function, and the largest y has y^2 = y_0^2 + alpha (r_0^2 - log r_0^2 - 1). The map itself spirals
-outward slowly: its multipliers at the centre are 1 +- i eta sqrt(2 alpha). In the mean x^2 = delta^2, which lifts the
-loss by delta^2 / eta. Noise of variance sigma^2 a step along u feeds x, so that less curvature does: the gap
+so with r = x / delta the farthest point of an orbit has r^2 - log r^2 = r_0^2 - log r_0^2 + y_0^2 / alpha, r > 1
+(Lambert's function, lower branch), and the largest y has y^2 = y_0^2 + alpha (r_0^2 - log r_0^2 - 1). The map itself
+spirals outward slowly: its multipliers at the centre are 1 +- i eta sqrt(2 alpha). In the mean x^2 = delta^2, which
+lifts the loss by delta^2 / eta. Noise of variance sigma^2 a step along u feeds x, so that less curvature does: the gap
 
     mean of 2 / eta - S = eta beta sigma^2 / (4 alpha)
 
@@ -32,6 +32,8 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
+
+_MOST_NEWTON_STEPS = 100
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -90,15 +92,18 @@ class SelfStabilization(Result):
 
     def largest_excursion(self, x0: float, y0: float) -> tuple[float, float]:
         """Return the largest |x| and y of the orbit through a point, between steps: small steps come close to them."""
-        from scipy.special import lambertw  # type: ignore[import-untyped]
-
         x, y = validation.real_number(x0, "x0"), validation.real_number(y0, "y0")
         if x == 0:
             raise ValueError("x0 must not be 0: without oscillation sharpness rises for ever")
         square = (x / self.delta) ** 2
-        farthest = -lambertw(-square * math.exp(-square - y * y / self.alpha), k=-1).real
-        highest = y * y + self.alpha * (square - math.log(square) - 1)
-        return self.delta * math.sqrt(float(farthest)), math.sqrt(max(highest, 0.0))
+        level = max(square - 2 * math.log(abs(x) / self.delta) + y * y / self.alpha, 1.0)
+        farthest = level + math.log(level) + 1  # beyond the root of a convex function: Newton's steps come down
+        for _ in range(_MOST_NEWTON_STEPS):
+            after = farthest - (farthest - math.log(farthest) - level) / (1 - 1 / farthest)
+            if not 1 < after < farthest:
+                break
+            farthest = after
+        return self.delta * math.sqrt(farthest), math.sqrt(max(self.alpha * (level - 1), 0.0))
 
 
 def self_stabilization(
@@ -130,7 +135,7 @@ def self_stabilization(
     References
     ----------
     A. Damian, E. Nichani and J. D. Lee, "Self-Stabilization: The Implicit Bias of Gradient Descent at the Edge of
-    Stability", arXiv 2209.15594.
+    Stability", arXiv 2209.15594; for the gap with noise, arXiv 2604.21016.
 
     Examples
     --------

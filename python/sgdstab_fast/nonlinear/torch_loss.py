@@ -19,6 +19,7 @@ from sgdstab_fast.gram.source import framework
 from sgdstab_fast.validation import NotFiniteError
 
 _STEPS = (1e-3, 1e-4)  # of differences, relative to the size of the parameters
+_ROUNDING = 8 * float(np.finfo(float).eps)
 _WRONG = 1e-2  # relative, that a derivative may be off at both
 
 
@@ -31,10 +32,14 @@ class TorchLoss:
         leaves, structure = tree.tree_flatten(parameters)
         if not leaves or not all(self._is_real(leaf) for leaf in leaves):
             raise TypeError("parameters must be tensors of real numbers: one, or a list or dict of them")
+        for leaf in leaves:
+            if leaf.dtype != self._torch.float64:
+                raise ValueError(
+                    f"parameters must be of float64, not {leaf.dtype}: little is left of higher derivatives in less"
+                )
         self._leaves = [leaf.detach() for leaf in leaves]
         self._loss: Callable[[Any], Any] = lambda tensors: loss(tree.tree_unflatten(tensors, structure))
         self.size = sum(leaf.numel() for leaf in leaves)
-        self.precision = max(float(self._torch.finfo(leaf.dtype).eps) for leaf in leaves)
 
     def _is_real(self, leaf: Any) -> bool:
         return isinstance(leaf, self._torch.Tensor) and bool(leaf.is_floating_point())
@@ -51,16 +56,16 @@ class TorchLoss:
 
     def gradient(self, theta: FloatArray) -> FloatArray:
         """Return grad L."""
-        return self.along(theta, None, 0)
+        return self.along(theta)
 
     def hessian_at(self, theta: FloatArray) -> Callable[[FloatArray], FloatArray]:
         """Return v -> H v; what the gradient took is kept for all v."""
         torch = self._torch
         tensors = [tensor.requires_grad_() for tensor in self._tensors(theta)]
         with torch.enable_grad():
-            found = torch.autograd.grad(
-                self._checked(self._loss(tensors)), tensors, create_graph=True, allow_unused=True
-            )
+            scalar, found = self._checked(self._loss(tensors)), [None] * len(tensors)
+            if scalar.requires_grad:
+                found = torch.autograd.grad(scalar, tensors, create_graph=True, allow_unused=True)
         used = [k for k, each in enumerate(found) if each is not None and each.requires_grad]
 
         def times(v: FloatArray) -> FloatArray:
@@ -78,34 +83,35 @@ class TorchLoss:
 
         return times
 
-    def third(self, theta: FloatArray, v: FloatArray) -> FloatArray:
-        """Return D^3 L[v, v, .], compared with differences of H v."""
-        found = self.along(theta, v, 2)
-        self._require(found, lambda at: self.hessian_at(at)(v), theta, v, "third")
-        return found
-
-    def fourth(self, theta: FloatArray, v: FloatArray) -> float:
-        """Return D^4 L[v, v, v, v], compared with differences of D^3 L[v, v, v]."""
-        found = float(self.along(theta, v, 3) @ v)
-        self._require(np.array([found]), lambda at: self.along(at, v, 2) @ v[:, None], theta, v, "fourth")
-        return found
-
-    def along(self, theta: FloatArray, v: FloatArray | None, order: int) -> FloatArray:
-        """Return the gradient of the derivative of an order of L along v: H v, D^3 L[v, v, .] for 1 and 2."""
+    def along(self, theta: FloatArray, *directions: FloatArray) -> FloatArray:
+        """Return the gradient of the derivative of L along directions: H v of one, D^3 L[v, w, .] of two."""
         torch = self._torch
         tensors = [tensor.requires_grad_() for tensor in self._tensors(theta)]
-        directions = None if v is None else self._tensors(v)
         with torch.enable_grad():
             scalar = self._checked(self._loss(tensors))
-            for remaining in range(order, -1, -1):
+            for number in range(len(directions) + 1):
                 if not scalar.requires_grad:  # a derivative that is 0
                     return np.zeros(self.size)
+                goes_on = number < len(directions)
                 gradients = self._filled(
-                    torch.autograd.grad(scalar, tensors, create_graph=remaining > 0, allow_unused=True), tensors
+                    torch.autograd.grad(scalar, tensors, create_graph=goes_on, allow_unused=True), tensors
                 )
-                if remaining > 0 and directions is not None:
-                    scalar = sum((each * w).sum() for each, w in zip(gradients, directions, strict=True))
+                if goes_on:
+                    scalar = sum(
+                        (each * w).sum() for each, w in zip(gradients, self._tensors(directions[number]), strict=True)
+                    )
         return self._flat(gradients)
+
+    def require_right_derivatives(self, theta: FloatArray, v: FloatArray) -> None:
+        """Refuse third and fourth derivatives along v that are not those of differences of second and third ones."""
+        self._require(self.along(theta, v, v), lambda at: self.hessian_at(at)(v), theta, v, "third")
+        self._require(
+            np.atleast_1d(self.along(theta, v, v, v) @ v),
+            lambda at: np.atleast_1d(self.along(at, v, v) @ v),
+            theta,
+            v,
+            "fourth",
+        )
 
     def _require(
         self, found: FloatArray, below: Callable[[FloatArray], FloatArray], theta: FloatArray, v: FloatArray, name: str
@@ -117,7 +123,7 @@ class TorchLoss:
         for step in _STEPS:
             h = step * scale
             ahead, behind = below(theta + h * v), below(theta - h * v)
-            rounding = 8 * self.precision * float(np.abs(ahead).max()) / h
+            rounding = _ROUNDING * float(np.abs(ahead).max()) / h
             off = float(np.abs((ahead - behind) / (2 * h) - found).max())
             errors.append(max(off - rounding, 0.0) / size if size > 0 else 0.0)
         if min(errors) > _WRONG:
@@ -150,4 +156,7 @@ class TorchLoss:
         ]
 
     def _flat(self, tensors: Any) -> FloatArray:
-        return np.concatenate([each.detach().reshape(-1).double().cpu().numpy() for each in tensors])
+        found = np.concatenate([each.detach().reshape(-1).cpu().numpy() for each in tensors])
+        if not np.isfinite(found).all():
+            raise NotFiniteError("loss must have finite derivatives at the parameters, but some are not")
+        return found

@@ -21,8 +21,15 @@ _APART = 1e-6  # sizes of X_u, one beside another
 _ADMIXTURE = 0.1  # of all units to the start
 
 
-Axes = tuple[FloatArray, FloatArray, FloatArray | None]
-"""U and w > 0, ascending, with K = U diag(w) U^T; V with F = U diag(sqrt w) V^T in factor coordinates, else None."""
+class Decomposition(NamedTuple):
+    """K = U diag(w) U^T."""
+
+    vectors: FloatArray
+    """U, shape (n, r)."""
+    eigenvalues: FloatArray
+    """w > 0, ascending, shape (r,)."""
+    directions: FloatArray | None
+    """V with F = U diag(sqrt w) V^T in factor coordinates, shape (r, r), else None."""
 
 
 class Draws(NamedTuple):
@@ -42,8 +49,8 @@ class Draws(NamedTuple):
     """Shape (N + 1,)."""
     probabilities: FloatArray | None = None
     """p_u, shape (N,); None if uniform."""
-    axes: Axes | None = None
-    """Those of K, if they are known and rows have equal weights."""
+    decomposition: Decomposition | None = None
+    """Of K, if it is known and rows have equal weights."""
 
 
 class DrawnUnits:
@@ -56,7 +63,7 @@ class DrawnUnits:
         if probabilities is not None:
             weights[members] = np.repeat(n_units * np.asarray(probabilities), sizes)
         self._roots, self.total_weight = np.sqrt(weights), float(weights.sum())
-        self._vectors, self.eigenvalues, self._directions = draws.axes or _axes(
+        self._vectors, self.eigenvalues, self._directions = draws.decomposition or _decomposed(
             self._roots[:, None] * rows * (self._roots if coordinates == "gram" else 1.0), coordinates
         )
         order = np.argsort(sizes, kind="stable")
@@ -135,12 +142,14 @@ class DrawnUnits:
         return _assembled(outer, metric * rates * rates[:, None]), _assembled(inner, covariance)
 
 
-def _axes(rows: FloatArray, coordinates: Coordinates) -> Axes:
+def _decomposed(rows: FloatArray, coordinates: Coordinates) -> Decomposition:
     if coordinates == "gram":
         eigenvalues, vectors = np.linalg.eigh(rows)
-        return vectors, np.maximum(eigenvalues, _EPS * eigenvalues[-1]), None
+        return Decomposition(vectors, np.maximum(eigenvalues, _EPS * eigenvalues[-1]), None)
     vectors, values, directions = np.linalg.svd(rows, full_matrices=False)
-    return np.ascontiguousarray(vectors[:, ::-1]), values[::-1] ** 2, np.ascontiguousarray(directions[::-1].T)
+    return Decomposition(
+        np.ascontiguousarray(vectors[:, ::-1]), values[::-1] ** 2, np.ascontiguousarray(directions[::-1].T)
+    )
 
 
 def _assembled(frame: FloatArray, blocks: FloatArray) -> FloatArray:

@@ -85,13 +85,13 @@ class LevelPairs:
 
     @cached_property
     def _first_and_second(self) -> tuple[IntArray, IntArray]:
-        """A and b of all pairs with a <= b."""
+        """The eigendirections a and b of all pairs with a <= b, shape (n_pairs,) each."""
         first, second = np.triu_indices(len(self.rates))
         return first, second
 
     @cached_property
     def _pairs(self) -> IntArray:
-        """Where those of a, b are among them, shape (r, r)."""
+        """The place of (a, b) in the list of pairs with a <= b, shape (r, r)."""
         (first, second), n = self._first_and_second, len(self.rates)
         pairs = np.empty((n, n), dtype=np.intp)
         pairs[first, second] = pairs[second, first] = np.arange(len(first))

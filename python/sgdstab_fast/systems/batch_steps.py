@@ -20,7 +20,7 @@ import numpy as np
 
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.operators.drawn_units import Draws
+from sgdstab_fast.operators.drawn_units import Decomposition, Draws
 from sgdstab_fast.operators.matrices import MatrixMoments, SecondMomentsOfMatrices
 from sgdstab_fast.operators.second_moments import SecondMoments, mean_square_threshold, second_moments
 from sgdstab_fast.results.warnings import warn
@@ -191,8 +191,8 @@ class BatchSteps(StateSpace):
     def _draws(self, law: Law) -> Draws:
         n = len(self._rows)
         members, offsets = (law.members, law.offsets) if law.offsets.size else (np.arange(n), np.arange(n + 1))
-        axes = self._rows.decompose() if law.probabilities is None else None
-        return Draws(self.rows, self.coordinates, law.noise, law.n_units, members, offsets, law.probabilities, axes)
+        known = Decomposition(*self._rows.decompose()) if law.probabilities is None else None
+        return Draws(self.rows, self.coordinates, law.noise, law.n_units, members, offsets, law.probabilities, known)
 
     @property
     def has_mean_square(self) -> bool:

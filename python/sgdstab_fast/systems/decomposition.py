@@ -118,18 +118,22 @@ def smallest_eigenvalue(gram: FloatArray) -> float:
     return _refined_smallest(gram, vectors, values, is_factor=False)
 
 
-def largest_axes(times: Product, n: int, k: int) -> tuple[FloatArray, FloatArray]:
+def largest_axes(
+    times: Product, n: int, k: int, *, start: FloatArray | None = None, n_vectors: int | None = None
+) -> tuple[FloatArray, FloatArray]:
     """Return the k largest eigenvalues, ascending, and their vectors, (n, k), given products with a matrix (n, n).
 
-    By Lanczos' iteration; those of a cluster that it does not tell apart are mixed.
+    By Lanczos' iteration; those of a cluster that it does not tell apart are mixed. From a start that is close to the
+    vectors a few basis vectors do.
     """
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh  # type: ignore[import-untyped]
 
     operator = LinearOperator((n, n), times, dtype=float)
     # Not a start that symmetries of examples may be orthogonal to.
-    start = np.random.default_rng(n).normal(size=n)
+    start = np.random.default_rng(n).normal(size=n) if start is None else start
+    n_vectors = 4 * k + 32 if n_vectors is None else n_vectors
     try:
-        values, vectors = eigsh(operator, k=k, which="LA", v0=start, tol=_TOLERANCE, ncv=min(n, 4 * k + 32))
+        values, vectors = eigsh(operator, k=k, which="LA", v0=start, tol=_TOLERANCE, ncv=min(n, n_vectors))
     except ArpackNoConvergence as failure:
         values, vectors = failure.eigenvalues, failure.eigenvectors
         if not values.size:
