@@ -221,3 +221,14 @@ def test_a_budget_too_short_is_kept_and_reported(max_steps):
 def test_bad_orders(criterion, error, message):
     with pytest.raises(error, match=message):
         sf.critical_learning_rate(K4, criterion)
+
+
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+def test_of_huge_powers_the_rate_is_within_its_bounds():
+    """2 / max K_ii in the limit: from 1e4 on a population meets none of the products that decide."""
+    found = sf.critical_learning_rate([[4, 1], [1, 3]], 1e4, rtol=1e-2, max_steps=2_000_000, rng=0)
+    assert found.value == pytest.approx(0.5, rel=1e-3)
+    assert found.bounds[0] <= found.value <= found.bounds[1]
+    low, high = found.confidence_interval()
+    assert low <= high
+    assert found.standard_error > 1e-4

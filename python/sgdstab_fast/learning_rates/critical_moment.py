@@ -67,10 +67,17 @@ def critical_moment(system: LinearizedSGD, order: float, options: Options) -> Cr
         if function.n_steps == 0:
             return known_rate(zero, order, reason, made_of)
         known = known_rate(zero, order, reason, made_of, bounds=(low, high))
-        found = zero_between(function, known, low, high, height)
+        found = _within_bounds(zero_between(function, known, low, high, height))
     warn_if_short(found, budget)
     slope, error = order * found.derivative, abs(order) * found.derivative_standard_error
     return replace(found, derivative=slope, derivative_standard_error=error)
+
+
+def _within_bounds(found: CriticalLearningRate) -> CriticalLearningRate:
+    """Return a rate within its bounds: of large powers, of which rare products are all, one may be far outside."""
+    value = min(max(found.value, found.bounds[0]), found.bounds[1])
+    off = abs(value - found.value)
+    return found if off == 0 else replace(found, value=value, standard_error=math.hypot(found.standard_error, off))
 
 
 def _bounds(system: LinearizedSGD, order: float) -> tuple[float, float]:
