@@ -300,6 +300,9 @@ def test_thresholds_print_every_notion(directory, capsys):
         assert words in printed
     assert (directory / "t.png").stat().st_size > 1000
     assert (directory / "t.csv").read_text().splitlines()[0].startswith("name,value,standard_error,low,high,kind")
+    assert "learning rate 0.41: stable in mean square" in printed
+    assert main(["thresholds", "k4.npy", "--p", "none", "--seed", "1"]) == 0
+    assert "p = " not in capsys.readouterr().out
     assert main(["thresholds", "k4.npy", "--p", "-1"]) == 2
     assert "orders must be in (0, 100], not -1.0" in capsys.readouterr().err
 

@@ -68,8 +68,39 @@ def test_values():
     assert found["almost sure"].checked == "the minimum is regular at eta"
     assert found.to_dict()["name"].tolist() == [row.name for row in found]
     assert len(found) == 9
+    assert (
+        found.conclusion == "learning rate 0.425: stable almost surely, but not in mean square: rare large excursions"
+    )
+    assert str(found).splitlines()[-1] == found.conclusion
     with pytest.raises(KeyError, match="'x' is none of all batches"):
         found["x"]
+
+
+@pytest.mark.parametrize(
+    ("eta", "words", "sufficient", "necessary"),
+    [
+        (0.39, "stable in mean square, and so almost surely; no batch alone is unstable", "yes", "maybe"),
+        (
+            0.41,
+            "stable in mean square, and so almost surely; but some batch alone may be unstable",
+            "not sure",
+            "maybe",
+        ),
+        (0.6, "unstable", "not sure", "no"),
+    ],
+)
+def test_what_follows_for_a_learning_rate(eta, words, sufficient, necessary):
+    found = sf.thresholds(K4, learning_rate=eta, orders=(), rng=0)
+    assert found.conclusion == f"learning rate {eta:g}: {words}"
+    rows = {row[0]: row for row in found.to_table()}
+    assert rows["Wu-Ma-E"][3] == sufficient
+    assert rows["trace bound"][3] == necessary
+    assert sf.thresholds(K4, orders=(), rng=0).conclusion == ""
+
+
+def test_warnings_name_their_row():
+    with pytest.warns(sf.AccuracyWarning, match="almost-sure: max_steps=10000 ended the search"):
+        sf.thresholds(K4, orders=(), rtol=1e-6, max_steps=10_000, rng=0)
 
 
 def holds(found):

@@ -84,6 +84,14 @@ def test_of_many_eigenvalues_the_root_is_that_of_the_balance(seed):
     assert found.balance(found.equilibrium + 1e-3 / np.abs(a).max()) < 0
 
 
+def test_gradients_of_float32_are_a_symmetry_to_their_rounding():
+    theta, g = np.append(U.ravel(), W.ravel()).astype(np.float32), gradients(U, W).astype(np.float32)
+    exact = noise_equilibrium(gradients(U, W), SIGNS).equilibrium
+    assert noise_equilibrium(g, SIGNS, theta).equilibrium == pytest.approx(exact, rel=1e-5)
+    with pytest.raises(ValueError, match="generator must be a symmetry"):
+        noise_equilibrium(g, SIGNS, theta + np.float32(0.01))
+
+
 def test_rounding_is_neither_noise_nor_an_eigenvalue():
     assert np.isnan(noise_equilibrium([[0.1, 0.1]] * 3, [1, -1]).equilibrium)
     assert noise_equilibrium([[0.1, 1], [0.1, -1], [0.1, 0]], [1, -1]).equilibrium == -np.inf

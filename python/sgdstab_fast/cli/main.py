@@ -93,7 +93,7 @@ def _critical(options: argparse.Namespace) -> int:
 
 
 def _thresholds(options: argparse.Namespace) -> int:
-    orders, common = inputs.orders(options.p) if options.p else [], inputs.run_options(options)
+    orders, common = [] if options.p == "none" else inputs.orders(options.p), inputs.run_options(options)
     eta = options.learning_rate
     eta = None if eta is None else validation.positive_number(eta, "--learning-rate")
 
@@ -207,6 +207,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "required": True, "metavar": "LOW:HIGH:COUNT",
         "help": "equally spaced, or LOW:HIGH:COUNT:log for equal ratios, or a list: 0.1,0.2,0.5"},
     "--p": {"metavar": "LOW:HIGH:COUNT", "help": "orders, or a list: -1,1,3 (default: %(default)s)"},
+    "--p/none": {"metavar": "P,..", "help": "orders of moments, seconds each, or none (default: %(default)s)"},
     "--p/more": {"metavar": "P,..", "help": "orders of moments too, as a list: 1,4 or -1,.5"},
     "--output": {"type": Path, "metavar": "PATH", "help": "the plot (default: %(default)s)"},
     "--output/several": {"type": Path, "metavar": "PATH", "help": "plots (default: %(default)s)"},
@@ -278,9 +279,9 @@ _COMMANDS = {
         (
             f"{_RUN} --learning-rate/asked",
             "--batch-size --sampling/independent --groups",
-            "--p --output --csv",
+            "--p/none --output --csv",
         ),
-        {"--rtol": 1e-2, "--max-steps": 5e6, "--p": "1,4", "--output": Path("thresholds.png")},
+        {"--rtol": 1e-2, "--max-steps": 5e7, "--p": "1,4", "--output": Path("thresholds.png")},
         "notion",
     ),
     "moments": _Command(

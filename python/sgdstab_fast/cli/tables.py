@@ -153,7 +153,10 @@ def print_thresholds(name: str, found: Thresholds, console: Console) -> None:
     headings, *rows = found.to_table()
     columns = {heading: [row[index] for row in rows] for index, heading in enumerate(headings)}
     columns["meaning"] = columns.pop("below it")
+    del columns["kind"]  # which the plot shows
     console.print(_table(escape(name), columns, left=list(columns)))
+    if found.conclusion:
+        console.print(found.conclusion, highlight=False)
 
 
 def print_moments(name: str, found: MomentExponents, console: Console) -> None:

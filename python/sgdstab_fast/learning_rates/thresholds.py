@@ -32,6 +32,7 @@ from sgdstab_fast.plotting.thresholds import thresholds_plot
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
+from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
@@ -41,7 +42,13 @@ if TYPE_CHECKING:
 ALL_BATCHES, WU, MEAN_SQUARE, ALMOST_SURE, GD = "all batches", "Wu-Ma-E", "mean square", "almost sure", "GD"
 BY_EIGENVECTOR, BY_TRACE, SHARPNESS = "eigenvector bound", "trace bound", "batch sharpness"
 _ROUNDING = 1e-9
-_MOST_STEPS = 5_000_000
+_MOST_STEPS = 50_000_000
+_SAID: dict[str, dict[bool | None, str]] = {
+    "threshold": {True: "yes", False: "no", None: "?"},
+    "sufficient": {True: "yes", False: "not sure", None: "?"},
+    "necessary": {True: "maybe", False: "no", None: "?"},
+    "observed": {True: "yes", False: "no", None: "?"},
+}
 _MOST_ORDER = 100  # growth to larger powers is that of the longest step, to rounding
 
 
@@ -113,19 +120,34 @@ class Thresholds(Result):
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *([] if self.learning_rate is None else [self.conclusion])])
+
+    @property
+    def conclusion(self) -> str:
+        """What follows for the learning rate, in words; empty without one."""
+        if self.learning_rate is None:
+            return ""
+        in_mean_square, surely = (self[name].allows(self.learning_rate) for name in (MEAN_SQUARE, ALMOST_SURE))
+        if in_mean_square:
+            alone = self[ALL_BATCHES].allows(self.learning_rate)
+            rest = "no batch alone is unstable" if alone else "but some batch alone may be unstable"
+            words = f"stable in mean square, and so almost surely; {rest}"
+        elif surely:
+            words = "stable almost surely, but not in mean square: rare large excursions"
+        else:
+            words = "unstable" if surely is False else "too close to the almost-sure edge to tell"
+        return f"learning rate {self.learning_rate:g}: {words}"
 
     def to_table(self) -> list[tuple[str, ...]]:
         """Return headings and rows of text."""
         eta = self.learning_rate
-        allowed = {True: "yes", False: "no", None: "?"}
         headings = ("notion", "critical rate", "kind", *([] if eta is None else [f"eta = {eta:g}"]), "below it")
         found = [headings]
         for row in self.rows:
             known = row.standard_error > 0 or row.low == row.high
             value = with_error(row.value, row.standard_error) if row.standard_error > 0 else f"{row.value:.6g}"
             value = value if known else f"{row.low:.6g} .. {row.high:.6g}"
-            says = [] if eta is None else [allowed[row.allows(eta)]]
+            says = [] if eta is None else [_SAID[row.kind][row.allows(eta)]]
             found.append((row.name, value, row.kind, *says, row.meaning))
         return found
 
@@ -227,7 +249,11 @@ def thresholds(
     }
 
     def critical(criterion: str | float, **how: Any) -> CriticalLearningRate:
-        return critical_learning_rate(known, criterion, batch_size, sampling=sampling, **how, **own)
+        with collected() as notes:
+            found = critical_learning_rate(known, criterion, batch_size, sampling=sampling, **how, **own)
+        for note in notes:
+            warn(f"{criterion if isinstance(criterion, str) else _moment(criterion)}: {note}")
+        return found
 
     searched = {"rtol": rtol, "max_steps": max_steps}
     rows = [

@@ -86,7 +86,12 @@ class BatchStability(Result):
 
     def __repr__(self) -> str:
         known = f"largest={self.largest:.6g}" if self.exact else f"lower={self.lower:.6g}, upper={self.upper:.6g}"
-        return f"BatchStability(stable={self.stable}, {known}, worst_batch={self.worst_batch.tolist()})"
+        low, high = self.critical_learning_rate_bounds
+        rate = f"{low:.6g}" if self.exact else f"({low:.6g}, {high:.6g})"
+        return (
+            f"BatchStability(stable={self.stable}, {known}, critical_learning_rate={rate}, "
+            f"worst_batch={self.worst_batch.tolist()})"
+        )
 
 
 def batch_stability(

@@ -130,6 +130,12 @@ class PredictedDynamics(Result):
     delta: FloatArray
     """Size of the oscillation that would keep sharpness where it is; NaN where training does not sharpen."""
 
+    def __repr__(self) -> str:
+        return (
+            f"PredictedDynamics({len(self.x) - 1} steps: sharpness {self.sharpness.min():.6g} to "
+            f"{self.sharpness.max():.6g}, loss {self.loss.min():.6g} to {self.loss.max():.6g})"
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SelfStabilizationOfLoss(SelfStabilization):

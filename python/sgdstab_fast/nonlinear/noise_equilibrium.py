@@ -37,6 +37,7 @@ from sgdstab_fast.results.result import Result
 
 _ROUNDING = 1e-8  # of |theta| |A g|, that theta . A g may be
 _CONSTANT = (16 * float(np.finfo(float).eps)) ** 2  # of the squared mean: less variance is rounding
+_SEVERAL = 64  # roundings of the numbers that were given
 _SAME = 1e-9  # eigenvalues of a generator, relative to the largest
 
 
@@ -149,7 +150,8 @@ def noise_equilibrium(
     if parameters is not None:
         theta = validation.vector(parameters, "parameters", d)
         theta = theta if axes is None else theta @ axes
-        _require_symmetry(theta, values * components)
+        precision = max(validation.precision_of(gradients), validation.precision_of(parameters))
+        _require_symmetry(theta, values * components, max(_ROUNDING, _SEVERAL * precision))
         charge = float(values @ theta**2)
     values = np.where(np.abs(values) > _SAME * float(np.abs(values).max()), values, 0.0)
     mean, variances = components.mean(axis=0), components.var(axis=0)
@@ -244,12 +246,12 @@ def _decomposed(generator: Any, d: int) -> tuple[FloatArray, FloatArray | None]:
     return values, axes
 
 
-def _require_symmetry(theta: FloatArray, images: FloatArray) -> None:
+def _require_symmetry(theta: FloatArray, images: FloatArray, tolerance: float) -> None:
     """Refuse a generator that changes the loss of an example: theta . A g_i != 0."""
     changes = np.abs(images @ theta)
     sizes = np.linalg.norm(images, axis=1) * float(np.linalg.norm(theta))
-    worst = int((changes - _ROUNDING * sizes).argmax())
-    if changes[worst] > _ROUNDING * sizes[worst]:
+    worst = int((changes - tolerance * sizes).argmax())
+    if changes[worst] > tolerance * sizes[worst]:
         raise ValueError(
             f"generator must be a symmetry of the loss, parameters . A gradient = 0, but of example {worst} that is "
             f"{changes[worst]:.3g} of {sizes[worst]:.3g}"

@@ -45,6 +45,7 @@ _ROUNDING = 1e-12
 _CLOSE = 1e-3  # a gap below that share of lambda is flagged
 _NEUTRAL = 1e-9  # of the terms of a curvature along the manifold: less is rounding
 _BESIDE = 10.0  # times the estimate of an eigenvalue that should be 0
+_BEYOND = 1.0  # delta beyond which nothing is said
 _FAR = 0.25  # delta beyond which nothing here is to be relied on
 _SLOW, _MUCH = 2.0, 0.1  # eta lambda_k over delta below which a direction lags, and what share of Gamma is much
 
@@ -59,7 +60,7 @@ class GDOscillation(Result):
     """At this learning rate, near the edge: ``"converges"``; ``"stable cycle"``: it oscillates around the minimum;
     ``"unstable cycle"``: below the critical rate it converges from within the cycle only, above it leaves;
     ``"drifts"``: it oscillates and moves along the manifold of minima to where that is flatter; ``"undecided"``: Gamma
-    is 0."""
+    is 0, or eta lambda is beyond 3."""
     eigenvalue: float
     """lambda, the largest of the Hessian."""
     eigenvector: FloatArray
@@ -233,9 +234,12 @@ def require_minimum(lowest: float, largest: float, flat: float = 0.0) -> None:
 
 def require_stationary(gradient: FloatArray, largest: float, scale: float = 1.0) -> None:
     """Refuse a gradient that moves parameters of a size by more than a little."""
-    length = float(np.linalg.norm(gradient))
-    if length > _STILL * largest * scale:
-        raise ValueError(f"gradient must be zero, but its length is {length:.3g}: this is no minimum")
+    length, allowed = float(np.linalg.norm(gradient)), _STILL * largest * scale
+    if length > allowed:
+        raise ValueError(
+            f"gradient must be zero, but its length is {length:.3g}, more than {allowed:.2g}: this is no minimum; a "
+            "network is at one if its own outputs are taken as targets"
+        )
 
 
 def at_minimum(values: FloatArray, axes: FloatArray, third: Contraction, fourth: Contraction, flat: float) -> AtMinimum:
@@ -340,6 +344,8 @@ def oscillation(found: AtMinimum, learning_rate: float, method: str) -> GDOscill
 def _verdict(found: AtMinimum, criterion: float, delta: float) -> str:
     if delta <= 0 and (criterion >= 0 or found.drift > 0):
         return "converges"
+    if delta > _BEYOND:
+        return "undecided"
     if found.drift > 0 or (criterion > 0 and found.flat_curvature < 0):
         return "drifts"
     return "stable cycle" if criterion > 0 else "unstable cycle" if criterion < 0 else "undecided"
