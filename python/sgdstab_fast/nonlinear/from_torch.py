@@ -12,7 +12,6 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.nonlinear.oscillations import (
-    FLAT,
     AtMinimum,
     GDOscillation,
     at_minimum,
@@ -24,6 +23,7 @@ from sgdstab_fast.nonlinear.oscillations import (
 )
 from sgdstab_fast.nonlinear.self_stabilization import SelfStabilization
 from sgdstab_fast.nonlinear.torch_loss import TorchLoss
+from sgdstab_fast.operators.krylov import ritz_pairs
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import warn
@@ -329,35 +329,8 @@ def _top_axes(times: Times, size: int) -> tuple[FloatArray, FloatArray]:
     """Return the lowest eigenvalue, as far as a few products see it, and the two largest, and their eigenvectors."""
     values, axes = largest_axes(times, size, 2)
     start = np.random.default_rng(size).normal(size=size)
-    low, beside = _krylov(times, start, min(size, _LOOK), lambda *_: False)
+    low, beside = ritz_pairs(times, start, min(size, _LOOK), lambda *_: False)
     return np.append(low[0], values), np.column_stack([beside[:, 0], axes])
-
-
-def _krylov(
-    times: Times, start: FloatArray, most: int, known: Callable[[FloatArray, FloatArray, float], bool]
-) -> tuple[FloatArray, FloatArray]:
-    """Return Ritz values and vectors (D, m) from a start by Lanczos' iteration, all of its vectors orthogonal.
-
-    It ends where the space does, or `known` says so of Ritz values, vectors in the basis and the next coefficient.
-    """
-    basis, diagonal, beside = np.empty((most, start.size)), np.empty(most), np.empty(most)
-    basis[0], looked_at = start / np.linalg.norm(start), 8
-    for m in range(1, most + 1):
-        rest = times(basis[m - 1])
-        diagonal[m - 1] = basis[m - 1] @ rest
-        for _ in range(2):
-            rest = rest - basis[:m].T @ (basis[:m] @ rest)
-        beside[m - 1] = np.linalg.norm(rest)
-        ends = m == most or beside[m - 1] <= FLAT * float(np.abs(diagonal[:m]).max())
-        if ends or m == looked_at:
-            looked_at = m + max(8, m // 4)
-            values, vectors = np.linalg.eigh(
-                np.diag(diagonal[:m]) + np.diag(beside[: m - 1], 1) + np.diag(beside[: m - 1], -1)
-            )
-            if ends or known(values, vectors, float(beside[m - 1])):
-                break
-        basis[m] = rest / beside[m - 1]
-    return values, basis[:m].T @ vectors
 
 
 def _response(times: Times, v: FloatArray, g: FloatArray, k: float, flat: float) -> AtMinimum:
@@ -374,7 +347,7 @@ def _response(times: Times, v: FloatArray, g: FloatArray, k: float, flat: float)
         return residual <= _TOLERANCE
 
     most = int(min(g.size, _MOST_VECTORS, max(_MOST_NUMBERS / g.size, 2)))
-    values, axes = _krylov(times, g, most, is_known)
+    values, axes = ritz_pairs(times, g, most, is_known)
     if len(values) == most < g.size and residual > _TOLERANCE:
         warn(f"after {most} products with the Hessian H^+ g is known to {residual:.1g} only: so is the criterion")
     return from_gradient(values, axes, v, g, k, flat)

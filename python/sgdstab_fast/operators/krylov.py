@@ -1,4 +1,4 @@
-"""Perron vectors: a few Lanczos steps towards the largest eigenvalue of a symmetric, entrywise non-negative matrix."""
+"""Lanczos' iteration: towards Perron vectors in a few steps, and Ritz pairs of a whole Krylov space."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _MOST_STEPS = 24
 _DECIDED, _TIE = 0.1, 1e-10  # share of an eigenvalue's distance from 1 that its error may be; what is no distance
 _SAME = 1e-8  # vectors up to rounding
 _MOST_LANCZOS_STEPS = 24
+_END = 1e-11  # relative: a Krylov space that goes on with less has ended
 
 
 def improved_perron_vector(
@@ -109,3 +110,33 @@ def overlooked_vector(
             return (y if value > 1 + _TIE else None), n_products
         y, image, _, applied = improved_leading_vector(deflated, y, image, goal, most - n_products)
         n_products += max(applied, 1)
+
+
+def ritz_pairs(
+    times: Callable[[FloatArray], FloatArray],
+    start: FloatArray,
+    most: int,
+    known: Callable[[FloatArray, FloatArray, float], bool],
+) -> tuple[FloatArray, FloatArray]:
+    """Return Ritz values and vectors (D, m) from a start by Lanczos' iteration, all of its vectors orthogonal.
+
+    It ends where the space does, or `known` says so of Ritz values, vectors in the basis and the next coefficient.
+    """
+    basis, diagonal, beside = np.empty((most, start.size)), np.empty(most), np.empty(most)
+    basis[0], looked_at = start / np.linalg.norm(start), 8
+    for m in range(1, most + 1):
+        rest = times(basis[m - 1])
+        diagonal[m - 1] = basis[m - 1] @ rest
+        for _ in range(2):
+            rest = rest - basis[:m].T @ (basis[:m] @ rest)
+        beside[m - 1] = np.linalg.norm(rest)
+        ends = m == most or beside[m - 1] <= _END * float(np.abs(diagonal[:m]).max())
+        if ends or m == looked_at:
+            looked_at = m + max(8, m // 4)
+            values, vectors = np.linalg.eigh(
+                np.diag(diagonal[:m]) + np.diag(beside[: m - 1], 1) + np.diag(beside[: m - 1], -1)
+            )
+            if ends or known(values, vectors, float(beside[m - 1])):
+                break
+        basis[m] = rest / beside[m - 1]
+    return values, basis[:m].T @ vectors
