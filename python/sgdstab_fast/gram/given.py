@@ -66,6 +66,11 @@ def given(gram: Any, groups: Any = None) -> Gram:
     return Gram(matrix, precision, groups)
 
 
+def residuals_of(gram: Any) -> FloatArray | None:
+    """Return the gradients of the loss in the outputs that a kernel has; None of any other K."""
+    return gram.loss_gradients if isinstance(gram, Kernel) else None
+
+
 def _n_axes(value: Any) -> int:
     depth = 0
     while isinstance(value, (list, tuple)) and value:

@@ -4,8 +4,8 @@
     all batches <= fourth moment (p = 4) <= mean square <= Mulayoff-Michaeli's bounds
 
 Each holds for the reason that the first notion implies the second one: E|x|^p for p >= 1 bounds |E x|, which full
-batches move. Almost sure and GD bound each other in neither
-direction. Batch sharpness, where residuals are known, is where training is seen to stay, no condition of stability.
+batches move. Almost sure and GD bound each other in neither direction. Batch sharpness, where residuals are known, is
+where training is seen to stay, no condition of stability.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast.exact.regularity import regularity_of
 from sgdstab_fast.exact.threshold_bounds import threshold_bounds
-from sgdstab_fast.gram.given import given
-from sgdstab_fast.gram.kernel import Kernel
+from sgdstab_fast.gram.given import given, residuals_of
 from sgdstab_fast.learning_rates.critical import critical_learning_rate
 from sgdstab_fast.learning_rates.results import CriticalLearningRate
 from sgdstab_fast.nonlinear.batches import stability_of_batches
@@ -239,10 +238,10 @@ def thresholds(
     powers = _orders(orders)
     if residuals is not None and sampling != "iid":
         raise ValueError(f"residuals must be left out with sampling={sampling!r}: batch sharpness is of other batches")
-    residuals = gram.loss_gradients if residuals is None and isinstance(gram, Kernel) else residuals
+    residuals = residuals_of(gram) if residuals is None else residuals
     known = given(gram, groups)
     largest = float(known.matrix.diagonal().max())
-    system = LinearizedSGD(known, eta or 1 / (largest if largest > 0 else 1.0), batch_size, sampling=sampling)
+    system = LinearizedSGD(known, 1 / (largest if largest > 0 else 1.0), batch_size, sampling=sampling)
     own: dict[str, Any] = {
         **keywords,
         "rng": np.random.SeedSequence(options.seed.entropy, spawn_key=options.seed.spawn_key),
@@ -250,11 +249,12 @@ def thresholds(
 
     def critical(criterion: str | float, **how: Any) -> CriticalLearningRate:
         with collected() as notes:
-            found = critical_learning_rate(known, criterion, batch_size, sampling=sampling, **how, **own)
+            found = critical_learning_rate(system, criterion, **how, **own)
         for note in notes:
             warn(f"{criterion if isinstance(criterion, str) else _moment(criterion)}: {note}")
         return found
 
+    here = system if eta is None else system.with_learning_rate(eta)
     searched = {"rtol": rtol, "max_steps": max_steps}
     rows = [
         *_of_batches(system, [_moment(p) for p in powers]),
@@ -288,14 +288,14 @@ def thresholds(
             ALMOST_SURE,
             "SGD converges near by",
             "Chemnitz & Engel 2025, theorem B",
-            checked=_regular(system, eta),
+            checked=_regular(here, eta),
         )
     )
     return Thresholds(
-        system=system,
+        system=here,
         learning_rate=eta,
         rows=_ordered(rows),
-        provenance=provenance(options.seed, "thresholds", system.fingerprint),
+        provenance=provenance(options.seed, "thresholds", here.fingerprint),
     )
 
 

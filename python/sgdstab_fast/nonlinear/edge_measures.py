@@ -38,8 +38,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import seed_from
-from sgdstab_fast.gram.given import given
-from sgdstab_fast.gram.kernel import Kernel
+from sgdstab_fast.gram.given import given, residuals_of
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import EXACT, Result
@@ -136,7 +135,7 @@ def edge_measures(
     """
     matrix, _, its_groups = given(gram, groups)
     if residuals is None:
-        residuals = gram.loss_gradients if isinstance(gram, Kernel) else None
+        residuals = residuals_of(gram)
         if residuals is None:
             raise ValueError("residuals must be given where gram is no kernel that has them: pass f - y")
     n_rows = len(matrix)

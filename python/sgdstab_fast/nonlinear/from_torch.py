@@ -22,15 +22,12 @@ from sgdstab_fast.nonlinear.oscillations import (
     require_stationary,
 )
 from sgdstab_fast.nonlinear.self_stabilization import SelfStabilization
-from sgdstab_fast.nonlinear.torch_loss import TorchLoss
+from sgdstab_fast.nonlinear.torch_loss import Times, TorchLoss
 from sgdstab_fast.operators.krylov import ritz_pairs
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.decomposition import largest_axes
-
-Times = Callable[[FloatArray], FloatArray]
-"""What multiplies a vector with the Hessian."""
 
 _DENSE = 256  # parameters of which all eigenvectors are computed
 _MOST_VECTORS, _MOST_NUMBERS = 2000, 2e8  # of a Krylov basis
@@ -90,7 +87,7 @@ def gd_oscillation_from_torch(loss: Callable[[Any], Any], parameters: Any, learn
     eta = validation.positive_number(learning_rate, "learning_rate")
     model = TorchLoss(loss, parameters)
     theta = model.theta
-    gradient, times = model.gradient(theta), model.hessian_at(theta)
+    _, gradient, times = model.around(theta)
     is_small = model.size <= _DENSE
     values, axes = (_all_axes if is_small else _top_axes)(times, model.size)
     largest, v = float(values[-1]), axes[:, -1]
@@ -169,14 +166,12 @@ class SelfStabilizationOfLoss(SelfStabilization):
         x_of, sharpness, loss, constrained_sharpness, constrained_loss, delta = np.full((6, n_steps + 1), math.nan)
         for step in range(n_steps + 1):
             x, y = float(here.u @ v), float(here.across @ v)
-            sharpening = -float(here.gradient @ here.across)
-            beta = float(here.across @ here.across)
             x_of[step] = x
             sharpness[step] = here.sharpness + y + float(here.slope @ here.u) * x
             loss[step] = here.loss + x * x / eta
             constrained_sharpness[step], constrained_loss[step] = here.sharpness, here.loss
-            if sharpening > 0 and beta > 0:
-                delta[step] = math.sqrt(2 * sharpening / beta)
+            if here.alpha > 0 and here.beta > 0:
+                delta[step] = math.sqrt(2 * here.alpha / here.beta)
             moved = here.theta - eta * here.gradient
             after = _projected(self.model, moved, here.u, limit)
             rest = v - x * here.u
@@ -208,13 +203,23 @@ class _Point(NamedTuple):
     across: FloatArray
     """What of it is orthogonal to u."""
 
+    @property
+    def alpha(self) -> float:
+        """-grad L . grad S, where the loss has no slope along u."""
+        return -float(self.gradient @ self.across)
+
+    @property
+    def beta(self) -> float:
+        """|grad S|^2 across u."""
+        return float(self.across @ self.across)
+
 
 def _at(model: TorchLoss, theta: FloatArray, near: FloatArray | None) -> _Point:
     """Return what there is to know about a point; u points as a vector near it does."""
-    times = model.hessian_at(theta)
+    value, gradient, times = model.around(theta)
     sharpness, u = _top(times, model.size, near)
     slope = model.along(theta, u, u)
-    return _Point(theta, model.value(theta), model.gradient(theta), times, sharpness, u, slope, slope - (slope @ u) * u)
+    return _Point(theta, value, gradient, times, sharpness, u, slope, slope - (slope @ u) * u)
 
 
 def _projected(model: TorchLoss, theta: FloatArray, near: FloatArray, limit: float) -> _Point:
@@ -222,14 +227,13 @@ def _projected(model: TorchLoss, theta: FloatArray, near: FloatArray, limit: flo
     here = _at(model, theta, near)
     for _ in range(_MOST_PROJECTIONS):
         along, excess = float(here.gradient @ here.u), max(here.sharpness - limit, 0.0)
-        square = float(here.across @ here.across)
         if abs(along) <= _STEEP * float(np.linalg.norm(here.gradient)) and excess <= _SHARP * limit:
             return here
         if not here.sharpness > 0:
             raise ValueError(f"parameters must be where the loss curves upwards, but sharpness is {here.sharpness:.3g}")
         moved = here.theta - along / here.sharpness * here.u
-        if square > 0:
-            moved = moved - excess / square * here.across
+        if here.beta > 0:
+            moved = moved - excess / here.beta * here.across
         here = _at(model, moved, here.u)
     warn(
         f"after {_MOST_PROJECTIONS} corrections the constrained trajectory has sharpness {here.sharpness:.6g} for "
@@ -300,15 +304,14 @@ def self_stabilization_from_torch(
         )
     model.require_right_derivatives(start.theta, start.u)
     here = _projected(model, start.theta, start.u, 2 / eta)
-    alpha, beta = -float(here.gradient @ here.across), float(here.across @ here.across)
-    if not (alpha > 0 and beta > 0):
+    if not (here.alpha > 0 and here.beta > 0):
         raise ValueError(
-            f"parameters must be where training sharpens, -grad L . grad S > 0, but there that is {alpha:.3g} and "
-            f"|grad S|^2 is {beta:.3g}"
+            f"parameters must be where training sharpens, -grad L . grad S > 0, but there that is {here.alpha:.3g} and "
+            f"|grad S|^2 is {here.beta:.3g}"
         )
     return SelfStabilizationOfLoss(
-        alpha=alpha,
-        beta=beta,
+        alpha=here.alpha,
+        beta=here.beta,
         learning_rate=eta,
         noise_variance=validation.nonnegative_number(noise_variance, "noise_variance"),
         sharpness=start.sharpness,

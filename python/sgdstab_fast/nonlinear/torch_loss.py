@@ -10,7 +10,7 @@ fourth derivatives are compared with differences of the ones below, and refused 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,23 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.source import framework
 from sgdstab_fast.validation import NotFiniteError
 
+Times = Callable[[FloatArray], FloatArray]
+"""What multiplies a vector with the Hessian."""
+
 _STEPS = (1e-3, 1e-4)  # of differences, relative to the size of the parameters
 _ROUNDING = 8 * float(np.finfo(float).eps)
 _WRONG = 1e-2  # relative, that a derivative may be off at both
+
+
+class Around(NamedTuple):
+    """A loss to second order at a point."""
+
+    value: float
+    """L."""
+    gradient: FloatArray
+    """grad L, shape (D,)."""
+    times: Times
+    """Of v, H v."""
 
 
 class TorchLoss:
@@ -58,8 +72,8 @@ class TorchLoss:
         """Return grad L."""
         return self.along(theta)
 
-    def hessian_at(self, theta: FloatArray) -> Callable[[FloatArray], FloatArray]:
-        """Return v -> H v; what the gradient took is kept for all v."""
+    def around(self, theta: FloatArray) -> Around:
+        """Return L, grad L and v -> H v, for which what the gradient took is kept."""
         torch = self._torch
         tensors = [tensor.requires_grad_() for tensor in self._tensors(theta)]
         with torch.enable_grad():
@@ -81,7 +95,7 @@ class TorchLoss:
             )
             return self._flat(self._filled(images, tensors))
 
-        return times
+        return Around(float(scalar.detach()), self._flat(self._filled(found, tensors)), times)
 
     def along(self, theta: FloatArray, *directions: FloatArray) -> FloatArray:
         """Return the gradient of the derivative of L along directions: H v of one, D^3 L[v, w, .] of two."""
@@ -104,7 +118,7 @@ class TorchLoss:
 
     def require_right_derivatives(self, theta: FloatArray, v: FloatArray) -> None:
         """Refuse third and fourth derivatives along v that are not those of differences of second and third ones."""
-        self._require(self.along(theta, v, v), lambda at: self.hessian_at(at)(v), theta, v, "third")
+        self._require(self.along(theta, v, v), lambda at: self.along(at, v), theta, v, "third")
         self._require(
             np.atleast_1d(self.along(theta, v, v, v) @ v),
             lambda at: np.atleast_1d(self.along(at, v, v) @ v),
