@@ -26,12 +26,13 @@ from sgdstab_fast.moments.finite_time import finite_time_probability
 from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.moments.results import FiniteTimeProbability, MomentExponents
 from sgdstab_fast.results.fields import document_fields as _document_fields
+from sgdstab_fast.results.files import load
+from sgdstab_fast.results.interruption import Interrupted
 from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.results.warnings import AccuracyWarning
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.recurrence import Recurrence
 from sgdstab_fast.systems.sgd import LinearizedSGD
-from sgdstab_fast.tracking.files import load
 from sgdstab_fast.tracking.tracker import StabilityTracker
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "FiniteTimeDistribution",
     "FiniteTimeProbability",
     "HolderContraction",
+    "Interrupted",
     "LinearizedSGD",
     "LyapunovExponent",
     "LyapunovFunction",

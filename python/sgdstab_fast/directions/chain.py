@@ -24,6 +24,7 @@ chain of the whole system, started there.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ from sgdstab_fast.directions.special_cases import single_direction, what_is_miss
 from sgdstab_fast.exact.regularity import Regularity, regularity_of
 from sgdstab_fast.exponents.rare import RareOutcomes, warn_of_rare
 from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.warnings import warn
@@ -418,9 +420,11 @@ def _autocorrelation_time(
         n_lags = min(n_batches, LONGEST_SEGMENT) // 2
         lasting = math.ceil(max(longest, _WINDOW * pilot.memory) / n_lags)
         every = system.whole_epochs(min(max(1, pilot.spacing // _FINER, lasting), pilot.spacing))
-        directions = continued_directions(system, checkpoint, n_batches, every, options.workers)
-    else:
-        directions, every = chains.records.directions[:, start_up:], chains.steps_per_batch
+        with suppress(Stopped):
+            directions = continued_directions(system, checkpoint, n_batches, every, options.workers)
+            found = memory(system.directions(directions), every, longest)
+            return Measured(found.time, found.standard_error if found.resolved else math.inf)
+    directions, every = chains.records.directions[:, start_up:], chains.steps_per_batch
     found = memory(system.directions(directions), every, longest)
     return Measured(found.time, found.standard_error if found.resolved else math.inf)
 

@@ -30,6 +30,7 @@ from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.streams import STARTS
 from sgdstab_fast.directions.path import relaxation_rate
 from sgdstab_fast.results.chains import Checkpoint
+from sgdstab_fast.results.storage import Savable
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.continuation import continued
 from sgdstab_fast.simulation.starts import normals
@@ -47,7 +48,7 @@ _ONE_DIRECTION = 1e-6  # a distance, of chains that may not have come quite as n
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class HolderContraction:
+class HolderContraction(Savable):
     """E (d(Phi s, Phi s') / d(s, s'))^alpha over n steps, as `ProjectiveChain.holder_contraction` returns it.
 
     Arrays have the shape (n_alpha,).

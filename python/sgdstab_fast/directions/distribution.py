@@ -40,6 +40,7 @@ from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.plotting.axes import words
 from sgdstab_fast.plotting.directions import finite_time_density
+from sgdstab_fast.results.storage import Savable
 from sgdstab_fast.statistics.means import mean_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class WithMoments(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class FiniteTimeDistribution:
+class FiniteTimeDistribution(Savable):
     """The distribution of lambda_n = (1/n) log |A_{i_n} .. A_{i_1} s| from stationary directions s; nats per step.
 
     Standard errors are those between chains, which are independent, however windows of a chain depend on each other;

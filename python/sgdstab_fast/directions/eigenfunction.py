@@ -53,6 +53,7 @@ from sgdstab_fast.directions.norm_products import (
     weighted_mean_growth,
 )
 from sgdstab_fast.exact.moments import mean_of_powers
+from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import collected, warn
@@ -112,6 +113,7 @@ class Eigenfunction(Result):
         return float(residuals[0]) if single else residuals
 
 
+@interruptible
 def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, rng: Any = None) -> Eigenfunction:
     """Compute the principal eigenfunction psi of the transfer operator P_p on directions, and its eigenvalue.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.exponents.exponent import estimate_exponent
+from sgdstab_fast.results.storage import storable
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.systems.system import Part, System
@@ -17,6 +18,7 @@ from sgdstab_fast.systems.system import Part, System
 _MAX_STEPS, _N_CHAINS, _RTOL = 2_000_000, 32, 1e-2  # steps of all blocks together
 
 
+@storable
 class LeadingBlock(NamedTuple):
     """A block of K as a system of its own, and how its vectors lie among all."""
 

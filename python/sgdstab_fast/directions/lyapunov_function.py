@@ -35,6 +35,7 @@ from sgdstab_fast.directions.eigenfunction import chain_options, stationary_dire
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.directions.norm_products import NormProduct, Norms, norms_of
 from sgdstab_fast.exponents.exponent import estimate_exponent
+from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
@@ -99,6 +100,7 @@ class LyapunovFunction(Result):
         return float(np.exp(logs[0])) if single else np.exp(logs)
 
 
+@interruptible
 def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any = None) -> LyapunovFunction:
     """Find V(y) = |y|^-p psi(y/|y|) with E V(A y) < V(y) for all y, where the exponent lambda is positive.
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.directions.leading_part import LeadingBlock
+from sgdstab_fast.results.storage import storable
 from sgdstab_fast.statistics.means import left_out_in_turn
 from sgdstab_fast.systems.growth import TOLERANCE
 from sgdstab_fast.systems.next_steps import growth_by_example
@@ -37,6 +38,7 @@ _LARGEST_LOGARITHM = 700.0
 _LARGEST_DIMENSION = 1024  # dozens of metrics are held
 
 
+@storable
 @dataclass(frozen=True, eq=False)
 class Norms:
     """Norms on isometric coordinates, and how steps change them."""
@@ -72,6 +74,7 @@ class Norms:
         return [s[first : first + n_at_once] for first in range(0, len(s), n_at_once)]
 
 
+@storable
 @dataclass(frozen=True, eq=False)
 class NormProduct:
     """prod_m |y|_m^c_m for vectors y in the coordinates of a system, or for their part in one of its blocks."""

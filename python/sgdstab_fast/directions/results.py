@@ -21,6 +21,7 @@ from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.plotting import directions as pictures
 from sgdstab_fast.plotting.axes import side_by_side, words
 from sgdstab_fast.results.chains import Checkpoint
+from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.result import OneExponent
 from sgdstab_fast.statistics.means import Measured
@@ -106,6 +107,7 @@ class ProjectiveChain(OneExponent):
         anchored = self.variances.get("autocovariances", Measured(math.nan, math.inf))
         return blocks if blocks.standard_error < anchored.standard_error / 2 else anchored
 
+    @interruptible
     def clt_variance_by(self, route: str) -> Measured:
         """Return sigma^2 and its standard error by one of three routes, which should agree.
 
@@ -136,6 +138,7 @@ class ProjectiveChain(OneExponent):
         return self.variances[route]
 
     @cached_property
+    @interruptible
     def moments(self) -> MomentExponents:
         """Lambda(p) at nine orders from -1 to 1, found when first asked for.
 
@@ -148,6 +151,7 @@ class ProjectiveChain(OneExponent):
         """
         return moments_near_zero(self.system, self.checkpoint)
 
+    @interruptible
     def sample(self, n: int) -> FloatArray:
         """Draw stationary directions, `autocorrelation_time` steps apart along chains.
 
@@ -180,6 +184,7 @@ class ProjectiveChain(OneExponent):
         return mixing_time(self.system, self.checkpoint, self.contraction_rate)
 
     @property
+    @interruptible
     def mixing_time(self) -> float:
         """Steps to cut off at the start, found when first asked for; infinite if directions do not mix.
 
@@ -193,6 +198,7 @@ class ProjectiveChain(OneExponent):
         """Of `mixing_time`."""
         return self._mixing.standard_error
 
+    @interruptible
     def holder_contraction(self, alpha: ArrayLike, n: int, *, n_pairs: int = 16384) -> HolderContraction:
         """Measure E (d(Phi s, Phi s') / d(s, s'))^alpha over n steps Phi: Le Page's gap (lemma 3.10).
 
@@ -235,6 +241,7 @@ class ProjectiveChain(OneExponent):
             raise ValueError(f"n must be a multiple of the {grain} steps of an epoch, not {n!r}")
         return checked
 
+    @interruptible
     def finite_time_distribution(
         self, n: int, *, n_samples: int = 16384, moments: MomentExponents | None = None
     ) -> FiniteTimeDistribution:

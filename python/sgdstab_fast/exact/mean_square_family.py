@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import cached_property
 
@@ -28,6 +29,12 @@ class MeanSquareFamily:
     def __init__(self, rows: Rows, learning_rate: float) -> None:
         self._parts, self._learning_rate = rows.decompose(), learning_rate
         self._vectors: dict[float, FloatArray] = {}
+
+    def branch(self) -> MeanSquareFamily:
+        """Return what knows the same, and keeps what it learns to itself."""
+        other = copy.copy(self)
+        other._vectors = dict(self._vectors)
+        return other
 
     def exponents(self, learning_rates: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return Lambda(2) at every learning rate and its numerical error, coarse grids before finer ones."""

@@ -36,6 +36,8 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.results.storage import Savable
 from sgdstab_fast.systems.rows import IntArray, Rows
 from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD, plain_of, require_plain
 from sgdstab_fast.systems.system import System
@@ -45,7 +47,7 @@ _TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Regularity:
+class Regularity(Savable):
     """Whether a minimum is regular, as `regularity` returns it, and if not, why."""
 
     regular: bool
@@ -146,6 +148,7 @@ class Regularity:
         )
 
 
+@interruptible
 def regularity(system: LinearizedSGD, *, tolerance: float = _TOLERANCE) -> Regularity:
     """Find out whether a minimum is regular, so that the sign of lambda decides about it.
 

@@ -20,7 +20,9 @@ from sgdstab_fast.exponents.pilots import Plan, planned
 from sgdstab_fast.exponents.rare import RareOutcomes, warn_of_rare
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.chains import Chains, VectorRecords
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.result import INTERRUPTED
 from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Options
@@ -51,13 +53,12 @@ _FEWEST_STEPS = 32  # of a chain, fewer of which are all at its start
 _ROUNDING = 1e-14  # of bounds
 
 
-@run_options(rtol=1e-2, max_steps=100_000_000, n_chains=64)
+@run_options(rtol=1e-2, max_steps=100_000_000, n_chains=64, goes_on_from="LyapunovExponent")
 def lyapunov_exponent(
     system: System,
     *,
     method: str = "anchored",
     sign_confidence: float | None = None,
-    resume: LyapunovExponent | None = None,
     **keywords: Unpack[RunKeywords],
 ) -> LyapunovExponent:
     """Estimate the almost-sure Lyapunov exponent lambda of a system, with an error bar.
@@ -90,12 +91,13 @@ def lyapunov_exponent(
         ``"logarithms"`` in any case, where a run of them at once counts as a step.
     sign_confidence : float, optional
         With which the sign of lambda is to be known, such as 0.99; by default the sign stops nothing.
+    resume : path or LyapunovExponent, optional
+        A checkpoint, or an earlier result for the same system, interrupted or not, itself or in a file, to go on from;
+        `max_steps` then counts its steps in, and `method`, `n_chains`, `rng`, the spacing and the batches are its own.
+        It ends with the bits of an uncut run if the latter would have chosen the same spacing and batches, which small
+        first budgets do not.
     **keywords
         When it stops, and its chains: see `RunKeywords`.
-    resume : LyapunovExponent, optional
-        An earlier result for the same system, to go on from; `max_steps` then counts its steps in, and `method`,
-        `n_chains`, `rng`, the spacing and the batches are its own. It ends with the bits of an uncut run if the latter
-        would have chosen the same spacing and batches, which small first budgets do not.
 
     Returns
     -------
@@ -126,6 +128,7 @@ def lyapunov_exponent(
     require_system(system)
     validation.choice(method, "method", METHODS)
     options = options_of(lyapunov_exponent, keywords, method=method, sign_confidence=sign_confidence)
+    resume: LyapunovExponent | None = options.recorder.earlier
     if resume is not None:
         require_own(resume, LyapunovExponent, system)
     return estimate_exponent(system, options, resume)
@@ -171,6 +174,7 @@ def _of_parts(
         if part.dimension <= LARGEST_DIMENSION and part.has_mean_square:
             found = mean_squares[index] = mean_square_exponent(part)
             bounds[index] = share * found.upper_bound / 2 + _ROUNDING
+    missing = -math.inf  # of an interrupted run, what blocks that it did not come to are not above
     contenders = [index for index in sorted(bounds, key=lambda index: -bounds[index]) if bounds[index] >= least]
     its = options.for_parts(len(contenders))
     for index in contenders:
@@ -179,15 +183,29 @@ def _of_parts(
         share = parts[index].share
         # Of the largest, and so of no more than a lower bound of it if that is positive.
         its_own = its.within(atol=max(its.budget.atol, its.budget.rtol * max(least, 0.0)) / share)
-        with collected() as messages[index]:
-            result = _simulated(parts[index].system, its_own, known.get(index), mean_squares.get(index), index)
+        try:
+            with collected() as messages[index]:
+                result = _simulated(parts[index].system, its_own, known.get(index), mean_squares.get(index), index)
+        except Stopped:
+            missing = max(missing, bounds[index])
+            continue
         results[index] = _scaled(result, share, system)
         least = max(least, results[index].exponent - 6 * results[index].standard_error)
     short = sorted((index for index in messages if messages[index]), key=lambda index: -results[index].exponent)
     for message in messages[short[0]] if short else []:
         others = f", and so with {len(short) - 1} more" if len(short) > 1 else ""
         warn(f"block {short[0] + 1} of {len(parts)}, in its own steps{others}: {message}")
-    return _largest(results, system)
+    if missing > -math.inf and not results:
+        raise Stopped
+    return _with_missing(_largest(results, system), missing)
+
+
+def _with_missing(found: LyapunovExponent, missing: float) -> LyapunovExponent:
+    """Return the largest exponent, with an error that allows for blocks that an interrupted run did not come to."""
+    if missing == -math.inf:
+        return found
+    error = math.hypot(found.standard_error, max(missing - found.exponent, 0.0))
+    return replace(found, standard_error=error, converged=False, stopped_by=INTERRUPTED, sign=0)
 
 
 def _scaled(result: LyapunovExponent, share: float, system: System) -> LyapunovExponent:
@@ -213,7 +231,11 @@ def _largest(results: dict[int, LyapunovExponent], system: System) -> LyapunovEx
     )
     simulated = {index: result for index, result in results.items() if result.chains is not None}
     # The estimate is exact only if all of it is.
-    last = max(simulated.values(), key=lambda result: (not result.converged, result.exponent), default=each[index])
+    last = max(
+        simulated.values(),
+        key=lambda result: (result.stopped_by == INTERRUPTED, not result.converged, result.exponent),
+        default=each[index],
+    )
     return replace(
         each[index],
         bounds=(max(result.bounds[0] for result in each), max(result.bounds[1] for result in each)),
@@ -259,16 +281,19 @@ def _simulated(
     bounds = low, min(high, growth.upper_bound)
     task = vectors_task(system, growth)
     plan, first_chain = Plan(None, 0), first_of_block(block)
-    if resume is None and growth.size > 0:
+    left = options.recorder.run_from(options.seed.key, first_chain) if resume is None else None
+    averages = left is not None and left.records.growth.shape[2] == 0
+    if resume is None and left is None and growth.size > 0:
         plan = planned(system, options, growth, task, first_chain)
-        if plan.spacing is None:
-            growth, anchored = replace(system.no_growth, covariance=growth.covariance), False
-            task = vectors_task(system, growth)
+        averages = plan.spacing is None
+    if averages and growth.size > 0:
+        growth, anchored = replace(system.no_growth, covariance=growth.covariance), False
+        task = vectors_task(system, growth)
     if resume is None:
         options.budget.steps_per_chain(options.n_chains)
         run_provenance = provenance(options.seed, "anchored" if growth.size > 0 else "average", system.fingerprint)
         chains_of = _anchored_chains if anchored else _averaged_chains
-        chains = chains_of(system, options, growth, plan, first_chain)
+        chains = chains_of(system, options, growth, plan, first_chain) if left is None else left
     else:
         chains, run_provenance = resumed(resume, LyapunovExponent, system, (1, system.dimension))
     task = replace(

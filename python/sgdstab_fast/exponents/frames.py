@@ -81,7 +81,7 @@ def first_frames(
     slow = system.slow_directions(min(k + 1, system.dimension))
     without = arguments.FrameMetrics(task.metrics.log_determinants, columns=evaluated)
     pilot_task = replace(task, metrics=without)
-    period = period_of(system, columns, slow, options.seed.key, pilot_task)
+    period = period_of(system, columns, slow, options.seed.key, pilot_task, options.workers)
     started = started_frames(system, k, slow, options, pilot_task.with_options(period=max(1, period // 2)))
     most = options.budget.steps_per_chain(options.n_chains) - started.first_step
     n_metrics = 0 if task.metrics.diagonals is None else len(task.metrics.diagonals)
@@ -194,7 +194,9 @@ def seconds_per_step(system: System, columns: int, period: int, *, careful: bool
     return 5e-8 * (1 + rows) + 1e-9 * system.dimension * (rows * (0.5 + 0.04 * columns) + passes)
 
 
-def period_of(system: System, k: int, slow: FloatArray, key: StreamKey, task: Task[FrameRecords]) -> int:
+def period_of(
+    system: System, k: int, slow: FloatArray, key: StreamKey, task: Task[FrameRecords], workers: Workers
+) -> int:
     """Return the number of steps after which the smallest angle in a frame is about what it may be.
 
     Doubles the period, from one so short that frames stay orthonormal, and interpolates the logarithm of the angle.
@@ -217,7 +219,7 @@ def period_of(system: System, k: int, slow: FloatArray, key: StreamKey, task: Ta
             first_chain=FRAME_PILOTS.start + period,
         )
         n_passes = 1 + max(_PILOT_PASSES, _PILOT_NUMBERS // system.dimension)
-        pilot = advance(pilot, orthonormalised_every(period, system, task, k), n_passes, Workers(1))
+        pilot = advance(pilot, orthonormalised_every(period, system, task, k), n_passes, workers.alone())
         states = pilot.states
         # The first pass orthonormalises what the random start or another period left.
         shrinkage = -math.log(max(float(pilot.records.smallest_ratios[0, 1:].min()), 1e-300))

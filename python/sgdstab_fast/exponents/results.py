@@ -16,8 +16,10 @@ from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_expon
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.plotting import exponents as pictures
 from sgdstab_fast.plotting.axes import words
+from sgdstab_fast.results.journal import Journal
 from sgdstab_fast.results.printed import computed, with_error
 from sgdstab_fast.results.result import OneExponent, SeveralExponents, SimulatedEstimate
+from sgdstab_fast.results.storage import Savable
 from sgdstab_fast.simulation.vectors import estimate, estimate_with_own_growth
 from sgdstab_fast.systems.system import System
 
@@ -126,7 +128,7 @@ class LyapunovSpectrum(SimulatedEstimate, SeveralExponents):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Stability:
+class Stability(Savable):
     """Whether SGD can settle at a minimum, as `stability` returns it."""
 
     system: System
@@ -152,6 +154,8 @@ class Stability:
     """Time spent."""
     known_mean_square: MeanSquareExponent | None = None
     """`mean_square`, if it was computed to decide."""
+    journal: Journal | None = None
+    """Of an interrupted call, from which ``resume=`` goes on; else None."""
 
     @cached_property
     def mean_square(self) -> MeanSquareExponent | None:

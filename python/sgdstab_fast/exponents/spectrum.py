@@ -30,8 +30,10 @@ from sgdstab_fast.exponents.rare import RareOutcomesOfFrames, warn_of_rare
 from sgdstab_fast.exponents.results import LyapunovSpectrum
 from sgdstab_fast.exponents.volumes import spectrum_in_logarithms
 from sgdstab_fast.results.chains import Chains, FrameRecords
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.result import INTERRUPTED
 from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
@@ -53,7 +55,7 @@ _CHECK, _CHECK_CHAINS, _CHECK_SHARE, _LARGEST_CHECK, _SURELY = 4, 64, 4, 512, 4.
 _SUM_RULE = 1e-6  # an error, relative to the sum, to warn about
 
 
-@run_options(n_chains=8, most_chains=2**20)
+@run_options(n_chains=8, most_chains=2**20, goes_on_from="LyapunovSpectrum")
 def lyapunov_spectrum(
     system: System,
     k: int | None = None,
@@ -63,7 +65,6 @@ def lyapunov_spectrum(
     atol: float = 0.0,
     tolerance_for: int | Sequence[int] | None = None,
     max_steps: int | None = None,
-    resume: LyapunovSpectrum | None = None,
     **keywords: Unpack[ChainKeywords],
 ) -> LyapunovSpectrum:
     """Estimate the k largest Lyapunov exponents, with error bars.
@@ -96,10 +97,10 @@ def lyapunov_spectrum(
         a minute or so, and at least 2000 * N.
     n_chains : int, optional
         Independent chains of one frame each.
+    resume : path or LyapunovSpectrum, optional
+        A checkpoint, or an earlier result for the same system, to go on from, as for `lyapunov_exponent`.
     **keywords
         Where they run: see `ChainKeywords`.
-    resume : LyapunovSpectrum, optional
-        An earlier result for the same system, to go on from, as for `lyapunov_exponent`.
 
     Returns
     -------
@@ -134,6 +135,7 @@ def lyapunov_spectrum(
     validation.choice(method, "method", METHODS)
     asked = _asked(tolerance_for, k)
     options = options_of(lyapunov_spectrum, keywords, method=method, rtol=rtol, atol=atol, max_steps=max_steps)
+    resume: LyapunovSpectrum | None = options.recorder.earlier
     if resume is not None:
         require_own(resume, LyapunovSpectrum, system)
         if resume.exponents.size != k:
@@ -255,12 +257,20 @@ def _confirmed(
     """
     most = options.budget.max_steps
     done, missed = run(chains, task, estimate, options.within(most - most // (1 + _CHECK_SHARE))), 0.0
+    if done.stopped_by == INTERRUPTED:
+        return done, done.chains.n_steps
     if done.stopped_by == "max_steps":  # chains that are resumed go on as if they had not been checked
-        charged, missed = _checked(system, done, options)
+        try:
+            charged, missed = _checked(system, done, options)
+        except Stopped:
+            return replace(done, stopped_by=INTERRUPTED), done.chains.n_steps
         n_steps = charged.chains.n_steps
         return (_allowing_for(missed, done, options.budget) if missed > 0 else done), n_steps
-    while done.stopped_by != "max_steps":
-        done, missed = _checked(system, done, options)
+    while done.converged:
+        try:
+            done, missed = _checked(system, done, options)
+        except Stopped:
+            return replace(done, stopped_by=INTERRUPTED), done.chains.n_steps
         if missed == 0:
             return done, done.chains.n_steps
         further = options.within(min(4 * done.chains.n_steps, options.budget.max_steps), rtol=0.0, atol=0.0)
@@ -285,6 +295,8 @@ def _checked(system: System, done: Run[FrameRecords], options: Options) -> tuple
         found = estimate_exponent(
             system, replace(options.child(_CHECK).within(n_steps), n_chains=_CHECK_CHAINS, progress=None)
         )
+    if found.stopped_by == INTERRUPTED:
+        raise Stopped
     chance = math.sqrt(max(found.standard_error**2 - found.bias_allowance**2, 0.0))
     best = int(np.argmax(done.estimate.mean))
     difference = found.exponent - float(done.estimate.mean[best])

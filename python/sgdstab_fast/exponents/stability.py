@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.exact.regularity import regularity_of
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent, Stability
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.systems.system import System, require_system
@@ -110,9 +112,11 @@ def stability(
             decided = _Decided("stable", "mean-square exponent < 0")
     if exponent or has_closed_form or not decided:
         asked = options.within(sign_confidence=None if decided else confidence)
-        lyapunov = estimate_exponent(system, asked, mean_square=mean_square)
-        low, high = max(low, lyapunov.bounds[0]), min(high, lyapunov.bounds[1])
-        decided = decided or _by_estimate(lyapunov, confidence)
+        with suppress(Stopped):  # an interrupted run knows what it knew before
+            lyapunov = estimate_exponent(system, asked, mean_square=mean_square)
+            low, high = max(low, lyapunov.bounds[0]), min(high, lyapunov.bounds[1])
+            decided = decided or _by_estimate(lyapunov, confidence)
+    decided = decided or _Decided("undecided", "none: interrupted before lambda was estimated", confidence)
     low, high = min(low, high), max(low, high)  # which rounding may have swapped
     if lyapunov is not None:
         lyapunov = replace(lyapunov, bounds=(low, high), exponent=float(np.clip(lyapunov.exponent, low, high)))

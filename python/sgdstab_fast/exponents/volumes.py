@@ -19,6 +19,7 @@ from sgdstab_fast.exponents.logarithms import IN_LOGARITHMS, chains_and_task, di
 from sgdstab_fast.exponents.results import LyapunovSpectrum
 from sgdstab_fast.results.chains import VectorRecords
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.result import SHORT
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
@@ -60,6 +61,7 @@ def spectrum_in_logarithms(
         exponents, errors = _differences(sums)
     sizes = np.where(asked, _sizes(exponents), math.inf)
     stopped_by = budget.stopped_by(sizes, errors)
+    stopped_by = options.cut_short_by if stopped_by == "max_steps" else stopped_by
     if budget.has_tolerance and stopped_by == "max_steps":
         warn(f"max_steps={budget.max_steps} ended the run with exponents short of {budget.wanted}")
     done = [each.run[0] for each in sums if each.run is not None]
@@ -78,7 +80,7 @@ def spectrum_in_logarithms(
         steps_per_batch=first.chains.steps_per_batch,
         start_up_steps=first.estimate.start_up * first.chains.steps_per_batch,
         chain_disagreement=max(each.estimate.chain_disagreement for each in done),
-        converged=stopped_by != "max_steps",
+        converged=stopped_by not in SHORT,
         stopped_by=stopped_by,
         drifts=any(each.estimate.drifts for each in done),
         steps_per_epoch=system.steps_per_epoch,

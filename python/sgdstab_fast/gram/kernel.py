@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.losses import LOSSES
 from sgdstab_fast.gram.planning import Plan, text_of
-from sgdstab_fast.results.storage import File, Stored, reading, store
+from sgdstab_fast.results.storage import File, Stored, reading, store, store_as
 
 _ARRAYS = ("matrix", "predictions", "residuals")
 _NUMBERS = ("n_examples", "n_outputs", "precision", "loss", "loss_name", "relative_error", "seconds")
@@ -120,3 +120,6 @@ class Kernel:
         if kernel.matrix.shape != (len(kernel),) * 2:
             raise ValueError(f"its matrix has the shape {kernel.matrix.shape}")
         return kernel
+
+
+store_as("Kernel", vars, Kernel.of, Kernel)

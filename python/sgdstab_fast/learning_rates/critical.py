@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,17 +45,21 @@ from sgdstab_fast.learning_rates.readings import search_by_readings
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
 from sgdstab_fast.learning_rates.slow_directions import has_slow_directions, search_with_slow_directions
 from sgdstab_fast.results.chains import Chains, PanelRecords
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import after, reporter
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.result import INTERRUPTED, SHORT
+from sgdstab_fast.results.storage import storable
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
-from sgdstab_fast.simulation.run import Run
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
 from sgdstab_fast.statistics.means import mean_of
 from sgdstab_fast.systems.from_gram import of_any_rate, steps_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import Part
+
+storable(Zero)
 
 _RTOL, _RTOL_OF_SEARCH = 2e-5, 1e-3
 _MAX_STEPS, _OF_SLOW_DIRECTIONS = 200_000_000, 10_000_000_000
@@ -170,9 +175,21 @@ def critical_learning_rate(
     if system is None:
         made_of = provenance(options.seed, "closed form", "zero")
         return known_rate(math.inf, criterion, "K is zero: nothing moves", made_of)
-    made_of = provenance(options.seed, "closed form", system.fingerprint)
     if start is not None and start.steps != steps_of(system):
         raise ValueError(f"start must be of the same batches and optimiser, {steps_of(system)}, not {start.steps}")
+    return critical_rate_of(system, criterion, options, rtol, max_steps, start)
+
+
+def critical_rate_of(
+    system: LinearizedSGD,
+    criterion: str | float,
+    options: Options,
+    rtol: float | None,
+    max_steps: int | None,
+    start: CriticalLearningRate | None = None,
+) -> CriticalLearningRate:
+    """Do what `critical_learning_rate` says, whatever learning rate the system has; `rtol`, `max_steps` as given."""
+    made_of = provenance(options.seed, "closed form", system.fingerprint)
     if criterion == "gd":
         plain = system.recurrence.is_plain
         reason = "2 N over the largest eigenvalue of K" if plain else "full steps leave the unit circle"
@@ -304,6 +321,7 @@ def _almost_sure(
         bounds=(min(low for low, _ in bounds), highest),
         n_steps=sum(each.n_steps for each in found),
         converged=all(each.converged for each in found),
+        stopped_by=INTERRUPTED if any(each.stopped_by == INTERRUPTED for each in found) else found[index].stopped_by,
         provenance={**found[index].provenance, "system": system.fingerprint},
     )
     warn_if_short(result, options.budget)
@@ -317,7 +335,7 @@ def _search(
     system, bounds, budget = block.system, (low, high), options.budget
     n_steps = panel = 0
     share, bend = _FIRST_SHARE, math.inf
-    best: tuple[Zero, Run[PanelRecords], Anchors, FloatArray] | None = None
+    best: _Panel | None = None
     anchors, anchored_width = anchors_for(system, family, np.linspace(low, high, N_LANES)), high - low
     while True:
         rates = np.linspace(low, high, N_LANES)
@@ -336,14 +354,23 @@ def _search(
             budget=replace(its, max_steps=max(its.max_steps, options.n_chains)),
             progress=after(options.progress, n_steps, budget.max_steps) if callable(options.progress) else None,
         )
-        first_chain = first_of_panel(block.index, panel)
-        done, found = _run_panel(system, family, rates, anchors, its_options, first_chain)
-        zero, n_steps, panel = found.zero, n_steps + done.chains.n_steps, panel + 1
+        # What a panel learns is not for the next: one that was done before the search was cut is not done again.
+        branch = None if family is None else family.branch()
+        at = partial(_panel, block, branch, rates, anchors, panel)
+        try:
+            found = its_options.once(f"panel {panel} of block {block.index}", at)
+        except Stopped:
+            if best is None:
+                return _between_bounds(bounds, options, system)
+            break
+        zero, n_steps, panel = found.zero, n_steps + found.n_steps, panel + 1
         bend = zero.bend / (spacing / low) ** 2
-        if best is None or zero.error <= best[0].error:
-            best = zero, done, anchors, rates
+        if best is None or zero.error <= best.zero.error:
+            best = found
         out_of_steps = budget.max_steps - n_steps < options.n_chains
-        if out_of_steps or (last and (zero.bend <= tolerance / 2 or done.stopped_by == "max_steps")):
+        if out_of_steps or found.stopped_by == INTERRUPTED:
+            break
+        if last and (zero.bend <= tolerance / 2 or found.stopped_by == "max_steps"):
             break
         if not low <= zero.value <= high:
             low, high = bounds  # an earlier panel was wrong
@@ -353,27 +380,33 @@ def _search(
             share = share if share == _FIRST_SHARE else 1.0  # the next one would take as many steps again
         else:
             share *= _MORE  # not to be resolved with so few steps
-    met = last and done.stopped_by != "max_steps" and zero.bend <= tolerance / 2
-    stopped_by = done.stopped_by if last else "max_steps"
+    met = last and found.stopped_by not in SHORT and zero.bend <= tolerance / 2
+    stopped_by = found.stopped_by if last and not options.workers.interruption.requested else options.cut_short_by
     # A last panel that did not find it again does not make what an earlier one has found worse.
     assert best is not None
-    zero, done, anchors, rates = best
-    slope, slope_error = _slope(done.chains, anchors, rates, zero)
     return CriticalLearningRate(
-        value=min(max(zero.value, bounds[0]), bounds[1]) if math.isfinite(zero.value) else zero.value,
-        standard_error=zero.error,
+        value=min(max(best.zero.value, bounds[0]), bounds[1]) if math.isfinite(best.zero.value) else best.zero.value,
+        standard_error=best.zero.error,
         criterion="almost-sure",
         bounds=bounds,
-        derivative=block.share * slope,
-        derivative_standard_error=block.share * slope_error,
+        derivative=block.share * best.slope,
+        derivative_standard_error=block.share * best.slope_error,
         reason="first zero of lambda",
-        degrees_of_freedom=done.estimate.degrees_of_freedom,
+        degrees_of_freedom=best.degrees_of_freedom,
         n_steps=n_steps,
         n_chains=options.n_chains,
         converged=met,
         stopped_by=stopped_by,
         provenance=provenance(options.seed, "anchored", system.fingerprint),
     )
+
+
+def _between_bounds(bounds: tuple[float, float], options: Options, system: LinearizedSGD) -> CriticalLearningRate:
+    """Return what is known of a search that was interrupted before its first panel had ended."""
+    low, high = bounds
+    made_of = provenance(options.seed, "anchored", system.fingerprint)
+    known = known_rate((low + high) / 2, "almost-sure", "bounds", made_of, error=(high - low) / 2, bounds=bounds)
+    return replace(known, n_chains=options.n_chains, stopped_by=options.cut_short_by, converged=False)
 
 
 @dataclass(frozen=True)
@@ -395,25 +428,52 @@ class _Found:
         return replace(self.nearest, mean=mean, standard_error=error)
 
 
-def _run_panel(
-    system: LinearizedSGD,
+@storable
+@dataclass(frozen=True)
+class _Panel:
+    """What is left of a panel."""
+
+    zero: Zero
+    below: float
+    above: float
+    slope: float
+    """d lambda / d eta at the zero."""
+    slope_error: float
+    degrees_of_freedom: int
+    n_steps: int
+    stopped_by: str
+
+
+def _panel(
+    block: Part[LinearizedSGD],
     family: MeanSquareFamily | None,
     rates: FloatArray,
     anchors: Anchors,
+    panel: int,
     options: Options,
-    first_chain: int,
-) -> tuple[Run[PanelRecords], _Found]:
+) -> _Panel:
+    """Run a panel."""
     done = run_panels(
-        system,
+        block.system,
         family,
         rates,
         anchors,
         options,
-        first_chain,
+        first_of_panel(block.index, panel),
         lambda some: _find_zero(rates, some, anchors).estimate,
         "critical learning rate",
     )
-    return done, _find_zero(rates, done.chains, anchors)
+    found = _find_zero(rates, done.chains, anchors)
+    slope = _slope(done.chains, anchors, rates, found.zero)
+    return _Panel(
+        found.zero,
+        found.below,
+        found.above,
+        *slope,
+        done.estimate.degrees_of_freedom,
+        done.chains.n_steps,
+        done.stopped_by,
+    )
 
 
 def _find_zero(rates: FloatArray, chains: Chains[PanelRecords], anchors: Anchors) -> _Found:

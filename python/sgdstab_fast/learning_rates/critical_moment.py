@@ -24,6 +24,7 @@ from sgdstab_fast.learning_rates.panels import family_of
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
 from sgdstab_fast.learning_rates.zeros import Reading, Readings, bracket, zero_between
 from sgdstab_fast.moments.moments import moment_family
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import reporter
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.options import Options
@@ -56,6 +57,8 @@ def critical_moment(system: LinearizedSGD, order: float, options: Options) -> Cr
         if not (low > 0 and high < math.inf):
             low, high, height = bracket(function, _first(system, order, low, high), low, high)
             if not (low > 0 and high < math.inf):
+                if options.workers.interruption.requested:
+                    raise Stopped
                 how = "raise max_steps" if function.left < function.least_steps else "none is critical"
                 raise ValueError(f"Lambda({order:g}) does not surely change sign between {low:g} and {high:g}: {how}")
         zero = high

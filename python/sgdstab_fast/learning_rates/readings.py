@@ -31,22 +31,18 @@ def search_by_readings(
     system: LinearizedSGD, bounds: tuple[float, float], options: Options, start: CriticalLearningRate | None
 ) -> CriticalLearningRate:
     """Search for the zero with lambda at one learning rate at a time, first where that of another K was."""
-    anchors: dict[float, Growth] = {}
-    used: dict[float, Growth] = {}  # a run that goes on goes on in the same metrics
+    metrics: dict[float, Growth] = {}
 
-    def growth_at(here: LinearizedSGD) -> Growth:
-        rate = here.learning_rate
-        anchor = min(anchors, key=lambda known: abs(known - rate), default=math.inf)
-        if abs(anchor - rate) > _SAME_METRICS * rate:
-            anchor = rate
-            anchors[anchor] = replace(here.growth(), upper_bound=math.inf)
-        return anchors[anchor]
+    def growth_at(learning_rate: float) -> Growth:
+        # Of a learning rate alone: readings that were done before the search was cut are not done again.
+        anchor = first * math.exp(round(math.log(learning_rate / first) / _SAME_METRICS) * _SAME_METRICS)
+        if anchor not in metrics:
+            metrics[anchor] = replace(system.with_learning_rate(anchor).growth(), upper_bound=math.inf)
+        return metrics[anchor]
 
     def at(learning_rate: float, its: Options, run: LyapunovExponent | None) -> Reading:
         here = system.with_learning_rate(learning_rate)
-        if learning_rate not in used:
-            used[learning_rate] = growth_at(here)
-        found = estimate_exponent(here, its, run, growth=used[learning_rate])
+        found = estimate_exponent(here, its, run, growth=growth_at(learning_rate))
         value, error, allowance = found.exponent, found.standard_error, found.bias_allowance
         run = None if found.chains is None else found
         return Reading(value, error, found.n_steps, found.degrees_of_freedom, allowance, run)

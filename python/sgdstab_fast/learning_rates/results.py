@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.plotting.maps import stability_map
 from sgdstab_fast.results.printed import with_error
-from sgdstab_fast.results.result import CLOSED_FORM, SampledResult, SeveralExponents
+from sgdstab_fast.results.result import CLOSED_FORM, INTERRUPTED, SampledResult, SeveralExponents
+from sgdstab_fast.results.storage import storable
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget
 from sgdstab_fast.statistics.intervals import interval
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sgdstab_fast.plotting.axes import Axes
 
 
+@storable
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Edges:
     """The learning rates up to which SGD is stable, in three senses."""
@@ -139,6 +141,7 @@ class StabilityMap(SeveralExponents):
         return stability_map(self, edges, ax)
 
 
+@storable
 @dataclass(frozen=True)
 class SlowDirections:
     """How an almost-sure rate went down to the slowest directions, for the search for a K much like it.
@@ -223,7 +226,7 @@ def known_rate(
 
 def warn_if_short(found: CriticalLearningRate, budget: Budget) -> None:
     """Warn where a search ended short of its tolerances."""
-    if budget.has_tolerance and not found.converged:
+    if budget.has_tolerance and not found.converged and found.stopped_by != INTERRUPTED:
         warn(
             f"max_steps={budget.max_steps} ended the search at {with_error(found.value, found.standard_error)}, short "
             f"of {budget.wanted}"

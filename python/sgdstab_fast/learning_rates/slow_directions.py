@@ -40,8 +40,10 @@ from sgdstab_fast.learning_rates.panels import family_of
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, SlowDirections, known_rate
 from sgdstab_fast.operators.level_pairs import gd_exponent_of
 from sgdstab_fast.results.chains import Chains, VectorRecords
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import Progress, reporter
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.storage import storable
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.simulation.task import advance
@@ -78,6 +80,7 @@ _OF_SCALE = 0.5  # of what the scale moves, that is allowed for
 _FEW, _POWER = 10.0, 1.5  # of the way: what is allowed of what few zeros exceed the bound by
 
 
+@storable
 class Point(NamedTuple):
     """What chains say of mu at a learning rate."""
 
@@ -132,7 +135,7 @@ class Spent:
             raise OutOfStepsError
         self.n_steps += n_steps
 
-    def tell(self, n_steps: int) -> None:
+    def tell(self, n_steps: int, so_far: object = None) -> None:
         """Report that so many more steps are done."""
         self.n_done += n_steps
         self.report(Progress(self.n_done, self.options.budget.max_steps, self.value, self.error))
@@ -142,8 +145,11 @@ class Bursts:
     """Chains of a system, from learning rate to learning rate."""
 
     def __init__(self, system: LinearizedSGD, spent: Spent, first_chain: int) -> None:
-        self.system, self._spent, self._next_step = system, spent, 0
-        self._first_chain, self._states = first_chain, np.empty(0)
+        self.system, self._spent, self._first_chain = system, spent, first_chain
+        self._place = f"bursts from chain {first_chain}"
+        before = spent.options.recorder.get(self._place) or ((), np.empty(0), 0)
+        self._before, self._points = list(before[0]), list[tuple[Point, int]]()
+        self._states, self._next_step = before[1].copy(), before[2]
         self._slowest, largest = system.rows_of_k.extreme_eigenvalues()
         self.depth = 1 / math.log(largest / self._slowest)
         """x = 1 / log(kappa_max / kappa_min), over which zeros are extrapolated."""
@@ -160,6 +166,21 @@ class Bursts:
 
     def at(self, learning_rate: float, decays: float) -> Point:
         """Return what so many decays of all chains together say at a learning rate."""
+        point: Point
+        if self._before:
+            point, n_steps = self._before.pop(0)
+            self._spent.take(n_steps)
+            self._spent.n_done += n_steps
+        else:
+            taken = self._spent.n_steps
+            point = self._measured(learning_rate, decays)
+            n_steps = self._spent.n_steps - taken
+        self._points.append((point, n_steps))
+        if not self._before:
+            self._spent.options.recorder.put(self._place, (tuple(self._points), self._states.copy(), self._next_step))
+        return point
+
+    def _measured(self, learning_rate: float, decays: float) -> Point:
         system, options = self.system.with_learning_rate(learning_rate), self._spent.options
         n_chains, key, rows = options.n_chains, options.seed.key, system.rows_of_k
         rate, task = self.decay(learning_rate), vectors_task(system, system.no_growth)
@@ -254,7 +275,7 @@ def search_with_slow_directions(
                 enough = direct or before is not None or len(found) >= _LEAST_ZEROS
                 met = enough and zero.standard_error <= tolerance * zero.value
                 cutoff *= _RATIO
-        except OutOfStepsError:
+        except (OutOfStepsError, Stopped):
             pass
     slope = bursts.decay(zero.value) / zero.value
     value = min(max(zero.value, bounds[0]), bounds[1])
@@ -273,7 +294,7 @@ def search_with_slow_directions(
         n_steps=spent.n_steps,
         n_chains=options.n_chains,
         converged=met,
-        stopped_by="max_steps" if not met else "rtol" if zero.standard_error <= budget.rtol * value else "atol",
+        stopped_by=options.stopped_search_by(value, zero.standard_error, met=met),
         slow_directions=_for_others(found, zero, bounds[0], first_cutoff, before),
     )
 

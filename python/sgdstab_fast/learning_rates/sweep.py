@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,10 @@ from sgdstab_fast.learning_rates.panels import anchors_for, combined_growth, est
 from sgdstab_fast.learning_rates.results import Edges, StabilityMap
 from sgdstab_fast.learning_rates.sweep_points import Curve, curve_of_points, derivatives_of
 from sgdstab_fast.results.chains import Chains, PanelRecords
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import after, reporter
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.results.result import EXACT
+from sgdstab_fast.results.result import EXACT, INTERRUPTED, SHORT
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
@@ -126,6 +128,7 @@ def sweep(
     systems = _systems(gram, float(rates[0]), batch_sizes, momenta, sampling, nesterov, of_k)
     systems[0].with_learning_rate(float(rates[-1]))  # refused here if too large
     curves = _curves(systems, rates, options)
+    systems, rates = systems[: len(curves)], rates[: curves[0].exponents.size]  # an interrupted one has fewer
     found = StabilityMap(
         learning_rates=rates,
         batch_sizes=np.array([system.batch_size for system in systems], dtype=np.int64),
@@ -194,7 +197,17 @@ def _curves(systems: list[LinearizedSGD], rates: FloatArray, options: Options) -
         for system in systems:
             before = sum(curve.n_steps for curve in curves)
             its = replace(each, progress=after(report, before, options.budget.max_steps))
-            curves.append(_finder(system)(system, rates, its))
+            try:
+                curve = its.once(f"curve {len(curves)}", partial(_finder(system), system, rates))
+            except Stopped:
+                if not curves:
+                    raise
+                break
+            if curves and curve.exponents.size < rates.size:
+                break
+            curves.append(curve)
+            if curve.stopped_by == INTERRUPTED:
+                break
     return curves
 
 
@@ -205,7 +218,7 @@ def _finder(system: LinearizedSGD) -> Callable[[LinearizedSGD, FloatArray, Optio
 
 def _stopped_by(reasons: list[str]) -> str:
     """Return what stopped the curves: what is furthest from an exact one of them."""
-    return max(reasons, key=["closed form", "rtol", "atol", "max_steps"].index)
+    return max(reasons, key=["closed form", "rtol", "atol", *SHORT].index)
 
 
 def _plain_curve(system: LinearizedSGD, rates: FloatArray, options: Options) -> Curve:
@@ -347,7 +360,7 @@ def _largest(curves: list[Curve], shares: FloatArray) -> Curve:
     unknown = np.isnan(growth).any(axis=0)
     simulated = [curve for curve in curves if curve.n_steps > 0]
     # The curve is exact only if all of it is.
-    last = max(simulated, key=lambda curve: curve.stopped_by == "max_steps", default=curves[0])
+    last = max(simulated, key=lambda curve: curve.stopped_by in SHORT, default=curves[0])
     return Curve(
         exponents=of_leader(list(exponents)),
         standard_errors=np.array(standard_errors),
@@ -395,7 +408,7 @@ def _warn_of_trouble(found: StabilityMap, budget: Budget) -> None:
     if lost.any():
         warn(f"the run overflowed at {_listed(found, lost)}: lambda is unknown there")
     missed = ~lost & ~budget.met(sizes, found.standard_errors) & (found.standard_errors > 2 * _ROUNDING)
-    if budget.has_tolerance and missed.any():
+    if budget.has_tolerance and missed.any() and found.stopped_by != INTERRUPTED:
         warn(f"max_steps={budget.max_steps} ended the run short of {budget.wanted} at {_listed(found, missed)}")
     matters = found.standard_errors > np.maximum(max(budget.rtol, _NOTEWORTHY) * sizes, _ROUNDING)
     unmixed = missed & ~found.mixed & matters

@@ -9,6 +9,7 @@ then share the steps that are left.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,9 @@ from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.exact.zeros import LARGEST_RANK, exact_zero, mean_square_zero
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import after
+from sgdstab_fast.results.storage import storable
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.statistics.means import standard_errors
@@ -32,6 +35,7 @@ _FIRST_STEPS = 2**20  # of a learning rate
 _LEAST_ROUND, _ROUNDS = 64, 4  # steps of a chain that are worth another round, and rounds
 
 
+@storable
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Curve:
     """What a system, or a block of its K, does at every learning rate: arrays of shape (L,)."""
@@ -66,6 +70,7 @@ def curve_of_points(system: LinearizedSGD, rates: FloatArray, options: Options) 
     """Return the curve of any system."""
     systems = [system.with_learning_rate(float(rate)) for rate in rates]
     found = _exponents(systems, options)
+    systems, rates = systems[: len(found)], rates[: len(found)]
     mean_square, mean_square_errors, threshold = _mean_square(system, systems)
     lowest, highest = np.array([each.bounds for each in found]).T
     highest = np.fmin(highest, mean_square / 2 + mean_square_errors)
@@ -104,12 +109,13 @@ def curve_of_points(system: LinearizedSGD, rates: FloatArray, options: Options) 
 def _stopped_by(options: Options, exponents: FloatArray, errors: FloatArray, found: list[LyapunovExponent]) -> str:
     if all(each.stopped_by == "closed form" for each in found):
         return "closed form"
-    return options.budget.stopped_by(scales(exponents), errors)
+    stopped_by = options.budget.stopped_by(scales(exponents), errors)
+    return options.cut_short_by if stopped_by == "max_steps" else stopped_by
 
 
 def _exponents(systems: list[LinearizedSGD], options: Options) -> list[LyapunovExponent]:
     """Return lambda of every system, with common random numbers."""
-    budget, n_steps = options.budget, 0
+    budget, n_steps, number = options.budget, 0, itertools.count()
 
     def simulated(
         system: LinearizedSGD, max_steps: int, atol: float, resume: LyapunovExponent | None
@@ -122,13 +128,18 @@ def _exponents(systems: list[LinearizedSGD], options: Options) -> list[LyapunovE
             progress=None if report is None else after(report, n_steps - spent, budget.max_steps),
         )
         with collected():  # the map warns of what is missed in the end
-            return estimate_exponent(system, its, resume)
+            return its.once(f"reading {next(number)}", lambda its: estimate_exponent(system, its, resume))
 
     found: list[LyapunovExponent] = []
     for index, system in enumerate(systems):
         share = max((budget.max_steps - n_steps) // (len(systems) - index), 1)
         share = min(share, _FIRST_STEPS)
-        found.append(simulated(system, share, budget.atol, None))
+        try:
+            found.append(simulated(system, share, budget.atol, None))
+        except Stopped:
+            if not found:
+                raise
+            return found
         n_steps += found[-1].n_steps
     for _ in range(_ROUNDS):
         exponents = np.array([each.exponent for each in found])
@@ -138,6 +149,8 @@ def _exponents(systems: list[LinearizedSGD], options: Options) -> list[LyapunovE
         missing = np.flatnonzero(~budget.met(sizes, errors) & ~np.isnan(exponents) & (errors > 0) & simulated_at)
         for count, index in enumerate(missing.tolist()):
             share = (budget.max_steps - n_steps) // (missing.size - count)
+            if options.workers.interruption.requested:
+                return found
             if share < _LEAST_ROUND * options.n_chains:
                 continue
             goal = max(budget.atol, budget.rtol * float(sizes[index]) if budget.rtol > 0 else 0.0)

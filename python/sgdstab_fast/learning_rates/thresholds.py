@@ -11,7 +11,8 @@ where training is seen to stay, no condition of stability.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,16 @@ from sgdstab_fast._core.seeds import Seed
 from sgdstab_fast.exact.regularity import regularity_of
 from sgdstab_fast.exact.threshold_bounds import threshold_bounds
 from sgdstab_fast.gram.given import given, residuals_of
-from sgdstab_fast.learning_rates.critical import critical_learning_rate
+from sgdstab_fast.learning_rates.critical import critical_rate_of
 from sgdstab_fast.learning_rates.results import CriticalLearningRate
 from sgdstab_fast.nonlinear.batches import stability_of_batches
 from sgdstab_fast.nonlinear.edge_measures import edge_measures
 from sgdstab_fast.plotting.thresholds import thresholds_plot
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
+from sgdstab_fast.results.storage import storable
 from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -51,6 +54,7 @@ _SAID: dict[str, dict[bool | None, str]] = {
 _MOST_ORDER = 100  # growth to larger powers is that of the longest step, to rounding
 
 
+@storable
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
     """One notion of stability, with the learning rate up to which it holds."""
@@ -242,60 +246,58 @@ def thresholds(
     known = given(gram, groups)
     largest = float(known.matrix.diagonal().max())
     system = LinearizedSGD(known, 1 / (largest if largest > 0 else 1.0), batch_size, sampling=sampling)
-    own: dict[str, Any] = {
-        **keywords,
-        "rng": np.random.SeedSequence(options.seed.entropy, spawn_key=options.seed.spawn_key),
-    }
 
-    def critical(criterion: str | float, **how: Any) -> CriticalLearningRate:
+    def critical(criterion: str | float) -> CriticalLearningRate:
         with collected() as notes:
-            found = critical_learning_rate(system, criterion, **how, **own)
+            found = options.once(f"{criterion}", lambda its: critical_rate_of(system, criterion, its, rtol, max_steps))
         for note in notes:
             warn(f"{criterion if isinstance(criterion, str) else _moment(criterion)}: {note}")
         return found
 
     here = system if eta is None else system.with_learning_rate(eta)
-    searched = {"rtol": rtol, "max_steps": max_steps}
     rows = [
         *_of_batches(system, [_moment(p) for p in powers]),
         *_of_bounds(known.matrix, system),
         *_sharpness(known, residuals, system, rtol, options.seed),
     ]
-    rows.append(_of(critical("gd"), GD, "full batches converge", "Chemnitz & Engel 2025, theorem A"))
-    rows.append(
-        _of(
-            critical("mean-square"),
-            MEAN_SQUARE,
-            "E|x|^2 shrinks",
-            "Mulayoff & Michaeli, arXiv 2306.07850, theorem 3",
-            implies=(GD, BY_EIGENVECTOR, BY_TRACE, *(_moment(p) for p in powers if p < 2), ALMOST_SURE),
-        )
-    )
-    for p in powers:
-        lower = tuple(_moment(q) for q in powers if q < p)
-        rows.append(
-            _of(
-                critical(p, **searched),
-                _moment(p),
-                f"E|x|^{p:g} shrinks" if p != 1 else "E|x| shrinks",
-                "Chemnitz & Engel 2025, definition A.5",
-                implies=(*lower, *([MEAN_SQUARE] if p > 2 else []), *([GD] if p >= 1 else []), ALMOST_SURE),
-            )
-        )
-    rows.append(
-        _of(
-            critical("almost-sure", **searched),
-            ALMOST_SURE,
-            "SGD converges near by",
-            "Chemnitz & Engel 2025, theorem B",
-            checked=_regular(here, eta),
-        )
-    )
+    with suppress(Stopped):  # an interrupted call knows those that it has come to
+        for row in _of_criteria(critical, powers, _regular(here, eta)):
+            rows.append(row)
     return Thresholds(
         system=here,
         learning_rate=eta,
         rows=_ordered(rows),
         provenance=provenance(options.seed, "thresholds", here.fingerprint),
+    )
+
+
+def _of_criteria(
+    critical: Callable[[str | float], CriticalLearningRate], powers: Sequence[float], regular: str
+) -> Iterator[Threshold]:
+    """Yield the thresholds of notions that have one, quick ones first."""
+    yield _of(critical("gd"), GD, "full batches converge", "Chemnitz & Engel 2025, theorem A")
+    yield _of(
+        critical("mean-square"),
+        MEAN_SQUARE,
+        "E|x|^2 shrinks",
+        "Mulayoff & Michaeli, arXiv 2306.07850, theorem 3",
+        implies=(GD, BY_EIGENVECTOR, BY_TRACE, *(_moment(p) for p in powers if p < 2), ALMOST_SURE),
+    )
+    for p in powers:
+        lower = tuple(_moment(q) for q in powers if q < p)
+        yield _of(
+            critical(p),
+            _moment(p),
+            f"E|x|^{p:g} shrinks" if p != 1 else "E|x| shrinks",
+            "Chemnitz & Engel 2025, definition A.5",
+            implies=(*lower, *([MEAN_SQUARE] if p > 2 else []), *([GD] if p >= 1 else []), ALMOST_SURE),
+        )
+    yield _of(
+        critical("almost-sure"),
+        ALMOST_SURE,
+        "SGD converges near by",
+        "Chemnitz & Engel 2025, theorem B",
+        checked=regular,
     )
 
 

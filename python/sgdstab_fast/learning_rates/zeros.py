@@ -24,7 +24,9 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.curves.zeros import FARTHEST
 from sgdstab_fast.learning_rates.results import CriticalLearningRate
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import Progress, after
+from sgdstab_fast.results.storage import storable
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.simulation.options import Options
 
@@ -43,6 +45,7 @@ _SHARPER = 0.7  # errors and half width of a set, than those of one that did not
 _ROUNDS, _MISFIT = 12, 4.0  # of sets that are fitted; chi squared of parabolas that do not fit
 
 
+@storable
 class Reading(NamedTuple):
     """What is known at a learning rate."""
 
@@ -69,7 +72,9 @@ class Readings:
     coarse: float = 0.0
     """Relative tolerance of readings that are asked for none."""
     n_steps: int = 0
+    n_called: int = 0
     n_read: int = 0
+    """With streams of their own."""
 
     def __call__(
         self,
@@ -80,7 +85,7 @@ class Readings:
         sign_confidence: float | None = None,
         resume: Reading | None = None,
     ) -> Reading:
-        """Simulate, with streams of its own unless there is a run to go on from."""
+        """Simulate, with streams of its own unless there is a run to go on from; no more once that is not wanted."""
         spent = 0 if resume is None else resume.n_steps
         its = self.options.within(
             max(max_steps, self.least_steps) + spent,
@@ -90,8 +95,13 @@ class Readings:
         )
         progress = after(self.report, self.n_steps - spent, self.options.budget.max_steps)
         its = replace(its, seed=self.options.seed.child_of_key(self.n_read), progress=progress)
-        with collected():  # what a single run lacks is in its error, and the search says what it lacks itself
-            found = self.at(learning_rate, its, None if resume is None else resume.run)
+        try:
+            with collected():  # what a single run lacks is in its error, and the search says what it lacks itself
+                run = None if resume is None else resume.run
+                found = its.once(f"reading {self.n_called}", lambda its: self.at(learning_rate, its, run))
+        except Stopped:
+            return Reading(0.0, math.inf, spent, 1)
+        self.n_called += 1
         self.n_read += resume is None
         self.n_steps += found.n_steps - spent
         return found
@@ -99,7 +109,7 @@ class Readings:
     @property
     def left(self) -> int:
         """Steps of the budget that are left."""
-        return self.options.budget.max_steps - self.n_steps
+        return 0 if self.options.workers.interruption.requested else self.options.budget.max_steps - self.n_steps
 
 
 def bracket(function: Readings, rate: float, low: float, high: float) -> tuple[float, float, float]:
@@ -172,7 +182,8 @@ def zero_between(
     """Narrow a bracket, fit the zero in what is left, and add it to what is known: its bounds, and what it is."""
     budget, bounds = function.options.budget, known.bounds
     middle, error = (low + high) / 2, (high - low) / 2
-    known = replace(known, n_chains=function.options.n_chains, stopped_by="max_steps", converged=False)
+    options = function.options
+    known = replace(known, n_chains=options.n_chains, stopped_by=options.cut_short_by, converged=False)
     if not math.isfinite(high):
         return replace(known, value=max(low, bounds[0]), standard_error=math.inf, n_steps=function.n_steps)
     for _ in range(_MOST_SETS):
@@ -278,7 +289,7 @@ def _last_set(
         degrees_of_freedom=fit.degrees_of_freedom,
         n_steps=function.n_steps,
         converged=met,
-        stopped_by="max_steps" if not met else "rtol" if fit.error <= budget.rtol * value else "atol",
+        stopped_by=function.options.stopped_search_by(value, fit.error, met=met),
     )
 
 

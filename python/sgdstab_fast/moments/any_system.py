@@ -37,7 +37,6 @@ from sgdstab_fast.simulation.continuation import advance_windows
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.starts import initial_vectors
 from sgdstab_fast.simulation.vectors import vectors_task
-from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.statistics.mixing import N_COMPANIONS
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION
 from sgdstab_fast.systems.system import QuadraticForms, System
@@ -188,6 +187,12 @@ class GeneralMoments:
         self, index: int, order: float, options: Options, size: int | None, *, whole: bool = False
     ) -> OrderMoment:
         """Return a block's moment, or that of all together, by walkers."""
+        place = f"p = {order!r} of block {index}"
+        return options.once(place, lambda its: self._by_walkers(index, order, its, size, whole=whole))
+
+    def _by_walkers(
+        self, index: int, order: float, options: Options, size: int | None, *, whole: bool = False
+    ) -> OrderMoment:
         system = self._system if whole else self._blocks[index]
         exact = self._whole if whole else self._exact[index]
         forms = None if whole else exact.forms
@@ -256,7 +261,7 @@ def _advance(system: System, key: StreamKey, first_chain: int, options: Options)
         seconds = task.seconds_per_step * len(vectors) * n_steps
         n_threads = int(np.clip(seconds / _SECONDS_PER_THREAD, 1, options.workers.n_threads))
         shared = replace(task, chains_per_item=-(-len(vectors) // n_threads))
-        chains = advance_windows(chains, shared, 1, Workers(n_threads, options.workers.executor))
+        chains = advance_windows(chains, shared, 1, replace(options.workers, n_threads=n_threads))
         return chains.states, chains.records.log_growth[:, 0, 0]
 
     return advance_walkers

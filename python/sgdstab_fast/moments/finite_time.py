@@ -151,7 +151,7 @@ def finite_time_probability(
             f"{met} met the event {event}: its probability is at most {bound:.2g}, with confidence 0.95; raise "
             "max_steps"
         )
-    elif options.budget.has_tolerance and not result.converged:
+    elif options.budget.has_tolerance and result.stopped_by == "max_steps":
         warn(
             f"max_steps={budget.max_steps} ended the run at a relative error of {result.relative_error:.2g}, short of "
             f"rtol={budget.rtol:g}"

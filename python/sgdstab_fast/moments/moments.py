@@ -22,8 +22,10 @@ from sgdstab_fast.moments.facts import CONTRADICTED, SURE, Facts, held_against, 
 from sgdstab_fast.moments.populations import LEAST_SIZE
 from sgdstab_fast.moments.results import MomentExponents, OrderMoment
 from sgdstab_fast.moments.single_examples import PlainMoments
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import after, reporter
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.result import INTERRUPTED
 from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
@@ -132,24 +134,26 @@ def moments_at(
     for_each = budget.max_steps - for_slope if budget.max_steps - for_slope >= walkers else budget.max_steps
     slope_steps = 0
     with reporter(options.progress, budget.max_steps * orders.size, "moments") as report:
-        found = [
-            family.at(
-                order,
-                replace(
-                    options.within(for_each),
-                    progress=after(report, index * budget.max_steps, orders.size * budget.max_steps),
-                ),
-                size,
-            )
-            for index, order in enumerate(orders.tolist())
-        ]
+        found = list[OrderMoment]()
+        for index, order in enumerate(orders.tolist()):
+            its_report = after(report, index * budget.max_steps, orders.size * budget.max_steps)
+            try:
+                found.append(family.at(order, replace(options.within(for_each), progress=its_report), size))
+            except Stopped:
+                if not found:
+                    raise
+                break
+        orders = orders[: len(found)]  # an interrupted run knows those that it has come to
         if any(each.n_steps > 0 for each in found):
             slope, slope_steps = _slope(system, options.within(for_slope))
             facts = Facts(np.empty(0), np.empty(0), np.empty(0), slope)
             found = [held_against(each, order, facts) for order, each in zip(orders.tolist(), found, strict=True)]
             found = held_against_each_other(orders.tolist(), found)
     _warn_of_trouble(orders, found, budget)
-    last = max(found, key=lambda each: (each.n_steps > 0, not each.within_tolerance, each.error))
+    last = max(
+        found,
+        key=lambda each: (each.stopped_by == INTERRUPTED, each.n_steps > 0, not each.within_tolerance, each.error),
+    )
     return MomentExponents(
         p=orders,
         exponents=np.array([each.exponent for each in found]),
@@ -186,8 +190,11 @@ def _slope(system: System, options: Options) -> tuple[tuple[float, float], int]:
     unknown = (-math.inf, math.inf), 0
     if options.budget.max_steps < options.n_chains * _LEAST_SLOPE_STEPS:
         return unknown
-    with collected():
-        found = estimate_exponent(system, replace(options.child(SLOPE), progress=None, method="anchored"))
+    try:
+        with collected():
+            found = estimate_exponent(system, replace(options.child(SLOPE), progress=None, method="anchored"))
+    except Stopped:
+        return unknown
     reach = SURE * found.standard_error
     if not math.isfinite(found.exponent) or not math.isfinite(reach):
         return unknown[0], found.n_steps
@@ -228,5 +235,6 @@ def _warn_of_trouble(orders: FloatArray, found: list[OrderMoment], budget: Budge
             f"populations were not seen to forget their starts at p = {unmixed}: standard errors allow for it; raise "
             "max_steps"
         )
-    if budget.has_tolerance and (short := at(lambda each: not each.within_tolerance)):
+    short = at(lambda each: not each.within_tolerance and each.stopped_by != INTERRUPTED)
+    if budget.has_tolerance and short:
         warn(f"max_steps={budget.max_steps} ended the simulation at p = {short} short of {budget.wanted}")

@@ -31,8 +31,10 @@ from sgdstab_fast._core.streams import first_of_product_pilot
 from sgdstab_fast.moments.populations import population_task
 from sgdstab_fast.moments.results import FiniteTimeProbability
 from sgdstab_fast.results.chains import PopulationRecords
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.result import INTERRUPTED, SHORT
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.starts import normals
 from sgdstab_fast.simulation.task import Item, Task
@@ -47,6 +49,7 @@ _METRIC_TOLERANCE, _IDENTITY = 1e-4, 0.02  # of the metric, and how much of the 
 _LONGEST_STRIDE = 4.0  # from order to order
 _GROWTH, _POOR = 4, 0.5  # of populations that meet the event too rarely, and the relative error that says so
 _FEW_POPULATIONS = 4.0  # effectively: what fewer have met says nothing of the mean
+_FEWEST_TO_TELL = 8  # populations, of which an interrupted run tells something
 _LOOKS = 32  # at the spread of weights, at least
 _PIECE_SECONDS, _PIECE_DOUBLES = 0.1, 2**22  # of a call of the core
 LARGEST_POPULATION = 2**23  # of its matrices' entries, by default
@@ -118,7 +121,7 @@ class Outcome:
             n_steps=n_steps,
             n_chains=self.n_populations,
             population=self.population,
-            converged=self.stopped_by != "max_steps",
+            converged=self.stopped_by not in SHORT,
             stopped_by=self.stopped_by,
             provenance=provenance(options.seed, self.method, system.fingerprint),
         )
@@ -184,6 +187,8 @@ class Simulation:
             larger = larger and _GROWTH * size * self._system.dimension**2 <= LARGEST_POPULATION
             share = left // 2 if order != 0 and (larger or counts) else left
             outcome = self._rounds(order, tail, size, share, tilted=order != 0, larger=larger)
+            if outcome.stopped_by == INTERRUPTED:
+                return outcome
             if outcome.stopped_by == "larger" or (larger and outcome.n_hits == 0):
                 size *= _GROWTH
                 continue
@@ -205,16 +210,28 @@ class Simulation:
 
         `larger` says whether larger populations may: what few of them have met tells little.
         """
-        log_terms, log_growth = np.empty(0), np.empty(0)
-        most = max(n_walkers // size, 1)
-        n_below, n_done, target = 0, 0, min(self._options.n_chains, most)
-        first_chain = self._n_populations
+        most, first_chain, recorder = max(n_walkers // size, 1), self._n_populations, self._options.recorder
+        place = f"{tail} with {size} walkers of order {order!r} from {first_chain}"
+        n_below, target, log_terms, log_growth = recorder.get(place) or (
+            0,
+            min(self._options.n_chains, most),
+            np.empty(0),
+            np.empty(0),
+        )
+        self.n_steps += log_growth.size * size * self._n
         while True:
-            for products in self._runs(order, first_chain + n_done, target - n_done, size, tilted):
-                n_below += int(products.below.sum())
-                log_growth = np.concatenate([log_growth, products.log_growth])
-                if tilted:
-                    log_terms = np.concatenate([log_terms, _log_terms(products, order, tail)])
+            cut, n_done = False, log_growth.size
+            try:
+                for products in self._runs(order, first_chain + n_done, target - n_done, size, tilted):
+                    n_below += int(products.below.sum())
+                    log_growth = np.concatenate([log_growth, products.log_growth])
+                    if tilted:
+                        log_terms = np.concatenate([log_terms, _log_terms(products, order, tail)])
+                    recorder.put(place, (n_below, target, log_terms, log_growth))
+            except Stopped:
+                if log_growth.size < _FEWEST_TO_TELL:
+                    raise
+                cut, target = True, log_growth.size
             n_done = target
             self._n_populations = first_chain + n_done
             if tilted:
@@ -224,6 +241,8 @@ class Simulation:
                 outcome = _counted(n_below, n_done, size)
             if outcome.n_hits > 0 and outcome.relative_error <= self._options.budget.rtol:
                 outcome = replace(outcome, stopped_by="rtol")
+            if cut:
+                return replace(outcome, stopped_by=INTERRUPTED)
             self._show(outcome)
             if outcome.stopped_by != "max_steps":
                 return outcome

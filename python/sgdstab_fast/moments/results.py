@@ -17,12 +17,14 @@ from sgdstab_fast.plotting import moments as pictures
 from sgdstab_fast.plotting.axes import side_by_side
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.result import EXACT, SampledResult, SeveralExponents
+from sgdstab_fast.results.storage import storable
 from sgdstab_fast.statistics.intervals import student_quantile
 from sgdstab_fast.statistics.largest import leading
 
 _SURE = 4.0  # standard errors
 
 
+@storable
 @dataclass(frozen=True)
 class OrderMoment:
     """Lambda(p) at one order; the fields of `MomentExponents`."""

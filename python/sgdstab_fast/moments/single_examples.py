@@ -31,6 +31,7 @@ from sgdstab_fast.moments.facts import LARGEST_BESIDE, facts_beside, held_agains
 from sgdstab_fast.moments.populations import LEAST_SIZE, MomentMetrics, simulate_moment
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.operators.matrices import ExactMoment
+from sgdstab_fast.results.result import SHORT
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION
 from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD, require_plain
@@ -145,6 +146,10 @@ class PlainMoments:
 
     def _simulated(self, index: int, order: float, options: Options, size: int | None) -> OrderMoment:
         """Return a block's moment in steps of its own, simulated."""
+        place = f"p = {order!r} of block {index}"
+        return options.once(place, lambda its: self._by_populations(index, order, its, size))
+
+    def _by_populations(self, index: int, order: float, options: Options, size: int | None) -> OrderMoment:
         mean_square = self._exact[index].at(2.0)
         scale = min(abs(order), 2) * abs(mean_square.exponent) / 2 if mean_square is not None else 0.0
         done, moment = simulate_moment(self._metrics[index], order, options, size, first_of_block(index), scale)
@@ -160,7 +165,7 @@ class PlainMoments:
             effective_walkers=moment.effective_walkers,
             degrees_of_freedom=estimate.degrees_of_freedom,
             reason=reason,
-            within_tolerance=done.stopped_by != "max_steps",
+            within_tolerance=done.converged,
             mixed=estimate.mixed,
             n_steps=done.chains.n_steps,
             population=done.chains.n_walkers,
@@ -217,7 +222,7 @@ class PlainMoments:
             exponent=exponent,
             method="population",
             standard_error=error,
-            within_tolerance=stopped_by != "max_steps" or all(moment.within_tolerance for moment in counted),
+            within_tolerance=stopped_by not in SHORT or all(moment.within_tolerance for moment in counted),
             stopped_by=stopped_by,
             n_steps=sum(moment.n_steps for moment in every),
             mixed=all(moment.mixed for moment in counted),

@@ -42,7 +42,9 @@ from sgdstab_fast.moments.populations import (
 from sgdstab_fast.moments.results import OrderMoment
 from sgdstab_fast.moments.starts import kind_of_each, leading_kinds
 from sgdstab_fast.moments.windows import combined_columns, windowed
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import Progress
+from sgdstab_fast.results.result import INTERRUPTED, SHORT
 from sgdstab_fast.simulation.looks import grid, rounded
 from sgdstab_fast.simulation.options import Budget
 from sgdstab_fast.statistics.anchored import AnchoredGrowth, start_up_batches
@@ -377,9 +379,17 @@ def _simulated(
                 coarseness *= 2
                 if len(populations.beside) > 0:
                     separations, together = [batch.separation for batch in batches], coarseness
-            batches.append(populations.batch(coarseness, n_steps))
+            try:
+                batches.append(populations.batch(coarseness, n_steps))
+            except Stopped:
+                if math.isnan(estimate.mean[0]):
+                    raise
+                stopped_by = INTERRUPTED
+                break
             if len(populations.beside) > 0:
                 separations.append(batches[-1].separation)
+        if stopped_by == INTERRUPTED:
+            break
         per_batch = n_steps * coarseness
         estimate, bias, effective = _estimate(
             populations, n_kinds, batches, per_batch, np.array(separations).T, n_steps * together
@@ -401,7 +411,7 @@ def _simulated(
         effective_sample_size=float(estimate.effective_sample_size[0]),
         effective_walkers=effective,
         degrees_of_freedom=estimate.degrees_of_freedom,
-        within_tolerance=stopped_by != "max_steps",
+        within_tolerance=stopped_by not in SHORT,
         mixed=estimate.mixed,
         n_steps=populations.n_steps,
         population=populations.shape[1],

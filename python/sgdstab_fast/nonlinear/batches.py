@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.given import given
+from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.systems.sampling import Law
@@ -94,6 +95,7 @@ class BatchStability(Result):
         )
 
 
+@interruptible
 def batch_stability(
     gram: Any, learning_rate: float, batch_size: int = 1, *, sampling: str = "iid", groups: Any = None
 ) -> BatchStability:

@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
+from sgdstab_fast.results.storage import storable
 
 Records = TypeVar("Records", bound=NamedTuple)
 """What chains have recorded: arrays of shape (n_chains, n_batches, ...), of which log growth is the first."""
@@ -18,6 +19,7 @@ _MOST_NUMBERS = 2**24  # of a record
 _LEAST_RECORD, _LARGEST_RECORD = 64, 2048  # batches that it has at most, by what they record
 
 
+@storable
 class VectorRecords(NamedTuple):
     """What chains of k vectors each record in every batch."""
 
@@ -34,6 +36,7 @@ class VectorRecords(NamedTuple):
         return cls(*(np.empty((n_chains, 0, width)) for width in (k, n_metrics, recorded)))
 
 
+@storable
 class FrameRecords(NamedTuple):
     """What chains of a frame of k vectors each record in every batch."""
 
@@ -53,6 +56,7 @@ class FrameRecords(NamedTuple):
         return cls(np.empty((n_chains, 0, k)), each, each, np.empty((n_chains, 0, n_metrics, n_evaluated)))
 
 
+@storable
 class PanelRecords(NamedTuple):
     """What chains of panels, vectors at many learning rates, record in every batch."""
 
@@ -67,6 +71,7 @@ class PanelRecords(NamedTuple):
         return cls(*(np.empty((n_chains, 0, n_panels, width, n_lanes)) for width in (k, n_metrics)))
 
 
+@storable
 class PopulationRecords(NamedTuple):
     """What populations of weighted walkers record in every batch."""
 
@@ -113,6 +118,7 @@ def in_pairs(records: Records) -> Records:
         return records._make(together(record[:, 0::2], record[:, 1::2]) for together, record in every)
 
 
+@storable
 @dataclass(frozen=True)
 class Chains(Generic[Records]):
     """The state of a run, which is also its checkpoint.
@@ -154,6 +160,12 @@ class Chains(Generic[Records]):
     """First batches that a batch is by now, a power of two: steps are always taken in first batches."""
     largest_record: int = _LARGEST_RECORD
     """Batches that a record has at most."""
+    begun: tuple[Records, ...] = ()
+    """What was recorded of a batch that is under way: parts of it, as long as the binary digits of `n_begun`."""
+    n_begun: int = 0
+    """First batches of it that are done."""
+    is_between_looks: bool = False
+    """Whether the run was cut here, rather than where it looks at its estimate."""
 
     @property
     def n_chains(self) -> int:
@@ -183,14 +195,24 @@ class Chains(Generic[Records]):
         return int(1 << (most.bit_length() - 1))
 
     @property
+    def steps_per_first_batch(self) -> int:
+        """Steps of a batch of the start."""
+        return self.steps_per_batch // self.coarseness
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of every chain since the first batch began."""
+        return self.n_batches * self.steps_per_batch + self.n_begun * self.steps_per_first_batch
+
+    @property
     def next_step(self) -> int:
         """The step at which chains go on."""
-        return self.first_step + self.n_batches * self.steps_per_batch
+        return self.first_step + self.steps_done
 
     @property
     def n_steps(self) -> int:
         """Steps done, of all chains together."""
-        own = self.n_streams * self.n_batches * self.steps_per_batch + self.pilot_steps
+        own = self.n_streams * self.steps_done + self.pilot_steps
         return own if self.companions is None else own + self.companions.n_steps
 
     def copy(self) -> Chains[Records]:
@@ -204,12 +226,15 @@ class Chains(Generic[Records]):
         if companions is not None:
             companions = companions.until(n_batches * self.coarseness // companions.coarseness)
         records = self.records._make(record[:, :n_batches] for record in self.records)
-        return replace(self, records=records, companions=companions)
+        return replace(self, records=records, companions=companions, begun=(), n_begun=0)
 
-    def after(self, states: FloatArray, records: Sequence[Records]) -> Chains[Records]:
+    def after(
+        self, states: FloatArray, records: Sequence[Records], begun: Sequence[Records] = (), n_begun: int = 0
+    ) -> Chains[Records]:
         """Return the chains in new states, with what they have recorded on the way there."""
         every = zip(self.records, *records, strict=True)
-        return replace(self, states=states, records=self.records._make(np.concatenate(each, axis=1) for each in every))
+        merged = self.records._make(np.concatenate(each, axis=1) for each in every)
+        return replace(self, states=states, records=merged, begun=tuple(begun), n_begun=n_begun)
 
     def coarsened(self) -> Chains[Records]:
         """Return the chains with neighbouring batches merged: half as many, of twice as many steps."""
@@ -234,6 +259,7 @@ class Chains(Generic[Records]):
         return chains
 
 
+@storable
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """Where a run of chains of directions ended, from which `simulation.continuation` goes on."""

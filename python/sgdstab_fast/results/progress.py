@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+from sgdstab_fast.results.interruption import current_interruption
 from sgdstab_fast.results.printed import with_error
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 @dataclass(frozen=True)
@@ -24,36 +32,108 @@ class Progress:
     in a sweep."""
     standard_error: float
     """Its standard error."""
+    goal: float = math.nan
+    """The standard error that the run waits for; NaN where only `max_steps` ends it, and before the first look."""
+    seconds: float = 0.0
+    """Since the call."""
+
+    @property
+    def steps_per_second(self) -> float:
+        """Steps of all chains together a second, so far; NaN before the first."""
+        return self.n_steps / self.seconds if self.seconds > 0 and self.n_steps > 0 else math.nan
+
+    @property
+    def seconds_left(self) -> float:
+        """How long it will take: standard errors fall as 1 / sqrt(n_steps), and `max_steps` ends the run in any case.
+
+        NaN before the first step.
+        """
+        n_steps = float(self.max_steps)
+        if self.goal > 0 and self.standard_error < math.inf:
+            n_steps = min(n_steps, self.n_steps * (self.standard_error / self.goal) ** 2)
+        return max(n_steps - self.n_steps, 0.0) / self.steps_per_second
+
+    def __str__(self) -> str:
+        parts = []
+        if not math.isnan(self.exponent):
+            parts.append(with_error(self.exponent, self.standard_error))
+        if self.goal > 0 and self.standard_error > self.goal:
+            parts.append(f"waits for ± {self.goal:.2g}")
+        if not math.isnan(self.steps_per_second):
+            parts.append(f"{self.steps_per_second:.2g} steps/s")
+        if self.seconds_left < math.inf:
+            parts.append(f"about {_duration(self.seconds_left)} left")
+        return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in its largest units, as 12 s, 3 min or 2 h."""
+    for unit, name in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 ProgressOption: TypeAlias = bool | Callable[[Progress], object] | None
+Report: TypeAlias = Callable[[Progress], object]
 
 
 @contextmanager
-def reporter(
-    progress: ProgressOption, max_steps: int, label: str = "exponent"
-) -> Iterator[Callable[[Progress], object]]:
-    """Return what to call with each Progress: the user's callable, a bar on standard error, or nothing."""
+def reporter(progress: ProgressOption, max_steps: int, label: str = "exponent") -> Iterator[Report]:
+    """Return what to call with each Progress: the user's callable, what shows it on standard error, or nothing."""
     if progress is None or progress is False:
         yield lambda state: None
     elif progress is True:
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-        with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(label, total=max_steps)
-
-            def show(state: Progress) -> None:
-                estimate = "" if math.isnan(state.exponent) else f" {with_error(state.exponent, state.standard_error)}"
-                bar.update(task, completed=state.n_steps, total=state.max_steps, description=f"{label}{estimate}")
-
-            yield show
+        console = Console(stderr=True)
+        shown = _bar if console.is_terminal or console.is_jupyter else _lines
+        with shown(console, max_steps, label) as show:
+            yield _timed(show)
     else:
-        yield progress
+        yield _timed(progress)
 
 
-def after(report: Callable[[Progress], object], n_steps: int, max_steps: int) -> Callable[[Progress], object]:
+def _timed(report: Report) -> Report:
+    """Return what reports with the time since now."""
+    started = time.monotonic()
+    return lambda state: report(replace(state, seconds=time.monotonic() - started))
+
+
+@contextmanager
+def _bar(console: Console, max_steps: int, label: str) -> Iterator[Report]:
+    """Show a bar, on a terminal or in a notebook."""
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    # A bar as wide as what the text leaves: the share of the time, as far as it is known.
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[found]}"))
+    with Bar(*columns, console=console, transient=True) as bar, current_interruption().closed_by(bar.stop):
+        task = bar.add_task(label, total=max_steps, found="")
+
+        def show(state: Progress) -> None:
+            share = state.n_steps / state.max_steps
+            if state.seconds_left >= 0 and state.seconds > 0:
+                share = max(share, state.seconds / (state.seconds + state.seconds_left))
+            bar.update(task, completed=share * state.max_steps, total=state.max_steps, found=str(state))
+
+        yield show
+
+
+@contextmanager
+def _lines(console: Console, max_steps: int, label: str) -> Iterator[Report]:
+    """Print a line now and then, where there is no terminal: for the log of a long job."""
+    last = time.monotonic()
+
+    def show(state: Progress) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            print(f"{label}: {state.n_steps:.3g} of {state.max_steps:.3g} steps, {state}", file=sys.stderr, flush=True)
+
+    yield show
+
+
+def after(report: Report, n_steps: int, max_steps: int) -> Report:
     """Return what reports the progress of a part that begins after n_steps of max_steps."""
     return lambda state: report(replace(state, n_steps=state.n_steps + n_steps, max_steps=max_steps))

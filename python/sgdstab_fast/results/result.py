@@ -11,8 +11,17 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.chains import Chains
+from sgdstab_fast.results.journal import Journal
+from sgdstab_fast.results.storage import Savable, storable
 from sgdstab_fast.statistics.intervals import interval
+from sgdstab_fast.statistics.means import Measured
 
+storable(Measured)
+
+INTERRUPTED = "interrupt"
+"""What stops a run that is no longer wanted."""
+SHORT = ("max_steps", INTERRUPTED)
+"""What stops a run short of its tolerances."""
 EXACT = 2**31
 """Degrees of freedom of what is not sampled."""
 CLOSED_FORM: Mapping[str, Any] = {
@@ -26,11 +35,13 @@ CLOSED_FORM: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Result:
+class Result(Savable):
     """A value: numbers, arrays and where they are from; some hold a system, which is a value too."""
 
     provenance: Mapping[str, Any]
     """Seed entropy, SIMD level, versions, method."""
+    journal: Journal | None = None
+    """Of an interrupted call, from which ``resume=`` goes on; else None."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -42,7 +53,8 @@ class SampledResult(Result):
     n_chains: int
     """Independent chains, streams or populations."""
     stopped_by: str
-    """``"rtol"``, ``"atol"``, ``"sign"``, ``"max_steps"``, or ``"closed form"`` where nothing was simulated."""
+    """``"rtol"``, ``"atol"``, ``"sign"``, ``"max_steps"``, ``"interrupt"``, or ``"closed form"`` where nothing was
+    simulated."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

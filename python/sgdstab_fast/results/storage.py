@@ -1,27 +1,45 @@
 """Files: arrays in a .npz file with a header of JSON, which says what the file holds.
 
-Nothing in a file is executed, and one that exists is replaced once everything is written.
+    header   {"format": 1, "kind": "LyapunovExponent", ..}, a string of JSON
+    ..       arrays of numbers, each with a checksum (CRC-32, of every .npz)
+
+Nothing in a file is executed. One that exists is replaced once everything is written and on the disk.
+
+Results, and what they are made of, are values: numbers, texts, arrays, and objects of the kinds that `storable` knows,
+by name, with their fields. `encoded` makes a tree of JSON of one, in which arrays are named:
+
+    1.5, "x", None          themselves
+    an array                {"array": "a0"}
+    (1, 2)                  {"tuple": [1, 2]}
+    {1: "x"}                {"mapping": [[1, "x"]]}
+    an object               {"kind": "Measured", "fields": {"value": 1.0, "standard_error": 0.1}}
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import lzma
 import os
+import tokenize
+import uuid
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 File: TypeAlias = str | os.PathLike[str] | BinaryIO
+Kind = TypeVar("Kind", bound=type)
 _FORMAT = 1
 # What reading a file that is none of ours, or a damaged one, may raise.
 _UNREADABLE: tuple[type[Exception], ...] = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
-_UNREADABLE += (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE += (OSError, EOFError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE += (lzma.LZMAError, tokenize.TokenError)
 
 
 class Stored(NamedTuple):
@@ -36,12 +54,23 @@ class Stored(NamedTuple):
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give the path of a file to write, which takes the place of another once all went well."""
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # of no other run
     try:
         yield partial
         partial.replace(path)
+        _flush_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have a new name of a file on the disk, where folders can be flushed."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def store(file: File, kind: str, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -52,6 +81,8 @@ def store(file: File, kind: str, header: Mapping[str, Any], arrays: Mapping[str,
         return
     with replacing(Path(file)) as partial, partial.open("wb") as opened:
         np.savez(opened, allow_pickle=False, header=text, **arrays)
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def _plain(value: Any) -> Any:
@@ -87,3 +118,112 @@ def _stored(file: File) -> Stored:
         if version > _FORMAT:
             raise ValueError(f"it is a {kind} of format {version}, and this release reads {_FORMAT}")
         return Stored(kind, header, {name: found[name] for name in found.files if name != "header"})
+
+
+class _Kind(NamedTuple):
+    """How values of a kind are taken apart and made again."""
+
+    name: str
+    fields_of: Callable[[Any], Mapping[str, Any]]
+    make: Callable[..., Any]
+
+
+_kinds: dict[type, _Kind] = {}
+_by_name: dict[str, _Kind] = {}
+
+
+def storable(kind: Kind) -> Kind:
+    """Declare a dataclass or a named tuple to be one that files may hold, by its name, with its fields."""
+    store_as(kind.__name__, _fields_of, kind, kind)
+    return kind
+
+
+def store_as(name: str, fields_of: Callable[[Any], Mapping[str, Any]], make: Callable[..., Any], *kinds: type) -> None:
+    """Declare classes to be what files may hold under a name, given how they are taken apart and made again."""
+    found = _by_name[name] = _Kind(name, fields_of, make)
+    _kinds.update(dict.fromkeys(kinds, found))
+
+
+def _fields_of(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, tuple):
+        return value._asdict()  # type: ignore[attr-defined, no-any-return]
+    return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+
+
+class Savable:
+    """What has a method `save`: a file may hold it, and it may be part of another."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        storable(cls)
+
+    def save(self, file: File) -> None:
+        """Write to a .npz file, which `sgdstab_fast.load` reads.
+
+        Parameters
+        ----------
+        file : path or binary file
+            Where to; an existing file is replaced once everything is written.
+
+        Raises
+        ------
+        TypeError
+            If the result holds what no file can, such as a network.
+        """
+        save(self, file)
+
+
+def save(value: Any, file: File) -> None:
+    """Write an object of a storable kind."""
+    arrays: dict[str, NDArray[Any]] = {}
+    tree = encoded(value, arrays)
+    store(file, type(value).__name__, {"value": tree}, arrays)
+
+
+def load_any(file: File, writer: str) -> Any:
+    """Read an object of a storable kind, or what stores itself in its own way."""
+    with reading(file, writer, _by_name) as found:
+        if "value" not in found.header:
+            return _by_name[found.kind].make(found)
+        return decoded(found.header["value"], found.arrays)
+
+
+def encoded(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    """Return a tree of JSON of a value, and add its arrays to those that there are."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        known = next((name for name, array in arrays.items() if array is value), None)
+        name = f"a{len(arrays)}" if known is None else known
+        arrays[name] = value
+        return {"array": name}
+    if (kind := _kinds.get(type(value))) is not None:
+        fields = {name: encoded(its, arrays) for name, its in kind.fields_of(value).items()}
+        return {"kind": kind.name, "fields": fields}
+    if type(value) is tuple:
+        return {"tuple": [encoded(each, arrays) for each in value]}
+    if type(value) is list:
+        return [encoded(each, arrays) for each in value]
+    if isinstance(value, Mapping):
+        return {"mapping": [[encoded(key, arrays), encoded(its, arrays)] for key, its in value.items()]}
+    raise TypeError(f"a file cannot hold a {type(value).__name__}")
+
+
+def decoded(tree: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """Return the value that `encoded` made a tree of."""
+    if isinstance(tree, list):
+        return [decoded(each, arrays) for each in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if "array" in tree:
+        return arrays[tree["array"]]
+    if "tuple" in tree:
+        return tuple(decoded(each, arrays) for each in tree["tuple"])
+    if "mapping" in tree:
+        return {decoded(key, arrays): decoded(its, arrays) for key, its in tree["mapping"]}
+    if tree["kind"] not in _by_name:
+        raise ValueError(f"it holds a {tree['kind']}, which this release does not know")
+    fields = {name: decoded(its, arrays) for name, its in tree["fields"].items()}
+    return _by_name[tree["kind"]].make(**fields)

@@ -13,16 +13,20 @@ anything is computed. One whose tolerances are special, without a number as defa
 
 from __future__ import annotations
 
+import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, cast
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.seeds import seed_from
+from sgdstab_fast._core.seeds import Seed, seed_from
 from sgdstab_fast._core.streams import MOST_CHAINS
+from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.results.journal import Recorder
 from sgdstab_fast.results.progress import ProgressOption
+from sgdstab_fast.simulation.checkpoints import current_recorder, recorded
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.workers import Workers
 
@@ -46,15 +50,26 @@ class ChainKeywords(TypedDict, total=False):
         Threads; all available processors by default.
     progress : bool or callable, optional
         True for a progress bar on standard error, or what to call with a `Progress`.
-    executor : concurrent.futures.Executor, optional
+    executor : concurrent.futures.Executor or dask.distributed.Client, optional
         Where to run work items instead of threads.
+    resume : path or result, optional
+        A checkpoint, or a result that was interrupted, itself or in a file, to go on from: the call ends with the bits
+        of one that was never cut. Arguments are those of the first call, and may be left out; `rtol`, `atol` and
+        `max_steps`, which counts the steps before in, may be others.
+    checkpoint : path, optional
+        A file to write now and then, and when the call ends, in place of the one before: ``resume=`` takes it.
+    checkpoint_every : float, optional
+        Seconds between them.
     """
 
     n_chains: int
     rng: Any
     n_threads: int | None
     progress: ProgressOption
-    executor: Executor | None
+    executor: Any
+    resume: Any
+    checkpoint: str | os.PathLike[str] | None
+    checkpoint_every: float
 
 
 class RunKeywords(ChainKeywords, total=False):
@@ -76,7 +91,7 @@ class RunKeywords(ChainKeywords, total=False):
 
 # In signatures; what else estimators take by keyword comes first.
 _ORDER = ["method", "rtol", "atol", "tolerance_for", "sign_confidence", "max_steps", "n_chains", "population"]
-_ORDER += ["rng", "n_threads", "progress", "executor", "resume"]
+_ORDER += ["rng", "n_threads", "progress", "executor", "resume", "checkpoint", "checkpoint_every"]
 _RAISES = "Raises\n------\nValueError, TypeError\n    If an argument is out of range.\n\n"
 _PLACE = re.compile(r"^\*\*keywords\n(?: {4}.*\n)+", re.MULTILINE)
 _ENTRY = re.compile(r"^([\w, ]+) :.*\n(?: {4}.*\n|\n(?= {4}))+", re.MULTILINE)
@@ -99,10 +114,15 @@ def run_options(
     max_steps: int | None = None,
     least_chains: int = 1,
     most_chains: int = MOST_CHAINS,
+    goes_on_from: str = "",
 ) -> Callable[[Estimator], Estimator]:
-    """Declare the defaults of an estimator that takes `RunKeywords`, or `ChainKeywords` if rtol is not given."""
+    """Declare the defaults of an estimator that takes `RunKeywords`, or `ChainKeywords` if rtol is not given.
+
+    `goes_on_from` is the kind of results that it goes on from by itself, interrupted or not.
+    """
     defaults: dict[str, Any] = {} if rtol is None else {"rtol": rtol, "atol": atol, "max_steps": max_steps}
     defaults.update(n_chains=n_chains, rng=None, n_threads=None, progress=None, executor=None)
+    defaults.update(resume=None, checkpoint=None, checkpoint_every=60.0)
 
     def declared(estimator: Estimator) -> Estimator:
         types = {name: RunKeywords.__annotations__[name] for name in defaults}
@@ -122,9 +142,15 @@ def run_options(
             "__doc__": _documented(estimator.__doc__, defaults),
             "__run_options__": _Declared(defaults, least_chains, most_chains),
         }
+
+        @interruptible
+        @functools.wraps(estimator)
+        def call(*args: Any, **keywords: Any) -> Any:
+            return recorded(estimator, call.__signature__, goes_on_from, args, keywords)  # type: ignore[attr-defined]
+
         for name, value in attributes.items():
-            setattr(estimator, name, value)
-        return estimator
+            setattr(call, name, value)
+        return cast(Estimator, call)
 
     return declared
 
@@ -142,6 +168,7 @@ def options_of(
     for name in keywords.keys() - declared.defaults.keys():
         raise TypeError(f"{estimator.__name__}() got an unexpected keyword argument {name!r}")
     given = {"atol": 0.0, **declared.defaults, **tolerances, **keywords}
+    recorder = current_recorder()
     return Options(
         budget=Budget.validated(given["rtol"], given["atol"], given["max_steps"], sign_confidence),
         n_chains=validation.integer(
@@ -150,8 +177,15 @@ def options_of(
         method=method,
         workers=Workers(validation.thread_count(given["n_threads"]), given["executor"]),
         progress=validation.progress(given["progress"]),
-        seed=seed_from(given["rng"]),  # last: a generator spawns
+        recorder=recorder,
+        seed=_seed(recorder, given["rng"]),  # last: a generator spawns
     )
+
+
+def _seed(recorder: Recorder, rng: Any) -> Seed:
+    """Return the seed of a call: that of its journal, if it goes on."""
+    recorder.journal.seed = seed_from(rng) if recorder.journal.seed is None else recorder.journal.seed
+    return recorder.journal.seed
 
 
 def _documented(text: str | None, names: Mapping[str, Any]) -> str | None:

@@ -44,15 +44,17 @@ def looks_back(chains: Chains[Any]) -> list[int]:
     return [n_batches for n_batches, cut in behind if cut == 0 and n_batches >= _FIRST_LOOK]
 
 
-def pieces(n_batches: int, coarseness: int, seconds: float, longest: float) -> Iterator[int]:
+def pieces(n_batches: int, coarseness: int, n_begun: int, seconds: float, longest: float) -> Iterator[int]:
     """Cut n_batches of `coarseness` first batches each into first batches that take no longer than `longest` together.
 
     By a cost model, seconds for a first batch, rather than a clock. Pieces are whole batches, or shares of a batch by a
-    power of two.
+    power of two that begin at a multiple of their length, of which n_begun first batches are done.
     """
-    left = n_batches * coarseness
+    left = n_batches * coarseness - n_begun
     size = max(1, int(min(longest / seconds, left)) if seconds else left)
     size = size // coarseness * coarseness if size >= coarseness else 1 << (size.bit_length() - 1)
     while left > 0:
-        yield min(size, left)
-        left -= size
+        into = -left % coarseness  # first batches of the batch that is under way
+        here = min(size, left, into & -into) if into else min(size, left)
+        yield here
+        left -= here

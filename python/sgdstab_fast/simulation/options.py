@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,16 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import Seed
+from sgdstab_fast.results.journal import Recorder
 from sgdstab_fast.results.progress import ProgressOption
+from sgdstab_fast.results.result import INTERRUPTED
+from sgdstab_fast.simulation.checkpoints import current_recorder
 from sgdstab_fast.simulation.workers import Workers
 
+Value = TypeVar("Value")
 _ENOUGH = 200_000_000  # steps, of which parts of a run have their shares: more would be spent on what is not asked for
+
+_SIGN_KNOWN = 4.0  # standard errors at which signs are known, about
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,13 @@ class Budget:
         """What is to be met before max_steps, as messages say it."""
         asked = {"rtol": self.rtol, "atol": self.atol, "sign_confidence": self.sign_confidence}
         return " and ".join(f"{name}={value:g}" for name, value in asked.items() if value)
+
+    def goal(self, mean: float, size: float) -> float:
+        """Return the standard error that ends a run with this exponent; NaN if none does."""
+        goals = [self.atol, self.rtol * size if math.isfinite(size) else 0.0]
+        goals += [abs(mean) / _SIGN_KNOWN] if self.sign_confidence is not None else []
+        goal = max((each for each in goals if not math.isnan(each)), default=0.0)
+        return goal if goal > 0 else math.nan
 
     def steps_per_chain(self, n_chains: int) -> int:
         """Return how many steps each of n_chains may take; refuse a budget that has none for some."""
@@ -89,6 +103,16 @@ class Options:
     method: str = "anchored"
     workers: Workers = field(default_factory=Workers)
     progress: ProgressOption = None
+    recorder: Recorder = field(default_factory=current_recorder)
+
+    @property
+    def cut_short_by(self) -> str:
+        """What ends a part that misses its tolerances, as `stopped_by` says it."""
+        return INTERRUPTED if self.workers.interruption.requested else "max_steps"
+
+    def stopped_search_by(self, value: float, error: float, *, met: bool) -> str:
+        """Return what has stopped a search for a value."""
+        return self.cut_short_by if not met else "rtol" if error <= self.budget.rtol * value else "atol"
 
     def within(self, max_steps: int | None = None, **tolerances: float | None) -> Options:
         """Return the same with a budget of max_steps, and other tolerances if they are given."""
@@ -102,6 +126,20 @@ class Options:
     def child_of_key(self, *numbers: int) -> Options:
         """Return the same for one of many evaluations."""
         return replace(self, seed=self.seed.child_of_key(*numbers))
+
+    def at(self, place: str) -> Options:
+        """Return the same for a part of the run, which keeps its place in the journal."""
+        return replace(self, recorder=self.recorder.at(place))
+
+    def once(self, place: str, part: Callable[[Options], Value]) -> Value:
+        """Return what a part of the run has come to before it was cut, or else comes to now."""
+        known: Value | None = self.recorder.get(place)
+        if known is not None:
+            return known
+        found = part(self.at(place))
+        if not self.workers.interruption.requested:
+            self.recorder.put(place, found)
+        return found
 
     def for_parts(self, n_parts: int) -> Options:
         """Return how to estimate one of n_parts, so that all together keep to the budget and the tolerances."""

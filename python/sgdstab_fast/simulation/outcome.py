@@ -78,7 +78,7 @@ def common_attributes(done: Run[Any], system: System, run_provenance: Any) -> di
         "steps_per_batch": chains.steps_per_batch,
         "start_up_steps": estimate.start_up * chains.steps_per_batch,
         "chain_disagreement": estimate.chain_disagreement,
-        "converged": done.stopped_by != "max_steps",
+        "converged": done.converged,
         "stopped_by": done.stopped_by,
         "drifts": estimate.drifts,
         "steps_per_epoch": system.steps_per_epoch,

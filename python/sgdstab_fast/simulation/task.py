@@ -16,6 +16,7 @@ from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.results.chains import Chains, Records, in_pairs
+from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.simulation.looks import pieces
 from sgdstab_fast.simulation.workers import Workers
 
@@ -64,17 +65,22 @@ def advance(
     task: Task[Records],
     n_batches: int,
     workers: Workers,
-    report: Callable[[int], object] = lambda n_steps: None,
+    report: Callable[[int, Callable[[], Chains[Records]]], object] = lambda n_steps, so_far: None,
 ) -> Chains[Records]:
-    """Advance every chain by n_batches batches.
+    """Advance every chain by n_batches batches, of which one may be under way.
 
-    In pieces of about a tenth of a second, or one first batch, between which Ctrl-C works, and after each of which its
-    steps, of all chains together, are reported. Where one first batch of all chains takes longer, work items go
-    one after the other. With an executor every piece sends the task along, and is longer.
+    In pieces of about a tenth of a second, or one first batch, after each of which its steps, of all chains together,
+    are reported, and what gives the chains so far. Where one first batch of all chains takes longer, work items go one
+    after the other. With an executor pieces are longer: every item takes its states along.
+
+    Raises
+    ------
+    Stopped
+        Where the work is no longer wanted, with the chains so far.
     """
-    n_steps = chains.steps_per_batch // chains.coarseness
+    coarseness, n_steps = chains.coarseness, chains.steps_per_first_batch
     seconds, longest = task.seconds_per_step * chains.n_streams * n_steps, PIECE_SECONDS
-    size = chains.n_chains
+    size, long, apart = chains.n_chains, False, workers.executor is not None
     if workers.executor is not None:
         size, longest = task.chains_per_item, _SENT_SECONDS
         seconds *= min(size / chains.n_chains, 1.0)
@@ -83,22 +89,39 @@ def advance(
         seconds /= n_threads
         if seconds > longest:
             size = task.chains_per_item * n_threads
-    states, recorded, done = chains.states, list[Records](), 0
-    for n in pieces(n_batches, chains.coarseness, seconds, longest):
-        first_step = chains.next_step + done * n_steps
+            long = apart = workers.interruption.possible
+    states, next_step, recorded = chains.states, chains.next_step, list[Records]()
+    begun, n_begun = list(chains.begun), chains.n_begun
+
+    def so_far() -> Chains[Records]:
+        return chains.after(states, recorded, begun, n_begun)
+
+    for n in pieces(n_batches, coarseness, n_begun, seconds, longest):
+        if workers.interruption.requested:
+            raise Stopped(so_far())
+        starts = states.copy() if apart else states  # a piece that is left behind moves those that it was given
         items = [
-            Item(states[c : c + size], arguments.Stream(chains.key, chains.first_chain + c, first_step, n, n_steps))
+            Item(starts[c : c + size], arguments.Stream(chains.key, chains.first_chain + c, next_step, n, n_steps))
             for c in range(0, chains.n_chains, size)
         ]
-        found = list(workers.map(task, items))
+        try:
+            found = list(workers.map(task, items, long=long))
+        except Stopped:
+            raise Stopped(so_far()) from None
         states = found[0][0] if len(found) == 1 else np.concatenate([its for its, _ in found])
-        recorded.append(_merged(_joined([its for _, its in found], axis=0), n, max(n // chains.coarseness, 1)))
-        done += n
-        if n < chains.coarseness and done % chains.coarseness == 0:
-            parts = chains.coarseness // n
-            recorded[-parts:] = [_merged(_joined(recorded[-parts:], axis=1), parts, 1)]
-        report(n * n_steps * chains.n_streams)
-    return chains.after(states, recorded)
+        new, next_step = _joined([its for _, its in found], axis=0), next_step + n * n_steps
+        if n >= coarseness:
+            recorded.append(_merged(new, n, n // coarseness))
+        else:
+            begun.append(_merged(new, n, 1))
+            n_begun += n
+            while n_begun % (2 * n) == 0:  # as digits are carried
+                begun[-2:] = [_merged(_joined(begun[-2:], axis=1), 2, 1)]
+                n *= 2
+            if n_begun == coarseness:
+                recorded, begun, n_begun = [*recorded, *begun], [], 0
+        report(new[0].shape[1] * n_steps * chains.n_streams, so_far)
+    return so_far()
 
 
 def _joined(records: list[Records], axis: int) -> Records:

@@ -3,48 +3,99 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from sgdstab_fast import validation
+from sgdstab_fast.results.interruption import Interruption, current_interruption
+from sgdstab_fast.simulation.delivery import Delivery, Missing, is_loss
 
 _Item = TypeVar("_Item")
 _Done = TypeVar("_Done")
+_AGAIN = 3  # times that an item is given to the executor again, whose worker has died
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Threads of this process, by default all, or an executor."""
+    """Threads of this process, by default all, or an executor; and whether their work is still wanted."""
 
     n_threads: int = field(default_factory=lambda: validation.thread_count(None))
-    executor: Executor | None = None
+    executor: Any = None
+    """A concurrent.futures.Executor, or what has its `submit`."""
+    interruption: Interruption = field(default_factory=current_interruption)
+    delivery: Delivery | None = None
+    """What brings work to the executor; made here, and shared by what `replace` makes of this."""
 
     def __post_init__(self) -> None:
         validation.executor(self.executor)
+        if self.executor is not None and self.delivery is None:
+            object.__setattr__(self, "delivery", Delivery(self.executor))
 
     def useful_threads(self, n_items: int) -> int:
         """Return how many threads work at the same time on so many items."""
         return min(self.n_threads, validation.thread_count(None), n_items)
 
-    def map(self, work: Callable[[_Item, int], _Done], items: Sequence[_Item]) -> Iterator[_Done]:
+    def alone(self) -> Workers:
+        """Return one thread of this process."""
+        return Workers(1, interruption=self.interruption)
+
+    def map(
+        self, work: Callable[[_Item, int], _Done], items: Sequence[_Item], *, long: bool = False
+    ) -> Iterator[_Done]:
         """Yield what the work makes of every item, in order, given the item and the threads it may use.
 
-        With an executor, of threads or of processes, items are worked on side by side, on one thread each. After an
-        error or Ctrl-C those that have not begun never do. One of the executor's own threads works itself: waiting for
-        others that wait as well would be for ever.
+        With an executor items are worked on side by side, on one thread each; without one an item that takes `long` is
+        left behind once it is no longer wanted. After an error or Ctrl-C those that have not begun never do. One of
+        the executor's own threads works itself: waiting for others that wait as well would be for ever.
+
+        Raises
+        ------
+        Stopped
+            Where the work is no longer wanted.
         """
-        if self.executor is None:
-            yield from (work(item, self.n_threads) for item in items)
+        if self.delivery is None:
+            for item in items:
+                self.interruption.check()
+                here = partial(work, item, self.n_threads)
+                yield self.interruption.left_behind(here) if long else here()
             return
         # By name: a pool knows its threads only after they have begun to work.
         if threading.current_thread().name.rpartition("_")[0] == getattr(self.executor, "_thread_name_prefix", None):
             yield from (work(item, 1) for item in items)
             return
-        futures = [self.executor.submit(work, item, 1) for item in items]
+        futures = [self.delivery.submit(work, item) for item in items]
         try:
-            yield from (future.result() for future in futures)
+            for future, item in zip(futures, items, strict=True):
+                yield self._outcome(future, work, item)
         finally:
             for future in futures:
                 future.cancel()
+
+    def _outcome(self, future: Any, work: Callable[[_Item, int], _Done], item: _Item) -> _Done:
+        """Return what an item has come to; one that the executor loses, with a worker that dies, is done again.
+
+        What an item comes to depends on it alone: bits are the same wherever it is done.
+        """
+        assert self.delivery is not None
+        for _ in range(_AGAIN):
+            over = threading.Event()
+            future.add_done_callback(lambda _, over=over: over.set())
+            self.interruption.wait_for(over.wait)
+            try:
+                found = future.result()
+                if not isinstance(found, Missing):
+                    return found  # type: ignore[no-any-return]
+                future = self.delivery.again(work, item, found)
+            except BaseException as error:
+                if not is_loss(error):
+                    raise
+                try:
+                    future = self.delivery.after_a_loss(work, item)
+                except BrokenExecutor:
+                    break
+        warnings.warn("workers of the executor died: this process does their work", RuntimeWarning, stacklevel=2)
+        return work(item, self.n_threads)

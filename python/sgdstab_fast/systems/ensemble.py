@@ -23,6 +23,7 @@ from sgdstab_fast.operators.invariant_subspaces import (
     permuted_classes,
 )
 from sgdstab_fast.operators.matrices import MatrixMoments
+from sgdstab_fast.results.storage import store_as
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
 from sgdstab_fast.systems.growth import Growth, half_at_most
 from sgdstab_fast.systems.next_steps import NextMatrices, NextSteps
@@ -419,3 +420,11 @@ def _checked(matrices: Any) -> FloatArray:
             )
         found.append(each)
     return np.ascontiguousarray(found)
+
+
+store_as(
+    "MatrixEnsemble",
+    lambda ensemble: {"matrices": ensemble.matrices, "probabilities": ensemble.probabilities},
+    MatrixEnsemble,
+    MatrixEnsemble,
+)

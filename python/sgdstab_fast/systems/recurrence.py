@@ -24,8 +24,10 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.results.storage import storable
 
 
+@storable
 @dataclass(frozen=True, eq=False)
 class Recurrence:
     """F and h of an optimiser whose steps are linear in state and gradient.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import Coordinates, FloatArray
+from sgdstab_fast.results.storage import store_as
 from sgdstab_fast.systems.decomposition import (
     Product,
     SpectralDecomposition,
@@ -50,9 +51,22 @@ class Rows:
         self.array, self.diagonal, self._slowest, self.slow_cutoff = array, diagonal, slowest, slow_cutoff
         self._decompositions: dict[bytes, SpectralDecomposition] = {}
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        store_as(cls.__name__, cls.fields, cls, cls)
+
+    def fields(self) -> dict[str, Any]:
+        """Return what it is made of, without what has been computed."""
+        return {
+            "array": self.array,
+            "diagonal": self.diagonal,
+            "slowest": self._slowest,
+            "slow_cutoff": self.slow_cutoff,
+        }
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave what has been computed behind."""
-        return type(self), (self.array, self.diagonal, self._slowest, self.slow_cutoff)
+        return type(self), tuple(self.fields().values())
 
     def __len__(self) -> int:
         return len(self.array)
@@ -393,3 +407,6 @@ def connected(
             members.append(reached)
             frontier = np.concatenate([frontier, reached])
         yield np.sort(np.concatenate(members))
+
+
+store_as("Rows", Rows.fields, Rows, Rows)

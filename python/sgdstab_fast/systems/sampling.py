@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.results.storage import storable
 
 IntArray = NDArray[np.int64]
 
@@ -34,6 +35,7 @@ SAMPLINGS = ("iid", "with_replacement", "epoch", "cyclic")
 _NO_ROWS: IntArray = np.empty(0, dtype=np.int64)
 
 
+@storable
 @dataclass(frozen=True, eq=False)
 class Law:
     """How batches are drawn."""

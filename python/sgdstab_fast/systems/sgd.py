@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.given import given
+from sgdstab_fast.results.storage import store_as
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.batch_steps import BatchSteps
 from sgdstab_fast.systems.coordinates import rows_of_gram
@@ -482,3 +483,17 @@ def require_plain(system: Any, what: str) -> SingleExampleSGD:
             f"not for {system!r}"
         )
     return plain
+
+
+store_as(
+    "LinearizedSGD",
+    lambda system: {
+        "rows": system._rows,
+        "learning_rate": system.learning_rate,
+        "law": system.law,
+        "recurrence": system.recurrence,
+    },
+    LinearizedSGD._of,
+    LinearizedSGD,
+    SingleExampleSGD,
+)

@@ -17,6 +17,7 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray, FrameMetrics, Steps, StreamKey
 from sgdstab_fast.operators.matrices import MatrixMoments
+from sgdstab_fast.results.storage import storable
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
 from sgdstab_fast.systems.growth import Growth
@@ -129,6 +130,7 @@ class Shares(NamedTuple):
 AnySystem = TypeVar("AnySystem", bound="System", covariant=True)
 
 
+@storable
 @dataclass(frozen=True, eq=False)
 class Part(Generic[AnySystem]):
     """A part of a system, which has some of its exponents: a block of K, a diagonal block of matrices; or the whole."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import Seed, seed_from
 from sgdstab_fast.gram.torch_kernel import from_torch
-from sgdstab_fast.results.storage import File, Stored, reading, store
+from sgdstab_fast.results.storage import File, Stored, reading, store, store_as
 from sgdstab_fast.systems.recurrence import recurrence_of
 from sgdstab_fast.systems.sampling import SAMPLINGS
 from sgdstab_fast.tracking.history import History
@@ -414,3 +414,6 @@ class StabilityTracker:
         others = f", momentum={own.momentum:g}" if own.momentum else ""
         what = f"learning_rate={own.learning_rate:g}, batch_size={own.batch_size}{others}"
         return f"StabilityTracker({what}, {self.history!r})"
+
+
+store_as("StabilityTracker", vars, StabilityTracker.of, StabilityTracker)

@@ -1,0 +1,226 @@
+"""Checkpoints: files that hold the journal of a call, and how a call goes on from one.
+
+A call goes on as the same call: what it was called with has to be what the file says, but for what says when it stops
+(tolerances, budget), how it runs (threads, executor) and who is told.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import inspect
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from sgdstab_fast import validation
+from sgdstab_fast.results.interruption import Stopped, current_interruption
+from sgdstab_fast.results.journal import Journal, Recorder
+from sgdstab_fast.results.storage import load_any, save
+from sgdstab_fast.systems.system import System
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_FREE: tuple[str, ...] = ("rtol", "atol", "max_steps", "sign_confidence", "tolerance_for", "confidence", "rng")
+_FREE += ("n_threads", "progress", "executor", "resume", "checkpoint", "checkpoint_every")
+_EVERY = 60.0  # seconds
+_FEW = 8  # numbers that are said one by one
+
+
+class CheckpointFile:
+    """A file that the journal of one run is written to, every so many seconds; others are refused meanwhile."""
+
+    def __init__(self, path: Any, every: float) -> None:
+        self.path, self._every, self._last = Path(path), every, time.monotonic()
+        if self.path.is_dir():
+            raise ValueError(f"checkpoint must be a file, and {str(path)!r} is a folder")
+        if not self.path.parent.is_dir():
+            raise ValueError(f"checkpoint must be in a folder that exists, and {str(self.path.parent)!r} does not")
+        self._lock: BinaryIO | None = _locked(self.path.with_name(self.path.name + ".lock"), path)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to write."""
+        return time.monotonic() - self._last >= self._every
+
+    def write(self, journal: Journal) -> None:
+        """Write; the next time is due after that."""
+        if self._lock is not None:
+            save(journal, self.path)
+            self._last = time.monotonic()
+
+    def close(self) -> None:
+        """Write no more, and let others."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with suppress(OSError):
+                os.unlink(lock.name)
+            lock.close()
+
+
+def _locked(path: Path, checkpoint: Any) -> BinaryIO:
+    """Return a file that no other process has locked; the lock ends with the process, however that ends."""
+    while True:
+        try:
+            opened = path.open("ab")
+        except OSError as error:
+            raise ValueError(f"checkpoint cannot be written to {str(checkpoint)!r}: {error.strerror}") from None
+        try:
+            if fcntl is not None:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            opened.close()
+            raise ValueError(f"checkpoint {str(checkpoint)!r} is being written by another run") from None
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(opened.fileno()), path.stat()):
+                return opened
+        opened.close()  # of one that has ended meanwhile
+
+
+_current: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+
+
+def current_recorder() -> Recorder:
+    """Return what keeps the journal of the call that is under way; outside of one, of what nobody asks for."""
+    found = _current.get()
+    return Recorder(Journal("", {})) if found is None else found
+
+
+def recorded(
+    estimator: Callable[..., Any],
+    signature: inspect.Signature,
+    earlier_kind: str,
+    args: tuple[Any, ...],
+    keywords: dict[str, Any],
+) -> Any:
+    """Call an estimator, and keep its journal: in a file if it is to, and going on from an earlier one if there is one.
+
+    Results of the kind `earlier_kind` are left to the estimator to go on from.
+    """
+    try:
+        given = signature.bind(*args, **keywords).arguments
+    except TypeError:  # which the estimator says better
+        return estimator(*args, **keywords)
+    earlier = _loaded(given.get("resume"))
+    if not isinstance(earlier, Journal) and not earlier_kind:
+        earlier = _journal_of(earlier)
+    journal = Journal(estimator.__name__, {})
+    if isinstance(earlier, Journal):
+        keywords = {**keywords, **_left_out(earlier, estimator.__name__, signature, given)}
+        journal, earlier = earlier.copy(), None
+    path, every = given.get("checkpoint"), given.get("checkpoint_every", _EVERY)
+    every = validation.nonnegative_number(every, "checkpoint_every")
+
+    def describe() -> None:
+        if not journal.arguments:
+            journal.arguments = _described(signature, given)
+
+    interruption = current_interruption()
+    with _writing(path, every, describe) as file:
+        token = _current.set(Recorder(journal, file, earlier=earlier))
+        try:
+            found = estimator(*args, **keywords)
+        except Stopped:
+            if file is not None:
+                file.write(journal)
+            raise
+        finally:
+            _current.reset(token)
+        if file is not None:
+            file.write(journal)
+        if interruption.requested and hasattr(found, "journal"):
+            describe()
+            found = dataclasses.replace(found, journal=journal)
+    return found
+
+
+@contextmanager
+def _writing(path: Any, every: float, describe: Callable[[], None]) -> Iterator[CheckpointFile | None]:
+    if path is None:
+        yield None
+        return
+    describe()
+    file = CheckpointFile(path, every)
+    try:
+        with current_interruption().closed_by(file.close):
+            yield file
+    finally:
+        file.close()
+
+
+def _loaded(resume: Any) -> Any:
+    """Return what `resume` is, read if it is a file."""
+    if not isinstance(resume, (str, os.PathLike)):
+        return resume
+    try:
+        return load_any(resume, "checkpoint= or a method save of this package")
+    except FileNotFoundError:
+        raise ValueError(f"resume must be a result or a file, and there is no file {str(resume)!r}") from None
+
+
+def _journal_of(earlier: Any) -> Journal | None:
+    """Return the journal that an interrupted result has."""
+    found = getattr(earlier, "journal", None)
+    if earlier is None or found is not None:
+        return found
+    kind = type(earlier).__name__
+    if hasattr(earlier, "journal"):
+        raise ValueError(f"resume must be a checkpoint, or a result that was interrupted: this {kind} was not")
+    raise TypeError(f"resume must be a checkpoint, or a result that was interrupted, not {validation.shown(earlier)}")
+
+
+def _described(signature: inspect.Signature, given: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a call was called with, of what makes it the call that it is."""
+    return {
+        name: _text(given.get(name, parameter.default))
+        for name, parameter in signature.parameters.items()
+        if name not in _FREE
+    }
+
+
+def _text(value: Any) -> str:
+    """Return a text by which a value is known again: of few numbers themselves, of many a digest."""
+    if isinstance(value, System):
+        return value.fingerprint
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    try:
+        array = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        return repr(value)
+    if array.size <= _FEW:
+        return repr(array.tolist())
+    digest = hashlib.sha256(array.tobytes()).hexdigest()
+    return f"{'x'.join(map(str, array.shape))}-{digest[:16]}"
+
+
+def _left_out(
+    journal: Journal, estimator: str, signature: inspect.Signature, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments that a call which goes on leaves to the journal; refuse those that are others."""
+    if journal.estimator != estimator:
+        raise ValueError(f"resume must be of {estimator}, and this is of {journal.estimator}")
+    asked, left = _described(signature, given), dict[str, Any]()
+    for name, before in journal.arguments.items():
+        if asked.get(name) == before:
+            continue
+        if name in given:
+            raise ValueError(f"resume is of a call with {name}={before}, not {name}={asked.get(name)}")
+        try:
+            left[name] = ast.literal_eval(before)
+        except (ValueError, SyntaxError):
+            raise ValueError(f"resume is of a call with {name}, which has to be given again") from None
+    rng = given.get("rng")
+    if isinstance(rng, (int, np.integer)) and journal.seed is not None and rng != journal.seed.entropy:
+        raise ValueError(f"resume is of a call with rng={journal.seed.entropy}, not rng={rng}")
+    return left

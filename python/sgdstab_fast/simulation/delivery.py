@@ -1,0 +1,185 @@
+"""Delivery: how work reaches the workers of an executor, each array once however many items it is wanted for.
+
+A work is a small thing that holds large arrays (K, metrics). It is pickled with its arrays apart, and each array is
+known by a digest of its bytes:
+
+    threads of this process   nothing is pickled;
+    processes                 arrays are written to a folder of temporary files, which workers map: on one machine they
+                              share its memory. Workers elsewhere, which do not find the files, ask for the arrays;
+    Dask                      arrays are scattered to all workers, and tasks name them.
+
+Workers keep the works that they were given last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import hashlib
+import mmap
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import tempfile
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from threadpoolctl import threadpool_limits
+
+_LARGE = 2**12  # bytes of an array that is worth sending apart
+_KEPT = 4  # works that a worker keeps
+Work = Callable[[Any, int], Any]
+"""Of an item and the number of threads that it may use."""
+
+
+class Parcel(NamedTuple):
+    """A pickled work without its large arrays."""
+
+    pickled: bytes
+    digests: tuple[str, ...]
+    """Of the arrays, in order."""
+    folder: str
+    """Where there is a file for each."""
+
+
+class Missing(NamedTuple):
+    """What a worker answers that does not find an array."""
+
+    digests: tuple[str, ...]
+
+
+_works: OrderedDict[Parcel, Work] = OrderedDict()
+_lock = threading.Lock()
+
+
+def unpacked(parcel: Parcel, given: Mapping[str, Any]) -> Work | Missing:
+    """Return the work of a parcel, in a worker, from arrays in files or those given."""
+    with _lock:
+        if parcel in _works:
+            _works.move_to_end(parcel)
+            return _works[parcel]
+    missing = [digest for digest in parcel.digests if digest not in given and not _file(parcel, digest).exists()]
+    if missing:
+        return Missing(tuple(missing))
+    buffers = [given[digest] if digest in given else _mapped(_file(parcel, digest)) for digest in parcel.digests]
+    work: Work = pickle.loads(parcel.pickled, buffers=buffers)
+    with _lock:
+        _works[parcel] = work
+        while len(_works) > _KEPT:
+            _works.popitem(last=False)
+    return work
+
+
+def _file(parcel: Parcel, digest: str) -> Path:
+    return Path(parcel.folder) / digest
+
+
+def _mapped(path: Path) -> memoryview:
+    with path.open("rb") as opened:
+        return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def carry_out(parcel: Parcel, item: Any, given: Mapping[str, Any]) -> Any:
+    """Do the work of a parcel on an item: what a worker is asked for."""
+    work = unpacked(parcel, given)
+    if isinstance(work, Missing):
+        return work
+    if multiprocessing.parent_process() is not None and threading.current_thread() is threading.main_thread():
+        # Ctrl-C reaches every process of a terminal: it is for the one that waits for the results.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with threadpool_limits(1):  # as many workers as processors are at work
+        return work(item, 1)
+
+
+def carry_out_scattered(parcel: Parcel, item: Any, digests: Sequence[str], *arrays: Any) -> Any:
+    """Do the same with arrays that Dask has brought."""
+    return carry_out(parcel, item, dict(zip(digests, arrays, strict=True)))
+
+
+def is_loss(error: BaseException) -> bool:
+    """Say whether an error is that of an executor that has lost a worker, rather than of the work."""
+    lost = (BrokenExecutor, concurrent.futures.CancelledError, asyncio.CancelledError)
+    return isinstance(error, lost) or type(error).__name__ == "KilledWorker"  # Dask's
+
+
+class Delivery:
+    """Brings works to the workers of one executor."""
+
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+        self._threads = isinstance(executor, ThreadPoolExecutor)
+        self._scatters = callable(getattr(executor, "scatter", None))
+        self._folder: str | None = None
+        self._parcels: weakref.WeakKeyDictionary[Any, Parcel] = weakref.WeakKeyDictionary()
+        self._arrays: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Delivery], tuple[None]]:
+        return Delivery, (None,)  # a worker has no workers
+
+    def submit(self, work: Work, item: Any) -> Any:
+        """Have a work done on an item; return a future."""
+        if self._threads:
+            return self._executor.submit(work, item, 1)
+        parcel = self._parcel(work)
+        if self._scatters:
+            arrays = [self._arrays[digest] for digest in parcel.digests]
+            return self._executor.submit(carry_out_scattered, parcel, item, parcel.digests, *arrays, pure=False)
+        return self._executor.submit(carry_out, parcel, item, {})
+
+    def after_a_loss(self, work: Work, item: Any) -> Any:
+        """Have it done again, a worker having died, and perhaps what had been scattered to it."""
+        if self._scatters:
+            with self._lock:
+                self._arrays.clear()
+                self._parcels.clear()
+        return self.submit(work, item)
+
+    def again(self, work: Work, item: Any, missing: Missing) -> Any:
+        """Have it done by a worker that does not find arrays."""
+        parcel = self._parcel(work)
+        given = {digest: _file(parcel, digest).read_bytes() for digest in missing.digests}
+        return self._executor.submit(carry_out, parcel, item, given)
+
+    def _parcel(self, work: Work) -> Parcel:
+        with self._lock:
+            if work in self._parcels:
+                return self._parcels[work]
+            large: list[pickle.PickleBuffer] = []
+
+            def stays(buffer: pickle.PickleBuffer) -> bool:
+                if is_large := buffer.raw().nbytes >= _LARGE:
+                    large.append(buffer)
+                return not is_large
+
+            pickled = pickle.dumps(work, protocol=5, buffer_callback=stays)
+            digests = tuple(self._sent(buffer.raw()) for buffer in large)
+            self._parcels[work] = Parcel(pickled, digests, self._folder or "")
+            return self._parcels[work]
+
+    def _sent(self, array: memoryview) -> str:
+        """Bring an array to the workers, unless they have it; return its digest."""
+        digest = hashlib.blake2b(array, digest_size=16).hexdigest()
+        if digest in self._arrays:
+            return digest
+        if self._scatters:
+            self._arrays[digest] = self._executor.scatter(bytearray(array), broadcast=True, hash=False)
+            return digest
+        if self._folder is None:
+            self._folder = tempfile.mkdtemp(prefix="sgdstab-")
+            weakref.finalize(self, _remove, self._folder, os.getpid())
+        (Path(self._folder) / digest).write_bytes(array)
+        self._arrays[digest] = None
+        return digest
+
+
+def _remove(folder: str, process: int) -> None:
+    if os.getpid() == process:  # rather than a fork of it
+        shutil.rmtree(folder, ignore_errors=True)
