@@ -30,6 +30,7 @@ from sgdstab_fast.results.files import load
 from sgdstab_fast.results.interruption import Interrupted
 from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.results.warnings import AccuracyWarning
+from sgdstab_fast.simulation.many_systems import map_systems
 from sgdstab_fast.systems.ensemble import MatrixEnsemble
 from sgdstab_fast.systems.recurrence import Recurrence
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -73,6 +74,7 @@ __all__ = [
     "lyapunov_exponent",
     "lyapunov_function",
     "lyapunov_spectrum",
+    "map_systems",
     "mean_square_exponent",
     "moment_exponent",
     "nonlinear",

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import io
 import pickle
 import subprocess
 import sys
@@ -64,7 +65,15 @@ def result(name, its_system):
         return RESULTS[name](its_system)
 
 
+def through_a_file(value):
+    file = io.BytesIO()
+    value.save(file)
+    file.seek(0)
+    return sf.load(file)
+
+
 WAYS = {"pickle": lambda value: pickle.loads(pickle.dumps(value)), "copy": copy.copy, "deepcopy": copy.deepcopy}
+WAYS_OF_RESULTS = {**WAYS, "file": through_a_file}
 
 
 def is_computed(kind, name):
@@ -146,7 +155,7 @@ def test_a_result_holds_nothing_that_runs(of, name):
             assert leaf.dtype.kind in "fiub", where
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("way", WAYS_OF_RESULTS.values(), ids=WAYS_OF_RESULTS)
 @pytest.mark.parametrize(("of", "name"), ASKED)
 def test_a_result_comes_back_as_it_was(of, name, way):
     before = result(name, system(of))

@@ -56,9 +56,13 @@ def test_chains_that_go_on_from_a_step_take_those_that_follow():
 
 def test_steps_are_reported_after_every_piece():
     seen = []
-    advance(chains(), task(seconds_per_step=1.0), 3, Workers(2), seen.append)
-    assert seen == [48, 48, 48]
-    assert advance(chains(), task(), 0, Workers(1), seen.append).n_batches == 0
+
+    def report(n_steps, so_far):
+        seen.append((n_steps, so_far().n_batches))
+
+    advance(chains(), task(seconds_per_step=1.0), 3, Workers(2), report)
+    assert seen == [(48, 1), (48, 2), (48, 3)]
+    assert advance(chains(), task(), 0, Workers(1), report).n_batches == 0
     assert len(seen) == 3
 
 
@@ -72,7 +76,7 @@ def test_a_task_and_its_items_can_be_sent():
 
 
 def test_interrupts_come_through_between_pieces():
-    def interrupt(n_steps):
+    def interrupt(n_steps, so_far):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -83,6 +87,11 @@ def test_chains_advance_in_one_place_and_work_is_handed_out_in_one():
     package = Path(sf.__file__).parent
     texts = {file.relative_to(package).as_posix(): file.read_text() for file in package.rglob("*.py")}
     submitting = sorted(name for name, text in texts.items() if re.search(r"\.submit\(", text))
-    assert submitting == ["simulation/workers.py", "tracking/watch.py"]  # steps, and points of a training run
+    assert submitting == [
+        "simulation/delivery.py",
+        "simulation/many_systems.py",
+        "simulation/workers.py",
+        "tracking/watch.py",
+    ]
     calls = re.compile(r"getattr\(core\b|\bcore\.advance_")
     assert [name for name, text in texts.items() if calls.search(text)] == ["simulation/task.py"]

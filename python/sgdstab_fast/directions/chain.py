@@ -411,6 +411,8 @@ def _autocorrelation_time(
     system: System, options: Options, pilot: _Pilot, checkpoint: Checkpoint, start_up: int, gap: float
 ) -> Measured:
     """Return it, from steps of their own that resolve it, or a lower bound with an infinite error."""
+    if options.workers.interruption.requested:  # which is answered at once
+        return Measured(pilot.memory, math.inf)
     chains, longest = checkpoint.chains, math.ceil(_MEMORY_RELAXATIONS / gap) if gap > 0 else 0
     if pilot.resolved:
         # Fine enough for what is forgotten at once, and lags enough for what is not.

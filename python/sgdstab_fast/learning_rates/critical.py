@@ -464,7 +464,9 @@ def _panel(
         "critical learning rate",
     )
     found = _find_zero(rates, done.chains, anchors)
-    slope = _slope(done.chains, anchors, rates, found.zero)
+    slope = math.nan, math.nan
+    if done.stopped_by != INTERRUPTED:  # which is answered at once
+        slope = _slope(done.chains, anchors, rates, found.zero)
     return _Panel(
         found.zero,
         found.below,

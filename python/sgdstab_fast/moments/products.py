@@ -350,7 +350,7 @@ class Simulation:
         items = [(first_chain + c, min(together, n_populations - c)) for c in range(0, n_populations, together)]
         fixed = (task, self._metric, self._of_vectors, options.seed.key, size, n, batch, piece, self._limit)
         products_of = partial(_products, *fixed)
-        for products in workers.map(products_of, items):
+        for products in workers.map(products_of, items, long=True):
             self.n_steps += products.below.size * n
             self._report(replace(self._estimate, n_steps=self.n_steps))
             yield products

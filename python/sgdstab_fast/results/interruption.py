@@ -26,7 +26,7 @@ from sgdstab_fast import validation
 from sgdstab_fast.results.warnings import collected, warn
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_ANSWER_WITHIN = 0.2  # seconds after Ctrl-C
+_ANSWER_WITHIN = 0.22  # seconds after Ctrl-C
 _WAIT = 0.1  # seconds, since not every system wakes a lock for a signal
 _POLL = 0.02  # seconds, of what may be left behind
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import hashlib
 import mmap
 import multiprocessing
@@ -25,11 +26,11 @@ import signal
 import tempfile
 import threading
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from threadpoolctl import threadpool_limits
 
@@ -37,6 +38,13 @@ _LARGE = 2**12  # bytes of an array that is worth sending apart
 _KEPT = 4  # works that a worker keeps
 Work = Callable[[Any, int], Any]
 """Of an item and the number of threads that it may use."""
+
+
+class AnyExecutor(Protocol):
+    """A concurrent.futures.Executor, a dask.distributed.Client, or what else takes work in their way."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **keywords: Any) -> Any:
+        """Have a function called; return a future."""
 
 
 class Parcel(NamedTuple):
@@ -114,20 +122,34 @@ class Delivery:
 
     def __init__(self, executor: Any) -> None:
         self._executor = executor
+        self.is_broken = False
+        """Whether its workers have died, and it takes no more work."""
+        self.has_worked = False
+        """Whether it has done something: what breaks later has lost its workers."""
         self._threads = isinstance(executor, ThreadPoolExecutor)
         self._scatters = callable(getattr(executor, "scatter", None))
         self._folder: str | None = None
         self._parcels: weakref.WeakKeyDictionary[Any, Parcel] = weakref.WeakKeyDictionary()
         self._arrays: dict[str, Any] = {}
+        self._uses: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Delivery], tuple[None]]:
         return Delivery, (None,)  # a worker has no workers
 
     def submit(self, work: Work, item: Any) -> Any:
-        """Have a work done on an item; return a future."""
+        """Have a work done on an item; return a future, or None where all workers have died."""
+        try:
+            return self._submitted(work, item)
+        except BrokenExecutor:
+            if self.has_worked:
+                return None
+            raise
+
+    def _submitted(self, work: Work, item: Any) -> Any:
         if self._threads:
-            return self._executor.submit(work, item, 1)
+            # With what this thread knows, of whether the work is still wanted say.
+            return self._executor.submit(contextvars.copy_context().run, work, item, 1)
         parcel = self._parcel(work)
         if self._scatters:
             arrays = [self._arrays[digest] for digest in parcel.digests]
@@ -139,7 +161,9 @@ class Delivery:
         if self._scatters:
             with self._lock:
                 self._arrays.clear()
+                self._uses.clear()
                 self._parcels.clear()
+        self.has_worked = True
         return self.submit(work, item)
 
     def again(self, work: Work, item: Any, missing: Missing) -> Any:
@@ -147,6 +171,17 @@ class Delivery:
         parcel = self._parcel(work)
         given = {digest: _file(parcel, digest).read_bytes() for digest in missing.digests}
         return self._executor.submit(carry_out, parcel, item, given)
+
+    def forget(self, work: Work) -> None:
+        """Keep nothing of a work that is done, but for arrays that others have too."""
+        with self._lock:
+            parcel = self._parcels.pop(work, None)
+            if parcel is None:
+                return
+            self._uses.subtract(parcel.digests)
+            for digest in parcel.digests:
+                if self._uses[digest] == 0 and self._arrays.pop(digest, None) is None:
+                    _file(parcel, digest).unlink(missing_ok=True)
 
     def _parcel(self, work: Work) -> Parcel:
         with self._lock:
@@ -161,6 +196,7 @@ class Delivery:
 
             pickled = pickle.dumps(work, protocol=5, buffer_callback=stays)
             digests = tuple(self._sent(buffer.raw()) for buffer in large)
+            self._uses.update(digests)
             self._parcels[work] = Parcel(pickled, digests, self._folder or "")
             return self._parcels[work]
 

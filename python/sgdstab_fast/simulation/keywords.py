@@ -27,6 +27,7 @@ from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.journal import Recorder
 from sgdstab_fast.results.progress import ProgressOption
 from sgdstab_fast.simulation.checkpoints import current_recorder, recorded
+from sgdstab_fast.simulation.delivery import AnyExecutor
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.workers import Workers
 
@@ -66,7 +67,7 @@ class ChainKeywords(TypedDict, total=False):
     rng: Any
     n_threads: int | None
     progress: ProgressOption
-    executor: Any
+    executor: AnyExecutor | None
     resume: Any
     checkpoint: str | os.PathLike[str] | None
     checkpoint_every: float

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -57,7 +56,7 @@ class Workers:
         Stopped
             Where the work is no longer wanted.
         """
-        if self.delivery is None:
+        if self.delivery is None or self.delivery.is_broken:
             for item in items:
                 self.interruption.check()
                 here = partial(work, item, self.n_threads)
@@ -67,35 +66,42 @@ class Workers:
         if threading.current_thread().name.rpartition("_")[0] == getattr(self.executor, "_thread_name_prefix", None):
             yield from (work(item, 1) for item in items)
             return
-        futures = [self.delivery.submit(work, item) for item in items]
+        sent: list[Any] = []
         try:
-            for future, item in zip(futures, items, strict=True):
-                yield self._outcome(future, work, item)
+            for item in items:
+                sent.append(self.delivery.submit(work, item))
+            for delivered, item in zip(sent, items, strict=True):
+                yield self.outcome(delivered, work, item)
         finally:
-            for future in futures:
-                future.cancel()
+            for delivered in sent:
+                if delivered is not None:
+                    delivered.cancel()
 
-    def _outcome(self, future: Any, work: Callable[[_Item, int], _Done], item: _Item) -> _Done:
+    def outcome(self, sent: Any, work: Callable[[_Item, int], _Done], item: _Item) -> _Done:
         """Return what an item has come to; one that the executor loses, with a worker that dies, is done again.
 
         What an item comes to depends on it alone: bits are the same wherever it is done.
         """
-        assert self.delivery is not None
+        delivery = self.delivery
+        assert delivery is not None
         for _ in range(_AGAIN):
+            if sent is None:
+                break
             over = threading.Event()
-            future.add_done_callback(lambda _, over=over: over.set())
+            sent.add_done_callback(lambda _, over=over: over.set())
             self.interruption.wait_for(over.wait)
             try:
-                found = future.result()
-                if not isinstance(found, Missing):
-                    return found  # type: ignore[no-any-return]
-                future = self.delivery.again(work, item, found)
+                found = sent.result()
             except BaseException as error:
                 if not is_loss(error):
                     raise
-                try:
-                    future = self.delivery.after_a_loss(work, item)
-                except BrokenExecutor:
-                    break
-        warnings.warn("workers of the executor died: this process does their work", RuntimeWarning, stacklevel=2)
+                sent = delivery.after_a_loss(work, item)
+                continue
+            if not isinstance(found, Missing):
+                delivery.has_worked = True
+                return found  # type: ignore[no-any-return]
+            sent = delivery.again(work, item, found)
+        if not delivery.is_broken:
+            warnings.warn("workers of the executor died: this process does their work", RuntimeWarning, stacklevel=2)
+        delivery.is_broken = True
         return work(item, self.n_threads)

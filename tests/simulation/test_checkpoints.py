@@ -1,0 +1,195 @@
+"""Checkpoints: a call that ends, however that may be, goes on from its file to the same bits, or is refused by name."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import sgdstab_fast as sf
+from reference.calls import CALLS, PLAIN, bits
+from reference.known import K4
+from sgdstab_fast.results.interruption import interruptible
+
+pytestmark = pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+
+
+class Ended(Exception):
+    """What a callback raises in the middle of a run."""
+
+
+def ended(call, after, **how):
+    """Call, and end it after so many reports of progress as an error does: nothing more is written."""
+    seen = []
+
+    def end(state):
+        seen.append(state)
+        if len(seen) == after:
+            raise Ended
+
+    with pytest.raises(Ended):
+        call(progress=end, **how)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_that_ended_goes_on_from_its_last_checkpoint_to_the_same_bits(name, tmp_path):
+    call, path, seen = CALLS[name], tmp_path / "run.npz", []
+    whole = call(rng=1, progress=seen.append)
+    for after in {max(len(seen) // 2, 1), max(len(seen) - 1, 1)}:
+        path.unlink(missing_ok=True)
+        ended(call, after, rng=1, checkpoint=path, checkpoint_every=0)
+        if path.exists():
+            assert bits(call(resume=path)) == bits(whole)
+    assert {file.name for file in tmp_path.iterdir()} <= {"run.npz"}
+
+
+@pytest.mark.parametrize(
+    "how", [{"n_threads": 1}, {"n_threads": 2}, {"executor": ThreadPoolExecutor(2)}], ids=["1", "2", "pool"]
+)
+def test_whoever_goes_on(how, tmp_path):
+    call, path = CALLS["exponent"], tmp_path / "run.npz"
+    ended(call, 5, rng=1, checkpoint=path, checkpoint_every=0)
+    assert bits(call(resume=path, **how)) == bits(call(rng=1))
+
+
+def test_a_process_that_is_killed_loses_what_came_after_its_last_checkpoint(tmp_path):
+    path = tmp_path / "run.npz"
+    code = f"""
+import sgdstab_fast as sf
+sf.lyapunov_exponent(sf.LinearizedSGD({K4.tolist()}, 0.43), rtol=0, max_steps=400_000_000, rng=1,
+                     checkpoint={str(path)!r}, checkpoint_every=0.1)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not path.exists():
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.kill()
+    process.wait()
+    n_steps = sum(chains.n_steps for chains in sf.load(path).chains.values())
+    assert 0 < n_steps < 400_000_000
+    kept = {"rtol": 0, "max_steps": n_steps + 10_000_000}
+    resumed = sf.lyapunov_exponent(PLAIN, resume=path, checkpoint=path, **kept)  # the lock has gone with the process
+    whole = sf.lyapunov_exponent(PLAIN, rng=1, **kept)
+    assert resumed.exponent == whole.exponent
+    np.testing.assert_array_equal(resumed.chains.states, whole.chains.states)
+
+
+def test_a_checkpoint_of_a_call_that_ended_well_gives_its_result_at_once(tmp_path):
+    whole = CALLS["critical"](rng=1, checkpoint=tmp_path / "run.npz")
+    seen = []
+    assert bits(CALLS["critical"](resume=tmp_path / "run.npz", progress=seen.append)) == bits(whole)
+    assert len(seen) == 0
+
+
+def test_a_finer_tolerance_goes_on(tmp_path):
+    sf.lyapunov_exponent(PLAIN, rtol=1e-2, rng=1, checkpoint=tmp_path / "run.npz")
+    finer = sf.lyapunov_exponent(PLAIN, rtol=3e-3, resume=tmp_path / "run.npz")
+    assert finer.exponent == sf.lyapunov_exponent(PLAIN, rtol=3e-3, rng=1).exponent
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: sf.lyapunov_exponent(PLAIN.with_learning_rate(0.4), resume=p), "resume is of a call with system="),
+        (lambda p: sf.lyapunov_exponent(PLAIN, method="average", resume=p), "method='anchored', not method='average'"),
+        (lambda p: sf.lyapunov_exponent(PLAIN, n_chains=8, resume=p), "n_chains=64, not n_chains=8"),
+        (lambda p: sf.lyapunov_exponent(PLAIN, rng=2, resume=p), "rng=1, not rng=2"),
+        (lambda p: sf.lyapunov_spectrum(PLAIN, resume=p), "resume must be of lyapunov_spectrum"),
+        (lambda p: sf.lyapunov_exponent(PLAIN, resume=f"{p}x"), "there is no file"),
+        (lambda p: sf.sweep(K4, [0.1, 0.2], resume=3), "resume must be a checkpoint, or a result"),
+        (lambda p: sf.sweep(K4, [0.1, 0.2], resume=sf.sweep(K4, [0.1, 0.2])), "this StabilityMap was not"),
+        (lambda p: sf.lyapunov_exponent(PLAIN, checkpoint=p.parent), "is a folder"),
+        (lambda p: sf.lyapunov_exponent(PLAIN, checkpoint=p / "x"), "must be in a folder that exists"),
+        (lambda p: sf.lyapunov_exponent(PLAIN, checkpoint=p, checkpoint_every=-1), "checkpoint_every must be"),
+    ],
+)
+def test_what_does_not_go_with_the_file_is_refused_in_one_line(call, message, tmp_path):
+    path = tmp_path / "run.npz"
+    sf.lyapunov_exponent(PLAIN, rtol=3e-2, rng=1, checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
+
+
+def test_arguments_of_the_first_call_may_be_left_out(tmp_path):
+    path = tmp_path / "run.npz"
+    how = {"method": "average", "n_chains": 16}
+    ended(lambda **k: sf.lyapunov_exponent(PLAIN, rtol=1e-2, **how, **k), 2, rng=5, checkpoint=path, checkpoint_every=0)
+    resumed = sf.lyapunov_exponent(PLAIN, rtol=1e-2, resume=path)
+    assert resumed.n_chains == 16
+    assert resumed.exponent == sf.lyapunov_exponent(PLAIN, rtol=1e-2, rng=5, **how).exponent
+
+
+def test_two_runs_do_not_write_one_checkpoint(tmp_path):
+    path = tmp_path / "run.npz"
+    errors = []
+
+    def second(_):
+        if not errors:
+            with pytest.raises(ValueError, match="is being written by another run") as caught:
+                sf.lyapunov_exponent(PLAIN, rtol=1e-2, rng=1, checkpoint=path)
+            errors.append(caught.value)
+
+    sf.lyapunov_exponent(PLAIN, rtol=1e-2, rng=1, checkpoint=path, progress=second)
+    assert len(errors) == 1
+    sf.lyapunov_exponent(PLAIN, rtol=1e-2, rng=1, checkpoint=path)
+
+
+def test_a_file_that_is_damaged_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "run.npz"
+    sf.lyapunov_exponent(PLAIN, rtol=3e-2, rng=1, checkpoint=path)
+    good, rng = path.read_bytes(), np.random.default_rng(3)
+    for number in range(60):
+        bad = bytearray(good)
+        if number % 3 == 0:
+            bad = bad[: rng.integers(len(bad))]
+        else:
+            for _ in range(number % 5 + 1):
+                bad[rng.integers(len(bad))] ^= 1 << rng.integers(8)
+        path.write_bytes(bad)
+        try:
+            sf.lyapunov_exponent(PLAIN, rtol=3e-2, resume=path)
+        except ValueError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    path, calls = tmp_path / "run.npz", []
+    savez = np.savez
+
+    def full(file, **arrays):
+        calls.append(file)
+        if len(calls) == 3:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+        savez(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        CALLS["exponent"](rng=1, checkpoint=path, checkpoint_every=0)
+    monkeypatch.undo()
+    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
+    assert bits(CALLS["exponent"](resume=path)) == bits(CALLS["exponent"](rng=1))
+
+
+def test_what_is_left_behind_writes_no_more(tmp_path):
+    path = tmp_path / "run.npz"
+
+    def stubborn(**how):
+        while True:
+            time.sleep(0.01)
+
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(sf.Interrupted):
+        interruptible(lambda: sf.lyapunov_exponent(PLAIN, rtol=0, max_steps=10**12, checkpoint=path))()
+    sf.lyapunov_exponent(PLAIN, rtol=1e-2, rng=1, checkpoint=path)
+    timer.join()
