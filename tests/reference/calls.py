@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import sgdstab_fast as sf
-
 from reference.known import K4
 
 PLAIN = sf.LinearizedSGD(K4, 0.43)

@@ -146,7 +146,7 @@ def test_other_threads_call_directly():
 
 def test_ctrl_c_of_a_process_is_answered_in_time():
     """Decompositions, products and simulation of K of 700 rows, wherever the signal comes."""
-    code = f"""
+    code = """
 import os, signal, threading, time
 import numpy as np
 import sgdstab_fast as sf
