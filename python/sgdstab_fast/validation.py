@@ -40,7 +40,10 @@ class NotFiniteError(ValueError):
 
 def shown(value: Any) -> str:
     """Return what a value looks like, in one line."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an int of more digits than Python prints, an object of another library that cannot
+        text = f"something of type {type(value).__name__}"
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
@@ -102,8 +105,9 @@ def probability(value: Any, name: str) -> float:
 def integer(value: Any, name: str, *, low: int = 1, high: int | None = None) -> int:
     """Return an int in low..high. A float that is a whole number, such as 1e6, counts."""
     given = _scalar(value)
-    if isinstance(given, numbers.Real) and not isinstance(given, numbers.Integral) and float(given).is_integer():
-        given = int(float(given))
+    if isinstance(given, numbers.Real) and not isinstance(given, numbers.Integral):
+        found = real_number(given, name) if given == given else math.nan
+        given = int(found) if found.is_integer() else given
     if isinstance(given, (bool, np.bool_)) or not hasattr(type(given), "__index__"):
         raise TypeError(f"{name} must be an integer, not {shown(value)}")
     try:

@@ -113,8 +113,8 @@ def orders(text: str) -> list[float]:
         if ":" not in text:
             return _listed(text)
         low, high, count = text.split(":")
-        ends = [validation.order(float(end), "--p") for end in (low, high)]
-        return list(np.linspace(*ends, _count(count)).tolist())
+        first, last = (validation.order(float(end), "--p") for end in (low, high))
+        return list(np.linspace(first, last, _count(count)).tolist())
 
     found = _checked(read, text, f"--p must look like -2:4:25 or -1,1,3, at most {_MOST_NUMBERS} of them")
     return list(validation.orders(found, "--p").tolist())

@@ -161,6 +161,7 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     >>> psi([1, 1]) / psi([1, 2]) > 1
     True
     """
+    system = require_plain(system, "eigenfunction").in_own_units()
     plain = require_plain(system, "eigenfunction")
     p = validation.order(p, "p")
     n_directions = validation.integer(n_directions, "n_directions", low=_FEWEST)
