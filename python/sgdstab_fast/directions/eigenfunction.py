@@ -101,7 +101,8 @@ class Eigenfunction(Result):
         Where K falls into blocks, infinite for p > 0, and 0 for p < 0, without a part in the block that grows fastest.
         """
         products, lengths, single = self.norm.logarithms(vectors)
-        values = np.ones(len(products)) if self.p == 0 else np.exp(-self.p * (products - lengths) - self.log_scale)
+        with np.errstate(over="ignore"):
+            values = np.ones(len(products)) if self.p == 0 else np.exp(-self.p * (products - lengths) - self.log_scale)
         return float(values[0]) if single else values
 
     def residual_on(self, vectors: ArrayLike) -> Any:

@@ -268,10 +268,11 @@ class _Populations:
             if self.mean_square is not None:
                 # Each weighted by what came before it: at p = 2 they add up to the growth less its mean.
                 so_far = total - self.trend(n_steps * look)
-                weights = np.exp(self._log_weights + so_far[:, None])
-                with np.errstate(over="ignore"):
+                with np.errstate(over="ignore", invalid="ignore"):
+                    weights = np.exp(self._log_weights + so_far[:, None])
                     growth = np.exp(2 * log_growth - self.mean_square * n_steps)
-                control += (weights * ((squares * growth - self._squares) / before).reshape(self.shape)).mean(axis=1)
+                    parts = weights * ((squares * growth - self._squares) / before).reshape(self.shape)
+                    control += parts.mean(axis=1)
             log_weights = self._log_weights + changes
             lost: NDArray[np.bool_] = np.asarray(np.isneginf(log_weights).all(axis=1))
             log_weights[lost] = 0.0

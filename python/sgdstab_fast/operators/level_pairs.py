@@ -136,6 +136,7 @@ class LevelPairs:
         change = 8 * _EPS / max(float(abs(left[:, k].conj() @ right[:, k])), math.sqrt(_EPS))
         return left[:, k], right[:, k], float(abs(values[k])), change
 
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")  # near a pole, from which the search turns back
     def weights(self, growth: float, learning_rate: float, *, by_growth: bool, diagonal: bool = False) -> FloatArray:
         """Return p N u_a u_b g_ab, its derivative in z or in 1 / eta, and its rounding, shape (3, r, r) or (3, r)."""
         first, second = (np.arange(len(self.rates)),) * 2 if diagonal else self._first_and_second

@@ -105,7 +105,11 @@ class MeanSquareOperator:
     def _scale(self) -> FloatArray:
         """omega^(-1/2)."""
         n = len(self.vectors)
-        return np.ones(n) if self.example_weights is None else np.asarray(1 / np.sqrt(self.example_weights))
+        return (
+            np.ones(n)
+            if self.example_weights is None
+            else np.asarray(1 / np.sqrt(np.maximum(self.example_weights, _SMALLEST)))
+        )
 
     def _diagonal_map(self, a: int) -> float:
         """q_aa minus the mean of omega."""
@@ -204,8 +208,9 @@ class MeanSquareOperator:
         """
         n, rank = self.vectors.shape
         y, resolvent, scratch = np.empty((rank, rank)), np.empty((rank, rank)), np.empty((n, rank))
+        rates = np.maximum(self._rates, _SMALLEST)
         for rows in row_blocks(resolvent):
-            np.divide(self._rates, self._rates[rows, None] + self._rates, out=resolvent[rows])
+            np.divide(rates, rates[rows, None] + rates, out=resolvent[rows])
             resolvent[rows] *= self._rates[rows, None]
 
         def product(vector: FloatArray) -> FloatArray:
@@ -291,6 +296,8 @@ class MeanSquareOperator:
             corner += float(block[gaps == 0].sum())
             total += float(block.sum())
             moment += float(np.vdot(block, gaps))
+        if total == 0:  # of a direction whose parts in the others are below floating point
+            return _SMALLEST, 0.0
         target = float(x @ x) / self._coupling
         # Below the root: the poles alone, and all gaps at their mean (Jensen's inequality).
         lowest = delta = max(corner / target, total / target - moment / total, _SMALLEST)

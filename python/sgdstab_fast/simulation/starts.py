@@ -162,7 +162,11 @@ def _typical(system: System, covariance: FloatArray, numbers: FloatArray) -> Flo
 
 def _euclidean(vectors: FloatArray) -> FloatArray:
     """Return vectors of length 1 as the core sees it, so that what they grow by themselves counts from the start."""
-    return np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
+    # In units of its largest entry, exactly: squares of small ones would be 0.
+    _, powers = np.frexp(np.abs(vectors).max(axis=-1, keepdims=True))
+    vectors = np.ldexp(vectors, -powers)
+    with np.errstate(invalid="ignore"):
+        return np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
 
 
 def _unit(system: System, vectors: FloatArray) -> FloatArray:
@@ -196,6 +200,8 @@ def initial_vectors(
     main /= np.linalg.norm(main)
     along = covariance @ main
     size = float(main @ along)
+    if not size > 0:  # rounding alone, of what differs by more orders than floating point tells apart
+        return initial_vectors(system, None, key, n_chains, k, first_chain)
     jitter = _JITTER * np.trace(covariance) * np.eye(system.dimension)
     # Rounded, so that the last bits of a decomposition rarely matter; another build of LAPACK may still find others.
     root = _root(covariance + jitter).astype(np.float32).astype(float)

@@ -43,6 +43,8 @@ _EPS = float(np.finfo(float).eps)
 _MOST_DETERMINANTS = 2**22  # multiplications
 _LARGEST_PRODUCT = 1024  # dimension of matrices that are multiplied through an epoch
 _LARGEST_DIMENSION = 1024  # with metrics
+_LARGEST_PRODUCT_ENTRY = 1e60  # of an epoch, whose growth is evaluated
+_LARGEST_STEP = 1e30  # whose growth is evaluated in metrics: its powers would pass floating point
 _KNOWN = 1e-6  # error of a threshold, relative, that needs no warning
 _FLOOR = 1e-6  # of the norm of K in other metrics
 _LOWER = 0.7  # the learning rate of the second metric, relative
@@ -145,7 +147,7 @@ class BatchSteps(StateSpace):
 
     def growth(self, known: QuadraticForms | None = None) -> Growth:
         """Return growth in the norm of K, mean-square metrics here and at a lower learning rate, and for rare steps."""
-        if self.dimension > _LARGEST_DIMENSION:
+        if self.dimension > _LARGEST_DIMENSION or self.learning_rate * self.largest_unit > _LARGEST_STEP:
             return self.no_growth
         if not self.law.is_independent:  # starts as if it were
             found = self._solved(TOLERANCE, replace(self.law, sampling="iid"), self.learning_rate)
@@ -313,7 +315,7 @@ class BatchSteps(StateSpace):
     def _product(self, batches: list[tuple[int, ...]]) -> FloatArray:
         """Return the matrix of steps on batches of units, in order."""
         product, log_scale = self._scaled_product(batches)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(product * np.exp(log_scale))
 
     def _scaled_product(self, batches: list[tuple[int, ...]]) -> tuple[FloatArray, float]:
@@ -353,7 +355,9 @@ class BatchSteps(StateSpace):
         if self.has_parts_by_outcome:
             return NextUnits(self._rows, self.learning_rate, self.law, self.recurrence, self.norm)
         found = self.outcomes(FEW_NUMBERS)
-        return None if found is None else NextMatrices(*found, self.isometric_vectors)
+        if found is None or float(np.abs(found.matrices).max()) > _LARGEST_PRODUCT_ENTRY:
+            return None
+        return NextMatrices(*found, self.isometric_vectors)
 
     def _laws_of_parts(self) -> Iterator[tuple[Law, float]]:
         """Yield the law of each block of K, and its share of the steps."""

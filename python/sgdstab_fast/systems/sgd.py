@@ -200,10 +200,11 @@ class LinearizedSGD(BatchSteps):
     @classmethod
     def _of(cls, rows: Rows, learning_rate: float, law: Law, recurrence: Recurrence) -> LinearizedSGD:
         rate, diagonal = validation.positive_number(learning_rate, "learning_rate"), rows.diagonal
-        if diagonal.max() < _SMALLEST_DIAGONAL:
+        if not _SMALLEST_DIAGONAL <= diagonal.max() <= 1 / _SMALLEST_DIAGONAL:
+            size, up, down = ("small", "up", "down") if diagonal.max() < 1 else ("large", "down", "up")
             raise ValueError(
-                f"gram is too small to compute with: its diagonal reaches {diagonal.max()}; scale it up, and the "
-                "learning rate down"
+                f"gram is too {size} to compute with: its diagonal reaches {diagonal.max()}; scale it {up}, and the "
+                f"learning rate {down}"
             )
         step = rate * float(diagonal.max())
         if not _SMALLEST_STEP < step < _LARGEST_STEP:
