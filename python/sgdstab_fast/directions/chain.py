@@ -322,7 +322,8 @@ def _estimate(system: System, start: _Start, chains: Chains[VectorRecords]) -> E
         exponent = float(start.known.exponents[0])
         error = start.known.error
         if len(start.known.exponents) > 1:
-            rate, rate_error = float(np.diff(start.known.exponents)[0]), 2 * error
+            with np.errstate(invalid="ignore"):  # -inf less -inf
+                rate, rate_error = float(np.diff(start.known.exponents)[0]), 2 * error
         found, unsettled = replace(found, drift=0.0), 0.0 if long_enough else math.inf
     largest = max(abs(exponent), abs(rate) if math.isfinite(rate) else 0.0)
     return replace(

@@ -425,7 +425,8 @@ def _estimate(
     if not (np.isfinite(log_growth) | np.isneginf(log_growth)).all() or np.isneginf(log_growth).all():
         return unknown(1), math.nan, math.nan
     level = float(np.median(log_growth[np.isfinite(log_growth)]))
-    columns = [np.expm1(log_growth - level)]
+    with np.errstate(over="ignore"):
+        columns = [np.expm1(log_growth - level)]
     if populations.mean_square is not None and np.isfinite(control).all():
         half = populations.order / 2
         columns.append(columns[0] - half * math.exp(half * populations.mean_square * per_batch - level) * control)

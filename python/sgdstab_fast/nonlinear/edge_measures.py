@@ -150,7 +150,7 @@ def edge_measures(
     seed = seed_from(rng)
     scale = float(np.abs(r).max(initial=0.0))
     r = r / scale if scale > 0 else r  # none of the measures depends on it
-    power = math.frexp(float(matrix.diagonal().max()))[1]
+    power = math.frexp(float(matrix.diagonal().max()))[1] - 1
     matrix = matrix if abs(power) <= _FAR else np.ldexp(matrix, -power)
     unit = 1.0 if abs(power) <= _FAR else math.ldexp(1.0, power)  # all measures are proportional to K
     order, starts = np.concatenate(members), np.cumsum([0, *(rows.size for rows in members[:-1])])

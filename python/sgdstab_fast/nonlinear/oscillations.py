@@ -333,7 +333,9 @@ def oscillation(found: AtMinimum, learning_rate: float, method: str) -> GDOscill
     xi = math.sqrt(squared) if squared > 0 else math.nan
     if squared > 0 and abs(delta) > _FAR:
         warn(f"learning_rate times the largest eigenvalue is {delta + 2:.3g}, far from 2: what is said holds near it")
-    bend = -(xi**2) / 2 * found.response
+    with np.errstate(over="ignore", invalid="ignore"):
+        bend = -xi * xi / 2 * found.response
+        cycle = np.array([bend + xi * v, bend - xi * v])
     return GDOscillation(
         learning_rate=learning_rate,
         verdict=verdict,
@@ -345,7 +347,7 @@ def oscillation(found: AtMinimum, learning_rate: float, method: str) -> GDOscill
         drift=found.drift,
         flat_curvature=found.flat_curvature,
         amplitude=xi,
-        cycle=np.array([bend + xi * v, bend - xi * v]),
+        cycle=cycle,
         provenance={"method": f"flip, from {method}", **versions()},
     )
 

@@ -48,7 +48,7 @@ def gd_threshold_of(eigenvalues: FloatArray, n_units: int, free: FloatArray, rea
     u = float(roots.real[real].min(initial=math.inf))
     # Where M_a itself has the eigenvalue -1, 1 = u h^T (1 + F)^-1 e_1.
     response = float(readout @ np.linalg.solve(np.eye(len(readout)) + free, np.eye(len(readout))[0]))
-    u = 1 / response if abs(u * response - 1) < _COINCIDING else u
+    u = 1 / response if abs(u * response - 1) < _COINCIDING or (math.isinf(u) and response > 0) else u
     return u * n_units / float(np.max(eigenvalues))
 
 

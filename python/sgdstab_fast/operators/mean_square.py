@@ -39,6 +39,7 @@ _EPS = float(np.finfo(float).eps)
 _MOST_NEWTON_STEPS = 60
 _MOST_TRIES = 100
 _SMALLEST = 1e-290  # so that its reciprocal stays finite
+_SLOWEST = 1e-140  # u_a
 _NEGLIGIBLE = 1e-100  # noise, relative to the largest step
 _APART = 1e-6  # parts of x, one beside another
 _ADMIXTURE, _LITTLE = 0.1, 1e-6  # of all examples to the start, one from scratch or a guess
@@ -96,7 +97,8 @@ class MeanSquareOperator:
     @cached_property
     def _rates(self) -> FloatArray:
         """u_a."""
-        return np.asarray(self.eigenvalues / self.eigenvalues[-1])
+        # Products of slower ones would be 0; they stand still anyway.
+        return np.asarray(np.maximum(self.eigenvalues / self.eigenvalues[-1], _SLOWEST))
 
     _corner = 0
     """The a at which q_aa is largest of all q_ab."""

@@ -157,7 +157,9 @@ def _typical(system: System, covariance: FloatArray, numbers: FloatArray) -> Flo
     shares = np.array([NormalDist().cdf(number) for number in numbers])
     axes = np.searchsorted(cumulative, shares * cumulative[-1])
     # Rounded, so that the last bits of a decomposition rarely matter; another build of LAPACK may still find others.
-    return np.asarray(system.correlated(axes, covariance).astype(np.float32).astype(float))
+    found = system.correlated(axes, covariance)
+    found = np.ldexp(found, -int(np.frexp(np.abs(found).max(initial=0.0))[1])) if np.abs(found).max() > 1e30 else found
+    return np.asarray(found.astype(np.float32).astype(float))
 
 
 def _euclidean(vectors: FloatArray) -> FloatArray:

@@ -48,7 +48,12 @@ class GramRows(Rows):
     @cached_property
     def gradients(self) -> FloatArray:
         """The Cholesky factor."""
-        return np.asarray(np.linalg.cholesky(self.array))
+        try:
+            return np.asarray(np.linalg.cholesky(self.array))
+        except np.linalg.LinAlgError:  # of examples so different that products of their entries are 0
+            scale = np.sqrt(self.diagonal)
+            jitter = len(self) * float(np.finfo(float).eps) * np.eye(len(self))
+            return np.asarray(scale[:, None] * np.linalg.cholesky(_scaled(self.array, scale) + jitter))
 
     @property
     def norm(self) -> FloatArray:

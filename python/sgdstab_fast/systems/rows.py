@@ -27,7 +27,7 @@ from sgdstab_fast.systems.decomposition import (
     largest_axes,
     smallest_axes,
 )
-from sgdstab_fast.validation import row_blocks
+from sgdstab_fast.validation import frozen, row_blocks
 
 IntArray = NDArray[np.intp]
 
@@ -50,7 +50,9 @@ class Rows:
     def __init__(
         self, array: FloatArray, diagonal: FloatArray, slowest: FloatArray | None = None, slow_cutoff: float = 0.0
     ) -> None:
-        self.array, self.diagonal, self._slowest, self.slow_cutoff = array, diagonal, slowest, slow_cutoff
+        # What a user is shown of a system is not to change it.
+        self.array, self.diagonal = frozen(array), frozen(diagonal)
+        self._slowest, self.slow_cutoff = slowest, slow_cutoff
         self._decompositions: dict[bytes, SpectralDecomposition] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:

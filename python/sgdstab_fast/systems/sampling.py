@@ -216,7 +216,8 @@ def _grouped(groups: Any, n_rows: int) -> tuple[IntArray, IntArray]:
     known: dict[Any, int] = {}
     labels = validation.labels(groups, "groups", n_rows, "one label for each row")
     units = np.array([known.setdefault(label, len(known)) for label in labels], dtype=np.int64)
-    return np.concatenate([[0], np.cumsum(np.bincount(units))]), np.argsort(units, kind="stable")
+    offsets, members = np.concatenate([[0], np.cumsum(np.bincount(units))]), np.argsort(units, kind="stable")
+    return validation.frozen(offsets), validation.frozen(members)
 
 
 def cumulative(probabilities: FloatArray) -> FloatArray:
