@@ -2,39 +2,45 @@
 
 from dataclasses import is_dataclass as _is_dataclass
 
-from sgdstab_fast import gram, nonlinear, tracking
-from sgdstab_fast._core.build import __version__, build_info
-from sgdstab_fast.datasets.example import Example, load_example
-from sgdstab_fast.directions.chain import projective_chain
-from sgdstab_fast.directions.coupling import HolderContraction
-from sgdstab_fast.directions.distribution import FiniteTimeDistribution
-from sgdstab_fast.directions.eigenfunction import Eigenfunction, eigenfunction
-from sgdstab_fast.directions.lyapunov_function import LyapunovFunction, lyapunov_function
-from sgdstab_fast.directions.results import ProjectiveChain
-from sgdstab_fast.exact.full_batches import gd_exponent
-from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
-from sgdstab_fast.exact.regularity import Regularity, regularity
-from sgdstab_fast.exponents.exponent import lyapunov_exponent
-from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
-from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
-from sgdstab_fast.exponents.stability import stability
-from sgdstab_fast.learning_rates.critical import critical_learning_rate
-from sgdstab_fast.learning_rates.results import CriticalLearningRate, Edges, StabilityMap
-from sgdstab_fast.learning_rates.sweep import sweep
-from sgdstab_fast.learning_rates.thresholds import Threshold, Thresholds, thresholds
-from sgdstab_fast.moments.finite_time import finite_time_probability
-from sgdstab_fast.moments.moments import moment_exponent
-from sgdstab_fast.moments.results import FiniteTimeProbability, MomentExponents
-from sgdstab_fast.results.fields import document_fields as _document_fields
-from sgdstab_fast.results.files import load
-from sgdstab_fast.results.interruption import Interrupted
-from sgdstab_fast.results.progress import Progress
-from sgdstab_fast.results.warnings import AccuracyWarning
-from sgdstab_fast.simulation.many_systems import map_systems
-from sgdstab_fast.systems.ensemble import MatrixEnsemble
-from sgdstab_fast.systems.recurrence import Recurrence
-from sgdstab_fast.systems.sgd import LinearizedSGD
-from sgdstab_fast.tracking.tracker import StabilityTracker
+from sgdstab_fast.program import end_if_starting as _end_if_starting
+
+try:
+    from sgdstab_fast import gram, nonlinear, tracking
+    from sgdstab_fast._core.build import __version__, build_info
+    from sgdstab_fast.datasets.example import Example, load_example
+    from sgdstab_fast.directions.chain import projective_chain
+    from sgdstab_fast.directions.coupling import HolderContraction
+    from sgdstab_fast.directions.distribution import FiniteTimeDistribution
+    from sgdstab_fast.directions.eigenfunction import Eigenfunction, eigenfunction
+    from sgdstab_fast.directions.lyapunov_function import LyapunovFunction, lyapunov_function
+    from sgdstab_fast.directions.results import ProjectiveChain
+    from sgdstab_fast.exact.full_batches import gd_exponent
+    from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
+    from sgdstab_fast.exact.regularity import Regularity, regularity
+    from sgdstab_fast.exponents.exponent import lyapunov_exponent
+    from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
+    from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
+    from sgdstab_fast.exponents.stability import stability
+    from sgdstab_fast.learning_rates.critical import critical_learning_rate
+    from sgdstab_fast.learning_rates.results import CriticalLearningRate, Edges, StabilityMap
+    from sgdstab_fast.learning_rates.sweep import sweep
+    from sgdstab_fast.learning_rates.thresholds import Threshold, Thresholds, thresholds
+    from sgdstab_fast.moments.finite_time import finite_time_probability
+    from sgdstab_fast.moments.moments import moment_exponent
+    from sgdstab_fast.moments.results import FiniteTimeProbability, MomentExponents
+    from sgdstab_fast.results.fields import document_fields as _document_fields
+    from sgdstab_fast.results.files import load
+    from sgdstab_fast.results.interruption import Interrupted
+    from sgdstab_fast.results.progress import Progress
+    from sgdstab_fast.results.warnings import AccuracyWarning
+    from sgdstab_fast.simulation.many_systems import map_systems
+    from sgdstab_fast.systems.ensemble import MatrixEnsemble
+    from sgdstab_fast.systems.recurrence import Recurrence
+    from sgdstab_fast.systems.sgd import LinearizedSGD
+    from sgdstab_fast.tracking.tracker import StabilityTracker
+except BaseException as error:
+    _end_if_starting(error)  # the command line, whose status 1 is a verdict
+    raise
 
 __all__ = [
     "AccuracyWarning",

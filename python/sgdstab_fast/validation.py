@@ -14,7 +14,7 @@ import operator
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,19 @@ _SUM = 1e-9  # of probabilities, from 1
 _SUM_ROUNDING = 8  # what rounding may do to it, in units of the precision times the root of the number of terms
 
 
+_Number = TypeVar("_Number", bound=np.generic)
+
+
 class NotFiniteError(ValueError):
     """A network's outputs, gradients or parameters are not finite: it has diverged."""
 
 
 def shown(value: Any) -> str:
     """Return what a value looks like, in one line."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an int of more digits than Python prints, an object of another library that cannot
+        text = f"something of type {type(value).__name__}"
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
@@ -102,8 +108,9 @@ def probability(value: Any, name: str) -> float:
 def integer(value: Any, name: str, *, low: int = 1, high: int | None = None) -> int:
     """Return an int in low..high. A float that is a whole number, such as 1e6, counts."""
     given = _scalar(value)
-    if isinstance(given, numbers.Real) and not isinstance(given, numbers.Integral) and float(given).is_integer():
-        given = int(float(given))
+    if isinstance(given, numbers.Real) and not isinstance(given, numbers.Integral):
+        found = real_number(given, name) if given == given else math.nan
+        given = int(found) if found.is_integer() else given
     if isinstance(given, (bool, np.bool_)) or not hasattr(type(given), "__index__"):
         raise TypeError(f"{name} must be an integer, not {shown(value)}")
     try:
@@ -193,7 +200,7 @@ def distribution(value: Any, name: str, size: int, which: str) -> FloatArray:
     allowed = max(_SUM, _SUM_ROUNDING * precision * math.sqrt(size))
     if not abs(found.sum() - 1) <= allowed:
         raise ValueError(f"{name} must sum to 1, not to {found.sum():.15g}")
-    return np.asarray(found / found.sum())
+    return frozen(np.asarray(found / found.sum()))
 
 
 def labels(value: Any, name: str, size: int, which: str) -> list[Any]:
@@ -327,8 +334,7 @@ def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
     array = np.ascontiguousarray(given, dtype=np.float64)
     if np.may_share_memory(array, given) and _can_be_written(given) and not isinstance(value, (list, tuple)):
         array = array.copy()
-    array.flags.writeable = False
-    array = array.view(np.ndarray)
+    array = frozen(array).view(np.ndarray)
     for rows in row_blocks(array):
         finite = np.isfinite(array[rows])
         if not finite.all():
@@ -381,12 +387,28 @@ def precision_of(value: Any) -> float:
 
 
 def _can_be_written(array: NDArray[Any]) -> bool:
-    """Say whether an array, or one that it is a view of, can be written."""
-    while isinstance(array, np.ndarray):
-        if array.flags.writeable:
+    """Say whether an array, or memory that it is a view of, can be written, as far as that tells."""
+    memory: Any = array
+    while memory is not None:
+        if isinstance(memory, np.ndarray):
+            if memory.flags.writeable:
+                return True
+            memory = memory.base
+            continue
+        try:
+            view = memoryview(memory)
+        except TypeError:  # of another library, whose own arrays may be written
             return True
-        array = array.base  # type: ignore[assignment]
+        if not view.readonly:
+            return True
+        memory = None if view.obj is memory else view.obj
     return False
+
+
+def frozen(array: NDArray[_Number]) -> NDArray[_Number]:
+    """Return an array that is not to be changed by whoever it is handed to."""
+    array.flags.writeable = False
+    return array
 
 
 def gram_matrix(value: Any) -> tuple[FloatArray, float]:

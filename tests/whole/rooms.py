@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "python" / "sgdstab_fast"
 # Lowest first. A room (a folder, or a file beside the folders) imports from rooms of earlier lines only.
 LAYERS = [
-    ["_core"],
+    ["program", "_core"],
     ["validation"],
     ["statistics", "curves", "plotting", "datasets"],
     ["operators", "results"],

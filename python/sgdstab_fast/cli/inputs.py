@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
-import os
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast.datasets.example import load_example
 from sgdstab_fast.gram.kernel import Kernel
+from sgdstab_fast.program import one_line, tell
 
 T = TypeVar("T")
 _MOST_NUMBERS = 10_000
@@ -113,7 +113,8 @@ def orders(text: str) -> list[float]:
         if ":" not in text:
             return _listed(text)
         low, high, count = text.split(":")
-        return list(np.linspace(float(low), float(high), _count(count)).tolist())
+        first, last = (validation.order(float(end), "--p") for end in (low, high))
+        return list(np.linspace(first, last, _count(count)).tolist())
 
     found = _checked(read, text, f"--p must look like -2:4:25 or -1,1,3, at most {_MOST_NUMBERS} of them")
     return list(validation.orders(found, "--p").tolist())
@@ -156,28 +157,44 @@ def _checked(read: Callable[[], list[T]], text: str, refusal: str) -> list[T]:
 
 
 def read_gram(path: Path, key: str | None = None) -> Any:
-    """Read a matrix from .npy (memory-mapped), a kernel or an array (named key, or the only one) from .npz."""
+    """Read a matrix from .npy, a kernel or an array (named key, or the only one) from .npz; from a pipe, too.
+
+    It is read, and not memory-mapped: what another program writes to the file must not change or end a run.
+    """
     try:
-        with path.open("rb") as file:
-            if file.read(2) == b"PK":  # a .npz file is a zip archive
-                file.seek(0)
+        with path.open("rb") as opened:
+            file = opened if opened.seekable() else io.BytesIO(opened.read())
+            start = file.read(6)
+            file.seek(0)
+            if start.startswith(b"PK"):  # a .npz file is a zip archive
                 found = _read_archive(path, file, key)
+            elif start != b"\x93NUMPY":
+                raise ValueError(f"{path}: not a .npy or .npz file")
+            elif key is not None:
+                raise ValueError(f"{path} holds a single array: --key is for .npz files")
             else:
-                file.seek(0)
-                if file.read(6) != b"\x93NUMPY":
-                    raise ValueError(f"{path}: not a .npy or .npz file")
-                if key is not None:
-                    raise ValueError(f"{path} holds a single array: --key is for .npz files")
-                found = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(found, np.ndarray) and found.ndim == 0:
-            raise ValueError(f"{path} holds a single number, not a matrix")
-        return found
+                found = np.load(file, allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damage shows in any way: numpy parses headers, archives are compressed
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: not a readable .npy or .npz file ({one_line(error)})") from error
+    if isinstance(found, np.ndarray):
+        if found.ndim == 0:
+            raise ValueError(f"{path} holds a single number, not a matrix")
+        _own(found)
+    return found
+
+
+def _own(array: np.ndarray) -> None:
+    """Make an array that nobody else has read-only, so that systems use it without a copy."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base.flags.writeable = False
+        base = base.base
 
 
 def saved_along_a_run(paths: Sequence[Path]) -> list[tuple[Any, Callable[[], dict[str, Any]]]]:
@@ -207,7 +224,9 @@ def _several(path: Path) -> dict[str, Any] | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays) if {"steps", "matrices"} <= set(arrays.files) else None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise ValueError(f"{path}: not a readable .npz file ({one_line(error)})") from error
 
 
@@ -248,7 +267,7 @@ def _read_archive(path: Path, file: BinaryIO, key: str | None) -> Any:
 
 
 def require_writable(options: argparse.Namespace) -> None:
-    """Find out before the work, not after it, that a plot or a table cannot be written."""
+    """Find out before the work, not after it, that a plot or a table cannot be written, or replaces another."""
     for path, option, suffixes in (
         (options.output, "--output", _PLOTS),
         (getattr(options, "csv", None), "--csv", (".csv",)),
@@ -259,10 +278,20 @@ def require_writable(options: argparse.Namespace) -> None:
             raise ValueError(f"{option} must end in {' or '.join(suffixes)}, not {str(path)!r}")
         if not path.parent.is_dir():
             raise ValueError(f"{option}: no such directory: {path.parent}")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise ValueError(f"{option}: cannot write {path}")
+        try:
+            _try_to_write(path)
+        except OSError as error:
+            raise ValueError(f"{option}: cannot write {path} ({error.strerror})") from None
+    if options.output is options.output_by_default and options.output.exists():
+        tell(f"{options.output} is there already and will be replaced: --output chooses another name")
 
 
-def one_line(error: BaseException) -> str:
-    """Return what an error says, or its kind if it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+def _try_to_write(path: Path) -> None:
+    """Open a file for writing, and leave it as it was, or was not."""
+    try:
+        with path.open("xb"):
+            pass
+    except FileExistsError:
+        with path.open("ab"):
+            return
+    path.unlink()

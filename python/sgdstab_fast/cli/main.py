@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import codecs
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,14 +36,12 @@ from sgdstab_fast.learning_rates.critical import critical_learning_rate
 from sgdstab_fast.learning_rates.sweep import sweep
 from sgdstab_fast.learning_rates.thresholds import thresholds
 from sgdstab_fast.moments.moments import moment_exponent
+from sgdstab_fast.program import status_of
 from sgdstab_fast.results.progress import Progress, reporter
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.systems.sampling import SAMPLINGS
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.tracking.tracker import StabilityTracker
-
-BAD_INPUT = 2
-_INTERRUPTED, _BROKEN_PIPE = 130, 141
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -58,7 +56,7 @@ def _report(options: argparse.Namespace) -> int:
         print(report_json(report))
     else:
         print_report(report, Console())
-        sys.stdout.flush()
+    sys.stdout.flush()
     save_plots(report, options.output)
     if not options.json:
         print(f"plots: {options.output}")
@@ -228,6 +226,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "M", "help": "rows of K per example, consecutive; or a .npy file with a label for each row"},
     "--scale": {"type": float, "default": 1.0, "help": "curvature of the loss: 2 for (f - y)^2 (default: %(default)g)"},
 }  # fmt: skip
+_FAILURES = "2 bad input, 130 interrupted, 141 output that nobody reads, 70 an error of the program"
 _RUN = "gram --key --rtol --max-steps --seed --threads"
 _STEPS = "--batch-size --sampling --momentum --nesterov --groups --scale"
 
@@ -241,7 +240,7 @@ class _Command(NamedTuple):
     defaults: dict[str, Any]
     row: str = ""
     """What a table has rows of."""
-    epilog: str = "Exit status: 0, or 2 for bad input."
+    epilog: str = f"Exit status: 0, {_FAILURES}."
 
 
 _COMMANDS = {
@@ -251,7 +250,7 @@ _COMMANDS = {
         "Report the stability of SGD with one neural-tangent Gram matrix and learning rate.",
         (f"{_RUN} --learning-rate", _STEPS, "--output/several --json --exponents"),
         {"--rtol": 1e-2, "--max-steps": 5e7, "--output": Path("report.png")},
-        epilog="Exit status: 0 stable, 1 unstable, 3 undecided, 2 bad input.",
+        epilog=f"Exit status: 0 stable, 1 unstable, 3 undecided, {_FAILURES}.",
     ),
     "sweep": _Command(
         _sweep,
@@ -326,7 +325,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     for name, command in _COMMANDS.items():
         its = commands.add_parser(name, help=command.help, description=command.description, epilog=command.epilog)
-        its.set_defaults(run=command.run)
+        its.set_defaults(run=command.run, output_by_default=command.defaults.get("--output"))
         for place, options in zip((its, its.add_argument_group("steps"), its), command.options, strict=True):
             for option in options.split():
                 flag, settings = option.partition("/")[0], dict(_OPTIONS[option])
@@ -339,23 +338,18 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # closed by whoever called
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
-    options = parser().parse_args(_with_negative_orders(sys.argv[1:] if arguments is None else arguments))
-    try:
-        with _spelled_out():
+    return status_of(partial(_command, sys.argv[1:] if arguments is None else arguments))
+
+
+def _command(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(_with_negative_orders(arguments))
+    with _spelled_out():
+        try:
             status: int = options.run(options)
+        except SystemExit as error:  # rich's, with a status of 1, where nobody reads what it writes
+            raise BrokenPipeError from error
+        sys.stdout.flush()
         return status
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
-    except (ValueError, TypeError, OSError, MemoryError) as error:
-        print(f"sgdstab: {inputs.one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("sgdstab: interrupted", file=sys.stderr)
-        return _INTERRUPTED
 
 
 _SPELLED = {"±": "+-", "…": "...", "λ": "lambda"}

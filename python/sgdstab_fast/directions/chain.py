@@ -144,6 +144,7 @@ def projective_chain(system: System, **keywords: Unpack[RunKeywords]) -> Project
 
 def chain_of(system: System, options: Options) -> ProjectiveChain:
     """Do what `projective_chain` says."""
+    system = system.in_own_units()
     budget = options.budget
     least = _LEAST_STEPS if system.grain == 1 else max(_LEAST_STEPS, _LEAST_EPOCHS * system.grain)
     if budget.max_steps < least * options.n_chains:
@@ -323,7 +324,8 @@ def _estimate(system: System, start: _Start, chains: Chains[VectorRecords]) -> E
         exponent = float(start.known.exponents[0])
         error = start.known.error
         if len(start.known.exponents) > 1:
-            rate, rate_error = float(np.diff(start.known.exponents)[0]), 2 * error
+            with np.errstate(invalid="ignore"):  # -inf less -inf
+                rate, rate_error = float(np.diff(start.known.exponents)[0]), 2 * error
         found, unsettled = replace(found, drift=0.0), 0.0 if long_enough else math.inf
     largest = max(abs(exponent), abs(rate) if math.isfinite(rate) else 0.0)
     return replace(

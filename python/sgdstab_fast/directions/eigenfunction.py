@@ -102,7 +102,8 @@ class Eigenfunction(Result):
         Where K falls into blocks, infinite for p > 0, and 0 for p < 0, without a part in the block that grows fastest.
         """
         products, lengths, single = self.norm.logarithms(vectors)
-        values = np.ones(len(products)) if self.p == 0 else np.exp(-self.p * (products - lengths) - self.log_scale)
+        with np.errstate(over="ignore"):
+            values = np.ones(len(products)) if self.p == 0 else np.exp(-self.p * (products - lengths) - self.log_scale)
         return float(values[0]) if single else values
 
     def residual_on(self, vectors: ArrayLike) -> Any:
@@ -163,6 +164,7 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     >>> psi([1, 1]) / psi([1, 2]) > 1
     True
     """
+    system = require_plain(system, "eigenfunction").in_own_units()
     plain = require_plain(system, "eigenfunction")
     p = validation.order(p, "p")
     n_directions = validation.integer(n_directions, "n_directions", low=_FEWEST)

@@ -48,6 +48,7 @@ _STATIONARY, _FRESH, _BROAD = 1024, 1024, 512  # directions
 _SHAPES = (-0.5, 0.0, 0.25, 0.5, 1.0)  # powers of K that broad directions have as covariances
 _SMALL = 8.0  # minus the log of the smallest admixture
 _ANNIHILATED = 1e-3  # where a step leaves no more than that, V is next to infinite
+_LONG_STEP = 1e10  # eta K_ii, of which several in a row pass floating point
 _STEPS_BETWEEN = 8  # rescalings
 _CLIMBS, _CLIMBERS, _STRIDES = 4, 64, 40  # searches for the worst direction: how often, from how many, how long
 _MOST_TRIED = 2**20  # growths
@@ -267,12 +268,14 @@ class _Directions:
         some.append(self._axes[rng.integers(d, size=k)] + admixtures[0] * self._axes[rng.integers(d, size=k)])
         stationary = self._stationary[rng.integers(len(self._stationary), size=k)]
         some.append(self._axes[rng.integers(d, size=k)] + admixtures[1] * stationary)
+        some = [each[each.any(axis=1)] for each in some]
         vectors = _normalised(np.concatenate(some))
         result = [vectors]
+        between = _STEPS_BETWEEN if eta * float(self._norms.system.diagonal.max()) < _LONG_STEP else 1
         for step in range(n):
             drawn = f[rng.integers(n, size=len(vectors))]
             vectors = vectors - eta * np.einsum("ni,ni->n", drawn, vectors)[:, None] * drawn
-            if step % _STEPS_BETWEEN == 0 or step in (n // 4, n - 1):
+            if step % between == 0 or step in (n // 4, n - 1):
                 vectors = vectors[np.linalg.norm(vectors, axis=1) > 0]
                 vectors = _normalised(vectors)
             if step in (0, n // 4, n - 1):
@@ -386,4 +389,6 @@ class _Directions:
 
 
 def _normalised(vectors: FloatArray) -> FloatArray:
+    # In units of the largest entry, exactly: squares of small ones would be 0.
+    vectors = np.ldexp(vectors, -np.frexp(np.abs(vectors).max(axis=1, initial=0.0))[1][:, None])
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1)[:, None])

@@ -70,7 +70,8 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
     require_system(system)
     if decomposition is not None and not isinstance(decomposition, SpectralDecomposition):
         raise TypeError(f"decomposition must be a SpectralDecomposition, not {decomposition!r}")
-    found = system.mean_square(decomposition)
+    own = system.in_own_units()
+    found = own.mean_square(decomposition if own is system else None)
     if found is None:
         raise ValueError(
             f"Lambda(2) of {system!r} has no closed form, and there are too many epochs to go through: "

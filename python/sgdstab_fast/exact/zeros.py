@@ -24,6 +24,7 @@ from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
 LARGEST_RANK = 1024  # of a K whose mean-square threshold costs little next to a search
+_LARGEST = 1e300  # learning rate
 _SCAN_OF_MEANS = 1.01  # ratio of learning rates tried for the upper bound
 _EPS = float(np.finfo(float).eps)
 _FEW_DETERMINANTS = 512
@@ -58,7 +59,7 @@ def _tried(low: float, diagonal: FloatArray, *, every_maximum: bool) -> list[flo
 
     Between its singularities 1 / K_ii it is concave: with `every_maximum`, the maxima of all intervals are among them.
     """
-    high = 2 / float(diagonal.min()) * _SCAN_OF_MEANS  # beyond which no step shrinks
+    high = min(2 / float(diagonal.min()) * _SCAN_OF_MEANS, _LARGEST)  # beyond which no step shrinks
     n_tried = math.ceil((math.log(high) - math.log(low)) / math.log(_SCAN_OF_MEANS)) + 1
     tried = np.geomspace(low, high, max(n_tried, 2)).tolist()
     if every_maximum:

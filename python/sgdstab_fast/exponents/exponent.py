@@ -263,6 +263,7 @@ def _simulated(
     known_growth: Growth | None = None,
 ) -> LyapunovExponent:
     """Estimate lambda of a system whose K does not fall into blocks."""
+    system = system.in_own_units() if known_growth is None else system
     known = known_exponents(system)
     if known is not None:
         return closed_form(system, options, known)

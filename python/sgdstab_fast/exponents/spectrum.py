@@ -328,7 +328,8 @@ def _warn(budget: Budget, done: Run[FrameRecords]) -> None:
         warn("the run overflowed: an exponent is unknown")
     if budget.has_tolerance and done.stopped_by == "max_steps":
         short = np.flatnonzero(~budget.met(done.sizes, error))
-        worst = short[np.argmax(error[short] / done.sizes[short])]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            worst = short[np.argmax(error[short] / done.sizes[short])]
         asked, place = int(np.isfinite(done.sizes).sum()), 1 + int((mean > mean[worst]).sum())
         allowance = estimate.of_exponents.bias_allowance[worst] if estimate.of_exponents is not None else 0.0
         why = ", most of it for what frames that have not settled may cost" if allowance > error[worst] / 2 else ""

@@ -69,6 +69,7 @@ _NOTHING = 0.05  # a mu that may be none
 _FIT, _CLOSE, _LEAST_OF_PARABOLA = 1.5, 2.5, 6  # points that are fitted: log mu, and distance in units of the slope
 _LEAST_POINTS = 3
 _LEAST_SLOPE, _STEEPER, _FLATTEST = 0.3, 3.0, 3.0  # relative to what it was, and d log mu / d log eta
+_LEAST_DEPTH = 1e-2  # log(kappa_max / kappa_min)
 _FIRST_SLOPE = 30.0  # d log mu / d log eta
 # Tolerance of zeros that are extrapolated: a share of what is asked for, or of the error so far; of the first ones.
 _SHARE, _OF_ERROR, _COARSE = 0.4, 0.15, 1e-3
@@ -151,7 +152,7 @@ class Bursts:
         self._before, self._points = list(before[0]), list[tuple[Point, int]]()
         self._states, self._next_step = before[1].copy(), before[2]
         self._slowest, largest = system.rows_of_k.extreme_eigenvalues()
-        self.depth = 1 / math.log(largest / self._slowest)
+        self.depth = 1 / max(math.log(largest / self._slowest), _LEAST_DEPTH)
         """x = 1 / log(kappa_max / kappa_min), over which zeros are extrapolated."""
 
     def decay(self, learning_rate: float) -> float:

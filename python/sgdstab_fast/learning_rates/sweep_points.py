@@ -187,10 +187,12 @@ def derivatives_of(
         if left is None or middle is None or right is None:
             continue
         below, above = rates[index] - rates[index - 1], rates[index + 1] - rates[index]
-        slopes = (below / above * (right - middle) + above / below * (middle - left)) / (below + above)
+        with np.errstate(over="ignore", invalid="ignore"):
+            slopes = (below / above * (right - middle) + above / below * (middle - left)) / (below + above)
         values[index] = slopes.mean()
         if errors_of_means is not None:
-            weights = np.array([above / below, below / above - above / below, below / above]) / (below + above)
+            with np.errstate(over="ignore"):
+                weights = np.array([above / below, below / above - above / below, below / above]) / (below + above)
             its, used = errors_of_means[index - 1 : index + 2], weights != 0
             errors[index] = math.hypot(*(weights[used] * its[used]))  # which may be infinite
         else:

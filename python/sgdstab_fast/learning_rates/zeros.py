@@ -320,7 +320,8 @@ def _fitted(rates: FloatArray, found: list[Reading]) -> _Fit | None:
     for kept in (slice(1, None), slice(None, -1)):
         other = _parabola(rates[kept], found[kept])
         if other is not None:
-            chance = math.sqrt(max(other.sampling_error**2 - fit.sampling_error**2, 0.0))
+            wider, narrower = other.sampling_error, fit.sampling_error
+            chance = math.sqrt(max(wider - narrower, 0.0)) * math.sqrt(wider + narrower)
             moved = max(moved, abs(other.value - fit.value) - chance)
     return replace(fit, bend=max(fit.bend, moved))
 

@@ -113,7 +113,7 @@ def finite_time_probability(
     >>> round(4096 * result.probability), result.method  # of all 2^12 products
     (3902, 'enumeration')
     """
-    require_plain(system, "finite_time_probability")
+    system = require_plain(system, "finite_time_probability").in_own_units()
     n = validation.integer(n, "n", high=2**53)
     threshold = validation.real_number(threshold, "threshold")
     validation.choice(norm, "norm", NORMS)

@@ -124,6 +124,7 @@ def moments_at(
     scalar: bool = False,
 ) -> MomentExponents:
     """Do what `moment_exponent` says, of one order or of several."""
+    system = system.in_own_units()
     _refuse_overflow(system, orders, scalar=scalar)
     budget = options.budget
     walkers = options.n_chains * (LEAST_SIZE if size is None else size)

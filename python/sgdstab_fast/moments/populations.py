@@ -220,7 +220,8 @@ class _Walkers:
     @property
     def spread(self) -> float:
         """The relative variance of growth^p over one plain step, in the norm of K, of the kind that varies most."""
-        system, eta = self.system, self.system.learning_rate
+        system = self.system.in_own_units()
+        eta = system.learning_rate
         vectors = self.starts((_PROBES, 1))[:, 0]
         w = vectors @ system.rows.T
         q = np.einsum("cj,cj->c", vectors, system.rows_of_k.images(vectors, w))

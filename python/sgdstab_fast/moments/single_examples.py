@@ -180,7 +180,8 @@ class PlainMoments:
         block = self._blocks[index]
         if len(self._blocks) == 1:
             return math.inf
-        growth = np.exp(order * np.maximum(block.system.log_determinants, 0))
+        with np.errstate(over="ignore"):
+            growth = np.exp(order * np.maximum(block.system.log_determinants, 0))
         bound = math.log(float(growth.mean()))
         if order <= 2 and block.system.dimension <= LARGEST_DIMENSION:
             bound = min(bound, order / 2 * value_at(self._exact[index], 2.0))

@@ -270,10 +270,11 @@ class _Populations:
             if self.mean_square is not None:
                 # Each weighted by what came before it: at p = 2 they add up to the growth less its mean.
                 so_far = total - self.trend(n_steps * look)
-                weights = np.exp(self._log_weights + so_far[:, None])
-                with np.errstate(over="ignore"):
+                with np.errstate(over="ignore", invalid="ignore"):
+                    weights = np.exp(self._log_weights + so_far[:, None])
                     growth = np.exp(2 * log_growth - self.mean_square * n_steps)
-                control += (weights * ((squares * growth - self._squares) / before).reshape(self.shape)).mean(axis=1)
+                    parts = weights * ((squares * growth - self._squares) / before).reshape(self.shape)
+                    control += parts.mean(axis=1)
             log_weights = self._log_weights + changes
             lost: NDArray[np.bool_] = np.asarray(np.isneginf(log_weights).all(axis=1))
             log_weights[lost] = 0.0
@@ -434,7 +435,8 @@ def _estimate(
     if not (np.isfinite(log_growth) | np.isneginf(log_growth)).all() or np.isneginf(log_growth).all():
         return unknown(1), math.nan, math.nan
     level = float(np.median(log_growth[np.isfinite(log_growth)]))
-    columns = [np.expm1(log_growth - level)]
+    with np.errstate(over="ignore"):
+        columns = [np.expm1(log_growth - level)]
     if populations.mean_square is not None and np.isfinite(control).all():
         half = populations.order / 2
         columns.append(columns[0] - half * math.exp(half * populations.mean_square * per_batch - level) * control)

@@ -46,6 +46,7 @@ from sgdstab_fast.results.result import EXACT, Result
 from sgdstab_fast.statistics.intervals import interval
 from sgdstab_fast.systems.sampling import Law, validated
 
+_FAR = 100  # powers of two, of units in which products of a few entries are within floating point
 _RTOL = 5e-3
 _ROUNDING = 1e-13
 _LEAST = 64  # batches that control variates take
@@ -151,6 +152,9 @@ def edge_measures(
     seed = seed_from(rng)
     scale = float(np.abs(r).max(initial=0.0))
     r = r / scale if scale > 0 else r  # none of the measures depends on it
+    power = math.frexp(float(matrix.diagonal().max()))[1] - 1
+    matrix = matrix if abs(power) <= _FAR else np.ldexp(matrix, -power)
+    unit = 1.0 if abs(power) <= _FAR else math.ldexp(1.0, power)  # all measures are proportional to K
     order, starts = np.concatenate(members), np.cumsum([0, *(rows.size for rows in members[:-1])])
     products = np.add.reduceat((matrix * r)[:, order], starts, axis=1)  # q_ij, of rows i and examples j
     image = products.sum(axis=1)  # K r
@@ -166,11 +170,11 @@ def edge_measures(
     sharpness, error, n_batches = _batch_sharpness(matrix, r, law, means, tolerance, seed.generator(0))
     return EdgeMeasures(
         batch_size=size,
-        batch_sharpness=sharpness,
-        batch_sharpness_standard_error=error,
-        batch_sharpness_ratio=_over(squared_image / size**3, of_batches),
-        gradient_noise_interaction=_over(curved, of_all / n**2),
-        interaction_aware_sharpness=_over(curved, of_batches),
+        batch_sharpness=unit * sharpness,
+        batch_sharpness_standard_error=unit * error,
+        batch_sharpness_ratio=unit * _over(squared_image / size**3, of_batches),
+        gradient_noise_interaction=unit * _over(curved, of_all / n**2),
+        interaction_aware_sharpness=unit * _over(curved, of_batches),
         n_batches=n_batches,
         provenance={"seed_entropy": seed.entropy, "spawn_key": seed.spawn_key, "method": "edge measures", **versions()},
     )

@@ -36,6 +36,7 @@ from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 
+_LARGEST = 1e75  # entry
 _ROUNDING = 1e-8  # of |theta| |A g|, that theta . A g may be
 _CONSTANT = (16 * float(np.finfo(float).eps)) ** 2  # of the squared mean: less variance is rounding
 _SEVERAL = 64  # roundings of the numbers that were given
@@ -144,6 +145,7 @@ def noise_equilibrium(
     (3.75, -3.75, -0.693147)
     """
     g = validation.finite_matrix(gradients, "gradients")
+    _require_sizes("gradients", g)
     n, d = g.shape
     size = validation.integer(batch_size, "batch_size", high=n)
     values, axes = _decomposed(generator, d)
@@ -151,6 +153,7 @@ def noise_equilibrium(
     charge = math.nan
     if parameters is not None:
         theta = validation.vector(parameters, "parameters", d)
+        _require_sizes("parameters", theta)
         theta = theta if axes is None else theta @ axes
         precision = max(validation.precision_of(gradients), validation.precision_of(parameters))
         _require_symmetry(theta, values * components, max(_ROUNDING, _SEVERAL * precision))
@@ -246,6 +249,13 @@ def _decomposed(generator: Any, d: int) -> tuple[FloatArray, FloatArray | None]:
     if not values.any():
         raise ValueError("generator must not be zero")
     return values, axes
+
+
+def _require_sizes(name: str, array: FloatArray) -> None:
+    """Refuse entries of which products of two or three are beyond floating point."""
+    largest = float(np.abs(array).max())
+    if largest > _LARGEST:
+        raise ValueError(f"{name} must be within {_LARGEST:g} to compute with, but the largest is {largest:.3g}")
 
 
 def _require_symmetry(theta: FloatArray, images: FloatArray, tolerance: float) -> None:

@@ -234,7 +234,8 @@ def require_minimum(lowest: float, largest: float, flat: float = 0.0) -> None:
 
 def require_stationary(gradient: FloatArray, largest: float, scale: float = 1.0) -> None:
     """Refuse a gradient that moves parameters of a size by more than a little."""
-    length, allowed = float(np.linalg.norm(gradient)), _STILL * largest * scale
+    size = float(np.abs(gradient).max()) or 1.0
+    length, allowed = size * float(np.linalg.norm(gradient / size)), _STILL * largest * scale
     if length > allowed:
         raise ValueError(
             f"gradient must be zero, but its length is {length:.3g}, more than {allowed:.2g}: this is no minimum; a "
@@ -248,9 +249,10 @@ def at_minimum(values: FloatArray, axes: FloatArray, third: Contraction, fourth:
     Eigenvalues up to `flat` are those of a manifold of minima.
     """
     v = axes[:, -1]
-    found = from_gradient(values, axes, v, third(v, v), float(fourth(v, v, v) @ v), flat)
-    if found.drift == 0:
-        found = found._replace(flat_curvature=_flat_curvature(found, axes, third, fourth, flat))
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = from_gradient(values, axes, v, third(v, v), float(fourth(v, v, v) @ v), flat)
+        if found.drift == 0:
+            found = found._replace(flat_curvature=_flat_curvature(found, axes, third, fourth, flat))
     return found
 
 
@@ -303,7 +305,14 @@ def _flat_curvature(found: AtMinimum, axes: FloatArray, third: Contraction, four
 def oscillation(found: AtMinimum, learning_rate: float, method: str) -> GDOscillation:
     """Return what follows from derivatives at a minimum."""
     v, delta = found.eigenvector, learning_rate * found.eigenvalue - 2
-    criterion = 3 * found.square - found.fourth
+    with np.errstate(over="ignore", invalid="ignore"):
+        criterion = 3 * found.square - found.fourth
+        is_number = math.isfinite(found.square) and math.isfinite(learning_rate * criterion)
+    if not (is_number and np.isfinite(found.response).all() and math.isfinite(delta)):
+        raise ValueError(
+            f"hessian, third, fourth and learning_rate are too far from 1 to compute with, eigenvalues of the Hessian "
+            f"up to {found.eigenvalue:.3g}: scale the loss, or the parameters"
+        )
     criterion = criterion if abs(criterion) > _ROUNDING * (3 * found.square + abs(found.fourth)) else 0.0
     coefficient = learning_rate / 6 * criterion
     if found.gap < _CLOSE * found.eigenvalue:
@@ -324,7 +333,9 @@ def oscillation(found: AtMinimum, learning_rate: float, method: str) -> GDOscill
     xi = math.sqrt(squared) if squared > 0 else math.nan
     if squared > 0 and abs(delta) > _FAR:
         warn(f"learning_rate times the largest eigenvalue is {delta + 2:.3g}, far from 2: what is said holds near it")
-    bend = -(xi**2) / 2 * found.response
+    with np.errstate(over="ignore", invalid="ignore"):
+        bend = -xi * xi / 2 * found.response
+        cycle = np.array([bend + xi * v, bend - xi * v])
     return GDOscillation(
         learning_rate=learning_rate,
         verdict=verdict,
@@ -336,7 +347,7 @@ def oscillation(found: AtMinimum, learning_rate: float, method: str) -> GDOscill
         drift=found.drift,
         flat_curvature=found.flat_curvature,
         amplitude=xi,
-        cycle=np.array([bend + xi * v, bend - xi * v]),
+        cycle=cycle,
         provenance={"method": f"flip, from {method}", **versions()},
     )
 

@@ -157,4 +157,5 @@ def _assembled(frame: FloatArray, blocks: FloatArray) -> FloatArray:
     size = len(blocks) * len(frame)
     form = ((frame @ blocks) @ frame.T).transpose(0, 2, 1, 3).reshape(size, size)
     form = form + form.T
-    return np.asarray(form / form.diagonal().max())
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # NaN where all of it is below floating point
+        return np.asarray(form / form.diagonal().max())

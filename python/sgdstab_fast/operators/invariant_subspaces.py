@@ -326,7 +326,10 @@ def _as_permutations(matrices: FloatArray) -> FloatArray | None:
         if np.iscomplexobj(values) or apart.min() <= _SEPARATE * np.abs(values).max():
             continue
         basis[np.abs(basis) <= _NEARLY * np.abs(basis).max(axis=0)] = 0.0
-        inverse = np.linalg.inv(basis)
+        try:
+            inverse = np.linalg.inv(basis)
+        except np.linalg.LinAlgError:  # of matrices whose columns differ by many orders
+            continue
         changed = inverse @ matrices @ basis
         changed[np.abs(changed) <= d * _ROUNDING * (np.abs(inverse) @ np.abs(matrices) @ np.abs(basis))] = 0.0
         entries = changed != 0

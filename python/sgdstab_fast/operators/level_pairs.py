@@ -48,7 +48,7 @@ def gd_threshold_of(eigenvalues: FloatArray, n_units: int, free: FloatArray, rea
     u = float(roots.real[real].min(initial=math.inf))
     # Where M_a itself has the eigenvalue -1, 1 = u h^T (1 + F)^-1 e_1.
     response = float(readout @ np.linalg.solve(np.eye(len(readout)) + free, np.eye(len(readout))[0]))
-    u = 1 / response if abs(u * response - 1) < _COINCIDING else u
+    u = 1 / response if abs(u * response - 1) < _COINCIDING or (math.isinf(u) and response > 0) else u
     return u * n_units / float(np.max(eigenvalues))
 
 
@@ -136,6 +136,7 @@ class LevelPairs:
         change = 8 * _EPS / max(float(abs(left[:, k].conj() @ right[:, k])), math.sqrt(_EPS))
         return left[:, k], right[:, k], float(abs(values[k])), change
 
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")  # near a pole, from which the search turns back
     def weights(self, growth: float, learning_rate: float, *, by_growth: bool, diagonal: bool = False) -> FloatArray:
         """Return p N u_a u_b g_ab, its derivative in z or in 1 / eta, and its rounding, shape (3, r, r) or (3, r)."""
         first, second = (np.arange(len(self.rates)),) * 2 if diagonal else self._first_and_second

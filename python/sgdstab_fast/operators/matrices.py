@@ -363,12 +363,17 @@ def _mean_raised(
 
 def _dense_eigenvalue(matrix: FloatArray, base: int, inside: FloatArray) -> _Eigenvalue:
     """Return the largest eigenvalue of M, given M - b and a point inside its cone and the dual one."""
-    from scipy.linalg import eigvals, lu_factor, lu_solve
+    from scipy.linalg import eigvals, lu_solve
+    from scipy.linalg.lapack import dgetrf  # lu_factor warns where it is singular
 
     values = eigvals(matrix)
     top, size = float(values.real.max()), float(np.linalg.norm(matrix))
     above = top + _ABOVE * float(np.abs(values - top).max()) + (100 * _EPS * size or 1.0)
-    factors = lu_factor(above * np.eye(len(matrix)) - matrix)
+    singular = 1
+    while singular:  # an eigenvalue that is not simple is computed to a root of rounding, and may be met
+        triangles, pivots, singular = dgetrf(above * np.eye(len(matrix)) - matrix)
+        above += math.sqrt(_EPS) * (size or 1.0) if singular else 0.0
+    factors = triangles, pivots
     left = right = inside / np.linalg.norm(inside)
     before = math.inf
     for _ in range(_MOST_SOLVES):
@@ -425,8 +430,9 @@ def _eigenvalue(
 ) -> _Eigenvalue:
     """Return l . M r / l . r for eigenvectors of a map of some size, given (M - b)^T l and (M - b) r."""
     lengths = float(np.linalg.norm(left)), float(np.linalg.norm(right))
-    overlap = float(left @ right) / (lengths[0] * lengths[1])
-    growth = float(left @ right_image) / float(left @ right)
+    overlap, change = (float(left @ each) / lengths[0] / lengths[1] for each in (right, right_image))
+    # Eigenvectors of one that is not simple may be orthogonal.
+    growth = change / overlap if abs(overlap) > _EPS else float(right @ right_image) / lengths[1] ** 2
     residuals = (np.linalg.norm(left_image - growth * left), np.linalg.norm(right_image - growth * right))
     residual = max(float(part) / length for part, length in zip(residuals, lengths, strict=True))
     error = (residual + 4 * _EPS * size) / max(abs(overlap), _EPS)

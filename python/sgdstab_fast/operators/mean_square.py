@@ -39,6 +39,7 @@ _EPS = float(np.finfo(float).eps)
 _MOST_NEWTON_STEPS = 60
 _MOST_TRIES = 100
 _SMALLEST = 1e-290  # so that its reciprocal stays finite
+_SLOWEST = 1e-140  # u_a
 _NEGLIGIBLE = 1e-100  # noise, relative to the largest step
 _APART = 1e-6  # parts of x, one beside another
 _ADMIXTURE, _LITTLE = 0.1, 1e-6  # of all examples to the start, one from scratch or a guess
@@ -96,7 +97,8 @@ class MeanSquareOperator:
     @cached_property
     def _rates(self) -> FloatArray:
         """u_a."""
-        return np.asarray(self.eigenvalues / self.eigenvalues[-1])
+        # Products of slower ones would be 0; they stand still anyway.
+        return np.asarray(np.maximum(self.eigenvalues / self.eigenvalues[-1], _SLOWEST))
 
     _corner = 0
     """The a at which q_aa is largest of all q_ab."""
@@ -105,7 +107,11 @@ class MeanSquareOperator:
     def _scale(self) -> FloatArray:
         """omega^(-1/2)."""
         n = len(self.vectors)
-        return np.ones(n) if self.example_weights is None else np.asarray(1 / np.sqrt(self.example_weights))
+        return (
+            np.ones(n)
+            if self.example_weights is None
+            else np.asarray(1 / np.sqrt(np.maximum(self.example_weights, _SMALLEST)))
+        )
 
     def _diagonal_map(self, a: int) -> float:
         """q_aa minus the mean of omega."""
@@ -204,8 +210,9 @@ class MeanSquareOperator:
         """
         n, rank = self.vectors.shape
         y, resolvent, scratch = np.empty((rank, rank)), np.empty((rank, rank)), np.empty((n, rank))
+        rates = np.maximum(self._rates, _SMALLEST)
         for rows in row_blocks(resolvent):
-            np.divide(self._rates, self._rates[rows, None] + self._rates, out=resolvent[rows])
+            np.divide(rates, rates[rows, None] + rates, out=resolvent[rows])
             resolvent[rows] *= self._rates[rows, None]
 
         def product(vector: FloatArray) -> FloatArray:
@@ -291,6 +298,8 @@ class MeanSquareOperator:
             corner += float(block[gaps == 0].sum())
             total += float(block.sum())
             moment += float(np.vdot(block, gaps))
+        if total == 0:  # of a direction whose parts in the others are below floating point
+            return _SMALLEST, 0.0
         target = float(x @ x) / self._coupling
         # Below the root: the poles alone, and all gaps at their mean (Jensen's inequality).
         lowest = delta = max(corner / target, total / target - moment / total, _SMALLEST)

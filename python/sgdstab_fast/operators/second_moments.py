@@ -276,10 +276,11 @@ def _solve(
         def product(vector: FloatArray, values: FloatArray = values) -> FloatArray:
             return units.blocks(units.moments(vector) * values)
 
-        image = product(x)
+        with np.errstate(over="ignore", invalid="ignore"):  # near a pole
+            image = product(x)
+            theta = float(x @ image)
+            residual = float(np.linalg.norm(image - x))
         n_applications += 1
-        theta = float(x @ image)
-        residual = float(np.linalg.norm(image - x))
         done = residual <= tolerance or n_applications >= most or n_iterations >= _MOST_NEWTON_STEPS
         goal = 0.2 * tolerance if settled else max(0.2 * tolerance, 0.1 * abs(theta - 1))
         while not done and np.linalg.norm(image - theta * x) > goal and n_applications < most:

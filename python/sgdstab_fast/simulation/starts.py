@@ -157,12 +157,18 @@ def _typical(system: System, covariance: FloatArray, numbers: FloatArray) -> Flo
     shares = np.array([NormalDist().cdf(number) for number in numbers])
     axes = np.searchsorted(cumulative, shares * cumulative[-1])
     # Rounded, so that the last bits of a decomposition rarely matter; another build of LAPACK may still find others.
-    return np.asarray(system.correlated(axes, covariance).astype(np.float32).astype(float))
+    found = system.correlated(axes, covariance)
+    found = np.ldexp(found, -int(np.frexp(np.abs(found).max(initial=0.0))[1])) if np.abs(found).max() > 1e30 else found
+    return np.asarray(found.astype(np.float32).astype(float))
 
 
 def _euclidean(vectors: FloatArray) -> FloatArray:
     """Return vectors of length 1 as the core sees it, so that what they grow by themselves counts from the start."""
-    return np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
+    # In units of its largest entry, exactly: squares of small ones would be 0.
+    _, powers = np.frexp(np.abs(vectors).max(axis=-1, keepdims=True))
+    vectors = np.ldexp(vectors, -powers)
+    with np.errstate(invalid="ignore"):
+        return np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
 
 
 def _unit(system: System, vectors: FloatArray) -> FloatArray:
@@ -196,6 +202,8 @@ def initial_vectors(
     main /= np.linalg.norm(main)
     along = covariance @ main
     size = float(main @ along)
+    if not size > 0:  # rounding alone, of what differs by more orders than floating point tells apart
+        return initial_vectors(system, None, key, n_chains, k, first_chain)
     jitter = _JITTER * np.trace(covariance) * np.eye(system.dimension)
     # Rounded, so that the last bits of a decomposition rarely matter; another build of LAPACK may still find others.
     root = _root(covariance + jitter).astype(np.float32).astype(float)

@@ -29,6 +29,9 @@ def fit(samples: FloatArray) -> FloatArray:
 
     All columns, of shape (..., n_samples, n_metrics), have the same mean; weights are (..., n_metrics).
     """
+    finite = np.isfinite(samples).all(axis=-2)
+    if not finite.all():  # a metric in which steps pass floating point
+        return np.asarray(np.arange(samples.shape[-1]) == finite.argmax(axis=-1)[..., None], dtype=float)
     base = _base(samples)
     response = np.take_along_axis(samples, base, axis=-1)
     weights = _slopes(response - samples, response, np.abs(samples).max(axis=(-2, -1)))[..., 0]
@@ -38,7 +41,8 @@ def fit(samples: FloatArray) -> FloatArray:
 
 def _base(samples: FloatArray) -> NDArray[np.intp]:
     """Return the column of least variance, shape (..., 1, 1); differences of all others from it have the mean 0."""
-    return np.asarray(samples.var(axis=-2, keepdims=True).argmin(axis=-1, keepdims=True))
+    with np.errstate(over="ignore"):
+        return np.asarray(samples.var(axis=-2, keepdims=True).argmin(axis=-1, keepdims=True))
 
 
 def _slopes(controls: FloatArray, responses: FloatArray, size: float | FloatArray) -> FloatArray:
@@ -46,6 +50,8 @@ def _slopes(controls: FloatArray, responses: FloatArray, size: float | FloatArra
 
     One that does not vary beyond rounding, as what is left of the base, says nothing, and has slopes of 0.
     """
+    if not (np.isfinite(controls).all() and np.isfinite(responses).all()):
+        return np.zeros((*controls.shape[:-2], controls.shape[-1], responses.shape[-1]))
     centred = controls - controls.mean(axis=-2, keepdims=True)
     # Each difference in units of its own spread.
     spread = centred.std(axis=-2)

@@ -190,8 +190,9 @@ def drift(kept: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         return np.zeros(k), np.full(k, np.inf), np.zeros(k)
     halves = grouped(kept, n_groups).reshape(n_chains, 2, -1, k)
     first, second = (halves[:, half].reshape(-1, k) for half in (0, 1))
-    difference = second.mean(axis=0) - first.mean(axis=0)
-    error = np.sqrt((first.var(axis=0, ddof=1) + second.var(axis=0, ddof=1)) / first.shape[0])
+    with np.errstate(invalid="ignore", over="ignore"):  # -inf less -inf
+        difference = second.mean(axis=0) - first.mean(axis=0)
+        error = np.sqrt((first.var(axis=0, ddof=1) + second.var(axis=0, ddof=1)) / first.shape[0])
     level = np.abs(kept).mean(axis=(0, 1))
     meaningful = np.abs(difference) > 1e3 * np.finfo(float).eps * (level + np.finfo(float).eps)
     scaled: FloatArray = np.divide(difference, error, out=np.zeros_like(error), where=meaningful & (error > 0))

@@ -22,7 +22,10 @@ class Measured(NamedTuple):
 def standard_errors(samples: FloatArray) -> FloatArray:
     """Return the standard errors of means over the first axis; infinite for a single sample."""
     n = len(samples)
-    return np.asarray(samples.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.full(samples.shape[1:], math.inf))
+    if n == 1:
+        return np.full(samples.shape[1:], math.inf)
+    with np.errstate(over="ignore", invalid="ignore"):  # of samples that are infinite, or whose squares are
+        return np.asarray(samples.std(axis=0, ddof=1) / math.sqrt(n))
 
 
 def mean_of(samples: FloatArray) -> Measured:

@@ -64,7 +64,9 @@ class Mixing:
         """
         if not self.separated:
             return math.inf
-        return 1 / self.gap + 2 * self.fluctuation / self.gap**2 if math.isfinite(self.gap) else 0.0
+        if self.gap == 0:
+            return math.inf
+        return 1 / self.gap + 2 * self.fluctuation / self.gap / self.gap if math.isfinite(self.gap) else 0.0
 
     def bias(self, drift: float, n_steps: int) -> float:
         """Return how far a mean over n_steps is off, if what its halves differ by, `drift`, relaxes at the gap's rate.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -43,6 +43,8 @@ _EPS = float(np.finfo(float).eps)
 _MOST_DETERMINANTS = 2**22  # multiplications
 _LARGEST_PRODUCT = 1024  # dimension of matrices that are multiplied through an epoch
 _LARGEST_DIMENSION = 1024  # with metrics
+_LARGEST_PRODUCT_ENTRY = 1e60  # of an epoch, whose growth is evaluated
+_LARGEST_STEP = 1e30  # whose growth is evaluated in metrics: its powers would pass floating point
 _KNOWN = 1e-6  # error of a threshold, relative, that needs no warning
 _FLOOR = 1e-6  # of the norm of K in other metrics
 _LOWER = 0.7  # the learning rate of the second metric, relative
@@ -145,7 +147,7 @@ class BatchSteps(StateSpace):
 
     def growth(self, known: QuadraticForms | None = None) -> Growth:
         """Return growth in the norm of K, mean-square metrics here and at a lower learning rate, and for rare steps."""
-        if self.dimension > _LARGEST_DIMENSION:
+        if self.dimension > _LARGEST_DIMENSION or self.learning_rate * self.largest_unit > _LARGEST_STEP:
             return self.no_growth
         if not self.law.is_independent:  # starts as if it were
             found = self._solved(TOLERANCE, replace(self.law, sampling="iid"), self.learning_rate)
@@ -293,12 +295,11 @@ class BatchSteps(StateSpace):
     def outcomes(self, most: int = LARGEST_ENUMERATION) -> Outcomes | None:
         """Return all matrices of steps, or of epochs."""
         law, size = self.law, self.dimension**2
-        if law.n_batches * size > most:
+        if law.n_batches * max(size, law.steps_per_epoch) > most:
             return None
-        found = [(probability, self._product(batches), len(batches)) for probability, batches in law.batches()]
-        probabilities, matrices, n_steps = zip(*found, strict=True)
-        every = np.array(matrices)
-        return Outcomes(every, np.array(probabilities), n_steps[0]) if np.isfinite(every).all() else None
+        probabilities, epochs = zip(*law.batches(), strict=True)
+        every = self._products(epochs)
+        return Outcomes(every, np.array(probabilities), len(epochs[0])) if np.isfinite(every).all() else None
 
     def rare_outcomes(self, probability: float) -> Outcomes | None:
         """Return the matrices of steps on single examples, if some are rarer than that and than most."""
@@ -310,11 +311,17 @@ class BatchSteps(StateSpace):
             return None
         return self.isometric().outcomes(_FEW_NUMBERS)
 
-    def _product(self, batches: list[tuple[int, ...]]) -> FloatArray:
-        """Return the matrix of steps on batches of units, in order."""
-        product, log_scale = self._scaled_product(batches)
+    def _products(self, epochs: Sequence[list[tuple[int, ...]]]) -> FloatArray:
+        """Return the matrices of steps on batches of units, in order, of as many each; all take a step at once."""
+        steps: dict[tuple[int, ...], int] = {}
+        places = np.array([[steps.setdefault(batch, len(steps)) for batch in batches] for batches in epochs])
+        matrices = np.array([self._step(batch, np.eye(self.dimension)) for batch in steps])
+        products, exponents = matrices[places[:, 0]], np.zeros((len(places), 1, 1), dtype=np.int64)
+        for place in places[:, 1:].T:
+            _, shifts = np.frexp(np.abs(products).max(axis=(1, 2), keepdims=True))
+            products, exponents = matrices[place] @ np.ldexp(products, -shifts), exponents + shifts
         with np.errstate(over="ignore"):
-            return np.asarray(product * np.exp(log_scale))
+            return np.asarray(np.ldexp(products, exponents))
 
     def _scaled_product(self, batches: list[tuple[int, ...]]) -> tuple[FloatArray, float]:
         """Return the same with entries of at most about 1, and the logarithm of what it was divided by."""
@@ -353,7 +360,9 @@ class BatchSteps(StateSpace):
         if self.has_parts_by_outcome:
             return NextUnits(self._rows, self.learning_rate, self.law, self.recurrence, self.norm)
         found = self.outcomes(FEW_NUMBERS)
-        return None if found is None else NextMatrices(*found, self.isometric_vectors)
+        if found is None or float(np.abs(found.matrices).max()) > _LARGEST_PRODUCT_ENTRY:
+            return None
+        return NextMatrices(*found, self.isometric_vectors)
 
     def _laws_of_parts(self) -> Iterator[tuple[Law, float]]:
         """Yield the law of each block of K, and its share of the steps."""

@@ -8,6 +8,7 @@ not mistaken for a singular one.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -47,7 +48,12 @@ class GramRows(Rows):
     @cached_property
     def gradients(self) -> FloatArray:
         """The Cholesky factor."""
-        return np.asarray(np.linalg.cholesky(self.array))
+        try:
+            return np.asarray(np.linalg.cholesky(self.array))
+        except np.linalg.LinAlgError:  # of examples so different that products of their entries are 0
+            scale = np.sqrt(self.diagonal)
+            jitter = len(self) * float(np.finfo(float).eps) * np.eye(len(self))
+            return np.asarray(scale[:, None] * np.linalg.cholesky(_scaled(self.array, scale) + jitter))
 
     @property
     def norm(self) -> FloatArray:
@@ -155,6 +161,9 @@ class GramRows(Rows):
         gradients = np.ascontiguousarray(self.gradients)
         return Rows(gradients, self.diagonal, self.slowest @ gradients)
 
+    def _in_units(self, n: int) -> Rows:
+        return GramRows(np.ldexp(self.array, -n), np.ldexp(self.diagonal, -n), self._slowest, self.slow_cutoff)
+
     def scaled(self, roots: FloatArray) -> GramRows:
         """Return those of K_ij r_i r_j."""
         rows = roots[:, None] * self.array
@@ -174,7 +183,7 @@ class GramRows(Rows):
         diagonal = gram.diagonal().copy()
         scale = np.sqrt(diagonal)
         # What K itself has been found to be, symmetric and definite, its parts are.
-        _, slowest = core.smallest_eigenvalue(matrix=gram / scale / scale[:, None], scale=scale)
+        _, slowest = core.smallest_eigenvalue(matrix=gram / scale / scale[:, None], scale=_about_one(scale))
         return GramRows(gram, diagonal, slowest)
 
     def embedding(self, rows: NDArray[np.intp]) -> FloatArray:
@@ -231,19 +240,24 @@ def rows_of_gram(gram: FloatArray, precision: float) -> Rows:
     noise = n * precision  # what rounding can do to eigenvalues of a matrix with unit diagonal
     is_double = precision <= validation.DOUBLE
     if is_double and active.size == n:
-        smallest, slowest = core.smallest_eigenvalue(matrix=_scaled(gram, scale), scale=scale)
+        smallest, slowest = core.smallest_eigenvalue(matrix=_scaled(gram, scale), scale=_about_one(scale))
         if smallest > 10 * noise:
             return GramRows(gram, diagonal, slowest)
     part, own = (gram, scale) if active.size == n else (gram[np.ix_(active, active)], scale[active])
     factor, order = (_eigenvectors if is_double else _pivoted)(part, own, noise, precision)
     if factor.shape[1] == n:
         if not is_double:
-            _, slowest = core.smallest_eigenvalue(matrix=_scaled(gram, scale), scale=scale)
+            _, slowest = core.smallest_eigenvalue(matrix=_scaled(gram, scale), scale=_about_one(scale))
             return GramRows(gram, diagonal, slowest)
         return GramRows(gram, diagonal, np.linalg.eigh(gram)[1][:, 0].copy())
     features = np.zeros((n, factor.shape[1]))
     features[active[order]] = factor
     return Rows(features, diagonal)
+
+
+def _about_one(scale: FloatArray) -> FloatArray:
+    """Return square roots of K_ii in units of about the largest, so that products of two are within floating point."""
+    return np.asarray(np.ldexp(scale, -math.frexp(float(scale.max()))[1]))
 
 
 def _scaled(gram: FloatArray, scale: FloatArray) -> FloatArray:

@@ -75,7 +75,7 @@ def _of_factor(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return (U, w, V)."""
     vectors, values, directions = np.linalg.svd(features, full_matrices=False) if singular is None else singular
-    if rank == features.shape[1] and values[-1] ** 2 < _ILL_CONDITIONED * values[0] ** 2:
+    if rank == features.shape[1] and (values[-1] / values[0]) ** 2 < _ILL_CONDITIONED:
         accurate = _jacobi(features, with_directions=True)
         if accurate is not None:
             return accurate
@@ -173,7 +173,8 @@ def _refined_smallest(matrix: FloatArray, basis: FloatArray, eigenvalues: FloatA
         # Within a cluster of eigenvalues the quotient is accurate without.
         distances[distances < 1e-3 * smallest] = np.inf
         rest = (image - value * vector).astype(float)
-        vector -= basis @ (basis.T @ rest / distances)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            vector -= basis @ (basis.T @ rest / distances)
     if not abs(smallest - computed) < 0.1 * computed:
         return computed
     return min(smallest, float(eigenvalues[-1] if len(eigenvalues) == 1 else eigenvalues[1]))

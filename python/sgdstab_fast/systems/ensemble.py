@@ -91,10 +91,10 @@ class MatrixEnsemble(System):
         n = len(self._matrices)
         given = np.full(n, 1 / n) if probabilities is None else probabilities
         self._probabilities = validation.distribution(given, "probabilities", n, "one for each matrix")
-        self._given = self._matrices
+        self._given = validation.frozen(self._matrices)
         if not self._drawn.all():  # whatever the others are: nothing is to be made of them, and numbers stay
-            self._matrices = np.where(
-                self._drawn[:, None, None], self._given, self._given[self._probabilities.argmax()]
+            self._matrices = validation.frozen(
+                np.where(self._drawn[:, None, None], self._given, self._given[self._probabilities.argmax()])
             )
 
     @property

@@ -54,7 +54,7 @@ class Recurrence:
                 found = np.array(validation.numeric(getattr(self, name), name), dtype=float, order="C")
             except TypeError:
                 raise TypeError(f"{name} must be numbers, not {validation.shown(getattr(self, name))}") from None
-            object.__setattr__(self, name, found)
+            object.__setattr__(self, name, validation.frozen(found))
         levels = self.readout.size
         if levels == 0 or self.readout.ndim != 1 or self.free.shape != (levels, levels):
             raise ValueError(

@@ -10,6 +10,7 @@ systems of one K share its rows, and what has been computed of them.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ from sgdstab_fast.systems.decomposition import (
     largest_axes,
     smallest_axes,
 )
-from sgdstab_fast.validation import row_blocks
+from sgdstab_fast.validation import frozen, row_blocks
 
 IntArray = NDArray[np.intp]
 
@@ -35,6 +36,8 @@ LARGEST_EIGENDECOMPOSITION = 1024  # rank of a K of which all eigenvalues cost l
 _CACHE_LINE = 64  # bytes
 # An abs(K_ij) below this times sqrt(K_ii K_jj), and times the length of the dot product it comes from, is rounding.
 ROUNDING = 4 * float(np.finfo(float).eps)
+_LARGEST_FEATURE = 1e150  # and the smallest over one, so that squares are numbers
+_FAR = 100  # powers of two, of units in which products of a few entries are within floating point
 _FRONTIER = 128  # rows of K looked at together
 
 
@@ -48,7 +51,9 @@ class Rows:
     def __init__(
         self, array: FloatArray, diagonal: FloatArray, slowest: FloatArray | None = None, slow_cutoff: float = 0.0
     ) -> None:
-        self.array, self.diagonal, self._slowest, self.slow_cutoff = array, diagonal, slowest, slow_cutoff
+        # What a user is shown of a system is not to change it.
+        self.array, self.diagonal = frozen(array), frozen(diagonal)
+        self._slowest, self.slow_cutoff = slowest, slow_cutoff
         self._decompositions: dict[bytes, SpectralDecomposition] = {}
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -195,6 +200,16 @@ class Rows:
     def isometric_rows(self) -> Rows:
         """The rows of the same K in isometric coordinates."""
         return self
+
+    @cached_property
+    def in_own_units(self) -> tuple[Rows, int]:
+        """The rows of K / 2^n, and n: those of K itself, and 0, unless its entries are far from 1."""
+        n = 2 * (math.frexp(float(self.diagonal.max()))[1] // 2)
+        return (self, 0) if abs(n) <= _FAR else (self._in_units(n), n)
+
+    def _in_units(self, n: int) -> Rows:
+        array, slowest = np.ldexp(self.array, -n // 2), self._slowest
+        return Rows(array, np.ldexp(self.diagonal, -n), slowest, self.slow_cutoff)
 
     def scaled(self, roots: FloatArray) -> Rows:
         """Return the rows of K_ij r_i r_j for weights r, shape (n_rows,)."""
@@ -360,6 +375,12 @@ class Rows:
 
 def rows_of_factor(matrix: FloatArray, precision: float) -> Rows:
     """Return the rows of K = F F^T in as many columns as it has rank; refuse an F that is zero."""
+    largest = float(np.abs(matrix).max())
+    if largest > _LARGEST_FEATURE or 0 < largest < 1 / _LARGEST_FEATURE:
+        raise ValueError(
+            f"features are beyond computing with, the largest {largest:.3g}: scale them to about 1, and the learning "
+            "rate by the square of that"
+        )
     if matrix.shape[1] > matrix.shape[0]:
         # F = R^T Q^T with Q orthonormal: R^T has the same Gram matrix in N columns.
         matrix = np.ascontiguousarray(np.transpose(np.linalg.qr(matrix.T, mode="r")))

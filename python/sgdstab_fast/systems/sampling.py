@@ -197,8 +197,20 @@ def row_weights(law: Law, n_rows: int, step_scaling: Any, scale: Any) -> FloatAr
     factor = validation.positive_number(scale, "scale")
     if law.probabilities is None or scaling == "equal":
         return None if factor == 1 else np.full(n_rows, factor)
-    weights = factor / (law.n_units * law.probabilities)
+    with np.errstate(over="ignore"):
+        weights = factor / (law.n_units * law.probabilities)
     return np.asarray(weights[law.units_of_rows(n_rows)])
+
+
+def weighted(matrix: FloatArray, weights: FloatArray, columns: FloatArray | float = 1.0) -> FloatArray:
+    """Return a matrix times the roots of weights of rows, and of columns; refuse what passes floating point."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = columns * matrix * np.sqrt(weights)[:, None]
+    if not np.isfinite(found).all():
+        raise ValueError(
+            f"scale, over probabilities, is too large: times gram it passes floating point, being up to {weights.max()}"
+        )
+    return found
 
 
 def _grouped(groups: Any, n_rows: int) -> tuple[IntArray, IntArray]:
@@ -206,7 +218,8 @@ def _grouped(groups: Any, n_rows: int) -> tuple[IntArray, IntArray]:
     known: dict[Any, int] = {}
     labels = validation.labels(groups, "groups", n_rows, "one label for each row")
     units = np.array([known.setdefault(label, len(known)) for label in labels], dtype=np.int64)
-    return np.concatenate([[0], np.cumsum(np.bincount(units))]), np.argsort(units, kind="stable")
+    offsets, members = np.concatenate([[0], np.cumsum(np.bincount(units))]), np.argsort(units, kind="stable")
+    return validation.frozen(offsets), validation.frozen(members)
 
 
 def cumulative(probabilities: FloatArray) -> FloatArray:

@@ -13,8 +13,10 @@ curvature 1, a step on example i multiplies the displacement by
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,12 +31,12 @@ from sgdstab_fast.systems.batch_steps import BatchSteps
 from sgdstab_fast.systems.coordinates import rows_of_gram
 from sgdstab_fast.systems.recurrence import Recurrence, recurrence_of
 from sgdstab_fast.systems.rows import Rows, rows_of_factor
-from sgdstab_fast.systems.sampling import Law, row_weights, validated
+from sgdstab_fast.systems.sampling import Law, row_weights, validated, weighted
 from sgdstab_fast.systems.single_steps import SingleSteps
 from sgdstab_fast.systems.system import FullBatches, Outcomes, Part, System, require_system
 
 _SMALLEST_DIAGONAL = 1e-290
-_LARGEST_STEP = 1e100  # eta K_ii, so that no product of a few steps overflows
+_SMALLEST_STEP, _LARGEST_STEP = 1e-290, 1e100  # eta K_ii, so that no product of a few steps overflows
 
 
 class LinearizedSGD(BatchSteps):
@@ -132,7 +134,7 @@ class LinearizedSGD(BatchSteps):
         weights = row_weights(law, len(matrix), step_scaling, scale)
         if weights is not None:
             # A_i = I - eta c_i e_i e_i^T K is similar to I - eta e_i e_i^T K', K' = c^(1/2) K c^(1/2).
-            matrix = np.sqrt(weights) * matrix * np.sqrt(weights)[:, None]
+            matrix = weighted(matrix, weights, np.sqrt(weights))
         rows = rows_of_gram(matrix, precision)
         n_active = int(np.count_nonzero(rows.diagonal))  # what has no gradient is not below any precision
         if precision > validation.DOUBLE and rows.rank < n_active:
@@ -193,23 +195,24 @@ class LinearizedSGD(BatchSteps):
         recurrence = recurrence_of(momentum, nesterov)
         weights = row_weights(law, len(matrix), step_scaling, scale)
         if weights is not None:
-            matrix = np.sqrt(weights)[:, None] * matrix
+            matrix = weighted(matrix, weights)
         return cls._of(_fast(rows_of_factor(matrix, precision), slow_cutoff), learning_rate, law, recurrence)
 
     @classmethod
     def _of(cls, rows: Rows, learning_rate: float, law: Law, recurrence: Recurrence) -> LinearizedSGD:
         rate, diagonal = validation.positive_number(learning_rate, "learning_rate"), rows.diagonal
-        if diagonal.max() < _SMALLEST_DIAGONAL:
+        if not _SMALLEST_DIAGONAL <= diagonal.max() <= 1 / _SMALLEST_DIAGONAL:
+            size, up, down = ("small", "up", "down") if diagonal.max() < 1 else ("large", "down", "up")
             raise ValueError(
-                f"gram is too small to compute with: its diagonal reaches {diagonal.max()}; scale it up, and the "
-                "learning rate down"
+                f"gram is too {size} to compute with: its diagonal reaches {diagonal.max()}; scale it {up}, and the "
+                f"learning rate {down}"
             )
-        with np.errstate(over="ignore"):
-            within = (rate * diagonal < _LARGEST_STEP).all()
-        if not within:
+        step = rate * float(diagonal.max())
+        if not _SMALLEST_STEP < step < _LARGEST_STEP:
+            size, limit = ("large", f"passes {_LARGEST_STEP}") if step > 1 else ("small", f"is below {_SMALLEST_STEP}")
             raise ValueError(
-                f"learning_rate {learning_rate!r} is too large: times gram's diagonal, up to {diagonal.max()}, "
-                f"it passes {_LARGEST_STEP}"
+                f"learning_rate {validation.shown(learning_rate)} is too {size}: times gram's diagonal, up to "
+                f"{diagonal.max()}, it {limit}"
             )
         kind = SingleExampleSGD if law.is_single and recurrence.is_plain else LinearizedSGD
         system: LinearizedSGD = object.__new__(kind)
@@ -220,7 +223,7 @@ class LinearizedSGD(BatchSteps):
         """Leave what has been computed behind."""
         return LinearizedSGD._of, (self._rows, self.learning_rate, self.law, self.recurrence)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A digest of K, the law, the optimiser and the learning rate, by which a result knows its system."""
         law = self.law
@@ -408,6 +411,15 @@ class LinearizedSGD(BatchSteps):
             return self
         roots = np.sqrt(self.n_examples * self.law.probabilities[self._units])
         return self._changed(self._rows.scaled(roots), law=replace(self.law, probabilities=None))
+
+    def in_own_units(self) -> LinearizedSGD:
+        """Return the system of K / 2^n and eta 2^n in which K is about 1; itself unless K is far from that."""
+        rows, n = self._rows.in_own_units
+        if n == 0:
+            return self
+        other = self._changed(rows, learning_rate=math.ldexp(self.learning_rate, n))
+        vars(other)["fingerprint"] = self.fingerprint  # chains of one go on as those of the other
+        return other
 
     def isometric(self) -> LinearizedSGD:
         """Return the same system in factor coordinates, in which lengths are those of parameter space."""

@@ -48,6 +48,7 @@ _INTERMITTENCY = (0.5, 1.0)  # theta, beyond the edge, where some abs(1 - eta K_
 _FLOOR, _ROUNDING_FLOOR = 1e-6, 1e-12
 # Below this log abs(1 - eta K_ii), growth of volumes, which is as the square of 1 - eta K_ii, drowns in rounding.
 _LOST = math.log(1e-3)
+_LEAST_WEIGHT = 1e-150  # of an example in second moments
 MOST_APPLICATIONS = 1000  # of the mean-square operator
 _LARGEST_OF_FRAMES = 512  # dimension in which growth of frames is evaluated: it takes a dozen matrices more
 
@@ -285,6 +286,10 @@ def mean_square_metric(
     `tolerance` is for the Perron vector. Whatever it is, both forms are symmetric, and positive definite up to
     rounding.
     """
+    rows, n = rows.in_own_units
+    learning_rate = math.ldexp(learning_rate, n)
+    if example_weights is not None:
+        example_weights = np.maximum(example_weights, _LEAST_WEIGHT)
     parts = rows.decompose(weights=example_weights)
     operator = operator_of(parts, learning_rate, len(rows), example_weights)
     return forms_of(parts, operator.solve(tolerance, MOST_APPLICATIONS), example_weights)

@@ -132,7 +132,7 @@ class StateSpace(System):
 
     def correlated(self, axes: IntArray, covariance: FloatArray) -> FloatArray:
         """Return what states of a second moment are, given what their displacements have of single rows."""
-        return self._rows.moved_images(axes, covariance[: self.rank])
+        return self._rows.in_own_units[0].moved_images(axes, covariance[: self.rank])
 
     @property
     def n_random(self) -> int:

@@ -360,9 +360,13 @@ class System(ABC):
         """Return the parts whose exponents together are all exponents; itself if there are none."""
         return [Part(0, self, 1.0, np.empty(0, dtype=np.intp))]
 
+    def in_own_units(self) -> System:
+        """Return the same system in units in which its numbers, and products of a few, are within floating point."""
+        return self
+
     def balanced(self) -> System:
         """Return a system with the same exponents, in coordinates whose units are alike."""
-        return self
+        return self.in_own_units()
 
     def embedding(self, part: Part[System]) -> FloatArray:
         """Return P with P P^T = 1, shape (dimension of the part, dimension): v P is a vector of the whole."""
