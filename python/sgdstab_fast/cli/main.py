@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.build import __version__
-from sgdstab_fast.cli import inputs
-from sgdstab_fast.cli.report import EXIT_STATUS, make_report, print_report, report_json, save_plots
+from sgdstab_fast.cli import inputs, jobs
+from sgdstab_fast.cli.report import EXIT_STATUS, Report, make_report, print_report, report_json, save_plots
 from sgdstab_fast.cli.tables import (
     print_chain,
     print_critical,
@@ -33,12 +32,13 @@ from sgdstab_fast.cli.tables import (
 )
 from sgdstab_fast.directions.chain import projective_chain
 from sgdstab_fast.learning_rates.critical import critical_learning_rate
+from sgdstab_fast.learning_rates.results import CriticalLearningRate
 from sgdstab_fast.learning_rates.sweep import sweep
 from sgdstab_fast.learning_rates.thresholds import thresholds
 from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.program import status_of
-from sgdstab_fast.results.progress import Progress, reporter
-from sgdstab_fast.results.warnings import collected
+from sgdstab_fast.results.interruption import Interrupted
+from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.systems.sampling import SAMPLINGS
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.tracking.tracker import StabilityTracker
@@ -47,19 +47,40 @@ from sgdstab_fast.tracking.tracker import StabilityTracker
 def _report(options: argparse.Namespace) -> int:
     learning_rate = inputs.learning_rate(options)
     name, gram = inputs.named_gram(options)
-    common = inputs.run_options(options)
+    common = {**inputs.run_options(options), **jobs.kept(options)}
     inputs.require_writable(options)
-    with _bar() as progress:
+    console = Console()
+
+    told: list[str] = []
+
+    def tell(verdict: str) -> None:
+        if verdict not in told and not options.json:
+            console.print(verdict, highlight=False)
+        told.append(verdict)
+
+    def find(progress: Any) -> Report:
+        def report(state: Progress) -> None:
+            if state.verdict:
+                tell(state.verdict)
+            if progress is not None:
+                progress(state)
+
         system = LinearizedSGD(gram, learning_rate, **inputs.steps(options, gram))
-        report = make_report(name, system, k=options.exponents, progress=progress, **common)
+        return make_report(name, system, k=options.exponents, progress=report, tell=tell, **common)
+
+    with jobs.telling(options, "exponent", console) as progress:
+        job = jobs.ended(options, partial(find, progress))
+    report: Report = job.found
     if options.json:
         print(report_json(report))
     else:
-        print_report(report, Console())
+        print_report(report, console)
     sys.stdout.flush()
-    save_plots(report, options.output)
-    if not options.json:
-        print(f"plots: {options.output}")
+    if not job.early:
+        save_plots(report, options.output)
+        if not options.json:
+            print(f"plots: {options.output}")
+    job.finish(options)
     return EXIT_STATUS[report.stability.verdict]
 
 
@@ -73,9 +94,10 @@ def _sweep(options: argparse.Namespace) -> int:
     def find(gram: Any, progress: Any) -> Any:
         shared = inputs.steps(options, gram)
         del shared["batch_size"], shared["momentum"]
-        return sweep(gram, rates, progress=progress, **shared, **curves, **common)
+        return sweep(gram, rates, progress=progress, **shared, **curves, **common, **jobs.kept(options), **executor)
 
-    return _found(options, "sweep", find, print_map)
+    with jobs.cluster(options.dask) as executor:
+        return _found(options, "sweep", find, print_map)
 
 
 def _critical(options: argparse.Namespace) -> int:
@@ -84,8 +106,16 @@ def _critical(options: argparse.Namespace) -> int:
     def find(gram: Any, progress: Any) -> Any:
         criteria: list[str | float] = ["mean-square", "almost-sure", "gd"]
         criteria += inputs.orders(options.p) if options.p is not None else []
-        steps = inputs.steps(options, gram)
-        return [critical_learning_rate(gram, each, progress=progress, **steps, **common) for each in criteria]
+        steps, found = inputs.steps(options, gram), list[CriticalLearningRate]()
+        for each in criteria:
+            keeping = jobs.kept(options) if each == "almost-sure" else {}
+            try:
+                found.append(critical_learning_rate(gram, each, progress=progress, **steps, **common, **keeping))
+            except Interrupted as error:
+                if error.result is None and not found:
+                    raise
+                raise Interrupted([*found, *([] if error.result is None else [error.result])]) from None
+        return found
 
     return _found(options, "critical learning rate", find, print_critical)
 
@@ -97,7 +127,9 @@ def _thresholds(options: argparse.Namespace) -> int:
 
     def find(gram: Any, progress: Any) -> Any:
         steps = {"batch_size": options.batch_size, "sampling": options.sampling, "groups": inputs.groups(options, gram)}
-        return thresholds(gram, learning_rate=eta, orders=orders, progress=progress, **steps, **common)
+        return thresholds(
+            gram, learning_rate=eta, orders=orders, progress=progress, **steps, **common, **jobs.kept(options)
+        )
 
     return _found(options, "thresholds", find, print_thresholds)
 
@@ -108,7 +140,7 @@ def _moments(options: argparse.Namespace) -> int:
 
     def find(gram: Any, progress: Any) -> Any:
         system = LinearizedSGD(gram, learning_rate, **inputs.steps(options, gram))
-        return moment_exponent(system, orders, progress=progress, **common)
+        return moment_exponent(system, orders, progress=progress, **common, **jobs.kept(options))
 
     return _found(options, "moments", find, print_moments)
 
@@ -118,7 +150,7 @@ def _chain(options: argparse.Namespace) -> int:
 
     def find(gram: Any, progress: Any) -> Any:
         system = LinearizedSGD(gram, learning_rate, **inputs.steps(options, gram))
-        return projective_chain(system, progress=progress, **common)
+        return projective_chain(system, progress=progress, **common, **jobs.kept(options))
 
     return _found(options, "chain", find, print_chain)
 
@@ -140,7 +172,7 @@ def _track(options: argparse.Namespace) -> int:
         n_threads=options.threads,
     )
     console = Console()
-    with _notes(console), _bar("points") as progress:
+    with jobs.telling(options, "points", console) as progress:
         for number, (step, read) in enumerate(saved, start=1):
             tracker.update(**read(), step=step)
             if progress is not None:
@@ -166,16 +198,18 @@ def _found(
         inputs.require_writable(options)
     name, gram = inputs.named_gram(options)
     console = Console()
-    with _notes(console), _bar(label) as progress:
-        found = find(gram, progress)
+    with jobs.telling(options, label, console) as progress:
+        job = jobs.ended(options, partial(find, gram, progress))
+    found = job.found
     show(name, found, console)
-    if "output" in options:
+    if "output" in options and not job.early:
         sys.stdout.flush()
         save_plot(found, options.output)
         print(f"plot: {options.output}")
         if options.csv is not None:
             save_csv(found.to_dict(), options.csv)
             print(f"numbers: {options.csv}")
+    job.finish(options)
     return 0
 
 
@@ -225,8 +259,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--groups": {
         "metavar": "M", "help": "rows of K per example, consecutive; or a .npy file with a label for each row"},
     "--scale": {"type": float, "default": 1.0, "help": "curvature of the loss: 2 for (f - y)^2 (default: %(default)g)"},
+    **jobs.OPTIONS,
 }  # fmt: skip
 _FAILURES = "2 bad input, 130 interrupted, 141 output that nobody reads, 70 an error of the program"
+_TELLING = "--quiet --log"
+_JOB = f"--checkpoint --resume --budget {_TELLING}"
 _RUN = "gram --key --rtol --max-steps --seed --threads"
 _STEPS = "--batch-size --sampling --momentum --nesterov --groups --scale"
 
@@ -235,8 +272,8 @@ class _Command(NamedTuple):
     run: Callable[[argparse.Namespace], int]
     help: str
     description: str
-    options: tuple[str, str, str]
-    """Names: before, in and after the group of those that say what steps are."""
+    options: tuple[str, str, str, str]
+    """Names: those of the run, of what steps are, of long jobs, and of what is written."""
     defaults: dict[str, Any]
     row: str = ""
     """What a table has rows of."""
@@ -248,7 +285,7 @@ _COMMANDS = {
         _report,
         "everything about one Gram matrix and learning rate",
         "Report the stability of SGD with one neural-tangent Gram matrix and learning rate.",
-        (f"{_RUN} --learning-rate", _STEPS, "--output/several --json --exponents"),
+        (f"{_RUN} --learning-rate", _STEPS, _JOB, "--output/several --json --exponents"),
         {"--rtol": 1e-2, "--max-steps": 5e7, "--output": Path("report.png")},
         epilog=f"Exit status: 0 stable, 1 unstable, 3 undecided, {_FAILURES}.",
     ),
@@ -259,6 +296,7 @@ _COMMANDS = {
         (
             f"{_RUN} --learning-rates",
             "--batch-size/several --sampling --momentum/several --nesterov --groups --scale",
+            f"{_JOB} --dask",
             "--output --csv",
         ),
         {"--rtol": 1e-2, "--max-steps": 1e7, "--output": Path("map.png")},
@@ -268,7 +306,7 @@ _COMMANDS = {
         _critical,
         "the largest stable learning rates",
         "Find the largest learning rates that are stable: in mean square, almost surely, for full batches.",
-        ("gram --key --rtol/own --max-steps/own --seed --threads", _STEPS, "--p/more"),
+        ("gram --key --rtol/own --max-steps/own --seed --threads", _STEPS, _JOB, "--p/more"),
         {},
     ),
     "thresholds": _Command(
@@ -278,6 +316,7 @@ _COMMANDS = {
         (
             f"{_RUN} --learning-rate/asked",
             "--batch-size --sampling/independent --groups",
+            _JOB,
             "--p/none --output --csv",
         ),
         {"--rtol": 1e-2, "--max-steps": 5e7, "--p": "1,4", "--output": Path("thresholds.png")},
@@ -288,7 +327,7 @@ _COMMANDS = {
         "moment exponents and large deviations",
         "Find moment Lyapunov exponents of SGD: which moments of displacements die out, how heavy the tails of SGD "
         "are, and how likely finite runs are to look otherwise.",
-        (f"{_RUN} --learning-rate", _STEPS, "--p --output --csv"),
+        (f"{_RUN} --learning-rate", _STEPS, _JOB, "--p --output --csv"),
         {"--rtol": 1e-3, "--max-steps": 2e7, "--p": "-2:4:25", "--output": Path("moments.png")},
         "order",
     ),
@@ -299,6 +338,7 @@ _COMMANDS = {
         (
             "kernels --learning-rate/required --quantities --rtol --seconds --seed --threads",
             "--batch-size --sampling --momentum --nesterov",
+            _TELLING,
             "--output --csv",
         ),
         {"--rtol": 1e-2, "--seed": 0, "--output": Path("history.png")},
@@ -309,7 +349,7 @@ _COMMANDS = {
         "which examples drive displacements, and how directions mix",
         "Follow the directions of displacements under SGD: the examples that make them grow, how fast they forget "
         "where they started, and how much the growth of runs varies.",
-        (f"{_RUN} --learning-rate", _STEPS, "--output --csv"),
+        (f"{_RUN} --learning-rate", _STEPS, _JOB, "--output --csv"),
         {"--rtol": 0.02, "--max-steps": 1e7, "--output": Path("chain.png")},
         "example",
     ),
@@ -326,7 +366,7 @@ def parser() -> argparse.ArgumentParser:
     for name, command in _COMMANDS.items():
         its = commands.add_parser(name, help=command.help, description=command.description, epilog=command.epilog)
         its.set_defaults(run=command.run, output_by_default=command.defaults.get("--output"))
-        for place, options in zip((its, its.add_argument_group("steps"), its), command.options, strict=True):
+        for place, options in zip(_groups(its), command.options, strict=True):
             for option in options.split():
                 flag, settings = option.partition("/")[0], dict(_OPTIONS[option])
                 settings["help"] = settings["help"].format(row=command.row)
@@ -334,6 +374,11 @@ def parser() -> argparse.ArgumentParser:
                     settings["default"] = command.defaults[flag]
                 place.add_argument(flag, **settings)
     return top
+
+
+def _groups(its: argparse.ArgumentParser) -> tuple[Any, ...]:
+    """Return where options of each kind are listed."""
+    return its, its.add_argument_group("steps"), its.add_argument_group("long jobs"), its
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -386,22 +431,3 @@ def _with_negative_orders(arguments: Sequence[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined
-
-
-@contextmanager
-def _bar(label: str = "exponent") -> Iterator[Callable[[Progress], object] | None]:
-    """One progress bar for all estimates of a command, on a terminal only; every run starts it anew."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with reporter(True, 1, label) as show:
-        yield show
-
-
-@contextmanager
-def _notes(console: Console) -> Iterator[None]:
-    """Print what a result falls short of as notes."""
-    with collected() as messages:
-        yield
-    for message in messages:
-        console.print(f"[yellow]note:[/] {escape(message)}", highlight=False)

@@ -23,8 +23,10 @@ from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, S
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
 from sgdstab_fast.exponents.stability import stability
 from sgdstab_fast.nonlinear.batches import BatchStability, stability_of_batches
+from sgdstab_fast.results.interruption import Interrupted
 from sgdstab_fast.results.printed import computed, with_error
 from sgdstab_fast.results.progress import Progress
+from sgdstab_fast.results.result import INTERRUPTED
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -48,11 +50,12 @@ class Report:
     name: str
     system: LinearizedSGD
     stability: Stability
-    exponent: LyapunovExponent
+    exponent: LyapunovExponent | None
+    """None if it was not come to, as `spectrum`."""
     gd_threshold: float
-    spectrum: LyapunovSpectrum
+    spectrum: LyapunovSpectrum | None
     batches: BatchStability | None
-    """None with momentum, to which the theory does not go."""
+    """None with momentum, to which the theory does not go, and of an interrupted report."""
     warnings: tuple[str, ...]
     seconds: float
 
@@ -67,55 +70,58 @@ def make_report(
     rng: int | None,
     n_threads: int | None,
     progress: Callable[[Progress], object] | None = None,
+    tell: Callable[[str], object] | None = None,
+    **keeping: Any,
 ) -> Report:
-    """Compute everything that the report shows."""
+    """Compute everything that the report shows, and tell the verdict once it is known.
+
+    An interrupt comes with a report of what was known by then.
+    """
     start = time.perf_counter()
     if k is None:
         k = system.dimension if system.dimension <= _FULL_SPECTRUM else _SOME_EXPONENTS
     validation.integer(k, "--exponents", high=system.dimension)
+    how: dict[str, Any] = {"rng": rng, "n_threads": n_threads, "progress": progress}
+    threshold = 2 * system.n_examples / float(system.gram_eigenvalues()[0]) if system.is_plain else gd_threshold(system)
+    found: Stability | None = None
+    spectrum: LyapunovSpectrum | None = None
+    interrupted = False
     with collected() as messages:
-        found = stability(
-            system,
-            exponent=True,
-            confidence=LEVEL,
-            rtol=rtol,
-            max_steps=max_steps,
-            rng=rng,
-            n_threads=n_threads,
-            progress=progress,
-        )
-        assert found.lyapunov is not None  # asked for
-        work = k * system.dimension * system.rows_per_step
-        spectrum = lyapunov_spectrum(
-            system,
-            k,
-            rtol=0,
-            max_steps=min(
-                max(min(int(_SPECTRUM_WORK / work), _SPECTRUM_STEPS), int(100 * system.steps_per_epoch)), max_steps
-            ),
-            rng=rng,
-            n_threads=n_threads,
-            progress=progress,
-        )
-    return Report(
+        try:
+            found = stability(system, exponent=True, confidence=LEVEL, rtol=rtol, max_steps=max_steps, **how, **keeping)
+            if tell is not None:
+                tell(f"{found.verdict}: {found.certificate}")
+            work = k * system.dimension * system.rows_per_step
+            most = max(min(int(_SPECTRUM_WORK / work), _SPECTRUM_STEPS), int(100 * system.steps_per_epoch))
+            spectrum = lyapunov_spectrum(system, k, rtol=0, max_steps=min(most, max_steps), **how)
+        except Interrupted as error:
+            if error.result is None and found is None:
+                raise
+            interrupted = True
+            if found is None:
+                found = error.result
+            else:
+                spectrum = error.result
+    assert found is not None
+    report = Report(
         name=name,
         system=system,
         stability=found,
         exponent=found.lyapunov,
-        gd_threshold=2 * system.n_examples / float(system.gram_eigenvalues()[0])
-        if system.is_plain
-        else gd_threshold(system),
+        gd_threshold=threshold,
         spectrum=spectrum,
-        batches=stability_of_batches(system) if system.recurrence.is_plain else None,
+        batches=stability_of_batches(system) if system.recurrence.is_plain and not interrupted else None,
         warnings=tuple(messages),
         seconds=time.perf_counter() - start,
     )
+    if interrupted:
+        raise Interrupted(report)
+    return report
 
 
 def print_report(report: Report, console: Console) -> None:
     """Print the report as a table."""
     system, found, exponent, spectrum = report.system, report.stability, report.exponent, report.spectrum
-    low, high = exponent.confidence_interval(LEVEL)
     table = Table(
         title=escape(report.name), title_justify="left", show_header=False, box=box.SIMPLE_HEAD, pad_edge=False
     )
@@ -135,26 +141,23 @@ def print_report(report: Report, console: Console) -> None:
     side = "at" if abs(relative) < 1e-12 else "below" if relative < 0 else "above"
     table.add_row("full-batch GD", f"mu = {found.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})")
     table.add_row("mean square", _mean_square(found))
-    table.add_row(
-        "SGD",
-        f"lambda = {with_error(exponent.exponent, exponent.standard_error)} per step\n"
-        f"{LEVEL:.0%} interval [{low:.6g}, {high:.6g}]\n{exponent.per_epoch:.6g} per epoch",
-    )
-    shown = [
-        with_error(value, high - value if math.isfinite(value) else 0.0)
-        for value, high in zip(spectrum.exponents[:_SHOWN], spectrum.confidence_interval(LEVEL)[1], strict=False)
-    ]
-    more = spectrum.exponents.size - len(shown)
-    table.add_row(f"top exponents\n{LEVEL:.0%} intervals", "\n".join(shown) + (f"\n… and {more} more" if more else ""))
-    table.add_row("sum rule", _sum_rule(spectrum))
-    stopped, ended = _STOPPED[exponent.stopped_by], _STOPPED[spectrum.stopped_by]
+    table.add_row("SGD", _NOT_YET if exponent is None else _lambda(exponent))
+    if spectrum is None:
+        table.add_row("spectrum", _NOT_YET)
+    else:
+        table.add_row(f"top exponents\n{LEVEL:.0%} intervals", _top_exponents(spectrum))
+        table.add_row("sum rule", _sum_rule(spectrum))
+    taken = [(exponent, "lambda"), (spectrum, "the spectrum")]
     table.add_row(
         "steps" if single else "steps taken",
-        f"{exponent.n_steps:.3g} for lambda ({stopped})\n{spectrum.n_steps:.3g} for the spectrum ({ended})",
+        "\n".join(
+            f"{each.n_steps:.3g} for {what} ({_STOPPED[each.stopped_by]})" for each, what in taken if each is not None
+        ),
     )
     table.add_row("time", f"{found.seconds:.2f} s for the verdict, {report.seconds:.2f} s in all")
     style = {"stable": "bold green", "unstable": "bold red", "undecided": "bold yellow"}[found.verdict]
-    undecided, known = found.verdict == "undecided", exponent.stopped_by in ("atol", "closed form")
+    undecided = found.verdict == "undecided"
+    known = exponent is not None and exponent.stopped_by in ("atol", "closed form")
     meaning = _NEITHER if undecided and known else _MEANING[found.verdict]
     table.add_row("verdict", f"[{style}]{found.verdict.upper()}[/]   {meaning}")
     exact = "   (exact)" if found.confidence == 1 and not undecided else ""
@@ -168,6 +171,26 @@ def print_report(report: Report, console: Console) -> None:
         console.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
 
 
+_NOT_YET = "interrupted before it was estimated"
+
+
+def _lambda(exponent: LyapunovExponent) -> str:
+    low, high = exponent.confidence_interval(LEVEL)
+    return (
+        f"lambda = {with_error(exponent.exponent, exponent.standard_error)} per step\n"
+        f"{LEVEL:.0%} interval [{low:.6g}, {high:.6g}]\n{exponent.per_epoch:.6g} per epoch"
+    )
+
+
+def _top_exponents(spectrum: LyapunovSpectrum) -> str:
+    shown = [
+        with_error(value, high - value if math.isfinite(value) else 0.0)
+        for value, high in zip(spectrum.exponents[:_SHOWN], spectrum.confidence_interval(LEVEL)[1], strict=False)
+    ]
+    more = spectrum.exponents.size - len(shown)
+    return "\n".join(shown) + (f"\n… and {more} more" if more else "")
+
+
 _MEANING = {
     "stable": "SGD can converge to this minimum (lambda < 0)",
     "unstable": "SGD cannot converge to this minimum (lambda > 0)",
@@ -179,6 +202,7 @@ _STOPPED = {
     "atol": "absolute tolerance met",
     "sign": "its sign is known",
     "max_steps": "all that were allowed",
+    INTERRUPTED: "interrupted",
     "closed form": "known in closed form",
 }
 
@@ -251,17 +275,21 @@ def report_json(report: Report) -> str:
         "batches": None if report.batches is None else _picked(report.batches, "stable lower upper exact"),
         "gd": {"exponent": found.gd, "threshold": report.gd_threshold},
         "mean_square": None if mean_square is None else _picked(mean_square, "exponent error residual converged"),
-        "lyapunov": {
+        "lyapunov": None
+        if exponent is None
+        else {
             **_picked(exponent, "exponent standard_error"),
             "confidence_level": LEVEL,
             "bounds": found.bounds,
             "confidence_interval": exponent.confidence_interval(LEVEL),
             **_picked(exponent, "per_epoch n_steps stopped_by mixed gap"),
         },
-        "spectrum": _picked(spectrum, "exponents standard_errors sum_of_exponents sum_rule_error n_steps"),
+        "spectrum": None
+        if spectrum is None
+        else _picked(spectrum, "exponents standard_errors sum_of_exponents sum_rule_error n_steps"),
         "warnings": report.warnings,
         "seconds": report.seconds,
-        "provenance": dict(exponent.provenance),
+        "provenance": {} if exponent is None else dict(exponent.provenance),
     }
     return json.dumps(_finite(content), indent=2)
 
@@ -286,6 +314,8 @@ def figure_of(columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
 
 def save_plots(report: Report, path: Path) -> None:
     """Write the exponents of the verdict, the spectrum and the convergence of lambda into one figure."""
+    assert report.spectrum is not None
+    assert report.exponent is not None  # of one that was not interrupted
     figure, axes = figure_of(3, (15, 4))
     report.stability.plot(axes[0])
     report.spectrum.plot(axes[1])

@@ -10,13 +10,13 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.level_pairs import gd_exponent_of, gd_threshold_of
-from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.results.interruption import interruptible_if_large
 from sgdstab_fast.systems.from_gram import system_of, variant_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import FullBatches, System
 
 
-@interruptible
+@interruptible_if_large
 def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
     """Return the exponent of full-batch gradient descent, mu = max_j log abs(1 - eta kappa_j / N).
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.results.interruption import interruptible_if_large
 from sgdstab_fast.results.printed import computed
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
@@ -20,7 +20,7 @@ from sgdstab_fast.systems.decomposition import SpectralDecomposition
 from sgdstab_fast.systems.system import System, require_system
 
 
-@interruptible
+@interruptible_if_large
 def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition | None = None) -> MeanSquareExponent:
     """Compute the mean-square exponent Lambda(2) of a system, to rounding and without simulation.
 

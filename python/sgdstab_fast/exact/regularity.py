@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.results.interruption import interruptible_if_large
 from sgdstab_fast.results.storage import Savable
 from sgdstab_fast.systems.rows import IntArray, Rows
 from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD, plain_of, require_plain
@@ -148,7 +148,7 @@ class Regularity(Savable):
         )
 
 
-@interruptible
+@interruptible_if_large
 def regularity(system: LinearizedSGD, *, tolerance: float = _TOLERANCE) -> Regularity:
     """Find out whether a minimum is regular, so that the sign of lambda decides about it.
 

@@ -33,6 +33,7 @@ from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent, Stability
 from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.progress import Progress, reporter
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
 from sgdstab_fast.systems.system import System, require_system
 
@@ -112,7 +113,11 @@ def stability(
             decided = _Decided("stable", "mean-square exponent < 0")
     if exponent or has_closed_form or not decided:
         asked = options.within(sign_confidence=None if decided else confidence)
-        with suppress(Stopped):  # an interrupted run knows what it knew before
+        known = f"{decided.verdict}: {decided.certificate}" if decided else ""
+        # An interrupted run knows what it knew before.
+        with suppress(Stopped), reporter(options.progress, options.budget.max_steps) as report:
+            report(Progress(0, options.budget.max_steps, math.nan, math.nan, verdict=known))
+            asked = replace(asked, progress=lambda state: report(replace(state, verdict=known)))
             lyapunov = estimate_exponent(system, asked, mean_square=mean_square)
             low, high = max(low, lyapunov.bounds[0]), min(high, lyapunov.bounds[1])
             decided = decided or _by_estimate(lyapunov, confidence)

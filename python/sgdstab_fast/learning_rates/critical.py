@@ -453,6 +453,13 @@ def _panel(
     options: Options,
 ) -> _Panel:
     """Run a panel."""
+    found: _Found | None = None  # at the last look
+
+    def zero(chains: Chains[PanelRecords]) -> Estimate:
+        nonlocal found
+        found = _find_zero(rates, chains, anchors)
+        return found.estimate
+
     done = run_panels(
         block.system,
         family,
@@ -460,10 +467,10 @@ def _panel(
         anchors,
         options,
         first_of_panel(block.index, panel),
-        lambda some: _find_zero(rates, some, anchors).estimate,
+        zero,
         "critical learning rate",
     )
-    found = _find_zero(rates, done.chains, anchors)
+    assert found is not None
     slope = math.nan, math.nan
     if done.stopped_by != INTERRUPTED:  # which is answered at once
         slope = _slope(done.chains, anchors, rates, found.zero)

@@ -311,9 +311,12 @@ def _simulated(
     """Add to a block's curve what is simulated, within its bounds."""
     anchors = anchors_for(block.system, family, rates)
 
-    def bounded(chains: Chains[PanelRecords]) -> list[Estimate]:
-        found = estimates(chains, anchors, rates.size, curve.highest)
-        return [each.within(*bounds) for each, *bounds in zip(found, curve.lowest, curve.highest, strict=True)]
+    found = list[Estimate]()  # at the last look
+
+    def bounded(chains: Chains[PanelRecords]) -> Estimate:
+        each = estimates(chains, anchors, rates.size, curve.highest)
+        found[:] = [its.within(*bounds) for its, *bounds in zip(each, curve.lowest, curve.highest, strict=True)]
+        return joined(found)
 
     done = run_panels(
         block.system,
@@ -322,12 +325,14 @@ def _simulated(
         anchors,
         options,
         first_of_block(block.index),
-        lambda some: joined(bounded(some)),
+        bounded,
         f"{rates.size} learning rates",
     )
-    found = bounded(done.chains)
+    answered_at_once = done.stopped_by == INTERRUPTED
     of_chains = [
-        combined_growth(done.chains, anchors, index, each).mean(axis=1) if np.isfinite(each.mean[0]) else None
+        combined_growth(done.chains, anchors, index, each).mean(axis=1)
+        if np.isfinite(each.mean[0]) and not answered_at_once
+        else None
         for index, each in enumerate(found)
     ]
     derivatives, errors = derivatives_of(rates, of_chains)

@@ -39,7 +39,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.gram.given import given, residuals_of
-from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.results.interruption import interruptible_if_large
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import EXACT, Result
@@ -89,7 +89,7 @@ class EdgeMeasures(Result):
         return float(low), float(high)
 
 
-@interruptible
+@interruptible_if_large
 def edge_measures(
     gram: Any, residuals: Any = None, batch_size: int = 1, *, groups: Any = None, rtol: float = _RTOL, rng: Any = None
 ) -> EdgeMeasures:

@@ -32,7 +32,7 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.results.interruption import interruptible_if_large
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 
@@ -102,7 +102,7 @@ class RescalingEquilibrium(Result):
         return f"RescalingEquilibrium(equilibrium={self.equilibrium:.6g}, balanced_noise={self.balanced_noise:.6g})"
 
 
-@interruptible
+@interruptible_if_large
 def noise_equilibrium(
     gradients: Any, generator: Any, parameters: Any = None, *, batch_size: int = 1
 ) -> NoiseEquilibrium:

@@ -28,6 +28,7 @@ from sgdstab_fast.results.warnings import collected, warn
 Function = TypeVar("Function", bound=Callable[..., Any])
 _ANSWER_WITHIN = 0.22  # seconds after Ctrl-C
 _WAIT = 0.1  # seconds, since not every system wakes a lock for a signal
+_LARGE = 128  # rows of K, from which on what is computed takes milliseconds
 _POLL = 0.02  # seconds, of what may be left behind
 
 
@@ -297,5 +298,20 @@ def interruptible(function: Function) -> Function:
         if _current.get() is not NEVER or threading.current_thread() is not threading.main_thread():
             return function(*args, **keywords)
         return _Call(function, args, keywords).outcome()
+
+    return cast(Function, call)
+
+
+def interruptible_if_large(function: Function) -> Function:
+    """Do the same for a function that takes no time where its first argument, K or a system, has few rows."""
+    waited_for = interruptible(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **keywords: Any) -> Any:
+        first: Any = args[0] if args else None
+        size = getattr(first, "dimension", None)
+        if size is None:
+            size = len(first) if hasattr(first, "__len__") else 0
+        return (function if size < _LARGE else waited_for)(*args, **keywords)
 
     return cast(Function, call)

@@ -36,6 +36,8 @@ class Progress:
     """The standard error that the run waits for; NaN where only `max_steps` ends it, and before the first look."""
     seconds: float = 0.0
     """Since the call."""
+    verdict: str = ""
+    """What `stability` knows for certain already, while it estimates lambda."""
 
     @property
     def steps_per_second(self) -> float:
@@ -54,7 +56,7 @@ class Progress:
         return max(n_steps - self.n_steps, 0.0) / self.steps_per_second
 
     def __str__(self) -> str:
-        parts = []
+        parts = [self.verdict] if self.verdict else []
         if not math.isnan(self.exponent):
             parts.append(with_error(self.exponent, self.standard_error))
         if self.goal > 0 and self.standard_error > self.goal:
@@ -122,16 +124,21 @@ def _bar(console: Console, max_steps: int, label: str) -> Iterator[Report]:
 
 @contextmanager
 def _lines(console: Console, max_steps: int, label: str) -> Iterator[Report]:
-    """Print a line now and then, where there is no terminal: for the log of a long job."""
+    """Print a line now and then, where there is no terminal."""
+    yield lines(lambda text: print(text, file=sys.stderr, flush=True), label)
+
+
+def lines(write: Callable[[str], object], label: str) -> Report:
+    """Return what writes a line now and then: for the log of a long job."""
     last = time.monotonic()
 
     def show(state: Progress) -> None:
         nonlocal last
         if (now := time.monotonic()) - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            print(f"{label}: {state.n_steps:.3g} of {state.max_steps:.3g} steps, {state}", file=sys.stderr, flush=True)
+            write(f"{label}: {state.n_steps:.3g} of {state.max_steps:.3g} steps, {state}")
 
-    yield show
+    return _timed(show)
 
 
 def after(report: Report, n_steps: int, max_steps: int) -> Report:

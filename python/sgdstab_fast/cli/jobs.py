@@ -1,0 +1,135 @@
+"""Long jobs: what they tell on the way, what ends them early, and where they keep what they have come to."""
+
+from __future__ import annotations
+
+import _thread
+import argparse
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+
+from sgdstab_fast import validation
+from sgdstab_fast.program import tell
+from sgdstab_fast.results.interruption import Interrupted
+from sgdstab_fast.results.progress import Progress, Report, lines, reporter
+from sgdstab_fast.results.warnings import collected
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--checkpoint": {"type": Path, "metavar": "PATH", "help": "a file to keep the run in, for --resume"},
+    "--resume": {"type": Path, "metavar": "PATH", "help": "go on from a file of --checkpoint, to the same numbers"},
+    "--budget": {"type": float, "metavar": "SECONDS", "help": "end after so long, and show what is known by then"},
+    "--quiet": {"action": "store_true", "help": "no progress, and no notes"},
+    "--log": {"type": Path, "metavar": "PATH", "help": "a file to add a line to every 30 s, and notes"},
+    "--dask": {"metavar": "ADDRESS", "help": "the scheduler of a Dask cluster to run on, as tcp://host:8786"},
+}  # fmt: skip
+
+
+def kept(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what estimators are told of checkpoints."""
+    return {name: value for name in ("checkpoint", "resume") if (value := getattr(options, name, None)) is not None}
+
+
+class Ended(NamedTuple):
+    """What a job has found, and what has ended it."""
+
+    found: Any
+    early: str
+    """``"interrupt"``, ``"budget"``, or nothing where it came to its end."""
+
+    def finish(self, options: argparse.Namespace) -> None:
+        """Tell what has ended the job early, once what it has found is shown."""
+        if self.early == "budget":
+            tell(f"the budget of {options.budget:g} s is used up: this is what is known of the steps taken by then")
+        elif self.early:
+            raise KeyboardInterrupt
+
+
+def ended(options: argparse.Namespace, find: Callable[[], Any]) -> Ended:
+    """Find something, within the budget, if there is one; of what is ended early, what is known by then."""
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        _thread.interrupt_main()
+
+    budget = getattr(options, "budget", None)
+    timer = threading.Timer(0.0 if budget is None else validation.positive_number(budget, "--budget"), end)
+    timer.daemon = True
+    try:
+        if budget is not None:
+            timer.start()
+        try:
+            return Ended(find(), "")
+        finally:
+            timer.cancel()
+            with suppress(KeyboardInterrupt):  # of a budget that was used up just now
+                time.sleep(0.0 if not over.is_set() else 0.01)
+    except Interrupted as error:
+        if error.result is not None:
+            return Ended(error.result, "budget" if over.is_set() else "interrupt")
+        if not over.is_set():
+            raise
+        raise ValueError(f"--budget {budget:g} was used up before anything was known") from None
+
+
+@contextmanager
+def telling(options: argparse.Namespace, label: str, console: Console) -> Iterator[Report | None]:
+    """Give what to call with each Progress of a command's estimates, or None; and tell of notes in the end."""
+    log_path = getattr(options, "log", None)
+    with ExitStack() as stack:
+        log: TextIO | None = None
+        if log_path is not None:
+            try:
+                log = stack.enter_context(log_path.open("a", buffering=1, encoding="utf-8"))
+            except OSError as error:
+                raise ValueError(f"--log: cannot write {log_path} ({error.strerror})") from None
+        reports: list[Report] = []
+        if not options.quiet:
+            reports.append(stack.enter_context(reporter(True, 1, label)))
+        if log is not None:
+            _log(log, f"{label} begins")
+            reports.append(lines(partial(_log, log), label))
+        messages = stack.enter_context(collected())
+
+        def report(state: Progress) -> None:
+            for each in reports:
+                each(state)
+
+        yield report if reports else None
+    for message in messages:
+        if not options.quiet:
+            console.print(f"[yellow]note:[/] {escape(message)}", highlight=False)
+    if log_path is not None:
+        with log_path.open("a", encoding="utf-8") as log:
+            for message in messages:
+                _log(log, f"note: {message}")
+            _log(log, f"{label} ends")
+
+
+def _log(log: TextIO, text: str) -> None:
+    print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=log, flush=True)
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[dict[str, Any]]:
+    """Give what estimators are told of a Dask cluster, if there is one."""
+    if address is None:
+        yield {}
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError("--dask needs Dask: pip install 'sgdstab_fast[dask]'") from None
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--dask: no scheduler answers at {address!r} ({' '.join(str(error).split())})") from None
+    with client:
+        yield {"executor": client}
