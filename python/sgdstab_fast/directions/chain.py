@@ -142,7 +142,12 @@ def projective_chain(system: System, **keywords: Unpack[RunKeywords]) -> Project
 
 def chain_of(system: System, options: Options) -> ProjectiveChain:
     """Do what `projective_chain` says."""
-    system = system.in_own_units()
+    own = system.in_own_units()
+    found = _chain_of(own, options)
+    return found if own is system else replace(found, system=system)
+
+
+def _chain_of(system: System, options: Options) -> ProjectiveChain:
     budget = options.budget
     least = _LEAST_STEPS if system.grain == 1 else max(_LEAST_STEPS, _LEAST_EPOCHS * system.grain)
     if budget.max_steps < least * options.n_chains:
