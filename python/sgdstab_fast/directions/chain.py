@@ -209,10 +209,11 @@ class _Start(NamedTuple):
     @property
     def known_rate(self) -> Measured | None:
         """lambda_2 - lambda_1, where it needs none."""
-        if self.block is not None and self.block.exponents is not None:
-            return Measured(float(np.diff(np.sort(self.block.exponents)[:-3:-1])[0]), 0.0)
-        if self.known is not None and len(self.known.exponents) > 1:
-            return Measured(float(np.diff(self.known.exponents)[0]), 0.0)
+        with np.errstate(invalid="ignore"):  # -inf less -inf
+            if self.block is not None and self.block.exponents is not None:
+                return Measured(float(np.diff(np.sort(self.block.exponents)[:-3:-1])[0]), 0.0)
+            if self.known is not None and len(self.known.exponents) > 1:
+                return Measured(float(np.diff(self.known.exponents)[0]), 0.0)
         return None
 
     def vectors(self, options: Options, first_chain: int) -> FloatArray:

@@ -279,7 +279,7 @@ def chain_options(seed: Seed, max_steps: int) -> Options:
     return Options(Budget(0.0, 0.0, max_steps), _N_CHAINS, seed)
 
 
-def stationary_directions(system: LinearizedSGD, n: int, seed: Seed, max_steps: int) -> FloatArray:
+def stationary_directions(system: LinearizedSGD, n: int, seed: Seed, max_steps: int = CHAIN_STEPS) -> FloatArray:
     """Return n stationary directions in isometric coordinates, of unit length; in so many steps after a chain's own."""
     if system.dimension == 1:
         return np.ones((n, 1))

@@ -337,7 +337,8 @@ class _Directions:
         """Return directions that no step annihilates; others are left out, or replaced if there is something to."""
         # |A_i s|^2 = 1 - eta (2 - eta K_ii) (f_i . s)^2
         f, eta = self._norms.system.rows, self._norms.system.learning_rate
-        left = 1 - eta * (2 - eta * np.einsum("ni,ni->n", f, f)) * (directions @ f.T) ** 2
+        with np.errstate(over="ignore", invalid="ignore"):
+            left = 1 - eta * (2 - eta * np.einsum("ni,ni->n", f, f)) * (directions @ f.T) ** 2
         regular = left.min(axis=1) > _ANNIHILATED**2
         return np.where(regular[:, None], directions, otherwise) if len(otherwise) else directions[regular]
 
