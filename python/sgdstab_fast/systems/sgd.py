@@ -48,10 +48,10 @@ class LinearizedSGD(BatchSteps):
         curvature 1 (for loss curvature c_i pass ``sqrt(c_i c_j) K_ij``). A kernel of `gram.from_torch` and its like
         brings its groups and the curvature of its loss; arrays of shape (N, N, m, m) or (N, m, N, m), of m outputs,
         are taken too. Values of float32, of whatever type, are known to that precision only, and what is below it is
-        taken for the kernel of K, with a warning. K is copied, unless it is float64, in C or Fortran order, and cannot
-        be written: memory-mapped for reading, or ``gram.flags.writeable = False`` (checking that it is positive
-        semidefinite takes another N x N doubles for a moment). If K is numerically rank deficient, the system goes to
-        factor coordinates by itself; see `from_factor`.
+        taken for the kernel of K, with a warning. K is copied, whatever its size, unless it is float64, in C or Fortran
+        order, and nothing can write it: memory-mapped for reading, or ``gram.flags.writeable = False`` (checking that
+        it is positive semidefinite takes another N x N doubles for a moment). If K is numerically rank deficient, the
+        system goes to factor coordinates by itself; see `from_factor`.
     learning_rate : float
         Step size eta > 0.
     batch_size : int, optional
