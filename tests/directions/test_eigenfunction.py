@@ -218,3 +218,15 @@ def test_lyapunov_functions_fall_on_normal_directions(rng):
     V = lyapunov_function(sf.LinearizedSGD(K4, 0.45), rng=0)
     assert V.ratio(rng.standard_normal((100_000, 4))).max() < 1
     assert V.largest_ratio < 1
+
+
+def test_max_steps_bounds_the_steps_between_directions():
+    """Directions that hardly turn would be millions of steps apart."""
+    system = sf.LinearizedSGD([[2, 1, 0], [1, 2, 1], [0, 1, 2]], 1e-5)
+    with pytest.warns(sf.AccuracyWarning, match="raise max_steps, which is 20000|chains are too slow to mix"):
+        found = sf.eigenfunction(system, 0.5, n_directions=1024, max_steps=20_000, rng=1)
+    assert found.value == pytest.approx(1, abs=1e-4)
+    with pytest.raises(ValueError, match="max_steps must be at least 20000, not 10"):
+        sf.eigenfunction(system, 0.5, max_steps=10)
+    with pytest.raises(ValueError, match="max_steps must be at least 20000, not 10"):
+        sf.lyapunov_function(system, max_steps=10)

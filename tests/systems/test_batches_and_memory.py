@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 import warnings
 
 import numpy as np
@@ -156,6 +157,38 @@ def test_first_moments_of_a_cone():
 def test_mean_square_threshold_of_epochs():
     found = sf.critical_learning_rate(K4, "mean-square", sampling="epoch").value
     assert found == pytest.approx(mean_square_threshold(K4, 0.3, 0.8, sampling="epoch"), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "known"),
+    [(6, {}, True), (7, {}, False), (8, {"batch_size": 4}, True), (8, {"batch_size": 2}, False), (30, {}, False)],
+)
+def test_epochs_are_gone_through_only_where_they_are_few(n, options, known, rng):
+    features = rng.standard_normal((n, n))
+    system = sf.LinearizedSGD(features @ features.T, 0.01, sampling="epoch", **options)
+    started = time.perf_counter()
+    assert system.has_mean_square is known
+    if known:
+        assert sf.mean_square_exponent(system).exponent < 0
+    else:
+        with pytest.raises(ValueError, match="has no closed form, and there are too many epochs to go through"):
+            sf.mean_square_exponent(system)
+    assert time.perf_counter() - started < 5  # a tenth of a second, on a machine that does nothing else
+
+
+def test_epochs_side_by_side_are_products_of_steps():
+    system = sf.LinearizedSGD(K4, 0.3, 3, sampling="epoch", momentum=0.5)
+    found = system.matrices()
+    assert found.n_steps == 2
+    assert found.probabilities.sum() == pytest.approx(1)
+    for matrix, (_, epoch) in zip(found.matrices, system.law.batches(), strict=True):
+        product = np.eye(8)
+        for batch in epoch:
+            step = np.kron([[1.5, -0.5], [1.0, 0.0]], np.eye(4))
+            for i in batch:
+                step[i, :4] -= 0.3 / len(batch) * K4[i]
+            product = step @ product
+        np.testing.assert_allclose(matrix, product, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 2}, {"momentum": 0.5}], ids=["batches", "heavy ball"])

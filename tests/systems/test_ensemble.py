@@ -315,3 +315,12 @@ def test_one_matrix_that_is_drawn_is_all_there_is():
     chain = sf.projective_chain(sf.MatrixEnsemble([[[2, 1], [1, 1]], np.zeros((2, 2))], [1, 0]), rng=1)
     np.testing.assert_allclose(chain.exponent, 2 * math.log((1 + math.sqrt(5)) / 2), rtol=1e-12)
     np.testing.assert_allclose(chain.exponent_by_example, [chain.exponent, 0], rtol=1e-12)
+
+
+def test_second_moments_of_an_eigenvalue_that_is_not_simple():
+    """E[A (x) A] has a Jordan block to its largest eigenvalue, where shifts may meet it."""
+    ensemble = sf.MatrixEnsemble([[[0, 1], [-1, 2]], [[-1, 1], [-1, 1]]])
+    assert sf.mean_square_exponent(ensemble).exponent == pytest.approx(-math.log(2), abs=1e-9)
+    whole = ensemble.moments.second_moments  # which parts are not taken from
+    assert abs(whole.exponent + math.log(2)) <= whole.error < 1e-3
+    assert sf.moment_exponent(ensemble, 2).exponent == pytest.approx(-math.log(2), abs=1e-6)

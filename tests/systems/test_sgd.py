@@ -50,6 +50,59 @@ def test_what_becomes_of_an_array_does_not_change_the_system(rng, build, order):
         np.testing.assert_array_equal(system.rows, rows)
 
 
+class Exported:
+    """What hands over its memory by DLPack alone."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **keywords):
+        return self.array.__dlpack__(**keywords)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+def read_only_view(array):
+    return np.frombuffer(memoryview(array).cast("B").toreadonly()).reshape(array.shape)
+
+
+@pytest.mark.parametrize("given", [Exported, read_only_view, memoryview, list])
+@pytest.mark.parametrize("build", [sf.LinearizedSGD, sf.LinearizedSGD.from_factor])
+def test_a_system_is_not_changed_through_memory_that_it_was_made_of(build, given):
+    array = K4.copy()
+    system, other = build(given(array), 0.1), build(K4, 0.1)
+    array /= 2
+    np.testing.assert_array_equal(system.rows, other.rows)
+    assert system.fingerprint == other.fingerprint
+
+
+def test_nor_through_what_it_shows_of_itself():
+    grouped = sf.LinearizedSGD(K4, 0.1, groups=[0, 0, 1, 1], momentum=0.5)
+    weighted = sf.LinearizedSGD(K4, 0.1, probabilities=[0.1, 0.2, 0.3, 0.4])
+    ensemble = sf.MatrixEnsemble([K4, 2 * K4], [0.25, 0.75])
+    for array in (
+        grouped.rows,
+        grouped.diagonal,
+        grouped.recurrence.free,
+        grouped.recurrence.readout,
+        grouped.law.members,
+        weighted.rows,
+        weighted.law.probabilities,
+        sf.LinearizedSGD.from_factor(K4[:, :2], 0.1).rows,
+        ensemble.matrices,
+        ensemble.probabilities,
+    ):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+
+
+def test_a_memory_map_of_a_file_is_not_copied(tmp_path):
+    np.save(tmp_path / "gram.npy", K4)
+    mapped = np.load(tmp_path / "gram.npy", mmap_mode="r")
+    assert np.shares_memory(sf.LinearizedSGD(mapped, 0.1).rows, mapped)
+
+
 def test_memory_mapped_and_float32_and_nested_lists(tmp_path):
     np.save(tmp_path / "gram.npy", K4)
     mapped = np.load(tmp_path / "gram.npy", mmap_mode="r")
@@ -160,6 +213,14 @@ def test_other_bad_arguments():
 def test_a_gram_too_small_to_compute_with_is_refused():
     with pytest.raises(ValueError, match="gram is too small to compute with: its diagonal reaches 5e-310"):
         sf.LinearizedSGD(K4 * 1e-310, 0.3)
+    with pytest.raises(ValueError, match="gram is too large to compute with: its diagonal reaches 5e"):
+        sf.LinearizedSGD(K4 * 1e300, 1e-300)
+    with pytest.raises(ValueError, match="learning_rate 1e-320 is too small: times gram's diagonal"):
+        sf.LinearizedSGD(K4, 1e-320)
+    with pytest.raises(ValueError, match="features are beyond computing with, the largest 1e"):
+        sf.LinearizedSGD.from_factor(np.eye(3) * 1e155, 1e-300)
+    with pytest.raises(ValueError, match="scale, over probabilities, is too large"):
+        sf.LinearizedSGD(K4, 0.1, scale=1e308)
 
 
 @pytest.mark.parametrize("n", [100, 400])

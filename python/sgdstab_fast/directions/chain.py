@@ -144,7 +144,12 @@ def projective_chain(system: System, **keywords: Unpack[RunKeywords]) -> Project
 
 def chain_of(system: System, options: Options) -> ProjectiveChain:
     """Do what `projective_chain` says."""
-    system = system.in_own_units()
+    own = system.in_own_units()
+    found = _chain_of(own, options)
+    return found if own is system else replace(found, system=system)
+
+
+def _chain_of(system: System, options: Options) -> ProjectiveChain:
     budget = options.budget
     least = _LEAST_STEPS if system.grain == 1 else max(_LEAST_STEPS, _LEAST_EPOCHS * system.grain)
     if budget.max_steps < least * options.n_chains:
@@ -206,10 +211,11 @@ class _Start(NamedTuple):
     @property
     def known_rate(self) -> Measured | None:
         """lambda_2 - lambda_1, where it needs none."""
-        if self.block is not None and self.block.exponents is not None:
-            return Measured(float(np.diff(np.sort(self.block.exponents)[:-3:-1])[0]), 0.0)
-        if self.known is not None and len(self.known.exponents) > 1:
-            return Measured(float(np.diff(self.known.exponents)[0]), 0.0)
+        with np.errstate(invalid="ignore"):  # -inf less -inf
+            if self.block is not None and self.block.exponents is not None:
+                return Measured(float(np.diff(np.sort(self.block.exponents)[:-3:-1])[0]), 0.0)
+            if self.known is not None and len(self.known.exponents) > 1:
+                return Measured(float(np.diff(self.known.exponents)[0]), 0.0)
         return None
 
     def vectors(self, options: Options, first_chain: int) -> FloatArray:

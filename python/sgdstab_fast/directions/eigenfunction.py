@@ -63,7 +63,7 @@ from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
 _MOST_GROWTHS = 2**24
 _FEWEST, _FRESH, _MOST_FRESH = 64, 1024, 16384  # directions
 _LARGE_RESIDUAL = 0.05
-_CHAIN_STEPS, _N_CHAINS = 2_000_000, 32  # before directions are drawn
+CHAIN_STEPS, LEAST_STEPS, _N_CHAINS = 2_000_000, 20_000, 32  # before directions are drawn
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -115,7 +115,9 @@ class Eigenfunction(Result):
 
 
 @interruptible
-def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, rng: Any = None) -> Eigenfunction:
+def eigenfunction(
+    system: LinearizedSGD, p: float, *, n_directions: int = 4096, max_steps: int = CHAIN_STEPS, rng: Any = None
+) -> Eigenfunction:
     """Compute the principal eigenfunction psi of the transfer operator P_p on directions, and its eigenvalue.
 
     (P_p psi)(s) = E[|A s|^-p psi(A s/|A s|)] = gamma psi(s), with the norm of parameter space. psi is fitted to
@@ -130,6 +132,9 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
         The order: psi is that of moments of order -p. The closer to 0, the closer psi is to 1.
     n_directions : int, optional
         Stationary directions to fit to; fewer where there are many examples, to save memory.
+    max_steps : int, optional
+        Steps of the chains that find stationary directions, and again of those that draw some; where K falls into
+        blocks as many are spent on which grows fastest.
     rng : optional
         Whatever ``numpy.random.default_rng`` takes.
 
@@ -143,12 +148,12 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     ValueError, TypeError
         If an argument is out of range.
     ValueError
-        If steps are not on single examples, drawn uniformly, without memory.
+        If steps are not on single examples, drawn uniformly, without memory, or K has a rank above 1024.
 
     Warns
     -----
     AccuracyWarning
-        If the residual is above 5%, or K falls into blocks.
+        If the residual is above 5%, max_steps are too few for independent directions, or K falls into blocks.
 
     References
     ----------
@@ -168,6 +173,7 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
     plain = require_plain(system, "eigenfunction")
     p = validation.order(p, "p")
     n_directions = validation.integer(n_directions, "n_directions", low=_FEWEST)
+    max_steps = validation.integer(max_steps, "max_steps", low=LEAST_STEPS)
     seed = seed_from(rng)
     known = _known_logarithm(system, p)
     if known is not None:
@@ -182,17 +188,22 @@ def eigenfunction(system: LinearizedSGD, p: float, *, n_directions: int = 4096, 
             norm=NormProduct(system, Norms(system.isometric(), np.eye(system.dimension)[None]), np.ones(1)),
             provenance=provenance(seed, "closed form", system.fingerprint),
         )
-    block = leading_block(system, chain_options(seed))
+    block = leading_block(system, chain_options(seed, max_steps))
     if block is not None:
         if block.reason:
             warn(block.reason)
         return _of_block(
-            eigenfunction(cast(LinearizedSGD, block.system), p, n_directions=n_directions, rng=rng), system, block
+            eigenfunction(
+                cast(LinearizedSGD, block.system), p, n_directions=n_directions, max_steps=max_steps, rng=rng
+            ),
+            system,
+            block,
         )
     norms = norms_of(plain)
     n = min(n_directions, max(_FEWEST, _MOST_GROWTHS // (system.n_examples * len(norms.metrics))))
     n_fresh = int(np.clip(_MOST_GROWTHS // (4 * system.n_examples * len(norms.metrics)), _FRESH, _MOST_FRESH))
-    result = fit_eigenfunction(system, p, stationary_directions(system, n + n_fresh, seed), n, norms, seed)
+    directions = stationary_directions(system, n + n_fresh, seed, max_steps)
+    result = fit_eigenfunction(system, p, directions, n, norms, seed)
     if not result.residual <= _LARGE_RESIDUAL:
         warn(
             f"the eigenfunction of order {p:g} satisfies its equation to {result.residual:.2g} only; "
@@ -265,17 +276,23 @@ def _residual(value: float, relative: FloatArray, psi: FloatArray) -> float:
     return found if math.isfinite(found) else math.inf
 
 
-def chain_options(seed: Seed) -> Options:
+def chain_options(seed: Seed, max_steps: int) -> Options:
     """Return how directions are followed before some are drawn."""
-    return Options(Budget(0.0, 0.0, _CHAIN_STEPS), _N_CHAINS, seed)
+    return Options(Budget(0.0, 0.0, max_steps), _N_CHAINS, seed)
 
 
-def stationary_directions(system: LinearizedSGD, n: int, seed: Seed) -> FloatArray:
-    """Return n stationary directions in isometric coordinates, of unit length."""
+def stationary_directions(system: LinearizedSGD, n: int, seed: Seed, max_steps: int = CHAIN_STEPS) -> FloatArray:
+    """Return n stationary directions in isometric coordinates, of unit length; in so many steps after a chain's own."""
     if system.dimension == 1:
         return np.ones((n, 1))
     with collected():
-        chain = chain_of(system, chain_options(seed.child()))
+        chain = chain_of(system, chain_options(seed.child(), max_steps))
+    apart, most = max(chain.autocorrelation_time, 1.0), max(max_steps // n, 1)
     if not chain.mixed:
         warn("the directions that it is fitted to may not be stationary: chains are too slow to mix")
-    return system.directions(chain.sample(n))
+    elif apart > most:
+        warn(
+            f"the directions that it is fitted to are {most} steps apart, and would be independent after {apart:.2g}: "
+            f"raise max_steps, which is {max_steps}"
+        )
+    return system.directions(chain.sample(n) if apart <= most else chain.sample(n, spacing=most))

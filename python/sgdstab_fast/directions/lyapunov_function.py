@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import seed_from
-from sgdstab_fast.directions.eigenfunction import chain_options, stationary_directions
+from sgdstab_fast.directions.eigenfunction import CHAIN_STEPS, LEAST_STEPS, chain_options, stationary_directions
 from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.directions.norm_products import NormProduct, Norms, norms_of
 from sgdstab_fast.exponents.exponent import estimate_exponent
@@ -102,7 +102,9 @@ class LyapunovFunction(Result):
 
 
 @interruptible
-def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any = None) -> LyapunovFunction:
+def lyapunov_function(
+    system: LinearizedSGD, *, p: float | None = None, max_steps: int = CHAIN_STEPS, rng: Any = None
+) -> LyapunovFunction:
     """Find V(y) = |y|^-p psi(y/|y|) with E V(A y) < V(y) for all y, where the exponent lambda is positive.
 
     Parameters
@@ -112,6 +114,8 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
         in it, and infinite where there is none.
     p : float, optional
         The order, > 0; by default one at which the largest ratio E V(A y) / V(y) is clearly below 1.
+    max_steps : int, optional
+        Steps of chains, as for `eigenfunction`.
     rng : optional
         Whatever ``numpy.random.default_rng`` takes.
 
@@ -149,16 +153,18 @@ def lyapunov_function(system: LinearizedSGD, *, p: float | None = None, rng: Any
     plain = require_plain(system, "lyapunov_function")
     if p is not None:
         p = validation.positive_number(p, "p")
+    max_steps = validation.integer(max_steps, "max_steps", low=LEAST_STEPS)
     seed = seed_from(rng)
-    block = leading_block(system, chain_options(seed))
+    block = leading_block(system, chain_options(seed, max_steps))
     if block is not None:
         if block.reason:
             warn(block.reason)
-        return _of_block(lyapunov_function(cast(LinearizedSGD, block.system), p=p, rng=rng), system, block)
+        its = cast(LinearizedSGD, block.system)
+        return _of_block(lyapunov_function(its, p=p, max_steps=max_steps, rng=rng), system, block)
     if system.dimension == 1:
         _require_positive(system.sum_of_exponents)
     norms = norms_of(plain)
-    stationary = stationary_directions(system, _STATIONARY + _FRESH, seed)
+    stationary = stationary_directions(system, _STATIONARY + _FRESH, seed, max_steps)
     generator = seed.generator()
     directions = _Directions(norms, stationary[:_STATIONARY], generator)
     exponent = directions.exponent(system)
@@ -333,7 +339,8 @@ class _Directions:
         """Return directions that no step annihilates; others are left out, or replaced if there is something to."""
         # |A_i s|^2 = 1 - eta (2 - eta K_ii) (f_i . s)^2
         f, eta = self._norms.system.rows, self._norms.system.learning_rate
-        left = 1 - eta * (2 - eta * np.einsum("ni,ni->n", f, f)) * (directions @ f.T) ** 2
+        with np.errstate(over="ignore", invalid="ignore"):
+            left = 1 - eta * (2 - eta * np.einsum("ni,ni->n", f, f)) * (directions @ f.T) ** 2
         regular = left.min(axis=1) > _ANNIHILATED**2
         return np.where(regular[:, None], directions, otherwise) if len(otherwise) else directions[regular]
 

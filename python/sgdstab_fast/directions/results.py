@@ -152,13 +152,15 @@ class ProjectiveChain(OneExponent):
         return moments_near_zero(self.system, self.checkpoint)
 
     @interruptible
-    def sample(self, n: int) -> FloatArray:
+    def sample(self, n: int, *, spacing: int | None = None) -> FloatArray:
         """Draw stationary directions, `autocorrelation_time` steps apart along chains.
 
         Parameters
         ----------
         n : int
             How many.
+        spacing : int, optional
+            How many steps apart, instead.
 
         Returns
         -------
@@ -170,12 +172,14 @@ class ProjectiveChain(OneExponent):
         Raises
         ------
         ValueError, TypeError
-            If n is not a positive integer, or products of steps annihilate every displacement.
+            If n or spacing is not a positive integer, or products of steps annihilate every displacement.
         """
         n = validation.integer(n, "n")
         if self.exponent == -math.inf and self.system.dimension > 1:
             raise ValueError(f"there is nothing to sample: {self.reason}")
-        return sampled_directions(self.system, self.checkpoint, n, math.ceil(max(self.autocorrelation_time, 1)))
+        if spacing is None:
+            spacing = math.ceil(max(self.autocorrelation_time, 1))
+        return sampled_directions(self.system, self.checkpoint, n, validation.integer(spacing, "spacing"))
 
     @cached_property
     def _mixing(self) -> Measured:

@@ -48,7 +48,8 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
     TypeError
         If system is not one, or decomposition is none.
     ValueError
-        For ``sampling="epoch"`` and ``"cyclic"`` beyond a few examples, where Lambda(2) has no closed form.
+        For ``sampling="epoch"`` where the matrices of all epochs have more than 2^16 numbers, as those of 7 examples
+        drawn one by one: Lambda(2) then has no closed form, and ``system.has_mean_square`` is False.
 
     Warns
     -----

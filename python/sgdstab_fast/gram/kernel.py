@@ -23,7 +23,8 @@ class Kernel:
 
     matrix: FloatArray = field(repr=False)
     """K, shape (N m, N m), symmetric: row i m + o is output o of example i. For a loss of curvature 1: the curvature
-    of the loss that was named is in it, so learning rates are those of the optimiser."""
+    of the loss that was named is in it, so learning rates are those of the optimiser. It is held as given; systems that
+    are made of it copy it, unless it cannot be written."""
     n_examples: int
     """N."""
     n_outputs: int

@@ -15,51 +15,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast._core.streams import first_of_panel
-from sgdstab_fast.curves.zeros import AGREEING, Zero, first_zero
+from sgdstab_fast.curves.zeros import AGREEING
 from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
 from sgdstab_fast.exact.zeros import bounds_of_zero, exact_zero, mean_square_zero
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
+from sgdstab_fast.learning_rates.panel_zeros import Panel, panel_of
 from sgdstab_fast.learning_rates.panels import (
     N_LANES,
-    Anchors,
     anchors_for,
-    combined_growth,
-    estimate_at,
-    estimates,
     family_of,
-    joined,
-    run_panels,
 )
 from sgdstab_fast.learning_rates.readings import search_by_readings
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
 from sgdstab_fast.learning_rates.slow_directions import has_slow_directions, search_with_slow_directions
-from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import after, reporter
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import INTERRUPTED, SHORT
-from sgdstab_fast.results.storage import storable
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
-from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
-from sgdstab_fast.statistics.means import mean_of
 from sgdstab_fast.systems.from_gram import of_any_rate, steps_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import Part
-
-storable(Zero)
 
 _RTOL, _RTOL_OF_SEARCH = 2e-5, 1e-3
 _MAX_STEPS, _OF_SLOW_DIRECTIONS = 200_000_000, 10_000_000_000
@@ -335,7 +321,7 @@ def _search(
     system, bounds, budget = block.system, (low, high), options.budget
     n_steps = panel = 0
     share, bend = _FIRST_SHARE, math.inf
-    best: _Panel | None = None
+    best: Panel | None = None
     anchors, anchored_width = anchors_for(system, family, np.linspace(low, high, N_LANES)), high - low
     while True:
         rates = np.linspace(low, high, N_LANES)
@@ -356,7 +342,7 @@ def _search(
         )
         # What a panel learns is not for the next: one that was done before the search was cut is not done again.
         branch = None if family is None else family.branch()
-        at = partial(_panel, block, branch, rates, anchors, panel)
+        at = partial(panel_of, block, branch, rates, anchors, panel)
         try:
             found = its_options.once(f"panel {panel} of block {block.index}", at)
         except Stopped:
@@ -407,119 +393,3 @@ def _between_bounds(bounds: tuple[float, float], options: Options, system: Linea
     made_of = provenance(options.seed, "anchored", system.fingerprint)
     known = known_rate((low + high) / 2, "almost-sure", "bounds", made_of, error=(high - low) / 2, bounds=bounds)
     return replace(known, n_chains=options.n_chains, stopped_by=options.cut_short_by, converged=False)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What a panel says about the first zero of lambda."""
-
-    zero: Zero
-    below: float
-    """The highest learning rate before it at which lambda is surely negative, or the lowest of all."""
-    above: float
-    """The lowest after it at which lambda is surely positive, or the highest of all."""
-    nearest: Estimate
-    """Of lambda, at the learning rate next to it."""
-
-    @property
-    def estimate(self) -> Estimate:
-        """The zero as an estimate, for a run to stop by."""
-        mean, error = np.array([self.zero.value]), np.array([self.zero.standard_error])
-        return replace(self.nearest, mean=mean, standard_error=error)
-
-
-@storable
-@dataclass(frozen=True)
-class _Panel:
-    """What is left of a panel."""
-
-    zero: Zero
-    below: float
-    above: float
-    slope: float
-    """d lambda / d eta at the zero."""
-    slope_error: float
-    degrees_of_freedom: int
-    n_steps: int
-    stopped_by: str
-
-
-def _panel(
-    block: Part[LinearizedSGD],
-    family: MeanSquareFamily | None,
-    rates: FloatArray,
-    anchors: Anchors,
-    panel: int,
-    options: Options,
-) -> _Panel:
-    """Run a panel."""
-    found: _Found | None = None  # at the last look
-
-    def zero(chains: Chains[PanelRecords]) -> Estimate:
-        nonlocal found
-        found = _find_zero(rates, chains, anchors)
-        return found.estimate
-
-    done = run_panels(
-        block.system,
-        family,
-        rates,
-        anchors,
-        options,
-        first_of_panel(block.index, panel),
-        zero,
-        "critical learning rate",
-    )
-    assert found is not None
-    slope = math.nan, math.nan
-    if done.stopped_by != INTERRUPTED:  # which is answered at once
-        slope = _slope(done.chains, anchors, rates, found.zero)
-    return _Panel(
-        found.zero,
-        found.below,
-        found.above,
-        *slope,
-        done.estimate.degrees_of_freedom,
-        done.chains.n_steps,
-        done.stopped_by,
-    )
-
-
-def _find_zero(rates: FloatArray, chains: Chains[PanelRecords], anchors: Anchors) -> _Found:
-    """Look for the first zero of lambda, from the lowest learning rate up to where lambda is surely positive."""
-    each: list[Estimate] = []
-    for index in range(rates.size):
-        each.append(estimate_at(chains, anchors, index))
-        if index > 1 and each[-1].mean[0] > _SURE * each[-1].standard_error[0]:
-            break
-    every, seen = joined(each), rates[: len(each)]
-    zero = first_zero(seen, every.mean, every.standard_error, extrapolate=True)
-    surely_negative = seen[(every.mean < -_SURE * every.standard_error) & (seen < zero.value)]
-    surely_positive = seen[(every.mean > _SURE * every.standard_error) & (seen > zero.value)]
-    return _Found(
-        zero=zero,
-        below=float(max(surely_negative, default=rates[0])),
-        above=float(min(surely_positive, default=rates[-1])),
-        nearest=each[int(np.argmin(np.abs(seen - zero.value)))] if math.isfinite(zero.value) else each[0],
-    )
-
-
-def _slope(chains: Chains[PanelRecords], anchors: Anchors, rates: FloatArray, zero: Zero) -> tuple[float, float]:
-    """Return d lambda / d eta at the zero, with its standard error: the slope of the parabola of least squares.
-
-    The error includes what the slope changes by if only the half of the learning rates next to the zero are fitted.
-    """
-    found = estimates(chains, anchors, rates.size)
-    if not all(np.isfinite(each.mean[0]) for each in found) or not rates[0] <= zero.value <= rates[-1]:
-        return math.nan, math.nan
-    means = np.array([combined_growth(chains, anchors, i, each).mean(axis=1) for i, each in enumerate(found)])
-    scale = float(rates[-1] - rates[0])
-    x = (rates - zero.value) / scale
-
-    def slopes(these: NDArray[np.intp]) -> FloatArray:
-        return np.asarray(np.linalg.pinv(np.vander(x[these], 3))[1] @ means[these] / scale)
-
-    every = slopes(np.arange(rates.size))
-    near = slopes(np.argsort(np.abs(x))[: rates.size // 2])
-    value, sampling = mean_of(every)
-    return value, math.hypot(sampling, float((near - every).mean()))

@@ -439,7 +439,9 @@ def _estimate(
         columns = [np.expm1(log_growth - level)]
     if populations.mean_square is not None and np.isfinite(control).all():
         half = populations.order / 2
-        columns.append(columns[0] - half * math.exp(half * populations.mean_square * per_batch - level) * control)
+        with np.errstate(over="ignore", invalid="ignore"):
+            factor = np.exp(half * populations.mean_square * per_batch - level)
+            columns.append(columns[0] - half * factor * control)
     growth = np.stack(columns, axis=2)[:, 1:]
     looks = [*grid(separation.shape[1], _MOST_BATCHES), separation.shape[1]]
     kinds, leading = kind_of_each(len(growth), n_kinds), np.arange(n_kinds) == 0

@@ -43,7 +43,9 @@ def windowed(log_growth: FloatArray, excess: FloatArray, start_up: int) -> tuple
     all_means: list[FloatArray] = []
     window = 0
     while window <= LONGEST_WINDOW * (n_batches - start_up):
-        log_weights = total[:, 1:] - total[:, np.maximum(np.arange(1, n_batches + 1) - window, 0)]
+        since = total[:, np.maximum(np.arange(1, n_batches + 1) - window, 0)]
+        with np.errstate(invalid="ignore"):  # of populations that a step has annihilated
+            log_weights = np.where(np.isneginf(total[:, 1:]), -np.inf, total[:, 1:] - since)
         weights = np.exp(log_weights - log_weights[:, start_up:].max())[:, start_up:]
         weights /= weights.mean()
         if 1 / (weights**2).mean() < _LEAST_WEIGHT:

@@ -32,8 +32,6 @@ from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from threadpoolctl import threadpool_limits
-
 _LARGE = 2**12  # bytes of an array that is worth sending apart
 _KEPT = 4  # works that a worker keeps
 Work = Callable[[Any, int], Any]
@@ -99,6 +97,8 @@ def carry_out(parcel: Parcel, item: Any, given: Mapping[str, Any]) -> Any:
     work = unpacked(parcel, given)
     if isinstance(work, Missing):
         return work
+    from threadpoolctl import threadpool_limits
+
     if multiprocessing.parent_process() is not None and threading.current_thread() is threading.main_thread():
         # Ctrl-C reaches every process of a terminal: it is for the one that waits for the results.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -80,11 +80,9 @@ def _of_factor(
         if accurate is not None:
             return accurate
     ascending = slice(rank - 1, None, -1)
-    return (
-        np.ascontiguousarray(vectors[:, ascending]),
-        values[ascending] ** 2,
-        np.ascontiguousarray(directions[ascending].T),
-    )
+    with np.errstate(over="ignore"):  # of what is refused a little later
+        eigenvalues = values[ascending] ** 2
+    return np.ascontiguousarray(vectors[:, ascending]), eigenvalues, np.ascontiguousarray(directions[ascending].T)
 
 
 def _jacobi(factor: FloatArray, *, with_directions: bool) -> tuple[FloatArray, FloatArray, FloatArray] | None:

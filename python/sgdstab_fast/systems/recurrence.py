@@ -26,6 +26,8 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.storage import storable
 
+_LEAST_MOMENTUM = 1e-100  # whose inverse, squared, is a number
+
 
 @storable
 @dataclass(frozen=True, eq=False)
@@ -108,7 +110,9 @@ def recurrence_of(momentum: Any, nesterov: Any) -> Recurrence:
     """Return the recurrence of heavy-ball or Nesterov momentum, checked."""
     value = validation.nonnegative_number(momentum, "momentum")
     if value >= 1:
-        raise ValueError(f"momentum must be less than 1, not {momentum!r}")
+        raise ValueError(f"momentum must be less than 1, not {validation.shown(momentum)}")
+    if 0 < value < _LEAST_MOMENTUM:
+        raise ValueError(f"momentum must be 0 or at least {_LEAST_MOMENTUM:g}, not {validation.shown(momentum)}")
     if validation.flag(nesterov, "nesterov") and value == 0:
         raise ValueError(f"nesterov=True is for momentum, which must be positive then, not {momentum!r}")
     return with_momentum(value, bool(nesterov))

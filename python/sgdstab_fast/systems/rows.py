@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import Coordinates, FloatArray
 from sgdstab_fast.results.storage import store_as
@@ -32,6 +33,8 @@ from sgdstab_fast.validation import frozen, row_blocks
 
 IntArray = NDArray[np.intp]
 
+_SMALLEST_DIAGONAL = 1e-290
+_SMALLEST_STEP, _LARGEST_STEP = 1e-290, 1e100  # eta K_ii, so that no product of a few steps overflows
 LARGEST_EIGENDECOMPOSITION = 1024  # rank of a K of which all eigenvalues cost less than a second
 _CACHE_LINE = 64  # bytes
 # An abs(K_ij) below this times sqrt(K_ii K_jj), and times the length of the dot product it comes from, is rounding.
@@ -75,6 +78,24 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def checked_rate(self, learning_rate: Any) -> float:
+        """Return a learning rate, unless steps with it are beyond floating point."""
+        rate, diagonal = validation.positive_number(learning_rate, "learning_rate"), self.diagonal
+        if not _SMALLEST_DIAGONAL <= diagonal.max() <= 1 / _SMALLEST_DIAGONAL:
+            size, up, down = ("small", "up", "down") if diagonal.max() < 1 else ("large", "down", "up")
+            raise ValueError(
+                f"gram is too {size} to compute with: its diagonal reaches {diagonal.max()}; scale it {up}, and the "
+                f"learning rate {down}"
+            )
+        step = rate * float(diagonal.max())
+        if not _SMALLEST_STEP < step < _LARGEST_STEP:
+            size, limit = ("large", f"passes {_LARGEST_STEP}") if step > 1 else ("small", f"is below {_SMALLEST_STEP}")
+            raise ValueError(
+                f"learning_rate {validation.shown(learning_rate)} is too {size}: times gram's diagonal, up to "
+                f"{diagonal.max()}, it {limit}"
+            )
+        return rate
 
     @property
     def rank(self) -> int:

@@ -35,9 +35,6 @@ from sgdstab_fast.systems.sampling import Law, row_weights, validated, weighted
 from sgdstab_fast.systems.single_steps import SingleSteps
 from sgdstab_fast.systems.system import FullBatches, Outcomes, Part, System, require_system
 
-_SMALLEST_DIAGONAL = 1e-290
-_SMALLEST_STEP, _LARGEST_STEP = 1e-290, 1e100  # eta K_ii, so that no product of a few steps overflows
-
 
 class LinearizedSGD(BatchSteps):
     """SGD near an interpolating minimum, linearised: x <- A_S x with a random batch S of examples.
@@ -49,10 +46,10 @@ class LinearizedSGD(BatchSteps):
         curvature 1 (for loss curvature c_i pass ``sqrt(c_i c_j) K_ij``). A kernel of `gram.from_torch` and its like
         brings its groups and the curvature of its loss; arrays of shape (N, N, m, m) or (N, m, N, m), of m outputs,
         are taken too. Values of float32, of whatever type, are known to that precision only, and what is below it is
-        taken for the kernel of K, with a warning. K is copied, unless it is float64, in C or Fortran order, and cannot
-        be written: memory-mapped for reading, or ``gram.flags.writeable = False`` (checking that it is positive
-        semidefinite takes another N x N doubles for a moment). If K is numerically rank deficient, the system goes to
-        factor coordinates by itself; see `from_factor`.
+        taken for the kernel of K, with a warning. K is copied, whatever its size, unless it is float64, in C or Fortran
+        order, and nothing can write it: memory-mapped for reading, or ``gram.flags.writeable = False`` (checking that
+        it is positive semidefinite takes another N x N doubles for a moment). If K is numerically rank deficient, the
+        system goes to factor coordinates by itself; see `from_factor`.
     learning_rate : float
         Step size eta > 0.
     batch_size : int, optional
@@ -200,20 +197,7 @@ class LinearizedSGD(BatchSteps):
 
     @classmethod
     def _of(cls, rows: Rows, learning_rate: float, law: Law, recurrence: Recurrence) -> LinearizedSGD:
-        rate, diagonal = validation.positive_number(learning_rate, "learning_rate"), rows.diagonal
-        if not _SMALLEST_DIAGONAL <= diagonal.max() <= 1 / _SMALLEST_DIAGONAL:
-            size, up, down = ("small", "up", "down") if diagonal.max() < 1 else ("large", "down", "up")
-            raise ValueError(
-                f"gram is too {size} to compute with: its diagonal reaches {diagonal.max()}; scale it {up}, and the "
-                f"learning rate {down}"
-            )
-        step = rate * float(diagonal.max())
-        if not _SMALLEST_STEP < step < _LARGEST_STEP:
-            size, limit = ("large", f"passes {_LARGEST_STEP}") if step > 1 else ("small", f"is below {_SMALLEST_STEP}")
-            raise ValueError(
-                f"learning_rate {validation.shown(learning_rate)} is too {size}: times gram's diagonal, up to "
-                f"{diagonal.max()}, it {limit}"
-            )
+        rate = rows.checked_rate(learning_rate)
         kind = SingleExampleSGD if law.is_single and recurrence.is_plain else LinearizedSGD
         system: LinearizedSGD = object.__new__(kind)
         system._set_up(rows, rate, law, recurrence)
@@ -221,7 +205,12 @@ class LinearizedSGD(BatchSteps):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave what has been computed behind."""
-        return LinearizedSGD._of, (self._rows, self.learning_rate, self.law, self.recurrence)
+        return LinearizedSGD._of, tuple(self.fields().values())
+
+    def fields(self) -> dict[str, Any]:
+        """Return what it is made of, without what has been computed."""
+        names = {"rows": "_rows", "learning_rate": "learning_rate", "law": "law", "recurrence": "recurrence"}
+        return {name: getattr(self, each) for name, each in names.items()}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -497,15 +486,4 @@ def require_plain(system: Any, what: str) -> SingleExampleSGD:
     return plain
 
 
-store_as(
-    "LinearizedSGD",
-    lambda system: {
-        "rows": system._rows,
-        "learning_rate": system.learning_rate,
-        "law": system.law,
-        "recurrence": system.recurrence,
-    },
-    LinearizedSGD._of,
-    LinearizedSGD,
-    SingleExampleSGD,
-)
+store_as("LinearizedSGD", LinearizedSGD.fields, LinearizedSGD._of, LinearizedSGD, SingleExampleSGD)

@@ -333,7 +333,8 @@ def _normalised(frame: FloatArray, middle: FloatArray) -> FloatArray:
     """Return frame middle frame^T, exactly symmetric, with largest diagonal entry 1."""
     form = (frame @ middle) @ frame.T
     form = form + form.T
-    form /= form.diagonal().max()
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN where all of it is below floating point
+        form /= form.diagonal().max()
     return form
 
 
