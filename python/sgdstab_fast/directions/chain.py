@@ -50,6 +50,7 @@ from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
 from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.result import INTERRUPTED
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.continuation import continued_directions, recording_task
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
@@ -80,6 +81,7 @@ _WINDOW = 6.0  # autocorrelation times that lags have to cover
 _COLLAPSE = 8.0  # logarithm of the angle that two vectors may lose between orthonormalisations
 _MOST_RECORDED = 2**24  # numbers, of the autocorrelation
 # Multiply-adds for all directions recorded; what a logarithm is worth, and what there is to do for each direction.
+_AT_ONCE = 8  # an interrupted chain is looked at in so many times less detail
 _MOST_WORK, _LOGARITHM, _CALLS = 2e9, 50, 200
 _FINENESS = 8  # directions recorded in an autocorrelation time
 _PILOT_SHARE, _MOST_PILOT_STEPS = 1 / 8, 1_250_000
@@ -382,8 +384,10 @@ def _described(
         return without_direction(system, common)
     rate = start.known_rate or Measured(float(found.mean[1]), float(found.standard_error[1]))
     gap = relaxation_rate(system, rate.value)
-    time = _autocorrelation_time(system, options, pilot, checkpoint, found.start_up, gap)
-    path = path_of(system, following, start.growth.matrices, chains, found.start_up)
+    recorded = chains
+    if done.stopped_by == INTERRUPTED:  # which is answered at once
+        recorded = chains.until(min(chains.n_batches, found.start_up + chains.most_batches // _AT_ONCE))
+    path = path_of(system, following, start.growth.matrices, recorded, found.start_up)
     exponent, parts = _exponent_and_parts(start, following, path, found, with_parts=not without_parts)
     if reason in (REFLECTIONS, SIMILARITIES):
         rate = Measured(0.0, 0.0)
@@ -397,7 +401,7 @@ def _described(
     by_route["batch means"] = from_batch_means(path, chains.steps_per_batch, gap)
     if start.known is not None:
         by_route = dict.fromkeys(by_route, Measured(0.0, 0.0))
-    return ProjectiveChain(
+    so_far = ProjectiveChain(
         exponent=exponent.value,
         standard_error=exponent.standard_error,
         effective_sample_size=float(found.effective_sample_size[0]),
@@ -407,12 +411,15 @@ def _described(
         participation_standard_error=standard_errors(path.shares),
         contraction_rate=rate.value,
         contraction_rate_standard_error=rate.standard_error,
-        autocorrelation_time=time.value,
-        autocorrelation_time_standard_error=time.standard_error,
+        autocorrelation_time=pilot.memory,
+        autocorrelation_time_standard_error=math.inf,
         variances=by_route,
         mixed=found.mixed and not reason,
         **common,
     )
+    options.make_known(replace(so_far, stopped_by=INTERRUPTED, converged=False))
+    time = _autocorrelation_time(system, options, pilot, checkpoint, found.start_up, gap)
+    return replace(so_far, autocorrelation_time=time.value, autocorrelation_time_standard_error=time.standard_error)
 
 
 def _autocorrelation_time(

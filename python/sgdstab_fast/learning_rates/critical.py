@@ -323,6 +323,8 @@ def _search(
     share, bend = _FIRST_SHARE, math.inf
     best: Panel | None = None
     anchors, anchored_width = anchors_for(system, family, np.linspace(low, high, N_LANES)), high - low
+    interruption = options.workers.interruption
+    options.make_known(replace(_between_bounds(bounds, options, system), stopped_by=INTERRUPTED))
     while True:
         rates = np.linspace(low, high, N_LANES)
         spacing = float(rates[1] - rates[0])
@@ -353,6 +355,7 @@ def _search(
         bend = zero.bend / (spacing / low) ** 2
         if best is None or zero.error <= best.zero.error:
             best = found
+        options.make_known(_of_panel(best, block, bounds, options, n_steps, converged=False, stopped_by=INTERRUPTED))
         out_of_steps = budget.max_steps - n_steps < options.n_chains
         if out_of_steps or found.stopped_by == INTERRUPTED:
             break
@@ -366,12 +369,27 @@ def _search(
             share = share if share == _FIRST_SHARE else 1.0  # the next one would take as many steps again
         else:
             share *= _MORE  # not to be resolved with so few steps
-    met = last and found.stopped_by not in SHORT and zero.bend <= tolerance / 2
-    stopped_by = found.stopped_by if last and not options.workers.interruption.requested else options.cut_short_by
     # A last panel that did not find it again does not make what an earlier one has found worse.
     assert best is not None
+    met = last and found.stopped_by not in SHORT and zero.bend <= tolerance / 2
+    stopped_by = found.stopped_by if last and not interruption.requested else options.cut_short_by
+    return _of_panel(best, block, bounds, options, n_steps, converged=met, stopped_by=stopped_by)
+
+
+def _of_panel(
+    best: Panel,
+    block: Part[LinearizedSGD],
+    bounds: tuple[float, float],
+    options: Options,
+    n_steps: int,
+    *,
+    converged: bool,
+    stopped_by: str,
+) -> CriticalLearningRate:
+    """Return what a panel says."""
+    value = best.zero.value
     return CriticalLearningRate(
-        value=min(max(best.zero.value, bounds[0]), bounds[1]) if math.isfinite(best.zero.value) else best.zero.value,
+        value=min(max(value, bounds[0]), bounds[1]) if math.isfinite(value) else value,
         standard_error=best.zero.error,
         criterion="almost-sure",
         bounds=bounds,
@@ -381,9 +399,9 @@ def _search(
         degrees_of_freedom=best.degrees_of_freedom,
         n_steps=n_steps,
         n_chains=options.n_chains,
-        converged=met,
+        converged=converged,
         stopped_by=stopped_by,
-        provenance=provenance(options.seed, "anchored", system.fingerprint),
+        provenance=provenance(options.seed, "anchored", block.system.fingerprint),
     )
 
 

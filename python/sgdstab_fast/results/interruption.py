@@ -86,8 +86,11 @@ class Interruption:
     def __init__(self, *, possible: bool = True) -> None:
         self.possible = possible
         """Whether anyone may ask to stop."""
-        self.known: Any = None
-        """What an estimator of several parts would return if it had to return now."""
+        self._known: Any = None
+        self._completed: Callable[[Any], Any] = lambda found: found
+        self._depth = 0
+        self.is_writing = False
+        """Whether a file is being written, which is waited for."""
         self._closing: list[Callable[[], object]] = []
         self._requested = threading.Event()
 
@@ -95,6 +98,30 @@ class Interruption:
     def requested(self) -> bool:
         """Whether someone has asked to stop."""
         return self._requested.is_set()
+
+    @contextmanager
+    def nested(self) -> Iterator[None]:
+        """Hold for a call within the call that is waited for: what it knows is no result of that."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+
+    def make_known(self, found: Any) -> None:
+        """Say what the call would return if it had to return now, for when it is left behind."""
+        if self.possible and self._depth == 0:
+            self._known = found
+
+    def complete_by(self, completed: Callable[[Any], Any]) -> None:
+        """Say what adds to a result that was made known what it takes to go on from it."""
+        if self.possible and self._depth == 0:
+            self._completed = completed
+
+    @property
+    def known(self) -> Any:
+        """What was made known, as a result to go on from; None if nothing was."""
+        return None if self._known is None else self._completed(self._known)
 
     def request(self) -> None:
         """Ask to stop."""
@@ -272,7 +299,10 @@ class _Call:
     def _partial(self) -> Any:
         """Return what the function returns as it was asked to stop, or what it had made known if it does not."""
         self._answered.put(None)  # to a callback that will not be called
-        if self._other.finished(_ANSWER_WITHIN):
+        done = self._other.finished(_ANSWER_WITHIN)
+        while not done and self._interruption.is_writing:
+            done = self._other.finished(_POLL)
+        if done:
             try:
                 return self._other.outcome()
             except Exception:  # of what is only partly there
@@ -295,7 +325,10 @@ def interruptible(function: Function) -> Function:
 
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
-        if _current.get() is not NEVER or threading.current_thread() is not threading.main_thread():
+        if (outer := _current.get()) is not NEVER:
+            with outer.nested():
+                return function(*args, **keywords)
+        if threading.current_thread() is not threading.main_thread():
             return function(*args, **keywords)
         return _Call(function, args, keywords).outcome()
 

@@ -55,8 +55,13 @@ class CheckpointFile:
 
     def write(self, journal: Journal) -> None:
         """Write; the next time is due after that."""
+        interruption = current_interruption()
         if self._lock is not None:
-            save(journal, self.path)
+            interruption.is_writing = True
+            try:
+                save(journal, self.path)
+            finally:
+                interruption.is_writing = False
             self._last = time.monotonic()
 
     def close(self) -> None:
@@ -125,7 +130,14 @@ def recorded(
         if not journal.arguments:
             journal.arguments = _described(signature, given)
 
+    def completed(found: Any) -> Any:
+        if not hasattr(found, "journal"):
+            return found
+        describe()
+        return dataclasses.replace(found, journal=journal)
+
     interruption = current_interruption()
+    interruption.complete_by(completed)
     with _writing(path, every, describe) as file:
         token = _current.set(Recorder(journal, file, earlier=earlier))
         try:
@@ -138,10 +150,7 @@ def recorded(
             _current.reset(token)
         if file is not None:
             file.write(journal)
-        if interruption.requested and hasattr(found, "journal"):
-            describe()
-            found = dataclasses.replace(found, journal=journal)
-    return found
+    return completed(found) if interruption.requested else found
 
 
 @contextmanager

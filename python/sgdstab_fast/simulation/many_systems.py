@@ -84,6 +84,7 @@ def map_systems(
         try:
             for index, result in enumerate(_outcomes(calls, workers)):
                 found[index] = result
+                workers.interruption.make_known(list(found))
                 _tell(report, index + 1, len(calls))
         except Stopped:
             if not any(result is not None for result in found):

@@ -110,6 +110,11 @@ class Options:
         """What ends a part that misses its tolerances, as `stopped_by` says it."""
         return INTERRUPTED if self.workers.interruption.requested else "max_steps"
 
+    def make_known(self, found: Any) -> None:
+        """Say what the call would return if it had to return now; a part has nothing to say."""
+        if not self.recorder.place:
+            self.workers.interruption.make_known(found)
+
     def stopped_search_by(self, value: float, error: float, *, met: bool) -> str:
         """Return what has stopped a search for a value."""
         return self.cut_short_by if not met else "rtol" if error <= self.budget.rtol * value else "atol"
