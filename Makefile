@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(abspath $(VENV))/bin
 SOURCES := $(shell find cpp python CMakeLists.txt pyproject.toml -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: demo test check lint cpp-test calibrate bench bits clean
+.PHONY: demo test check lint cpp-test calibrate bench bits sanitize fuzz clean
 
 demo: $(VENV)/installed
 	$(RUN)/sgdstab report
@@ -40,6 +40,14 @@ bench: $(VENV)/installed $(VENV)/bench-tools
 	PATH="$(RUN):$$PATH" cmake --build --preset release --target core_bench
 	$(RUN)/python -m pytest bench -s --benchmark-disable-gc --benchmark-sort=name --benchmark-columns=median,iqr,rounds
 	build/release/core_bench
+
+# The core under AddressSanitizer, UndefinedBehaviorSanitizer and, its threads, ThreadSanitizer; many minutes.
+sanitize: $(VENV)/tools
+	PATH="$(RUN):$$PATH" PYTHON=$(PYTHON) scripts/sanitize.sh
+
+# Random calls of everything public; CALLS=100000 takes half an hour on two processors. SEED is that of the first.
+fuzz: $(VENV)/installed
+	OPENBLAS_NUM_THREADS=1 $(RUN)/python scripts/fuzz.py $(or $(CALLS),100000) $(or $(SEED),0)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
