@@ -84,7 +84,8 @@ def path_of(
             combination = np.zeros((len(vectors), n))
             for metric, weight, found in zip(every, weights, following.growth(vectors, every), strict=True):
                 combination += weight * found.log_growth
-                heights[chain, its] += weight / 2 * np.log(found.squared_norms)
+                with np.errstate(invalid="ignore", divide="ignore"):  # of norms that are rounding
+                    heights[chain, its] += weight / 2 * np.log(found.squared_norms)
                 if metric is None:
                     total += found.log_growth[1 if first == 0 else 0 :].sum(axis=0)
             squares[chain] += np.einsum("ni,ni->", combination * following.weights, combination)

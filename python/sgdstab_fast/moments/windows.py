@@ -52,7 +52,8 @@ def windowed(log_growth: FloatArray, excess: FloatArray, start_up: int) -> tuple
             break  # few populations would stand for all, and their error not be seen
         ratio: Any = (weights[:, :, None] * excess[:, start_up:]).mean(axis=(0, 1))
         for _ in range(2):
-            series = ratio + weights[:, :, None] * (excess[:, start_up:] - ratio)
+            with np.errstate(invalid="ignore"):  # where it is infinite
+                series = ratio + weights[:, :, None] * (excess[:, start_up:] - ratio)
             means = combined_columns(series).mean(axis=1)
             ratio = float(means.mean())
         all_series.append(series)

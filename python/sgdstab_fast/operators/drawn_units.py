@@ -92,6 +92,7 @@ class DrawnUnits:
             np.matmul(vector[entries].reshape(count, size, size), own, out=out)
         return np.asarray(self._rows.T @ self._scratch)
 
+    @np.errstate(over="ignore", invalid="ignore")  # forms near a pole
     def blocks(self, form: FloatArray) -> FloatArray:
         """BlockDiag_u(V form V^T)."""
         np.matmul(self._rows, form, out=self._scratch)
