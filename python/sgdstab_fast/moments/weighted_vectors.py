@@ -264,7 +264,8 @@ class _Populations:
             vectors = np.where(dead[:, None], self._vectors, advanced[:, 0])
             squares, after = self._measured(vectors)
             before = self._sizes
-            changes = (self.order * (log_growth + np.log(after / before) / 2)).reshape(self.shape)
+            with np.errstate(divide="ignore"):  # of lengths below the smallest number
+                changes = (self.order * (log_growth + np.log(after / before) / 2)).reshape(self.shape)
             factors = np.exp(changes - changes.max())
             spread += float(factors.var() / factors.mean() ** 2) / n_looks
             if self.mean_square is not None:
