@@ -145,7 +145,7 @@ def test_loky_and_dask_find_the_same_bits():
     assert bits(call(rng=1, executor=pool)) == bits(whole)
     pool.shutdown()
     with (
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, processes=True) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True) as cluster,
         distributed.Client(cluster) as client,
     ):
         assert bits(call(rng=1, executor=client)) == bits(whole)

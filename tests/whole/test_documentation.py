@@ -16,7 +16,16 @@ from sgdstab_fast.cli.main import main
 ROOT = Path(__file__).parents[2]
 GUIDES = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("beyond_the_edge", "learning_rates", "long_jobs", "moments", "networks", "projective_chain", "systems", "training")
+    for name in (
+        "beyond_the_edge",
+        "learning_rates",
+        "long_jobs",
+        "moments",
+        "networks",
+        "projective_chain",
+        "systems",
+        "training",
+    )
 ]
 PAGES = [page.read_text() for page in (ROOT / "README.md", *GUIDES)]
 README = PAGES[0]

@@ -21,7 +21,8 @@ from sgdstab_fast.simulation.looks import pieces
 from sgdstab_fast.simulation.workers import Workers
 
 PIECE_SECONDS = 0.1
-_SENT_SECONDS = 1.0  # with an executor: every piece sends the task
+_SENT_SECONDS = 1.0  # with an executor: items take their states along
+_FEWEST_ITEMS = 2  # for workers to share; smaller ones read metrics more often
 
 
 class Item(NamedTuple):
@@ -82,7 +83,8 @@ def advance(
     seconds, longest = task.seconds_per_step * chains.n_streams * n_steps, PIECE_SECONDS
     size, long, apart = chains.n_chains, False, workers.executor is not None
     if workers.executor is not None:
-        size, longest = task.chains_per_item, _SENT_SECONDS
+        size = min(task.chains_per_item, -(-chains.n_chains // _FEWEST_ITEMS))
+        longest = _SENT_SECONDS
         seconds *= min(size / chains.n_chains, 1.0)
     else:
         n_threads = workers.useful_threads(-(-chains.n_chains // task.chains_per_item))
