@@ -192,3 +192,37 @@ def test_what_is_left_behind_writes_no_more(tmp_path):
         interruptible(lambda: sf.lyapunov_exponent(PLAIN, rtol=0, max_steps=10**12, checkpoint=path))()
     sf.lyapunov_exponent(PLAIN, rtol=1e-2, rng=1, checkpoint=path)
     timer.join()
+
+
+@pytest.mark.parametrize(
+    ("call", "errors"),
+    [
+        (lambda rtol, **k: sf.moment_exponent(PLAIN, [0.5, 3.0], rtol=rtol, method="population", **k),
+         lambda found: found.standard_errors / np.abs(found.exponents)),
+        (lambda rtol, **k: sf.critical_learning_rate(K4, rtol=rtol, **k),
+         lambda found: found.standard_error / found.value),
+        (lambda rtol, **k: sf.sweep(K4, [0.3, 0.5, 0.7], [2], rtol=rtol, **k),
+         lambda found: found.standard_errors / np.abs(found.exponents)),
+        (lambda rtol, **k: sf.critical_learning_rate(K4, batch_size=2, rtol=rtol, **k),
+         lambda found: found.standard_error / found.value),
+    ],
+    ids=["moments", "critical", "sweep of batches", "critical of batches"],
+)  # fmt: skip
+def test_what_is_asked_for_more_finely_is_not_answered_by_what_was_known(call, errors, tmp_path):
+    path = tmp_path / "run.npz"
+    coarse = call(2e-2, rng=1, checkpoint=path)
+    finer = call(4e-3, resume=path)
+    assert finer.converged
+    assert np.all(errors(finer) <= 4e-3 * 1.001)
+    assert finer.n_steps >= coarse.n_steps
+    values = [np.asarray(getattr(found, "exponents", getattr(found, "value", None))) for found in (coarse, finer)]
+    np.testing.assert_allclose(*values, rtol=0.2)
+
+
+def test_a_journal_does_not_keep_what_parts_of_parts_have_come_to(tmp_path):
+    path = tmp_path / "run.npz"
+    sf.sweep(K4, [0.3, 0.5], [1, 2], rtol=1e-2, rng=1, checkpoint=path)
+    journal = sf.load(path)
+    assert len(journal.values) == 2
+    assert journal.chains == {}
+    assert "sweep" in repr(journal)

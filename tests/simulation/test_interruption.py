@@ -77,6 +77,9 @@ def test_parts_that_were_not_come_to_are_left_out():
     assert rates.exponents.shape[1] == rates.learning_rates.size <= 3
     decided = interrupted(CALLS["stability"], 1, rng=1)
     assert decided.verdict in ("stable", "unstable", "undecided")
+    moments = interrupted(CALLS["moments"], 2, rng=1)
+    assert (moments.stopped_by, moments.converged) == ("interrupt", False)
+    assert (rates.stopped_by, rates.converged) == ("interrupt", False)
     rate = interrupted(CALLS["critical"], 1, rng=1)
     assert rate.bounds[0] <= rate.value <= rate.bounds[1]
     assert not rate.converged

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import _thread
 import argparse
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -53,30 +54,47 @@ class Ended(NamedTuple):
 
 def ended(options: argparse.Namespace, find: Callable[[], Any]) -> Ended:
     """Find something, within the budget, if there is one; of what is ended early, what is known by then."""
-    over = threading.Event()
-
-    def end() -> None:
-        over.set()
-        _thread.interrupt_main()
-
     budget = getattr(options, "budget", None)
-    timer = threading.Timer(0.0 if budget is None else validation.positive_number(budget, "--budget"), end)
-    timer.daemon = True
+    timer = _Timer(None if budget is None else validation.positive_number(budget, "--budget"))
     try:
-        if budget is not None:
-            timer.start()
-        try:
+        with timer:
             return Ended(find(), "")
-        finally:
-            timer.cancel()
-            with suppress(KeyboardInterrupt):  # of a budget that was used up just now
-                time.sleep(0.0 if not over.is_set() else 0.01)
-    except Interrupted as error:
-        if error.result is not None:
-            return Ended(error.result, "budget" if over.is_set() else "interrupt")
-        if not over.is_set():
+    except KeyboardInterrupt as error:
+        found = error.result if isinstance(error, Interrupted) else None
+        if found is not None:
+            return Ended(found, "budget" if timer.is_over else "interrupt")
+        if not timer.is_over:
             raise
         raise ValueError(f"--budget {budget:g} was used up before anything was known") from None
+
+
+class _Timer:
+    """Interrupts the main thread after so many seconds, as Ctrl-C does, unless it has left before."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.is_over = False
+        self._lock, self._is_inside = threading.Lock(), False
+        self._timer = None if seconds is None else threading.Timer(seconds, self._end)
+
+    def _end(self) -> None:
+        with self._lock:
+            if self._is_inside:
+                self.is_over = True
+                _thread.interrupt_main()
+
+    def __enter__(self) -> None:
+        if self._timer is not None:
+            # Jobs in the background ignore Ctrl-C, and what looks like it.
+            self._before = signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._is_inside, self._timer.daemon = True, True
+            self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            with self._lock:
+                self._is_inside = False
+            self._timer.cancel()
+            signal.signal(signal.SIGINT, self._before)
 
 
 @contextmanager

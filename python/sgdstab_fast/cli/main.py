@@ -74,7 +74,7 @@ def _report(options: argparse.Namespace) -> int:
     if options.json:
         print(report_json(report))
     else:
-        print_report(report, console)
+        print_report(report, console, notes=not options.quiet)
     sys.stdout.flush()
     if not job.early:
         save_plots(report, options.output)

@@ -23,7 +23,7 @@ from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, S
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
 from sgdstab_fast.exponents.stability import stability
 from sgdstab_fast.nonlinear.batches import BatchStability, stability_of_batches
-from sgdstab_fast.results.interruption import Interrupted
+from sgdstab_fast.results.interruption import Interrupted, interruptible
 from sgdstab_fast.results.printed import computed, with_error
 from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.results.result import INTERRUPTED
@@ -85,6 +85,7 @@ def make_report(
     threshold = 2 * system.n_examples / float(system.gram_eigenvalues()[0]) if system.is_plain else gd_threshold(system)
     found: Stability | None = None
     spectrum: LyapunovSpectrum | None = None
+    batches: BatchStability | None = None
     interrupted = False
     with collected() as messages:
         try:
@@ -94,13 +95,14 @@ def make_report(
             work = k * system.dimension * system.rows_per_step
             most = max(min(int(_SPECTRUM_WORK / work), _SPECTRUM_STEPS), int(100 * system.steps_per_epoch))
             spectrum = lyapunov_spectrum(system, k, rtol=0, max_steps=min(most, max_steps), **how)
+            batches = interruptible(stability_of_batches)(system) if system.recurrence.is_plain else None
         except Interrupted as error:
             if error.result is None and found is None:
                 raise
             interrupted = True
             if found is None:
                 found = error.result
-            else:
+            elif spectrum is None:
                 spectrum = error.result
     assert found is not None
     report = Report(
@@ -110,7 +112,7 @@ def make_report(
         exponent=found.lyapunov,
         gd_threshold=threshold,
         spectrum=spectrum,
-        batches=stability_of_batches(system) if system.recurrence.is_plain and not interrupted else None,
+        batches=batches,
         warnings=tuple(messages),
         seconds=time.perf_counter() - start,
     )
@@ -119,8 +121,8 @@ def make_report(
     return report
 
 
-def print_report(report: Report, console: Console) -> None:
-    """Print the report as a table."""
+def print_report(report: Report, console: Console, *, notes: bool = True) -> None:
+    """Print the report as a table, with notes of what it falls short of."""
     system, found, exponent, spectrum = report.system, report.stability, report.exponent, report.spectrum
     table = Table(
         title=escape(report.name), title_justify="left", show_header=False, box=box.SIMPLE_HEAD, pad_edge=False
@@ -140,7 +142,7 @@ def print_report(report: Report, console: Console) -> None:
     relative = system.learning_rate / report.gd_threshold - 1
     side = "at" if abs(relative) < 1e-12 else "below" if relative < 0 else "above"
     table.add_row("full-batch GD", f"mu = {found.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})")
-    table.add_row("mean square", _mean_square(found))
+    table.add_row("mean square", _mean_square(found) if spectrum is not None else _mean_square_so_far(found))
     table.add_row("SGD", _NOT_YET if exponent is None else _lambda(exponent))
     if spectrum is None:
         table.add_row("spectrum", _NOT_YET)
@@ -167,7 +169,7 @@ def print_report(report: Report, console: Console) -> None:
             "Theorem B", escape(found.theorem_b.removeprefix("by Theorem B, ").replace(" by Theorem B", "", 1))
         )
     console.print(table)
-    for warning in report.warnings:
+    for warning in report.warnings if notes else ():
         console.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
 
 
@@ -237,6 +239,11 @@ def _mean_square(found: Stability) -> str:
     exponent, error = mean_square.exponent, mean_square.error
     exactly = "exactly" if mean_square.converged else "NOT CONVERGED"
     return f"Lambda(2) = {computed(exponent, error)} per step, {exactly}   ({decays})"
+
+
+def _mean_square_so_far(found: Stability) -> str:
+    """Say what an interrupted report knows of it, without computing anything."""
+    return _NOT_YET if found.known_mean_square is None else _mean_square(found)
 
 
 def _growing(found: Stability, system: LinearizedSGD) -> str:

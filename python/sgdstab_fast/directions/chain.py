@@ -147,8 +147,9 @@ def projective_chain(system: System, **keywords: Unpack[RunKeywords]) -> Project
 def chain_of(system: System, options: Options) -> ProjectiveChain:
     """Do what `projective_chain` says."""
     own = system.in_own_units()
-    found = _chain_of(own, options)
-    return found if own is system else replace(found, system=system)
+    if own is system:
+        return _chain_of(system, options)
+    return replace(_chain_of(own, options.at("in units of its own")), system=system)
 
 
 def _chain_of(system: System, options: Options) -> ProjectiveChain:
@@ -426,7 +427,7 @@ def _autocorrelation_time(
     system: System, options: Options, pilot: _Pilot, checkpoint: Checkpoint, start_up: int, gap: float
 ) -> Measured:
     """Return it, from steps of their own that resolve it, or a lower bound with an infinite error."""
-    if options.workers.interruption.requested:  # which is answered at once
+    if options.is_cut:  # which is answered at once
         return Measured(pilot.memory, math.inf)
     chains, longest = checkpoint.chains, math.ceil(_MEMORY_RELAXATIONS / gap) if gap > 0 else 0
     if pilot.resolved:

@@ -180,6 +180,9 @@ def _of_parts(
     for index in contenders:
         if bounds[index] < least:
             continue
+        if options.is_cut:
+            missing = max(missing, bounds[index])
+            continue
         share = parts[index].share
         # Of the largest, and so of no more than a lower bound of it if that is positive.
         its_own = its.within(atol=max(its.budget.atol, its.budget.rtol * max(least, 0.0)) / share)
@@ -191,7 +194,10 @@ def _of_parts(
             continue
         results[index] = _scaled(result, share, system)
         least = max(least, results[index].exponent - 6 * results[index].standard_error)
-    short = sorted((index for index in messages if messages[index]), key=lambda index: -results[index].exponent)
+    short = sorted(
+        (index for index in messages if messages[index] and index in results),
+        key=lambda index: -results[index].exponent,
+    )
     for message in messages[short[0]] if short else []:
         others = f", and so with {len(short) - 1} more" if len(short) > 1 else ""
         warn(f"block {short[0] + 1} of {len(parts)}, in its own steps{others}: {message}")

@@ -290,6 +290,8 @@ def _almost_sure(
             if index in to_search:
                 spent = sum(each.n_steps for each in found)
                 its_own = replace(its, progress=after(report, spent, options.budget.max_steps))
+                if len(blocks) > 1:  # what one of them comes to is no answer
+                    its_own = its_own.at(f"block {index}")
                 if slow[index]:
                     its_start = start if len(blocks) == 1 else None
                     found.append(search_with_slow_directions(block, (low, high), its_own, its_start))
@@ -323,7 +325,6 @@ def _search(
     share, bend = _FIRST_SHARE, math.inf
     best: Panel | None = None
     anchors, anchored_width = anchors_for(system, family, np.linspace(low, high, N_LANES)), high - low
-    interruption = options.workers.interruption
     options.make_known(replace(_between_bounds(bounds, options, system), stopped_by=INTERRUPTED))
     while True:
         rates = np.linspace(low, high, N_LANES)
@@ -346,7 +347,7 @@ def _search(
         branch = None if family is None else family.branch()
         at = partial(panel_of, block, branch, rates, anchors, panel)
         try:
-            found = its_options.once(f"panel {panel} of block {block.index}", at)
+            found = its_options.once(f"panel {panel} of block {block.index}, {low!r} to {high!r}", at)
         except Stopped:
             if best is None:
                 return _between_bounds(bounds, options, system)
@@ -371,8 +372,8 @@ def _search(
             share *= _MORE  # not to be resolved with so few steps
     # A last panel that did not find it again does not make what an earlier one has found worse.
     assert best is not None
-    met = last and found.stopped_by not in SHORT and zero.bend <= tolerance / 2
-    stopped_by = found.stopped_by if last and not interruption.requested else options.cut_short_by
+    met = last and not options.is_cut and found.stopped_by not in SHORT and zero.bend <= tolerance / 2
+    stopped_by = found.stopped_by if last and not options.is_cut else options.cut_short_by
     return _of_panel(best, block, bounds, options, n_steps, converged=met, stopped_by=stopped_by)
 
 

@@ -57,7 +57,7 @@ def critical_moment(system: LinearizedSGD, order: float, options: Options) -> Cr
         if not (low > 0 and high < math.inf):
             low, high, height = bracket(function, _first(system, order, low, high), low, high)
             if not (low > 0 and high < math.inf):
-                if options.workers.interruption.requested:
+                if options.is_cut:
                     raise Stopped
                 how = "raise max_steps" if function.left < function.least_steps else "none is critical"
                 raise ValueError(f"Lambda({order:g}) does not surely change sign between {low:g} and {high:g}: {how}")
@@ -67,6 +67,8 @@ def critical_moment(system: LinearizedSGD, order: float, options: Options) -> Cr
                 height = function(high, budget.part(_OF_HIGHEST)).value
             # Noise has no root: once there is some, every learning rate will do.
             zero = root(lambda rate: function(rate).value if function.n_steps == 0 else 0.0, low, high)
+        if options.is_cut and function.n_steps == 0:
+            raise Stopped
         if function.n_steps == 0:
             return known_rate(zero, order, reason, made_of)
         known = known_rate(zero, order, reason, made_of, bounds=(low, high))

@@ -107,7 +107,7 @@ class StabilityMap(SeveralExponents):
     @property
     def converged(self) -> bool:
         """Whether a tolerance was met everywhere."""
-        return bool(self.within_tolerance.all())
+        return self.stopped_by != INTERRUPTED and bool(self.within_tolerance.all())
 
     def confidence_interval(self, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
         """Return arrays (low, high); each exponent lies between its own with probability `level`, within `bounds`."""

@@ -147,7 +147,7 @@ class Bursts:
 
     def __init__(self, system: LinearizedSGD, spent: Spent, first_chain: int) -> None:
         self.system, self._spent, self._first_chain = system, spent, first_chain
-        self._place = f"bursts from chain {first_chain}"
+        self._place = spent.options.asked(f"bursts from chain {first_chain}")
         before = spent.options.recorder.get(self._place) or ((), np.empty(0), 0)
         self._before, self._points = list(before[0]), list[tuple[Point, int]]()
         self._states, self._next_step = before[1].copy(), before[2]

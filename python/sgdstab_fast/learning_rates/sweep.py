@@ -128,6 +128,7 @@ def sweep(
     systems = _systems(gram, float(rates[0]), batch_sizes, momenta, sampling, nesterov, of_k)
     systems[0].with_learning_rate(float(rates[-1]))  # refused here if too large
     curves = _curves(systems, rates, options)
+    is_cut = len(curves) < len(systems) or curves[0].exponents.size < rates.size
     systems, rates = systems[: len(curves)], rates[: curves[0].exponents.size]  # an interrupted one has fewer
     found = StabilityMap(
         learning_rates=rates,
@@ -152,7 +153,7 @@ def sweep(
         mixed=np.array([curve.mixed for curve in curves]),
         n_steps=sum(curve.n_steps for curve in curves),
         n_chains=options.n_chains,
-        stopped_by=_stopped_by([curve.stopped_by for curve in curves]),
+        stopped_by=INTERRUPTED if is_cut else _stopped_by([curve.stopped_by for curve in curves]),
         steps_per_epoch=np.array([system.steps_per_epoch for system in systems]),
         provenance=provenance(options.seed, "anchored", systems[0].fingerprint),
     )

@@ -128,7 +128,10 @@ def _exponents(systems: list[LinearizedSGD], options: Options) -> list[LyapunovE
             progress=None if report is None else after(report, n_steps - spent, budget.max_steps),
         )
         with collected():  # the map warns of what is missed in the end
-            return its.once(f"reading {next(number)}", lambda its: estimate_exponent(system, its, resume))
+            return its.once(
+                f"reading {next(number)} at {system.learning_rate!r}",
+                lambda its: estimate_exponent(system, its, resume),
+            )
 
     found: list[LyapunovExponent] = []
     for index, system in enumerate(systems):
@@ -149,7 +152,7 @@ def _exponents(systems: list[LinearizedSGD], options: Options) -> list[LyapunovE
         missing = np.flatnonzero(~budget.met(sizes, errors) & ~np.isnan(exponents) & (errors > 0) & simulated_at)
         for count, index in enumerate(missing.tolist()):
             share = (budget.max_steps - n_steps) // (missing.size - count)
-            if options.workers.interruption.requested:
+            if options.is_cut:
                 return found
             if share < _LEAST_ROUND * options.n_chains:
                 continue

@@ -32,7 +32,7 @@ from sgdstab_fast.plotting.thresholds import thresholds_plot
 from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.results.result import Result
+from sgdstab_fast.results.result import INTERRUPTED, Result
 from sgdstab_fast.results.storage import storable
 from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
@@ -344,7 +344,9 @@ def _of(
         kind="threshold",
         meaning=meaning,
         source=source,
-        checked=checked or f"linearised dynamics; {found.reason}",
+        checked="interrupted: no more than a first guess"
+        if found.stopped_by == INTERRUPTED
+        else checked or f"linearised dynamics; {found.reason}",
         implies=implies,
     )
 

@@ -98,7 +98,9 @@ class Readings:
         try:
             with collected():  # what a single run lacks is in its error, and the search says what it lacks itself
                 run = None if resume is None else resume.run
-                found = its.once(f"reading {self.n_called}", lambda its: self.at(learning_rate, its, run))
+                found = its.once(
+                    f"reading {self.n_called} at {learning_rate!r}", lambda its: self.at(learning_rate, its, run)
+                )
         except Stopped:
             return Reading(0.0, math.inf, spent, 1)
         self.n_called += 1
@@ -109,7 +111,7 @@ class Readings:
     @property
     def left(self) -> int:
         """Steps of the budget that are left."""
-        return 0 if self.options.workers.interruption.requested else self.options.budget.max_steps - self.n_steps
+        return 0 if self.options.is_cut else self.options.budget.max_steps - self.n_steps
 
 
 def bracket(function: Readings, rate: float, low: float, high: float) -> tuple[float, float, float]:

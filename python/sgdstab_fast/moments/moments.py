@@ -144,6 +144,7 @@ def moments_at(
                 if not found:
                     raise
                 break
+        is_cut = len(found) < orders.size
         orders = orders[: len(found)]  # an interrupted run knows those that it has come to
         if any(each.n_steps > 0 for each in found):
             slope, slope_steps = _slope(system, options.within(for_slope))
@@ -171,7 +172,7 @@ def moments_at(
         n_steps=slope_steps + sum(each.n_steps for each in found),
         n_chains=options.n_chains if last.n_steps > 0 else 0,
         population=max(each.population for each in found),
-        stopped_by=last.stopped_by,
+        stopped_by=INTERRUPTED if is_cut else last.stopped_by,
         steps_per_epoch=system.steps_per_epoch,
         provenance=provenance(options.seed, "moments", system.fingerprint),
         largest_amplification=family.largest_amplification,

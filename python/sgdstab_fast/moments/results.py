@@ -16,7 +16,7 @@ from sgdstab_fast.curves.envelope import Envelope
 from sgdstab_fast.plotting import moments as pictures
 from sgdstab_fast.plotting.axes import side_by_side
 from sgdstab_fast.results.printed import with_error
-from sgdstab_fast.results.result import EXACT, SampledResult, SeveralExponents
+from sgdstab_fast.results.result import EXACT, INTERRUPTED, SampledResult, SeveralExponents
 from sgdstab_fast.results.storage import storable
 from sgdstab_fast.statistics.intervals import student_quantile
 from sgdstab_fast.statistics.largest import leading
@@ -151,7 +151,7 @@ class MomentExponents(SeveralExponents):
     @property
     def converged(self) -> bool:
         """Whether a tolerance was met at all orders."""
-        return bool(self.within_tolerance.all())
+        return self.stopped_by != INTERRUPTED and bool(self.within_tolerance.all())
 
     @cached_property
     def curve(self) -> Envelope:

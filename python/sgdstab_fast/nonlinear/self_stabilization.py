@@ -30,7 +30,6 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 
@@ -107,7 +106,6 @@ class SelfStabilization(Result):
         return self.delta * math.sqrt(farthest), math.sqrt(max(self.alpha * (level - 1), 0.0))
 
 
-@interruptible
 def self_stabilization(
     alpha: float, beta: float, learning_rate: float, *, noise_variance: float = 0.0
 ) -> SelfStabilization:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextvars
 import ctypes
 import functools
+import inspect
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -65,8 +66,11 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, result: Any = None) -> None:
-        super().__init__("nothing was known yet" if result is None else repr(result))
+        super().__init__()
         self.result = result
+
+    def __str__(self) -> str:
+        return "nothing was known yet" if self.result is None else repr(self.result)
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[Any]]:
         return Interrupted, (self.result,)
@@ -88,7 +92,6 @@ class Interruption:
         """Whether anyone may ask to stop."""
         self._known: Any = None
         self._completed: Callable[[Any], Any] = lambda found: found
-        self._depth = 0
         self.is_writing = False
         """Whether a file is being written, which is waited for."""
         self._closing: list[Callable[[], object]] = []
@@ -102,20 +105,20 @@ class Interruption:
     @contextmanager
     def nested(self) -> Iterator[None]:
         """Hold for a call within the call that is waited for: what it knows is no result of that."""
-        self._depth += 1
+        token = _is_nested.set(True)
         try:
             yield
         finally:
-            self._depth -= 1
+            _is_nested.reset(token)
 
     def make_known(self, found: Any) -> None:
         """Say what the call would return if it had to return now, for when it is left behind."""
-        if self.possible and self._depth == 0:
+        if self.possible and not _is_nested.get():
             self._known = found
 
     def complete_by(self, completed: Callable[[Any], Any]) -> None:
         """Say what adds to a result that was made known what it takes to go on from it."""
-        if self.possible and self._depth == 0:
+        if self.possible and not _is_nested.get():
             self._completed = completed
 
     @property
@@ -163,6 +166,7 @@ class Interruption:
 
 NEVER = Interruption(possible=False)
 """Of work that nobody can ask to stop."""
+_is_nested: contextvars.ContextVar[bool] = contextvars.ContextVar("is_nested", default=False)
 _current: contextvars.ContextVar[Interruption] = contextvars.ContextVar("current", default=NEVER)
 
 
@@ -214,7 +218,7 @@ class _Other(threading.Thread):
 
     def leave_behind(self) -> None:
         """Make it end where its next instruction begins."""
-        if self.ident is not None:
+        if self.ident is not None and self.is_alive():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(Stopped))
 
 
@@ -285,7 +289,11 @@ class _Call:
                 pass
         except KeyboardInterrupt:
             self._interruption.request()
-            found = self._partial()
+            try:
+                found = self._partial()
+            except KeyboardInterrupt:  # once more: it is not waited for
+                self._leave_behind()
+                found = self._interruption.known
             self._warn()
             raise Interrupted(found) from None
         except BaseException:  # raised by a signal
@@ -337,11 +345,11 @@ def interruptible(function: Function) -> Function:
 
 def interruptible_if_large(function: Function) -> Function:
     """Do the same for a function that takes no time where its first argument, K or a system, has few rows."""
-    waited_for = interruptible(function)
+    waited_for, name = interruptible(function), next(iter(inspect.signature(function).parameters))
 
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
-        first: Any = args[0] if args else None
+        first: Any = args[0] if args else keywords.get(name)
         size = getattr(first, "dimension", None)
         if size is None:
             size = len(first) if hasattr(first, "__len__") else 0

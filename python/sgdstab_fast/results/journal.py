@@ -81,8 +81,9 @@ class Recorder:
         """Keep what a part has come to, and forget what its runs have: nothing more is asked of them."""
         self.journal.values[self.place + place] = value
         its = f"{self.place}{place}: "
-        for name in [name for name in self.journal.chains if name.startswith(its)]:
-            del self.journal.chains[name]
+        for kept in (self.journal.chains, self.journal.values):
+            for name in [name for name in kept if name.startswith(its)]:
+                del kept[name]
         if self.writer is not None and self.writer.is_due:
             self.writer.write(self.journal)
 
@@ -98,7 +99,7 @@ class Recorder:
     def keep_if_due(self, so_far: Callable[[], Chains[Any]]) -> None:
         """Keep the chains of a run that is under way, and write them, if it is time to."""
         if self.writer is not None and self.writer.is_due:
-            self.keep(so_far())
+            self.keep(so_far().copy())  # the run goes on, and moves its states
             self.writer.write(self.journal)
 
     def _name(self, key: StreamKey, first_chain: int, first_step: int) -> str:

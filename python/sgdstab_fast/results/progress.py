@@ -36,13 +36,16 @@ class Progress:
     """The standard error that the run waits for; NaN where only `max_steps` ends it, and before the first look."""
     seconds: float = 0.0
     """Since the call."""
+    n_steps_before: int = 0
+    """Of `n_steps`, those of an earlier call, from which this one goes on."""
     verdict: str = ""
     """What `stability` knows for certain already, while it estimates lambda."""
 
     @property
     def steps_per_second(self) -> float:
-        """Steps of all chains together a second, so far; NaN before the first."""
-        return self.n_steps / self.seconds if self.seconds > 0 and self.n_steps > 0 else math.nan
+        """Steps of all chains together a second, in this call; NaN before the first."""
+        n_steps = self.n_steps - self.n_steps_before
+        return n_steps / self.seconds if self.seconds > 0 and n_steps > 0 else math.nan
 
     @property
     def seconds_left(self) -> float:

@@ -37,7 +37,14 @@ File: TypeAlias = str | os.PathLike[str] | BinaryIO
 Kind = TypeVar("Kind", bound=type)
 _FORMAT = 1
 # What reading a file that is none of ours, or a damaged one, may raise.
-_UNREADABLE: tuple[type[Exception], ...] = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
+_UNREADABLE: tuple[type[Exception], ...] = (
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+)
 _UNREADABLE += (OSError, EOFError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error)
 _UNREADABLE += (lzma.LZMAError, tokenize.TokenError)
 
@@ -185,7 +192,10 @@ def load_any(file: File, writer: str) -> Any:
     with reading(file, writer, _by_name) as found:
         if "value" not in found.header:
             return _by_name[found.kind].make(found)
-        return decoded(found.header["value"], found.arrays)
+        value = decoded(found.header["value"], found.arrays)
+        if _kinds[type(value)].name != found.kind:
+            raise ValueError(f"it is a {found.kind} that holds a {type(value).__name__}")
+        return value
 
 
 def encoded(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sgdstab_fast import validation
+from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.results.interruption import Stopped, current_interruption
 from sgdstab_fast.results.journal import Journal, Recorder
 from sgdstab_fast.results.storage import load_any, save
@@ -29,6 +30,8 @@ from sgdstab_fast.systems.system import System
 try:
     import fcntl
 except ImportError:  # Windows
+    import msvcrt
+
     fcntl = None  # type: ignore[assignment]
 
 _FREE: tuple[str, ...] = ("rtol", "atol", "max_steps", "sign_confidence", "tolerance_for", "confidence", "rng")
@@ -41,6 +44,8 @@ class CheckpointFile:
     """A file that the journal of one run is written to, every so many seconds; others are refused meanwhile."""
 
     def __init__(self, path: Any, every: float) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"checkpoint must be a path, not {validation.shown(path)}")
         self.path, self._every, self._last = Path(path), every, time.monotonic()
         if self.path.is_dir():
             raise ValueError(f"checkpoint must be a file, and {str(path)!r} is a folder")
@@ -56,40 +61,59 @@ class CheckpointFile:
     def write(self, journal: Journal) -> None:
         """Write; the next time is due after that."""
         interruption = current_interruption()
-        if self._lock is not None:
-            interruption.is_writing = True
-            try:
+        interruption.is_writing = True
+        try:
+            if self._lock is not None:
                 save(journal, self.path)
-            finally:
-                interruption.is_writing = False
-            self._last = time.monotonic()
+                self._last = time.monotonic()
+        finally:
+            interruption.is_writing = False
 
     def close(self) -> None:
         """Write no more, and let others."""
         lock, self._lock = self._lock, None
         if lock is not None:
-            with suppress(OSError):
+            with suppress(OSError):  # not where files that are open cannot be removed
                 os.unlink(lock.name)
             lock.close()
+            _own_locks.discard(Path(lock.name))
+
+
+_own_locks: set[Path] = set()
+"""Of this process, which locks of the system do not keep from itself."""
 
 
 def _locked(path: Path, checkpoint: Any) -> BinaryIO:
-    """Return a file that no other process has locked; the lock ends with the process, however that ends."""
+    """Return a file that no other run has locked; the lock ends with the process, however that ends.
+
+    It is one that processes which are forked from this one do not have.
+    """
+    path, taken = path.absolute(), f"checkpoint {str(checkpoint)!r} is being written by another run"
+    if path in _own_locks:
+        raise ValueError(taken)
     while True:
         try:
             opened = path.open("ab")
         except OSError as error:
             raise ValueError(f"checkpoint cannot be written to {str(checkpoint)!r}: {error.strerror}") from None
         try:
-            if fcntl is not None:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            _lock(opened)
+        except (BlockingIOError, PermissionError):
             opened.close()
-            raise ValueError(f"checkpoint {str(checkpoint)!r} is being written by another run") from None
+            raise ValueError(taken) from None
         with suppress(OSError):
             if os.path.samestat(os.fstat(opened.fileno()), path.stat()):
+                _own_locks.add(path)
                 return opened
         opened.close()  # of one that has ended meanwhile
+
+
+def _lock(opened: BinaryIO) -> None:
+    """Lock a file for this process; raise BlockingIOError or PermissionError if another one has."""
+    if fcntl is not None:
+        fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        msvcrt.locking(opened.fileno(), msvcrt.LK_NBLCK, 1)
 
 
 _current: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -134,7 +158,7 @@ def recorded(
         if not hasattr(found, "journal"):
             return found
         describe()
-        return dataclasses.replace(found, journal=journal)
+        return dataclasses.replace(found, journal=journal.copy())
 
     interruption = current_interruption()
     interruption.complete_by(completed)
@@ -201,6 +225,8 @@ def _text(value: Any) -> str:
     """Return a text by which a value is known again: of few numbers themselves, of many a digest."""
     if isinstance(value, System):
         return value.fingerprint
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
     try:
@@ -229,7 +255,8 @@ def _left_out(
             left[name] = ast.literal_eval(before)
         except (ValueError, SyntaxError):
             raise ValueError(f"resume is of a call with {name}, which has to be given again") from None
-    rng = given.get("rng")
-    if isinstance(rng, (int, np.integer)) and journal.seed is not None and rng != journal.seed.entropy:
-        raise ValueError(f"resume is of a call with rng={journal.seed.entropy}, not rng={rng}")
+    rng, seed = given.get("rng"), journal.seed
+    drawn_from = (np.random.Generator, np.random.BitGenerator, np.random.RandomState)  # whose state has moved on
+    if rng is not None and seed is not None and not isinstance(rng, drawn_from) and seed_from(rng).key != seed.key:
+        raise ValueError(f"resume is of a call with rng={seed.entropy}, not rng={validation.shown(rng)}")
     return left

@@ -29,6 +29,7 @@ import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -124,8 +125,7 @@ class Delivery:
         self._executor = executor
         self.is_broken = False
         """Whether its workers have died, and it takes no more work."""
-        self.has_worked = False
-        """Whether it has done something: what breaks later has lost its workers."""
+        self._has_accepted = False  # something: what breaks later has lost its workers
         self._threads = isinstance(executor, ThreadPoolExecutor)
         self._scatters = callable(getattr(executor, "scatter", None))
         self._folder: str | None = None
@@ -140,11 +140,13 @@ class Delivery:
     def submit(self, work: Work, item: Any) -> Any:
         """Have a work done on an item; return a future, or None where all workers have died."""
         try:
-            return self._submitted(work, item)
+            submitted = self._submitted(work, item)
         except BrokenExecutor:
-            if self.has_worked:
+            if self._has_accepted:
                 return None
             raise
+        self._has_accepted = True
+        return submitted
 
     def _submitted(self, work: Work, item: Any) -> Any:
         if self._threads:
@@ -163,7 +165,6 @@ class Delivery:
                 self._arrays.clear()
                 self._uses.clear()
                 self._parcels.clear()
-        self.has_worked = True
         return self.submit(work, item)
 
     def again(self, work: Work, item: Any, missing: Missing) -> Any:
@@ -181,7 +182,8 @@ class Delivery:
             self._uses.subtract(parcel.digests)
             for digest in parcel.digests:
                 if self._uses[digest] == 0 and self._arrays.pop(digest, None) is None:
-                    _file(parcel, digest).unlink(missing_ok=True)
+                    with suppress(OSError):  # where a worker that maps it keeps it
+                        _file(parcel, digest).unlink()
 
     def _parcel(self, work: Work) -> Parcel:
         with self._lock:

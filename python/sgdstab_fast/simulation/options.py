@@ -108,7 +108,7 @@ class Options:
     @property
     def cut_short_by(self) -> str:
         """What ends a part that misses its tolerances, as `stopped_by` says it."""
-        return INTERRUPTED if self.workers.interruption.requested else "max_steps"
+        return INTERRUPTED if self.is_cut else "max_steps"
 
     def make_known(self, found: Any) -> None:
         """Say what the call would return if it had to return now; a part has nothing to say."""
@@ -136,14 +136,29 @@ class Options:
         """Return the same for a part of the run, which keeps its place in the journal."""
         return replace(self, recorder=self.recorder.at(place))
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the call is no longer wanted."""
+        return self.workers.interruption.requested
+
+    def asked(self, place: str) -> str:
+        """Return the place of a part with all that it is asked: another budget is another question."""
+        budget = self.budget
+        asked = f"rtol={budget.rtol!r} atol={budget.atol!r} sign={budget.sign_confidence!r} steps={budget.max_steps}"
+        return f"{place} ({asked}, {self.n_chains} chains)"
+
     def once(self, place: str, part: Callable[[Options], Value]) -> Value:
-        """Return what a part of the run has come to before it was cut, or else comes to now."""
-        known: Value | None = self.recorder.get(place)
+        """Return what a part of the run has come to before it was cut, or else comes to now.
+
+        The place has to say what is asked of the part besides the budget.
+        """
+        question = self.asked(place)
+        known: Value | None = self.recorder.get(question)
         if known is not None:
             return known
-        found = part(self.at(place))
-        if not self.workers.interruption.requested:
-            self.recorder.put(place, found)
+        found = part(self.at(question))
+        if not self.is_cut:
+            self.recorder.put(question, found)
         return found
 
     def for_parts(self, n_parts: int) -> Options:

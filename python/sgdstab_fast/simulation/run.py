@@ -78,12 +78,12 @@ def run(
         chains = _gone_on(chains, options.recorder)
     done = _between_looks(chains, estimate, budget) if chains.is_between_looks else _look(chains, estimate, budget)
     with reporter(options.progress, budget.max_steps, label) as report:
-        n_steps = chains.n_steps
+        n_steps = n_before = chains.n_steps
 
         def tell(more: int) -> None:
             nonlocal n_steps
             n_steps += more
-            report(_progress(done, n_steps, budget))
+            report(_progress(done, n_steps, n_before, budget))
 
         while done.stopped_by == "max_steps" and (look := _next_look(done, budget)) is not None:
             try:
@@ -181,12 +181,13 @@ def _between_looks(
     return Run(replace(chains, is_between_looks=True), found, "max_steps")
 
 
-def _progress(done: Run[Any], n_steps: int, budget: Budget) -> Progress:
+def _progress(done: Run[Any], n_steps: int, n_before: int, budget: Budget) -> Progress:
     """Return what a run tells after so many steps: its estimate is that of the last look."""
     if done.estimate.is_curve:
-        return Progress(n_steps, budget.max_steps, math.nan, math.nan)
+        return Progress(n_steps, budget.max_steps, math.nan, math.nan, n_steps_before=n_before)
     mean, error = float(done.estimate.mean[0]), float(done.estimate.standard_error[0])
-    return Progress(n_steps, budget.max_steps, mean, error, budget.goal(mean, float(done.sizes[0])))
+    goal = budget.goal(mean, float(done.sizes[0]))
+    return Progress(n_steps, budget.max_steps, mean, error, goal, n_steps_before=n_before)
 
 
 def _look(chains: Chains[Records], estimate: Callable[[Chains[Records]], Estimate], budget: Budget) -> Run[Records]:

@@ -22,7 +22,6 @@ from sgdstab_fast.simulation.workers import Workers
 
 PIECE_SECONDS = 0.1
 _SENT_SECONDS = 1.0  # with an executor: items take their states along
-_FEWEST_ITEMS = 2  # for workers to share; smaller ones read metrics more often
 
 
 class Item(NamedTuple):
@@ -48,7 +47,7 @@ class Task(Generic[Records]):
     seconds_per_step: float
     """Measured, on one thread."""
     chains_per_item: int
-    """Chains that an executor is given together."""
+    """Chains that are worked on together, as evaluations are: another number of them would be rounded otherwise."""
 
     def with_options(self, **options: Any) -> Task[Records]:
         """Return the task with some options changed."""
@@ -83,8 +82,7 @@ def advance(
     seconds, longest = task.seconds_per_step * chains.n_streams * n_steps, PIECE_SECONDS
     size, long, apart = chains.n_chains, False, workers.executor is not None
     if workers.executor is not None:
-        size = min(task.chains_per_item, -(-chains.n_chains // _FEWEST_ITEMS))
-        longest = _SENT_SECONDS
+        size, longest = task.chains_per_item, _SENT_SECONDS
         seconds *= min(size / chains.n_chains, 1.0)
     else:
         n_threads = workers.useful_threads(-(-chains.n_chains // task.chains_per_item))

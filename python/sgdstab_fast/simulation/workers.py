@@ -84,9 +84,8 @@ class Workers:
         """
         delivery = self.delivery
         assert delivery is not None
-        for _ in range(_AGAIN):
-            if sent is None:
-                break
+        n_losses = 0
+        while sent is not None and n_losses < _AGAIN:
             over = threading.Event()
             sent.add_done_callback(lambda _, over=over: over.set())
             self.interruption.wait_for(over.wait)
@@ -95,10 +94,10 @@ class Workers:
             except BaseException as error:
                 if not is_loss(error):
                     raise
+                n_losses += 1
                 sent = delivery.after_a_loss(work, item)
                 continue
             if not isinstance(found, Missing):
-                delivery.has_worked = True
                 return found  # type: ignore[no-any-return]
             sent = delivery.again(work, item, found)
         if not delivery.is_broken:
