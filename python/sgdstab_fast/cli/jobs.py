@@ -32,9 +32,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def kept(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what estimators are told of checkpoints."""
-    return {name: value for name in ("checkpoint", "resume") if (value := getattr(options, name, None)) is not None}
+def kept(options: argparse.Namespace, suffix: str = "") -> dict[str, Any]:
+    """Return what estimators are told of checkpoints; one of several has a file of its own, with a suffix."""
+    found = {}
+    for name in ("checkpoint", "resume"):
+        path: Path | None = getattr(options, name, None)
+        if path is not None and suffix:
+            path = path.with_name(f"{path.stem}{suffix}{path.suffix}")
+            path = None if name == "resume" and not path.exists() else path  # it had not come to that
+        if path is not None:
+            found[name] = path
+    return found
 
 
 class Ended(NamedTuple):

@@ -108,7 +108,9 @@ def _critical(options: argparse.Namespace) -> int:
         criteria += inputs.orders(options.p) if options.p is not None else []
         steps, found = inputs.steps(options, gram), list[CriticalLearningRate]()
         for each in criteria:
-            keeping = jobs.kept(options) if each == "almost-sure" else {}
+            keeping = {}
+            if each not in ("mean-square", "gd"):  # which take no simulation, or hardly any
+                keeping = jobs.kept(options, "" if each == "almost-sure" else f"-p{each:g}")
             try:
                 found.append(critical_learning_rate(gram, each, progress=progress, **steps, **common, **keeping))
             except Interrupted as error:
@@ -172,18 +174,27 @@ def _track(options: argparse.Namespace) -> int:
         n_threads=options.threads,
     )
     console = Console()
+
+    def follow(progress: Any) -> None:
+        try:
+            for number, (step, read) in enumerate(saved, start=1):
+                tracker.update(**read(), step=step)
+                if progress is not None:
+                    progress(Progress(number, len(saved), math.nan, math.nan))
+        except KeyboardInterrupt:
+            raise Interrupted(tracker if len(tracker.history) > 0 else None) from None
+
     with jobs.telling(options, "points", console) as progress:
-        for number, (step, read) in enumerate(saved, start=1):
-            tracker.update(**read(), step=step)
-            if progress is not None:
-                progress(Progress(number, len(saved), math.nan, math.nan))
+        job = jobs.ended(options, partial(follow, progress))
     print_history(inputs.name_of(options.kernels), tracker.history, console)
     sys.stdout.flush()
-    save_history_plot(tracker.history, options.output)
-    print(f"plot: {options.output}")
+    if not job.early:
+        save_history_plot(tracker.history, options.output)
+        print(f"plot: {options.output}")
     if options.csv is not None:
         save_csv(tracker.to_dict(), options.csv)
         print(f"numbers: {options.csv}")
+    job.finish(options)
     return 0
 
 

@@ -28,9 +28,10 @@ from sgdstab_fast.curves.joint import joint_exponent_of_numbers
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.moments import ExactMomentsOfSteps, value_at, with_nodes
 from sgdstab_fast.moments.facts import facts_beside, held_against
+from sgdstab_fast.moments.resampling import Advance
 from sgdstab_fast.moments.results import OrderMoment, largest_of, sorted_values, values_at
 from sgdstab_fast.moments.starts import SCOUT_SHARE, SCOUTS, apart, next_to, one_by_one, rivals, sums_of
-from sgdstab_fast.moments.weighted_vectors import LEAST_BATCHES, Advance, scouts, walker_moment
+from sgdstab_fast.moments.weighted_vectors import LEAST_BATCHES, scouts, walker_moment
 from sgdstab_fast.operators.matrices import LARGEST_MATRIX, ExactMoment
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.continuation import advance_windows
@@ -224,6 +225,7 @@ class GeneralMoments:
             mean_square=exponent,
             floor=system.norm(),
             progress=options.progress if callable(options.progress) else None,
+            recorder=options.recorder,
         )
         return replace(found, n_steps=found.n_steps + spent)
 

@@ -18,6 +18,7 @@ import functools
 import inspect
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -182,6 +183,14 @@ def _beyond_this_file(traceback: TracebackType | None) -> TracebackType | None:
     return traceback
 
 
+_left_behind: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+def is_anything_left_behind() -> bool:
+    """Say whether some work is still in a long instruction: the interpreter must not end by itself meanwhile."""
+    return any(thread.is_alive() for thread in _left_behind)
+
+
 class _Other(threading.Thread):
     """A thread that calls a function; it keeps no process alive."""
 
@@ -218,6 +227,7 @@ class _Other(threading.Thread):
 
     def leave_behind(self) -> None:
         """Make it end where its next instruction begins."""
+        _left_behind.add(self)
         if self.ident is not None and self.is_alive():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(Stopped))
 

@@ -73,6 +73,11 @@ class Recorder:
         """Return what keeps the journal for a part."""
         return replace(self, place=f"{self.place}{place}: ")
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to write."""
+        return self.writer is not None and self.writer.is_due
+
     def get(self, place: str) -> Any:
         """Return what a part has come to before; None if it has not ended."""
         return self.journal.values.get(self.place + place)
@@ -84,7 +89,7 @@ class Recorder:
         for kept in (self.journal.chains, self.journal.values):
             for name in [name for name in kept if name.startswith(its)]:
                 del kept[name]
-        if self.writer is not None and self.writer.is_due:
+        if self.writer is not None and self.is_due:
             self.writer.write(self.journal)
 
     def run_from(self, key: StreamKey, first_chain: int, first_step: int = 0) -> Chains[Any] | None:
@@ -98,7 +103,7 @@ class Recorder:
 
     def keep_if_due(self, so_far: Callable[[], Chains[Any]]) -> None:
         """Keep the chains of a run that is under way, and write them, if it is time to."""
-        if self.writer is not None and self.writer.is_due:
+        if self.writer is not None and self.is_due:
             self.keep(so_far().copy())  # the run goes on, and moves its states
             self.writer.write(self.journal)
 

@@ -141,7 +141,7 @@ _by_name: dict[str, _Kind] = {}
 
 def storable(kind: Kind) -> Kind:
     """Declare a dataclass or a named tuple to be one that files may hold, by its name, with its fields."""
-    store_as(kind.__name__, _fields_of, kind, kind)
+    store_as(kind.__name__, fields_of, kind, kind)
     return kind
 
 
@@ -151,7 +151,8 @@ def store_as(name: str, fields_of: Callable[[Any], Mapping[str, Any]], make: Cal
     _kinds.update(dict.fromkeys(kinds, found))
 
 
-def _fields_of(value: Any) -> Mapping[str, Any]:
+def fields_of(value: Any) -> Mapping[str, Any]:
+    """Return the fields of a dataclass or a named tuple."""
     if isinstance(value, tuple):
         return value._asdict()  # type: ignore[attr-defined, no-any-return]
     return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 _LARGE = 2**12  # bytes of an array that is worth sending apart
+_FEW_WORKERS = 8
 _KEPT = 4  # works that a worker keeps
 Work = Callable[[Any, int], Any]
 """Of an item and the number of threads that it may use."""
@@ -136,6 +137,13 @@ class Delivery:
 
     def __reduce__(self) -> tuple[type[Delivery], tuple[None]]:
         return Delivery, (None,)  # a worker has no workers
+
+    @property
+    def n_workers(self) -> int:
+        """How many workers there are, as far as the executor tells; else a few."""
+        if self._scatters:
+            return max(len(self._executor.scheduler_info()["workers"]), 1)
+        return int(getattr(self._executor, "_max_workers", None) or _FEW_WORKERS)
 
     def submit(self, work: Work, item: Any) -> Any:
         """Have a work done on an item; return a future, or None where all workers have died."""

@@ -17,7 +17,7 @@ from sgdstab_fast.results.progress import Progress, ProgressOption, Report, repo
 from sgdstab_fast.simulation.delivery import AnyExecutor
 from sgdstab_fast.simulation.workers import Workers
 
-_AHEAD = 16  # systems that are with an executor at the same time
+_AHEAD = 2  # systems for each worker that are with an executor at the same time
 
 
 @interruptible
@@ -108,15 +108,15 @@ class _Call:
 def _outcomes(calls: list[_Call], workers: Workers) -> Iterator[Any]:
     """Yield what calls return, in order."""
     delivery = workers.delivery
-    if delivery is None:
+    if delivery is None or workers.is_one_of_them:
         for call in calls:
             workers.interruption.check()
             yield call(None, workers.n_threads)
         return
-    left, sent = iter(calls), list[tuple[_Call, Any]]()
+    left, sent, ahead = iter(calls), list[tuple[_Call, Any]](), _AHEAD * delivery.n_workers
     try:
         while True:
-            sent += [(call, delivery.submit(call, None)) for call in itertools.islice(left, _AHEAD - len(sent))]
+            sent += [(call, delivery.submit(call, None)) for call in itertools.islice(left, ahead - len(sent))]
             if not sent:
                 return
             call, future = sent[0]

@@ -38,6 +38,12 @@ class Workers:
         """Return how many threads work at the same time on so many items."""
         return min(self.n_threads, validation.thread_count(None), n_items)
 
+    @property
+    def is_one_of_them(self) -> bool:
+        """Whether this is one of the executor's own threads, which must not wait for the others."""
+        # By name: a pool knows its threads only after they have begun to work.
+        return threading.current_thread().name.rpartition("_")[0] == getattr(self.executor, "_thread_name_prefix", None)
+
     def alone(self) -> Workers:
         """Return one thread of this process."""
         return Workers(1, interruption=self.interruption)
@@ -62,8 +68,7 @@ class Workers:
                 here = partial(work, item, self.n_threads)
                 yield self.interruption.left_behind(here) if long else here()
             return
-        # By name: a pool knows its threads only after they have begun to work.
-        if threading.current_thread().name.rpartition("_")[0] == getattr(self.executor, "_thread_name_prefix", None):
+        if self.is_one_of_them:
             yield from (work(item, 1) for item in items)
             return
         sent: list[Any] = []

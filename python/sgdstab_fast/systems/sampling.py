@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.results.storage import storable
+from sgdstab_fast.results.storage import fields_of, store_as
 
 IntArray = NDArray[np.int64]
 
@@ -35,7 +35,6 @@ SAMPLINGS = ("iid", "with_replacement", "epoch", "cyclic")
 _NO_ROWS: IntArray = np.empty(0, dtype=np.int64)
 
 
-@storable
 @dataclass(frozen=True, eq=False)
 class Law:
     """How batches are drawn."""
@@ -238,3 +237,25 @@ def _partitions(units: tuple[int, ...], size: int) -> Iterator[list[tuple[int, .
         left = tuple(unit for unit in units if unit not in batch)
         for others in _partitions(left, size):
             yield [batch, *others]
+
+
+def _of_file(**fields: Any) -> Law:
+    """Return a law that a file holds, if it can be one: the core draws by its numbers."""
+    law = Law(**fields)
+    validation.choice(law.sampling, "sampling", SAMPLINGS)
+    offsets, members = law.offsets, law.members
+    if offsets.size and not (
+        offsets.shape == (law.n_units + 1,)
+        and offsets[0] == 0
+        and (np.diff(offsets) > 0).all()
+        and offsets[-1] == members.size
+        and np.array_equal(np.sort(members), np.arange(members.size))
+    ):
+        raise ValueError("its groups are none")
+    most = math.inf if law.sampling == "with_replacement" else law.n_units
+    if not 1 <= law.batch_size <= most or (law.probabilities is not None and law.probabilities.shape != (law.n_units,)):
+        raise ValueError("its batches are none")
+    return law
+
+
+store_as("Law", fields_of, _of_file, Law)
