@@ -42,7 +42,7 @@ def test_runs_go_on_from_files_of_every_release():
         ({"format": 99, "kind": "LyapunovExponent"}, "format 99, and this release reads 1"),
         ({"format": 1, "kind": "Nothing"}, "it is a Nothing"),
         ({"format": 1, "kind": "Regularity", "value": [1, 2]}, "file must be one that"),
-        ({"format": 1, "kind": "Regularity", "value": {"kind": "Popen", "fields": {"args": "ls"}}}, "a Popen, which this"),
+        ({"format": 1, "kind": "Regularity", "value": {"kind": "Popen", "fields": {"args": "x"}}}, "a Popen, which"),
         ({"format": 1, "kind": "Regularity", "value": {"kind": "Regularity", "fields": {"x": 1}}}, "file must be one"),
         ({"format": 1, "kind": "Regularity", "value": {"array": "a0"}}, "file must be one that"),
         ({"format": 1, "kind": "Regularity", "value": {"kind": "Edges", "fields": {
