@@ -220,13 +220,15 @@ def _simulated(
         recorder.put(_WALKERS, state)
 
     estimate, bias, effective, stopped_by = unknown(1), math.nan, math.nan, "max_steps"
+    looked = len(batches) * coarseness - (len(batches) > 0)
     while stopped_by == "max_steps":
         done = len(batches) * coarseness
         limit = done + (budget.max_steps - populations.n_steps) // (populations.n_streams * n_steps)
         limit = rounded(limit, _MOST_BATCHES)
         # Without a tolerance there is nothing to look for once it is known how populations mix.
         looks = grid(limit, _MOST_BATCHES) if budget.has_tolerance or len(populations.beside) > 0 else []
-        target = next((look for look in [*looks, limit] if look > done), None)
+        # Walkers are kept before a look: a run that goes on looks where it was cut.
+        target = next((look for look in [*looks, limit] if look > looked), None)
         if target is None:
             break
         while len(batches) * coarseness < target:
@@ -251,6 +253,8 @@ def _simulated(
                 keep()
         if stopped_by == INTERRUPTED:
             break
+        keep()
+        looked = target
         per_batch = n_steps * coarseness
         estimate, bias, effective = _estimate(
             populations, n_kinds, batches, per_batch, np.array(separations).T, n_steps * together
@@ -264,7 +268,6 @@ def _simulated(
             progress(Progress(populations.n_steps, budget.max_steps, *now))
         if target * n_steps >= _LEAST_STEPS and estimate.settled:
             stopped_by = budget.stopped_by(sizes, errors)
-        keep()
     return OrderMoment(
         exponent=float(estimate.mean[0]) / per_batch,
         method="population",
