@@ -24,12 +24,12 @@ CALLS = {
     "moments of batches": lambda **k: sf.moment_exponent(BATCHES, [0.5, 1], rtol=3e-3, method="population", **k),
     "critical": lambda **k: sf.critical_learning_rate(K4, rtol=1e-4, **k),
     "critical of batches": lambda **k: sf.critical_learning_rate(K4, batch_size=2, rtol=2e-3, **k),
-    "critical moment": lambda **k: sf.critical_learning_rate(K4, 1.0, rtol=2e-2, **k),
+    "critical moment": lambda **k: sf.critical_learning_rate(K4, 1.0, rtol=5e-2, max_steps=3_000_000, **k),
     "critical of slow directions": lambda **k: sf.critical_learning_rate(SLOW, batch_size=2, rtol=3e-2, **k),
     "sweep": lambda **k: sf.sweep(K4, np.linspace(0.2, 0.6, 8), rtol=3e-3, **k),
     "sweep of batches": lambda **k: sf.sweep(K4, [0.3, 0.5, 0.7], [1, 2], rtol=5e-3, **k),
     "probability": lambda **k: sf.finite_time_probability(PLAIN, 400, rtol=2e-2, **k),
-    "thresholds": lambda **k: sf.thresholds(K4, 2, rtol=1e-2, **k),
+    "thresholds": lambda **k: sf.thresholds(K4, 2, orders=(1,), rtol=3e-2, max_steps=3_000_000, **k),
 }  # fmt: skip
 _HOW_IT_CAME_ABOUT = {"seconds", "journal", "provenance"}
 
