@@ -13,12 +13,10 @@ from sgdstab_fast.cli.main import main
 
 
 @pytest.fixture
-def directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    np.save("k4.npy", K4)
+def directory(directory):
     np.savez("one.npz", gram=K4)
     np.savez("two.npz", first=K4, second=T1)
-    return tmp_path
+    return directory
 
 
 def run(*arguments):

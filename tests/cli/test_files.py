@@ -1,36 +1,15 @@
 """Files that the command line reads and writes: damaged ones, pipes, and those that are there already."""
 
 import io
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from reference.known import K4
+from reference.shells import MODULE, SHORT, shell
 from sgdstab_fast.cli import main as command_line
 from sgdstab_fast.cli.main import main
-
-SHORT = ["--learning-rate", "0.3", "--max-steps", "20000", "--rtol", "0.1", "--seed", "1"]
-# Output that is written at once fails earlier than output that is kept until the end.
-BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-MODULE = f"exec '{sys.executable}' -m sgdstab_fast"
-
-
-@pytest.fixture
-def directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    np.save("k4.npy", K4)
-    return tmp_path
-
-
-def shell(command, **environment):
-    done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, env={**BUFFERED, **environment}, check=False
-    )
-    return done.returncode, done.stderr
 
 
 def unbalanced_header(name):

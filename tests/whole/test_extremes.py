@@ -84,6 +84,12 @@ def ends_well(call, *arguments):
     return ""
 
 
+def some_case(seed):
+    rng = np.random.default_rng(seed)
+    gram = some_gram(rng)
+    return rng, gram, some_rate(rng, gram), some_steps(rng, len(gram))
+
+
 def asked(name, seed, build, *arguments, **steps):
     return OF_SYSTEMS[name](build(*arguments, **steps), seed)
 
@@ -91,9 +97,7 @@ def asked(name, seed, build, *arguments, **steps):
 @pytest.mark.parametrize("name", OF_SYSTEMS)
 def test_calls_of_systems_of_any_scale(name):
     for seed in range(20):
-        rng = np.random.default_rng(seed)
-        gram = some_gram(rng)
-        rate, steps = some_rate(rng, gram), some_steps(rng, len(gram))
+        rng, gram, rate, steps = some_case(seed)
         for build in (sf.LinearizedSGD, sf.LinearizedSGD.from_factor):
             assert ends_well(partial(asked, **steps), name, seed, build, gram, rate) == "", seed
         if seed < 10 and name not in ("eigenfunction", "finite time", "regularity"):
@@ -103,9 +107,7 @@ def test_calls_of_systems_of_any_scale(name):
 @pytest.mark.parametrize("name", OF_GRAMS)
 def test_calls_of_grams_of_any_scale(name):
     for seed in range(40):
-        rng = np.random.default_rng(seed)
-        gram = some_gram(rng)
-        rate, steps = some_rate(rng, gram), some_steps(rng, len(gram))
+        _, gram, rate, steps = some_case(seed)
         assert ends_well(OF_GRAMS[name], gram, rate, steps, seed) == "", seed
 
 

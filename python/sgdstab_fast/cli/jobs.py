@@ -109,33 +109,32 @@ class _Timer:
 def telling(options: argparse.Namespace, label: str, console: Console) -> Iterator[Report | None]:
     """Give what to call with each Progress of a command's estimates, or None; and tell of notes in the end."""
     log_path = getattr(options, "log", None)
-    with ExitStack() as stack:
+    with ExitStack() as kept_open:
+        reports: list[Report] = []
         log: TextIO | None = None
         if log_path is not None:
             try:
-                log = stack.enter_context(log_path.open("a", buffering=1, encoding="utf-8"))
+                log = kept_open.enter_context(log_path.open("a", buffering=1, encoding="utf-8"))
             except OSError as error:
                 raise ValueError(f"--log: cannot write {log_path} ({error.strerror})") from None
-        reports: list[Report] = []
-        if not options.quiet:
-            reports.append(stack.enter_context(reporter(True, 1, label)))
-        if log is not None:
             _log(log, f"{label} begins")
             reports.append(lines(partial(_log, log), label))
-        messages = stack.enter_context(collected())
+        with ExitStack() as shown:
+            if not options.quiet:
+                reports.append(shown.enter_context(reporter(True, 1, label)))
+            messages = shown.enter_context(collected())
 
-        def report(state: Progress) -> None:
-            for each in reports:
-                each(state)
+            def report(state: Progress) -> None:
+                for each in reports:
+                    each(state)
 
-        yield report if reports else None
-    for message in messages:
-        if not options.quiet:
-            console.print(f"[yellow]note:[/] {escape(message)}", highlight=False)
-    if log_path is not None:
-        with log_path.open("a", encoding="utf-8") as log:
-            for message in messages:
+            yield report if reports else None
+        for message in messages:
+            if not options.quiet:
+                console.print(f"[yellow]note:[/] {escape(message)}", highlight=False)
+            if log is not None:
                 _log(log, f"note: {message}")
+        if log is not None:
             _log(log, f"{label} ends")
 
 

@@ -325,7 +325,7 @@ def _search(
     share, bend = _FIRST_SHARE, math.inf
     best: Panel | None = None
     anchors, anchored_width = anchors_for(system, family, np.linspace(low, high, N_LANES)), high - low
-    options.make_known(replace(_between_bounds(bounds, options, system), stopped_by=INTERRUPTED))
+    options.make_known(_between_bounds(bounds, options, system))
     while True:
         rates = np.linspace(low, high, N_LANES)
         spacing = float(rates[1] - rates[0])
@@ -411,4 +411,4 @@ def _between_bounds(bounds: tuple[float, float], options: Options, system: Linea
     low, high = bounds
     made_of = provenance(options.seed, "anchored", system.fingerprint)
     known = known_rate((low + high) / 2, "almost-sure", "bounds", made_of, error=(high - low) / 2, bounds=bounds)
-    return replace(known, n_chains=options.n_chains, stopped_by=options.cut_short_by, converged=False)
+    return replace(known, n_chains=options.n_chains, stopped_by=INTERRUPTED, converged=False)

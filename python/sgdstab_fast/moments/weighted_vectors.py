@@ -143,7 +143,7 @@ def walker_moment(
         metric, floor = floor, None
     populations = Populations(advance, order, metric, mean_square, vectors, beside, rng, floor)
     recorder = Recorder(Journal("", {})) if recorder is None else recorder
-    before: _Progress | None = recorder.get(_WALKERS)
+    before: Course | None = recorder.get(_WALKERS)
     try:
         if before is not None:
             populations.go_on_from(before.walkers)
@@ -153,7 +153,7 @@ def walker_moment(
         goal = _SPREAD if mean_square is None else _CONTROLLED_SPREAD
         longest = min(_MOST_UNITS, max(1, (most - pilot_looks) // LEAST_BATCHES))
         units = int(np.clip(math.log1p(goal) / math.log1p(max(1e-12, spread)), 1, longest))
-        begun = _Progress(units * steps_unit, 1, 1, [], [], populations.state())
+        begun = Course(units * steps_unit, 1, 1, [], [], populations.state())
         return _simulated(populations, n_kinds, begun, budget, scale, progress, recorder)
     except AnnihilatedError:
         return OrderMoment(
@@ -188,7 +188,7 @@ def scouts(
 
 @storable
 @dataclass(frozen=True)
-class _Progress:
+class Course:
     """How far a simulation has come: at a look, or between two batches."""
 
     n_steps: int
@@ -205,7 +205,7 @@ class _Progress:
 def _simulated(
     populations: Populations,
     n_kinds: int,
-    begun: _Progress,
+    begun: Course,
     budget: Budget,
     scale: float,
     progress: Callable[[Progress], object] | None,
@@ -216,7 +216,7 @@ def _simulated(
     batches, separations = list(begun.batches), list(begun.separations)
 
     def keep() -> None:
-        state = _Progress(n_steps, coarseness, together, list(batches), list(separations), populations.state())
+        state = Course(n_steps, coarseness, together, list(batches), list(separations), populations.state())
         recorder.put(_WALKERS, state)
 
     estimate, bias, effective, stopped_by = unknown(1), math.nan, math.nan, "max_steps"

@@ -147,6 +147,8 @@ def storable(kind: Kind) -> Kind:
 
 def store_as(name: str, fields_of: Callable[[Any], Mapping[str, Any]], make: Callable[..., Any], *kinds: type) -> None:
     """Declare classes to be what files may hold under a name, given how they are taken apart and made again."""
+    if name in _by_name:
+        raise ValueError(f"files hold another kind of the name {name}")
     found = _by_name[name] = _Kind(name, fields_of, make)
     _kinds.update(dict.fromkeys(kinds, found))
 

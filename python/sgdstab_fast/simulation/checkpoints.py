@@ -36,7 +36,7 @@ except ImportError:  # Windows
 
 _FREE: tuple[str, ...] = ("rtol", "atol", "max_steps", "sign_confidence", "tolerance_for", "confidence", "rng")
 _FREE += ("n_threads", "progress", "executor", "resume", "checkpoint", "checkpoint_every")
-_EVERY = 60.0  # seconds
+EVERY = 60.0  # seconds between checkpoints, by default
 _FEW = 8  # numbers that are said one by one
 
 
@@ -147,7 +147,7 @@ def recorded(
     if isinstance(earlier, Journal):
         keywords = {**keywords, **_left_out(earlier, estimator.__name__, signature, given)}
         journal, earlier = earlier.copy(), None
-    path, every = given.get("checkpoint"), given.get("checkpoint_every", _EVERY)
+    path, every = given.get("checkpoint"), given.get("checkpoint_every", EVERY)
     every = validation.nonnegative_number(every, "checkpoint_every")
 
     def describe() -> None:

@@ -13,12 +13,10 @@ Workers keep the works that they were given last.
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextvars
 import hashlib
 import mmap
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -99,6 +97,9 @@ def carry_out(parcel: Parcel, item: Any, given: Mapping[str, Any]) -> Any:
     work = unpacked(parcel, given)
     if isinstance(work, Missing):
         return work
+    # In workers alone.
+    import multiprocessing
+
     from threadpoolctl import threadpool_limits
 
     if multiprocessing.parent_process() is not None and threading.current_thread() is threading.main_thread():
@@ -115,6 +116,8 @@ def carry_out_scattered(parcel: Parcel, item: Any, digests: Sequence[str], *arra
 
 def is_loss(error: BaseException) -> bool:
     """Say whether an error is that of an executor that has lost a worker, rather than of the work."""
+    import asyncio  # after an error alone
+
     lost = (BrokenExecutor, concurrent.futures.CancelledError, asyncio.CancelledError)
     return isinstance(error, lost) or type(error).__name__ == "KilledWorker"  # Dask's
 

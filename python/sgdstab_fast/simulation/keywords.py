@@ -26,7 +26,7 @@ from sgdstab_fast._core.streams import MOST_CHAINS
 from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.journal import Recorder
 from sgdstab_fast.results.progress import ProgressOption
-from sgdstab_fast.simulation.checkpoints import current_recorder, recorded
+from sgdstab_fast.simulation.checkpoints import EVERY, current_recorder, recorded
 from sgdstab_fast.simulation.delivery import AnyExecutor
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.simulation.workers import Workers
@@ -123,7 +123,7 @@ def run_options(
     """
     defaults: dict[str, Any] = {} if rtol is None else {"rtol": rtol, "atol": atol, "max_steps": max_steps}
     defaults.update(n_chains=n_chains, rng=None, n_threads=None, progress=None, executor=None)
-    defaults.update(resume=None, checkpoint=None, checkpoint_every=60.0)
+    defaults.update(resume=None, checkpoint=None, checkpoint_every=EVERY)
 
     def declared(estimator: Estimator) -> Estimator:
         types = {name: RunKeywords.__annotations__[name] for name in defaults}

@@ -72,9 +72,9 @@ def run(
     Companions catch up at looks, unless the estimate said at the last look of the grid that chains have mixed.
     """
     budget, workers = options.budget, options.workers
-    if workers.interruption.requested and chains.n_batches == 0:
-        raise Stopped
     if chains.n_batches == 0:
+        if options.is_cut:
+            raise Stopped
         chains = _gone_on(chains, options.recorder)
     done = _between_looks(chains, estimate, budget) if chains.is_between_looks else _look(chains, estimate, budget)
     with reporter(options.progress, budget.max_steps, label) as report:
