@@ -184,42 +184,50 @@ inline MatrixSet matrix_set_of(py::handle given) {
   return set;
 }
 
-// Calls work(rows) with rows in their coordinates.
-template <class Work>
+// Calls work(rows) with rows of a precision, in their coordinates.
+template <class Scalar = double, class Work>
 void with_rows(py::handle given, const Work& work) {
   const auto [given_array, given_coordinates] = kRows.of(given);
-  const Borrowed<> array = given_array;
+  const Borrowed<Scalar> array = given_array;
   const auto coordinates = value<std::string>(given_coordinates);
   require(array.ndim() == 2, "shapes do not agree");
-  const AnyRows rows{{array.data(), array.shape(0), array.shape(1), Eigen::OuterStride<>(array.shape(1))}};
+  const BasicRows<Scalar> rows{{array.data(), array.shape(0), array.shape(1), Eigen::OuterStride<>(array.shape(1))}};
   if (coordinates == "gram") {
-    work(GramRows{rows});
+    work(BasicGramRows<Scalar>{rows});
   } else {
     require(coordinates == "factor", "coordinates must be 'gram' or 'factor'");
-    work(FactorRows{rows});
+    work(BasicFactorRows<Scalar>{rows});
   }
 }
 
-template <class Work>
+template <class Scalar = double, class Work>
 void with_single_steps(py::handle given, const Work& work) {
   const auto [given_rows, learning_rate] = kSingleSteps.of(given);
-  with_rows(given_rows, [&, rate = value<double>(learning_rate)](const auto& rows) { work(SingleSteps{rows, rate}); });
+  with_rows<Scalar>(given_rows,
+                    [&, rate = value<double>(learning_rate)](const auto& rows) { work(SingleSteps{rows, rate}); });
 }
 
-// Calls work(system) with what steps of any kind do.
-template <class Work>
+// Calls work(system) with what steps of any kind do, on rows of a precision.
+template <class Scalar = double, class Work>
 void with_system(py::handle given, const Work& work) {
   if (kSingleSteps.is(given)) {
-    with_single_steps(given, work);
+    with_single_steps<Scalar>(given, work);
   } else if (kBatchSteps.is(given)) {
     const auto fields = kBatchSteps.of(given);
-    with_rows(fields[0], [&](const auto& rows) {
+    with_rows<Scalar>(fields[0], [&](const auto& rows) {
       const auto [given_rows, learning_rate, law, recurrence] = fields;
       work(BatchSteps{rows, value<double>(learning_rate), law_of(law, rows.n_examples()), recurrence_of(recurrence)});
     });
   } else {
     work(matrix_set_of(given));
   }
+}
+
+// Whether steps are on rows of float32.
+inline bool in_float32(py::handle given) {
+  if (kMatrixSet.is(given)) return false;
+  const py::handle rows = kSingleSteps.is(given) ? kSingleSteps.of(given)[0] : kBatchSteps.of(given)[0];
+  return py::isinstance<Array<float>>(kRows.of(rows)[0]);
 }
 
 template <class Rows>

@@ -28,7 +28,7 @@ py::tuple bound_advance_vectors(const py::object& steps, const py::object& metri
   require(options.renormalise_every > 0 && options.spacing > 0, "counts must be positive");
   const bool recorded = value<bool>(record);
   py::tuple result;
-  with_system(steps, [&](const auto& system) {
+  const auto advance = [&](const auto& system) {
     const Index d = system.dimension();
     require(vectors.ndim() == 3 && vectors.shape(2) == d, "shapes do not agree");
     const Index n_chains = vectors.shape(0), k = vectors.shape(1);
@@ -43,7 +43,12 @@ py::tuple bound_advance_vectors(const py::object& steps, const py::object& metri
     }
     result = py::make_tuple(std::move(vectors), std::move(records.log_growth), std::move(records.growth),
                             std::move(records.directions));
-  });
+  };
+  if (in_float32(steps)) {
+    with_system<float>(steps, advance);
+  } else {
+    with_system(steps, advance);
+  }
   return result;
 }
 

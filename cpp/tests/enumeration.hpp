@@ -19,7 +19,7 @@ using namespace sgdstab;
 template <class Rows>
 RowMatrix norm_of_k(const Rows& rows, const RowMatrix& gram) {
   const Index d = rows.dimension();
-  return std::is_same_v<Rows, GramRows> ? gram : RowMatrix::Identity(d, d);
+  return Rows::kGram ? gram : RowMatrix::Identity(d, d);
 }
 
 // A_i V

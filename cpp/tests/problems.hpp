@@ -39,7 +39,7 @@ struct Problem {
 
   template <class Rows>
   Rows rows() const {
-    return {const_view(std::is_same_v<Rows, sgdstab::GramRows> ? gram : features)};
+    return {const_view(Rows::kGram ? gram : features)};
   }
   template <class Rows>
   sgdstab::SingleSteps<Rows> steps(double learning_rate) const {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import mmap
 import numbers
 import operator
 import os
@@ -19,12 +20,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast._core.arguments import AnyFloatArray, FloatArray
 
 # A matrix given in float32 was rounded there, whatever is done to it afterwards; what counts as rounding is
 # measured in the precision of the input.
 _ASYMMETRY = 1e4  # in units of the precision, relative to sqrt(K_ii K_jj)
 _ASYMMETRY_OF_TENSORS = 1e-8  # relative to the largest entry
+_BLOCKS_IN_MEMORY = 16  # of a file, about 32 MB
 _LONGEST = 160  # characters of what is shown
 _LARGEST_ORDER = 1e6  # of moments: growth to larger powers overflows
 _MOST = 2**62  # of integers without a bound of their own
@@ -325,13 +327,19 @@ def matrix(value: Any, name: str) -> tuple[FloatArray, float]:
     memory-mapped or not, and copied otherwise. A square one in Fortran order is the caller's business: its transpose is
     in C order.
     """
+    return _matrix(value, name, np.float64)
+
+
+def _matrix(value: Any, name: str, *types: type[np.floating[Any]]) -> tuple[NDArray[Any], float]:
+    """Return the same in the smallest of some types that holds what is given, else in the last of them."""
     given = numeric(value, name, "a matrix of real numbers")
     if given.ndim != 2:
         raise ValueError(f"{name} must be a matrix, not of shape {given.shape}")
     if given.size == 0:
         raise ValueError(f"{name} must not be empty, but has shape {given.shape}")
     precision = max(precision_of(value), precision_of(given))
-    array = np.ascontiguousarray(given, dtype=np.float64)
+    kind = next((each for each in types if np.can_cast(given.dtype, each)), types[-1])
+    array = np.ascontiguousarray(given, dtype=kind)
     if np.may_share_memory(array, given) and _can_be_written(given) and not isinstance(value, (list, tuple)):
         array = array.copy()
     array = frozen(array).view(np.ndarray)
@@ -411,18 +419,19 @@ def frozen(array: NDArray[_Number]) -> NDArray[_Number]:
     return array
 
 
-def gram_matrix(value: Any) -> tuple[FloatArray, float]:
-    """Return a symmetric float64 matrix with a non-negative diagonal, C-contiguous, and its precision.
+def gram_matrix(value: Any) -> tuple[AnyFloatArray, float]:
+    """Return a symmetric matrix with a non-negative diagonal, C-contiguous, and its precision.
 
-    Whether it is positive semidefinite takes a factorisation: `systems.sgd` finds out with the rank.
+    It is of float32 if it was given in that or in less, else of float64. Whether it is positive semidefinite takes a
+    factorisation: `systems.coordinates` finds out with the rank.
     """
     # In Fortran order the transpose is in C order, and the same matrix once it is known to be symmetric.
     transposed = isinstance(value, np.ndarray) and value.ndim == 2 and not value.flags.c_contiguous
     transposed = transposed and value.flags.f_contiguous and value.shape[0] == value.shape[1]
-    gram, precision = matrix(value.T if transposed else value, "gram")
+    gram, precision = _matrix(value.T if transposed else value, "gram", np.float32, np.float64)
     if gram.shape[0] != gram.shape[1]:
         raise ValueError(f"gram must be square, not of shape {gram.shape}")
-    diagonal = gram.diagonal()
+    diagonal = gram.diagonal().astype(float)
     if (diagonal < 0).any():
         i = int(diagonal.argmin())
         raise ValueError(f"gram must be positive semidefinite, but gram[{i}, {i}] is {diagonal[i]}")
@@ -441,8 +450,23 @@ def gram_matrix(value: Any) -> tuple[FloatArray, float]:
     return gram, precision
 
 
-def row_blocks(array: FloatArray) -> Iterator[slice]:
-    """Yield slices of rows of about 2 MB, so that checks need no temporaries of the matrix's size."""
-    step = max(1, 2**18 // max(1, array.shape[1]))
-    for start in range(0, array.shape[0], step):
-        yield slice(start, min(start + step, array.shape[0]))
+def row_blocks(array: NDArray[Any], n_rows: int | None = None) -> Iterator[slice]:
+    """Yield slices of rows of about 2 MB, so that checks need no temporaries of the matrix's size.
+
+    Of all rows, or of so many. Of a file that is mapped no more stays in memory than some of them.
+    """
+    step = max(1, 2**21 // max(1, array.shape[1] * array.itemsize))
+    end = array.shape[0] if n_rows is None else n_rows
+    for number, start in enumerate(range(0, end, step)):
+        yield slice(start, min(start + step, end))
+        if number % _BLOCKS_IN_MEMORY == _BLOCKS_IN_MEMORY - 1:
+            let_go(array)
+
+
+def let_go(array: NDArray[Any]) -> None:
+    """Let what has been read of a file leave memory, if an array is one that is mapped to be read alone."""
+    memory: Any = array
+    while isinstance(memory, np.ndarray):
+        memory = memory.base
+    if isinstance(memory, mmap.mmap) and memoryview(memory).readonly and hasattr(mmap, "MADV_DONTNEED"):
+        memory.madvise(mmap.MADV_DONTNEED)

@@ -1,7 +1,6 @@
 #include "sgdstab/growth/batch.hpp"
 
 #include <limits>
-#include <type_traits>
 
 namespace sgdstab {
 namespace {
@@ -122,7 +121,7 @@ typename BatchGrowth<Rows>::Terms BatchGrowth<Rows>::measure(Index metric) {
   terms.scale = (terms.norm > 0).select(1 / terms.norm, Lanes::Zero());
   if (!steps_.recurrence.is_plain()) terms.log_ratio += terms.norm.log() / 2;
   double* y = y_.data() + metric * n * kLanes;
-  if constexpr (std::is_same_v<Rows, GramRows>) {
+  if constexpr (Rows::kGram) {
     std::copy_n(metric_image_.data(), n * kLanes, y);
   } else {
     multiply_panel(rows.matrix.data(), n, rows.matrix.outerStride(), metric_image_.data(), d, y);
@@ -236,5 +235,7 @@ void BatchGrowth<Rows>::expect(Index metric, Terms& terms) {
 
 template class BatchGrowth<GramRows>;
 template class BatchGrowth<FactorRows>;
+template class BatchGrowth<GramRows32>;
+template class BatchGrowth<FactorRows32>;
 
 }  // namespace sgdstab

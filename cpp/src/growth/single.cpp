@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <type_traits>
 
 #include "sgdstab/base/inner_product.hpp"
 
@@ -15,18 +14,16 @@ constexpr double kCancelling = 1 - 0x1p-16;
 
 }  // namespace
 
-SingleGrowth::SingleGrowth(const AnyRows& rows)
-    : v_(Panel::Zero(kLanes, rows.dimension())), w_(kLanes, rows.n_examples()), y_(w_), u_(v_) {}
+SingleGrowth::SingleGrowth(Index n_examples, Index dimension)
+    : v_(Panel::Zero(kLanes, dimension)), w_(kLanes, n_examples), y_(w_), u_(v_) {}
 
-void SingleGrowth::apply_metric(const GramRows& rows, const double* matrix, const double* v) {
+template <class Rows>
+void SingleGrowth::apply_metric(const Rows& rows, const double* matrix, const double* v) {
   const Index d = rows.dimension();
-  multiply_panel(matrix, d, d, v, d, y_.data());
-}
-
-void SingleGrowth::apply_metric(const FactorRows& rows, const double* matrix, const double* v) {
-  const Index d = rows.dimension();
-  multiply_panel(matrix, d, d, v, d, u_.data());
-  multiply_panel(rows.matrix.data(), rows.n_examples(), rows.matrix.outerStride(), u_.data(), d, y_.data());
+  multiply_panel(matrix, d, d, v, d, Rows::kGram ? y_.data() : u_.data());
+  if constexpr (!Rows::kGram) {
+    multiply_panel(rows.matrix.data(), rows.n_examples(), rows.matrix.outerStride(), u_.data(), d, y_.data());
+  }
 }
 
 void SingleGrowth::gather(const double* vectors, Index stride, Index n_vectors) {
@@ -66,7 +63,7 @@ void SingleGrowth::evaluate_moments(const SingleSteps<Rows>& steps, double order
 template <class Rows, class Work>
 void SingleGrowth::for_each_metric(const Rows& rows, const Lanes& learning_rates, const SingleMetrics& metrics,
                                    const double* panel, const Work& work) {
-  constexpr bool kGram = std::is_same_v<Rows, GramRows>;
+  constexpr bool kGram = Rows::kGram;
   const Index d = rows.dimension();
   multiply_panel(rows.matrix.data(), rows.n_examples(), rows.matrix.outerStride(), panel, d, w_.data());
   // The norm of K: y = M v = K a = w in gram coordinates, and M s = s, y = w in factor coordinates.
@@ -81,14 +78,16 @@ void SingleGrowth::for_each_metric(const Rows& rows, const Lanes& learning_rates
 namespace {
 
 // A_i v = v - step g with the direction g = e_i or f_i: entry j of g, and of its image M g.
-double direction(const GramRows&, Index i, Index j) { return i == j ? 1.0 : 0.0; }
-double direction(const FactorRows& rows, Index i, Index j) { return rows.row(i)[j]; }
-double image(const GramRows& rows, const double* matrix, Index i, Index j) {
-  return matrix == nullptr ? rows.row(i)[j] : matrix[i * rows.dimension() + j];
+template <class Rows>
+double direction(const Rows& rows, Index i, Index j) {
+  if constexpr (Rows::kGram) return i == j ? 1.0 : 0.0;
+  return rows.row(i)[j];
 }
-double image(const FactorRows& rows, const double* matrix, Index i, Index j) {
-  return matrix == nullptr ? rows.row(i)[j]
-                           : inner_product(rows.row(i), matrix + j * rows.dimension(), rows.dimension());
+template <class Rows>
+double image(const Rows& rows, const double* matrix, Index i, Index j) {
+  if (matrix == nullptr) return rows.row(i)[j];
+  if constexpr (Rows::kGram) return matrix[i * rows.dimension() + j];
+  return inner_product(rows.row(i), matrix + j * rows.dimension(), rows.dimension());
 }
 
 }  // namespace
@@ -155,6 +154,10 @@ template void SingleGrowth::evaluate_moments(const SingleSteps<FactorRows>&, dou
 template void SingleGrowth::add_growth(const SingleSteps<GramRows>&, const SingleMetrics&, const double*, Index, Index,
                                        const GrowthSums&);
 template void SingleGrowth::add_growth(const SingleSteps<FactorRows>&, const SingleMetrics&, const double*, Index,
+                                       Index, const GrowthSums&);
+template void SingleGrowth::add_growth(const SingleSteps<GramRows32>&, const SingleMetrics&, const double*, Index,
+                                       Index, const GrowthSums&);
+template void SingleGrowth::add_growth(const SingleSteps<FactorRows32>&, const SingleMetrics&, const double*, Index,
                                        Index, const GrowthSums&);
 
 }  // namespace sgdstab

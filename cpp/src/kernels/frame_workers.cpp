@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <type_traits>
 
 namespace sgdstab {
 namespace {
@@ -117,7 +116,7 @@ void FrameWorker<BatchSteps<Rows>>::multiply(const MatrixView& v) {
 
 template <class Rows>
 void FrameWorker<BatchSteps<Rows>>::fill_products() {
-  if constexpr (std::is_same_v<Rows, GramRows>) {
+  if constexpr (Rows::kGram) {
     for (Index j = 0; j < n_rows_; ++j) {
       for (Index l = 0; l < n_rows_; ++l) products_k_(j, l) = rows_(j, examples_[static_cast<std::size_t>(l)]);
     }
@@ -182,7 +181,7 @@ void FrameWorker<BatchSteps<Rows>>::apply(Index n_steps, MatrixView& v) {
     return size_of_[row] * (plain ? 1 : power(n_steps - 1 - step_of_[row])(level, 0));
   };
   for (Index level = 0; level < levels; ++level) {
-    if constexpr (std::is_same_v<Rows, GramRows>) {
+    if constexpr (Rows::kGram) {
       for (Index j = 0; j < n_rows_; ++j) {
         v.row(level * d + examples_[static_cast<std::size_t>(j)]) -= weight(level, j) * changes_.row(j);
       }

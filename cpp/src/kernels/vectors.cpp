@@ -100,6 +100,14 @@ template void advance_vectors(const BatchSteps<GramRows>&, const Stream&, const 
                               double*, Index, Index, VectorSums, int);
 template void advance_vectors(const BatchSteps<FactorRows>&, const Stream&, const VectorOptions&, const BatchMetrics&,
                               double*, Index, Index, VectorSums, int);
+template void advance_vectors(const SingleSteps<GramRows32>&, const Stream&, const VectorOptions&, const SingleMetrics&,
+                              double*, Index, Index, VectorSums, int);
+template void advance_vectors(const SingleSteps<FactorRows32>&, const Stream&, const VectorOptions&,
+                              const SingleMetrics&, double*, Index, Index, VectorSums, int);
+template void advance_vectors(const BatchSteps<GramRows32>&, const Stream&, const VectorOptions&, const BatchMetrics&,
+                              double*, Index, Index, VectorSums, int);
+template void advance_vectors(const BatchSteps<FactorRows32>&, const Stream&, const VectorOptions&, const BatchMetrics&,
+                              double*, Index, Index, VectorSums, int);
 template void advance_vectors(const MatrixSet&, const Stream&, const VectorOptions&, const MatrixMetrics&, double*,
                               Index, Index, VectorSums, int);
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <type_traits>
 
 #include "sgdstab/base/inner_product.hpp"
 
@@ -55,7 +54,7 @@ TiltedSteps::TiltedSteps(const AnyRows& rows, const Gauge& gauge, double order, 
 
 template <class Rows>
 void TiltedSteps::refresh(const Rows& rows, const double* vectors) {
-  constexpr bool kGram = std::is_same_v<Rows, GramRows>;
+  constexpr bool kGram = Rows::kGram;
   const Index n = rows.n_examples(), d = rows.dimension();
   q_ = 0;
   for (Index l = 0; l < n_all_; ++l) {
@@ -118,7 +117,7 @@ void TiltedSteps::raise() {
 
 template <class Rows>
 double TiltedSteps::squared_norm_after(const SingleSteps<Rows>& steps, Index i, const double* vectors) {
-  constexpr bool kGram = std::is_same_v<Rows, GramRows>;
+  constexpr bool kGram = Rows::kGram;
   const Index n = steps.n_examples(), d = steps.dimension();
   // In gram coordinates the norm of K has the rows of K for its metric; in factor coordinates it is Euclidean.
   const double* metric = gauge_.metric != nullptr ? gauge_.metric : kGram ? gauge_.gram : nullptr;

@@ -32,7 +32,46 @@ void check_vectors(const SingleSteps<Rows>& steps, bool careful) {
   }
 }
 
+// Vectors, their logarithms and their growth, after steps on rows of a precision.
+template <class Steps, class Metrics>
+RowMatrix after_steps(const Steps& steps, const Metrics& metrics) {
+  const Index n_chains = 5, d = steps.dimension();
+  RowMatrix vectors = normal(n_chains, d, 3), log_growth(n_chains, 2), growth(n_chains, 2 * metrics.columns());
+  advance_vectors(steps, {kKey, 5, 0, 2, 21}, {10, false, 7}, metrics, vectors.data(), n_chains, 1,
+                  {log_growth.data(), growth.data(), nullptr}, 2);
+  RowMatrix all(n_chains, vectors.cols() + log_growth.cols() + growth.cols());
+  all << vectors, log_growth, growth;
+  return all;
+}
+
+template <template <class> class Rows>
+void check_float32(const Problem& problem) {
+  const RowMatrixOf<float> single = problem.rows<Rows<double>>().matrix.template cast<float>();
+  const RowMatrix same = single.cast<double>();
+  const Rows<float> in_single{{{single.data(), single.rows(), single.cols(), Eigen::OuterStride<>(single.cols())}}};
+  const Rows<double> in_double{{const_view(same)}};
+  const Index n = single.rows(), d = single.cols();
+  const RowMatrix metric = random_metric(d), diagonals = RowMatrix::Ones(2, n), coupling = random_metric(n);
+  const SingleMetrics metrics{2, metric.data(), diagonals.data()};
+  CHECK(after_steps(SingleSteps{in_single, kEta}, metrics) == after_steps(SingleSteps{in_double, kEta}, metrics));
+  const Eigen::VectorXd probabilities = Eigen::VectorXd::Constant(n, 1.0 / static_cast<double>(n));
+  const BatchMetrics of_batches{1, 3, metric.data(), coupling.data(), probabilities.data()};
+  const Law law{Sampling::iid, n, std::min<Index>(n, 3)};
+  const double free[] = {1}, readout[] = {1};
+  const Recurrence plain{1, free, readout, 0, 1};
+  CHECK(after_steps(BatchSteps{in_single, kEta, law, plain}, of_batches) ==
+        after_steps(BatchSteps{in_double, kEta, law, plain}, of_batches));
+}
+
 }  // namespace
+
+TEST_CASE("rows of float32 give the bits of the same rows in float64") {
+  for (const Index n : {2, 5, 16, 37}) {
+    const Problem problem(n);
+    check_float32<BasicGramRows>(problem);
+    check_float32<BasicFactorRows>(problem);
+  }
+}
 
 TEST_CASE("vectors advance as the product of single steps does") {
   for (const Index n : {1, 2, 5, 16, 37}) {

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+AnyFloatArray = NDArray[np.float64] | NDArray[np.float32]
 StreamKey = tuple[int, int]
 Coordinates = Literal["gram", "factor"]
 _Int64Array = NDArray[np.int64]
@@ -21,8 +22,8 @@ _Int64Array = NDArray[np.int64]
 class Rows(NamedTuple):
     """Rows of K, or of F with K = F F^T."""
 
-    array: FloatArray
-    """Shape (n, r)."""
+    array: AnyFloatArray
+    """Shape (n, r); of float32 for vectors alone."""
     coordinates: Coordinates
 
 

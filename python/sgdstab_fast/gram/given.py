@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast._core.arguments import AnyFloatArray, FloatArray
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.results.warnings import warn
 
@@ -27,8 +27,8 @@ _ASYMMETRY = 1e-4  # relative to the largest entry, by rounding
 class Gram(NamedTuple):
     """K, checked but for being positive semidefinite, which takes a factorisation."""
 
-    matrix: FloatArray
-    """Shape (n_rows, n_rows), float64, C-contiguous."""
+    matrix: AnyFloatArray
+    """Shape (n_rows, n_rows), of float32 or float64, C-contiguous."""
     precision: float
     """Machine epsilon of the numbers in it."""
     groups: Any
@@ -78,7 +78,7 @@ def _n_axes(value: Any) -> int:
     return depth + len(getattr(value, "shape", ()))
 
 
-def is_of_float32(matrix: FloatArray) -> bool:
+def is_of_float32(matrix: AnyFloatArray) -> bool:
     """Say whether all values were rounded to float32 before they became float64.
 
     They have 24 significant bits, whatever their size. Counts, and multiples of one unit, have a last place that does

@@ -81,7 +81,7 @@ def padded(learning_rates: FloatArray) -> FloatArray:
 def anchors_for(system: LinearizedSGD, family: MeanSquareFamily | None, learning_rates: FloatArray) -> Anchors:
     """Return the metrics for ascending learning rates; without a family, the norm of K alone."""
     panels = padded(learning_rates)
-    n, d = system.rows.shape
+    n, d = system.rows_of_k.stored.shape
     if family is None:
         return Anchors(np.empty((0, d, d)), np.empty((0, n)), np.array([[0, 1]] * len(panels), dtype=np.int64))
     found: list[tuple[FloatArray, FloatArray]] = []
@@ -118,7 +118,7 @@ def _intervals(starts: FloatArray, end: float) -> Iterator[tuple[float, float, i
 def _task(system: LinearizedSGD, learning_rates: FloatArray, anchors: Anchors, spacing: int) -> Task[PanelRecords]:
     """Return what advances chains at ascending learning rates."""
     panels = padded(learning_rates)
-    n, d = system.rows.shape
+    n, d = system.rows_of_k.stored.shape
     determinants = [system.with_learning_rate(float(rate)).log_determinants for rate in learning_rates]
     count = int(anchors.windows[:, 1].max())
     diagonals = np.zeros((len(panels), count, n))

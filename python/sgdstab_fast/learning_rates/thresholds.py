@@ -257,7 +257,7 @@ def thresholds(
     here = system if eta is None else system.with_learning_rate(eta)
     rows = [
         *_of_batches(system, [_moment(p) for p in powers]),
-        *_of_bounds(known.matrix, system),
+        *_of_bounds(known.matrix.astype(float, copy=False), system),
         *_sharpness(known, residuals, system, rtol, options.seed),
     ]
     with suppress(Stopped):  # an interrupted call knows those that it has come to

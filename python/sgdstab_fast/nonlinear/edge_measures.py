@@ -136,7 +136,8 @@ def edge_measures(
     >>> round(found.batch_sharpness, 8), round(found.interaction_aware_sharpness, 8)
     (1.96446296, 1.02642276)
     """
-    matrix, _, its_groups = given(gram, groups)
+    given_matrix, _, its_groups = given(gram, groups)
+    matrix = given_matrix.astype(float, copy=False)
     if residuals is None:
         residuals = residuals_of(gram)
         if residuals is None:

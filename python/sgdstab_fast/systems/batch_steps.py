@@ -91,24 +91,23 @@ class BatchSteps(StateSpace):
         growth = math.log(max(memory + float(np.abs(self.recurrence.readout).sum()) * largest, 1.0 + 1e-12))
         return np.array([growth, max(-self.recurrence.log_determinant, 1e-12)])
 
-    @property
-    def _for_core(self) -> arguments.BatchSteps:
-        """What the core is told."""
-        rows = self._rows.for_core
-        if not self.law.is_single and self.rows.size <= _MOST_COPIED:
-            rows = rows._replace(array=self._rows.aligned)
+    def _for_core(self, rows: arguments.Rows) -> arguments.BatchSteps:
+        """Return what the core is told."""
         memory = self.recurrence
         recurrence = arguments.Recurrence(memory.free, memory.readout, memory.log_determinant, memory.feedback)
         return arguments.BatchSteps(rows, self.learning_rate, self.law.for_core, recurrence)
 
     def vectors_call(self) -> Call:
         """Return what advances vectors."""
+        rows = self._rows.for_vectors
+        if not self.law.is_single and rows.array.size <= _MOST_COPIED:
+            rows = rows._replace(array=self._rows.aligned)
         work = (self.rows_per_step + 3 * (self.recurrence.levels - 1)) * self.rank
-        return Call(self._for_core, 2e-8 + 3e-9 * self.rows_per_step + 1e-10 * work)
+        return Call(self._for_core(rows), 2e-8 + 3e-9 * self.rows_per_step + 1e-10 * work)
 
     def frames_call(self) -> Call:
         """Return what advances frames."""
-        return Call(self._for_core, 0.0)
+        return Call(self._for_core(self._rows.for_core), 0.0)
 
     @property
     def rows_per_step(self) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast._core.arguments import AnyFloatArray, FloatArray
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.systems.decomposition import (
     Product,
@@ -24,10 +24,8 @@ from sgdstab_fast.systems.decomposition import (
     largest_axes,
     smallest_eigenvalue,
 )
+from sgdstab_fast.systems.partial_cholesky import PartialCholesky, extreme_eigenvalues, scaled_product
 from sgdstab_fast.systems.rows import LARGEST_EIGENDECOMPOSITION, ROUNDING, IntArray, Rows
-from sgdstab_fast.validation import row_blocks
-
-_SMALL = 256  # rows of a matrix of which all eigenvalues are quickly there
 
 
 class GramRows(Rows):
@@ -63,7 +61,7 @@ class GramRows(Rows):
     @property
     def traces(self) -> FloatArray:
         """The diagonal."""
-        return self.array.diagonal()
+        return self.diagonal
 
     @cached_property
     def eigenvalues(self) -> FloatArray:
@@ -221,14 +219,14 @@ class GramRows(Rows):
         return smallest_eigenvalue(self.array), float(largest_axes(self._product, self.rank, 1)[0][-1])
 
     def _linked(self, norms: FloatArray, rows: IntArray, columns: IntArray) -> NDArray[np.bool_]:
-        entries = self.array[rows] if columns.size == norms.size else self.array[np.ix_(rows, columns)]
+        entries = self.stored[rows] if columns.size == norms.size else self.stored[np.ix_(rows, columns)]
         return np.asarray((np.abs(entries) > ROUNDING * norms[rows, None] * norms[columns]).any(axis=0))
 
 
-def rows_of_gram(gram: FloatArray, precision: float) -> Rows:
+def rows_of_gram(gram: AnyFloatArray, precision: float) -> Rows:
     """Return the rows of a K of full rank, else those of a factor; refuse one that is zero or indefinite."""
-    n, diagonal = gram.shape[0], gram.diagonal().copy()
-    scale = np.sqrt(gram.diagonal())
+    n, diagonal = gram.shape[0], gram.diagonal().astype(float)
+    scale = np.sqrt(diagonal)
     active = np.flatnonzero(scale)  # examples with a gradient
     if not active.size:
         raise ValueError("gram must not be zero: no direction feels the loss")
@@ -238,20 +236,18 @@ def rows_of_gram(gram: FloatArray, precision: float) -> Rows:
                 f"gram must be positive semidefinite, but gram[{i}, {i}] is 0 and gram[{i}, {j}] is {gram[i, j]}"
             )
     noise = n * precision  # what rounding can do to eigenvalues of a matrix with unit diagonal
-    is_double = precision <= validation.DOUBLE
-    if is_double and active.size == n:
+    if precision > validation.DOUBLE:
+        return _rows_of_low_precision(gram, scale, noise, precision)
+    if active.size == n:
         smallest, slowest = core.smallest_eigenvalue(matrix=_scaled(gram, scale), scale=_about_one(scale))
         if smallest > 10 * noise:
             return GramRows(gram, diagonal, slowest)
     part, own = (gram, scale) if active.size == n else (gram[np.ix_(active, active)], scale[active])
-    factor, order = (_eigenvectors if is_double else _pivoted)(part, own, noise, precision)
+    factor = _eigenvectors(part, own, noise)
     if factor.shape[1] == n:
-        if not is_double:
-            _, slowest = core.smallest_eigenvalue(matrix=_scaled(gram, scale), scale=_about_one(scale))
-            return GramRows(gram, diagonal, slowest)
-        return GramRows(gram, diagonal, np.linalg.eigh(gram)[1][:, 0].copy())
+        return GramRows(gram, diagonal, np.asarray(np.linalg.eigh(gram)[1][:, 0], dtype=float).copy())
     features = np.zeros((n, factor.shape[1]))
-    features[active[order]] = factor
+    features[active] = factor
     return Rows(features, diagonal)
 
 
@@ -260,9 +256,9 @@ def _about_one(scale: FloatArray) -> FloatArray:
     return np.asarray(np.ldexp(scale, -math.frexp(float(scale.max()))[1]))
 
 
-def _scaled(gram: FloatArray, scale: FloatArray) -> FloatArray:
+def _scaled(gram: AnyFloatArray, scale: FloatArray) -> FloatArray:
     """Return D^-1 K D^-1."""
-    scaled = np.divide(gram, scale)
+    scaled: FloatArray = np.divide(gram, scale)
     scaled /= scale[:, None]
     return scaled
 
@@ -270,65 +266,52 @@ def _scaled(gram: FloatArray, scale: FloatArray) -> FloatArray:
 def _rounding(noise: float, n: int, precision: float, largest: float) -> float:
     """Return the eigenvalues of a matrix with unit diagonal that are rounding.
 
-    Examples that are nearly copies of each other have eigenvalues up to n. Rounding goes with the largest and with n:
-    of matrices of rank one some builds of LAPACK leave eigenvalues between -n/15 and n/24 units of precision.
+    Examples that are nearly copies of each other have eigenvalues up to n. Rounding goes with the largest: of one
+    operation an entry that is at most 1/2 unit of precision times the largest. That of the arithmetic here, in float64,
+    goes with n too: of matrices of rank one some builds of LAPACK leave eigenvalues between -n/15 and n/24 units.
     """
-    return max(noise, max(4, n / 16) * precision * largest)
+    return max(noise, 4 * precision * largest, n / 16 * validation.DOUBLE * largest)
 
 
-def _indefinite(gram: FloatArray, scale: FloatArray, rounding: float) -> ValueError:
-    own, scaled = (np.linalg.eigvalsh(matrix)[0] for matrix in (gram, _scaled(gram, scale)))
+def _indefinite(gram: AnyFloatArray, scale: FloatArray, rounding: float) -> ValueError:
+    own, scaled = (_smallest_eigenvalue(gram, by) for by in (np.ones(len(gram)), scale))
     return ValueError(
         f"gram must be positive semidefinite, but has the eigenvalue {own}; scaled to unit diagonal it has {scaled}, "
         f"beyond rounding ({rounding:.1e})"
     )
 
 
-def _eigenvectors(
-    gram: FloatArray, scale: FloatArray, noise: float, precision: float
-) -> tuple[FloatArray, NDArray[np.intp]]:
-    """Return F with F F^T = K but for eigenvalues of the scaled matrix that are rounding, and the order of its rows."""
+def _smallest_eigenvalue(gram: AnyFloatArray, scale: FloatArray) -> float:
+    if len(gram) > LARGEST_EIGENDECOMPOSITION:
+        return extreme_eigenvalues(scaled_product(gram, scale), len(gram))[0]
+    return float(np.linalg.eigvalsh(_scaled(gram, scale))[0])
+
+
+def _eigenvectors(gram: AnyFloatArray, scale: FloatArray, noise: float) -> FloatArray:
+    """Return F with F F^T = K but for eigenvalues of the scaled matrix that are rounding."""
     eigenvalues, vectors = np.linalg.eigh(_scaled(gram, scale))
-    rounding = _rounding(noise, len(gram), precision, eigenvalues[-1])
+    rounding = _rounding(noise, len(gram), validation.DOUBLE, eigenvalues[-1])
     if eigenvalues[0] < -max(10 * noise, 2 * rounding):
         raise _indefinite(gram, scale, rounding)
     kept = eigenvalues > rounding
-    return np.asarray(scale[:, None] * vectors[:, kept] * np.sqrt(eigenvalues[kept])), np.arange(len(gram))
+    return np.asarray(scale[:, None] * vectors[:, kept] * np.sqrt(eigenvalues[kept]))
 
 
-def _pivoted(
-    gram: FloatArray, scale: FloatArray, noise: float, precision: float
-) -> tuple[FloatArray, NDArray[np.intp]]:
-    """Return the same by Cholesky's factorisation with pivots, as far as these are no rounding.
-
-    What it leaves has a diagonal below rounding; directions of F may be a few times slower than that, which is far
-    above what rounding to the precision does. In float64 there is no such room, but float32 is a hundred million times
-    coarser than the arithmetic here. It is all matrix products, and takes a tenth of an eigendecomposition's time.
-    """
-    from scipy.linalg import lapack
-
-    scaled, n = _scaled(gram, scale), len(gram)
-    if n <= _SMALL:
-        largest = float(np.linalg.eigvalsh(scaled)[-1])
-    else:
-        largest = float(largest_axes(scaled.__matmul__, n, 1)[0][-1])
-    rounding = _rounding(noise, n, precision, largest)
-    # Symmetric, so that its transpose is in LAPACK's order, and overwritten.
-    lower, pivots, rank, _ = lapack.dpstrf(scaled.T, tol=rounding, lower=1, overwrite_a=1)
-    order, factor = pivots - 1, lower[:, :rank]
-    for first in range(0, rank, _SMALL):  # what is above the diagonal is not set
-        columns = slice(first, first + _SMALL)
-        factor[:first, columns] = 0
-        factor[columns, columns] = np.tril(factor[columns, columns])
-    rest = order[rank:]
-    if rest.size:
-        left = gram[np.ix_(rest, rest)]
-        left /= scale[rest]
-        left /= scale[rest, None]
-        for rows in row_blocks(left):
-            left[rows] -= factor[rank:][rows] @ factor[rank:].T
-        left[np.diag_indices_from(left)] += max(10 * noise, 2 * rounding)
-        if lapack.dpotrf(left.T, lower=1, overwrite_a=1)[1] != 0:
-            raise _indefinite(gram, scale, rounding)
-    factor *= scale[order, None]
-    return factor, order
+def _rows_of_low_precision(gram: AnyFloatArray, scale: FloatArray, noise: float, precision: float) -> Rows:
+    """Return the same of a K of less than float64, in float32, in which it is read and never copied."""
+    active = np.flatnonzero(scale)
+    n_rows, whole = len(gram), active.size == len(gram)
+    part, own = (gram, scale) if whole else (gram[np.ix_(active, active)], scale[active])
+    largest = extreme_eigenvalues(scaled_product(part, own), active.size)[1]
+    rounding = _rounding(noise, active.size, precision, largest)
+    factor = PartialCholesky(part, own, rounding)
+    if factor.rank < active.size and factor.smallest_left() < -max(10 * noise, 2 * rounding):
+        raise _indefinite(part, own, rounding)
+    if factor.rank == n_rows:
+        return GramRows(gram, gram.diagonal().astype(float), factor.slowest_of_gram())
+    slowest = factor.slowest() if factor.rank > LARGEST_EIGENDECOMPOSITION else None
+    features = factor.features()
+    if not whole:
+        features, of_active = np.zeros((n_rows, features.shape[1]), dtype=np.float32), features
+        features[active] = of_active
+    return Rows(features, np.einsum("ij,ij->i", features, features, dtype=float), slowest)

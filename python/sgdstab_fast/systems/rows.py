@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
-from sgdstab_fast._core.arguments import Coordinates, FloatArray
+from sgdstab_fast._core.arguments import AnyFloatArray, Coordinates, FloatArray
 from sgdstab_fast.results.storage import store_as
 from sgdstab_fast.systems.decomposition import (
     Product,
@@ -52,10 +52,13 @@ class Rows:
     """Products of a row with a vector, or sums, that a step takes."""
 
     def __init__(
-        self, array: FloatArray, diagonal: FloatArray, slowest: FloatArray | None = None, slow_cutoff: float = 0.0
+        self, array: AnyFloatArray, diagonal: FloatArray, slowest: FloatArray | None = None, slow_cutoff: float = 0.0
     ) -> None:
         # What a user is shown of a system is not to change it.
-        self.array, self.diagonal = frozen(array), frozen(diagonal)
+        self.stored: AnyFloatArray = array
+        """The rows as they are kept, shape (n_rows, rank): in float32 where K was."""
+        self.stored.flags.writeable = False
+        self.diagonal = frozen(diagonal)
         self._slowest, self.slow_cutoff = slowest, slow_cutoff
         self._decompositions: dict[bytes, SpectralDecomposition] = {}
 
@@ -66,7 +69,7 @@ class Rows:
     def fields(self) -> dict[str, Any]:
         """Return what it is made of, without what has been computed."""
         return {
-            "array": self.array,
+            "array": self.stored,
             "diagonal": self.diagonal,
             "slowest": self._slowest,
             "slow_cutoff": self.slow_cutoff,
@@ -77,7 +80,7 @@ class Rows:
         return type(self), tuple(self.fields().values())
 
     def __len__(self) -> int:
-        return len(self.array)
+        return len(self.stored)
 
     def checked_rate(self, learning_rate: Any) -> float:
         """Return a learning rate, unless steps with it are beyond floating point."""
@@ -100,12 +103,22 @@ class Rows:
     @property
     def rank(self) -> int:
         """The rank of K, of all directions that move."""
-        return int(self.array.shape[1])
+        return int(self.stored.shape[1])
+
+    @cached_property
+    def array(self) -> FloatArray:
+        """The rows in float64, shape (n_rows, rank): a copy of those of float32, for whatever takes more than steps."""
+        return frozen(self.stored.astype(np.float64, copy=False))
 
     @property
     def for_core(self) -> arguments.Rows:
         """What the core is told."""
         return arguments.Rows(self.array, self.coordinates)
+
+    @property
+    def for_vectors(self) -> arguments.Rows:
+        """What the core is told for steps of vectors, which take rows as they are kept."""
+        return arguments.Rows(self.stored, self.coordinates)
 
     @cached_property
     def gram(self) -> FloatArray:
@@ -245,7 +258,7 @@ class Rows:
         vectors, eigenvalues, _ = self.decompose()
         kept = eigenvalues >= slow_cutoff * eigenvalues[-1]
         if kept.all():
-            return type(self)(self.array, self.diagonal, self._slowest, slow_cutoff)
+            return type(self)(self.stored, self.diagonal, self._slowest, slow_cutoff)
         features = np.ascontiguousarray(vectors[:, kept] * np.sqrt(eigenvalues[kept]))
         slowest = np.eye(1, features.shape[1])[0]
         return Rows(features, np.asarray(np.einsum("ij,ij->i", features, features)), slowest, slow_cutoff)
@@ -273,8 +286,12 @@ class Rows:
         return decomposition_of_factor(matrix, rank, singular)
 
     def _linked(self, norms: FloatArray, rows: IntArray, columns: IntArray) -> NDArray[np.bool_]:
-        entries = self.array[rows] @ self.array[columns].T
-        return np.asarray((np.abs(entries) > ROUNDING * self.rank * norms[rows, None] * norms[columns]).any(axis=0))
+        own, allowed = self.stored[rows].astype(float), ROUNDING * self.rank * norms[rows, None]
+        linked = np.empty(columns.size, dtype=bool)
+        for part in row_blocks(self.stored, columns.size):
+            entries = own @ self.stored[columns[part]].astype(float).T
+            linked[part] = (np.abs(entries) > allowed * norms[columns[part]]).any(axis=0)
+        return linked
 
     @cached_property
     def _singular(self) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -377,20 +394,21 @@ class Rows:
         return np.asarray(directions @ vectors.T)
 
     @cached_property
-    def aligned(self) -> FloatArray:
+    def aligned(self) -> AnyFloatArray:
         """The rows, from an address that is a multiple of a cache line.
 
         Loads that cross lines cost as much as two. Bits do not depend on addresses.
         """
-        return self.array if self.array.ctypes.data % _CACHE_LINE == 0 else aligned(self.array)
+        array: AnyFloatArray = self.stored
+        return array if array.ctypes.data % _CACHE_LINE == 0 else aligned(array)
 
     @cached_property
     def digest(self) -> bytes:
         """What tells one K from another: a digest of coordinates, shape and all entries."""
         cutoff = f"-{self.slow_cutoff}" if self.slow_cutoff > 0 else ""
-        digest = hashlib.sha256(f"{self.coordinates}-{self.array.shape}{cutoff}".encode())
-        for rows in row_blocks(self.array):
-            digest.update(self.array[rows].tobytes())
+        digest = hashlib.sha256(f"{self.coordinates}-{self.stored.shape}{cutoff}".encode())
+        for rows in row_blocks(self.stored):  # of the same numbers in float32 it is the same
+            digest.update(self.stored[rows].astype(float).tobytes())
         return digest.digest()
 
 
@@ -417,11 +435,11 @@ def rows_of_factor(matrix: FloatArray, precision: float) -> Rows:
     return Rows(np.ascontiguousarray(matrix), norms**2)
 
 
-def aligned(array: FloatArray) -> FloatArray:
+def aligned(array: NDArray[Any]) -> NDArray[Any]:
     """Return a copy that begins at a cache line."""
     memory = np.empty(array.nbytes + _CACHE_LINE, dtype=np.uint8)
     start = -memory.ctypes.data % _CACHE_LINE
-    copy: FloatArray = memory[start : start + array.nbytes].view(np.float64).reshape(array.shape)
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
 

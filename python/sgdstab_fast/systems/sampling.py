@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
-from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast._core.arguments import AnyFloatArray, FloatArray
 from sgdstab_fast.results.storage import fields_of, store_as
 
 IntArray = NDArray[np.int64]
@@ -201,10 +201,10 @@ def row_weights(law: Law, n_rows: int, step_scaling: Any, scale: Any) -> FloatAr
     return np.asarray(weights[law.units_of_rows(n_rows)])
 
 
-def weighted(matrix: FloatArray, weights: FloatArray, columns: FloatArray | float = 1.0) -> FloatArray:
+def weighted(matrix: AnyFloatArray, weights: FloatArray, columns: FloatArray | float = 1.0) -> FloatArray:
     """Return a matrix times the roots of weights of rows, and of columns; refuse what passes floating point."""
     with np.errstate(over="ignore", invalid="ignore"):
-        found = columns * matrix * np.sqrt(weights)[:, None]
+        found = np.asarray(columns * matrix * np.sqrt(weights)[:, None], dtype=np.float64)
     if not np.isfinite(found).all():
         raise ValueError(
             f"scale, over probabilities, is too large: times gram it passes floating point, being up to {weights.max()}"

@@ -221,7 +221,7 @@ class LinearizedSGD(BatchSteps):
         digest.update(f"{law.sampling}-{law.batch_size}-{law.n_units}".encode())
         for part in parts:
             digest.update(np.ascontiguousarray(part).tobytes())
-        return f"{self.coordinates}-{len(self.rows)}x{self.rank}-{digest.hexdigest()[:16]}"
+        return f"{self.coordinates}-{len(self._rows)}x{self.rank}-{digest.hexdigest()[:16]}"
 
     def gradients(self) -> FloatArray:
         """Return F with K = F F^T, shape (N, dimension): row i is the gradient of example i, up to a rotation."""

@@ -85,12 +85,12 @@ class SingleSteps(BatchSteps):
 
     def vectors_call(self) -> Call:
         """Return what advances vectors."""
-        steps = arguments.SingleSteps(self._rows.for_core, self.learning_rate)
+        steps = arguments.SingleSteps(self._rows.for_vectors, self.learning_rate)
         return Call(steps, 1e-8 + 1.3e-10 * self.rank, self.is_nearly_singular)
 
     def frames_call(self) -> Call:
         """Return what advances frames."""
-        return Call(self._for_core, 0.0, log_determinants=self.log_determinants)
+        return Call(self._for_core(self._rows.for_core), 0.0, log_determinants=self.log_determinants)
 
     def exact_exponents(self) -> ExactExponents | None:
         """Return those of reflections; of other steps they take simulation."""

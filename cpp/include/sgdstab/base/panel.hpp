@@ -24,8 +24,8 @@ using LanePacket = Eigen::internal::find_best_packet<double, kLanes>::type;
 inline constexpr Index kPacketWidth = Eigen::internal::unpacket_traits<LanePacket>::size;
 
 // products[r] = rows[r] . v for every lane v of a panel of length n: kRows x kLanes.
-template <std::size_t kRows>
-void multiply_rows(const double* const* rows, const double* panel, Index n, double* products) {
+template <std::size_t kRows, class Scalar>
+void multiply_rows(const Scalar* const* rows, const double* panel, Index n, double* products) {
   using namespace Eigen::internal;
   constexpr std::size_t kPackets = kLanes / kPacketWidth;
   LanePacket sums[kRows][kPackets];
@@ -35,7 +35,7 @@ void multiply_rows(const double* const* rows, const double* panel, Index n, doub
     for (std::size_t p = 0; p < kPackets; ++p) v[p] = ploadu<LanePacket>(panel + static_cast<Index>(p) * kPacketWidth);
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < kRows; ++r) {
-      const auto entry = pset1<LanePacket>(rows[r][j]);
+      const auto entry = pset1<LanePacket>(static_cast<double>(rows[r][j]));
       for (std::size_t p = 0; p < kPackets; ++p) sums[r][p] = pmadd(entry, v[p], sums[r][p]);
     }
   }
@@ -49,8 +49,8 @@ void multiply_rows(const double* const* rows, const double* panel, Index n, doub
 // The same for kBlockRows rows, as many at a time as there are registers for their sums: AVX-512 has twice as many.
 inline constexpr std::size_t kBlockRows = 8;
 
-inline void multiply_block(const std::array<const double*, kBlockRows>& rows, const double* panel, Index n,
-                           double* products) {
+template <class Scalar>
+void multiply_block(const std::array<const Scalar*, kBlockRows>& rows, const double* panel, Index n, double* products) {
   constexpr std::size_t kTile = kPacketWidth == 8 ? 8 : std::max<std::size_t>(kPacketWidth / 2, 1);
   for (std::size_t first = 0; first < kBlockRows; first += kTile) {
     multiply_rows<kTile>(rows.data() + first, panel, n, products + static_cast<Index>(first) * kLanes);
@@ -58,17 +58,17 @@ inline void multiply_block(const std::array<const double*, kBlockRows>& rows, co
 }
 
 // result (n_rows x kLanes) = matrix (n_rows x n, rows `stride` apart) times a panel of length n.
-inline void multiply_panel(const double* matrix, Index n_rows, Index stride, const double* panel, Index n,
-                           double* result) {
+template <class Scalar>
+void multiply_panel(const Scalar* matrix, Index n_rows, Index stride, const double* panel, Index n, double* result) {
   constexpr auto kBlock = static_cast<Index>(kBlockRows);
   Index i = 0;
   for (; i + kBlock <= n_rows; i += kBlock) {
-    std::array<const double*, kBlockRows> rows;
+    std::array<const Scalar*, kBlockRows> rows;
     for (Index r = 0; r < kBlock; ++r) rows[static_cast<std::size_t>(r)] = matrix + (i + r) * stride;
     multiply_block(rows, panel, n, result + i * kLanes);
   }
   for (; i < n_rows; ++i) {
-    const double* row = matrix + i * stride;
+    const Scalar* row = matrix + i * stride;
     multiply_rows<1>(&row, panel, n, result + i * kLanes);
   }
 }

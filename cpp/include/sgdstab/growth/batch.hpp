@@ -69,5 +69,7 @@ class BatchGrowth {
 
 extern template class BatchGrowth<GramRows>;
 extern template class BatchGrowth<FactorRows>;
+extern template class BatchGrowth<GramRows32>;
+extern template class BatchGrowth<FactorRows32>;
 
 }  // namespace sgdstab

@@ -38,7 +38,8 @@ struct GrowthSums {
 
 class SingleGrowth {
  public:
-  explicit SingleGrowth(const AnyRows& rows);
+  template <class Scalar>
+  explicit SingleGrowth(const BasicRows<Scalar>& rows) : SingleGrowth(rows.n_examples(), rows.dimension()) {}
 
   // Adds g_m of the first n_vectors lanes of a panel, each of which has its own learning rate.
   template <class Rows>
@@ -58,6 +59,7 @@ class SingleGrowth {
                         double* mean_growth);
 
  private:
+  SingleGrowth(Index n_examples, Index dimension);
   using Panel = Eigen::Matrix<double, kLanes, Eigen::Dynamic, Eigen::ColMajor>;
   // What growth in one metric is made of.
   struct Terms {
@@ -67,8 +69,8 @@ class SingleGrowth {
     const double *v, *y, *mv;
   };
   // y = M a, or u = M s and y = F u.
-  void apply_metric(const GramRows& rows, const double* matrix, const double* v);
-  void apply_metric(const FactorRows& rows, const double* matrix, const double* v);
+  template <class Rows>
+  void apply_metric(const Rows& rows, const double* matrix, const double* v);
   void gather(const double* vectors, Index stride, Index n_vectors);
   // Calls work(terms) for every metric.
   template <class Rows, class Work>
@@ -97,6 +99,10 @@ extern template void SingleGrowth::evaluate_moments(const SingleSteps<FactorRows
 extern template void SingleGrowth::add_growth(const SingleSteps<GramRows>&, const SingleMetrics&, const double*, Index,
                                               Index, const GrowthSums&);
 extern template void SingleGrowth::add_growth(const SingleSteps<FactorRows>&, const SingleMetrics&, const double*,
+                                              Index, Index, const GrowthSums&);
+extern template void SingleGrowth::add_growth(const SingleSteps<GramRows32>&, const SingleMetrics&, const double*,
+                                              Index, Index, const GrowthSums&);
+extern template void SingleGrowth::add_growth(const SingleSteps<FactorRows32>&, const SingleMetrics&, const double*,
                                               Index, Index, const GrowthSums&);
 
 }  // namespace sgdstab

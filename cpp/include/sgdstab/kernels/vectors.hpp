@@ -40,6 +40,14 @@ extern template void advance_vectors(const BatchSteps<GramRows>&, const Stream&,
                                      const BatchMetrics&, double*, Index, Index, VectorSums, int);
 extern template void advance_vectors(const BatchSteps<FactorRows>&, const Stream&, const VectorOptions&,
                                      const BatchMetrics&, double*, Index, Index, VectorSums, int);
+extern template void advance_vectors(const SingleSteps<GramRows32>&, const Stream&, const VectorOptions&,
+                                     const SingleMetrics&, double*, Index, Index, VectorSums, int);
+extern template void advance_vectors(const SingleSteps<FactorRows32>&, const Stream&, const VectorOptions&,
+                                     const SingleMetrics&, double*, Index, Index, VectorSums, int);
+extern template void advance_vectors(const BatchSteps<GramRows32>&, const Stream&, const VectorOptions&,
+                                     const BatchMetrics&, double*, Index, Index, VectorSums, int);
+extern template void advance_vectors(const BatchSteps<FactorRows32>&, const Stream&, const VectorOptions&,
+                                     const BatchMetrics&, double*, Index, Index, VectorSums, int);
 extern template void advance_vectors(const MatrixSet&, const Stream&, const VectorOptions&, const MatrixMetrics&,
                                      double*, Index, Index, VectorSums, int);
 

@@ -82,21 +82,24 @@ class BatchStepper {
     const auto row = [&](Index j) { return rows.row(batch[static_cast<std::size_t>(j)]); };
     Index j = 0;
     for (; j + 4 <= n; j += 4) {
-      const auto four = inner_products<4>({row(j), row(j + 1), row(j + 2), row(j + 3)}, v, d);
+      const auto four = inner_products<4, typename Rows::Scalar>({row(j), row(j + 1), row(j + 2), row(j + 3)}, v, d);
       std::copy_n(four.data(), 4, products_.data() + j);
     }
     if (j + 2 <= n) {
-      const auto two = inner_products<2>({row(j), row(j + 1)}, v, d);
+      const auto two = inner_products<2, typename Rows::Scalar>({row(j), row(j + 1)}, v, d);
       std::copy_n(two.data(), 2, products_.data() + j);
       j += 2;
     }
     if (j < n) products_[j] = inner_product(row(j), v, d);
   }
 
-  static void subtract(const GramRows&, std::uint32_t row, double step, double* v) { v[row] -= step; }
-  static void subtract(const FactorRows& rows, std::uint32_t row, double step, double* v) {
-    const double* feature = rows.row(row);
-    for (Index j = 0; j < rows.dimension(); ++j) v[j] -= step * feature[j];
+  static void subtract(const Rows& rows, std::uint32_t row, double step, double* v) {
+    if constexpr (Rows::kGram) {
+      v[row] -= step;
+    } else {
+      const auto* feature = rows.row(row);
+      for (Index j = 0; j < rows.dimension(); ++j) v[j] -= step * feature[j];
+    }
   }
 
   const BatchSteps<Rows>& steps_;

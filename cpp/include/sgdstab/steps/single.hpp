@@ -10,9 +10,10 @@ inline constexpr std::size_t kVectorBlock = 4;  // steps taken together: one pas
 inline constexpr Index kSideBySide = 4;         // chains: one's recursion hides behind another's products
 inline constexpr Index kMaxSegment = 256;       // examples drawn at a time
 
-inline void advance_block(const SingleSteps<GramRows>& steps, const std::uint32_t* s, double* v) {
-  const GramRows& rows = steps.rows;
-  const std::array<const double*, kVectorBlock> k{rows.row(s[0]), rows.row(s[1]), rows.row(s[2]), rows.row(s[3])};
+template <class Scalar>
+void advance_block(const SingleSteps<BasicGramRows<Scalar>>& steps, const std::uint32_t* s, double* v) {
+  const BasicGramRows<Scalar>& rows = steps.rows;
+  const std::array<const Scalar*, kVectorBlock> k{rows.row(s[0]), rows.row(s[1]), rows.row(s[2]), rows.row(s[3])};
   // step_j = eta r_j = eta (K_{S_j} . v - sum_{l<j} K_{S_j S_l} step_l)
   std::array<double, kVectorBlock> step = inner_products(k, v, rows.dimension());
   for (std::size_t j = 0; j < kVectorBlock; ++j) {
@@ -22,17 +23,20 @@ inline void advance_block(const SingleSteps<GramRows>& steps, const std::uint32_
   for (std::size_t j = 0; j < kVectorBlock; ++j) v[s[j]] -= step[j];
 }
 
-inline void advance_one(const SingleSteps<GramRows>& steps, std::uint32_t s, double* v) {
+template <class Scalar>
+void advance_one(const SingleSteps<BasicGramRows<Scalar>>& steps, std::uint32_t s, double* v) {
   v[s] -= steps.learning_rate * inner_product(steps.rows.row(s), v, steps.dimension());
 }
 
-inline void advance_one(const SingleSteps<FactorRows>& steps, std::uint32_t s, double* v) {
-  const double* feature = steps.rows.row(s);
+template <class Scalar>
+void advance_one(const SingleSteps<BasicFactorRows<Scalar>>& steps, std::uint32_t s, double* v) {
+  const Scalar* feature = steps.rows.row(s);
   const double step = steps.learning_rate * inner_product(feature, v, steps.dimension());
   for (Index j = 0; j < steps.dimension(); ++j) v[j] -= step * feature[j];
 }
 
-inline void advance_block(const SingleSteps<FactorRows>& steps, const std::uint32_t* s, double* v) {
+template <class Scalar>
+void advance_block(const SingleSteps<BasicFactorRows<Scalar>>& steps, const std::uint32_t* s, double* v) {
   for (std::size_t j = 0; j < kVectorBlock; ++j) advance_one(steps, s[j], v);
 }
 

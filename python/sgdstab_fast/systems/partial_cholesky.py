@@ -1,0 +1,173 @@
+"""F with K = F F^T for a K of low precision: Cholesky's factorisation with pivots, as far as these are no rounding.
+
+    C = D^-1 K D^-1,  D^2 = diag K        F <- [F, (C - F F^T)_:P L^-T],   (C - F F^T)_PP = L L^T
+
+P are the examples of which most is left, a block of them at a time, until nothing that is left is above rounding. So
+K is read by rows, most of them never, and may be a file; beside it there is F alone, in float32: what float32 rounds
+off K is as much as what it rounds off F. Rank decides the cost, N r^2 multiplications, all of them matrix products.
+
+What it leaves has a diagonal below rounding; directions of F may be a few times slower than that, which is far above
+what rounding to the precision does. In float64 there is no such room, but float32 is a hundred million times coarser
+than the arithmetic here.
+
+With pivots in blocks: H. Harbrecht, M. Peters and R. Schneider, "On the low-rank approximation by the pivoted Cholesky
+decomposition", Applied Numerical Mathematics 62, 2012.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdstab_fast._core.arguments import AnyFloatArray, FloatArray
+from sgdstab_fast.operators.krylov import ritz_pairs
+from sgdstab_fast.systems.decomposition import Product
+from sgdstab_fast.validation import let_go, row_blocks
+
+_BLOCK = 256  # pivots taken together
+_SHARE = 0.1  # of what is left of the examples of a block: an example of which less is left waits for another block
+_SMALL = 256  # rows of a matrix of which all eigenvalues are quickly there
+_PRODUCTS = 32  # with a larger one, for its extreme eigenvalues
+_INVERSE_ITERATIONS = 8
+
+
+class PartialCholesky:
+    """F of C = D^-1 K D^-1; D is `scale`, shape (n,)."""
+
+    def __init__(self, gram: AnyFloatArray, scale: FloatArray, rounding: float) -> None:
+        self._gram, self._scale, self.rank = gram, scale, 0
+        self._pivots: list[NDArray[np.intp]] = []
+        self._columns: list[NDArray[np.float32]] = []  # those of F that belong to each block of pivots, (p, n)
+        left = np.ones(len(gram))
+        while float(left.max()) > rounding:
+            self._take_block(left, rounding)
+
+    def _take_block(self, left: FloatArray, rounding: float) -> None:
+        """Take the examples of which most is left as pivots; `left` is the diagonal of C - F F^T."""
+        from scipy.linalg import lapack, solve_triangular  # type: ignore[import-untyped]
+
+        examples = np.argsort(-left, kind="stable")[:_BLOCK]
+        examples = np.sort(examples[left[examples] > rounding])
+        block = self._left(examples, examples)
+        least = max(rounding, _SHARE * float(left[examples].min()))
+        lower, order, rank, _ = lapack.dpstrf(block, tol=least, lower=1)
+        pivots = examples[order[:rank] - 1]
+        if rank:
+            everything = np.arange(len(left))
+            columns = solve_triangular(lower[:rank, :rank], self._left(pivots, everything), lower=True)
+            self._columns.append(columns.astype(np.float32))
+            self._pivots.append(pivots)
+            self.rank += rank
+            left -= np.einsum("pn,pn->n", columns, columns)
+        # To rounding there was less of the others, or of all of them, than it seemed.
+        left[pivots if rank else examples] = 0.0
+
+    def _left(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> FloatArray:
+        """Return a part of C - F F^T."""
+        whole = columns.size == len(self._scale)
+        part = (self._gram[rows] if whole else self._gram[np.ix_(rows, columns)]).astype(float)
+        let_go(self._gram)
+        part /= self._scale[columns]
+        part /= self._scale[rows, None]
+        for block in self._columns:
+            part -= block[:, rows].T.astype(float) @ (block if whole else block[:, columns]).astype(float)
+        return part
+
+    def smallest_left(self) -> float:
+        """Return the smallest eigenvalue of C - F F^T, which is below 0 by more than rounding if K is indefinite."""
+
+        def times(vectors: FloatArray) -> FloatArray:
+            images = scaled_product(self._gram, self._scale)(vectors)
+            for block in self._columns:
+                columns = block.astype(float)
+                images -= columns.T @ (columns @ vectors)
+            return images
+
+        return extreme_eigenvalues(times, len(self._scale))[0]
+
+    def features(self) -> NDArray[np.float32]:
+        """Return D F, shape (n, rank), and forget F."""
+        found = np.empty((len(self._scale), self.rank), dtype=np.float32)
+        done = 0
+        # What has been copied leaves the memory, of which what has not been written takes none.
+        for index, block in enumerate(self._columns):
+            found[:, done : done + len(block)] = (block * self._scale).T
+            done += len(block)
+            self._columns[index] = np.empty((0, len(self._scale)), dtype=np.float32)
+        return found
+
+    def slowest(self) -> FloatArray:
+        """Return the bottom eigenvector of F^T D^2 F on the pivots' rows, shape (rank,), by inverse iteration."""
+        squares = self._scale[np.concatenate(self._pivots)] ** 2
+        vector = self._start
+        for _ in range(_INVERSE_ITERATIONS):
+            vector = self._solved(self._solved_transposed(vector) / squares)
+            vector /= np.linalg.norm(vector)
+        return np.asarray(vector)
+
+    def slowest_of_gram(self) -> FloatArray:
+        """Return the bottom eigenvector of a K of full rank, shape (n,), by inverse iteration."""
+        pivots = np.concatenate(self._pivots)
+        scale = self._scale[pivots]
+        vector = self._start
+        for _ in range(_INVERSE_ITERATIONS):
+            vector = self._solved_transposed(self._solved(vector / scale)) / scale
+            vector /= np.linalg.norm(vector)
+        found = np.empty(len(pivots))
+        found[pivots] = vector
+        return found
+
+    @property
+    def _start(self) -> FloatArray:
+        """A vector with components everywhere."""
+        return np.asarray(np.arange(1, self.rank + 1) * 0.6180339887498949 % 1.0 - 0.4)
+
+    def _solved(self, vector: FloatArray) -> FloatArray:
+        """Return L^-1 x, L being the pivots' rows of F."""
+        from scipy.linalg import solve_triangular
+
+        found, rest, done = np.empty(self.rank), vector.copy(), 0
+        pivots = np.concatenate(self._pivots)
+        for block in self._columns:
+            own, after = slice(done, done + len(block)), pivots[done + len(block) :]
+            found[own] = solve_triangular(block[:, pivots[own]].T.astype(float), rest[own], lower=True)
+            rest[own.stop :] -= found[own] @ block[:, after]
+            done = own.stop
+        return found
+
+    def _solved_transposed(self, vector: FloatArray) -> FloatArray:
+        """Return L^-T x."""
+        from scipy.linalg import solve_triangular
+
+        found, end = np.empty(self.rank), self.rank
+        pivots = np.concatenate(self._pivots)
+        for block in reversed(self._columns):
+            own = slice(end - len(block), end)
+            rest = vector[own] - block[:, pivots[end:]] @ found[end:]
+            found[own] = solve_triangular(block[:, pivots[own]].astype(float), rest, lower=False)
+            end = own.start
+        return found
+
+
+def scaled_product(gram: AnyFloatArray, scale: FloatArray) -> Product:
+    """Return what multiplies vectors (n,) or (n, k) with D^-1 K D^-1."""
+
+    def times(vectors: FloatArray) -> FloatArray:
+        d = scale if vectors.ndim == 1 else scale[:, None]
+        right, images = vectors / d, np.empty_like(vectors)
+        for rows in row_blocks(gram):
+            images[rows] = gram[rows] @ right
+        return np.asarray(images / d)
+
+    return times
+
+
+def extreme_eigenvalues(times: Product, n: int) -> tuple[float, float]:
+    """Return the smallest and the largest eigenvalue, of a large matrix to a few per cent: those of Lanczos."""
+    if n <= _SMALL:
+        values = np.linalg.eigvalsh(times(np.eye(n)))
+    else:
+        # Not a start that symmetries of examples may be orthogonal to.
+        start = np.random.default_rng(n).normal(size=n)
+        values, _ = ritz_pairs(times, start, _PRODUCTS, lambda *_: False)
+    return float(values[0]), float(values[-1])
