@@ -338,7 +338,7 @@ class BatchSteps(StateSpace):
         read = np.tensordot(self.recurrence.readout, levels, axes=1)
         image = np.tensordot(free, levels, axes=1)
         rows = np.concatenate([self.law.rows(unit) for unit in batch]) if batch else np.empty(0, dtype=np.int64)
-        self._rows.move(image[0], rows, self.learning_rate / len(batch) * (self.rows[rows] @ read))
+        self._rows.move(image[0], rows, self.learning_rate / len(batch) * (self._rows.stored[rows] @ read))
         return np.asarray(image.reshape(frame.shape))
 
     def slow_directions(self, k: int) -> FloatArray:

@@ -25,7 +25,8 @@ from sgdstab_fast.systems.decomposition import (
     smallest_eigenvalue,
 )
 from sgdstab_fast.systems.partial_cholesky import PartialCholesky, extreme_eigenvalues, scaled_product
-from sgdstab_fast.systems.rows import LARGEST_EIGENDECOMPOSITION, ROUNDING, IntArray, Rows
+from sgdstab_fast.systems.rows import LARGEST_EIGENDECOMPOSITION, ROUNDING, IntArray, Rows, times_rows
+from sgdstab_fast.validation import let_go
 
 
 class GramRows(Rows):
@@ -116,7 +117,7 @@ class GramRows(Rows):
 
     def squared_lengths(self, vectors: FloatArray) -> FloatArray:
         """V . K v."""
-        return np.asarray(np.einsum("nj,nj->n", vectors, vectors @ self.array))
+        return np.asarray(np.einsum("nj,nj->n", vectors, times_rows(vectors, self.stored)))
 
     def moved(self, rows: IntArray) -> FloatArray:
         """e_i."""
@@ -226,6 +227,7 @@ class GramRows(Rows):
 def rows_of_gram(gram: AnyFloatArray, precision: float) -> Rows:
     """Return the rows of a K of full rank, else those of a factor; refuse one that is zero or indefinite."""
     n, diagonal = gram.shape[0], gram.diagonal().astype(float)
+    let_go(gram)
     scale = np.sqrt(diagonal)
     active = np.flatnonzero(scale)  # examples with a gradient
     if not active.size:
@@ -237,7 +239,7 @@ def rows_of_gram(gram: AnyFloatArray, precision: float) -> Rows:
             )
     noise = n * precision  # what rounding can do to eigenvalues of a matrix with unit diagonal
     if precision > validation.DOUBLE:
-        return _rows_of_low_precision(gram, scale, noise, precision)
+        return _rows_of_low_precision(gram, diagonal, noise, precision)
     if active.size == n:
         smallest, slowest = core.smallest_eigenvalue(matrix=_scaled(gram, scale), scale=_about_one(scale))
         if smallest > 10 * noise:
@@ -297,8 +299,9 @@ def _eigenvectors(gram: AnyFloatArray, scale: FloatArray, noise: float) -> Float
     return np.asarray(scale[:, None] * vectors[:, kept] * np.sqrt(eigenvalues[kept]))
 
 
-def _rows_of_low_precision(gram: AnyFloatArray, scale: FloatArray, noise: float, precision: float) -> Rows:
+def _rows_of_low_precision(gram: AnyFloatArray, diagonal: FloatArray, noise: float, precision: float) -> Rows:
     """Return the same of a K of less than float64, in float32, in which it is read and never copied."""
+    scale = np.sqrt(diagonal)
     active = np.flatnonzero(scale)
     n_rows, whole = len(gram), active.size == len(gram)
     part, own = (gram, scale) if whole else (gram[np.ix_(active, active)], scale[active])
@@ -308,7 +311,7 @@ def _rows_of_low_precision(gram: AnyFloatArray, scale: FloatArray, noise: float,
     if factor.rank < active.size and factor.smallest_left() < -max(10 * noise, 2 * rounding):
         raise _indefinite(part, own, rounding)
     if factor.rank == n_rows:
-        return GramRows(gram, gram.diagonal().astype(float), factor.slowest_of_gram())
+        return GramRows(gram, diagonal, factor.slowest_of_gram())
     slowest = factor.slowest() if factor.rank > LARGEST_EIGENDECOMPOSITION else None
     features = factor.features()
     if not whole:

@@ -43,7 +43,7 @@ class PartialCholesky:
             self._take_block(left, rounding)
 
     def _take_block(self, left: FloatArray, rounding: float) -> None:
-        """Take the examples of which most is left as pivots; `left` is the diagonal of C - F F^T."""
+        """Take the examples of which most is left as pivots; `left` is the diagonal of C - F F^T, or -inf of a pivot."""
         from scipy.linalg import lapack, solve_triangular  # type: ignore[import-untyped]
 
         examples = np.argsort(-left, kind="stable")[:_BLOCK]
@@ -52,25 +52,26 @@ class PartialCholesky:
         least = max(rounding, _SHARE * float(left[examples].min()))
         lower, order, rank, _ = lapack.dpstrf(block, tol=least, lower=1)
         pivots = examples[order[:rank] - 1]
-        if rank:
-            everything = np.arange(len(left))
-            columns = solve_triangular(lower[:rank, :rank], self._left(pivots, everything), lower=True)
-            self._columns.append(columns.astype(np.float32))
-            self._pivots.append(pivots)
-            self.rank += rank
-            left -= np.einsum("pn,pn->n", columns, columns)
-        # To rounding there was less of the others, or of all of them, than it seemed.
-        left[pivots if rank else examples] = 0.0
+        if not rank:  # to rounding there was less of them than it seemed
+            left[examples] = 0.0
+            return
+        others = np.flatnonzero(left > -np.inf)  # those that are pivots need no more columns
+        columns = np.zeros((rank, len(left)), dtype=np.float32)
+        columns[:, others] = solve_triangular(lower[:rank, :rank], self._left(pivots, others), lower=True)
+        self._columns.append(columns)
+        self._pivots.append(pivots)
+        self.rank += rank
+        left -= np.einsum("pn,pn->n", columns, columns)
+        left[pivots] = -np.inf
 
     def _left(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> FloatArray:
         """Return a part of C - F F^T."""
-        whole = columns.size == len(self._scale)
-        part = (self._gram[rows] if whole else self._gram[np.ix_(rows, columns)]).astype(float)
+        part = self._gram[np.ix_(rows, columns)].astype(float)
         let_go(self._gram)
         part /= self._scale[columns]
         part /= self._scale[rows, None]
         for block in self._columns:
-            part -= block[:, rows].T.astype(float) @ (block if whole else block[:, columns]).astype(float)
+            part -= block[:, rows].T.astype(float) @ block[:, columns].astype(float)
         return part
 
     def smallest_left(self) -> float:

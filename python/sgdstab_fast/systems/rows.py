@@ -184,7 +184,7 @@ class Rows:
 
     def displacements(self, amounts: FloatArray) -> FloatArray:
         """Return the sums of what all rows move, times amounts (n, n_rows); shape (n, rank)."""
-        return np.asarray(amounts @ self.array)
+        return times_rows(amounts, self.stored)
 
     def along(self, images: FloatArray) -> FloatArray:
         """Return the inner products of vectors (.., rank) with what rows move, shape (.., n_rows)."""
@@ -433,6 +433,16 @@ def rows_of_factor(matrix: FloatArray, precision: float) -> Rows:
     if rank < matrix.shape[1]:
         matrix = matrix @ directions[:rank].T
     return Rows(np.ascontiguousarray(matrix), norms**2)
+
+
+def times_rows(vectors: FloatArray, stored: AnyFloatArray) -> FloatArray:
+    """Return vectors (.., n_rows) times rows (n_rows, rank), which are never all in float64 if they are of float32."""
+    if stored.dtype == np.float64:
+        return np.asarray(vectors @ stored)
+    product = np.zeros((*vectors.shape[:-1], stored.shape[1]))
+    for rows in row_blocks(stored):
+        product += vectors[..., rows] @ stored[rows].astype(float)
+    return product
 
 
 def aligned(array: NDArray[Any]) -> NDArray[Any]:

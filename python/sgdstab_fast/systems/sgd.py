@@ -438,7 +438,7 @@ class LinearizedSGD(BatchSteps):
     def __repr__(self) -> str:
         law, recurrence = self.law, self.recurrence
         others = f", sampling={law.sampling!r}" if law.sampling != "iid" else ""
-        others += f", n_rows={len(self.rows)}" if law.n_units != len(self.rows) else ""
+        others += f", n_rows={len(self._rows)}" if law.n_units != len(self._rows) else ""
         others += ", probabilities=..." if law.probabilities is not None else ""
         others += f", slow_cutoff={self.slow_cutoff:g}" if self.slow_cutoff > 0 else ""
         if recurrence.levels == 2 and recurrence.free[1, 0] == 1:

@@ -110,7 +110,7 @@ class StateSpace(System):
     @property
     def _units(self) -> IntArray:
         """The example of every row."""
-        return self.law.units_of_rows(len(self.rows))
+        return self.law.units_of_rows(len(self._rows))
 
     def norm(self) -> FloatArray:
         """Return the metric of parameter space, of present and past displacement alike."""
