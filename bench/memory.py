@@ -1,32 +1,58 @@
-"""Peak memory of both estimators over K + frames, in processes of their own: ``python bench/memory.py``."""
+"""Peak memory of every estimator, in processes of their own: ``python bench/memory.py [n_examples]``.
+
+In N^2 doubles, with K, and beside what `sgdstab_fast.memory` says before. K is of full rank, has metrics up to the
+size that has any, and is handed over as most users do: as an array that may be written, which is copied.
+"""
 
 import subprocess
 import sys
 
-N = 2048
 SCRIPT = """
 import resource, sys
 import numpy as np
 import sgdstab_fast as sf
-n, which = int(sys.argv[1]), sys.argv[2]
+from sgdstab_fast import memory
+
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+n, which = int(sys.argv[1]), sys.argv[2]
 rng = np.random.default_rng(0)
 features = rng.standard_normal((n, 8))
 gram = np.eye(n)
 for rows in np.array_split(np.arange(n), 64):
     gram[rows] += features[rows] @ features.T / 8
 gram.flags.writeable = False  # or it is copied
+calls = {
+    "LinearizedSGD": lambda its: its,
+    "lyapunov_exponent, average": lambda its: sf.lyapunov_exponent(its, method="average", **how),
+    "lyapunov_exponent": lambda its: sf.lyapunov_exponent(its, **how),
+    "mean_square_exponent": lambda its: sf.mean_square_exponent(its),
+    "stability": lambda its: sf.stability(its, **how),
+    "moment_exponent": lambda its: sf.moment_exponent(its, 1.0, **how),
+    "projective_chain": lambda its: sf.projective_chain(its, **how),
+    "lyapunov_spectrum, 64": lambda its: sf.lyapunov_spectrum(its, 64, **how),
+    "lyapunov_spectrum": lambda its: sf.lyapunov_spectrum(its, n_chains=2, **how),
+    "sweep, 16 rates": lambda its: sf.sweep(its, np.linspace(0.1, 0.9, 16), **how),
+    "critical_learning_rate": lambda its: sf.critical_learning_rate(its, **how),
+    "batches of 8": lambda its: sf.lyapunov_exponent(its.with_batches(8), **how),
+    "finite_time_probability": lambda its: sf.finite_time_probability(its, 100, rng=0, max_steps=100_000),
+}
+how = {"rtol": 0.5, "max_steps": 100_000, "rng": 0}
+for build in (72,):  # imports, and whatever is made once
+    with np.errstate(all="ignore"):
+        calls[which](sf.LinearizedSGD(gram[:build, :build].copy() + np.eye(build), 0.9))
+told = []
+memory.require = lambda what, **needs: told.append(sum(needs.values()))
+for module in list(sys.modules.values()):
+    if module.__name__.startswith("sgdstab_fast") and hasattr(module, "require_memory"):
+        module.require_memory = memory.require
 before = peak() - gram.nbytes
-system = sf.LinearizedSGD(gram, 0.5)
-built = peak()
-if which == "exponent":
-    result = sf.lyapunov_exponent(system, method="average", rtol=0, max_steps=200_000, rng=0)
-else:
-    result = sf.lyapunov_spectrum(system, int(which), rtol=0, max_steps=2_000, rng=0, n_chains=2)
-need = gram.nbytes + result.chains.states.nbytes
-print(f"{which:>9}: building {(built - before) / need:.2f}, in all {(peak() - before) / need:.2f} of K + frames")
+calls[which](sf.LinearizedSGD(gram, 0.9))
+square = 8 * n * n
+print(f"{which:>28}: {(peak() - before) / square:5.2f} N^2 doubles, told {max(told, default=0) / square + 1:5.2f}")
 """
+NAMES = [line.split('"')[1] for line in SCRIPT.splitlines() if line.startswith('    "') and "lambda its" in line]
 
 if __name__ == "__main__":
-    for which in ("exponent", "64", str(N)):
-        subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT, str(N), which], check=True)
+    n = sys.argv[1] if len(sys.argv) > 1 else "2048"
+    for name in sys.argv[2:] or NAMES:
+        subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT, n, name], check=True)

@@ -16,6 +16,8 @@ decomposition", Applied Numerical Mathematics 62, 2012.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,47 +33,62 @@ _PRODUCTS = 32  # with a larger one, for its extreme eigenvalues
 _INVERSE_ITERATIONS = 8
 
 
+class _Columns(NamedTuple):
+    """Columns of F, which are zero in the rows of pivots of columns before."""
+
+    pivots: NDArray[np.intp]
+    """Examples, shape (p,)."""
+    rows: NDArray[np.intp]
+    """The other rows and the pivots', ascending, shape (m,)."""
+    values: NDArray[np.float32]
+    """Shape (p, m)."""
+
+    def of(self, rows: NDArray[np.intp]) -> FloatArray:
+        """Return those of some rows, shape (p, len(rows))."""
+        return self.values[:, np.searchsorted(self.rows, rows)].astype(float)
+
+    @property
+    def triangle(self) -> FloatArray:
+        """L, shape (p, p)."""
+        return self.of(self.pivots).T
+
+
 class PartialCholesky:
     """F of C = D^-1 K D^-1; D is `scale`, shape (n,)."""
 
     def __init__(self, gram: AnyFloatArray, scale: FloatArray, rounding: float) -> None:
         self._gram, self._scale, self.rank = gram, scale, 0
-        self._pivots: list[NDArray[np.intp]] = []
-        self._columns: list[NDArray[np.float32]] = []  # those of F that belong to each block of pivots, (p, n)
+        self._columns: list[_Columns] = []
         left = np.ones(len(gram))
         while float(left.max()) > rounding:
             self._take_block(left, rounding)
 
     def _take_block(self, left: FloatArray, rounding: float) -> None:
-        """Take the examples of which most is left as pivots; `left` is the diagonal of C - F F^T, or -inf of a pivot."""
+        """Take the examples of which most is left as pivots; `left` is diag(C - F F^T), or -inf of a pivot."""
         from scipy.linalg import lapack, solve_triangular  # type: ignore[import-untyped]
 
         examples = np.argsort(-left, kind="stable")[:_BLOCK]
         examples = np.sort(examples[left[examples] > rounding])
-        block = self._left(examples, examples)
         least = max(rounding, _SHARE * float(left[examples].min()))
-        lower, order, rank, _ = lapack.dpstrf(block, tol=least, lower=1)
-        pivots = examples[order[:rank] - 1]
+        lower, order, rank, _ = lapack.dpstrf(self._left(examples, examples), tol=least, lower=1)
         if not rank:  # to rounding there was less of them than it seemed
             left[examples] = 0.0
             return
-        others = np.flatnonzero(left > -np.inf)  # those that are pivots need no more columns
-        columns = np.zeros((rank, len(left)), dtype=np.float32)
-        columns[:, others] = solve_triangular(lower[:rank, :rank], self._left(pivots, others), lower=True)
-        self._columns.append(columns)
-        self._pivots.append(pivots)
+        pivots, rows = examples[order[:rank] - 1], np.flatnonzero(left > -np.inf)
+        values = solve_triangular(lower[:rank, :rank], self._left(pivots, rows), lower=True).astype(np.float32)
+        self._columns.append(_Columns(pivots, rows, values))
         self.rank += rank
-        left -= np.einsum("pn,pn->n", columns, columns)
+        left[rows] -= np.einsum("pn,pn->n", values, values)
         left[pivots] = -np.inf
 
     def _left(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> FloatArray:
-        """Return a part of C - F F^T."""
+        """Return a part of C - F F^T, of examples that are no pivots yet."""
         part = self._gram[np.ix_(rows, columns)].astype(float)
         let_go(self._gram)
         part /= self._scale[columns]
         part /= self._scale[rows, None]
-        for block in self._columns:
-            part -= block[:, rows].T.astype(float) @ block[:, columns].astype(float)
+        for known in self._columns:
+            part -= known.of(rows).T @ known.of(columns)
         return part
 
     def smallest_left(self) -> float:
@@ -79,74 +96,69 @@ class PartialCholesky:
 
         def times(vectors: FloatArray) -> FloatArray:
             images = scaled_product(self._gram, self._scale)(vectors)
-            for block in self._columns:
-                columns = block.astype(float)
-                images -= columns.T @ (columns @ vectors)
+            for columns in self._columns:
+                values = columns.values.astype(float)
+                images[columns.rows] -= values.T @ (values @ vectors[columns.rows])
             return images
 
         return extreme_eigenvalues(times, len(self._scale))[0]
 
     def features(self) -> NDArray[np.float32]:
         """Return D F, shape (n, rank), and forget F."""
-        found = np.empty((len(self._scale), self.rank), dtype=np.float32)
+        found = np.zeros((len(self._scale), self.rank), dtype=np.float32)
         done = 0
-        # What has been copied leaves the memory, of which what has not been written takes none.
-        for index, block in enumerate(self._columns):
-            found[:, done : done + len(block)] = (block * self._scale).T
-            done += len(block)
-            self._columns[index] = np.empty((0, len(self._scale)), dtype=np.float32)
+        while self._columns:  # what has been copied leaves the memory, of which zeros take none
+            _, rows, values = self._columns.pop(0)
+            found[rows, done : done + len(values)] = (values * self._scale[rows]).T
+            done += len(values)
         return found
 
     def slowest(self) -> FloatArray:
         """Return the bottom eigenvector of F^T D^2 F on the pivots' rows, shape (rank,), by inverse iteration."""
-        squares = self._scale[np.concatenate(self._pivots)] ** 2
-        vector = self._start
-        for _ in range(_INVERSE_ITERATIONS):
-            vector = self._solved(self._solved_transposed(vector) / squares)
-            vector /= np.linalg.norm(vector)
-        return np.asarray(vector)
+        squares = self._scale[self._pivots] ** 2
+        return self._inverse_iteration(lambda x: self._solved(self._solved_transposed(x) / squares))
 
     def slowest_of_gram(self) -> FloatArray:
         """Return the bottom eigenvector of a K of full rank, shape (n,), by inverse iteration."""
-        pivots = np.concatenate(self._pivots)
-        scale = self._scale[pivots]
-        vector = self._start
-        for _ in range(_INVERSE_ITERATIONS):
-            vector = self._solved_transposed(self._solved(vector / scale)) / scale
-            vector /= np.linalg.norm(vector)
-        found = np.empty(len(pivots))
-        found[pivots] = vector
+        scale, found = self._scale[self._pivots], np.empty(self.rank)
+        found[self._pivots] = self._inverse_iteration(
+            lambda x: self._solved_transposed(self._solved(x / scale)) / scale
+        )
         return found
 
+    def _inverse_iteration(self, solve: Product) -> FloatArray:
+        vector = np.asarray(np.arange(1, self.rank + 1) * 0.6180339887498949 % 1.0 - 0.4)  # components everywhere
+        for _ in range(_INVERSE_ITERATIONS):
+            vector = solve(vector)
+            vector = np.asarray(vector / np.linalg.norm(vector))
+        return vector
+
     @property
-    def _start(self) -> FloatArray:
-        """A vector with components everywhere."""
-        return np.asarray(np.arange(1, self.rank + 1) * 0.6180339887498949 % 1.0 - 0.4)
+    def _pivots(self) -> NDArray[np.intp]:
+        """In their order, which is that of the columns of F; with it F is L in their rows, lower triangular."""
+        return np.concatenate([columns.pivots for columns in self._columns])
 
     def _solved(self, vector: FloatArray) -> FloatArray:
-        """Return L^-1 x, L being the pivots' rows of F."""
+        """Return L^-1 x."""
         from scipy.linalg import solve_triangular
 
-        found, rest, done = np.empty(self.rank), vector.copy(), 0
-        pivots = np.concatenate(self._pivots)
-        for block in self._columns:
-            own, after = slice(done, done + len(block)), pivots[done + len(block) :]
-            found[own] = solve_triangular(block[:, pivots[own]].T.astype(float), rest[own], lower=True)
-            rest[own.stop :] -= found[own] @ block[:, after]
-            done = own.stop
+        found, rest, end, pivots = np.empty(self.rank), vector.copy(), 0, self._pivots
+        for columns in self._columns:
+            own = slice(end, end := end + len(columns.values))
+            found[own] = solve_triangular(columns.triangle, rest[own], lower=True)
+            rest[end:] -= found[own] @ columns.of(pivots[end:])
         return found
 
     def _solved_transposed(self, vector: FloatArray) -> FloatArray:
         """Return L^-T x."""
         from scipy.linalg import solve_triangular
 
-        found, end = np.empty(self.rank), self.rank
-        pivots = np.concatenate(self._pivots)
-        for block in reversed(self._columns):
-            own = slice(end - len(block), end)
-            rest = vector[own] - block[:, pivots[end:]] @ found[end:]
-            found[own] = solve_triangular(block[:, pivots[own]].astype(float), rest, lower=False)
-            end = own.start
+        found, start, pivots = np.empty(self.rank), self.rank, self._pivots
+        for columns in reversed(self._columns):
+            own = slice(start - len(columns.values), start)
+            rest = vector[own] - columns.of(pivots[own.stop :]) @ found[own.stop :]
+            found[own] = solve_triangular(columns.triangle.T, rest)
+            start = own.start
         return found
 
 
