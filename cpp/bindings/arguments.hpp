@@ -225,9 +225,9 @@ void with_system(py::handle given, const Work& work) {
 
 // Whether steps are on rows of float32.
 inline bool in_float32(py::handle given) {
-  if (kMatrixSet.is(given)) return false;
-  const py::handle rows = kSingleSteps.is(given) ? kSingleSteps.of(given)[0] : kBatchSteps.of(given)[0];
-  return py::isinstance<Array<float>>(kRows.of(rows)[0]);
+  if (!kSingleSteps.is(given) && !kBatchSteps.is(given)) return false;
+  const py::handle rows = PyTuple_GET_ITEM(given.ptr(), 0);
+  return kRows.is(rows) && py::isinstance<Array<float>>(kRows.of(rows)[0]);
 }
 
 template <class Rows>
