@@ -16,7 +16,7 @@ PACKAGE = ROOT / "python" / "sgdstab_fast"
 # Lowest first. A room (a folder, or a file beside the folders) imports from rooms of earlier lines only.
 LAYERS = [
     ["program", "_core"],
-    ["validation"],
+    ["validation", "memory"],
     ["statistics", "curves", "plotting", "datasets"],
     ["operators", "results"],
     ["gram"],

@@ -12,9 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from sgdstab_fast import memory
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.streams import FRAME_PILOTS, FRAME_STARTS
+from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.results.chains import Chains, FrameRecords
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.starts import initial_states, normals
@@ -78,6 +80,10 @@ def first_frames(
 ) -> tuple[Chains[FrameRecords], int]:
     """Return chains of frames from which k exponents are found, and the period of their orthonormalisations."""
     columns, evaluated = columns_of(system, k), task.metrics.columns
+    state = BYTES_OF_DOUBLE * columns * system.dimension
+    memory.require(
+        "a spectrum", {f"{options.n_chains} chains (n_chains) of {columns} directions (k)": options.n_chains * state}
+    )
     slow = system.slow_directions(min(k + 1, system.dimension))
     without = arguments.FrameMetrics(task.metrics.log_determinants, columns=evaluated)
     pilot_task = replace(task, metrics=without)

@@ -15,7 +15,7 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.features import NUMPY, Columns, Features
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.gram.losses import loss_of
-from sgdstab_fast.gram.planning import BYTES_OF_DOUBLE, LayerPlan, Plan, Portion, bytes_of, planned
+from sgdstab_fast.gram.planning import LayerPlan, Plan, Portion, bytes_of, planned
 from sgdstab_fast.gram.source import (
     N_CHECKED,
     framework,
@@ -26,6 +26,7 @@ from sgdstab_fast.gram.source import (
     require_shape,
     truth,
 )
+from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.results.progress import ProgressOption
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.losses import LOSSES
-from sgdstab_fast.gram.planning import Plan, text_of
+from sgdstab_fast.gram.planning import Plan
+from sgdstab_fast.memory import text_of
 from sgdstab_fast.results.storage import File, Stored, reading, store, store_as
 
 _ARRAYS = ("matrix", "predictions", "residuals")

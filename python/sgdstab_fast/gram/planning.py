@@ -15,8 +15,8 @@ from typing import Any
 
 from sgdstab_fast import validation
 from sgdstab_fast.gram.features import LARGEST_TILE, MOST_ROWS
+from sgdstab_fast.memory import BYTES_OF_DOUBLE, text_of
 
-BYTES_OF_DOUBLE = 8
 WORKSPACE = 24 * 2**20  # of libraries, bytes
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{ending}": base**power
@@ -208,12 +208,3 @@ def bytes_of(value: Any, name: str = "memory") -> int:
     if found is None or found[2].lower() not in units or not float(found[1]) > 0:
         raise ValueError(f"{name} must be a number of bytes or text such as '512 MiB', not {validation.shown(value)}")
     return int(float(found[1]) * units[found[2].lower()])
-
-
-def text_of(n_bytes: float) -> str:
-    """Return an amount in binary units, as people read it."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" or n_bytes >= 100 else f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.3g} TiB"

@@ -18,7 +18,8 @@ from sgdstab_fast.gram.assembly import assembled
 from sgdstab_fast.gram.features import Features
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.gram.losses import Loss, targets_of
-from sgdstab_fast.gram.planning import BYTES_OF_DOUBLE, Plan, Portion
+from sgdstab_fast.gram.planning import Plan, Portion
+from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.results.progress import Progress, ProgressOption, reporter
 from sgdstab_fast.results.warnings import warn
 

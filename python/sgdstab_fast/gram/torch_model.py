@@ -15,8 +15,9 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.gram.planning import BYTES_OF_DOUBLE, WORKSPACE, text_of
+from sgdstab_fast.gram.planning import WORKSPACE
 from sgdstab_fast.gram.source import framework, require_finite, require_function_of_examples, require_shape
+from sgdstab_fast.memory import BYTES_OF_DOUBLE, text_of
 
 _N_COMPARED = 3  # examples that are evaluated twice, alone and together
 _TEMPORARIES = 2  # values of the largest size that are there at the same time

@@ -17,7 +17,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.features import LARGEST_TILE, Arrays, Columns, Factors, Features
 from sgdstab_fast.gram.losses import Loss, loss_of
-from sgdstab_fast.gram.planning import BYTES_OF_DOUBLE, LayerPlan, Plan, Portion, bytes_of, planned
+from sgdstab_fast.gram.planning import LayerPlan, Plan, Portion, bytes_of, planned
 from sgdstab_fast.gram.source import framework, n_checked_of, require_finite, truth
 from sgdstab_fast.gram.torch_gradients import RowsOf, fastest, one_by_one
 from sgdstab_fast.gram.torch_layers import (
@@ -30,6 +30,7 @@ from sgdstab_fast.gram.torch_layers import (
     right_ones,
 )
 from sgdstab_fast.gram.torch_model import TorchModel, host
+from sgdstab_fast.memory import BYTES_OF_DOUBLE
 
 T = TypeVar("T")
 _ONE_AT_A_TIME = threading.RLock()  # tensors of a model are changed while it is evaluated

@@ -24,11 +24,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sgdstab_fast import memory
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.curves.zeros import scales
 from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
+from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.results.chains import Chains, PanelRecords
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.run import Run, run
@@ -196,6 +198,14 @@ def _initial_panels(
         if rate >= _START_APART * begins[-1] or rate == rates[-1]:
             begins.append(rate)
     shape = (len(panels), system.dimension, N_LANES)
+    each = BYTES_OF_DOUBLE * math.prod(shape)
+    memory.require(
+        "a sweep",
+        {
+            f"{options.n_chains} chains (n_chains) at {rates.size} learning rates": each
+            * (options.n_chains + 2 * n_twins)
+        },
+    )
     states = [np.empty((n, shape[0], k, *shape[1:])) for n, k in ((options.n_chains, 1), (n_twins, 2))]
     before: list[FloatArray] = []
     for index, rate in enumerate(begins):

@@ -36,10 +36,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sgdstab_fast import memory
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.streams import COMPANIONS
 from sgdstab_fast.exact.moments import ExactMoments
+from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.moments.starts import (
     SCOUT_SHARE,
     SCOUTS,
@@ -171,6 +173,8 @@ class _Walkers:
         Half of those of the usual kind are next to the gradients of examples in tilted steps of an order p > 0.
         """
         system, key, size = self.system, self.options.seed.key, shape[1]
+        states = 2 * BYTES_OF_DOUBLE * math.prod(shape) * system.dimension
+        memory.require("a moment", {f"{shape[0]} populations (n_chains) of {size} vectors (population)": states})
         first_chain = self.first_chain * size
         vectors = initial_vectors(system, self.growth.covariance, key, math.prod(shape), 1, first_chain)[:, 0]
         vectors = vectors.reshape(*shape, system.dimension)

@@ -18,8 +18,10 @@ from functools import cached_property
 
 import numpy as np
 
+from sgdstab_fast import memory
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.operators.drawn_units import Decomposition, Draws
 from sgdstab_fast.operators.matrices import MatrixMoments, SecondMomentsOfMatrices
 from sgdstab_fast.operators.second_moments import SecondMoments, mean_square_threshold, second_moments
@@ -43,6 +45,7 @@ _EPS = float(np.finfo(float).eps)
 _MOST_DETERMINANTS = 2**22  # multiplications
 _LARGEST_PRODUCT = 1024  # dimension of matrices that are multiplied through an epoch
 _LARGEST_DIMENSION = 1024  # with metrics
+_OF_METRICS = 25  # matrices
 _LARGEST_PRODUCT_ENTRY = 1e60  # of an epoch, whose growth is evaluated
 _LARGEST_STEP = 1e30  # whose growth is evaluated in metrics: its powers would pass floating point
 _KNOWN = 1e-6  # error of a threshold, relative, that needs no warning
@@ -148,6 +151,8 @@ class BatchSteps(StateSpace):
         """Return growth in the norm of K, mean-square metrics here and at a lower learning rate, and for rare steps."""
         if self.dimension > _LARGEST_DIMENSION or self.learning_rate * self.largest_unit > _LARGEST_STEP:
             return self.no_growth
+        metrics = {"metrics, which method='average' does without": _OF_METRICS * BYTES_OF_DOUBLE * self.dimension**2}
+        memory.require("anchored growth", metrics)
         if not self.law.is_independent:  # starts as if it were
             found = self._solved(TOLERANCE, replace(self.law, sampling="iid"), self.learning_rate)
             return self._growth_in([], found.covariance if _is_of_use(found) else None)

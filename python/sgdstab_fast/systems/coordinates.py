@@ -14,9 +14,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast import validation
+from sgdstab_fast import memory, validation
 from sgdstab_fast._core.arguments import AnyFloatArray, FloatArray
 from sgdstab_fast._core.functions import core
+from sgdstab_fast.memory import BYTES_OF_DOUBLE
+from sgdstab_fast.operators.partial_cholesky import PartialCholesky, extreme_eigenvalues, scaled_product
 from sgdstab_fast.systems.decomposition import (
     Product,
     SpectralDecomposition,
@@ -24,9 +26,10 @@ from sgdstab_fast.systems.decomposition import (
     largest_axes,
     smallest_eigenvalue,
 )
-from sgdstab_fast.systems.partial_cholesky import PartialCholesky, extreme_eigenvalues, scaled_product
 from sgdstab_fast.systems.rows import LARGEST_EIGENDECOMPOSITION, ROUNDING, IntArray, Rows, times_rows
 from sgdstab_fast.validation import let_go
+
+_OF_DECOMPOSITION = 6  # matrices
 
 
 class GramRows(Rows):
@@ -72,6 +75,7 @@ class GramRows(Rows):
     @cached_property
     def axes(self) -> tuple[FloatArray, FloatArray]:
         """Of K."""
+        memory.require("an exact answer", {"all eigenvectors of gram": _OF_DECOMPOSITION * self.array.nbytes})
         eigenvalues, vectors = np.linalg.eigh(self.array)
         return eigenvalues, vectors
 
@@ -240,6 +244,7 @@ def rows_of_gram(gram: AnyFloatArray, precision: float) -> Rows:
     noise = n * precision  # what rounding can do to eigenvalues of a matrix with unit diagonal
     if precision > validation.DOUBLE:
         return _rows_of_low_precision(gram, diagonal, noise, precision)
+    memory.require("a system", {"whether gram is positive semidefinite": n * n * BYTES_OF_DOUBLE})
     if active.size == n:
         smallest, slowest = core.smallest_eigenvalue(matrix=_scaled(gram, scale), scale=_about_one(scale))
         if smallest > 10 * noise:

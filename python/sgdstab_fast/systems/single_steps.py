@@ -17,9 +17,11 @@ from functools import cached_property
 
 import numpy as np
 
+from sgdstab_fast import memory
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.functions import core
+from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSolution
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.batch_steps import BatchSteps
@@ -50,6 +52,7 @@ _FLOOR, _ROUNDING_FLOOR = 1e-6, 1e-12
 _LOST = math.log(1e-3)
 _LEAST_WEIGHT = 1e-150  # of an example in second moments
 MOST_APPLICATIONS = 1000  # of the mean-square operator
+_OF_METRICS = 14  # matrices
 _LARGEST_OF_FRAMES = 512  # dimension in which growth of frames is evaluated: it takes a dozen matrices more
 
 
@@ -162,6 +165,8 @@ class SingleSteps(BatchSteps):
         """Return growth in the norm of K, the metric of constant mean squared growth, and those for rare steps."""
         if self.dimension > LARGEST_DIMENSION:
             return self.growth_in_norm
+        metrics = {"metrics, which method='average' does without": _OF_METRICS * BYTES_OF_DOUBLE * self.dimension**2}
+        memory.require("anchored growth", metrics)
         if known is None:
             parts = self._rows.decompose()
             operator = operator_of(parts, self.learning_rate, len(self._rows))
