@@ -46,9 +46,10 @@ class LinearizedSGD(BatchSteps):
         curvature 1 (for loss curvature c_i pass ``sqrt(c_i c_j) K_ij``). A kernel of `gram.from_torch` and its like
         brings its groups and the curvature of its loss; arrays of shape (N, N, m, m) or (N, m, N, m), of m outputs,
         are taken too. Values of float32, of whatever type, are known to that precision only, and what is below it is
-        taken for the kernel of K, with a warning. K is copied, whatever its size, unless it is float64, in C or Fortran
-        order, and nothing can write it: memory-mapped for reading, or ``gram.flags.writeable = False`` (checking that
-        it is positive semidefinite takes another N x N doubles for a moment). If K is numerically rank deficient, the
+        taken for the kernel of K, with a warning. K is copied, whatever its size, unless it is of float32 or float64,
+        in C or Fortran order, and nothing can write it: memory-mapped for reading, or ``gram.flags.writeable = False``
+        (checking that it is positive semidefinite takes another N x N doubles for a moment, of float32 half a K at
+        most, and of its file some rows at a time). If K is numerically rank deficient, the
         system goes to factor coordinates by itself; see `from_factor`.
     learning_rate : float
         Step size eta > 0.
@@ -87,6 +88,8 @@ class LinearizedSGD(BatchSteps):
         If gram is not a real, finite, square, symmetric, positive semidefinite, non-zero matrix (beyond rounding in
         the precision that it comes in), learning_rate is not positive and finite, or another argument is out of range
         or does not go with the others.
+    MemoryError
+        If what it takes is more than there is.
 
     References
     ----------
