@@ -53,6 +53,21 @@ def test_exponent_against_numpy(benchmark, n, goal):
     show(f"lambda, N = {n}, steps per second over numpy", baseline / baseline_steps / (ours / n_steps), goal)
 
 
+@pytest.mark.parametrize(("n", "batch_size"), [(256, 1), (1024, 1), (4096, 1), (1024, 16)])
+def test_float32_against_float64(benchmark, n, batch_size):
+    gram = ntk_like(n).astype(np.float32)
+    # The same numbers; a single bit more makes them those of float64.
+    wide = gram.astype(float) + np.diag(np.full(n, 2.0**-40))
+    n_steps = 1_500_000_000 // n // batch_size // (64 * 512) * (64 * 512)
+
+    def measure():
+        single, double = (sf.LinearizedSGD(each, 0.7, batch_size) for each in (gram, wide))
+        return [seconds(lambda its=its: average(its, n_steps, THREADS), 5) for its in (single, double)]
+
+    single, double = benchmark.pedantic(measure, rounds=1)
+    show(f"K of float32, N = {n}, batches of {batch_size}, steps per second over float64", double / single, 1.6)
+
+
 def spectrum_rate(system, n_steps):
     """Seconds per step, the pilot and the start left out by going on from an earlier result."""
     first = sf.lyapunov_spectrum(system, method="average", rtol=0, max_steps=n_steps // 2, rng=1, n_threads=THREADS)

@@ -36,6 +36,7 @@ _BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
 _LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding times that must stay small
 # The pilot that finds the places of fast directions: how many, its steps, at least so many, or epochs, or a share of
 # the budget; batches; what stands for growth that is lost.
+_OF_STARTS = 10  # frames, in which directions to start from are found
 _FAST, _PILOT_STEPS, _PILOT_EPOCHS, _PILOT_SHARE, _PILOT_BATCHES, _LOST = 8, 256, 8, 8, 16, 700.0
 _INDEPENDENT = 1e-2  # sine of the angle between a fast direction and those before it
 _WATCHED = 2  # columns behind those asked for that runs have
@@ -80,10 +81,9 @@ def first_frames(
 ) -> tuple[Chains[FrameRecords], int]:
     """Return chains of frames from which k exponents are found, and the period of their orthonormalisations."""
     columns, evaluated = columns_of(system, k), task.metrics.columns
-    state = BYTES_OF_DOUBLE * columns * system.dimension
-    memory.require(
-        "a spectrum", {f"{options.n_chains} chains (n_chains) of {columns} directions (k)": options.n_chains * state}
-    )
+    frame = BYTES_OF_DOUBLE * columns * system.dimension
+    chains = f"{options.n_chains} chains (n_chains) of {columns} directions (k)"
+    memory.require("a spectrum", {chains: 2 * options.n_chains * frame, "where they start": _OF_STARTS * frame})
     slow = system.slow_directions(min(k + 1, system.dimension))
     without = arguments.FrameMetrics(task.metrics.log_determinants, columns=evaluated)
     pilot_task = replace(task, metrics=without)
