@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from sgdstab_fast import validation
+from sgdstab_fast._core.blas import held_by_size, rows_of
 from sgdstab_fast.results.warnings import collected, warn
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -339,8 +340,12 @@ class _Call:
 
 
 def interruptible(function: Function) -> Function:
-    """Make Ctrl-C end a function at once, by `Interrupted`, if the main thread calls it."""
+    """Make Ctrl-C end a function at once, by `Interrupted`, if the main thread calls it.
 
+    Meanwhile BLAS is held to one thread, if the first argument, K or a system, has few rows.
+    """
+
+    @held_by_size
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
         if (outer := _current.get()) is not NEVER:
@@ -355,14 +360,12 @@ def interruptible(function: Function) -> Function:
 
 def interruptible_if_large(function: Function) -> Function:
     """Do the same for a function that takes no time where its first argument, K or a system, has few rows."""
-    waited_for, name = interruptible(function), next(iter(inspect.signature(function).parameters))
+    at_once, waited_for = held_by_size(function), interruptible(function)
+    name = next(iter(inspect.signature(function).parameters))
 
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
-        first: Any = args[0] if args else keywords.get(name)
-        size = getattr(first, "dimension", None)
-        if size is None:
-            size = len(first) if hasattr(first, "__len__") else 0
-        return (function if size < _LARGE else waited_for)(*args, **keywords)
+        size = rows_of(args[0] if args else keywords.get(name)) or 0
+        return (at_once if size < _LARGE else waited_for)(*args, **keywords)
 
     return cast(Function, call)
