@@ -23,7 +23,8 @@ def student_quantile(level: float, degrees_of_freedom: int) -> float:
         return math.tan(math.pi / 2 * level)
     if degrees_of_freedom == 2:
         return level * math.sqrt(2 / (1 - level**2))
-    x = NormalDist().inv_cdf((1 + level) / 2)
+    above = (1 + level) / 2
+    x = NormalDist().inv_cdf(above) if above < 1 else -NormalDist().inv_cdf((1 - level) / 2)
     n = degrees_of_freedom
     terms = (
         x,
@@ -43,5 +44,7 @@ def interval(value: Any, standard_error: Any, degrees_of_freedom: Any, level: fl
     level = validation.probability(level, "level")
     each = np.asarray(degrees_of_freedom)
     quantiles = np.reshape([student_quantile(level, n) for n in each.ravel().tolist()], each.shape)
-    half_width = np.where(np.asarray(standard_error) > 0, quantiles * standard_error, 0.0)
+    errors = np.asarray(standard_error)
+    half_width = np.where(np.isposinf(errors), math.inf, 0.0)  # whatever the level
+    np.multiply(quantiles, errors, out=half_width, where=(errors > 0) & np.isfinite(errors))
     return np.asarray(value) - half_width, np.asarray(value) + half_width
