@@ -34,7 +34,7 @@ from fuzz_arguments import DOCUMENTED
 from fuzz_calls import Call, drawn, examined, pool_of, told
 
 CHUNK, SECONDS = 50, 60.0  # calls of a worker at a time; that one call may take at the most
-_OF_A_POOL = 200  # chunks
+_OF_A_POOL = 40  # chunks, after which it says how far it is
 GROWTH, LEAK_CALLS = 0.1, 10_000  # KiB a call that memory may grow by, over so many
 _OTHER_BUDGET = "max_steps is too different"  # to go on from, as documented
 _NUMBERS = ("exponent", "exponents", "value", "probability", "standard_error", "standard_errors", "log_value")
@@ -290,6 +290,7 @@ def main() -> int:
                     if outcome[0] == "!" or seconds > SECONDS:
                         findings += 1
                         print(f"{its_seed} ({seconds:.1f} s): {outcome[:600]}", flush=True)
+        print(f"{sum(outcomes.values())} calls so far, {findings} findings", flush=True)
     calls = sum(outcomes.values())
     print(f"{calls} calls in {time.monotonic() - begun:.0f} s: {dict(outcomes)}, {findings} findings")
     if calls < LEAK_CALLS:

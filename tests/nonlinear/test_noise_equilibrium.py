@@ -188,3 +188,9 @@ def test_layers_of_any_scale_are_balanced_or_refused_by_name():
         arrays[at] = 1e60 * arrays[at]
         with pytest.raises(ValueError, match=f"^{name} must be within 1e\\+50 to compute with"):
             rescaling_equilibrium(*arrays)
+
+
+def test_far_from_equilibrium_the_balance_is_infinite():
+    found = noise_equilibrium([[1.0, 2.0, 3.0], [-1.0, 0.5, -3.0]], [1, -1, 0])
+    for rho in (1e3, 1e308, 1.7e308):
+        assert (found.balance(-rho), found.balance(rho)) == (np.inf, -np.inf)

@@ -73,9 +73,10 @@ class NoiseEquilibrium(Result):
 
         Times eta^2 it is what the noise of single examples adds to the charge in a step at e^(rho A) theta.
         """
-        felt = self.noise_by_eigenvalue > 0
-        a = self.eigenvalues[felt]
-        return float((a * np.exp(-2 * validation.real_number(rho, "rho") * a)) @ self.noise_by_eigenvalue[felt])
+        felt = (self.noise_by_eigenvalue > 0) & (self.eigenvalues != 0)
+        a, noise = self.eigenvalues[felt], self.noise_by_eigenvalue[felt]
+        with np.errstate(over="ignore"):  # far away it is infinite
+            return float((a * np.exp(-2 * validation.real_number(rho, "rho") * a)) @ noise)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
