@@ -100,7 +100,7 @@ def held(n_rows: int | None) -> Iterator[None]:
 
 def held_by_size(function: Function) -> Function:
     """Hold BLAS to one thread in a function whose first argument, K or a system, has few rows."""
-    name = next(iter(inspect.signature(function).parameters))
+    name = next(iter(inspect.signature(function).parameters), "")
 
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:

@@ -20,7 +20,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -200,9 +200,16 @@ class _Other(threading.Thread):
         self._function: Callable[[], Any] | None = function
         self._found: Any = None
         self._error: BaseException | None = None
+        self._ending, self._is_over = threading.Lock(), False
 
     def run(self) -> None:
         """Call the function."""
+        with suppress(Stopped):  # of one that is left behind as it ends
+            self._call()
+            with self._ending:
+                self._is_over = True
+
+    def _call(self) -> None:
         assert self._function is not None
         try:
             self._found = self._function()
@@ -229,7 +236,9 @@ class _Other(threading.Thread):
     def leave_behind(self) -> None:
         """Make it end where its next instruction begins."""
         _left_behind.add(self)
-        if self.ident is not None and self.is_alive():
+        with self._ending:
+            if self.ident is None or self._is_over:
+                return
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(Stopped))
 
 
