@@ -25,6 +25,6 @@ def test_an_interval_is_as_wide_as_its_degrees_of_freedom_say():
 
 def test_what_has_an_infinite_error_may_be_anything_at_every_level():
     for level in (5e-324, 0.5, 1 - 1e-16):
-        low, high = interval(np.array([1.0, 2.0]), np.array([np.inf, 0.0]), 5, level)
-        assert low.tolist() == [-np.inf, 2.0]
-        assert high.tolist() == [np.inf, 2.0]
+        low, high = interval(np.array([1.0, 2.0, -np.inf, -np.inf]), np.array([np.inf, 0.0, np.inf, 0.0]), 5, level)
+        assert low.tolist() == [-np.inf, 2.0, -np.inf, -np.inf]
+        assert high.tolist() == [np.inf, 2.0, np.inf, -np.inf]

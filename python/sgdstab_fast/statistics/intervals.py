@@ -44,7 +44,9 @@ def interval(value: Any, standard_error: Any, degrees_of_freedom: Any, level: fl
     level = validation.probability(level, "level")
     each = np.asarray(degrees_of_freedom)
     quantiles = np.reshape([student_quantile(level, n) for n in each.ravel().tolist()], each.shape)
-    errors = np.asarray(standard_error)
-    half_width = np.where(np.isposinf(errors), math.inf, 0.0)  # whatever the level
+    values, errors = np.asarray(value), np.asarray(standard_error)
+    half_width = np.zeros(np.broadcast_shapes(values.shape, errors.shape, quantiles.shape))
     np.multiply(quantiles, errors, out=half_width, where=(errors > 0) & np.isfinite(errors))
-    return np.asarray(value) - half_width, np.asarray(value) + half_width
+    unknown = np.isposinf(errors) & ~np.isnan(values)  # at whatever level
+    low, high = np.where(unknown, -math.inf, values - half_width), np.where(unknown, math.inf, values + half_width)
+    return low[()], high[()]
