@@ -33,7 +33,7 @@ import sgdstab_fast as sf
 from fuzz_arguments import DOCUMENTED
 from fuzz_calls import Call, drawn, examined, pool_of, told
 
-CHUNK, SECONDS = 50, 60.0  # calls of a worker at a time; that one call may take at the most
+CHUNK, SECONDS = 50, 60.0  # calls of a worker at a time; of a processor, that one call may take at the most
 _OF_A_POOL = 40  # chunks, after which it says how far it is
 GROWTH, LEAK_CALLS = 0.1, 10_000  # KiB a call that memory may grow by, over so many
 _OTHER_BUDGET = "max_steps is too different"  # to go on from, as documented
@@ -251,12 +251,12 @@ def edited(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def some(first: int, n: int) -> list[tuple[int, str, float]]:
-    """Make some calls; return seeds, outcomes and seconds."""
+    """Make some calls; return seeds, outcomes and seconds of processors, whatever else they do."""
     found = []
     for seed in range(first, first + n):
-        begun = time.perf_counter()
+        begun = time.process_time()
         outcome = one(seed)
-        found.append((seed, outcome, time.perf_counter() - begun))
+        found.append((seed, outcome, time.process_time() - begun))
     return found
 
 
@@ -278,7 +278,7 @@ def main() -> int:
             for seed, future in futures:
                 next_seed = min(seed + CHUNK, end)
                 try:
-                    found = future.result(timeout=SECONDS * CHUNK)
+                    found = future.result(timeout=SECONDS * CHUNK)  # by the clock, of all of them
                 except (BrokenProcessPool, TimeoutError) as error:
                     findings += 1
                     print(f"! {type(error).__name__} in the {CHUNK} calls from seed {seed}", flush=True)
