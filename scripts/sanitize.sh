@@ -13,9 +13,16 @@ venv=build/sanitize
 "$venv/bin/python" -m pip install --quiet --upgrade "pip>=25.1"
 "$venv/bin/python" -m pip install --quiet . \
   -C cmake.define.SGDSTAB_SANITIZE=address,undefined -C cmake.build-type=RelWithDebInfo
-"$venv/bin/python" -m pip install --quiet "pytest>=8"
+"$venv/bin/python" -m pip install --quiet "pytest>=8" "hypothesis>=6"
 # Python itself frees little at its end, which is no leak of the core.
-LD_PRELOAD="$(${CXX:-c++} -print-file-name=libasan.so) $(${CXX:-c++} -print-file-name=libstdc++.so)" \
-  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 OPENBLAS_NUM_THREADS=1 \
-  "$venv/bin/python" -m pytest -q -p no:cacheprovider --import-mode=importlib \
-  tests/core tests/simulation/test_task.py tests/simulation/test_run.py tests/simulation/test_growing_batches.py
+export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 OPENBLAS_NUM_THREADS=1
+libraries="$(${CXX:-c++} -print-file-name=libasan.so) $(${CXX:-c++} -print-file-name=libstdc++.so)"
+tests() {
+  LD_PRELOAD="$libraries" "$venv/bin/python" -m pytest -q -p no:cacheprovider --import-mode=importlib "$@"
+}
+# The numerical suites at other SIMD levels take long here: a few tests at each level are instead of them.
+tests tests/core tests/simulation/test_task.py tests/simulation/test_run.py tests/simulation/test_growing_batches.py \
+  tests/systems tests/exponents/test_spectrum.py -k "not numerical_suite"
+for level in $(LD_PRELOAD="$libraries" "$venv/bin/python" -c "import sgdstab_fast as sf; print(sf.build_info()['simd_levels'])"); do
+  SGDSTAB_SIMD=$level tests tests/core/test_arguments.py tests/core/test_streams.py tests/simulation/test_task.py
+done

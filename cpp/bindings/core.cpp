@@ -11,7 +11,7 @@ void register_frames(py::module_& module);
 void register_populations(py::module_& module);
 void register_definiteness(py::module_& module);
 
-PYBIND11_MODULE(SGDSTAB_MODULE, module) {
+PYBIND11_MODULE(SGDSTAB_MODULE, module, py::mod_gil_not_used()) {
   module.doc() = "Compiled core of sgdstab_fast; see sgdstab_fast._core.";
   register_streams(module);
   register_vectors(module);

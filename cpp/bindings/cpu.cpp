@@ -25,7 +25,7 @@ std::vector<std::string> simd_levels() {
 
 }  // namespace
 
-PYBIND11_MODULE(_cpu, module) {
+PYBIND11_MODULE(_cpu, module, pybind11::mod_gil_not_used()) {
   module.doc() = "What this processor can run.";
   module.def("simd_levels", &simd_levels, "The SIMD levels that can run here, best first.");
 }

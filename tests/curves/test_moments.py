@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import sgdstab_fast as sf
 from sgdstab_fast.curves.moments import MomentCurve
 
 # Lambda(p) = log((3^-p + 2^p) / 2)
@@ -149,6 +150,15 @@ def test_convexity_is_kept_where_data_contradict_it():
     assert 0.5 < curve.misfit < 9  # a straight line is off by 9 at the last
     assert curve.clt_variance < 1e-3
     assert curve.clt_variance_standard_error > 1e-3
+
+
+def test_orders_that_no_convex_curve_meets_are_left_as_they_are():
+    # Rates that are powers of one number, to rounding: a line that is bent by its errors, and rounding forbids to mend.
+    found = sf.moment_exponent(
+        sf.LinearizedSGD(2 * np.eye(4), 1.160225247745701), [-1.752227830869896, -0.1883054406576849]
+    )
+    assert np.isfinite([found.clt_variance, found.derivative_at_zero]).all()
+    assert np.isfinite(found.clt_variance_standard_error)
 
 
 def test_zero_at_zero():

@@ -361,3 +361,16 @@ def test_what_is_refused():
         sf.moment_exponent(system, 1.5, max_steps=1000)
     with pytest.raises(ValueError, match="finite_time_probability is for SGD on single examples"):
         finite_time_probability(system, 12)
+
+
+def test_walkers_that_are_annihilated_leave_those_that_are_not():
+    matrices = np.array([[[-2.0, 2], [0, 1]], [[0, 1], [-1, 0]], [[1, -1], [-1, 1]]])  # the last one takes (1, 1) to 0
+    vectors, sums = np.array([[1.0, 0.3]]), []
+    for _ in range(11):  # of all products
+        vectors = (matrices[:, None] @ vectors[None, :, :, None]).reshape(-1, 2)
+        vectors = vectors[vectors.any(axis=1)]
+        sums.append((np.square(vectors).sum(axis=1) ** 0.25).sum())
+    truth = np.log(sums[-1] / sums[-2] / 3)  # 0.1636; the last digits still move by 1e-4
+    found = moments(sf.MatrixEnsemble(matrices), 0.5)
+    assert found.converged
+    assert found.exponent == pytest.approx(truth, abs=1e-4 + 4 * found.standard_error)

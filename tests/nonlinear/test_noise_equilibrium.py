@@ -174,3 +174,23 @@ def test_bad_input_of_layers():
         rescaling_equilibrium(U, np.ones((3, 2)), X, Y)
     with pytest.raises(ValueError, match="residuals must give both layers gradients"):
         rescaling_equilibrium(U, W, X, 0 * Y)
+
+
+def test_layers_of_any_scale_are_balanced_or_refused_by_name():
+    small = rescaling_equilibrium(1e-40 * U, 1e-40 * W, X, 1e-40 * Y)
+    usual = rescaling_equilibrium(U, W, X, Y)
+    assert small.equilibrium == pytest.approx(usual.equilibrium, abs=1e-12)
+    assert small.balanced_noise == pytest.approx(1e-160 * usual.balanced_noise, rel=1e-12)
+    far = rescaling_equilibrium(1e-50 * U, 1e49 * W, X, 1e-50 * Y)
+    assert far.equilibrium == pytest.approx(usual.equilibrium + 99 * np.log(10) / 2, rel=1e-12)
+    for at, name in enumerate(("u", "w", "inputs", "residuals")):
+        arrays = [U, W, X, Y]
+        arrays[at] = 1e60 * arrays[at]
+        with pytest.raises(ValueError, match=f"^{name} must be within 1e\\+50 to compute with"):
+            rescaling_equilibrium(*arrays)
+
+
+def test_far_from_equilibrium_the_balance_is_infinite():
+    found = noise_equilibrium([[1.0, 2.0, 3.0], [-1.0, 0.5, -3.0]], [1, -1, 0])
+    for rho in (1e3, 1e308, 1.7e308):
+        assert (found.balance(-rho), found.balance(rho)) == (np.inf, -np.inf)

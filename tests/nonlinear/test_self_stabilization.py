@@ -78,3 +78,16 @@ def test_bad_starts():
         found.largest_excursion(0, 1)
     with pytest.raises(ValueError, match="n_steps must be"):
         found.trajectory(1, 1, -1)
+
+
+def test_of_any_scale_it_is_told_or_refused_by_name():
+    usual, scale = self_stabilization(0.01, 1.0, 0.1), 1e-100
+    small = self_stabilization(0.01 * scale, scale, 0.1)
+    assert small.delta == pytest.approx(usual.delta)
+    assert small.period == pytest.approx(usual.period / np.sqrt(scale))
+    for far in (1e-300, 1e200):
+        assert np.isinf(usual.largest_excursion(1e200, 0.0)[0])
+        assert np.isfinite(usual.largest_excursion(far, 0.0)[0]) == (far < 1)
+    for arguments in ((1e300, 1e-300, 1.0), (5e-324, 1e300, 1.0), (1e-300, 1.0, 1e-200), (1e300, 1.0, 1e-300)):
+        with pytest.raises(ValueError, match=r"^alpha, beta, learning_rate and noise_variance are too far from 1"):
+            self_stabilization(*arguments)

@@ -314,3 +314,11 @@ def test_a_direction_that_is_alone_overlooks_none():
     features = np.array([[0.00282], [1.22], [1.57], [3.17], [1.8]])
     found = second_moments(Draws(features, "factor", 1.0, 5, *alone(5)), 0.159, *heavy_ball(0.994))
     assert found.converged
+
+
+@pytest.mark.parametrize("seed", [2, 25, 27])
+def test_weight_decay_of_a_direction_without_loss_is_found_at_its_pole(seed):
+    features = 0.4 * np.random.default_rng(seed).standard_normal((6, 5)) * [1e-6, 1, 1, 1, 1]
+    decayed = sf.LinearizedSGD.from_factor(features, 0.15).with_recurrence(sf.Recurrence([[0.54]], [0.45]))
+    known = sf.mean_square_exponent(sf.MatrixEnsemble(*decayed.matrices()[:2])).exponent
+    assert sf.mean_square_exponent(decayed).exponent == pytest.approx(known, rel=1e-9)

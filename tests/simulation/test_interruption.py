@@ -14,7 +14,7 @@ import pytest
 import sgdstab_fast as sf
 from reference.calls import CALLS, PLAIN, bits
 from reference.known import K4
-from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.results.interruption import _Other, interruptible
 
 pytestmark = pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 ANSWER = 0.3  # seconds
@@ -115,6 +115,27 @@ def test_a_long_instruction_is_left_behind(seconds):
     time.sleep(0.1)
     assert not any("stubborn" in repr(thread) for thread in threading.enumerate())
     ended.set()
+
+
+def test_what_is_left_behind_as_it_ends_ends_in_silence(monkeypatch):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    monkeypatch.setattr(threading, "excepthook", said.append)
+    ending, left = threading.Event(), threading.Event()
+
+    class Ending(_Other):
+        def run(self):
+            super().run()
+            ending.set()  # it is still alive
+            left.wait(10)
+
+    other = Ending(lambda: None)
+    other.start()
+    ending.wait(10)
+    other.leave_behind()
+    left.set()
+    other.join()
+    assert said == []
 
 
 def test_callbacks_are_called_in_the_main_thread_and_their_errors_come_through():

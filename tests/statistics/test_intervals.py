@@ -21,3 +21,10 @@ def test_an_interval_is_as_wide_as_its_degrees_of_freedom_say():
     assert interval(2.0, 0.0, 7, 0.5) == (2.0, 2.0)
     with pytest.raises(ValueError, match="level must lie strictly between 0 and 1, not 1"):
         interval(0.0, 1.0, 7, 1)
+
+
+def test_what_has_an_infinite_error_may_be_anything_at_every_level():
+    for level in (5e-324, 0.5, 1 - 1e-16):
+        low, high = interval(np.array([1.0, 2.0, -np.inf, -np.inf]), np.array([np.inf, 0.0, np.inf, 0.0]), 5, level)
+        assert low.tolist() == [-np.inf, 2.0, -np.inf, -np.inf]
+        assert high.tolist() == [np.inf, 2.0, np.inf, -np.inf]

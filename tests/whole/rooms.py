@@ -35,7 +35,7 @@ ONLY = {"plotting": ["_core"]}
 # Packages beside numpy, scipy and the standard library: which rooms, or modules of rooms, may import them.
 FOREIGN = {
     "distributed": ["cli.jobs"],
-    "threadpoolctl": ["simulation.delivery"],
+    "threadpoolctl": ["_core.blas"],
     "matplotlib": ["plotting", "cli"],
     "rich": ["cli", "results.progress"],
     "typing_extensions": ["simulation.keywords"],  # for type checkers, which know it, installed or not

@@ -311,7 +311,8 @@ def _convex(coefficients: FloatArray, deviations: FloatArray, orders_range: tupl
         system = np.vstack([(rows / sizes[:, None]).T, bounds / unit])
         goal = np.append(np.zeros(coefficients.size), 1.0)
         rest = system @ nnls(system, goal, maxiter=30 * _CONSTRAINTS)[0] - goal
-        coefficients = coefficients - unit * deviations @ (rest[:-1] / rest[-1])
+        if -rest[-1] > np.finfo(float).eps:  # else no curve within 10^8 standard errors is convex
+            coefficients = coefficients - unit * deviations @ (rest[:-1] / rest[-1])
     # Between the points, and for rounding: e p^2 adds 2 e to Lambda''.
     checked = second_derivatives(coefficients, _CHECKS)
     lift = max(0.0, -float(checked.min())) / 2

@@ -175,8 +175,7 @@ class ProjectiveChain(OneExponent):
             If n or spacing is not a positive integer, or products of steps annihilate every displacement.
         """
         n = validation.integer(n, "n")
-        if self.exponent == -math.inf and self.system.dimension > 1:
-            raise ValueError(f"there is nothing to sample: {self.reason}")
+        self._require_directions("sample")
         if spacing is None:
             spacing = math.ceil(max(self.autocorrelation_time, 1))
         return sampled_directions(self.system, self.checkpoint, n, validation.integer(spacing, "spacing"))
@@ -226,7 +225,7 @@ class ProjectiveChain(OneExponent):
         Raises
         ------
         ValueError, TypeError
-            If an argument is out of range.
+            If an argument is out of range, or products of steps annihilate every displacement.
 
         Examples
         --------
@@ -236,7 +235,14 @@ class ProjectiveChain(OneExponent):
         >>> bool(abs(contraction.rates[0] / 0.01 - chain.contraction_rate) < 0.02)
         True
         """
-        return holder_contraction(self.system, self.checkpoint, alpha, self._steps(n), n_pairs)
+        n = self._steps(n)
+        self._require_directions("bring closer")
+        return holder_contraction(self.system, self.checkpoint, alpha, n, n_pairs)
+
+    def _require_directions(self, what: str) -> None:
+        """Refuse where no direction is left."""
+        if self.exponent == -math.inf and self.system.dimension > 1:
+            raise ValueError(f"there is nothing to {what}: {self.reason}")
 
     def _steps(self, n: Any) -> int:
         """Check a number of steps, of whole epochs where steps depend on each other."""
@@ -268,9 +274,10 @@ class ProjectiveChain(OneExponent):
         Raises
         ------
         ValueError, TypeError
-            If an argument is out of range.
+            If an argument is out of range, or products of steps annihilate every displacement.
         """
         n, n_samples = self._steps(n), validation.integer(n_samples, "n_samples")
+        self._require_directions("start from")
         if moments is not None and not isinstance(moments, MomentExponents):
             raise TypeError(f"moments must be MomentExponents, not {type(moments).__name__}")
         if moments is not None and moments.provenance["system"] != self.provenance["system"]:

@@ -56,16 +56,22 @@ def _squared(name: str, scale: Callable[[int], float]) -> Loss:
         return np.broadcast_to(np.sqrt(scale(m)) * np.eye(m), (n, m, m))
 
     def value(f: FloatArray, y: FloatArray) -> FloatArray:
-        return np.asarray(scale(f.shape[1]) / 2 * np.square(f - y).sum(axis=1))
+        with np.errstate(over="ignore"):  # infinite where squares are
+            return np.asarray(scale(f.shape[1]) / 2 * np.square(f - y).sum(axis=1))
+
+    def difference(f: FloatArray, y: FloatArray) -> FloatArray:
+        with np.errstate(over="ignore"):
+            return np.asarray(f - y)
 
     def gradients(f: FloatArray, residuals: FloatArray) -> FloatArray:
         return np.asarray(np.sqrt(scale(f.shape[1])) * residuals)
 
-    return Loss(name, scale, factors, lambda f, y: np.asarray(f - y), gradients, value)
+    return Loss(name, scale, factors, difference, gradients, value)
 
 
 def _softmax(f: FloatArray) -> FloatArray:
-    grown = np.exp(f - f.max(axis=1, keepdims=True))
+    with np.errstate(over="ignore"):  # of differences that are: their exponentials are 0
+        grown = np.exp(f - f.max(axis=1, keepdims=True))
     return np.asarray(grown / grown.sum(axis=1, keepdims=True))
 
 
@@ -85,9 +91,10 @@ def _classes_gradients(f: FloatArray, residuals: FloatArray) -> FloatArray:
 
 
 def _classes_value(f: FloatArray, y: FloatArray) -> FloatArray:
-    largest = f.max(axis=1, keepdims=True)
-    log_p = f - largest - np.log(np.exp(f - largest).sum(axis=1, keepdims=True))
-    return np.asarray(-(y * log_p).sum(axis=1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        below = f - f.max(axis=1, keepdims=True)
+        log_p = below - np.log(np.exp(below).sum(axis=1, keepdims=True))
+        return np.asarray(-np.where(y == 0, 0.0, y * log_p).sum(axis=1))  # what does not occur costs nothing
 
 
 def _two_classes(name: str, scale: Callable[[int], float]) -> Loss:
@@ -96,7 +103,8 @@ def _two_classes(name: str, scale: Callable[[int], float]) -> Loss:
         return np.asarray(np.sqrt(variances)[:, :, None] * np.eye(f.shape[1]))
 
     def value(f: FloatArray, y: FloatArray) -> FloatArray:
-        return np.asarray(scale(f.shape[1]) * (np.logaddexp(0, f) - y * f).sum(axis=1))
+        with np.errstate(over="ignore"):
+            return np.asarray(scale(f.shape[1]) * (np.logaddexp(0, f) - y * f).sum(axis=1))
 
     def gradients(f: FloatArray, residuals: FloatArray) -> FloatArray:
         variances = np.maximum(_sigmoid(f) * _sigmoid(-f), _TINY)

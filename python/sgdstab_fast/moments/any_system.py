@@ -254,7 +254,7 @@ def _advance(system: System, key: StreamKey, first_chain: int, options: Options)
     def advance_walkers(vectors: FloatArray, first_step: int, n_steps: int) -> tuple[FloatArray, FloatArray]:
         chains = Chains(
             key=key,
-            states=np.ascontiguousarray(vectors),
+            states=np.array(vectors, order="C"),  # chains move theirs; walkers that die stay
             steps_per_batch=n_steps,
             records=VectorRecords.empty(len(vectors), 1, 0),
             first_chain=first_chain,

@@ -408,7 +408,8 @@ def estimate_moment(chains: Chains[PopulationRecords], n_kinds: int = 1) -> Mome
     # combination may be off by as many standard errors as they are.
     apart = series[chosen][:, start_up:].mean(axis=1) - means[chosen][:, None]
     noise = standard_errors(apart) + chains.rounding
-    disagreement = float(np.abs(apart.mean(axis=0) / noise).max())
+    off = np.abs(apart.mean(axis=0))
+    disagreement = float(np.divide(off, noise, out=np.where(off > 0, math.inf, 0.0), where=noise > 0).max())
     disagreement = disagreement if disagreement > _DISAGREE else 0.0
     unsettled = math.hypot(unsettled, missed, disagreement * float(errors[chosen]) / math.sqrt(len(apart)))
     # Walkers that never mix have values of their own, and populations are means over them.

@@ -37,6 +37,7 @@ from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 
 _LARGEST = 1e75  # entry
+_LARGEST_OF_LAYERS = 1e50  # of which products of six are taken
 _ROUNDING = 1e-8  # of |theta| |A g|, that theta . A g may be
 _CONSTANT = (16 * float(np.finfo(float).eps)) ** 2  # of the squared mean: less variance is rounding
 _SEVERAL = 64  # roundings of the numbers that were given
@@ -72,9 +73,10 @@ class NoiseEquilibrium(Result):
 
         Times eta^2 it is what the noise of single examples adds to the charge in a step at e^(rho A) theta.
         """
-        felt = self.noise_by_eigenvalue > 0
-        a = self.eigenvalues[felt]
-        return float((a * np.exp(-2 * validation.real_number(rho, "rho") * a)) @ self.noise_by_eigenvalue[felt])
+        felt = (self.noise_by_eigenvalue > 0) & (self.eigenvalues != 0)
+        a, noise = self.eigenvalues[felt], self.noise_by_eigenvalue[felt]
+        with np.errstate(over="ignore"):  # far away it is infinite
+            return float((a * np.exp(-2 * validation.real_number(rho, "rho") * a)) @ noise)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -91,12 +93,12 @@ class RescalingEquilibrium(Result):
     @property
     def equilibrium(self) -> float:
         """rho* = log(s_U / s_W) / 4: noise is balanced at e^rho* U, e^-rho* W."""
-        return math.log(self.u_noise / self.w_noise) / 4
+        return (math.log(self.u_noise) - math.log(self.w_noise)) / 4
 
     @property
     def balanced_noise(self) -> float:
         """s_U = s_W at equilibrium."""
-        return math.sqrt(self.u_noise * self.w_noise)
+        return math.sqrt(self.u_noise) * math.sqrt(self.w_noise)
 
     def __repr__(self) -> str:
         return f"RescalingEquilibrium(equilibrium={self.equilibrium:.6g}, balanced_noise={self.balanced_noise:.6g})"
@@ -222,6 +224,8 @@ def rescaling_equilibrium(u: Any, w: Any, inputs: Any, residuals: Any) -> Rescal
     ):
         if array.shape != shape:
             raise ValueError(f"{name} must be of shape {shape}, as u and inputs are, not {array.shape}")
+    for name, array in (("u", u), ("w", w), ("inputs", x), ("residuals", r)):
+        _require_sizes(name, array, _LARGEST_OF_LAYERS)
     n = len(x)
     gamma_w = (x * np.square(r).sum(axis=1)[:, None]).T @ x / n
     gamma_u = (r * np.square(x).sum(axis=1)[:, None]).T @ r / n
@@ -251,11 +255,11 @@ def _decomposed(generator: Any, d: int) -> tuple[FloatArray, FloatArray | None]:
     return values, axes
 
 
-def _require_sizes(name: str, array: FloatArray) -> None:
-    """Refuse entries of which products of two or three are beyond floating point."""
+def _require_sizes(name: str, array: FloatArray, most: float = _LARGEST) -> None:
+    """Refuse entries of which products, by default of two or three, are beyond floating point."""
     largest = float(np.abs(array).max())
-    if largest > _LARGEST:
-        raise ValueError(f"{name} must be within {_LARGEST:g} to compute with, but the largest is {largest:.3g}")
+    if largest > most:
+        raise ValueError(f"{name} must be within {most:g} to compute with, but the largest is {largest:.3g}")
 
 
 def _require_symmetry(theta: FloatArray, images: FloatArray, tolerance: float) -> None:

@@ -57,7 +57,7 @@ class SelfStabilization(Result):
     @property
     def period(self) -> float:
         """Steps of a small cycle of sharpness and oscillation, 2 pi / (eta sqrt(2 alpha))."""
-        return 2 * math.pi / (self.learning_rate * math.sqrt(2 * self.alpha))
+        return 2 * math.pi / self.learning_rate / math.sqrt(2 * self.alpha)
 
     @property
     def multiplier(self) -> float:
@@ -67,7 +67,7 @@ class SelfStabilization(Result):
     @property
     def loss_elevation(self) -> float:
         """By how much the mean loss is above that without oscillation, delta^2 / eta."""
-        return self.delta**2 / self.learning_rate
+        return self.delta * self.delta / self.learning_rate
 
     @property
     def sharpness_gap(self) -> float:
@@ -95,8 +95,8 @@ class SelfStabilization(Result):
         x, y = validation.real_number(x0, "x0"), validation.real_number(y0, "y0")
         if x == 0:
             raise ValueError("x0 must not be 0: without oscillation sharpness rises for ever")
-        square = (x / self.delta) ** 2
-        level = max(square - 2 * math.log(abs(x) / self.delta) + y * y / self.alpha, 1.0)
+        ratio = abs(x) / self.delta
+        level = max(ratio * ratio - 2 * (math.log(abs(x)) - math.log(self.delta)) + y * y / self.alpha, 1.0)
         farthest = level + math.log(level) + 1  # beyond the root of a convex function: Newton's steps come down
         for _ in range(_MOST_NEWTON_STEPS):
             after = farthest - (farthest - math.log(farthest) - level) / (1 - 1 / farthest)
@@ -146,10 +146,17 @@ def self_stabilization(
     >>> [round(value, 6) for value in found.largest_excursion(0.05, 0.0)]
     [0.262293, 0.109747]
     """
-    return SelfStabilization(
+    found = SelfStabilization(
         alpha=validation.positive_number(alpha, "alpha"),
         beta=validation.positive_number(beta, "beta"),
         learning_rate=validation.positive_number(learning_rate, "learning_rate"),
         noise_variance=validation.nonnegative_number(noise_variance, "noise_variance"),
         provenance={"method": "self-stabilisation", **versions()},
     )
+    known = (found.delta, found.period, found.loss_elevation, found.sharpness_gap)
+    if not all(map(math.isfinite, known)) or not (found.delta > 0 and found.period > 0):
+        raise ValueError(
+            f"alpha, beta, learning_rate and noise_variance are too far from 1 to compute with: {found.alpha:.3g}, "
+            f"{found.beta:.3g}, {found.learning_rate:.3g} and {found.noise_variance:.3g}"
+        )
+    return found

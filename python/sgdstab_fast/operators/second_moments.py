@@ -259,7 +259,7 @@ def _solve(
     for _ in range(_MOST_NEWTON_STEPS):
         values, slopes, _ = weights(t, True)
         theta, slope = values.sum() / units.total_weight, slopes.sum() / units.total_weight
-        if not (theta > _NEAR and slope < 0 and (values > 0).all()):
+        if not (_NEAR < theta < math.inf and -math.inf < slope < 0 and (values > 0).all()):  # or at a pole
             break
         t += float(theta * (1 - theta) / slope)
     x = units.start(corner, everywhere=t > lowest + uncertainty)

@@ -20,11 +20,12 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from sgdstab_fast import validation
+from sgdstab_fast._core.blas import held_by_size, rows_of
 from sgdstab_fast.results.warnings import collected, warn
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -199,9 +200,16 @@ class _Other(threading.Thread):
         self._function: Callable[[], Any] | None = function
         self._found: Any = None
         self._error: BaseException | None = None
+        self._ending, self._is_over = threading.Lock(), False
 
     def run(self) -> None:
         """Call the function."""
+        with suppress(Stopped):  # of one that is left behind as it ends
+            self._call()
+            with self._ending:
+                self._is_over = True
+
+    def _call(self) -> None:
         assert self._function is not None
         try:
             self._found = self._function()
@@ -228,7 +236,9 @@ class _Other(threading.Thread):
     def leave_behind(self) -> None:
         """Make it end where its next instruction begins."""
         _left_behind.add(self)
-        if self.ident is not None and self.is_alive():
+        with self._ending:
+            if self.ident is None or self._is_over:
+                return
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(Stopped))
 
 
@@ -339,8 +349,12 @@ class _Call:
 
 
 def interruptible(function: Function) -> Function:
-    """Make Ctrl-C end a function at once, by `Interrupted`, if the main thread calls it."""
+    """Make Ctrl-C end a function at once, by `Interrupted`, if the main thread calls it.
 
+    Meanwhile BLAS is held to one thread, if the first argument, K or a system, has few rows.
+    """
+
+    @held_by_size
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
         if (outer := _current.get()) is not NEVER:
@@ -355,14 +369,12 @@ def interruptible(function: Function) -> Function:
 
 def interruptible_if_large(function: Function) -> Function:
     """Do the same for a function that takes no time where its first argument, K or a system, has few rows."""
-    waited_for, name = interruptible(function), next(iter(inspect.signature(function).parameters))
+    at_once, waited_for = held_by_size(function), interruptible(function)
+    name = next(iter(inspect.signature(function).parameters))
 
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
-        first: Any = args[0] if args else keywords.get(name)
-        size = getattr(first, "dimension", None)
-        if size is None:
-            size = len(first) if hasattr(first, "__len__") else 0
-        return (function if size < _LARGE else waited_for)(*args, **keywords)
+        size = rows_of(args[0] if args else keywords.get(name)) or 0
+        return (at_once if size < _LARGE else waited_for)(*args, **keywords)
 
     return cast(Function, call)

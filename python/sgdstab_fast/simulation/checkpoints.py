@@ -76,11 +76,11 @@ class CheckpointFile:
             with suppress(OSError):  # not where files that are open cannot be removed
                 os.unlink(lock.name)
             lock.close()
-            _own_locks.discard(Path(lock.name))
+            _own_locks.pop(Path(lock.name), None)
 
 
-_own_locks: set[Path] = set()
-"""Of this process, which locks of the system do not keep from itself."""
+_own_locks: dict[Path, object] = {}
+"""Of this process, which locks of the system do not keep from itself, and whose they are."""
 
 
 def _locked(path: Path, checkpoint: Any) -> BinaryIO:
@@ -88,9 +88,18 @@ def _locked(path: Path, checkpoint: Any) -> BinaryIO:
 
     It is one that processes which are forked from this one do not have.
     """
-    path, taken = path.absolute(), f"checkpoint {str(checkpoint)!r} is being written by another run"
-    if path in _own_locks:
+    path, taken, own = path.absolute(), f"checkpoint {str(checkpoint)!r} is being written by another run", object()
+    if _own_locks.setdefault(path, own) is not own:  # one instruction: threads may begin at the same time
         raise ValueError(taken)
+    try:
+        return _locked_file(path, checkpoint, taken)
+    except BaseException:
+        _own_locks.pop(path, None)
+        raise
+
+
+def _locked_file(path: Path, checkpoint: Any, taken: str) -> BinaryIO:
+    """Return a file that no other process has locked."""
     while True:
         try:
             opened = path.open("ab")
@@ -103,7 +112,6 @@ def _locked(path: Path, checkpoint: Any) -> BinaryIO:
             raise ValueError(taken) from None
         with suppress(OSError):
             if os.path.samestat(os.fstat(opened.fileno()), path.stat()):
-                _own_locks.add(path)
                 return opened
         opened.close()  # of one that has ended meanwhile
 

@@ -31,6 +31,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from sgdstab_fast._core.blas import held
+
 _LARGE = 2**12  # bytes of an array that is worth sending apart
 _FEW_WORKERS = 8
 _KEPT = 4  # works that a worker keeps
@@ -100,12 +102,10 @@ def carry_out(parcel: Parcel, item: Any, given: Mapping[str, Any]) -> Any:
     # In workers alone.
     import multiprocessing
 
-    from threadpoolctl import threadpool_limits
-
     if multiprocessing.parent_process() is not None and threading.current_thread() is threading.main_thread():
         # Ctrl-C reaches every process of a terminal: it is for the one that waits for the results.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with threadpool_limits(1):  # as many workers as processors are at work
+    with held(0):  # as many workers as processors are at work
         return work(item, 1)
 
 

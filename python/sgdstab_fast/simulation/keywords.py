@@ -46,7 +46,7 @@ class ChainKeywords(TypedDict, total=False):
         Independent chains.
     rng : optional
         Whatever ``numpy.random.default_rng`` takes. The same seed gives the same bits at the same SIMD level and with
-        the same BLAS and number of its threads, whatever `n_threads` or the executor.
+        the same BLAS (of 1024 rows or more, also the same number of its threads), whatever `n_threads` or the executor.
     n_threads : int, optional
         Threads; all available processors by default.
     progress : bool or callable, optional

@@ -23,7 +23,8 @@ def student_quantile(level: float, degrees_of_freedom: int) -> float:
         return math.tan(math.pi / 2 * level)
     if degrees_of_freedom == 2:
         return level * math.sqrt(2 / (1 - level**2))
-    x = NormalDist().inv_cdf((1 + level) / 2)
+    above = (1 + level) / 2
+    x = NormalDist().inv_cdf(above) if above < 1 else -NormalDist().inv_cdf((1 - level) / 2)
     n = degrees_of_freedom
     terms = (
         x,
@@ -43,5 +44,9 @@ def interval(value: Any, standard_error: Any, degrees_of_freedom: Any, level: fl
     level = validation.probability(level, "level")
     each = np.asarray(degrees_of_freedom)
     quantiles = np.reshape([student_quantile(level, n) for n in each.ravel().tolist()], each.shape)
-    half_width = np.where(np.asarray(standard_error) > 0, quantiles * standard_error, 0.0)
-    return np.asarray(value) - half_width, np.asarray(value) + half_width
+    values, errors = np.asarray(value), np.asarray(standard_error)
+    half_width = np.zeros(np.broadcast_shapes(values.shape, errors.shape, quantiles.shape))
+    np.multiply(quantiles, errors, out=half_width, where=(errors > 0) & np.isfinite(errors))
+    unknown = np.isposinf(errors) & ~np.isnan(values)  # at whatever level
+    low, high = np.where(unknown, -math.inf, values - half_width), np.where(unknown, math.inf, values + half_width)
+    return low[()], high[()]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast import memory, validation
 from sgdstab_fast._core.arguments import AnyFloatArray, FloatArray
+from sgdstab_fast._core.blas import held_by_size
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.operators.partial_cholesky import PartialCholesky, extreme_eigenvalues, scaled_product
@@ -228,6 +229,7 @@ class GramRows(Rows):
         return np.asarray((np.abs(entries) > ROUNDING * norms[rows, None] * norms[columns]).any(axis=0))
 
 
+@held_by_size
 def rows_of_gram(gram: AnyFloatArray, precision: float) -> Rows:
     """Return the rows of a K of full rank, else those of a factor; refuse one that is zero or indefinite."""
     n, diagonal = gram.shape[0], gram.diagonal().astype(float)
