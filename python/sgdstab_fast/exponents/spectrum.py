@@ -161,7 +161,12 @@ def lyapunov_spectrum(
         system, options, lambda chains: _estimate(chains, asked, system.slow_directions_last), FRAME_INFLUENCES.start
     )
     task = orthonormalised_every(period, system, task, columns)
-    done, n_steps = _confirmed(system, chains, task, estimate, options)
+
+    def make_known(so_far: Run[FrameRecords]) -> None:
+        with collected():  # what it falls short of is said at the end
+            options.make_known(_result(system, replace(so_far, stopped_by=INTERRUPTED), period, run_provenance))
+
+    done, n_steps = _confirmed(system, chains, task, estimate, options, make_known)
     _warn(options.budget, done)
     warn_of_rare(done, options.budget)
     return replace(_result(system, done, period, run_provenance), n_steps=n_steps)
@@ -199,7 +204,7 @@ def _result(system: System, done: Run[FrameRecords], period: int, run_provenance
     sum_rule_error = _sum_rule_error(done, system.sum_of_exponents) if complete else None
     size = float(np.abs(estimate.mean[np.isfinite(estimate.mean)]).sum())
     if sum_rule_error is not None and sum_rule_error > _SUM_RULE * max(1.0, size):
-        done = replace(done, stopped_by="max_steps")
+        done = replace(done, stopped_by=done.stopped_by if done.stopped_by == INTERRUPTED else "max_steps")
         warn(f"the sum rule is off by {sum_rule_error:.1e} per step: rounding has spoilt the lowest exponents")
     order = np.argsort(-estimate.mean, kind="stable")
     attributes = common_attributes(done, system, run_provenance)
@@ -246,6 +251,7 @@ def _confirmed(
     task: Task[FrameRecords],
     estimate: Callable[[Chains[FrameRecords]], Estimate],
     options: Options,
+    make_known: Callable[[Run[FrameRecords]], None],
 ) -> tuple[Run[FrameRecords], int]:
     """Run until tolerances are met, and the largest exponent is what chains of vectors from elsewhere make it.
 
@@ -259,6 +265,7 @@ def _confirmed(
     done, missed = run(chains, task, estimate, options.within(most - most // (1 + _CHECK_SHARE))), 0.0
     if done.stopped_by == INTERRUPTED:
         return done, done.chains.n_steps
+    make_known(done)
     if done.stopped_by == "max_steps":  # chains that are resumed go on as if they had not been checked
         try:
             charged, missed = _checked(system, done, options)

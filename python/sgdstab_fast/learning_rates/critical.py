@@ -34,7 +34,7 @@ from sgdstab_fast.learning_rates.panels import (
     family_of,
 )
 from sgdstab_fast.learning_rates.readings import search_by_readings
-from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, rate_between, warn_if_short
 from sgdstab_fast.learning_rates.slow_directions import has_slow_directions, search_with_slow_directions
 from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import after, reporter
@@ -224,6 +224,7 @@ def _searched(
 ) -> CriticalLearningRate:
     """Return the first zero of lambda of what is not plain."""
     bounds, parts = bounds_of_zero(system), system.parts()
+    _make_known(bounds, system, options)
     if bounds[0] > 0 and len(parts) == 1 and has_slow_directions(system, bounds[0]):
         options = options.within(_OF_SLOW_DIRECTIONS if max_steps is None else options.budget.max_steps)
         found = search_with_slow_directions(parts[0], bounds, options, start)
@@ -233,6 +234,14 @@ def _searched(
         found = search_by_readings(system, bounds, options, start)
     warn_if_short(found, options.budget)
     return found
+
+
+def _make_known(bounds: tuple[float, float], system: LinearizedSGD, options: Options) -> None:
+    """Say what a search would return that is interrupted before it comes to anything."""
+    if math.isfinite(bounds[1]):
+        made_of = provenance(options.seed, "anchored", system.fingerprint)
+        found = rate_between(bounds, "almost-sure", made_of, options.n_chains)
+        options.make_known(replace(found, steps=steps_of(system)))
 
 
 def _settled(bounds: tuple[float, float], budget: Budget) -> bool:
@@ -275,7 +284,8 @@ def _almost_sure(
     blocks = system.parts()
     families = [family_of(block.system) for block in blocks]
     bounds = [bounds_of_zero(block.system, family) for block, family in zip(blocks, families, strict=True)]
-    highest = min(high for _, high in bounds)
+    lowest, highest = min(low for low, _ in bounds), min(high for _, high in bounds)
+    _make_known((lowest, highest), system, options)
     slow = [has_slow_directions(block.system, low) for block, (low, _) in zip(blocks, bounds, strict=True)]
     if any(slow):
         most = _OF_SLOW_DIRECTIONS if max_steps is None else options.budget.max_steps
@@ -306,7 +316,7 @@ def _almost_sure(
     result = replace(
         found[index],
         standard_error=error,
-        bounds=(min(low for low, _ in bounds), highest),
+        bounds=(lowest, highest),
         n_steps=sum(each.n_steps for each in found),
         converged=all(each.converged for each in found),
         stopped_by=INTERRUPTED if any(each.stopped_by == INTERRUPTED for each in found) else found[index].stopped_by,
@@ -325,7 +335,6 @@ def _search(
     share, bend = _FIRST_SHARE, math.inf
     best: Panel | None = None
     anchors, anchored_width = anchors_for(system, family, np.linspace(low, high, N_LANES)), high - low
-    options.make_known(_between_bounds(bounds, options, system))
     while True:
         rates = np.linspace(low, high, N_LANES)
         spacing = float(rates[1] - rates[0])
@@ -350,7 +359,8 @@ def _search(
             found = its_options.once(f"panel {panel} of block {block.index}, {low!r} to {high!r}", at)
         except Stopped:
             if best is None:
-                return _between_bounds(bounds, options, system)
+                made_of = provenance(options.seed, "anchored", system.fingerprint)
+                return rate_between(bounds, "almost-sure", made_of, options.n_chains)
             break
         zero, n_steps, panel = found.zero, n_steps + found.n_steps, panel + 1
         bend = zero.bend / (spacing / low) ** 2
@@ -404,11 +414,3 @@ def _of_panel(
         stopped_by=stopped_by,
         provenance=provenance(options.seed, "anchored", block.system.fingerprint),
     )
-
-
-def _between_bounds(bounds: tuple[float, float], options: Options, system: LinearizedSGD) -> CriticalLearningRate:
-    """Return what is known of a search that was interrupted before its first panel had ended."""
-    low, high = bounds
-    made_of = provenance(options.seed, "anchored", system.fingerprint)
-    known = known_rate((low + high) / 2, "almost-sure", "bounds", made_of, error=(high - low) / 2, bounds=bounds)
-    return replace(known, n_chains=options.n_chains, stopped_by=INTERRUPTED, converged=False)
