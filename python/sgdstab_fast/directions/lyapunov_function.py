@@ -37,6 +37,7 @@ from sgdstab_fast.directions.norm_products import NormProduct, Norms, norms_of
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.progress import ProgressOption, current_listener, tell_of, tells
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import warn
@@ -102,8 +103,14 @@ class LyapunovFunction(Result):
 
 
 @interruptible
+@tells("Lyapunov function")
 def lyapunov_function(
-    system: LinearizedSGD, *, p: float | None = None, max_steps: int = CHAIN_STEPS, rng: Any = None
+    system: LinearizedSGD,
+    *,
+    p: float | None = None,
+    max_steps: int = CHAIN_STEPS,
+    rng: Any = None,
+    progress: ProgressOption = None,
 ) -> LyapunovFunction:
     """Find V(y) = |y|^-p psi(y/|y|) with E V(A y) < V(y) for all y, where the exponent lambda is positive.
 
@@ -118,6 +125,8 @@ def lyapunov_function(
         Steps of chains, as for `eigenfunction`.
     rng : optional
         Whatever ``numpy.random.default_rng`` takes.
+    progress : bool or callable, optional
+        True to show on standard error what is computed, or what to call with a `Progress`.
 
     Returns
     -------
@@ -254,7 +263,9 @@ class _Directions:
             growth = means @ fit(means)
             exponent, error = float(growth.mean()), float(growth.std()) / math.sqrt(len(growth))
         if abs(exponent) < _UNCLEAR * error:
-            known = estimate_exponent(system, Options(_SIGN, _N_CHAINS, seed_from(self._rng)))
+            known = estimate_exponent(
+                system, Options(_SIGN, _N_CHAINS, seed_from(self._rng), progress=current_listener())
+            )
             if known.sign == 0:
                 raise ValueError(
                     f"the sign of the exponent lambda is not known: {with_error(known.exponent, known.standard_error)}"
@@ -293,6 +304,7 @@ class _Directions:
 
     def fitted(self) -> FloatArray:
         """Return c for p -> 0; adds the worst of further directions."""
+        tell_of(f"fit of V to {len(self.vectors)} directions")
         exponents = self._improved(self._means, np.zeros(len(self.vectors)))
         for _ in range(_ROUNDS):
             more = self.broad()
@@ -305,6 +317,7 @@ class _Directions:
 
     def climbed(self, p: float, exponents: FloatArray) -> FloatArray:
         """Return directions of small rho, by random steps downhill from the worst of many."""
+        tell_of("search for directions in which V does not fall")
         many = np.concatenate([self.broad(), self._far_apart()])
         rho = self._norms.mean_growths(many, exponents, -p)[0]
         worst = np.argsort(rho)[:_CLIMBERS]
@@ -348,6 +361,7 @@ class _Directions:
         """Return c for an order p > 0, from that for p -> 0; adds the worst of further directions, too."""
         best, least = exponents, -math.inf
         for _ in range(_REFITS):
+            tell_of(f"fit of V, of order {p:.3g}, to {len(self.vectors)} directions")
             more = self.broad()
             worst = more[np.argsort(self._norms.mean_growths(more, exponents, -p)[0])[:_WORST]]
             self.vectors = np.concatenate([self.vectors, worst])

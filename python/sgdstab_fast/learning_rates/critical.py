@@ -37,7 +37,7 @@ from sgdstab_fast.learning_rates.readings import search_by_readings
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, rate_between, warn_if_short
 from sgdstab_fast.learning_rates.slow_directions import has_slow_directions, search_with_slow_directions
 from sgdstab_fast.results.interruption import Stopped
-from sgdstab_fast.results.progress import after, reporter
+from sgdstab_fast.results.progress import after, listening, reporter
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import INTERRUPTED, SHORT
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
@@ -179,7 +179,8 @@ def critical_rate_of(
     if criterion == "gd":
         plain = system.recurrence.is_plain
         reason = "2 N over the largest eigenvalue of K" if plain else "full steps leave the unit circle"
-        return known_rate(gd_threshold(system), criterion, reason, made_of)
+        with listening(options.progress, "critical learning rate"):
+            return known_rate(gd_threshold(system), criterion, reason, made_of)
     if not system.is_plain:
         if rtol is None:
             options = options.within(rtol=_RTOL_OF_SEARCH)
@@ -187,9 +188,11 @@ def critical_rate_of(
     if criterion not in ("almost-sure", "mean-square", 2.0):
         return critical_moment(system, float(criterion), options)
     if criterion != "almost-sure":
-        threshold, error = min(
-            MeanSquareFamily(part.system.rows_of_k, part.system.learning_rate).threshold() for part in system.parts()
-        )
+        with listening(options.progress, "critical learning rate"):
+            threshold, error = min(
+                MeanSquareFamily(part.system.rows_of_k, part.system.learning_rate).threshold()
+                for part in system.parts()
+            )
         bounds = threshold - error, threshold + error
         return known_rate(threshold, criterion, "2 over the largest eigenvalue of T", made_of, bounds=bounds)
     return replace(_almost_sure(system, options, rtol, max_steps, start), steps=steps_of(system))
@@ -210,7 +213,8 @@ def _of_any_law(
     if criterion == "almost-sure":
         return _searched(system, options, max_steps, start)
     if criterion in ("mean-square", 2.0):
-        known = mean_square_zero(system)
+        with listening(options.progress, "critical learning rate"):
+            known = mean_square_zero(system)
         if known is not None:
             value, error = known
             bounds = value - error, value + error

@@ -10,9 +10,8 @@ where training is seen to stay, no condition of stability.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +32,7 @@ from sgdstab_fast.nonlinear.edge_measures import edge_measures
 from sgdstab_fast.plotting.thresholds import thresholds_plot
 from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.progress import listening
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import INTERRUPTED, Result
 from sgdstab_fast.results.storage import storable
@@ -269,15 +269,17 @@ def thresholds(
             provenance=provenance(options.seed, "thresholds", here.fingerprint),
         )
 
-    with suppress(Stopped):  # an interrupted call knows those that it has come to
-        for row in itertools.chain(
-            _of_batches(system, [_moment(p) for p in powers]),
-            _of_bounds(known.matrix, system),
-            _sharpness(known, residuals, system, rtol, options.seed),
-            _of_criteria(critical, powers, partial(_regular, here, eta)),
-        ):
+    def take(found: Iterable[Threshold]) -> None:
+        for row in found:
             rows.append(row)
             options.make_known(so_far())
+
+    with suppress(Stopped):  # an interrupted call knows those that it has come to
+        with listening(options.progress, "thresholds"):
+            take(_of_batches(system, [_moment(p) for p in powers]))
+            take(_of_bounds(known.matrix, system))
+            take(_sharpness(known, residuals, system, rtol, options.seed))
+        take(_of_criteria(critical, powers, partial(_regular, here, eta)))
     return so_far()
 
 

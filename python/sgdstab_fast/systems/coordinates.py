@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.functions import core
+from sgdstab_fast.results.progress import tell_of
 from sgdstab_fast.systems.decomposition import (
     Product,
     SpectralDecomposition,
@@ -68,11 +69,13 @@ class GramRows(Rows):
     @cached_property
     def eigenvalues(self) -> FloatArray:
         """Of K, ascending."""
+        tell_of(f"eigenvalues of K, {len(self)} rows")
         return np.asarray(np.maximum(np.linalg.eigvalsh(self.array), 0.0))
 
     @cached_property
     def axes(self) -> tuple[FloatArray, FloatArray]:
         """Of K."""
+        tell_of(f"eigenvectors of K, {len(self)} rows")
         eigenvalues, vectors = np.linalg.eigh(self.array)
         return eigenvalues, vectors
 
@@ -228,6 +231,7 @@ class GramRows(Rows):
 def rows_of_gram(gram: FloatArray, precision: float) -> Rows:
     """Return the rows of a K of full rank, else those of a factor; refuse one that is zero or indefinite."""
     n, diagonal = gram.shape[0], gram.diagonal().copy()
+    tell_of(f"rank of K, {n} rows")
     scale = np.sqrt(gram.diagonal())
     active = np.flatnonzero(scale)  # examples with a gradient
     if not active.size:
