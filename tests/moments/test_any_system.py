@@ -16,6 +16,7 @@ from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.exact.moments import ExactMomentsOfSteps
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
 from sgdstab_fast.moments.finite_time import finite_time_probability
+from sgdstab_fast.moments.starts import leading_kinds
 from sgdstab_fast.simulation.options import Budget, Options
 
 POLLICOTT = [[[2, 1], [1, 1]], [[3, 1], [2, 1]]]
@@ -361,3 +362,10 @@ def test_what_is_refused():
         sf.moment_exponent(system, 1.5, max_steps=1000)
     with pytest.raises(ValueError, match="finite_time_probability is for SGD on single examples"):
         finite_time_probability(system, 12)
+
+
+def test_growth_that_is_infinite_beside_that_of_others_warns_of_nothing():
+    growth = [np.ones((4, 64, 1)), np.full((4, 64, 1), np.inf)]
+    leading, missed = leading_kinds(growth)
+    assert leading.shape == (2,)
+    assert not missed < 0

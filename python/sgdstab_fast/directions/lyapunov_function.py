@@ -60,7 +60,7 @@ _ROUNDS, _WORST, _REFITS = 2, 256, 3
 _RIDGE = 1e-7
 _ORDERS = np.geomspace(1e-3, 4.0, 37)
 _TRIES, _SMALLER, _MARGIN = 3, 4.0, 0.1  # the orders tried, and the share of 1 - gamma wanted everywhere
-_SIGN, _N_CHAINS = Budget(1e-2, 0.0, 20_000_000, sign_confidence=0.999), 64  # of lambda, where it is not clear
+_FOR_SIGN, _N_CHAINS = 10, 64  # times max_steps, and chains: of lambda, where it is not clear
 _UNCLEAR, _ROUNDING = 4.0, 1e-13  # standard errors; of lambda
 
 
@@ -122,7 +122,9 @@ def lyapunov_function(
     p : float, optional
         The order, > 0; by default one at which the largest ratio E V(A y) / V(y) is clearly below 1.
     max_steps : int, optional
-        Steps of chains, as for `eigenfunction`.
+        Steps of chains, as for `eigenfunction`, and a tenth of what the sign of lambda may take where those leave it
+        open. The fit to their directions takes as long whatever it is: N more steps of some thousand directions, a few
+        times.
     rng : optional
         Whatever ``numpy.random.default_rng`` takes.
     progress : bool or callable, optional
@@ -175,7 +177,7 @@ def lyapunov_function(
     norms = norms_of(plain)
     stationary = stationary_directions(system, _STATIONARY + _FRESH, seed, max_steps)
     generator = seed.generator()
-    directions = _Directions(norms, stationary[:_STATIONARY], generator)
+    directions = _Directions(norms, stationary[:_STATIONARY], max_steps, generator)
     exponent = directions.exponent(system)
     fresh = stationary[_STATIONARY:]
     start = directions.fitted()
@@ -245,7 +247,8 @@ def _require_positive(exponent: float) -> None:
 class _Directions:
     """Stationary directions, broad ones, and fits to both."""
 
-    def __init__(self, norms: Norms, stationary: FloatArray, rng: np.random.Generator) -> None:
+    def __init__(self, norms: Norms, stationary: FloatArray, max_steps: int, rng: np.random.Generator) -> None:
+        self._sign = Budget(1e-2, 0.0, _FOR_SIGN * max_steps, sign_confidence=0.999)
         self._norms, self._stationary, self._rng = norms, stationary, rng
         eigenvalues, axes = np.linalg.eigh(norms.system.rows.T @ norms.system.rows)
         self._rates, self._axes = np.maximum(eigenvalues / eigenvalues[-1], np.finfo(float).eps), axes.T
@@ -264,7 +267,7 @@ class _Directions:
             exponent, error = float(growth.mean()), float(growth.std()) / math.sqrt(len(growth))
         if abs(exponent) < _UNCLEAR * error:
             known = estimate_exponent(
-                system, Options(_SIGN, _N_CHAINS, seed_from(self._rng), progress=current_listener())
+                system, Options(self._sign, _N_CHAINS, seed_from(self._rng), progress=current_listener())
             )
             if known.sign == 0:
                 raise ValueError(

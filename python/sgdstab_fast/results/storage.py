@@ -18,6 +18,7 @@ by name, with their fields. `encoded` makes a tree of JSON of one, in which arra
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import lzma
 import os
@@ -26,12 +27,14 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sgdstab_fast.results.locks import is_abandoned
 
 File: TypeAlias = str | os.PathLike[str] | BinaryIO
 Kind = TypeVar("Kind", bound=type)
@@ -68,6 +71,14 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_abandoned_parts(path: Path) -> None:
+    """Remove what writers of a file have left beside it that were killed."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            if is_abandoned(part):
+                part.unlink()
 
 
 def _flush_folder(folder: Path) -> None:
@@ -179,6 +190,16 @@ class Savable:
         ------
         TypeError
             If the result holds what no file can, such as a network.
+
+        Examples
+        --------
+        >>> import io
+        >>> import sgdstab_fast as sf
+        >>> system, file = sf.LinearizedSGD([[1, -0.5], [-0.5, 1]], 0.5), io.BytesIO()
+        >>> sf.stability(system).save(file)  # or "verdict.npz"
+        >>> position = file.seek(0)
+        >>> sf.load(file).verdict
+        'stable'
         """
         save(self, file)
 

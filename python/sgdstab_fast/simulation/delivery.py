@@ -29,8 +29,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
+from sgdstab_fast.results.locks import is_abandoned, locked, unlock
+
+_PREFIX, _LOCK = "sgdstab-", ".lock"  # of folders, and of the files beside them that are locked while they are used
 _LARGE = 2**12  # bytes of an array that is worth sending apart
 _FEW_WORKERS = 8
 _KEPT = 4  # works that a worker keeps
@@ -222,13 +225,25 @@ class Delivery:
             self._arrays[digest] = self._executor.scatter(bytearray(array), broadcast=True, hash=False)
             return digest
         if self._folder is None:
-            self._folder = tempfile.mkdtemp(prefix="sgdstab-")
-            weakref.finalize(self, _remove, self._folder, os.getpid())
+            _remove_abandoned()
+            self._folder = tempfile.mkdtemp(prefix=_PREFIX)
+            lock = locked(Path(self._folder + _LOCK))
+            weakref.finalize(self, _remove, self._folder, lock, os.getpid())
         (Path(self._folder) / digest).write_bytes(array)
         self._arrays[digest] = None
         return digest
 
 
-def _remove(folder: str, process: int) -> None:
+def _remove(folder: str, lock: BinaryIO | None, process: int) -> None:
     if os.getpid() == process:  # rather than a fork of it
+        if lock is not None:
+            unlock(lock)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of processes that were killed: of others their locks are held."""
+    for file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*{_LOCK}"):
+        with suppress(OSError):  # of another user
+            if is_abandoned(file) and (lock := locked(file)) is not None:
+                _remove(str(file).removesuffix(_LOCK), lock, os.getpid())

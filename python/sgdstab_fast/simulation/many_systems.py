@@ -58,6 +58,8 @@ def map_systems(
 
     Raises
     ------
+    ValueError, TypeError
+        If an argument is out of range; whatever function raises comes through.
     Interrupted
         On Ctrl-C, with a list in which those that were not come to are None.
 

@@ -241,6 +241,14 @@ def rows_of_gram(gram: FloatArray, precision: float) -> Rows:
             raise ValueError(
                 f"gram must be positive semidefinite, but gram[{i}, {i}] is 0 and gram[{i}, {j}] is {gram[i, j]}"
             )
+    with np.errstate(over="ignore"):  # of entries that no semidefinite matrix has
+        scaled = np.divide(gram, np.where(scale > 0, scale, 1.0))
+    if not np.isfinite(scaled).all():
+        i, j = np.argwhere(~np.isfinite(scaled))[0].tolist()
+        raise ValueError(
+            f"gram must be positive semidefinite, but gram[{i}, {j}] is {gram[i, j]}, beside {diagonal[i]} and "
+            f"{diagonal[j]} on the diagonal"
+        )
     noise = n * precision  # what rounding can do to eigenvalues of a matrix with unit diagonal
     is_double = precision <= validation.DOUBLE
     if is_double and active.size == n:
