@@ -359,12 +359,10 @@ def _simulated(
     """Add to a block's curve what is simulated, within its bounds."""
     anchors = anchors_for(block.system, family, rates)
 
-    found = list[Estimate]()  # at the last look
-
     def bounded(chains: Chains[PanelRecords]) -> Estimate:
         each = estimates(chains, anchors, rates.size, curve.highest)
-        found[:] = [its.within(*bounds) for its, *bounds in zip(each, curve.lowest, curve.highest, strict=True)]
-        return joined(found)
+        found = [its.within(*bounds) for its, *bounds in zip(each, curve.lowest, curve.highest, strict=True)]
+        return replace(joined(found), details=found)
 
     done = run_panels(
         block.system,
@@ -376,6 +374,7 @@ def _simulated(
         bounded,
         f"{rates.size} learning rates",
     )
+    found: list[Estimate] = done.estimate.details
     answered_at_once = done.stopped_by == INTERRUPTED
     of_chains = [
         combined_growth(done.chains, anchors, index, each).mean(axis=1)

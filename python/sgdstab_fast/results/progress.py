@@ -106,13 +106,13 @@ def _duration(seconds: float) -> str:
 
 
 ProgressOption: TypeAlias = bool | Callable[[Progress], object] | None
-Report: TypeAlias = Callable[[Progress], object]
+Listener: TypeAlias = Callable[[Progress], object]
 Function = TypeVar("Function", bound=Callable[..., Any])
-_listener: contextvars.ContextVar[Report | None] = contextvars.ContextVar("listener", default=None)
+_listener: contextvars.ContextVar[Listener | None] = contextvars.ContextVar("listener", default=None)
 
 
 @contextmanager
-def reporter(progress: ProgressOption, max_steps: int, label: str = "exponent") -> Iterator[Report]:
+def reporter(progress: ProgressOption, max_steps: int, label: str = "exponent") -> Iterator[Listener]:
     """Return what to call with each Progress: the user's callable, what shows it on standard error, or nothing."""
     if progress is None or progress is False:
         yield lambda state: None
@@ -127,14 +127,14 @@ def reporter(progress: ProgressOption, max_steps: int, label: str = "exponent") 
         yield _timed(progress)
 
 
-def _timed(report: Report) -> Report:
+def _timed(report: Listener) -> Listener:
     """Return what reports with the time since now."""
     started = time.monotonic()
     return lambda state: report(replace(state, seconds=time.monotonic() - started))
 
 
 @contextmanager
-def _bar(console: Console, max_steps: int, label: str) -> Iterator[Report]:
+def _bar(console: Console, max_steps: int, label: str) -> Iterator[Listener]:
     """Show a bar, on a terminal or in a notebook."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
@@ -162,12 +162,12 @@ def _bar(console: Console, max_steps: int, label: str) -> Iterator[Report]:
 
 
 @contextmanager
-def _lines(console: Console, max_steps: int, label: str) -> Iterator[Report]:
+def _lines(console: Console, max_steps: int, label: str) -> Iterator[Listener]:
     """Print a line now and then, where there is no terminal."""
     yield lines(lambda text: print(text, file=sys.stderr, flush=True), label)
 
 
-def lines(write: Callable[[str], object], label: str) -> Report:
+def lines(write: Callable[[str], object], label: str) -> Listener:
     """Return what writes a line now and then: for the log of a long job."""
     last = time.monotonic()
 
@@ -181,7 +181,7 @@ def lines(write: Callable[[str], object], label: str) -> Report:
     return _timed(show)
 
 
-def after(report: Report, n_steps: int, max_steps: int) -> Report:
+def after(report: Listener, n_steps: int, max_steps: int) -> Listener:
     """Return what reports the progress of a part that begins after n_steps of max_steps."""
     return lambda state: report(replace(state, n_steps=state.n_steps + n_steps, max_steps=max_steps))
 
@@ -196,7 +196,7 @@ def tell_of(doing: str, n_iterations: int = 0, residual: float = math.nan, toler
         )
 
 
-def current_listener() -> Report | None:
+def current_listener() -> Listener | None:
     """Return what hears of what is computed, to which a run on the way reports as well; None if nobody listens."""
     return _listener.get()
 

@@ -174,9 +174,21 @@ def fields_of(value: Any) -> Mapping[str, Any]:
 class Savable:
     """What has a method `save`: a file may hold it, and it may be part of another."""
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
+    def __init_subclass__(cls, *, renamed: Mapping[str, str] | None = None, **keywords: Any) -> None:
+        """Declare a kind; `renamed` are fields by the names that they have in files, where these are others."""
         super().__init_subclass__(**keywords)
-        storable(cls)
+        if renamed is None:
+            storable(cls)
+            return
+        in_files = {own: name for name, own in renamed.items()}
+
+        def stored(value: Any) -> dict[str, Any]:
+            return {in_files.get(name, name): its for name, its in fields_of(value).items()}
+
+        def make(**fields: Any) -> Any:
+            return cls(**{renamed.get(name, name): its for name, its in fields.items()})
+
+        store_as(cls.__name__, stored, make, cls)
 
     def save(self, file: File) -> None:
         """Write to a .npz file, which `sgdstab_fast.load` reads.
