@@ -35,7 +35,7 @@ LAYERS = [
 ONLY = {"plotting": ["_core"]}
 # Packages beside numpy, scipy and the standard library: which rooms, or modules of rooms, may import them.
 FOREIGN = {
-    "distributed": ["cli.jobs"],
+    "distributed": ["cli.jobs", "simulation.delivery"],
     "threadpoolctl": ["simulation.delivery"],
     "matplotlib": ["plotting", "cli"],
     "rich": ["cli", "results.progress"],
