@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-BAD_INPUT, FAILED, INTERRUPTED, BROKEN_PIPE = 2, 70, 130, 141
+BAD_INPUT, FAILED, BY_CTRL_C, BROKEN_PIPE = 2, 70, 130, 141
 _OF_INPUT = (ValueError, TypeError, OSError, MemoryError, ImportError)  # the last: a bad SGDSTAB_SIMD, a missing extra
 
 
@@ -49,7 +49,7 @@ def told(error: BaseException) -> int:
         _abandon(sys.stdout)
         return BROKEN_PIPE
     if isinstance(error, KeyboardInterrupt):
-        message, status = "interrupted", INTERRUPTED
+        message, status = "interrupted", BY_CTRL_C
     elif isinstance(error, _OF_INPUT) and not _is_of_linear_algebra(error):
         message, status = one_line(error), BAD_INPUT
     else:

@@ -51,18 +51,18 @@ def sine(s, other):
 
 def explicit_ratios(found, n, n_windows):
     """d(Phi s, Phi s') / d(s, s') of near and far pairs, from products of explicit matrices, steps and starts alike."""
-    system, checkpoint = found.system, found.checkpoint
+    system, ending = found.system, found.ending
     gradients, eta = system.gradients(), system.learning_rate
     steps = np.eye(gradients.shape[1]) - eta * np.einsum("ij,ik->ijk", gradients, gradients)
-    frames = [np.linalg.qr(pair.T)[0] for pair in system.directions(checkpoint.chains.states)]
+    frames = [np.linalg.qr(pair.T)[0] for pair in system.directions(ending.chains.states)]
     near, far = np.empty((2, len(frames), n_windows))
     for window in range(n_windows):
         starts = [frame[:, 0] for frame in frames]
         for c, frame in enumerate(frames):
             examples = core.examples(
-                key=checkpoint.chains.key,
+                key=ending.chains.key,
                 chain=c,
-                first_step=checkpoint.chains.next_step + window * n,
+                first_step=ending.chains.next_step + window * n,
                 n_steps=n,
                 n_examples=system.n_examples,
             )

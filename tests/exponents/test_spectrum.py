@@ -1,10 +1,15 @@
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import sgdstab_fast as sf
+from reference.calls import PLAIN, bits
 from reference.known import K4, REAL_GRAMS, REFERENCES, T1, T1_EXPONENT, T1_SECOND_EXPONENT
 from reference.statistics import assert_within
 from reference.systems import random_gram
 from sgdstab_fast._core.functions import core
+from sgdstab_fast.exponents import spectrum as estimator
 
 
 def spectrum(system, n_steps, k=None, **options):
@@ -280,3 +285,49 @@ def test_what_annihilates_everything_has_exponents_of_minus_infinity(system):
         found = sf.lyapunov_spectrum(system, method=method, rng=1)
         assert np.isneginf(found.exponents).all()
         assert found.converged
+
+
+def found_more_at_first(monkeypatch, until):
+    """Have checks of the largest exponent find more, as long as they take few steps."""
+    own = estimator.estimate_exponent
+
+    def more(system, options, *args, **keywords):
+        found = own(system, options, *args, **keywords)
+        return dataclasses.replace(found, exponent=found.exponent + (options.budget.max_steps < until))
+
+    monkeypatch.setattr(estimator, "estimate_exponent", more)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_what_is_cut_after_a_check_that_found_more_goes_on_to_the_same_bits(share, monkeypatch, tmp_path):
+    found_more_at_first(monkeypatch, until=10_000)
+
+    def call(**how):
+        return sf.lyapunov_spectrum(PLAIN, rtol=3e-2, max_steps=10**7, **how)
+
+    seen, whole = [], call(rng=1)
+    call(rng=1, progress=seen.append)
+    numbers = itertools.count(1)
+
+    def press(_):
+        if next(numbers) == max(int(share * len(seen)), 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(sf.Interrupted) as caught:
+        call(rng=1, progress=press, checkpoint=tmp_path / "run.npz", checkpoint_every=0)
+    partial = caught.value.result
+    assert partial.stopped_by == "interrupt"
+    assert bits(call(resume=tmp_path / "run.npz")) == bits(whole)
+    assert bits(call(resume=partial)) == bits(whole)
+
+
+def test_an_interrupt_is_kept_where_the_sum_rule_fails(monkeypatch):
+    monkeypatch.setattr(estimator, "_SUM_RULE", -1.0)
+
+    def press(progress):
+        if progress.n_steps > 100_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(sf.Interrupted) as caught, pytest.warns(sf.AccuracyWarning, match="sum rule"):
+        sf.lyapunov_spectrum(PLAIN, rtol=0, max_steps=10**9, rng=1, progress=press)
+    assert caught.value.result.stopped_by == "interrupt"

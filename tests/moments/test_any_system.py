@@ -16,6 +16,7 @@ from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.exact.moments import ExactMomentsOfSteps
 from sgdstab_fast.learning_rates.critical_moment import critical_moment
 from sgdstab_fast.moments.finite_time import finite_time_probability
+from sgdstab_fast.moments.starts import leading_kinds
 from sgdstab_fast.simulation.options import Budget, Options
 
 POLLICOTT = [[[2, 1], [1, 1]], [[3, 1], [2, 1]]]
@@ -374,3 +375,10 @@ def test_walkers_that_are_annihilated_leave_those_that_are_not():
     found = moments(sf.MatrixEnsemble(matrices), 0.5)
     assert found.converged
     assert found.exponent == pytest.approx(truth, abs=1e-4 + 4 * found.standard_error)
+
+
+def test_growth_that_is_infinite_beside_that_of_others_warns_of_nothing():
+    growth = [np.ones((4, 64, 1)), np.full((4, 64, 1), np.inf)]
+    leading, missed = leading_kinds(growth)
+    assert leading.shape == (2,)
+    assert not missed < 0

@@ -17,6 +17,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import logsumexp
 from scipy.stats import binom, chi2
 from sgdstab_fast.exact.moments import ExactMoments
+from sgdstab_fast.moments.populations import walkers_from
 
 pytestmark = pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 
@@ -469,3 +470,8 @@ def test_plots(three):
         assert axes.get_ylabel()
         assert axes.lines
     figure.draw_without_rendering()
+
+
+def test_walkers_of_any_length_have_unit_vectors():
+    vectors = np.array([[[3e160, 4e160], [3.0, 4.0]]])
+    np.testing.assert_array_equal(walkers_from(vectors)[0, :, :2], [[0.6, 0.8], [0.6, 0.8]])

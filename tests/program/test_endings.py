@@ -38,7 +38,7 @@ def test_an_error_of_the_program_is_no_verdict(directory, monkeypatch, capsys, e
         assert captured.err.startswith(f"sgdstab: internal error: {type(error).__name__}: ")
         assert captured.err.count("\n") == 1
     monkeypatch.setattr(command_line.inputs, "named_gram", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert main(["report", *SHORT]) == program.INTERRUPTED
+    assert main(["report", *SHORT]) == program.BY_CTRL_C
     assert capsys.readouterr().err == "sgdstab: interrupted\n"
 
 

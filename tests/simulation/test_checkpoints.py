@@ -12,8 +12,10 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import sgdstab_fast as sf
+import torch
 from reference.calls import CALLS, PLAIN, bits
 from reference.known import K4
+from scipy.sparse import csr_array
 from sgdstab_fast.results.interruption import interruptible
 
 pytestmark = pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
@@ -225,3 +227,55 @@ def test_a_journal_does_not_keep_what_parts_of_parts_have_come_to(tmp_path):
     assert len(journal.values) == 2
     assert journal.chains == {}
     assert "sweep" in repr(journal)
+
+
+def test_what_a_killed_run_has_left_beside_its_checkpoint_goes_with_the_next(tmp_path):
+    path, names = tmp_path / "run.npz", ["run.npz.0123abcd.part", "run.npz.lock", "other.npz.0123abcd.part"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / "run.npz.4567cdef.part").write_bytes(b"being written, perhaps")
+    sf.lyapunov_exponent(PLAIN, rtol=3e-2, rng=1, checkpoint=path)
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left == {"run.npz", "run.npz.4567cdef.part", "other.npz.0123abcd.part"}
+
+
+def test_a_file_says_what_its_run_was_to_stop_by(tmp_path):
+    path = tmp_path / "run.npz"
+    sf.lyapunov_exponent(PLAIN, rtol=3e-2, rng=1, checkpoint=path)
+    assert sf.load(path).budget == {"rtol": "0.03", "atol": "0.0", "max_steps": "100000000", "sign_confidence": "None"}
+    sf.lyapunov_exponent(PLAIN, rtol=2e-2, max_steps=10**7, resume=path, checkpoint=path)
+    assert sf.load(path).budget["max_steps"] == "10000000"
+    assert "rtol=0.02" in repr(sf.load(path))
+
+
+def some_kernel(**others):
+    gram = np.kron(np.eye(2), [[2.0, 0.5], [0.5, 3.0]]) + 0.25
+    found = {"matrix": gram, "n_examples": 2, "n_outputs": 2, "precision": 2e-16, "residuals": np.ones((2, 2))}
+    return sf.gram.Kernel(**{**found, **others})
+
+
+@pytest.mark.parametrize(
+    ("same", "other"),
+    [
+        (some_kernel(), some_kernel(n_examples=4, n_outputs=1)),
+        (some_kernel(seconds=3.0), some_kernel(residuals=np.zeros((2, 2)))),
+        (some_kernel(), some_kernel(matrix=np.eye(4))),
+    ],
+)
+def test_a_call_goes_on_with_the_same_kernel_alone(same, other, tmp_path):
+    path = tmp_path / "run.npz"
+    whole = sf.sweep(some_kernel(), [0.2, 0.4], rtol=0.1, rng=1, checkpoint=path)
+    assert bits(sf.sweep(same, [0.2, 0.4], rtol=0.1, resume=path)) == bits(whole)
+    with pytest.raises(ValueError, match="resume is of a call with gram="):
+        sf.sweep(other, [0.2, 0.4], rtol=0.1, resume=path)
+
+
+def test_a_call_goes_on_with_the_same_sparse_matrix_alone(tmp_path):
+    path, other = tmp_path / "run.npz", K4.copy()
+    other[0, 1] = other[1, 0] = 1.5  # as many entries
+    whole = sf.sweep(csr_array(K4), [0.2, 0.4], rtol=0.1, rng=1, checkpoint=path)
+    for same in (csr_array(K4), K4, torch.tensor(K4, requires_grad=True)):
+        assert bits(sf.sweep(same, [0.2, 0.4], rtol=0.1, resume=path)) == bits(whole)
+    with pytest.raises(ValueError, match="resume is of a call with gram="):
+        sf.sweep(csr_array(other), [0.2, 0.4], rtol=0.1, resume=path)

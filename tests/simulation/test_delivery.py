@@ -4,6 +4,9 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -95,6 +98,45 @@ def test_files_are_those_of_the_delivery_and_go_with_it():
     assert unpacked(delivery._parcel(works[2]), {})(1, 1) == works[2].array.sum()
     del delivery
     assert not folder.exists()
+    assert not folder.with_name(folder.name + ".lock").exists()
+
+
+def test_files_of_a_process_that_was_killed_go_with_the_next_delivery(tmp_path, monkeypatch):
+    """Which of them is in use its lock says, and those that are new may not have theirs yet."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = f"""
+import functools, numpy, os, signal, tempfile
+tempfile.tempdir = {str(tmp_path)!r}
+from sgdstab_fast.simulation.delivery import Delivery
+delivery = Delivery(None)
+delivery._parcel(functools.partial(numpy.sum, numpy.arange(1000.0)))
+print(delivery._folder, flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    folder = Path(process.stdout.readline().strip())
+    lock = folder.with_name(folder.name + ".lock")
+
+    def deliver():
+        delivery = Delivery(Counting())
+        delivery._parcel(Scale(np.arange(1000.0)))
+        return delivery
+
+    os.utime(lock, (0, 0))
+    kept = deliver()
+    assert folder.exists()  # in use
+    process.kill()
+    process.communicate()
+    os.utime(lock)
+    deliver()
+    assert folder.exists()  # too new
+    os.utime(lock, (0, 0))
+    own = Path(kept._folder)
+    os.utime(own.with_name(own.name + ".lock"), (0, 0))
+    deliver()
+    assert not folder.exists()
+    assert not lock.exists()
+    assert own.exists()
 
 
 def slowly(item, n_threads):

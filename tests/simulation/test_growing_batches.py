@@ -11,7 +11,7 @@ from reference.known import K4
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.results.chains import (
     Chains,
-    Checkpoint,
+    Ending,
     FrameRecords,
     PanelRecords,
     PopulationRecords,
@@ -191,11 +191,11 @@ def test_looks_fall_on_whole_batches_of_the_time():
 
 
 def test_long_windows_are_short_ones_in_a_row():
-    checkpoint = Checkpoint(after(WHOLE, chains()), 8, 16)
-    start, n = checkpoint.chains.states, 7 * 142_857  # odd: calls of the core do not divide it
-    long = continued(PLAIN, checkpoint, start, 2, n, workers=Workers(1))
-    short = continued(PLAIN, checkpoint, start, 14, n // 7, workers=Workers(1))
+    ending = Ending(after(WHOLE, chains()), 8, 16)
+    start, n = ending.chains.states, 7 * 142_857  # odd: calls of the core do not divide it
+    long = continued(PLAIN, ending, start, 2, n, workers=Workers(1))
+    short = continued(PLAIN, ending, start, 14, n // 7, workers=Workers(1))
     np.testing.assert_allclose(long.log_growth[:, :, 0], short.log_growth.reshape(6, 2, 7).sum(axis=2), rtol=1e-9)
     np.testing.assert_allclose(np.abs(np.sum(long.directions * short.directions[:, 6::7], axis=2)), 1, rtol=1e-9)
-    calls = continued(PLAIN, checkpoint, start, 2, n, workers=Workers(2)).log_growth
+    calls = continued(PLAIN, ending, start, 2, n, workers=Workers(2)).log_growth
     assert np.array_equal(calls, long.log_growth)

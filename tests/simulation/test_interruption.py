@@ -14,7 +14,12 @@ import pytest
 import sgdstab_fast as sf
 from reference.calls import CALLS, PLAIN, bits
 from reference.known import K4
+from sgdstab_fast.exact.mean_square_family import MeanSquareFamily
+from sgdstab_fast.exponents import spectrum
+from sgdstab_fast.learning_rates import critical, critical_moment, readings, sweep_points
+from sgdstab_fast.operators.mean_square import MeanSquareOperator
 from sgdstab_fast.results.interruption import _Other, interruptible
+from sgdstab_fast.systems.sgd import SingleExampleSGD
 
 pytestmark = pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 ANSWER = 0.3  # seconds
@@ -209,3 +214,115 @@ def test_gram_matrices_are_mapped_too():
         sf.gd_exponent(K4, 0.1),
         sf.gd_exponent(2 * K4, 0.1),
     ]
+
+
+def interrupted_in(monkeypatch, owner, name, call, number=1):
+    """The partial result of a call that Ctrl-C meets in a function's n-th call, as LAPACK does not hear of it."""
+    own, numbers = getattr(owner, name), itertools.count(1)
+
+    def slow(*args, **keywords):
+        if next(numbers) == number:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(2 * ANSWER)
+        return own(*args, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, slow)
+        with pytest.raises(sf.Interrupted) as caught:
+            call(rng=1)
+    return caught.value.result
+
+
+def assert_goes_on(call, partial):
+    assert bits(call(resume=partial)) == bits(call(rng=1))
+
+
+@pytest.mark.parametrize(("rate", "verdict"), [(0.39, "stable"), (0.43, "undecided")])
+def test_a_verdict_is_known_before_the_mean_square_is(rate, verdict, monkeypatch):
+    def call(**how):
+        return sf.stability(PLAIN.with_learning_rate(rate), exponent=True, rtol=1e-2, **how)
+
+    partial = interrupted_in(monkeypatch, MeanSquareOperator, "solve", call)
+    assert (partial.verdict, partial.lyapunov, partial.known_mean_square) == (verdict, None, None)
+    assert partial.bounds[0] > -np.inf
+    repr(partial)
+    if verdict == "undecided":
+        before = interrupted_in(monkeypatch, SingleExampleSGD, "growth", call)
+        assert before.known_mean_square.exponent == sf.mean_square_exponent(partial.system).exponent
+        assert_goes_on(call, before)
+
+
+def test_orders_that_are_known_come_back_from_a_decomposition_for_the_next(monkeypatch):
+    def call(**how):
+        return sf.moment_exponent(PLAIN, [0, 2, 0.5], rtol=2e-2, **how)
+
+    partial = interrupted_in(monkeypatch, MeanSquareOperator, "solve", call)
+    assert (partial.p.tolist(), partial.exponents.tolist()) == ([0.0], [0.0])
+    assert (partial.stopped_by, partial.converged) == ("interrupt", False)
+    assert_goes_on(call, partial)
+
+
+def test_what_is_computed_of_a_sweep_comes_back_before_lambda(monkeypatch):
+    rates = [0.2, 0.4, 0.5]
+
+    def call(**how):
+        return sf.sweep(K4, rates, rtol=3e-2, **how)
+
+    partial, whole = interrupted_in(monkeypatch, MeanSquareFamily, "forms", call), call(rng=1)
+    assert np.isnan(partial.exponents).all()
+    for name in ("mean_square_exponents", "gd_exponents", "bounds"):
+        np.testing.assert_array_equal(getattr(partial, name), getattr(whole, name))
+    assert partial.edges[0].mean_square == whole.edges[0].mean_square
+    assert np.isnan(partial.edges[0].almost_sure)
+    assert (partial.stopped_by, partial.converged) == ("interrupt", False)
+    repr(partial)
+    assert_goes_on(call, partial)
+
+
+def test_points_and_curves_that_are_known_come_back(monkeypatch):
+    def call(**how):
+        return sf.sweep(K4, [0.3, 0.5], [1, 2], rtol=3e-2, **how)
+
+    partial = interrupted_in(monkeypatch, sweep_points, "estimate_exponent", call)
+    assert (partial.batch_sizes.tolist(), partial.stopped_by) == ([1], "interrupt")
+    assert_goes_on(call, partial)
+
+    def points(**how):
+        return sf.sweep(K4, [0.3, 0.5], [2], rtol=3e-2, **how)
+
+    partial = interrupted_in(monkeypatch, sweep_points, "estimate_exponent", points, number=2)
+    assert partial.learning_rates.tolist() == [0.3]
+    assert_goes_on(points, partial)
+
+
+def test_thresholds_that_are_known_come_back(monkeypatch):
+    def call(**how):
+        return sf.thresholds(K4, orders=(4,), rtol=3e-2, learning_rate=0.41, **how)
+
+    partial = interrupted_in(monkeypatch, MeanSquareOperator, "threshold", call)
+    assert {row.name for row in partial} == {"all batches", "Wu-Ma-E", "eigenvector bound", "trace bound", "GD"}
+    assert str(partial).endswith("learning rate 0.41: not known yet: interrupted")
+    assert_goes_on(call, partial)
+
+
+def test_a_spectrum_is_known_while_it_is_checked(monkeypatch):
+    def call(**how):
+        return sf.lyapunov_spectrum(PLAIN, rtol=2e-2, max_steps=10**7, **how)
+
+    partial = interrupted_in(monkeypatch, spectrum, "estimate_exponent", call)
+    assert (partial.stopped_by, partial.exponents.size) == ("interrupt", 4)
+    assert_goes_on(call, partial)
+
+
+@pytest.mark.parametrize("how", [{}, {"batch_size": 2}, {"criterion": 4.0}], ids=["plain", "batches", "moment"])
+def test_a_search_knows_its_bounds(how, monkeypatch):
+    def call(**more):
+        return sf.critical_learning_rate(K4, rtol=5e-2, max_steps=3_000_000, **how, **more)
+
+    module, name = {"batch_size": (readings, "known_rate"), "criterion": (critical_moment, "root")}.get(
+        next(iter(how), ""), (critical, "anchors_for")
+    )
+    partial = interrupted_in(monkeypatch, module, name, call)
+    assert partial.bounds[0] <= partial.value <= partial.bounds[1]
+    assert (partial.stopped_by, partial.converged, partial.reason) == ("interrupt", False, "bounds")
+    assert_goes_on(call, partial)

@@ -165,6 +165,10 @@ def test_from_factor_has_the_gram_of_its_features(rng, shape):
         (np.ones((2, 3), order="F"), r"gram must be square, not of shape \(2, 3\)"),
         ([[1, 2], [2, 1]], r"gram must be positive semidefinite, but has the eigenvalue -1"),
         ([[0, 1], [1, 1]], r"gram must be positive semidefinite, but gram\[0, 0\] is 0"),
+        (
+            [[1e-300, 1e200], [1e200, 1]],
+            r"gram must be positive semidefinite, but gram\[1, 0\] is 1e\+200, beside 1.0 and 1e-300",
+        ),
         ([[1, 0], [0, -2]], r"gram must be positive semidefinite, but gram\[1, 1\] is -2"),
         ([[1, np.nan], [np.nan, 1]], r"gram must be finite, but gram\[0, 1\] is nan"),
         ([[np.inf]], r"gram must be finite, but gram\[0, 0\] is inf"),

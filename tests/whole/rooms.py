@@ -18,7 +18,8 @@ LAYERS = [
     ["program", "_core"],
     ["validation", "memory"],
     ["statistics", "curves", "plotting", "datasets"],
-    ["operators", "results"],
+    ["results"],
+    ["operators"],
     ["gram"],
     ["systems"],
     ["exact", "nonlinear"],
@@ -34,7 +35,7 @@ LAYERS = [
 ONLY = {"plotting": ["_core"]}
 # Packages beside numpy, scipy and the standard library: which rooms, or modules of rooms, may import them.
 FOREIGN = {
-    "distributed": ["cli.jobs"],
+    "distributed": ["cli.jobs", "simulation.delivery"],
     "threadpoolctl": ["_core.blas"],
     "matplotlib": ["plotting", "cli"],
     "rich": ["cli", "results.progress"],

@@ -19,7 +19,7 @@ from rich.markup import escape
 from sgdstab_fast import validation
 from sgdstab_fast.program import tell
 from sgdstab_fast.results.interruption import Interrupted
-from sgdstab_fast.results.progress import Progress, Report, lines, reporter
+from sgdstab_fast.results.progress import Listener, Progress, lines, reporter
 from sgdstab_fast.results.warnings import collected
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -106,11 +106,11 @@ class _Timer:
 
 
 @contextmanager
-def telling(options: argparse.Namespace, label: str, console: Console) -> Iterator[Report | None]:
+def telling(options: argparse.Namespace, label: str, console: Console) -> Iterator[Listener | None]:
     """Give what to call with each Progress of a command's estimates, or None; and tell of notes in the end."""
     log_path = getattr(options, "log", None)
     with ExitStack() as kept_open:
-        reports: list[Report] = []
+        reports: list[Listener] = []
         log: TextIO | None = None
         if log_path is not None:
             try:

@@ -46,7 +46,7 @@ from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.directions.special_cases import single_direction, what_is_missing, without_direction
 from sgdstab_fast.exact.regularity import Regularity, regularity_of
 from sgdstab_fast.exponents.rare import RareOutcomes, warn_of_rare
-from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
+from sgdstab_fast.results.chains import Chains, Ending, VectorRecords
 from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.provenance import provenance
@@ -365,7 +365,7 @@ def _described(
     if chains.states.shape[1] > 2:  # the nearest to the first
         growing = np.nansum(chains.records.log_growth, axis=(0, 1))[1:]
         chains = replace(chains, states=np.ascontiguousarray(chains.states[:, [0, 1 + int(growing.argmax())]]))
-    checkpoint = Checkpoint(chains, pilot.spacing, pilot.orthonormalise_every)
+    ending = Ending(chains, pilot.spacing, pilot.orthonormalise_every)
     if reason:
         warn(f"the chain does not mix: {reason}")
     else:
@@ -376,7 +376,7 @@ def _described(
         **common_attributes(done, system, provenance(options.seed, "anchored", system.fingerprint)),
         "regularity": regular,
         "system": system,
-        "checkpoint": checkpoint,
+        "ending": ending,
         "reason": reason,
         "without_parts": without_parts,
         "without_shares": without_shares,
@@ -419,17 +419,17 @@ def _described(
         **common,
     )
     options.make_known(replace(so_far, stopped_by=INTERRUPTED, converged=False))
-    time = _autocorrelation_time(system, options, pilot, checkpoint, found.start_up, gap)
+    time = _autocorrelation_time(system, options, pilot, ending, found.start_up, gap)
     return replace(so_far, autocorrelation_time=time.value, autocorrelation_time_standard_error=time.standard_error)
 
 
 def _autocorrelation_time(
-    system: System, options: Options, pilot: _Pilot, checkpoint: Checkpoint, start_up: int, gap: float
+    system: System, options: Options, pilot: _Pilot, ending: Ending, start_up: int, gap: float
 ) -> Measured:
     """Return it, from steps of their own that resolve it, or a lower bound with an infinite error."""
     if options.is_cut:  # which is answered at once
         return Measured(pilot.memory, math.inf)
-    chains, longest = checkpoint.chains, math.ceil(_MEMORY_RELAXATIONS / gap) if gap > 0 else 0
+    chains, longest = ending.chains, math.ceil(_MEMORY_RELAXATIONS / gap) if gap > 0 else 0
     if pilot.resolved:
         # Fine enough for what is forgotten at once, and lags enough for what is not.
         n_batches = _MOST_RECORDED // (2 * chains.n_chains * system.dimension)
@@ -439,7 +439,7 @@ def _autocorrelation_time(
         lasting = math.ceil(max(longest, _WINDOW * pilot.memory) / n_lags)
         every = system.whole_epochs(min(max(1, pilot.spacing // _FINER, lasting), pilot.spacing))
         with suppress(Stopped):
-            directions = continued_directions(system, checkpoint, n_batches, every, options.workers)
+            directions = continued_directions(system, ending, n_batches, every, options.workers)
             found = memory(system.directions(directions), every, longest)
             return Measured(found.time, found.standard_error if found.resolved else math.inf)
     directions, every = chains.records.directions[:, start_up:], chains.steps_per_batch

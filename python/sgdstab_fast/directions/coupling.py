@@ -29,7 +29,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.streams import STARTS
 from sgdstab_fast.directions.path import relaxation_rate
-from sgdstab_fast.results.chains import Checkpoint
+from sgdstab_fast.results.chains import Ending
 from sgdstab_fast.results.storage import Savable
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.continuation import continued
@@ -140,19 +140,17 @@ class HolderContraction(Savable):
         return -math.expm1(float(np.maximum(self.log_near, self.log_far).min()) / self.n)
 
 
-def holder_contraction(
-    system: System, checkpoint: Checkpoint, alpha: ArrayLike, n: int, n_pairs: int
-) -> HolderContraction:
+def holder_contraction(system: System, ending: Ending, alpha: ArrayLike, n: int, n_pairs: int) -> HolderContraction:
     """Do what `ProjectiveChain.holder_contraction` says."""
     orders = validation.orders(alpha, "alpha")
     for order in orders[(orders <= 0) | (orders > 1)]:
         raise ValueError(f"alpha must lie in (0, 1], not {float(order)!r}")
     n, n_pairs = validation.integer(n, "n"), validation.integer(n_pairs, "n_pairs")
-    n_windows = math.ceil(n_pairs / checkpoint.chains.n_chains)
+    n_windows = math.ceil(n_pairs / ending.chains.n_chains)
     if system.dimension == 1:
-        near = far = np.full((2 * (checkpoint.chains.n_chains // 2), n_windows), -math.inf)
+        near = far = np.full((2 * (ending.chains.n_chains // 2), n_windows), -math.inf)
     else:
-        near, far = _log_ratios(system, checkpoint, n, n_windows)
+        near, far = _log_ratios(system, ending, n, n_windows)
     near_mean, near_error, near_size = _means_of_powers(near, orders)
     far_mean, far_error, far_size = _means_of_powers(far.reshape(len(far) // 2, -1), orders)
     return HolderContraction(
@@ -167,15 +165,15 @@ def holder_contraction(
     )
 
 
-def _log_ratios(system: System, checkpoint: Checkpoint, n: int, n_windows: int) -> tuple[FloatArray, FloatArray]:
+def _log_ratios(system: System, ending: Ending, n: int, n_windows: int) -> tuple[FloatArray, FloatArray]:
     """Return log d(Phi s, Phi s') / d(s, s') of near and far pairs, shape (n_chains, n_windows) each.
 
     Windows follow one another along chains, in coordinates in which lengths are those of parameter space. Far partners
     are the directions of two chains at the time; of an odd number of chains the last has none.
     """
     isometric = system.isometric()
-    frames = _orthonormal(system.directions(checkpoint.chains.states))
-    path = continued(isometric, checkpoint, frames, n_windows, n)
+    frames = _orthonormal(system.directions(ending.chains.states))
+    path = continued(isometric, ending, frames, n_windows, n)
     starts = np.concatenate([frames[:, :1], path.directions[:, :-1]], axis=1)
     n_far = len(starts) - len(starts) % 2
     partners = starts[np.arange(n_far) ^ 1]  # chains in pairs, which are independent of one another
@@ -184,13 +182,13 @@ def _log_ratios(system: System, checkpoint: Checkpoint, n: int, n_windows: int) 
         other = partners[:, window]
         apart[:, window] = _distance(starts[:n_far, window], other) > _SAME
         pairs = _orthonormal(np.stack([starts[:n_far, window], other], axis=1))
-        together = continued(isometric, checkpoint, pairs, 1, n, first_batch=window).log_growth[:, 0, 1]
-        alone = continued(isometric, checkpoint, other[:, None], 1, n, first_batch=window).log_growth[:, 0, 0]
+        together = continued(isometric, ending, pairs, 1, n, first_batch=window).log_growth[:, 0, 1]
+        alone = continued(isometric, ending, other[:, None], 1, n, first_batch=window).log_growth[:, 0, 0]
         far[:, window] = _difference(together, alone)
     near = _difference(path.log_growth[:, :, 1], path.log_growth[:, :, 0])
     if isometric.dimension > 2:
         return near, np.where(apart, far, near[:n_far])  # where there is one direction only, no pair is far
-    determinants = _log_determinants(system, checkpoint, len(starts), n, n_windows)
+    determinants = _log_determinants(system, ending, len(starts), n, n_windows)
     if determinants is None:
         return near, far
     # In the plane R_11 R_22 is the determinant; a singular step brings all directions together.
@@ -204,11 +202,9 @@ def _difference(logarithms: FloatArray, others: FloatArray) -> FloatArray:
         return np.where(np.isneginf(logarithms), -math.inf, logarithms - others)
 
 
-def _log_determinants(
-    system: System, checkpoint: Checkpoint, n_chains: int, n: int, n_windows: int
-) -> FloatArray | None:
+def _log_determinants(system: System, ending: Ending, n_chains: int, n: int, n_windows: int) -> FloatArray | None:
     """Return log abs det of the steps that chains take in each window, shape (n_chains, n_windows), if it is known."""
-    own, found = checkpoint.chains, np.empty((n_chains, n_windows))
+    own, found = ending.chains, np.empty((n_chains, n_windows))
     for chain, window in np.ndindex(found.shape):
         known = system.log_determinant_of_path(own.key, own.first_chain + chain, own.next_step + window * n, n)
         if known is None:
@@ -241,13 +237,13 @@ def _means_of_powers(log_ratios: FloatArray, orders: FloatArray) -> tuple[FloatA
     return np.array(logarithms), np.array(errors), np.array(sizes)
 
 
-def mixing_time(system: System, checkpoint: Checkpoint, contraction_rate: float) -> Measured:
+def mixing_time(system: System, ending: Ending, contraction_rate: float) -> Measured:
     """Return the steps after which the worst of many starts is forgotten."""
     if system.dimension == 1:
         return Measured(0.0, 0.0)
     if not contraction_rate < 0:
         return Measured(math.inf, 0.0)
-    chains, spacing = checkpoint.chains, system.whole_epochs(checkpoint.resolution)
+    chains, spacing = ending.chains, system.whole_epochs(ending.resolution)
     relaxation = 1 / relaxation_rate(system, contraction_rate)
     longest = math.ceil(min(_LONGEST * relaxation, _MOST_STEPS / (_FEWEST_STARTS * _FEWEST_CHAINS)))
     affordable = int(_MOST_STEPS / longest)
@@ -264,7 +260,7 @@ def mixing_time(system: System, checkpoint: Checkpoint, contraction_rate: float)
         size = min(stage, n_batches - done)
         distances: list[FloatArray] = []
         for i, state in enumerate(states):
-            path = continued(system, checkpoint, state, size, spacing, first_batch=done).directions
+            path = continued(system, ending, state, size, spacing, first_batch=done).directions
             states[i] = path[:, -1:].copy()
             if i == 0:
                 stationary = system.directions(path)

@@ -54,6 +54,7 @@ from sgdstab_fast.directions.norm_products import (
 )
 from sgdstab_fast.exact.moments import mean_of_powers
 from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.results.progress import ProgressOption, current_listener, tell_of, tells
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import collected, warn
@@ -115,8 +116,15 @@ class Eigenfunction(Result):
 
 
 @interruptible
+@tells("eigenfunction")
 def eigenfunction(
-    system: LinearizedSGD, p: float, *, n_directions: int = 4096, max_steps: int = CHAIN_STEPS, rng: Any = None
+    system: LinearizedSGD,
+    p: float,
+    *,
+    n_directions: int = 4096,
+    max_steps: int = CHAIN_STEPS,
+    rng: Any = None,
+    progress: ProgressOption = None,
 ) -> Eigenfunction:
     """Compute the principal eigenfunction psi of the transfer operator P_p on directions, and its eigenvalue.
 
@@ -137,6 +145,8 @@ def eigenfunction(
         blocks as many are spent on which grows fastest.
     rng : optional
         Whatever ``numpy.random.default_rng`` takes.
+    progress : bool or callable, optional
+        True to show on standard error what is computed, or what to call with a `Progress`.
 
     Returns
     -------
@@ -241,6 +251,7 @@ def fit_eigenfunction(
     system: LinearizedSGD, p: float, directions: FloatArray, n_fitted: int, norms: Norms, seed: Seed
 ) -> Eigenfunction:
     """Fit to the first of stationary directions in isometric coordinates, and measure on the others."""
+    tell_of(f"fit of psi to {n_fitted} directions")
     fitted, fresh = directions[:n_fitted], directions[n_fitted:]
     growths, logarithms = norms.growths(fitted), norms.logarithms(fitted)
     exponents = fitted_exponents(growths, -p)
@@ -278,13 +289,14 @@ def _residual(value: float, relative: FloatArray, psi: FloatArray) -> float:
 
 def chain_options(seed: Seed, max_steps: int) -> Options:
     """Return how directions are followed before some are drawn."""
-    return Options(Budget(0.0, 0.0, max_steps), _N_CHAINS, seed)
+    return Options(Budget(0.0, 0.0, max_steps), _N_CHAINS, seed, progress=current_listener())
 
 
 def stationary_directions(system: LinearizedSGD, n: int, seed: Seed, max_steps: int = CHAIN_STEPS) -> FloatArray:
     """Return n stationary directions in isometric coordinates, of unit length; in so many steps after a chain's own."""
     if system.dimension == 1:
         return np.ones((n, 1))
+    tell_of("stationary directions")
     with collected():
         chain = chain_of(system, chain_options(seed.child(), max_steps))
     apart, most = max(chain.autocorrelation_time, 1.0), max(max_steps // n, 1)

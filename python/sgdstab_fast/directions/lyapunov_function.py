@@ -37,6 +37,7 @@ from sgdstab_fast.directions.norm_products import NormProduct, Norms, norms_of
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.progress import ProgressOption, current_listener, tell_of, tells
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import warn
@@ -59,7 +60,7 @@ _ROUNDS, _WORST, _REFITS = 2, 256, 3
 _RIDGE = 1e-7
 _ORDERS = np.geomspace(1e-3, 4.0, 37)
 _TRIES, _SMALLER, _MARGIN = 3, 4.0, 0.1  # the orders tried, and the share of 1 - gamma wanted everywhere
-_SIGN, _N_CHAINS = Budget(1e-2, 0.0, 20_000_000, sign_confidence=0.999), 64  # of lambda, where it is not clear
+_FOR_SIGN, _N_CHAINS = 10, 64  # times max_steps, and chains: of lambda, where it is not clear
 _UNCLEAR, _ROUNDING = 4.0, 1e-13  # standard errors; of lambda
 
 
@@ -102,8 +103,14 @@ class LyapunovFunction(Result):
 
 
 @interruptible
+@tells("Lyapunov function")
 def lyapunov_function(
-    system: LinearizedSGD, *, p: float | None = None, max_steps: int = CHAIN_STEPS, rng: Any = None
+    system: LinearizedSGD,
+    *,
+    p: float | None = None,
+    max_steps: int = CHAIN_STEPS,
+    rng: Any = None,
+    progress: ProgressOption = None,
 ) -> LyapunovFunction:
     """Find V(y) = |y|^-p psi(y/|y|) with E V(A y) < V(y) for all y, where the exponent lambda is positive.
 
@@ -115,9 +122,13 @@ def lyapunov_function(
     p : float, optional
         The order, > 0; by default one at which the largest ratio E V(A y) / V(y) is clearly below 1.
     max_steps : int, optional
-        Steps of chains, as for `eigenfunction`.
+        Steps of chains, as for `eigenfunction`, and a tenth of what the sign of lambda may take where those leave it
+        open. The fit to their directions takes as long whatever it is: N more steps of some thousand directions, a few
+        times.
     rng : optional
         Whatever ``numpy.random.default_rng`` takes.
+    progress : bool or callable, optional
+        True to show on standard error what is computed, or what to call with a `Progress`.
 
     Returns
     -------
@@ -166,7 +177,7 @@ def lyapunov_function(
     norms = norms_of(plain)
     stationary = stationary_directions(system, _STATIONARY + _FRESH, seed, max_steps)
     generator = seed.generator()
-    directions = _Directions(norms, stationary[:_STATIONARY], generator)
+    directions = _Directions(norms, stationary[:_STATIONARY], max_steps, generator)
     exponent = directions.exponent(system)
     fresh = stationary[_STATIONARY:]
     start = directions.fitted()
@@ -236,7 +247,8 @@ def _require_positive(exponent: float) -> None:
 class _Directions:
     """Stationary directions, broad ones, and fits to both."""
 
-    def __init__(self, norms: Norms, stationary: FloatArray, rng: np.random.Generator) -> None:
+    def __init__(self, norms: Norms, stationary: FloatArray, max_steps: int, rng: np.random.Generator) -> None:
+        self._sign = Budget(1e-2, 0.0, _FOR_SIGN * max_steps, sign_confidence=0.999)
         self._norms, self._stationary, self._rng = norms, stationary, rng
         eigenvalues, axes = np.linalg.eigh(norms.system.rows.T @ norms.system.rows)
         self._rates, self._axes = np.maximum(eigenvalues / eigenvalues[-1], np.finfo(float).eps), axes.T
@@ -254,7 +266,9 @@ class _Directions:
             growth = means @ fit(means)
             exponent, error = float(growth.mean()), float(growth.std()) / math.sqrt(len(growth))
         if abs(exponent) < _UNCLEAR * error:
-            known = estimate_exponent(system, Options(_SIGN, _N_CHAINS, seed_from(self._rng)))
+            known = estimate_exponent(
+                system, Options(self._sign, _N_CHAINS, seed_from(self._rng), progress=current_listener())
+            )
             if known.sign == 0:
                 raise ValueError(
                     f"the sign of the exponent lambda is not known: {with_error(known.exponent, known.standard_error)}"
@@ -293,6 +307,7 @@ class _Directions:
 
     def fitted(self) -> FloatArray:
         """Return c for p -> 0; adds the worst of further directions."""
+        tell_of(f"fit of V to {len(self.vectors)} directions")
         exponents = self._improved(self._means, np.zeros(len(self.vectors)))
         for _ in range(_ROUNDS):
             more = self.broad()
@@ -305,6 +320,7 @@ class _Directions:
 
     def climbed(self, p: float, exponents: FloatArray) -> FloatArray:
         """Return directions of small rho, by random steps downhill from the worst of many."""
+        tell_of("search for directions in which V does not fall")
         many = np.concatenate([self.broad(), self._far_apart()])
         rho = self._norms.mean_growths(many, exponents, -p)[0]
         worst = np.argsort(rho)[:_CLIMBERS]
@@ -348,6 +364,7 @@ class _Directions:
         """Return c for an order p > 0, from that for p -> 0; adds the worst of further directions, too."""
         best, least = exponents, -math.inf
         for _ in range(_REFITS):
+            tell_of(f"fit of V, of order {p:.3g}, to {len(self.vectors)} directions")
             more = self.broad()
             worst = more[np.argsort(self._norms.mean_growths(more, exponents, -p)[0])[:_WORST]]
             self.vectors = np.concatenate([self.vectors, worst])

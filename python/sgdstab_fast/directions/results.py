@@ -20,7 +20,7 @@ from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.plotting import directions as pictures
 from sgdstab_fast.plotting.axes import side_by_side, words
-from sgdstab_fast.results.chains import Checkpoint
+from sgdstab_fast.results.chains import Ending
 from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.result import OneExponent
@@ -30,7 +30,7 @@ from sgdstab_fast.systems.system import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ProjectiveChain(OneExponent):
+class ProjectiveChain(OneExponent, renamed={"checkpoint": "ending"}):
     """The chain of directions of displacements under SGD, as `projective_chain` returns it; nats per step.
 
     Directions are those of states: of the present displacement and the past one together with momentum, at the ends of
@@ -77,7 +77,7 @@ class ProjectiveChain(OneExponent):
     """What definition 2.2 says of the system; None but for SGD on single examples, which it is about."""
     system: System
     """What the chain is of."""
-    checkpoint: Checkpoint
+    ending: Ending
     """Where the run ended."""
 
     def __repr__(self) -> str:
@@ -149,7 +149,7 @@ class ProjectiveChain(OneExponent):
         ValueError
             If K falls into components: moments are those of all of them, the chain is that of one.
         """
-        return moments_near_zero(self.system, self.checkpoint)
+        return moments_near_zero(self.system, self.ending)
 
     @interruptible
     def sample(self, n: int, *, spacing: int | None = None) -> FloatArray:
@@ -178,13 +178,13 @@ class ProjectiveChain(OneExponent):
         self._require_directions("sample")
         if spacing is None:
             spacing = math.ceil(max(self.autocorrelation_time, 1))
-        return sampled_directions(self.system, self.checkpoint, n, validation.integer(spacing, "spacing"))
+        return sampled_directions(self.system, self.ending, n, validation.integer(spacing, "spacing"))
 
     @cached_property
     def _mixing(self) -> Measured:
         if self.reason and self.system.dimension > 1:
             return Measured(math.inf, 0.0)
-        return mixing_time(self.system, self.checkpoint, self.contraction_rate)
+        return mixing_time(self.system, self.ending, self.contraction_rate)
 
     @property
     @interruptible
@@ -237,7 +237,7 @@ class ProjectiveChain(OneExponent):
         """
         n = self._steps(n)
         self._require_directions("bring closer")
-        return holder_contraction(self.system, self.checkpoint, alpha, n, n_pairs)
+        return holder_contraction(self.system, self.ending, alpha, n, n_pairs)
 
     def _require_directions(self, what: str) -> None:
         """Refuse where no direction is left."""
@@ -284,7 +284,7 @@ class ProjectiveChain(OneExponent):
             raise ValueError(
                 f"moments must be of this system, {self.provenance['system']}, not of {moments.provenance['system']}"
             )
-        exponents = finite_time_exponents(self.system, self.checkpoint, n, n_samples)
+        exponents = finite_time_exponents(self.system, self.ending, n, n_samples)
         source = self if moments is None else moments
         return distribution_of(exponents, n, self.exponent, self.clt_variance, source)
 

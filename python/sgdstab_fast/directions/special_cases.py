@@ -10,7 +10,7 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.exact.regularity import Regularity
-from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords
+from sgdstab_fast.results.chains import Chains, Ending, VectorRecords
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.simulation.continuation import recording_task
 from sgdstab_fast.simulation.options import Options
@@ -89,7 +89,7 @@ def single_direction(system: System, options: Options, regular: Regularity | Non
         without_shares=without_shares,
         regularity=regular,
         system=system,
-        checkpoint=Checkpoint(_chains(system, options), system.grain, 1),
+        ending=Ending(_chains(system, options), system.grain, 1),
         **known,
     )
 

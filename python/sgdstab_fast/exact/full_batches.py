@@ -11,13 +11,15 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.level_pairs import gd_exponent_of, gd_threshold_of
 from sgdstab_fast.results.interruption import interruptible_if_large
+from sgdstab_fast.results.progress import ProgressOption, tells
 from sgdstab_fast.systems.from_gram import system_of, variant_of
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import FullBatches, System
 
 
 @interruptible_if_large
-def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
+@tells("mu")
+def gd_exponent(gram: Any, learning_rate: float | None = None, *, progress: ProgressOption = None) -> float:
     """Return the exponent of full-batch gradient descent, mu = max_j log abs(1 - eta kappa_j / N).
 
     Parameters
@@ -27,6 +29,8 @@ def gd_exponent(gram: Any, learning_rate: float | None = None) -> float:
         examples, momentum and the probabilities that weight the mean over examples.
     learning_rate : float, optional
         Step size eta > 0; left out with a system, which has its own.
+    progress : bool or callable, optional
+        True to show on standard error what is computed, or what to call with a `Progress`.
 
     Returns
     -------

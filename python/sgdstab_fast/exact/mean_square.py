@@ -14,6 +14,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.interruption import interruptible_if_large
 from sgdstab_fast.results.printed import computed
+from sgdstab_fast.results.progress import ProgressOption, tells
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
@@ -21,7 +22,10 @@ from sgdstab_fast.systems.system import System, require_system
 
 
 @interruptible_if_large
-def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition | None = None) -> MeanSquareExponent:
+@tells("Lambda(2)")
+def mean_square_exponent(
+    system: System, *, decomposition: SpectralDecomposition | None = None, progress: ProgressOption = None
+) -> MeanSquareExponent:
     """Compute the mean-square exponent Lambda(2) of a system, to rounding and without simulation.
 
     Lambda(2) = lim (1/n) log E |A_{i_n} ... A_{i_1} v|^2 for almost every v. If it is negative, SGD converges to the
@@ -37,6 +41,8 @@ def mean_square_exponent(system: System, *, decomposition: SpectralDecomposition
         What a step does.
     decomposition : SpectralDecomposition, optional
         That of K, if known; used where K does not fall into blocks.
+    progress : bool or callable, optional
+        True to show on standard error what is computed, or what to call with a `Progress`.
 
     Returns
     -------

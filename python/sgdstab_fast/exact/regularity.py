@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.interruption import interruptible_if_large
+from sgdstab_fast.results.progress import ProgressOption, tells
 from sgdstab_fast.results.storage import Savable
 from sgdstab_fast.systems.rows import IntArray, Rows
 from sgdstab_fast.systems.sgd import LinearizedSGD, SingleExampleSGD, plain_of, require_plain
@@ -149,7 +150,8 @@ class Regularity(Savable):
 
 
 @interruptible_if_large
-def regularity(system: LinearizedSGD, *, tolerance: float = _TOLERANCE) -> Regularity:
+@tells("regularity")
+def regularity(system: LinearizedSGD, *, tolerance: float = _TOLERANCE, progress: ProgressOption = None) -> Regularity:
     """Find out whether a minimum is regular, so that the sign of lambda decides about it.
 
     Parameters
@@ -158,6 +160,8 @@ def regularity(system: LinearizedSGD, *, tolerance: float = _TOLERANCE) -> Regul
         What a step does; batches of one.
     tolerance : float, optional
         Relative error of eta K_ii below which it counts as 1, or as 2.
+    progress : bool or callable, optional
+        True to show on standard error what is computed, or what to call with a `Progress`.
 
     Returns
     -------

@@ -131,6 +131,7 @@ def lyapunov_exponent(
     resume: LyapunovExponent | None = options.recorder.earlier
     if resume is not None:
         require_own(resume, LyapunovExponent, system)
+        options = replace(options, seed=seed_of(resume.provenance))
     return estimate_exponent(system, options, resume)
 
 

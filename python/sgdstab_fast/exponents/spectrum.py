@@ -140,13 +140,13 @@ def lyapunov_spectrum(
         require_own(resume, LyapunovSpectrum, system)
         if resume.exponents.size != k:
             raise ValueError(f"resume must have {k} exponents, not {resume.exponents.size}")
+        options = replace(options, seed=seed_of(resume.provenance))
     system = system.balanced()
     known = _exact(system, method) if resume is None or resume.chains is None else None
     if known is not None and known.exponents.size >= k:
         return _known(system, k, known, options.seed)
     if resume is None or resume.chains is None:
-        seed = options.seed if resume is None else seed_of(resume.provenance)
-        in_logarithms = spectrum_in_logarithms(system, k, replace(options, seed=seed), asked)
+        in_logarithms = spectrum_in_logarithms(system, k, options, asked)
         if in_logarithms is not None:
             return in_logarithms
     method = method if resume is None else str(resume.provenance["method"])
@@ -161,7 +161,12 @@ def lyapunov_spectrum(
         system, options, lambda chains: _estimate(chains, asked, system.slow_directions_last), FRAME_INFLUENCES.start
     )
     task = orthonormalised_every(period, system, task, columns)
-    done, n_steps = _confirmed(system, chains, task, estimate, options)
+
+    def make_known(so_far: Run[FrameRecords]) -> None:
+        with collected():  # what it falls short of is said at the end
+            options.make_known(_result(system, replace(so_far, stopped_by=INTERRUPTED), period, run_provenance))
+
+    done, n_steps = _confirmed(system, chains, task, estimate, options, make_known)
     _warn(options.budget, done)
     warn_of_rare(done, options.budget)
     return replace(_result(system, done, period, run_provenance), n_steps=n_steps)
@@ -199,7 +204,7 @@ def _result(system: System, done: Run[FrameRecords], period: int, run_provenance
     sum_rule_error = _sum_rule_error(done, system.sum_of_exponents) if complete else None
     size = float(np.abs(estimate.mean[np.isfinite(estimate.mean)]).sum())
     if sum_rule_error is not None and sum_rule_error > _SUM_RULE * max(1.0, size):
-        done = replace(done, stopped_by="max_steps")
+        done = replace(done, stopped_by=done.stopped_by if done.stopped_by == INTERRUPTED else "max_steps")
         warn(f"the sum rule is off by {sum_rule_error:.1e} per step: rounding has spoilt the lowest exponents")
     order = np.argsort(-estimate.mean, kind="stable")
     attributes = common_attributes(done, system, run_provenance)
@@ -246,6 +251,7 @@ def _confirmed(
     task: Task[FrameRecords],
     estimate: Callable[[Chains[FrameRecords]], Estimate],
     options: Options,
+    make_known: Callable[[Run[FrameRecords]], None],
 ) -> tuple[Run[FrameRecords], int]:
     """Run until tolerances are met, and the largest exponent is what chains of vectors from elsewhere make it.
 
@@ -253,13 +259,26 @@ def _confirmed(
 
     Beyond the edge in mean square, rare bursts of fast directions may carry lambda, and frames that start from slow
     ones do not know of them for long. Vectors start in the dominant second moment, where they are. What those have
-    found more, error bars allow for where the budget ends.
+    found more, error bars allow for where the budget ends. A run that was cut goes on after the checks that it had come
+    to.
     """
-    most = options.budget.max_steps
-    done, missed = run(chains, task, estimate, options.within(most - most // (1 + _CHECK_SHARE))), 0.0
+    most, number, before, missed = options.budget.max_steps, 0, 0, 0.0
+    while (known := options.recorder.get(options.asked(f"check {number}"))) is not None:
+        (before, missed), number = known, number + 1
+
+    def further(chains: Chains[FrameRecords], n_steps: int) -> Run[FrameRecords]:
+        """Go to four times so many steps, if there may be more, and from there on until tolerances are met."""
+        it = run(chains, task, estimate, options.within(min(4 * n_steps, most), rtol=0.0, atol=0.0))
+        return it if it.chains.n_steps == n_steps else run(it.chains, task, estimate, options)
+
+    if number > 0:
+        done = further(chains, before)
+    else:
+        done = run(chains, task, estimate, options.within(most - most // (1 + _CHECK_SHARE)))
     if done.stopped_by == INTERRUPTED:
-        return done, done.chains.n_steps
-    if done.stopped_by == "max_steps":  # chains that are resumed go on as if they had not been checked
+        return (_allowing_for(missed, done, options.budget) if missed > 0 else done), done.chains.n_steps
+    make_known(done)
+    if number == 0 and done.stopped_by == "max_steps":  # chains that are resumed go on as if they had not been checked
         try:
             charged, missed = _checked(system, done, options)
         except Stopped:
@@ -273,11 +292,10 @@ def _confirmed(
             return replace(done, stopped_by=INTERRUPTED), done.chains.n_steps
         if missed == 0:
             return done, done.chains.n_steps
-        further = options.within(min(4 * done.chains.n_steps, options.budget.max_steps), rtol=0.0, atol=0.0)
-        before, done = done.chains.n_steps, run(done.chains, task, estimate, further)
-        if done.chains.n_steps == before:
-            break
-        done = run(done.chains, task, estimate, options)
+        before = done.chains.n_steps
+        options.recorder.keep(done.chains)
+        options.recorder.put(options.asked(f"check {number}"), (before, missed))
+        number, done = number + 1, further(done.chains, before)
     return (_allowing_for(missed, done, options.budget) if missed > 0 else done), done.chains.n_steps
 
 
@@ -317,7 +335,9 @@ def _allowing_for(missed: float, done: Run[FrameRecords], budget: Budget) -> Run
         ),
     )
     done = replace(done, estimate=wider)
-    return done if budget.met(done.sizes, wider.standard_error).all() else replace(done, stopped_by="max_steps")
+    if done.stopped_by == INTERRUPTED or budget.met(done.sizes, wider.standard_error).all():
+        return done
+    return replace(done, stopped_by="max_steps")
 
 
 def _warn(budget: Budget, done: Run[FrameRecords]) -> None:

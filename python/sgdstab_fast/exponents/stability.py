@@ -19,15 +19,16 @@ from __future__ import annotations
 import math
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdstab_fast import validation
 from sgdstab_fast.exact.bounds import ROUNDING, bounds_of, largest_overshoot, lower_bound
 from sgdstab_fast.exact.exponents import known_exponents
-from sgdstab_fast.exact.mean_square import mean_square_exponent
+from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
 from sgdstab_fast.exact.regularity import regularity_of
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.exponents.results import LyapunovExponent, Stability
@@ -35,6 +36,7 @@ from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.progress import Progress, reporter
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
+from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.systems.system import System, require_system
 
 _SHORT = "every learning_rate * K_ii < 2"
@@ -103,44 +105,31 @@ def stability(
     exponent = validation.flag(exponent, "exponent")
     confidence = validation.probability(confidence, "confidence")
     options = options_of(stability, keywords)
+    so_far = _SoFar(system, options, start, confidence, _growing(system), _by_steps(system))
+    so_far.make_known()
     has_closed_form = _takes_no_steps(system)
-    low, high = lower_bound(system), bounds_of(system)[1]
-    decided, lyapunov, mean_square = _cheaply(system, low), None, None
-    if system.has_mean_square and (exponent or system.dimension <= _SMALL or not (decided or has_closed_form)):
-        mean_square = mean_square_exponent(system)
-        high = min(high, mean_square.upper_bound / 2)
-        if not (decided or has_closed_form) and mean_square.stable:
-            decided = _Decided("stable", "mean-square exponent < 0")
-    if exponent or has_closed_form or not decided:
-        asked = options.within(sign_confidence=None if decided else confidence)
-        known = f"{decided.verdict}: {decided.certificate}" if decided else ""
+    low = lower_bound(system)
+    so_far.narrow(low, bounds_of(system)[1])
+    so_far.decided = so_far.decided or (_Decided("unstable", "mean of all exponents > 0") if low > 0 else None)
+    so_far.make_known()
+    if system.has_mean_square and (exponent or system.dimension <= _SMALL or not (so_far.decided or has_closed_form)):
+        mean_square = so_far.mean_square = mean_square_exponent(system, progress=options.progress)
+        so_far.narrow(-math.inf, mean_square.upper_bound / 2)
+        if not (so_far.decided or has_closed_form) and mean_square.stable:
+            so_far.decided = _Decided("stable", "mean-square exponent < 0")
+        so_far.make_known()
+    if exponent or has_closed_form or not so_far.decided:
+        asked = options.within(sign_confidence=None if so_far.decided else confidence)
+        known = f"{so_far.decided.verdict}: {so_far.decided.certificate}" if so_far.decided else ""
         # An interrupted run knows what it knew before.
         with suppress(Stopped), reporter(options.progress, options.budget.max_steps) as report:
             report(Progress(0, options.budget.max_steps, math.nan, math.nan, verdict=known))
             asked = replace(asked, progress=lambda state: report(replace(state, verdict=known)))
-            lyapunov = estimate_exponent(system, asked, mean_square=mean_square)
-            low, high = max(low, lyapunov.bounds[0]), min(high, lyapunov.bounds[1])
-            decided = decided or _by_estimate(lyapunov, confidence)
-    decided = decided or _Decided("undecided", "none: interrupted before lambda was estimated", confidence)
-    low, high = min(low, high), max(low, high)  # which rounding may have swapped
-    if lyapunov is not None:
-        lyapunov = replace(lyapunov, bounds=(low, high), exponent=float(np.clip(lyapunov.exponent, low, high)))
-    verdict, certificate, confidence = decided
-    curvatures, growing = system.unit_curvatures(), np.empty(0, dtype=np.intp)
-    if curvatures is not None:
-        growing = np.flatnonzero(curvatures / system.batch_size > 2 * (1 + ROUNDING))
-    return Stability(
-        system=system,
-        verdict=verdict,
-        certificate=certificate,
-        confidence=confidence,
-        bounds=(low, high),
-        lyapunov=lyapunov,
-        regularity=regularity_of(system),
-        growing_examples=growing,
-        seconds=time.perf_counter() - start,
-        known_mean_square=mean_square,
-    )
+            lyapunov = so_far.lyapunov = estimate_exponent(system, asked, mean_square=so_far.mean_square)
+            so_far.narrow(*lyapunov.bounds)
+            so_far.decided = so_far.decided or _by_estimate(lyapunov, confidence)
+        so_far.make_known()
+    return replace(so_far.result(), regularity=regularity_of(system))
 
 
 class _Decided(NamedTuple):
@@ -149,17 +138,72 @@ class _Decided(NamedTuple):
     confidence: float = 1.0
 
 
+@dataclass
+class _SoFar:
+    """What is known of a system, which a call returns that is interrupted."""
+
+    system: System
+    options: Options
+    start: float
+    """When the call began."""
+    confidence: float
+    """With which a simulation is to decide."""
+    growing_examples: NDArray[np.intp]
+    decided: _Decided | None
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    mean_square: MeanSquareExponent | None = None
+    lyapunov: LyapunovExponent | None = None
+
+    def narrow(self, low: float, high: float) -> None:
+        """Take in bounds of lambda."""
+        self.bounds = max(self.bounds[0], low), min(self.bounds[1], high)
+
+    def make_known(self) -> None:
+        """Say what the call would return now, if there is anything."""
+        if self.decided or any(map(math.isfinite, self.bounds)):
+            self.options.make_known(self.result())
+
+    def result(self) -> Stability:
+        """Return it, but for regularity."""
+        undecided = _Decided("undecided", "none: interrupted before lambda was estimated", self.confidence)
+        verdict, certificate, confidence = self.decided or undecided
+        low, high = min(self.bounds), max(self.bounds)  # which rounding may have swapped
+        lyapunov = self.lyapunov
+        if lyapunov is not None:
+            lyapunov = replace(lyapunov, bounds=(low, high), exponent=float(np.clip(lyapunov.exponent, low, high)))
+        return Stability(
+            system=self.system,
+            verdict=verdict,
+            certificate=certificate,
+            confidence=confidence,
+            bounds=(low, high),
+            lyapunov=lyapunov,
+            regularity=None,
+            growing_examples=self.growing_examples,
+            seconds=time.perf_counter() - self.start,
+            known_mean_square=self.mean_square,
+        )
+
+
 def _takes_no_steps(system: System) -> bool:
     """Say whether lambda is known in closed form."""
     parts = [system] if system.is_full else [part.system for part in system.parts()]
     return all(known_exponents(part) is not None for part in parts)
 
 
-def _cheaply(system: System, low: float) -> _Decided | None:
-    """Return what certificates that cost nothing decide; `low` is a lower bound of lambda."""
+def _growing(system: System) -> NDArray[np.intp]:
+    """Return the examples on which a step alone makes some displacements grow."""
+    curvatures = system.unit_curvatures()
+    if curvatures is None:
+        return np.empty(0, dtype=np.intp)
+    return np.flatnonzero(curvatures / system.batch_size > 2 * (1 + ROUNDING))
+
+
+def _by_steps(system: System) -> _Decided | None:
+    """Return what the lengths of steps decide, which cost nothing."""
     if largest_overshoot(system) < 2 * (1 - ROUNDING):
         return _Decided("stable", _SHORT_GROUPS if system.is_grouped else _SHORT)
-    return _Decided("unstable", "mean of all exponents > 0") if low > 0 else None
+    return None
 
 
 def _by_estimate(lyapunov: LyapunovExponent, confidence: float) -> _Decided:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,16 @@ class Kernel:
     def groups(self) -> NDArray[np.int64] | None:
         """The example of every row, shape (N m,); None where every row is one."""
         return None if self.n_outputs == 1 else np.repeat(np.arange(self.n_examples), self.n_outputs)
+
+    @property
+    def fingerprint(self) -> str:
+        """By which a checkpoint knows it: a digest of its numbers."""
+        what = (self.n_examples, self.n_outputs, self.precision, self.loss_name)
+        digest = hashlib.sha256(repr(what).encode())
+        for name in _ARRAYS:
+            array = getattr(self, name)
+            digest.update(b"none" if array is None else np.ascontiguousarray(array, dtype=float).tobytes())
+        return f"{'x'.join(map(str, self.matrix.shape))}-{digest.hexdigest()[:16]}"
 
     @property
     def loss_gradients(self) -> FloatArray | None:

@@ -34,10 +34,10 @@ from sgdstab_fast.learning_rates.panels import (
     family_of,
 )
 from sgdstab_fast.learning_rates.readings import search_by_readings
-from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, rate_between, warn_if_short
 from sgdstab_fast.learning_rates.slow_directions import has_slow_directions, search_with_slow_directions
 from sgdstab_fast.results.interruption import Stopped
-from sgdstab_fast.results.progress import after, reporter
+from sgdstab_fast.results.progress import after, listening, reporter
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import INTERRUPTED, SHORT
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
@@ -179,7 +179,8 @@ def critical_rate_of(
     if criterion == "gd":
         plain = system.recurrence.is_plain
         reason = "2 N over the largest eigenvalue of K" if plain else "full steps leave the unit circle"
-        return known_rate(gd_threshold(system), criterion, reason, made_of)
+        with listening(options.progress, "critical learning rate"):
+            return known_rate(gd_threshold(system), criterion, reason, made_of)
     if not system.is_plain:
         if rtol is None:
             options = options.within(rtol=_RTOL_OF_SEARCH)
@@ -187,9 +188,11 @@ def critical_rate_of(
     if criterion not in ("almost-sure", "mean-square", 2.0):
         return critical_moment(system, float(criterion), options)
     if criterion != "almost-sure":
-        threshold, error = min(
-            MeanSquareFamily(part.system.rows_of_k, part.system.learning_rate).threshold() for part in system.parts()
-        )
+        with listening(options.progress, "critical learning rate"):
+            threshold, error = min(
+                MeanSquareFamily(part.system.rows_of_k, part.system.learning_rate).threshold()
+                for part in system.parts()
+            )
         bounds = threshold - error, threshold + error
         return known_rate(threshold, criterion, "2 over the largest eigenvalue of T", made_of, bounds=bounds)
     return replace(_almost_sure(system, options, rtol, max_steps, start), steps=steps_of(system))
@@ -210,7 +213,8 @@ def _of_any_law(
     if criterion == "almost-sure":
         return _searched(system, options, max_steps, start)
     if criterion in ("mean-square", 2.0):
-        known = mean_square_zero(system)
+        with listening(options.progress, "critical learning rate"):
+            known = mean_square_zero(system)
         if known is not None:
             value, error = known
             bounds = value - error, value + error
@@ -224,6 +228,7 @@ def _searched(
 ) -> CriticalLearningRate:
     """Return the first zero of lambda of what is not plain."""
     bounds, parts = bounds_of_zero(system), system.parts()
+    _make_known(bounds, system, options)
     if bounds[0] > 0 and len(parts) == 1 and has_slow_directions(system, bounds[0]):
         options = options.within(_OF_SLOW_DIRECTIONS if max_steps is None else options.budget.max_steps)
         found = search_with_slow_directions(parts[0], bounds, options, start)
@@ -233,6 +238,14 @@ def _searched(
         found = search_by_readings(system, bounds, options, start)
     warn_if_short(found, options.budget)
     return found
+
+
+def _make_known(bounds: tuple[float, float], system: LinearizedSGD, options: Options) -> None:
+    """Say what a search would return that is interrupted before it comes to anything."""
+    if math.isfinite(bounds[1]):
+        made_of = provenance(options.seed, "anchored", system.fingerprint)
+        found = rate_between(bounds, "almost-sure", made_of, options.n_chains)
+        options.make_known(replace(found, steps=steps_of(system)))
 
 
 def _settled(bounds: tuple[float, float], budget: Budget) -> bool:
@@ -275,7 +288,8 @@ def _almost_sure(
     blocks = system.parts()
     families = [family_of(block.system) for block in blocks]
     bounds = [bounds_of_zero(block.system, family) for block, family in zip(blocks, families, strict=True)]
-    highest = min(high for _, high in bounds)
+    lowest, highest = min(low for low, _ in bounds), min(high for _, high in bounds)
+    _make_known((lowest, highest), system, options)
     slow = [has_slow_directions(block.system, low) for block, (low, _) in zip(blocks, bounds, strict=True)]
     if any(slow):
         most = _OF_SLOW_DIRECTIONS if max_steps is None else options.budget.max_steps
@@ -306,7 +320,7 @@ def _almost_sure(
     result = replace(
         found[index],
         standard_error=error,
-        bounds=(min(low for low, _ in bounds), highest),
+        bounds=(lowest, highest),
         n_steps=sum(each.n_steps for each in found),
         converged=all(each.converged for each in found),
         stopped_by=INTERRUPTED if any(each.stopped_by == INTERRUPTED for each in found) else found[index].stopped_by,
@@ -325,7 +339,6 @@ def _search(
     share, bend = _FIRST_SHARE, math.inf
     best: Panel | None = None
     anchors, anchored_width = anchors_for(system, family, np.linspace(low, high, N_LANES)), high - low
-    options.make_known(_between_bounds(bounds, options, system))
     while True:
         rates = np.linspace(low, high, N_LANES)
         spacing = float(rates[1] - rates[0])
@@ -350,7 +363,8 @@ def _search(
             found = its_options.once(f"panel {panel} of block {block.index}, {low!r} to {high!r}", at)
         except Stopped:
             if best is None:
-                return _between_bounds(bounds, options, system)
+                made_of = provenance(options.seed, "anchored", system.fingerprint)
+                return rate_between(bounds, "almost-sure", made_of, options.n_chains)
             break
         zero, n_steps, panel = found.zero, n_steps + found.n_steps, panel + 1
         bend = zero.bend / (spacing / low) ** 2
@@ -404,11 +418,3 @@ def _of_panel(
         stopped_by=stopped_by,
         provenance=provenance(options.seed, "anchored", block.system.fingerprint),
     )
-
-
-def _between_bounds(bounds: tuple[float, float], options: Options, system: LinearizedSGD) -> CriticalLearningRate:
-    """Return what is known of a search that was interrupted before its first panel had ended."""
-    low, high = bounds
-    made_of = provenance(options.seed, "anchored", system.fingerprint)
-    known = known_rate((low + high) / 2, "almost-sure", "bounds", made_of, error=(high - low) / 2, bounds=bounds)
-    return replace(known, n_chains=options.n_chains, stopped_by=INTERRUPTED, converged=False)

@@ -21,7 +21,7 @@ from typing import Any
 from sgdstab_fast.curves.zeros import AGREEING, root
 from sgdstab_fast.exact.zeros import bounds_of_zero, mean_square_zero
 from sgdstab_fast.learning_rates.panels import family_of
-from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, warn_if_short
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate, rate_between, warn_if_short
 from sgdstab_fast.learning_rates.zeros import Reading, Readings, bracket, zero_between
 from sgdstab_fast.moments.moments import moment_family
 from sgdstab_fast.results.interruption import Stopped
@@ -53,6 +53,8 @@ def critical_moment(system: LinearizedSGD, order: float, options: Options) -> Cr
         least = max(least, moment_family(system).least_steps_per_chain(options.n_chains) * options.n_chains)
         function = Readings(at, options, report, least, _COARSE_TOLERANCE)
         low, high = _bounds(system, order) if system.is_plain else _bounds_of_any(system, order)
+        if math.isfinite(high):
+            options.make_known(rate_between((low, high), order, made_of, options.n_chains))
         height = math.nan
         if not (low > 0 and high < math.inf):
             low, high, height = bracket(function, _first(system, order, low, high), low, high)

@@ -49,7 +49,7 @@ class _Found:
     def estimate(self) -> Estimate:
         """The zero as an estimate, for a run to stop by."""
         mean, error = np.array([self.zero.value]), np.array([self.zero.standard_error])
-        return replace(self.nearest, mean=mean, standard_error=error)
+        return replace(self.nearest, mean=mean, standard_error=error, details=self)
 
 
 @storable
@@ -77,12 +77,9 @@ def panel_of(
     options: Options,
 ) -> Panel:
     """Run a panel."""
-    found: _Found | None = None  # at the last look
 
     def zero(chains: Chains[PanelRecords]) -> Estimate:
-        nonlocal found
-        found = _find_zero(rates, chains, anchors)
-        return found.estimate
+        return _find_zero(rates, chains, anchors).estimate
 
     done = run_panels(
         block.system,
@@ -94,7 +91,7 @@ def panel_of(
         zero,
         "critical learning rate",
     )
-    assert found is not None
+    found: _Found = done.estimate.details
     slope = math.nan, math.nan
     if done.stopped_by != INTERRUPTED:  # which is answered at once
         slope = _slope(done.chains, anchors, rates, found.zero)

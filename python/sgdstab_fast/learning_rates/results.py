@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -222,6 +222,16 @@ def known_rate(
         provenance=provenance,
         **CLOSED_FORM,
     )
+
+
+def rate_between(
+    bounds: tuple[float, float], criterion: str | float, provenance: Mapping[str, Any], n_chains: int
+) -> CriticalLearningRate:
+    """Return what is known of a search that was interrupted before it had come to anything: its bounds."""
+    low, high = bounds
+    error = (high - low) / 2
+    known = known_rate((low + high) / 2, criterion, "bounds", provenance, error=error, bounds=bounds)
+    return replace(known, n_chains=n_chains, stopped_by=INTERRUPTED, converged=False)
 
 
 def warn_if_short(found: CriticalLearningRate, budget: Budget) -> None:

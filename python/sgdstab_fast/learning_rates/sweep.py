@@ -127,10 +127,23 @@ def sweep(
     of_k = {"groups": groups, "probabilities": probabilities, "step_scaling": step_scaling, "scale": scale}
     systems = _systems(gram, float(rates[0]), batch_sizes, momenta, sampling, nesterov, of_k)
     systems[0].with_learning_rate(float(rates[-1]))  # refused here if too large
-    curves = _curves(systems, rates, options)
+
+    def make_known(curves: Sequence[Curve]) -> None:
+        options.make_known(_map_of(systems, rates, curves, options, is_cut=True))
+
+    curves = _curves(systems, rates, options, make_known)
     is_cut = len(curves) < len(systems) or curves[0].exponents.size < rates.size
-    systems, rates = systems[: len(curves)], rates[: curves[0].exponents.size]  # an interrupted one has fewer
-    found = StabilityMap(
+    found = _map_of(systems, rates, curves, options, is_cut=is_cut)
+    _warn_of_trouble(found, asked)
+    return found
+
+
+def _map_of(
+    systems: Sequence[LinearizedSGD], rates: FloatArray, curves: Sequence[Curve], options: Options, *, is_cut: bool
+) -> StabilityMap:
+    """Return the map of all curves; an interrupted call has fewer of them, or learning rates."""
+    systems, rates = systems[: len(curves)], rates[: curves[0].exponents.size]
+    return StabilityMap(
         learning_rates=rates,
         batch_sizes=np.array([system.batch_size for system in systems], dtype=np.int64),
         momenta=np.array([momentum_of(system.recurrence) for system in systems]),
@@ -157,8 +170,6 @@ def sweep(
         steps_per_epoch=np.array([system.steps_per_epoch for system in systems]),
         provenance=provenance(options.seed, "anchored", systems[0].fingerprint),
     )
-    _warn_of_trouble(found, asked)
-    return found
 
 
 def _systems(
@@ -188,18 +199,28 @@ def _momenta(momenta: Any) -> list[float]:
     return list(found)
 
 
-def _curves(systems: list[LinearizedSGD], rates: FloatArray, options: Options) -> list[Curve]:
-    """Return all curves, each from its share of the budget."""
+def _curves(
+    systems: list[LinearizedSGD],
+    rates: FloatArray,
+    options: Options,
+    make_known: Callable[[Sequence[Curve]], None],
+) -> list[Curve]:
+    """Return all curves, each from its share of the budget, and make those known that there are."""
     if len(systems) == 1 and _finder(systems[0]) is _plain_curve:
-        return [_plain_curve(systems[0], rates, options)]
+        return [_plain_curve(systems[0], rates, lambda curve: make_known([curve]), options)]
     share = max(options.budget.max_steps // len(systems), options.n_chains)
     each, curves = options.within(share), list[Curve]()
     with reporter(options.progress, options.budget.max_steps, f"{rates.size} learning rates") as report:
         for system in systems:
             before = sum(curve.n_steps for curve in curves)
             its = replace(each, progress=after(report, before, options.budget.max_steps))
+
+            def with_it(curve: Curve) -> None:
+                if not curves or curve.exponents.size == rates.size:
+                    make_known([*curves, curve])
+
             try:
-                curve = its.once(f"curve {len(curves)}", partial(_finder(system), system, rates))
+                curve = its.once(f"curve {len(curves)}", partial(_finder(system), system, rates, with_it))
             except Stopped:
                 if not curves:
                     raise
@@ -207,12 +228,15 @@ def _curves(systems: list[LinearizedSGD], rates: FloatArray, options: Options) -
             if curves and curve.exponents.size < rates.size:
                 break
             curves.append(curve)
+            make_known(curves)
             if curve.stopped_by == INTERRUPTED:
                 break
     return curves
 
 
-def _finder(system: LinearizedSGD) -> Callable[[LinearizedSGD, FloatArray, Options], Curve]:
+def _finder(
+    system: LinearizedSGD,
+) -> Callable[[LinearizedSGD, FloatArray, Callable[[Curve], None], Options], Curve]:
     """Return what finds the curve: all learning rates at once, or point by point."""
     return _plain_curve if system.is_plain else curve_of_points
 
@@ -222,15 +246,19 @@ def _stopped_by(reasons: list[str]) -> str:
     return max(reasons, key=["closed form", "rtol", "atol", *SHORT].index)
 
 
-def _plain_curve(system: LinearizedSGD, rates: FloatArray, options: Options) -> Curve:
-    """Return the curve of a plain system, with that of full batches."""
-    curve = _curve(system, rates, options)
-    extremes = curve.extreme_eigenvalues
-    n = system.n_examples
-    return replace(curve, gd_exponents=gd_exponents(extremes, rates, n), gd_threshold=2 * n / extremes[1])
+def _plain_curve(
+    system: LinearizedSGD, rates: FloatArray, make_known: Callable[[Curve], None], options: Options
+) -> Curve:
+    """Return the curve of a plain system, with that of full batches; of an interrupted one what is computed."""
+
+    def with_full_batches(curve: Curve) -> Curve:
+        extremes, n = curve.extreme_eigenvalues, system.n_examples
+        return replace(curve, gd_exponents=gd_exponents(extremes, rates, n), gd_threshold=2 * n / extremes[1])
+
+    return with_full_batches(_curve(system, rates, lambda curve: make_known(with_full_batches(curve)), options))
 
 
-def _curve(system: LinearizedSGD, rates: FloatArray, options: Options) -> Curve:
+def _curve(system: LinearizedSGD, rates: FloatArray, make_known: Callable[[Curve], None], options: Options) -> Curve:
     """Return the curve of a system: that of K, or the largest of those of its blocks."""
     blocks = system.parts()
     # Means of all exponents of blocks, which their largest are not below.
@@ -243,11 +271,30 @@ def _curve(system: LinearizedSGD, rates: FloatArray, options: Options) -> Curve:
         _exactly(block.system, family, rates, mean) for block, family, mean in zip(blocks, families, means, strict=True)
     ]
     contenders = _contenders(blocks, curves, means)
+    shares = np.array([block.share for block in blocks])
+    if contenders:
+        make_known(_without_lambda(curves[0] if blocks[0].share == 1 else _largest(curves, shares)))
     its = options.for_parts(len(contenders))
     for index in contenders:
         its_own = its.within(atol=its.budget.atol / blocks[index].share)
         curves[index] = _simulated(curves[index], blocks[index], families[index], rates, its_own)
-    return curves[0] if blocks[0].share == 1 else _largest(curves, np.array([block.share for block in blocks]))
+    return curves[0] if blocks[0].share == 1 else _largest(curves, shares)
+
+
+def _without_lambda(curve: Curve) -> Curve:
+    """Return what is computed of a curve whose exponents are not known yet."""
+    unknown = np.full(curve.exponents.shape, np.nan)
+    return replace(
+        curve,
+        exponents=unknown,
+        standard_errors=np.full(unknown.shape, math.inf),
+        degrees_of_freedom=np.ones(unknown.shape, np.int64),
+        effective_sample_size=np.zeros(unknown.shape),
+        derivatives=unknown,
+        derivative_standard_errors=unknown,
+        mixed=np.zeros(unknown.shape, bool),
+        stopped_by=INTERRUPTED,
+    )
 
 
 def _exactly(system: LinearizedSGD, family: MeanSquareFamily | None, rates: FloatArray, means: FloatArray) -> Curve:
@@ -312,12 +359,10 @@ def _simulated(
     """Add to a block's curve what is simulated, within its bounds."""
     anchors = anchors_for(block.system, family, rates)
 
-    found = list[Estimate]()  # at the last look
-
     def bounded(chains: Chains[PanelRecords]) -> Estimate:
         each = estimates(chains, anchors, rates.size, curve.highest)
-        found[:] = [its.within(*bounds) for its, *bounds in zip(each, curve.lowest, curve.highest, strict=True)]
-        return joined(found)
+        found = [its.within(*bounds) for its, *bounds in zip(each, curve.lowest, curve.highest, strict=True)]
+        return replace(joined(found), details=found)
 
     done = run_panels(
         block.system,
@@ -329,6 +374,7 @@ def _simulated(
         bounded,
         f"{rates.size} learning rates",
     )
+    found: list[Estimate] = done.estimate.details
     answered_at_once = done.stopped_by == INTERRUPTED
     of_chains = [
         combined_growth(done.chains, anchors, index, each).mean(axis=1)
@@ -393,8 +439,9 @@ def _largest(curves: list[Curve], shares: FloatArray) -> Curve:
 
 
 def _edges(curve: Curve, rates: FloatArray) -> Edges:
-    # lambda <= Lambda(2) / 2, which knows its sign exactly.
+    # lambda <= Lambda(2) / 2, which knows its sign exactly, but not where lambda has its zero.
     exponents, (low, high) = np.fmin(curve.exponents, curve.mean_square / 2), curve.bounds
+    exponents = curve.exponents if np.isnan(curve.exponents).all() else exponents
     zero = first_zero(rates, exponents, curve.standard_errors, bounds=curve.bounds)
     value, error = zero.value, zero.error if math.isfinite(zero.value) else math.nan
     if high <= low * (1 + AGREEING):

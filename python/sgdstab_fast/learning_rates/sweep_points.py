@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,44 +67,49 @@ class Curve:
     stopped_by: str = "closed form"
 
 
-def curve_of_points(system: LinearizedSGD, rates: FloatArray, options: Options) -> Curve:
-    """Return the curve of any system."""
+def curve_of_points(
+    system: LinearizedSGD, rates: FloatArray, make_known: Callable[[Curve], None], options: Options
+) -> Curve:
+    """Return the curve of any system; of an interrupted one that of the points that it has come to."""
     systems = [system.with_learning_rate(float(rate)) for rate in rates]
-    found = _exponents(systems, options)
-    systems, rates = systems[: len(found)], rates[: len(found)]
     mean_square, mean_square_errors, threshold = _mean_square(system, systems)
-    lowest, highest = np.array([each.bounds for each in found]).T
-    highest = np.fmin(highest, mean_square / 2 + mean_square_errors)
-    exponents = np.minimum([each.exponent for each in found], np.maximum(highest, lowest))
-    errors = np.array([each.standard_error for each in found])
+    zero, extremes, edge = exact_zero(system), extreme_eigenvalues(system), gd_threshold(system)
     gd = np.array([gd_exponent(each) for each in systems])
-    if system.is_full:  # to the last bit
-        exponents = gd.copy()
-    slopes, slope_errors = derivatives_of(
-        rates, [np.array([value]) if math.isfinite(value) else None for value in exponents], errors
-    )
-    zero = exact_zero(system)
     bounds = (0.0, math.inf) if math.isnan(threshold) else (threshold, math.inf)
-    return Curve(
-        exponents=exponents,
-        standard_errors=errors,
-        degrees_of_freedom=np.array([each.degrees_of_freedom for each in found]),
-        effective_sample_size=np.array([each.effective_sample_size for each in found]),
-        derivatives=slopes,
-        derivative_standard_errors=slope_errors,
-        mixed=np.array([each.mixed for each in found]),
-        mean_square=mean_square,
-        mean_square_errors=mean_square_errors,
-        mean_square_threshold=threshold,
-        lowest=lowest,
-        highest=np.maximum(highest, lowest),
-        bounds=bounds if zero is None else (zero, zero),
-        extreme_eigenvalues=extreme_eigenvalues(system),
-        gd_exponents=gd,
-        gd_threshold=gd_threshold(system),
-        n_steps=sum(each.n_steps for each in found),
-        stopped_by=_stopped_by(options, exponents, errors, found),
-    )
+
+    def of(found: list[LyapunovExponent]) -> Curve:
+        n = len(found)
+        lowest, highest = np.array([each.bounds for each in found]).T
+        highest = np.fmin(highest, mean_square[:n] / 2 + mean_square_errors[:n])
+        exponents = np.minimum([each.exponent for each in found], np.maximum(highest, lowest))
+        errors = np.array([each.standard_error for each in found])
+        if system.is_full:  # to the last bit
+            exponents = gd[:n].copy()
+        slopes, slope_errors = derivatives_of(
+            rates[:n], [np.array([value]) if math.isfinite(value) else None for value in exponents], errors
+        )
+        return Curve(
+            exponents=exponents,
+            standard_errors=errors,
+            degrees_of_freedom=np.array([each.degrees_of_freedom for each in found]),
+            effective_sample_size=np.array([each.effective_sample_size for each in found]),
+            derivatives=slopes,
+            derivative_standard_errors=slope_errors,
+            mixed=np.array([each.mixed for each in found]),
+            mean_square=mean_square[:n],
+            mean_square_errors=mean_square_errors[:n],
+            mean_square_threshold=threshold,
+            lowest=lowest,
+            highest=np.maximum(highest, lowest),
+            bounds=bounds if zero is None else (zero, zero),
+            extreme_eigenvalues=extremes,
+            gd_exponents=gd[:n],
+            gd_threshold=edge,
+            n_steps=sum(each.n_steps for each in found),
+            stopped_by=_stopped_by(options, exponents, errors, found),
+        )
+
+    return of(_exponents(systems, options, lambda found: make_known(of(found))))
 
 
 def _stopped_by(options: Options, exponents: FloatArray, errors: FloatArray, found: list[LyapunovExponent]) -> str:
@@ -113,8 +119,10 @@ def _stopped_by(options: Options, exponents: FloatArray, errors: FloatArray, fou
     return options.cut_short_by if stopped_by == "max_steps" else stopped_by
 
 
-def _exponents(systems: list[LinearizedSGD], options: Options) -> list[LyapunovExponent]:
-    """Return lambda of every system, with common random numbers."""
+def _exponents(
+    systems: list[LinearizedSGD], options: Options, make_known: Callable[[list[LyapunovExponent]], None]
+) -> list[LyapunovExponent]:
+    """Return lambda of every system, with common random numbers, and make known what there is."""
     budget, n_steps, number = options.budget, 0, itertools.count()
 
     def simulated(
@@ -144,6 +152,7 @@ def _exponents(systems: list[LinearizedSGD], options: Options) -> list[LyapunovE
                 raise
             return found
         n_steps += found[-1].n_steps
+        make_known(found)
     for _ in range(_ROUNDS):
         exponents = np.array([each.exponent for each in found])
         errors = np.array([each.standard_error for each in found])

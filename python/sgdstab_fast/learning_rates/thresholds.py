@@ -11,9 +11,10 @@ where training is seen to stay, no condition of stability.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from sgdstab_fast.nonlinear.edge_measures import edge_measures
 from sgdstab_fast.plotting.thresholds import thresholds_plot
 from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.progress import listening
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import INTERRUPTED, Result
 from sgdstab_fast.results.storage import storable
@@ -130,15 +132,18 @@ class Thresholds(Result):
         """What follows for the learning rate, in words; empty without one."""
         if self.learning_rate is None:
             return ""
-        in_mean_square, surely = (self[name].allows(self.learning_rate) for name in (MEAN_SQUARE, ALMOST_SURE))
+        says = {row.name: row.allows(self.learning_rate) for row in self.rows}  # of an interrupted call, of some
+        in_mean_square, surely = says.get(MEAN_SQUARE), says.get(ALMOST_SURE)
         if in_mean_square:
-            alone = self[ALL_BATCHES].allows(self.learning_rate)
+            alone = says[ALL_BATCHES]
             rest = "no batch alone is unstable" if alone else "but some batch alone may be unstable"
             words = f"stable in mean square, and so almost surely; {rest}"
         elif surely:
             words = "stable almost surely, but not in mean square: rare large excursions"
+        elif surely is False:
+            words = "unstable"
         else:
-            words = "unstable" if surely is False else "too close to the almost-sure edge to tell"
+            words = "too close to the almost-sure edge to tell" if ALMOST_SURE in says else "not known yet: interrupted"
         return f"learning rate {self.learning_rate:g}: {words}"
 
     def to_table(self) -> list[tuple[str, ...]]:
@@ -254,25 +259,32 @@ def thresholds(
             warn(f"{criterion if isinstance(criterion, str) else _moment(criterion)}: {note}")
         return found
 
-    here = system if eta is None else system.with_learning_rate(eta)
-    rows = [
-        *_of_batches(system, [_moment(p) for p in powers]),
-        *_of_bounds(known.matrix.astype(float, copy=False), system),
-        *_sharpness(known, residuals, system, rtol, options.seed),
-    ]
-    with suppress(Stopped):  # an interrupted call knows those that it has come to
-        for row in _of_criteria(critical, powers, _regular(here, eta)):
+    here, rows = system if eta is None else system.with_learning_rate(eta), list[Threshold]()
+
+    def so_far() -> Thresholds:
+        return Thresholds(
+            system=here,
+            learning_rate=eta,
+            rows=_ordered(rows),
+            provenance=provenance(options.seed, "thresholds", here.fingerprint),
+        )
+
+    def take(found: Iterable[Threshold]) -> None:
+        for row in found:
             rows.append(row)
-    return Thresholds(
-        system=here,
-        learning_rate=eta,
-        rows=_ordered(rows),
-        provenance=provenance(options.seed, "thresholds", here.fingerprint),
-    )
+            options.make_known(so_far())
+
+    with suppress(Stopped):  # an interrupted call knows those that it has come to
+        with listening(options.progress, "thresholds"):
+            take(_of_batches(system, [_moment(p) for p in powers]))
+            take(_of_bounds(known.matrix.astype(float, copy=False), system))
+            take(_sharpness(known, residuals, system, rtol, options.seed))
+        take(_of_criteria(critical, powers, partial(_regular, here, eta)))
+    return so_far()
 
 
 def _of_criteria(
-    critical: Callable[[str | float], CriticalLearningRate], powers: Sequence[float], regular: str
+    critical: Callable[[str | float], CriticalLearningRate], powers: Sequence[float], regular: Callable[[], str]
 ) -> Iterator[Threshold]:
     """Yield the thresholds of notions that have one, quick ones first."""
     yield _of(critical("gd"), GD, "full batches converge", "Chemnitz & Engel 2025, theorem A")
@@ -297,7 +309,7 @@ def _of_criteria(
         ALMOST_SURE,
         "SGD converges near by",
         "Chemnitz & Engel 2025, theorem B",
-        checked=regular,
+        checked=regular(),
     )
 
 

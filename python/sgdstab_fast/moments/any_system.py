@@ -146,11 +146,11 @@ class GeneralMoments:
             each.append(self._points[index][order])
         return largest_of(each)
 
-    def known_of_parts(self) -> list[Points]:
+    def known_of_parts(self, *, with_mean_square: bool = True) -> list[Points]:
         """Return what is known of each block, as far as it was found on the way; none of one block."""
         if len(self._blocks) == 1:
             return []
-        for index, its in enumerate(self._points):
+        for index, its in enumerate(self._points if with_mean_square else ()):
             square = self._known_of_block(index, 2.0)
             if square is not None and math.isfinite(square.exponent):
                 its.setdefault(2.0, square)

@@ -20,7 +20,7 @@ from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.moments.any_system import GeneralMoments
 from sgdstab_fast.moments.facts import CONTRADICTED, SURE, Facts, held_against, held_against_each_other
 from sgdstab_fast.moments.populations import LEAST_SIZE
-from sgdstab_fast.moments.results import MomentExponents, OrderMoment
+from sgdstab_fast.moments.results import MomentExponents, OrderMoment, sorted_values, values_at
 from sgdstab_fast.moments.single_examples import PlainMoments
 from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import after, reporter
@@ -133,7 +133,6 @@ def moments_at(
     family = moment_family(system, computed=computed)
     for_slope = max(budget.max_steps // _SLOPE_SHARE, 1)
     for_each = budget.max_steps - for_slope if budget.max_steps - for_slope >= walkers else budget.max_steps
-    slope_steps = 0
     with reporter(options.progress, budget.max_steps * orders.size, "moments") as report:
         found = list[OrderMoment]()
         for index, order in enumerate(orders.tolist()):
@@ -144,7 +143,8 @@ def moments_at(
                 if not found:
                     raise
                 break
-        is_cut = len(found) < orders.size
+            options.make_known(_result(system, family, orders[: len(found)], found, options, is_cut=True))
+        is_cut, slope_steps = len(found) < orders.size, 0
         orders = orders[: len(found)]  # an interrupted run knows those that it has come to
         if any(each.n_steps > 0 for each in found):
             slope, slope_steps = _slope(system, options.within(for_slope))
@@ -152,6 +152,20 @@ def moments_at(
             found = [held_against(each, order, facts) for order, each in zip(orders.tolist(), found, strict=True)]
             found = held_against_each_other(orders.tolist(), found)
     _warn_of_trouble(orders, found, budget)
+    return _result(system, family, orders, found, options, slope_steps, is_cut=is_cut)
+
+
+def _result(
+    system: System,
+    family: PlainMoments | GeneralMoments,
+    orders: FloatArray,
+    found: list[OrderMoment],
+    options: Options,
+    slope_steps: int = 0,
+    *,
+    is_cut: bool,
+) -> MomentExponents:
+    """Return the exponents of all orders, or of those that a run which was cut has come to."""
     last = max(
         found,
         key=lambda each: (each.stopped_by == INTERRUPTED, each.n_steps > 0, not each.within_tolerance, each.error),
@@ -176,8 +190,9 @@ def moments_at(
         steps_per_epoch=system.steps_per_epoch,
         provenance=provenance(options.seed, "moments", system.fingerprint),
         largest_amplification=family.largest_amplification,
-        known=family.known(orders, found),
-        known_of_parts=tuple(family.known_of_parts()),
+        # Lambda(2) beside them may take long, and an interrupted run is answered at once.
+        known=sorted_values(values_at(orders, found)) if is_cut else family.known(orders, found),
+        known_of_parts=tuple(family.known_of_parts(with_mean_square=not is_cut)),
     )
 
 

@@ -364,6 +364,8 @@ def population_task(
 
 def walkers_from(vectors: FloatArray) -> FloatArray:
     """Return walkers of weight 1 with the given vectors, (n_populations, size, n_vectors * dimension)."""
+    # In units of the largest entry, exactly: squares of large ones would be infinite.
+    vectors = np.ldexp(vectors, -np.frexp(np.abs(vectors).max(axis=2, initial=0.0, keepdims=True))[1])
     norms = np.linalg.norm(vectors, axis=2, keepdims=True)
     return np.ascontiguousarray(np.concatenate([vectors / norms, np.zeros((*vectors.shape[:2], 2))], axis=2))
 

@@ -104,11 +104,11 @@ class PlainMoments:
                 values[2.0] = mean_square.exponent, mean_square.error
         return sorted_values(values)
 
-    def known_of_parts(self) -> list[Points]:
+    def known_of_parts(self, *, with_mean_square: bool = True) -> list[Points]:
         """Return the same of each block, in steps of the whole, as far as found on the way; nothing of one block."""
         if len(self._blocks) == 1:
             return []
-        for index in range(len(self._blocks)):
+        for index in range(len(self._blocks) if with_mean_square else 0):
             square = self._known_of_block(index, 2.0)
             if square is not None and 2.0 not in self._points[index]:
                 self._points[index][2.0] = square

@@ -113,6 +113,7 @@ def kind_of_each(n_populations: int, n_kinds: int) -> NDArray[np.intp]:
     return np.arange(n_populations) % max(block, 1) * n_kinds // max(block, 1)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # growth of one batch may be infinite beside that of others
 def leading_kinds(growth: list[FloatArray]) -> tuple[NDArray[np.bool_], float]:
     """Return which kinds may grow fastest, and how much more there may be.
 

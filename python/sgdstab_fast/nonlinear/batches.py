@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.given import given
 from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.results.progress import ProgressOption, tell_of, tells
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.systems.sampling import Law
@@ -96,8 +97,15 @@ class BatchStability(Result):
 
 
 @interruptible
+@tells("batch stability")
 def batch_stability(
-    gram: Any, learning_rate: float, batch_size: int = 1, *, sampling: str = "iid", groups: Any = None
+    gram: Any,
+    learning_rate: float,
+    batch_size: int = 1,
+    *,
+    sampling: str = "iid",
+    groups: Any = None,
+    progress: ProgressOption = None,
 ) -> BatchStability:
     """Say whether gradient descent on every single batch is stable, so that SGD is stable in expectation.
 
@@ -114,6 +122,8 @@ def batch_stability(
         draws with replacement one example may come B times.
     groups : array_like, shape (N rows,), optional
         For several outputs: which rows belong to the same example.
+    progress : bool or callable, optional
+        True to show on standard error what is computed, or what to call with a `Progress`.
 
     Returns
     -------
@@ -273,6 +283,7 @@ class _Search:
 
     def ended(self) -> _Found:
         """Search until the bounds meet, or branching has taken what it may."""
+        tell_of("the worst batch, from every example")
         found = self._swapped(self._from_every_unit())
         everything = np.arange(self.n)
         start = np.sqrt(np.maximum(self.norms.diagonal(), np.finfo(float).tiny))
@@ -280,6 +291,8 @@ class _Search:
         whole = float(np.linalg.eigvalsh(self.curvatures.matrix)[-1])
         while nodes and -nodes[0].below > found.lower * (1 + _ROUNDING) and self._work < _WORK:
             node = heapq.heappop(nodes)
+            apart = -node.below / found.lower - 1 if found.lower > 0 else math.inf
+            tell_of("the worst batch, by branching", self._n_nodes, apart, _ROUNDING)
             free = np.flatnonzero(~np.isin(node.allowed, node.chosen))
             at = free[node.weights[free].argmax()]
             branches = (

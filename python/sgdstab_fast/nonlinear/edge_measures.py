@@ -41,6 +41,7 @@ from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.gram.given import given, residuals_of
 from sgdstab_fast.results.interruption import interruptible_if_large
 from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.progress import ProgressOption, tell_of, tells
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import EXACT, Result
 from sgdstab_fast.statistics.intervals import interval
@@ -90,8 +91,16 @@ class EdgeMeasures(Result):
 
 
 @interruptible_if_large
+@tells("edge measures")
 def edge_measures(
-    gram: Any, residuals: Any = None, batch_size: int = 1, *, groups: Any = None, rtol: float = _RTOL, rng: Any = None
+    gram: Any,
+    residuals: Any = None,
+    batch_size: int = 1,
+    *,
+    groups: Any = None,
+    rtol: float = _RTOL,
+    rng: Any = None,
+    progress: ProgressOption = None,
 ) -> EdgeMeasures:
     """Measure how sharp the loss is along the gradients of batches: what is compared with 2 / learning rate.
 
@@ -112,6 +121,8 @@ def edge_measures(
         gone through.
     rng : optional
         What ``numpy.random.default_rng`` takes.
+    progress : bool or callable, optional
+        True to show on standard error what is computed, or what to call with a `Progress`.
 
     Returns
     -------
@@ -242,6 +253,8 @@ def _batch_sharpness(
             continue
         known = means if all_move and forms.shape[1] == n_drawn >= _LEAST else None
         mean, error = (float(each) / size for each in _mean_ratio(forms, known))
+        apart = error / mean if mean > 0 else math.inf
+        tell_of(f"batch sharpness of {n_drawn} batches", residual=apart, tolerance=rtol)
         if error <= rtol * mean or forms.shape[1] >= _MOST:
             break
     if every and forms.size:

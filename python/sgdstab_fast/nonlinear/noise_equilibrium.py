@@ -33,6 +33,7 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.interruption import interruptible_if_large
+from sgdstab_fast.results.progress import ProgressOption, tell_of, tells
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 
@@ -105,8 +106,14 @@ class RescalingEquilibrium(Result):
 
 
 @interruptible_if_large
+@tells("noise equilibrium")
 def noise_equilibrium(
-    gradients: Any, generator: Any, parameters: Any = None, *, batch_size: int = 1
+    gradients: Any,
+    generator: Any,
+    parameters: Any = None,
+    *,
+    batch_size: int = 1,
+    progress: ProgressOption = None,
 ) -> NoiseEquilibrium:
     """Find where along a symmetry of the loss the noise of SGD is balanced.
 
@@ -121,6 +128,8 @@ def noise_equilibrium(
         theta, for the charge, and to check that A is a symmetry: theta . A g_i = 0.
     batch_size : int, optional
         Examples in a batch, drawn without replacement.
+    progress : bool or callable, optional
+        True to show on standard error what is computed, or what to call with a `Progress`.
 
     Returns
     -------
@@ -249,6 +258,7 @@ def _decomposed(generator: Any, d: int) -> tuple[FloatArray, FloatArray | None]:
     if array.ndim == 1:
         values, axes = validation.vector(array, "generator", d), None
     else:
+        tell_of(f"eigenvectors of the generator, {d} parameters")
         values, axes = np.linalg.eigh(validation.symmetric_tensor(array, "generator", 2, d))
     if not values.any():
         raise ValueError("generator must not be zero")

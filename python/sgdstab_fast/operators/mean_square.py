@@ -33,6 +33,7 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.krylov import improved_perron_vector, overlooked_vector
+from sgdstab_fast.results.progress import tell_of
 from sgdstab_fast.validation import row_blocks
 
 _EPS = float(np.finfo(float).eps)
@@ -163,6 +164,7 @@ class MeanSquareOperator:
             image = self._finish(resolvent, y, scratch)
             n_applications += 1
             residual = float(np.linalg.norm(image - x))
+            tell_of(f"Lambda(2) of {n} examples", n_iterations, residual, tolerance)
             if residual <= tolerance and x.min() < _APART * x.max() and n_applications < max_applications:
                 # Of examples that hardly feel each other, some may have been overlooked.
                 most = max_applications - n_applications
@@ -226,6 +228,7 @@ class MeanSquareOperator:
             n_applications += 1
             value = float(x @ image)
             residual = float(np.linalg.norm(image - value * x))
+            tell_of(f"zero of Lambda(2) of {n} examples", n_applications, residual / value, tolerance)
             if residual <= tolerance * value or n_applications >= max_applications:
                 break
             goal = 0.2 * tolerance * value

@@ -44,6 +44,7 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.drawn_units import DrawnUnits, Draws
 from sgdstab_fast.operators.krylov import improved_leading_vector, overlooked_vector
 from sgdstab_fast.operators.level_pairs import LevelPairs, gd_threshold_of, log_radius
+from sgdstab_fast.results.progress import tell_of
 
 _EPS = float(np.finfo(float).eps)
 _MOST_NEWTON_STEPS = 100
@@ -281,6 +282,7 @@ def _solve(
             theta = float(x @ image)
             residual = float(np.linalg.norm(image - x))
         n_applications += 1
+        tell_of("second moments", n_iterations, residual, tolerance)
         done = residual <= tolerance or n_applications >= most or n_iterations >= _MOST_NEWTON_STEPS
         goal = 0.2 * tolerance if settled else max(0.2 * tolerance, 0.1 * abs(theta - 1))
         while not done and np.linalg.norm(image - theta * x) > goal and n_applications < most:

@@ -1,4 +1,4 @@
-"""Chains: the state of a run, which is also its checkpoint."""
+"""Chains: the state of a run, which is also its ending."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
-from sgdstab_fast.results.storage import storable
+from sgdstab_fast.results.storage import fields_of, storable, store_as
 
 Records = TypeVar("Records", bound=NamedTuple)
 """What chains have recorded: arrays of shape (n_chains, n_batches, ...), of which log growth is the first."""
@@ -121,7 +121,7 @@ def in_pairs(records: Records) -> Records:
 @storable
 @dataclass(frozen=True)
 class Chains(Generic[Records]):
-    """The state of a run, which is also its checkpoint.
+    """The state of a run, which is also its ending.
 
     Advancing consumes the states: they move on to the chains that `simulation.task.advance` returns.
 
@@ -259,9 +259,8 @@ class Chains(Generic[Records]):
         return chains
 
 
-@storable
 @dataclass(frozen=True, eq=False)
-class Checkpoint:
+class Ending:
     """Where a run of chains of directions ended, from which `simulation.continuation` goes on."""
 
     chains: Chains[VectorRecords]
@@ -269,3 +268,6 @@ class Checkpoint:
     """Steps that resolve how directions move."""
     orthonormalise_every: int
     """Steps after which two vectors still span a plane."""
+
+
+store_as("Checkpoint", fields_of, Ending, Ending)  # as files have called it from the first on

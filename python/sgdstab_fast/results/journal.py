@@ -29,6 +29,8 @@ class Journal(Savable):
     """Its name."""
     arguments: Mapping[str, str]
     """What it was called with, as texts or digests, but for what says when it stops, how it runs and where."""
+    budget: Mapping[str, str] = field(default_factory=dict)
+    """When it stops, as texts: what may be another each time that the call goes on."""
     seed: Seed | None = None
     """Where its randomness comes from."""
     values: dict[str, Any] = field(default_factory=dict)
@@ -42,9 +44,10 @@ class Journal(Savable):
 
     def __repr__(self) -> str:
         n_steps = sum(chains.n_steps for chains in self.chains.values())
+        budget = "".join(f", {name}={value}" for name, value in self.budget.items())
         return (
             f"Journal(estimator={self.estimator!r}, {len(self.values)} parts done, {len(self.chains)} runs of "
-            f"{n_steps} steps)"
+            f"{n_steps} steps{budget})"
         )
 
 

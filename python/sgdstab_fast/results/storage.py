@@ -18,6 +18,7 @@ by name, with their fields. `encoded` makes a tree of JSON of one, in which arra
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import lzma
 import os
@@ -26,12 +27,14 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sgdstab_fast.results.locks import is_abandoned
 
 File: TypeAlias = str | os.PathLike[str] | BinaryIO
 Kind = TypeVar("Kind", bound=type)
@@ -68,6 +71,14 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_abandoned_parts(path: Path) -> None:
+    """Remove what writers of a file have left beside it that were killed."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            if is_abandoned(part):
+                part.unlink()
 
 
 def _flush_folder(folder: Path) -> None:
@@ -163,9 +174,21 @@ def fields_of(value: Any) -> Mapping[str, Any]:
 class Savable:
     """What has a method `save`: a file may hold it, and it may be part of another."""
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
+    def __init_subclass__(cls, *, renamed: Mapping[str, str] | None = None, **keywords: Any) -> None:
+        """Declare a kind; `renamed` are fields by the names that they have in files, where these are others."""
         super().__init_subclass__(**keywords)
-        storable(cls)
+        if renamed is None:
+            storable(cls)
+            return
+        in_files = {own: name for name, own in renamed.items()}
+
+        def stored(value: Any) -> dict[str, Any]:
+            return {in_files.get(name, name): its for name, its in fields_of(value).items()}
+
+        def make(**fields: Any) -> Any:
+            return cls(**{renamed.get(name, name): its for name, its in fields.items()})
+
+        store_as(cls.__name__, stored, make, cls)
 
     def save(self, file: File) -> None:
         """Write to a .npz file, which `sgdstab_fast.load` reads.
@@ -179,6 +202,16 @@ class Savable:
         ------
         TypeError
             If the result holds what no file can, such as a network.
+
+        Examples
+        --------
+        >>> import io
+        >>> import sgdstab_fast as sf
+        >>> system, file = sf.LinearizedSGD([[1, -0.5], [-0.5, 1]], 0.5), io.BytesIO()
+        >>> sf.stability(system).save(file)  # or "verdict.npz"
+        >>> position = file.seek(0)
+        >>> sf.load(file).verdict
+        'stable'
         """
         save(self, file)
 

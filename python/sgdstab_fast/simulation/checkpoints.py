@@ -12,11 +12,11 @@ import hashlib
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +24,11 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.results.interruption import Stopped, current_interruption
 from sgdstab_fast.results.journal import Journal, Recorder
-from sgdstab_fast.results.storage import load_any, save
-from sgdstab_fast.systems.system import System
+from sgdstab_fast.results.locks import locked, unlock
+from sgdstab_fast.results.storage import load_any, remove_abandoned_parts, save
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    import msvcrt
-
-    fcntl = None  # type: ignore[assignment]
-
-_FREE: tuple[str, ...] = ("rtol", "atol", "max_steps", "sign_confidence", "tolerance_for", "confidence", "rng")
-_FREE += ("n_threads", "progress", "executor", "resume", "checkpoint", "checkpoint_every")
+_BUDGET = ("rtol", "atol", "max_steps", "sign_confidence", "tolerance_for", "confidence")
+_FREE = (*_BUDGET, "rng", "n_threads", "progress", "executor", "resume", "checkpoint", "checkpoint_every")
 EVERY = 60.0  # seconds between checkpoints, by default
 _FEW = 8  # numbers that are said one by one
 
@@ -51,7 +44,13 @@ class CheckpointFile:
             raise ValueError(f"checkpoint must be a file, and {str(path)!r} is a folder")
         if not self.path.parent.is_dir():
             raise ValueError(f"checkpoint must be in a folder that exists, and {str(self.path.parent)!r} does not")
-        self._lock: BinaryIO | None = _locked(self.path.with_name(self.path.name + ".lock"), path)
+        try:
+            self._lock = locked(self.path.with_name(self.path.name + ".lock"))
+        except OSError as error:
+            raise ValueError(f"checkpoint cannot be written to {str(path)!r}: {error.strerror}") from None
+        if self._lock is None:
+            raise ValueError(f"checkpoint {str(path)!r} is being written by another run")
+        remove_abandoned_parts(self.path)
 
     @property
     def is_due(self) -> bool:
@@ -73,55 +72,7 @@ class CheckpointFile:
         """Write no more, and let others."""
         lock, self._lock = self._lock, None
         if lock is not None:
-            with suppress(OSError):  # not where files that are open cannot be removed
-                os.unlink(lock.name)
-            lock.close()
-            _own_locks.pop(Path(lock.name), None)
-
-
-_own_locks: dict[Path, object] = {}
-"""Of this process, which locks of the system do not keep from itself, and whose they are."""
-
-
-def _locked(path: Path, checkpoint: Any) -> BinaryIO:
-    """Return a file that no other run has locked; the lock ends with the process, however that ends.
-
-    It is one that processes which are forked from this one do not have.
-    """
-    path, taken, own = path.absolute(), f"checkpoint {str(checkpoint)!r} is being written by another run", object()
-    if _own_locks.setdefault(path, own) is not own:  # one instruction: threads may begin at the same time
-        raise ValueError(taken)
-    try:
-        return _locked_file(path, checkpoint, taken)
-    except BaseException:
-        _own_locks.pop(path, None)
-        raise
-
-
-def _locked_file(path: Path, checkpoint: Any, taken: str) -> BinaryIO:
-    """Return a file that no other process has locked."""
-    while True:
-        try:
-            opened = path.open("ab")
-        except OSError as error:
-            raise ValueError(f"checkpoint cannot be written to {str(checkpoint)!r}: {error.strerror}") from None
-        try:
-            _lock(opened)
-        except (BlockingIOError, PermissionError):
-            opened.close()
-            raise ValueError(taken) from None
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(opened.fileno()), path.stat()):
-                return opened
-        opened.close()  # of one that has ended meanwhile
-
-
-def _lock(opened: BinaryIO) -> None:
-    """Lock a file for this process; raise BlockingIOError or PermissionError if another one has."""
-    if fcntl is not None:
-        fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    else:
-        msvcrt.locking(opened.fileno(), msvcrt.LK_NBLCK, 1)
+            unlock(lock)
 
 
 _current: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -151,7 +102,8 @@ def recorded(
     earlier = _loaded(given.get("resume"))
     if not isinstance(earlier, Journal) and not earlier_kind:
         earlier = _journal_of(earlier)
-    journal = Journal(estimator.__name__, {})
+    before: Journal | None = getattr(earlier, "journal", None)
+    journal = Journal(estimator.__name__, {}) if before is None else dataclasses.replace(before.copy(), arguments={})
     if isinstance(earlier, Journal):
         keywords = {**keywords, **_left_out(earlier, estimator.__name__, signature, given)}
         journal, earlier = earlier.copy(), None
@@ -161,6 +113,7 @@ def recorded(
     def describe() -> None:
         if not journal.arguments:
             journal.arguments = _described(signature, given)
+        journal.budget = _described(signature, given, _BUDGET)
 
     def completed(found: Any) -> Any:
         if not hasattr(found, "journal"):
@@ -220,25 +173,27 @@ def _journal_of(earlier: Any) -> Journal | None:
     raise TypeError(f"resume must be a checkpoint, or a result that was interrupted, not {validation.shown(earlier)}")
 
 
-def _described(signature: inspect.Signature, given: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a call was called with, of what makes it the call that it is."""
+def _described(signature: inspect.Signature, given: Mapping[str, Any], names: Collection[str] = ()) -> dict[str, str]:
+    """Return what a call was called with of some names, by default of what makes it the call that it is."""
+    names = names or signature.parameters.keys() - set(_FREE)
     return {
         name: _text(given.get(name, parameter.default))
         for name, parameter in signature.parameters.items()
-        if name not in _FREE
+        if name in names
     }
 
 
 def _text(value: Any) -> str:
     """Return a text by which a value is known again: of few numbers themselves, of many a digest."""
-    if isinstance(value, System):
-        return value.fingerprint
+    fingerprint: str | None = getattr(value, "fingerprint", None)  # of a system or a kernel
+    if fingerprint is not None:
+        return fingerprint
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
     try:
-        array = np.asarray(value, dtype=float)
+        array = validation.numeric(value, "value").astype(float)
     except (TypeError, ValueError):
         return repr(value)
     if array.size <= _FEW:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.results.chains import Chains, Checkpoint, VectorRecords, in_pairs
+from sgdstab_fast.results.chains import Chains, Ending, VectorRecords, in_pairs
 from sgdstab_fast.simulation.task import PIECE_SECONDS, Task, advance
 from sgdstab_fast.simulation.vectors import vectors_task
 from sgdstab_fast.simulation.workers import Workers
@@ -24,16 +24,16 @@ def recording_task(system: System, growth: Growth, spacing: int, orthonormalise_
 
 
 def continued_directions(
-    system: System, checkpoint: Checkpoint, n_batches: int, spacing: int, workers: Workers | None = None
+    system: System, ending: Ending, n_batches: int, spacing: int, workers: Workers | None = None
 ) -> FloatArray:
     """Return directions every `spacing` steps, or whole epochs, shape (n_chains, n_batches, dimension)."""
-    vectors = checkpoint.chains.states[:, :1]
-    return continued(system, checkpoint, vectors, n_batches, system.whole_epochs(spacing), workers=workers).directions
+    vectors = ending.chains.states[:, :1]
+    return continued(system, ending, vectors, n_batches, system.whole_epochs(spacing), workers=workers).directions
 
 
 def continued(
     system: System,
-    checkpoint: Checkpoint,
+    ending: Ending,
     vectors: FloatArray,
     n_batches: int,
     spacing: int,
@@ -46,14 +46,14 @@ def continued(
     What chains do depends on where the run ended alone: calling twice gives the same.
     """
     chains = Chains(
-        key=checkpoint.chains.key,
+        key=ending.chains.key,
         states=np.array(vectors, order="C"),
         steps_per_batch=spacing,
         records=VectorRecords.empty(len(vectors), vectors.shape[1], 0, system.dimension),
-        first_chain=checkpoint.chains.first_chain,
-        first_step=checkpoint.chains.next_step + first_batch * spacing,
+        first_chain=ending.chains.first_chain,
+        first_step=ending.chains.next_step + first_batch * spacing,
     )
-    task = recording_task(system, system.no_growth, spacing, checkpoint.orthonormalise_every)
+    task = recording_task(system, system.no_growth, spacing, ending.orthonormalise_every)
     return advance_windows(chains, task, n_batches, workers or Workers()).records
 
 

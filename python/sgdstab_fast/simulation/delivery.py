@@ -13,8 +13,8 @@ Workers keep the works that they were given last.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextvars
+import functools
 import hashlib
 import mmap
 import os
@@ -26,13 +26,15 @@ import threading
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from sgdstab_fast._core.blas import held
+from sgdstab_fast.results.locks import is_abandoned, locked, unlock
 
+_PREFIX, _LOCK = "sgdstab-", ".lock"  # of folders, and of the files beside them that are locked while they are used
 _LARGE = 2**12  # bytes of an array that is worth sending apart
 _FEW_WORKERS = 8
 _KEPT = 4  # works that a worker keeps
@@ -114,24 +116,14 @@ def carry_out_scattered(parcel: Parcel, item: Any, digests: Sequence[str], *arra
     return carry_out(parcel, item, dict(zip(digests, arrays, strict=True)))
 
 
-def is_loss(error: BaseException) -> bool:
-    """Say whether an error is that of an executor that has lost a worker, rather than of the work."""
-    import asyncio  # after an error alone
-
-    lost = (BrokenExecutor, concurrent.futures.CancelledError, asyncio.CancelledError)
-    return isinstance(error, lost) or type(error).__name__ == "KilledWorker"  # Dask's
-
-
 class Delivery:
-    """Brings works to the workers of one executor."""
+    """Brings works to the workers of one executor: of one that is not known better, in files."""
 
     def __init__(self, executor: Any) -> None:
         self._executor = executor
         self.is_broken = False
         """Whether its workers have died, and it takes no more work."""
         self._has_accepted = False  # something: what breaks later has lost its workers
-        self._threads = isinstance(executor, ThreadPoolExecutor)
-        self._scatters = callable(getattr(executor, "scatter", None))
         self._folder: str | None = None
         self._parcels: weakref.WeakKeyDictionary[Any, Parcel] = weakref.WeakKeyDictionary()
         self._arrays: dict[str, Any] = {}
@@ -144,9 +136,16 @@ class Delivery:
     @property
     def n_workers(self) -> int:
         """How many workers there are, as far as the executor tells; else a few."""
-        if self._scatters:
-            return max(len(self._executor.scheduler_info()["workers"]), 1)
         return int(getattr(self._executor, "_max_workers", None) or _FEW_WORKERS)
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether this is one of the executor's own threads, which must not wait for the others."""
+        return False
+
+    def is_loss(self, error: BaseException) -> bool:
+        """Say whether an error is that of an executor that has lost a worker, rather than of the work."""
+        return isinstance(error, (BrokenExecutor, CancelledError))
 
     def submit(self, work: Work, item: Any) -> Any:
         """Have a work done on an item; return a future, or None where all workers have died."""
@@ -160,22 +159,10 @@ class Delivery:
         return submitted
 
     def _submitted(self, work: Work, item: Any) -> Any:
-        if self._threads:
-            # With what this thread knows, of whether the work is still wanted say.
-            return self._executor.submit(contextvars.copy_context().run, work, item, 1)
-        parcel = self._parcel(work)
-        if self._scatters:
-            arrays = [self._arrays[digest] for digest in parcel.digests]
-            return self._executor.submit(carry_out_scattered, parcel, item, parcel.digests, *arrays, pure=False)
-        return self._executor.submit(carry_out, parcel, item, {})
+        return self._executor.submit(carry_out, self._parcel(work), item, {})
 
     def after_a_loss(self, work: Work, item: Any) -> Any:
-        """Have it done again, a worker having died, and perhaps what had been scattered to it."""
-        if self._scatters:
-            with self._lock:
-                self._arrays.clear()
-                self._uses.clear()
-                self._parcels.clear()
+        """Have it done again, a worker having died."""
         return self.submit(work, item)
 
     def again(self, work: Work, item: Any, missing: Missing) -> Any:
@@ -216,19 +203,88 @@ class Delivery:
     def _sent(self, array: memoryview) -> str:
         """Bring an array to the workers, unless they have it; return its digest."""
         digest = hashlib.blake2b(array, digest_size=16).hexdigest()
-        if digest in self._arrays:
-            return digest
-        if self._scatters:
-            self._arrays[digest] = self._executor.scatter(bytearray(array), broadcast=True, hash=False)
-            return digest
-        if self._folder is None:
-            self._folder = tempfile.mkdtemp(prefix="sgdstab-")
-            weakref.finalize(self, _remove, self._folder, os.getpid())
-        (Path(self._folder) / digest).write_bytes(array)
-        self._arrays[digest] = None
+        if digest not in self._arrays:
+            self._arrays[digest] = self._brought(array, digest)
         return digest
 
+    def _brought(self, array: memoryview, digest: str) -> Any:
+        """Bring an array to the workers, and return what stands for it here; None if its file does."""
+        if self._folder is None:
+            _remove_abandoned()
+            self._folder = tempfile.mkdtemp(prefix=_PREFIX)
+            lock = locked(Path(self._folder + _LOCK))
+            weakref.finalize(self, _remove, self._folder, lock, os.getpid())
+        (Path(self._folder) / digest).write_bytes(array)
+        return None
 
-def _remove(folder: str, process: int) -> None:
+
+class ToThreads(Delivery):
+    """Of threads of this process: nothing has to be brought."""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether this is one of the threads."""
+        # By name: a pool knows its threads only after they have begun to work.
+        prefix: str = self._executor._thread_name_prefix
+        return threading.current_thread().name.rpartition("_")[0] == prefix
+
+    def _submitted(self, work: Work, item: Any) -> Any:
+        # With what this thread knows, of whether the work is still wanted say.
+        return self._executor.submit(contextvars.copy_context().run, work, item, 1)
+
+
+class ToCluster(Delivery):
+    """Of a client of Dask: arrays are scattered."""
+
+    @property
+    def n_workers(self) -> int:
+        """How many workers there are now."""
+        return max(len(self._executor.scheduler_info()["workers"]), 1)
+
+    def is_loss(self, error: BaseException) -> bool:
+        """Say whether a worker was lost, or what had been scattered to it."""
+        import asyncio  # after an error alone
+
+        from distributed import scheduler
+
+        return super().is_loss(error) or isinstance(error, (asyncio.CancelledError, scheduler.KilledWorker))
+
+    def after_a_loss(self, work: Work, item: Any) -> Any:
+        """Have it done again, and all that it needs scattered again: the worker may have had it."""
+        with self._lock:
+            self._arrays.clear()
+            self._uses.clear()
+            self._parcels.clear()
+        return self.submit(work, item)
+
+    def _submitted(self, work: Work, item: Any) -> Any:
+        parcel = self._parcel(work)
+        arrays = [self._arrays[digest] for digest in parcel.digests]
+        return self._executor.submit(carry_out_scattered, parcel, item, parcel.digests, *arrays, pure=False)
+
+    def _brought(self, array: memoryview, digest: str) -> Any:
+        return self._executor.scatter(bytearray(array), broadcast=True, hash=False)
+
+
+@functools.singledispatch
+def delivery_to(executor: Any) -> Delivery:
+    """Return what brings work to an executor, of the kind that it is."""
+    return ToCluster(executor) if callable(getattr(executor, "scatter", None)) else Delivery(executor)
+
+
+delivery_to.register(ThreadPoolExecutor, ToThreads)
+
+
+def _remove(folder: str, lock: BinaryIO | None, process: int) -> None:
     if os.getpid() == process:  # rather than a fork of it
+        if lock is not None:
+            unlock(lock)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of processes that were killed: of others their locks are held."""
+    for file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*{_LOCK}"):
+        with suppress(OSError):  # of another user
+            if is_abandoned(file) and (lock := locked(file)) is not None:
+                _remove(str(file).removesuffix(_LOCK), lock, os.getpid())

@@ -13,7 +13,7 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.results.interruption import Stopped, interruptible
-from sgdstab_fast.results.progress import Progress, ProgressOption, Report, reporter
+from sgdstab_fast.results.progress import Listener, Progress, ProgressOption, reporter
 from sgdstab_fast.simulation.delivery import AnyExecutor
 from sgdstab_fast.simulation.workers import Workers
 
@@ -58,6 +58,8 @@ def map_systems(
 
     Raises
     ------
+    ValueError, TypeError
+        If an argument is out of range; whatever function raises comes through.
     Interrupted
         On Ctrl-C, with a list in which those that were not come to are None.
 
@@ -136,5 +138,5 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
         return frozenset()
 
 
-def _tell(report: Report, n_done: int, n_all: int) -> None:
+def _tell(report: Listener, n_done: int, n_all: int) -> None:
     report(Progress(n_done, n_all, float("nan"), float("nan")))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from sgdstab_fast import validation
 from sgdstab_fast.results.interruption import Interruption, current_interruption
-from sgdstab_fast.simulation.delivery import Delivery, Missing, is_loss
+from sgdstab_fast.simulation.delivery import Delivery, Missing, delivery_to
 
 _Item = TypeVar("_Item")
 _Done = TypeVar("_Done")
@@ -32,7 +32,7 @@ class Workers:
     def __post_init__(self) -> None:
         validation.executor(self.executor)
         if self.executor is not None and self.delivery is None:
-            object.__setattr__(self, "delivery", Delivery(self.executor))
+            object.__setattr__(self, "delivery", delivery_to(self.executor))
 
     def useful_threads(self, n_items: int) -> int:
         """Return how many threads work at the same time on so many items."""
@@ -41,8 +41,7 @@ class Workers:
     @property
     def is_one_of_them(self) -> bool:
         """Whether this is one of the executor's own threads, which must not wait for the others."""
-        # By name: a pool knows its threads only after they have begun to work.
-        return threading.current_thread().name.rpartition("_")[0] == getattr(self.executor, "_thread_name_prefix", None)
+        return self.delivery is not None and self.delivery.is_inside
 
     def alone(self) -> Workers:
         """Return one thread of this process."""
@@ -97,7 +96,7 @@ class Workers:
             try:
                 found = sent.result()
             except BaseException as error:
-                if not is_loss(error):
+                if not delivery.is_loss(error):
                     raise
                 n_losses += 1
                 sent = delivery.after_a_loss(work, item)

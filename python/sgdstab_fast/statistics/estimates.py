@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,8 @@ class Estimate:
     """Whether chains were seen to forget their starts; True where that was not looked at."""
     gap: float = math.nan
     """lambda_1 - lambda_2 as far as it was measured."""
+    details: Any = None
+    """What whoever estimates has found besides, and wants to have of the last look at the end of a run."""
     is_curve: bool = False
     """Whether the exponents are those of many learning rates, none of them more important than others."""
     scales: FloatArray | None = None

@@ -20,6 +20,7 @@ from sgdstab_fast._core.blas import held_by_size
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.operators.partial_cholesky import PartialCholesky, extreme_eigenvalues, scaled_product
+from sgdstab_fast.results.progress import tell_of
 from sgdstab_fast.systems.decomposition import (
     Product,
     SpectralDecomposition,
@@ -28,7 +29,7 @@ from sgdstab_fast.systems.decomposition import (
     smallest_eigenvalue,
 )
 from sgdstab_fast.systems.rows import LARGEST_EIGENDECOMPOSITION, ROUNDING, IntArray, Rows, times_rows
-from sgdstab_fast.validation import let_go
+from sgdstab_fast.validation import let_go, row_blocks
 
 _OF_DECOMPOSITION = 6  # matrices
 
@@ -71,12 +72,14 @@ class GramRows(Rows):
     @cached_property
     def eigenvalues(self) -> FloatArray:
         """Of K, ascending."""
+        tell_of(f"eigenvalues of K, {len(self)} rows")
         return np.asarray(np.maximum(np.linalg.eigvalsh(self.array), 0.0))
 
     @cached_property
     def axes(self) -> tuple[FloatArray, FloatArray]:
         """Of K."""
         memory.require("an exact answer", {"all eigenvectors of gram": _OF_DECOMPOSITION * self.array.nbytes})
+        tell_of(f"eigenvectors of K, {len(self)} rows")
         eigenvalues, vectors = np.linalg.eigh(self.array)
         return eigenvalues, vectors
 
@@ -234,6 +237,7 @@ def rows_of_gram(gram: AnyFloatArray, precision: float) -> Rows:
     """Return the rows of a K of full rank, else those of a factor; refuse one that is zero or indefinite."""
     n, diagonal = gram.shape[0], gram.diagonal().astype(float)
     let_go(gram)
+    tell_of(f"rank of K, {n} rows")
     scale = np.sqrt(diagonal)
     active = np.flatnonzero(scale)  # examples with a gradient
     if not active.size:
@@ -242,6 +246,15 @@ def rows_of_gram(gram: AnyFloatArray, precision: float) -> Rows:
         for j in np.flatnonzero(gram[i])[:1]:
             raise ValueError(
                 f"gram must be positive semidefinite, but gram[{i}, {i}] is 0 and gram[{i}, {j}] is {gram[i, j]}"
+            )
+    for some in row_blocks(gram):
+        with np.errstate(over="ignore"):  # of entries that no semidefinite matrix has
+            scaled = np.divide(gram[some], np.where(scale > 0, scale, 1.0))
+        if not np.isfinite(scaled).all():
+            i, j = np.argwhere(~np.isfinite(scaled))[0].tolist()
+            raise ValueError(
+                f"gram must be positive semidefinite, but gram[{i + some.start}, {j}] is {gram[i + some.start, j]}, "
+                f"beside {diagonal[i + some.start]} and {diagonal[j]} on the diagonal"
             )
     noise = n * precision  # what rounding can do to eigenvalues of a matrix with unit diagonal
     if precision > validation.DOUBLE:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.results.progress import tell_of
 from sgdstab_fast.validation import row_blocks
 
 # Below this ratio of eigenvalues they come from a Jacobi singular value decomposition.
@@ -41,6 +42,8 @@ def decomposition_of_gram(gram: FloatArray, axes: tuple[FloatArray, FloatArray] 
 
     The smallest eigenvalue, which decides at small learning rates, is accurate to rounding of K.
     """
+    if axes is None:
+        tell_of(f"eigenvectors of K, {len(gram)} rows")
     vectors, eigenvalues = _of_gram(gram, axes)
     eigenvalues[0] = _refined_smallest(gram, vectors, eigenvalues, is_factor=False)
     return SpectralDecomposition(vectors, eigenvalues, None)
@@ -50,6 +53,8 @@ def decomposition_of_factor(
     features: FloatArray, rank: int, singular: tuple[FloatArray, FloatArray, FloatArray] | None = None
 ) -> SpectralDecomposition:
     """Decompose F, of a rank; `singular` are its singular vectors and values, if known."""
+    if singular is None:
+        tell_of(f"eigenvectors of K, {len(features)} rows")
     vectors, eigenvalues, directions = _of_factor(features, rank, singular)
     eigenvalues[0] = _refined_smallest(features, directions, eigenvalues, is_factor=True)
     return SpectralDecomposition(vectors, eigenvalues, directions)
@@ -92,6 +97,7 @@ def _jacobi(factor: FloatArray, *, with_directions: bool) -> tuple[FloatArray, F
     """
     from scipy.linalg import lapack  # type: ignore[import-untyped]
 
+    tell_of(f"small eigenvalues of K, {len(factor)} rows")
     values, vectors, directions, scale, _, info = lapack.dgejsv(
         factor,
         joba=_JACOBI_OF_ROW_SCALED,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import AnyFloatArray, Coordinates, FloatArray
+from sgdstab_fast.results.progress import tell_of
 from sgdstab_fast.results.storage import store_as
 from sgdstab_fast.systems.decomposition import (
     Product,
@@ -147,6 +148,7 @@ class Rows:
     @cached_property
     def eigenvalues(self) -> FloatArray:
         """Of K, ascending: those that are not 0, shape (rank,)."""
+        tell_of(f"eigenvalues of K, {len(self)} rows")
         return np.asarray(np.linalg.svd(self.array, compute_uv=False)[::-1] ** 2)
 
     @property
@@ -295,6 +297,7 @@ class Rows:
 
     @cached_property
     def _singular(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        tell_of(f"eigenvectors of K, {len(self)} rows")
         vectors, values, directions = np.linalg.svd(self.array, full_matrices=False)
         return vectors, values, directions
 
