@@ -80,7 +80,8 @@ def looked_at(call: Call, result: Any, said: list[str], rng: np.random.Generator
     """Look at a result, and have it written, read and read where it is damaged."""
     if not said and (numbers := lost(result)):
         raise FindingError(f"{numbers} is no number, and nothing says so: {result!r}")
-    errors = np.asarray(getattr(result, "standard_errors", getattr(result, "standard_error", math.inf)), dtype=float)
+    fields = getattr(result, "__dict__", {})
+    errors = np.asarray(fields.get("standard_errors", fields.get("standard_error", math.inf)), dtype=float)
     missed = call.has_tolerance and getattr(result, "converged", True) is False
     if not said and missed and not (errors < _ROUNDING).all():  # which errors of rounding alone say themselves
         raise FindingError(f"a tolerance is missed, and nothing says so: {result!r}")
