@@ -70,6 +70,26 @@ def test_given_back_where_a_call_does_not_end_well(error):
     assert threads() == {3}
 
 
+def test_ctrl_c_while_libraries_are_looked_for_is_not_lost():
+    program = (
+        "import ctypes, os, signal, time, threadpoolctl\n"
+        "load = threadpoolctl.ThreadpoolController._load_libraries\n"
+        "back = ctypes.CFUNCTYPE(None)(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.1)))\n"
+        "def slow(self):\n"
+        "    back()\n"  # as the loader calls back: what is raised there is lost
+        "    return load(self)\n"
+        "threadpoolctl.ThreadpoolController._load_libraries = slow\n"
+        "import sgdstab_fast as sf\n"
+        "try:\n"
+        "    system = sf.LinearizedSGD([[1.0, 0.5], [0.5, 1.0]], 0.3)\n"
+        "    sf.lyapunov_exponent(system, rtol=0, max_steps=10**12)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('heard')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("heard\n", "")
+
+
 def test_calls_that_overlap_give_back_what_was_there_before_the_first():
     met = Barrier(2, timeout=20)
 

@@ -46,14 +46,21 @@ class _Limit:
         """Take the threads down, if nobody has."""
         with self._lock:
             if self._holders == 0:
-                if self._controller is None:  # which takes a millisecond to look around
-                    import scipy.linalg  # type: ignore[import-untyped]  # noqa: F401  has a BLAS of its own
-                    from threadpoolctl import ThreadpoolController
-
-                    self._controller = ThreadpoolController().select(user_api="blas")
+                if self._controller is None:
+                    # On a thread that Ctrl-C does not reach: it would be lost in what the loader calls back.
+                    finder = threading.Thread(target=self._find, name="sgdstab-blas")
+                    finder.start()
+                    finder.join()
                 self._limiter = self._controller.limit(limits=1)
                 self._let_others()
             self._holders += 1
+
+    def _find(self) -> None:
+        """Find the libraries, which takes a millisecond."""
+        import scipy.linalg  # type: ignore[import-untyped]  # noqa: F401  has a BLAS of its own
+        from threadpoolctl import ThreadpoolController
+
+        self._controller = ThreadpoolController().select(user_api="blas")
 
     def release(self) -> None:
         """Give the threads back, if nobody else needs them down."""

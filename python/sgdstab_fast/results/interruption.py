@@ -97,6 +97,7 @@ class Interruption:
         self.is_writing = False
         """Whether a file is being written, which is waited for."""
         self._closing: list[Callable[[], object]] = []
+        self._is_left_behind = False
         self._requested = threading.Event()
 
     @property
@@ -142,12 +143,15 @@ class Interruption:
         """Call `close` if the work is left behind meanwhile: it ends what a user sees."""
         self._closing.append(close)
         try:
+            if self._is_left_behind:
+                raise Stopped
             yield
         finally:
             self._closing.remove(close)
 
     def close(self) -> None:
         """End what a user sees of work that is left behind."""
+        self._is_left_behind = True
         for close in tuple(self._closing):
             close()
 
@@ -353,16 +357,16 @@ def interruptible(function: Function) -> Function:
 
     Meanwhile BLAS is held to one thread, if the first argument, K or a system, has few rows.
     """
+    held = held_by_size(function)  # where it works, so that Ctrl-C cannot come between
 
-    @held_by_size
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
         if (outer := _current.get()) is not NEVER:
             with outer.nested():
-                return function(*args, **keywords)
+                return held(*args, **keywords)
         if threading.current_thread() is not threading.main_thread():
-            return function(*args, **keywords)
-        return _Call(function, args, keywords).outcome()
+            return held(*args, **keywords)
+        return _Call(held, args, keywords).outcome()
 
     return cast(Function, call)
 

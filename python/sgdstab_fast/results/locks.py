@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -15,13 +17,56 @@ except ImportError:  # Windows
 
     fcntl = None  # type: ignore[assignment]
 
+_PATIENCE, _POLL = 1.0, 0.01  # seconds, in which a call of this process that was left behind comes to its end
 _ABANDONED = 600.0  # seconds: what is written to has changed meanwhile
-_own: dict[Path, object] = {}
-"""Of this process, which locks of the system do not keep from itself, and whose they are."""
 
 
-def locked(path: Path) -> BinaryIO | None:
-    """Return a file that nobody else has locked; None if someone has.
+class Lock:
+    """A file that this process has locked, until it is unlocked or forgotten."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: BinaryIO | None = None
+
+    def take(self) -> bool:
+        """Lock the file, if no other process has."""
+        while True:
+            opened = self.path.open("ab")
+            try:
+                _lock(opened)
+            except (BlockingIOError, PermissionError):
+                opened.close()
+                return False
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(opened.fileno()), self.path.stat()):
+                    self._file = opened
+                    return True
+            opened.close()  # of one that has ended meanwhile
+
+    def unlock(self) -> None:
+        """Remove the file, and let others have it."""
+        with suppress(OSError):  # not where files that are open cannot be removed
+            os.unlink(self.path)
+        if self._file is not None:
+            self._file.close()
+        with _guard:
+            _own.pop(self.path, None)
+
+
+_own: weakref.WeakValueDictionary[Path, Lock] = weakref.WeakValueDictionary()
+"""Of this process, which locks of the system do not keep from itself. One that a call forgets as it is left behind is
+gone with it."""
+_guard = threading.Lock()
+
+
+def _is_first(lock: Lock) -> bool:
+    """Say whether no other lock of this process is of the same file; from now on it is this one."""
+    with _guard:  # threads may begin at the same time
+        return _own.setdefault(lock.path, lock) is lock
+
+
+def locked(path: Path) -> Lock | None:
+    """Return a lock of a file that nobody else has locked; None if someone has.
 
     It is one that processes which are forked from this one do not have.
 
@@ -30,39 +75,12 @@ def locked(path: Path) -> BinaryIO | None:
     OSError
         If it cannot be written to.
     """
-    path, own = path.absolute(), object()
-    if _own.setdefault(path, own) is not own:  # one instruction: threads may begin at the same time
-        return None
-    opened = None
-    try:
-        opened = _locked_file(path)
-    finally:
-        if opened is None:
-            _own.pop(path, None)
-    return opened
-
-
-def _locked_file(path: Path) -> BinaryIO | None:
-    """Return a file that no other process has locked; None if one has."""
-    while True:
-        opened = path.open("ab")
-        try:
-            _lock(opened)
-        except (BlockingIOError, PermissionError):
-            opened.close()
+    lock, until = Lock(path.absolute()), time.monotonic() + _PATIENCE
+    while not _is_first(lock):
+        if time.monotonic() > until:
             return None
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(opened.fileno()), path.stat()):
-                return opened
-        opened.close()  # of one that has ended meanwhile
-
-
-def unlock(lock: BinaryIO) -> None:
-    """Remove the file of a lock, and let others have it."""
-    with suppress(OSError):  # not where files that are open cannot be removed
-        os.unlink(lock.name)
-    lock.close()
-    _own.pop(Path(lock.name), None)
+        time.sleep(_POLL)
+    return lock if lock.take() else None
 
 
 def is_abandoned(path: Path) -> bool:

@@ -24,7 +24,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.results.interruption import Stopped, current_interruption
 from sgdstab_fast.results.journal import Journal, Recorder
-from sgdstab_fast.results.locks import locked, unlock
+from sgdstab_fast.results.locks import locked
 from sgdstab_fast.results.storage import load_any, remove_abandoned_parts, save
 
 _BUDGET = ("rtol", "atol", "max_steps", "sign_confidence", "tolerance_for", "confidence")
@@ -72,7 +72,7 @@ class CheckpointFile:
         """Write no more, and let others."""
         lock, self._lock = self._lock, None
         if lock is not None:
-            unlock(lock)
+            lock.unlock()
 
 
 _current: ContextVar[Recorder | None] = ContextVar("recorder", default=None)

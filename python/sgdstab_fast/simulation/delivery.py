@@ -29,10 +29,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sgdstab_fast._core.blas import held
-from sgdstab_fast.results.locks import is_abandoned, locked, unlock
+from sgdstab_fast.results.locks import Lock, is_abandoned, locked
 
 _PREFIX, _LOCK = "sgdstab-", ".lock"  # of folders, and of the files beside them that are locked while they are used
 _LARGE = 2**12  # bytes of an array that is worth sending apart
@@ -275,10 +275,10 @@ def delivery_to(executor: Any) -> Delivery:
 delivery_to.register(ThreadPoolExecutor, ToThreads)
 
 
-def _remove(folder: str, lock: BinaryIO | None, process: int) -> None:
+def _remove(folder: str, lock: Lock | None, process: int) -> None:
     if os.getpid() == process:  # rather than a fork of it
         if lock is not None:
-            unlock(lock)
+            lock.unlock()
         shutil.rmtree(folder, ignore_errors=True)
 
 
