@@ -7,6 +7,7 @@ In N^2 doubles, with K, and beside what `sgdstab_fast.memory` asks for. K is of 
 
 import subprocess
 import sys
+import tempfile
 
 SCRIPT = """
 import resource, sys
@@ -48,42 +49,46 @@ calls[which](sf.LinearizedSGD(gram, 0.9))
 square = 8 * n * n
 print(f"{which:>28}: {(peak() - before) / square:5.2f} N^2 doubles, told {max(told, default=0) / square + 1:5.2f}")
 """
+FILE = """
+import sys
+import numpy as np
+
+n = int(sys.argv[1])
+gram = np.lib.format.open_memmap(sys.argv[2], "w+", np.float32, (n, n))
+# The arc-cosine kernel of points on a sphere, and 1e-3 of the identity.
+points = np.random.default_rng(0).standard_normal((n, 16))
+points /= np.linalg.norm(points, axis=1)[:, None]
+for rows in np.array_split(np.arange(n), max(n // 512, 1)):
+    cosines = np.clip(points[rows] @ points.T, -1, 1)
+    angles = np.arccos(cosines)
+    gram[rows] = (np.sqrt(1 - cosines**2) + (np.pi - angles) * cosines) / np.pi
+    gram[rows, rows] = 1 + 1e-3
+gram.flush()
+"""
 FLOAT32 = """
-import mmap, sys, tempfile, time
-from pathlib import Path
+import resource, sys, time
 import numpy as np
 import sgdstab_fast as sf
 
-peak = lambda: 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-n = int(sys.argv[1])
-with tempfile.TemporaryDirectory() as folder:
-    path = Path(folder) / "gram.npy"
-    gram = np.lib.format.open_memmap(path, "w+", np.float32, (n, n))
-    # The arc-cosine kernel of points on a sphere, and 1e-3 of the identity, by tiles.
-    points = np.random.default_rng(0).standard_normal((n, 16))
-    points /= np.linalg.norm(points, axis=1)[:, None]
-    for rows in np.array_split(np.arange(n), max(n // 512, 1)):
-        cosines = np.clip(points[rows] @ points.T, -1, 1)
-        angles = np.arccos(cosines)
-        gram[rows] = (np.sqrt(1 - cosines**2) + (np.pi - angles) * cosines) / np.pi
-        gram[rows, rows] = 1 + 1e-3
-    gram.flush()
-    size = gram.nbytes
-    gram._mmap.madvise(mmap.MADV_DONTNEED)  # what writing took is not what averaging takes
-    del gram
-    begun = time.perf_counter()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    system = sf.LinearizedSGD(np.load(path, mmap_mode="r"), 1.1)
-    built, seconds = peak(), time.perf_counter() - begun
-    found = sf.lyapunov_exponent(system, method="average", rtol=0.1, max_steps=2_000_000, rng=0)
-    all_of_it = time.perf_counter() - begun
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+gram, begun = np.load(sys.argv[2], mmap_mode="r"), time.perf_counter()
+system = sf.LinearizedSGD(gram, 1.1)
+built, seconds = peak(), time.perf_counter() - begun
+found = sf.lyapunov_exponent(system, method="average", rtol=0.1, max_steps=2_000_000, rng=0)
 print(f"{system}: {found}")
-print(f"building {built / size:.2f} K in {seconds:.0f} s, in all {peak() / size:.2f} K in {all_of_it:.0f} s")
+print(
+    f"building {built / gram.nbytes:.2f} K in {seconds:.0f} s, "
+    f"in all {peak() / gram.nbytes:.2f} K in {time.perf_counter() - begun:.0f} s"
+)
 """
 NAMES = [line.split('"')[1] for line in SCRIPT.splitlines() if line.startswith('    "') and "lambda its" in line]
 
 if __name__ == "__main__":
     n = sys.argv[1] if len(sys.argv) > 1 else "2048"
-    for name in sys.argv[2:] or NAMES:
-        script = FLOAT32 if name == "float32" else SCRIPT
-        subprocess.run([sys.executable, "-W", "ignore", "-c", script, n, name], check=True)
+    if sys.argv[2:] == ["float32"]:
+        with tempfile.TemporaryDirectory() as folder:
+            for script in (FILE, FLOAT32):
+                subprocess.run([sys.executable, "-W", "ignore", "-c", script, n, f"{folder}/gram.npy"], check=True)
+    else:
+        for name in sys.argv[2:] or NAMES:
+            subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT, n, name], check=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 BYTES_OF_DOUBLE = 8
 _SPARE = 64 * 2**20  # bytes that are left to whatever else there is
-_SMALL = 256 * 2**20  # bytes that are not asked for
+_SMALL = 16 * 2**20  # bytes that are not asked for
 _INFORMATION, _GROUPS, _CONTROL = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 

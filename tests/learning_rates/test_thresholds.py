@@ -232,3 +232,13 @@ def test_bad_input():
         sf.thresholds(K4, learning_rate=0)
     with pytest.raises(TypeError, match="unexpected keyword argument 'momentum'"):
         sf.thresholds(K4, momentum=0.9)
+
+
+def test_bounds_are_of_k_without_what_float32_does_not_resolve():
+    factor = np.random.default_rng(0).normal(size=(30, 8)) / 3
+    gram = factor @ factor.T
+    with pytest.warns(sf.AccuracyWarning, match="22 of 30 directions"):
+        single = sf.thresholds(gram.astype(np.float32), learning_rate=1.1, orders=(), rng=1)
+    double = sf.thresholds(gram, learning_rate=1.1, orders=(), rng=1)
+    for row, other in zip(single, double, strict=True):
+        assert row.value == pytest.approx(other.value, rel=0.02)

@@ -279,3 +279,78 @@ def test_a_call_goes_on_with_the_same_sparse_matrix_alone(tmp_path):
         assert bits(sf.sweep(same, [0.2, 0.4], rtol=0.1, resume=path)) == bits(whole)
     with pytest.raises(ValueError, match="resume is of a call with gram="):
         sf.sweep(csr_array(other), [0.2, 0.4], rtol=0.1, resume=path)
+
+
+@pytest.mark.parametrize("content", [b"", None])
+def test_an_empty_file_and_a_checkpoint_are_replaced_and_no_other_file(tmp_path, content):
+    path = tmp_path / "run.npz"
+    CALLS["exponent"](rng=1, checkpoint=path) if content is None else path.write_bytes(content)
+    CALLS["exponent"](rng=1, checkpoint=path)
+    assert sf.lyapunov_exponent(PLAIN, resume=path)
+    for other in ("k.npy", "k.npz", "result.npz", "notes.txt"):
+        file = tmp_path / other
+        if other == "result.npz":
+            CALLS["exponent"](rng=1).save(file)
+        elif other == "notes.txt":
+            file.write_text("notes")
+        else:
+            (np.save if other == "k.npy" else np.savez)(file, K4)
+        before = file.read_bytes()
+        with pytest.raises(ValueError, match="must be a new file or a checkpoint, and"):
+            CALLS["exponent"](rng=1, checkpoint=file)
+        assert file.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is neither"):
+        CALLS["exponent"](rng=1, checkpoint=tmp_path / "pipe")
+    with pytest.raises(ValueError, match="file must be a regular file"):
+        CALLS["exponent"](rng=1).save(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "run.npz"
+    link.symlink_to(tmp_path / "far" / "run.npz")
+    CALLS["exponent"](rng=1, checkpoint=link)
+    assert link.is_symlink()
+    assert (tmp_path / "far" / "run.npz").is_file()
+
+
+def test_a_relative_path_is_that_of_the_call(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    move = lambda _: os.chdir(tmp_path / "elsewhere")  # noqa: E731
+    CALLS["exponent"](rng=1, checkpoint="run.npz", checkpoint_every=0, progress=move)
+    assert [file.name for file in tmp_path.glob("**/*.npz")] == ["run.npz"]
+
+
+def test_what_a_callback_raises_leaves_the_last_state_behind(tmp_path):
+    path, left = tmp_path / "run.npz", 3
+
+    def fail(_):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        CALLS["exponent"](rng=1, checkpoint=path, progress=fail)
+    assert bits(CALLS["exponent"](resume=path)) == bits(CALLS["exponent"](rng=1))
+
+
+@pytest.mark.parametrize("other", [{"rng": 2}, {"n_chains": 3}, {"method": "average"}])
+def test_arguments_beside_a_result_are_those_that_it_came_from(other):
+    found = sf.lyapunov_exponent(PLAIN, rtol=0.1, rng=1)
+    assert sf.lyapunov_exponent(PLAIN, rtol=0.05, rng=1, resume=found)
+    with pytest.raises(ValueError, match=f"resume is of a call with {next(iter(other))}="):
+        sf.lyapunov_exponent(PLAIN, rtol=0.05, resume=found, **other)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "resume"])
+def test_several_systems_have_no_file_in_common(name, tmp_path):
+    with pytest.raises(ValueError, match=f"{name} must be left out"):
+        sf.map_systems(sf.lyapunov_exponent, [PLAIN, PLAIN], **{name: tmp_path / "run.npz"})

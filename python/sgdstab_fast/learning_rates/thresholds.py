@@ -277,7 +277,7 @@ def thresholds(
     with suppress(Stopped):  # an interrupted call knows those that it has come to
         with listening(options.progress, "thresholds"):
             take(_of_batches(system, [_moment(p) for p in powers]))
-            take(_of_bounds(known.matrix.astype(float, copy=False), system))
+            take(_of_bounds(system.rows_of_k.gram, system))  # without what is taken for its kernel
             take(_sharpness(known, residuals, system, rtol, options.seed))
         take(_of_criteria(critical, powers, partial(_regular, here, eta)))
     return so_far()

@@ -16,6 +16,8 @@ decomposition", Applied Numerical Mathematics 62, 2012.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -77,7 +79,8 @@ class PartialCholesky:
             left[examples] = 0.0
             return
         pivots, rows = examples[order[:rank] - 1], np.flatnonzero(left > -np.inf)
-        values = solve_triangular(lower[:rank, :rank], self._left(pivots, rows), lower=True).astype(np.float32)
+        values = _given_back_when_done((rank, rows.size))
+        values[...] = solve_triangular(lower[:rank, :rank], self._left(pivots, rows), lower=True)
         self._columns.append(_Columns(pivots, rows, values))
         self.rank += rank
         left[rows] -= np.einsum("pn,pn->n", values, values)
@@ -188,6 +191,12 @@ class PartialCholesky:
             found[own] = solve_triangular(columns.triangle.T, rest)
             start = own.start
         return found
+
+
+def _given_back_when_done(shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return an array whose memory goes back to the system with it, as that of many small ones does not always."""
+    memory = mmap.mmap(-1, math.prod(shape) * np.dtype(np.float32).itemsize)
+    return np.frombuffer(memory, dtype=np.float32).reshape(shape)
 
 
 def scaled_product(gram: AnyFloatArray, scale: FloatArray) -> Product:

@@ -63,7 +63,13 @@ class Stored(NamedTuple):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give the path of a file to write, which takes the place of another once all went well."""
+    """Give the path of a file to write, which takes the place of another once all went well.
+
+    Of a link the file that it leads to is meant. What is no file, such as a device, is refused.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise ValueError(f"file must be a regular file, and {str(path)!r} is none")
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # of no other run
     try:
         yield partial
@@ -71,6 +77,15 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def kind_of(path: Path) -> str | None:
+    """Return the kind of what a file holds; None of one that `store` did not write."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return str(json.loads(str(found["header"]))["kind"])
+    except _UNREADABLE:
+        return None
 
 
 def remove_abandoned_parts(path: Path) -> None:
@@ -129,6 +144,9 @@ def reading(file: File, writer: str, kinds: Collection[str]) -> Iterator[Stored]
 def _stored(file: File) -> Stored:
     if not hasattr(file, "read"):
         with Path(file).open("rb") as opened:
+            if not zipfile.is_zipfile(opened):
+                raise ValueError("it is no archive of arrays")
+            opened.seek(0)
             return _stored(opened)
     with np.load(file, allow_pickle=False) as found:
         header: dict[str, Any] = json.loads(str(found["header"]))

@@ -13,7 +13,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast import validation
-from sgdstab_fast._core.seeds import seed_from
+from sgdstab_fast._core.seeds import Seed, seed_from, seed_of
 from sgdstab_fast.results.interruption import Stopped, current_interruption
 from sgdstab_fast.results.journal import Journal, Recorder
 from sgdstab_fast.results.locks import locked
-from sgdstab_fast.results.storage import load_any, remove_abandoned_parts, save
+from sgdstab_fast.results.storage import kind_of, load_any, remove_abandoned_parts, save
 
 _BUDGET = ("rtol", "atol", "max_steps", "sign_confidence", "tolerance_for", "confidence")
 _FREE = (*_BUDGET, "rng", "n_threads", "progress", "executor", "resume", "checkpoint", "checkpoint_every")
@@ -39,9 +39,14 @@ class CheckpointFile:
     def __init__(self, path: Any, every: float) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"checkpoint must be a path, not {validation.shown(path)}")
-        self.path, self._every, self._last = Path(path), every, time.monotonic()
+        if not os.fspath(path) or "\0" in os.fspath(path):
+            raise ValueError(f"checkpoint must be a path, not {validation.shown(path)}")
+        # What it is now, wherever the process goes later.
+        self.path, self._every, self._last = Path(os.path.realpath(path)), every, time.monotonic()
         if self.path.is_dir():
             raise ValueError(f"checkpoint must be a file, and {str(path)!r} is a folder")
+        if self.path.exists() and not _may_be_replaced(self.path):
+            raise ValueError(f"checkpoint must be a new file or a checkpoint, and {str(path)!r} is neither")
         if not self.path.parent.is_dir():
             raise ValueError(f"checkpoint must be in a folder that exists, and {str(self.path.parent)!r} does not")
         try:
@@ -65,6 +70,8 @@ class CheckpointFile:
             if self._lock is not None:
                 save(journal, self.path)
                 self._last = time.monotonic()
+        except OSError as error:
+            raise OSError(error.errno, f"checkpoint: {error.strerror}", str(self.path)) from None
         finally:
             interruption.is_writing = False
 
@@ -73,6 +80,11 @@ class CheckpointFile:
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.unlock()
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """Say whether a file is a checkpoint, or an empty one that was made for it."""
+    return path.is_file() and (path.stat().st_size == 0 or kind_of(path) == Journal.__name__)
 
 
 _current: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -104,6 +116,8 @@ def recorded(
         earlier = _journal_of(earlier)
     before: Journal | None = getattr(earlier, "journal", None)
     journal = Journal(estimator.__name__, {}) if before is None else dataclasses.replace(before.copy(), arguments={})
+    if earlier is not None and not isinstance(earlier, Journal):
+        _require_same(earlier, given)
     if isinstance(earlier, Journal):
         keywords = {**keywords, **_left_out(earlier, estimator.__name__, signature, given)}
         journal, earlier = earlier.copy(), None
@@ -130,6 +144,11 @@ def recorded(
         except Stopped:
             if file is not None:
                 file.write(journal)
+            raise
+        except Exception:  # of a callback, say
+            if file is not None:
+                with suppress(OSError):
+                    file.write(journal)
             raise
         finally:
             _current.reset(token)
@@ -218,8 +237,23 @@ def _left_out(
             left[name] = ast.literal_eval(before)
         except (ValueError, SyntaxError):
             raise ValueError(f"resume is of a call with {name}, which has to be given again") from None
-    rng, seed = given.get("rng"), journal.seed
+    _require_same_seed(given.get("rng"), journal.seed)
+    return left
+
+
+def _require_same(earlier: Any, given: Mapping[str, Any]) -> None:
+    """Refuse arguments of a call that goes on from a result of chains which say other than the call that found it."""
+    provenance, chains = getattr(earlier, "provenance", None), getattr(earlier, "chains", None)
+    if not provenance or chains is None:
+        return
+    for name, before in (("n_chains", len(chains.states)), ("method", provenance.get("method"))):
+        if name in given and given[name] != before:
+            raise ValueError(f"resume is of a call with {name}={before!r}, not {name}={validation.shown(given[name])}")
+    _require_same_seed(given.get("rng"), seed_of(provenance))
+
+
+def _require_same_seed(rng: Any, seed: Seed | None) -> None:
+    """Refuse an rng that is not the one a call began with; generators have moved on."""
     drawn_from = (np.random.Generator, np.random.BitGenerator, np.random.RandomState)  # whose state has moved on
     if rng is not None and seed is not None and not isinstance(rng, drawn_from) and seed_from(rng).key != seed.key:
         raise ValueError(f"resume is of a call with rng={seed.entropy}, not rng={validation.shown(rng)}")
-    return left

@@ -76,6 +76,9 @@ def map_systems(
     taken = _parameters(function)
     if "n_threads" in taken:
         keywords["n_threads"] = n_threads if executor is None or n_threads is not None else 1
+    for name in ("checkpoint", "resume"):
+        if keywords.get(name) is not None:
+            raise ValueError(f"{name} must be left out: one file cannot hold the runs of several systems")
     calls = [_Call(function, system, dict(keywords)) for system in given]
     if "rng" in taken:
         seed = seed_from(rng)
