@@ -190,8 +190,6 @@ def test_annihilation_leaves_no_direction():
     assert chain.exponent == -math.inf
     with pytest.raises(ValueError, match="nothing to sample"):
         chain.sample(3)
-    with pytest.raises(ValueError, match="nothing to bring closer"):
-        chain.holder_contraction(1.0, 3)
     with pytest.raises(ValueError, match="nothing to start from"):
         chain.finite_time_distribution(3)
 

@@ -225,7 +225,7 @@ class ProjectiveChain(OneExponent, renamed={"checkpoint": "ending"}):
         Raises
         ------
         ValueError, TypeError
-            If an argument is out of range, or products of steps annihilate every displacement.
+            If an argument is out of range.
 
         Examples
         --------
@@ -235,9 +235,7 @@ class ProjectiveChain(OneExponent, renamed={"checkpoint": "ending"}):
         >>> bool(abs(contraction.rates[0] / 0.01 - chain.contraction_rate) < 0.02)
         True
         """
-        n = self._steps(n)
-        self._require_directions("bring closer")
-        return holder_contraction(self.system, self.ending, alpha, n, n_pairs)
+        return holder_contraction(self.system, self.ending, alpha, self._steps(n), n_pairs)
 
     def _require_directions(self, what: str) -> None:
         """Refuse where no direction is left."""
