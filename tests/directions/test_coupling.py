@@ -355,6 +355,14 @@ def test_where_there_is_one_direction_no_pair_is_far(gram):
     np.testing.assert_allclose(found.far, found.near, rtol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize("n", [1, 6])
+def test_pairs_of_which_one_is_annihilated_are_brought_together(n):
+    found = sf.projective_chain(sf.LinearizedSGD(np.eye(3), 1.0), rng=1).holder_contraction([0.5, 1], n)
+    assert not np.isnan(found.log_near).any()
+    assert (found.log_far < np.inf).all()
+
+
 def test_growth_near_annihilation_is_that_of_the_image():
     system = sf.LinearizedSGD([[1, 0], [0, 1]], 1.0)
     (found,) = growth_by_example(system.rows_of_k, system.learning_rate, np.array([[1, 1e-9]]), [None])

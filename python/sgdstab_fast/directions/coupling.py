@@ -197,9 +197,10 @@ def _log_ratios(system: System, ending: Ending, n: int, n_windows: int) -> tuple
 
 
 def _difference(logarithms: FloatArray, others: FloatArray) -> FloatArray:
-    """Return log(x / y), -inf where x = 0 whatever y."""
+    """Return log(x / y), -inf where x or y is 0."""
     with np.errstate(invalid="ignore"):
-        return np.where(np.isneginf(logarithms), -math.inf, logarithms - others)
+        # What is annihilated has no direction: no distance is left to it.
+        return np.where(np.isneginf(logarithms) | np.isneginf(others), -math.inf, logarithms - others)
 
 
 def _log_determinants(system: System, ending: Ending, n_chains: int, n: int, n_windows: int) -> FloatArray | None:

@@ -73,7 +73,7 @@ def rate_function(ax: Axes, curve: Curve, exponent: float, clt_variance: float, 
     if clt_variance > 0:
         parabola = (x - exponent) ** 2 / (2 * clt_variance)
         ax.plot(x, parabola, color="0.45", lw=1.1, ls=":", label="central limit theorem")
-    ax.set_ylim(0, 1.08 * rates.max())
+    ax.set_ylim(0, 1.08 * rates.max() or 1.0)  # of a law without any spread it is 0
     ax.axvline(exponent, color="0.45", lw=0.8, label=f"λ = {exponent:.4g}")
     if at_zero is not None:
         ax.axvline(0, color=EDGE, lw=1, ls="--")
