@@ -8,6 +8,9 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
 
+Product = Callable[[FloatArray], FloatArray]
+"""What multiplies a vector with a matrix."""
+
 _MOST_STEPS = 24
 _DECIDED, _TIE = 0.1, 1e-10  # share of an eigenvalue's distance from 1 that its error may be; what is no distance
 _SAME = 1e-8  # vectors up to rounding
@@ -16,7 +19,7 @@ _END = 1e-11  # relative: a Krylov space that goes on with less has ended
 
 
 def improved_perron_vector(
-    product: Callable[[FloatArray], FloatArray], x: FloatArray, image: FloatArray, *, goal: float, most: int
+    product: Product, x: FloatArray, image: FloatArray, *, goal: float, most: int
 ) -> tuple[FloatArray, float, int]:
     """Improve a vector until the residual of R x = lambda x is at most a goal.
 
@@ -61,7 +64,7 @@ def improved_perron_vector(
 
 
 def improved_leading_vector(
-    product: Callable[[FloatArray], FloatArray], x: FloatArray, image: FloatArray, goal: float, most: int
+    product: Product, x: FloatArray, image: FloatArray, goal: float, most: int
 ) -> tuple[FloatArray, FloatArray, float, int]:
     """Return a vector closer to the leading eigenvector, its image, the gap below and the products made: Lanczos."""
     basis, images = [x], [image]
@@ -84,9 +87,7 @@ def improved_leading_vector(
     return x / length, image / length, gap, len(basis) - 1
 
 
-def overlooked_vector(
-    product: Callable[[FloatArray], FloatArray], x: FloatArray, start: FloatArray, most: int
-) -> tuple[FloatArray | None, int]:
+def overlooked_vector(product: Product, x: FloatArray, start: FloatArray, most: int) -> tuple[FloatArray | None, int]:
     """Return a vector orthogonal to x with an eigenvalue above 1, None if there is none, and the products made.
 
     x is an eigenvector of eigenvalue 1. Of a map that nearly falls into blocks it may be that of one block, to
@@ -113,7 +114,7 @@ def overlooked_vector(
 
 
 def ritz_pairs(
-    times: Callable[[FloatArray], FloatArray],
+    times: Product,
     start: FloatArray,
     most: int,
     known: Callable[[FloatArray, FloatArray, float], bool],

@@ -18,17 +18,14 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import AnyFloatArray, FloatArray
-from sgdstab_fast.operators.krylov import ritz_pairs
+from sgdstab_fast.operators.krylov import Product, ritz_pairs
 from sgdstab_fast.validation import let_go, row_blocks
-
-Product = Callable[[FloatArray], FloatArray]
 
 _BLOCK = 256  # pivots taken together
 _SHARE = 0.1  # of what is left of the examples of a block: an example of which less is left waits for another block

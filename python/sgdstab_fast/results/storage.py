@@ -83,7 +83,7 @@ def kind_of(path: Path) -> str | None:
     """Return the kind of what a file holds; None of one that `store` did not write."""
     try:
         with np.load(path, allow_pickle=False) as found:
-            return str(json.loads(str(found["header"]))["kind"])
+            return str(_header(found)["kind"])
     except _UNREADABLE:
         return None
 
@@ -141,6 +141,11 @@ def reading(file: File, writer: str, kinds: Collection[str]) -> Iterator[Stored]
         raise ValueError(f"file must be one that {writer} wrote, not {name!r}: {reason}") from error
 
 
+def _header(found: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(str(found["header"]))
+    return header
+
+
 def _stored(file: File) -> Stored:
     if not hasattr(file, "read"):
         with Path(file).open("rb") as opened:
@@ -149,7 +154,7 @@ def _stored(file: File) -> Stored:
             opened.seek(0)
             return _stored(opened)
     with np.load(file, allow_pickle=False) as found:
-        header: dict[str, Any] = json.loads(str(found["header"]))
+        header = _header(found)
         kind, version = header.pop("kind"), header.pop("format")
         if version > _FORMAT:
             raise ValueError(f"it is a {kind} of format {version}, and this release reads {_FORMAT}")

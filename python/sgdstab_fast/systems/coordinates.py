@@ -19,10 +19,10 @@ from sgdstab_fast._core.arguments import AnyFloatArray, FloatArray
 from sgdstab_fast._core.blas import held_by_size
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.memory import BYTES_OF_DOUBLE
+from sgdstab_fast.operators.krylov import Product
 from sgdstab_fast.operators.partial_cholesky import PartialCholesky, extreme_eigenvalues, scaled_product
 from sgdstab_fast.results.progress import tell_of
 from sgdstab_fast.systems.decomposition import (
-    Product,
     SpectralDecomposition,
     decomposition_of_gram,
     largest_axes,

@@ -6,12 +6,12 @@ usual eigendecomposition knows that to rounding of the largest one only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.operators.krylov import Product
 from sgdstab_fast.results.progress import tell_of
 from sgdstab_fast.validation import row_blocks
 
@@ -20,10 +20,6 @@ _ILL_CONDITIONED = 1e-10
 _MOST_REFINEMENTS = 6
 _TOLERANCE = 1e-10  # of Lanczos' iteration
 _JACOBI_OF_ROW_SCALED, _JACOBI_VECTORS, _JACOBI_NO_VECTORS = 2, 0, 3  # scipy's codes for LAPACK's dgejsv
-
-
-Product = Callable[[FloatArray], FloatArray]
-"""What multiplies a vector with a matrix."""
 
 
 class SpectralDecomposition(NamedTuple):

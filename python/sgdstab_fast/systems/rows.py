@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import AnyFloatArray, Coordinates, FloatArray
+from sgdstab_fast.operators.krylov import Product
 from sgdstab_fast.results.progress import tell_of
 from sgdstab_fast.results.storage import store_as
 from sgdstab_fast.systems.decomposition import (
-    Product,
     SpectralDecomposition,
     decomposition_of_factor,
     largest_axes,
