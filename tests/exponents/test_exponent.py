@@ -226,6 +226,21 @@ def test_duplicated_examples_have_the_exponent_of_the_quotient():
     assert_within(from_gram.exponent, from_gram.standard_error, from_features.exponent, from_features.standard_error)
 
 
+@pytest.mark.parametrize(("batch_size", "learning_rate"), [(1, 0.8), (2, 0.8), (2, 1.5), (8, 1.0)])
+def test_many_more_examples_than_dimensions(batch_size, learning_rate):
+    """N abs(lambda) is above 30: no single step takes all of that, and rounding of none is the error of the mean."""
+    factor = np.random.default_rng(0).normal(size=(2000, 30)) / 6
+    system = sf.LinearizedSGD.from_factor(factor, learning_rate, batch_size)
+    anchored, average = (
+        sf.lyapunov_exponent(system, method=method, rtol=0.01, rng=1) for method in ("anchored", "average")
+    )
+    assert system.n_examples * -anchored.exponent > 29
+    assert anchored.converged
+    assert average.converged
+    joint = math.hypot(anchored.standard_error, average.standard_error)
+    assert abs(anchored.exponent - average.exponent) < 4 * joint
+
+
 def test_gram_and_factor_forms_agree(rng):
     features = rng.standard_normal((30, 6)) / np.sqrt(6)
     from_gram = budget(sf.LinearizedSGD(features @ features.T, 0.7), 3e6)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sgdstab_fast.statistics.anchored import AnchoredGrowth
+from sgdstab_fast.statistics.anchored import AnchoredGrowth, Rounding
 from sgdstab_fast.statistics.control_variates import combined, fit, weights_of_chains
 from sgdstab_fast.statistics.mixing import Mixing
 
@@ -50,7 +50,7 @@ def test_anchored_means_cover_and_gain(rng, n_chains):
     # 400 intervals at 95%: 92% and 98% are 2.75 standard deviations away, a false-alarm rate of 6e-3
     held = 0
     for _ in range(400):
-        estimate = AnchoredGrowth(correlated(rng, n_chains, 6400 // n_chains), 10, MIXED, 1, 0.0).estimate()
+        estimate = AnchoredGrowth(correlated(rng, n_chains, 6400 // n_chains), 10, MIXED, Rounding(0.0, 1)).estimate()
         assert estimate.standard_error[0] < 1e-3
         held += abs(estimate.mean[0] - 2) < 1.99 * estimate.standard_error[0]
     assert 0.92 <= held / 400 <= 0.98
@@ -62,7 +62,7 @@ def test_nothing_biases_a_mean_that_rare_excursions_carry(rng):
         size = rng.exponential(30.0, (64, 200)) * (rng.random((64, 200)) < 3e-3)
         growth = np.stack([size - 0.09, size - 0.09 + 1e-2 * size**2 - 0.054], axis=2)
         growth += 0.1 * rng.standard_normal(growth.shape)
-        means.append(AnchoredGrowth(growth, 10, MIXED, 1, 0.0).estimate().mean[0])
+        means.append(AnchoredGrowth(growth, 10, MIXED, Rounding(0.0, 1)).estimate().mean[0])
         naive.append((growth @ fit(growth.reshape(-1, 2))).mean())
     assert abs(np.mean(means)) < 4 * np.std(means) / 20
     assert abs(np.mean(naive)) > 4 * np.std(naive) / 20  # what weights from the same samples would do

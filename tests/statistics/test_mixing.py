@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sgdstab_fast.statistics.anchored import AnchoredGrowth
+from sgdstab_fast.statistics.anchored import AnchoredGrowth, Rounding
 from sgdstab_fast.statistics.mixing import Mixing, measure
 
 
@@ -10,7 +10,7 @@ def test_chains_too_short_to_mix_pay_for_it(rng):
     walks = np.cumsum(rng.standard_normal((64, 100, 1)), axis=1)
     growth = np.concatenate([walks, walks + 1e-3 * rng.standard_normal((64, 100, 1))], axis=2)
     unknown = Mixing(gap=0.1, separation=1.0, n_steps=100)
-    estimate = AnchoredGrowth(growth, 1, unknown, 1, 0.0).estimate()
+    estimate = AnchoredGrowth(growth, 1, unknown, Rounding(0.0, 1)).estimate()
     assert not estimate.mixed
     assert estimate.standard_error[0] > 0.5 * walks.std()
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sgdstab_fast.statistics.anchored import AnchoredGrowth
+from sgdstab_fast.statistics.anchored import AnchoredGrowth, Rounding
 from sgdstab_fast.statistics.estimates import batch_means
 from sgdstab_fast.statistics.mixing import Mixing
 from sgdstab_fast.statistics.twins import MOST_TWINS, Twins, kinds
@@ -17,7 +17,7 @@ def series(rng, offset=0.0, n_chains=N_CHAINS):
 
 
 def estimate(growth, twins):
-    return AnchoredGrowth(growth, 1, UNKNOWN, 0, 0.0, Twins(twins)).estimate()
+    return AnchoredGrowth(growth, 1, UNKNOWN, Rounding(0.0, 0), Twins(twins)).estimate()
 
 
 def test_twins_are_of_each_kind_in_turn():
@@ -86,7 +86,7 @@ def test_what_a_mixture_gains_may_not_have_been_seen(rng):
 
 def test_a_bound_limits_what_the_exponent_may_be_above_the_mean(rng):
     growth = series(rng, np.full(N_BATCHES, -0.1))
-    anchored = AnchoredGrowth(growth, 1, UNKNOWN, 0, 0.0, Twins(growth[:MOST_TWINS] + 0.1))
+    anchored = AnchoredGrowth(growth, 1, UNKNOWN, Rounding(0.0, 0), Twins(growth[:MOST_TWINS] + 0.1))
     found = anchored.estimate(highest=-0.09)
     assert 0.009 < found.standard_error[0] < 0.011
     assert anchored.estimate(highest=-0.2).standard_error[0] < 1e-4

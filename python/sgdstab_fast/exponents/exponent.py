@@ -416,8 +416,9 @@ def _chains(
         records=VectorRecords.empty(options.n_chains, 1, growth.size),
         first_chain=first_chain,
         spacing=spacing,
-        n_examples=system.n_draws,
+        n_examples=growth.n_steps if growth.size else 0,
         rounding=system.rounding,
+        cancellation=growth.cancellation,
         start=begin.slow[0] if growth.covariance is None else None,
     )
     if (n_twins := n_twins_of(options)) == 0:

@@ -37,7 +37,7 @@ from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import n_twins_of, spread_from, starts
 from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS
-from sgdstab_fast.statistics.anchored import AnchoredGrowth
+from sgdstab_fast.statistics.anchored import AnchoredGrowth, Rounding
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.mixing import Mixing, measure
 from sgdstab_fast.statistics.twins import Twins
@@ -174,6 +174,7 @@ def _chains(
         spacing=spacing,
         n_examples=system.n_examples,
         rounding=float(np.finfo(float).eps) * min(1.0, float(panels.max() * system.diagonal.mean())),
+        cancellation=max(system.with_learning_rate(float(rate)).cancellation for rate in learning_rates),
         start=system.slow_directions(1)[:, 0] if family is None else None,
     )
     return chains.with_twins(states[1], empty(states[1])) if n_twins > 0 else chains
@@ -270,7 +271,8 @@ def _anchored(chains: Chains[PanelRecords], anchors: Anchors, index: int) -> Anc
         twins = Twins(its_growth) if np.isfinite(its_growth).all() else None
     steps = chains.steps_per_batch
     spread = spread_from(chains.start, chains.states[:, panel, 0, :, lane])
-    return AnchoredGrowth(growth[:, :, of_use], steps, mixing, chains.n_examples, chains.rounding, twins, spread)
+    rounding = Rounding(chains.rounding, chains.n_examples, chains.cancellation)
+    return AnchoredGrowth(growth[:, :, of_use], steps, mixing, rounding, twins, spread)
 
 
 def combined_growth(chains: Chains[PanelRecords], anchors: Anchors, index: int, estimate: Estimate) -> FloatArray:

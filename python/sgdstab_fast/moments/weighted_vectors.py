@@ -48,7 +48,7 @@ from sgdstab_fast.results.result import INTERRUPTED, SHORT
 from sgdstab_fast.results.storage import storable
 from sgdstab_fast.simulation.looks import grid, rounded
 from sgdstab_fast.simulation.options import Budget
-from sgdstab_fast.statistics.anchored import AnchoredGrowth, start_up_batches
+from sgdstab_fast.statistics.anchored import AnchoredGrowth, Rounding, start_up_batches
 from sgdstab_fast.statistics.estimates import Estimate, unknown
 from sgdstab_fast.statistics.mixing import N_COMPANIONS, Mixing, first_resolved
 
@@ -328,7 +328,7 @@ def _estimate(
     unsettled = math.hypot(unsettled, missed)
     size, rounding = populations.shape[1], ROUNDING * max(1.0, abs(populations.order))
     spread = math.sqrt(size) * float(combined_columns(series).mean(axis=1).std(ddof=1))
-    found = AnchoredGrowth(series, per_batch, mixing, 1, rounding).estimate(spread=spread)
+    found = AnchoredGrowth(series, per_batch, mixing, Rounding(rounding, 1)).estimate(spread=spread)
     total = 1 + float(found.mean[0])
     if not total > 0:
         return unknown(1), math.nan, math.nan

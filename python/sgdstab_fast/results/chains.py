@@ -144,9 +144,11 @@ class Chains(Generic[Records]):
     spacing: int = 1
     """Steps between evaluations of anchored growth, where that is recorded."""
     n_examples: int = 1
-    """N, over which anchored growth is a mean."""
+    """Steps over which an evaluation of anchored growth is a mean, N where every example has its own."""
     rounding: float = 0.0
     """What rounding may do to anchored growth."""
+    cancellation: float = math.inf
+    """The mean of 1 / f over these steps at the most, f what a step leaves of a squared norm."""
     start: FloatArray | None = None
     """The direction that chains start as, shape (dimension,), where their dominant second moment is not known; or the
     frame, (dimension, k)."""

@@ -55,6 +55,30 @@ _FEW_CHAINS = 16  # fewer do not show the spread of what they have not visited
 _DRIFT = 4.0  # standard errors: a false alarm in 1e4
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """What rounding does to an evaluation, a mean over the next steps: to log f / 2, where a step leaves f of a square.
+
+    The logarithm of a factor f has the error eps / f. Factors with the mean logarithm 2 g may be as small as exp(2 N g)
+    where one step does it all; how small they are whatever the vector may be known as well.
+    """
+
+    least: float
+    """What it does at the least."""
+    n_steps: int
+    """That an evaluation is a mean over; 0 where none cancels."""
+    cancellation: float = math.inf
+    """The mean of 1 / f over them at the most."""
+
+    def error(self, mean: float) -> float:
+        """Return the error of a mean."""
+        eps, n = float(np.finfo(float).eps), self.n_steps
+        if n == 0:
+            return max(self.least, eps * abs(mean))
+        smallest = math.exp(min(max(-2 * n * mean, 0.0), 80.0)) / n
+        return max(self.least, eps * abs(mean), 4 * eps * min(smallest, self.cancellation))
+
+
 @dataclass(frozen=True, eq=False)
 class AnchoredGrowth:
     """Anchored growth of chains, and what is known of how they mix."""
@@ -63,10 +87,7 @@ class AnchoredGrowth:
     """Means over the evaluations of batches, shape (n_chains, n_batches, n_metrics)."""
     steps_per_batch: int
     mixing: Mixing
-    n_examples: int
-    """Over which an evaluation is a mean."""
-    rounding: float
-    """What rounding does to it."""
+    rounding: Rounding
     twins: Twins | None = None
     spreading: float = 0.0
     """log(1 / cos) of the angles of chains with the single direction that they started as, if they did."""
@@ -165,10 +186,7 @@ class AnchoredGrowth:
     ) -> Estimate:
         samples = grouped(series[:, :, None], self._n_groups)[:, 0]
         mean, standard_error = mean_of(samples)
-        # The logarithm of a factor f has the error eps / f, and the smallest f is at least exp(2 N g) or so.
-        eps, n = float(np.finfo(float).eps), self.n_examples
-        cancellation = 8 * eps * math.exp(min(max(-2 * n * mean, 0.0), 80.0)) / (2 * n) if n > 0 else 0.0
-        standard_error = max(standard_error, self.rounding, eps * abs(mean), cancellation)
+        standard_error = max(standard_error, self.rounding.error(mean))
         difference, _, scaled_drift = _drift(series)
         if abs(scaled_drift) > _DRIFT:
             bias = max(bias, abs(difference))

@@ -130,9 +130,17 @@ class BatchSteps(StateSpace):
             metrics=arguments.BatchMetrics(matrices, couplings, self.law.unit_probabilities, n_trials),
             size=size * (3 if n_trials else 1),
             seconds_per_evaluation=1e-7 + 6e-11 * products + 1.6e-9 * trials,
+            n_steps=n_trials if n_trials else self.n_examples,
+            cancellation=self._cancellation,
             first=metrics[0] if metrics else None,
             covariance=covariance,
         )
+
+    @property
+    def _cancellation(self) -> float:
+        """1 / f at the most: of a squared norm a plain step leaves (1 - eta tr K_uu)^2 or more, u the largest unit."""
+        left = 1 - self.learning_rate * self.largest_unit
+        return 1 / left**2 if left > 0 and self.recurrence.is_plain else math.inf
 
     @property
     def _n_trials(self) -> int:

@@ -39,6 +39,10 @@ class Growth:
     """Results of an evaluation, which all have the exponent as their mean; 0 if growth is not evaluated."""
     seconds_per_evaluation: float
     """Time of one evaluation of one vector, measured on one thread."""
+    n_steps: int = 0
+    """Steps that an evaluation is a mean over, as far as some may cancel."""
+    cancellation: float = math.inf
+    """The mean of 1 / f over these steps at the most, f what a step leaves of a squared norm; infinite if not known."""
     first: FloatArray | None = None
     """The first metric; None if it is the norm of K, which the core knows."""
     covariance: FloatArray | None = None

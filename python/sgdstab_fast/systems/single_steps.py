@@ -143,6 +143,12 @@ class SingleSteps(BatchSteps):
         """The norm of K alone."""
         return self.growth_with(np.empty((0, self.rank, self.rank)), self.diagonal[None])
 
+    @property
+    def cancellation(self) -> float:
+        """The mean of 1 / f, where f >= min(1, (1 - eta K_ii)^2) is what a step leaves of a squared norm."""
+        with np.errstate(divide="ignore"):
+            return float(np.exp(-2 * np.minimum(self.log_determinants, 0.0)).mean())
+
     def growth_with(self, matrices: FloatArray, diagonals: FloatArray, covariance: FloatArray | None = None) -> Growth:
         """Return growth in the norm of K and further metrics, and the squared norms of what steps move in all."""
         n, d, size = diagonals.shape[1], matrices.shape[1], len(diagonals)
@@ -151,6 +157,8 @@ class SingleSteps(BatchSteps):
             metrics=arguments.SingleMetrics(matrices, diagonals),
             size=size,
             seconds_per_evaluation=float(1e-7 + 5e-11 * (n * d + matrices.size) + 1e-9 * size * n),
+            n_steps=n,
+            cancellation=self.cancellation,
             covariance=covariance,
         )
 

@@ -93,11 +93,6 @@ class StateSpace(System):
         return self._rows.diagonal
 
     @property
-    def n_draws(self) -> int:
-        """N."""
-        return self.n_examples
-
-    @property
     def rounding(self) -> float:
         """What rounding of K v may do to the growth of a step."""
         return float(np.finfo(float).eps) * min(1.0, self.learning_rate * float(self.diagonal.mean()))

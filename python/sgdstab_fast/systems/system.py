@@ -219,11 +219,6 @@ class System(ABC):
         return False
 
     @property
-    def n_draws(self) -> int:
-        """Steps that anchored growth is a mean over, as far as some may cancel."""
-        return 0
-
-    @property
     def rounding(self) -> float:
         """What rounding may do to anchored growth, metrics combined."""
         return 4096 * float(np.finfo(float).eps)
