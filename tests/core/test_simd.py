@@ -1,11 +1,13 @@
 """Every SIMD level that this machine runs, each in a process of its own, and what the modules export."""
 
+import json
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sgdstab_fast
 from sgdstab_fast._core import _cpu
@@ -30,6 +32,57 @@ def python(*arguments, level):
     return subprocess.run([sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True)
 
 
+# Short runs of every kernel: the paths are the same at every level, and so are the results but for rounding.
+SHORT_RUNS = """
+import json
+import numpy as np
+import sgdstab_fast as sf
+
+rng = np.random.default_rng(0)
+wide, tall = rng.standard_normal((24, 40)), rng.standard_normal((40, 11))
+gram = wide @ wide.T / 40
+systems = {
+    "single": sf.LinearizedSGD(gram, 0.9),
+    "factor": sf.LinearizedSGD.from_factor(tall / 3, 0.8),
+    "single precision": sf.LinearizedSGD(gram.astype(np.float32), 0.9),
+    "batches": sf.LinearizedSGD(gram, 1.5, 4),
+    "epochs": sf.LinearizedSGD(gram, 1.2, 4, sampling="epoch"),
+    "momentum": sf.LinearizedSGD(gram, 0.3, momentum=0.8),
+    "ensemble": sf.MatrixEnsemble(rng.standard_normal((5, 3, 3))),
+}
+how = {"rtol": 0, "rng": 1}
+found = {}
+for name, system in systems.items():
+    for method in ("anchored", "average"):
+        each = sf.lyapunov_exponent(system, method=method, max_steps=60_000, **how)
+        found[f"exponent, {name}, {method}"] = [each.exponent, each.standard_error]
+    spectrum = sf.lyapunov_spectrum(system, 3, max_steps=60_000, **how)
+    found[f"spectrum, {name}"] = [*spectrum.exponents, *spectrum.standard_errors]
+for name in ("single", "batches", "ensemble"):
+    moment = sf.moment_exponent(systems[name], 1.0, method="population", max_steps=200_000, **how)
+    found[f"moment, {name}"] = [moment.exponent, moment.standard_error]
+sweep = sf.sweep(gram, [0.2, 0.5, 0.9], max_steps=60_000, **how)
+found["sweep"] = [*sweep.exponents[0], *sweep.standard_errors[0]]
+chain = sf.projective_chain(systems["single"], max_steps=400_000, **how)
+found["chain"] = [chain.exponent, chain.standard_error]
+print(json.dumps(found))
+"""
+
+
+def short_runs(level):
+    done = python("-W", "ignore", "-c", SHORT_RUNS, level=level)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_levels_agree_but_for_rounding():
+    expected, *others = map(short_runs, _cpu.simd_levels())
+    for found in others:
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.calibrate
 @pytest.mark.skipif("SGDSTAB_SIMD" in os.environ, reason="one level was asked for")
 @pytest.mark.parametrize("level", [level for level in _cpu.simd_levels() if level != IN_USE])
 def test_numerical_suite_under_every_other_level(level):

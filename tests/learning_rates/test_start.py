@@ -17,7 +17,7 @@ def with_slow_directions(seed, change=0.0):
     return factor @ factor.T * N
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(4, marks=pytest.mark.calibrate)])
 def test_it_is_that_of_a_cold_search_within_errors(batch_size):
     """|z| < 4 in each of 6 pairs."""
     before = sf.critical_learning_rate(with_slow_directions(0), batch_size=batch_size, rtol=1e-2, rng=0)

@@ -159,7 +159,9 @@ class AnchoredGrowth:
 
     def _by_twins(self, twins: Twins, highest: float, least_start_up: int) -> Estimate:
         """Cut off so many batches that statistical error and bias together are least."""
-        growth, (n_chains, n_batches, _) = self.growth, self.growth.shape
+        growth, (n_chains, n_batches, n_metrics) = self.growth, self.growth.shape
+        if n_metrics == 1:
+            least_start_up = max(least_start_up, start_up_batches(self.mixing, n_batches, self.steps_per_batch))
         weights = weights_of_chains(growth[:, n_batches // 2 :], _PIECES * self._n_groups, self._unseen_of_metrics)
         each = self._differences
         # Of metrics combined by chains' weights, and of the first one, that of lengths in parameter space. What tells
@@ -177,7 +179,7 @@ class AnchoredGrowth:
         bias = min(biases[start_up], room)
         if not self.mixing.resolved:
             bias = max(bias, self.spreading / (ERRORS_IN_HALF * series.shape[1] * self.steps_per_batch))
-            if growth.shape[2] == 1:
+            if n_metrics == 1:
                 bias = max(bias, abs(_drift(series)[0]))
         return self._estimate(series, start_up, bias, unseen=unseen)
 
