@@ -26,7 +26,10 @@ def require_own(result: Any, kind: type, system: System) -> None:
         raise TypeError(f"resume must be a {kind.__name__}, not {type(result).__name__}")
     known = result.provenance["system"]  # type: ignore[attr-defined]
     if known != system.fingerprint:
-        raise ValueError(f"resume must come from this system, {system.fingerprint}, not from {known}")
+        raise ValueError(
+            f"resume must come from this system, {system.fingerprint}, not from {known}: "
+            "they differ in K, the learning rate or how steps are made of them"
+        )
 
 
 def resumed(result: Any, kind: type, system: System, shape: tuple[int, ...]) -> tuple[Chains[Any], Any]:
