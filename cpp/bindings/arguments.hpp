@@ -13,9 +13,11 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "sgdstab/growth/batch.hpp"
@@ -29,6 +31,26 @@
 
 namespace py = pybind11;
 using namespace sgdstab;
+
+// Other Python threads may go on, for as long as this lives. Python before 3.14 ends a thread that comes back when the
+// interpreter is gone, by unwinding its stack, which no destructor lets through: such a thread waits for the process to
+// end instead.
+class WithoutInterpreter {
+ public:
+  WithoutInterpreter() : state_(PyEval_SaveThread()) {}
+  WithoutInterpreter(const WithoutInterpreter&) = delete;
+  WithoutInterpreter& operator=(const WithoutInterpreter&) = delete;
+  ~WithoutInterpreter() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+    }
+  }
+
+ private:
+  PyThreadState* state_;
+};
 
 inline void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);

@@ -16,7 +16,7 @@ py::tuple bound_smallest_eigenvalue(Array<double> matrix, const Array<double>& s
   SmallestEigenvalue found;
   {
     // Long-running and free of Python objects: other Python threads may go on.
-    const py::gil_scoped_release release;
+    const WithoutInterpreter released;
     found = smallest_eigenvalue(view, scale_vector);
   }
   Array<double> direction(n);

@@ -51,7 +51,7 @@ py::tuple bound_advance_frames(const py::object& steps, const py::object& metric
     double* data = frames.mutable_data();
     {
       // Long-running and free of Python objects: other Python threads may go on.
-      const py::gil_scoped_release release;
+      const WithoutInterpreter released;
       advance_frames(system, stream, block, period, options, evaluated, data, n_chains, k, sums, n_threads);
     }
     result = py::make_tuple(std::move(frames), std::move(records.log_growth), std::move(records.log_determinant),

@@ -25,7 +25,7 @@ py::tuple bound_advance_panels(const py::object& steps, const py::object& metric
     double* data = panels.mutable_data();
     {
       // Long-running and free of Python objects: other Python threads may go on.
-      const py::gil_scoped_release release;
+      const WithoutInterpreter released;
       advance_panels(rows, rates.data(), stream, options, evaluated, data, n_chains, n_panels, k, sums, n_threads);
     }
     result = py::make_tuple(std::move(panels), std::move(log_growth), std::move(growth));

@@ -44,7 +44,7 @@ py::tuple bound_advance_populations(const py::object& steps, const py::object& m
     double* data = walkers.mutable_data();
     {
       // Long-running and free of Python objects: other Python threads may go on.
-      const py::gil_scoped_release release;
+      const WithoutInterpreter released;
       advance_populations(single, stream, options, evaluated, data, n_populations, size, sums, n_threads);
     }
     result = py::make_tuple(std::move(walkers), std::move(log_growth), std::move(effective_size), std::move(norms),

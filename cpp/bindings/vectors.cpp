@@ -38,7 +38,7 @@ py::tuple bound_advance_vectors(const py::object& steps, const py::object& metri
     double* data = vectors.mutable_data();
     {
       // Long-running and free of Python objects: other Python threads may go on.
-      const py::gil_scoped_release release;
+      const WithoutInterpreter released;
       advance_vectors(system, stream, options, evaluated, data, n_chains, k, sums, n_threads);
     }
     result = py::make_tuple(std::move(vectors), std::move(records.log_growth), std::move(records.growth),

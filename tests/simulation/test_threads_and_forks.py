@@ -138,3 +138,27 @@ def test_one_checkpoint_is_written_by_one_of_the_threads_that_begin_at_once(tmp_
         found = [each.result() for each in calls]
     assert found.count("written") == 1
     assert sum("is being written by another run" in each for each in found) == N_THREADS - 1
+
+
+EXIT = """
+import threading, time
+import numpy as np
+import sgdstab_fast as sf
+
+system = sf.LinearizedSGD(np.eye(64) + 1, 0.01)
+
+def work():
+    while True:
+        sf.lyapunov_exponent(system, method="average", rtol=0, max_steps=10**6)
+
+threading.Thread(target=work, daemon=True).start()
+time.sleep({seconds})
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.41, 0.52])
+def test_a_process_ends_while_a_thread_is_at_work(seconds):
+    """Python ends the thread where it comes back from the core, which must not end the process with SIGABRT."""
+    command = [sys.executable, "-W", "ignore", "-c", EXIT.format(seconds=seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
