@@ -136,6 +136,8 @@ def recorded(
         return dataclasses.replace(found, journal=journal.copy())
 
     interruption = current_interruption()
+    if interruption.possible:
+        describe()  # at once, since that takes time where K is large, and there is none when it is needed
     interruption.complete_by(completed)
     with _writing(path, every, describe) as file:
         token = _current.set(Recorder(journal, file, earlier=earlier))
@@ -212,13 +214,15 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
     try:
-        array = validation.numeric(value, "value").astype(float)
+        array = validation.numeric(value, "value")
     except (TypeError, ValueError):
         return repr(value)
     if array.size <= _FEW:
-        return repr(array.tolist())
-    digest = hashlib.sha256(array.tobytes()).hexdigest()
-    return f"{'x'.join(map(str, array.shape))}-{digest[:16]}"
+        return repr(array.astype(float).tolist())
+    digest, rows = hashlib.sha256(), array.reshape(-1, array.shape[-1])
+    for block in validation.row_blocks(rows):
+        digest.update(np.ascontiguousarray(rows[block], dtype=float))
+    return f"{'x'.join(map(str, array.shape))}-{digest.hexdigest()[:16]}"
 
 
 def _left_out(
