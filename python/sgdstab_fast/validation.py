@@ -125,6 +125,15 @@ def integer(value: Any, name: str, *, low: int = 1, high: int | None = None) -> 
     return whole
 
 
+def indices(value: Any, name: str, size: int) -> NDArray[np.intp]:
+    """Return distinct integers in 0..size-1, at least one."""
+    entries = np.atleast_1d(_entries(value, name))
+    found = [integer(each, f"{name}[{at}]", low=0, high=size - 1) for at, each in enumerate(entries)]
+    if len(set(found)) < max(len(found), 1):
+        raise ValueError(f"{name} must be one or several different integers, not {shown(value)}")
+    return np.array(found, dtype=np.intp)
+
+
 def flag(value: Any, name: str) -> bool:
     """Return a bool."""
     if not isinstance(value, (bool, np.bool_)):

@@ -236,3 +236,23 @@ def test_rounding_of_a_matrix_of_low_rank_is_neither_rank_nor_indefinite(n):
         assert sf.LinearizedSGD(np.outer(root, root), 0.1).dimension == 1
         features = rng.standard_normal((n, 3))
         assert sf.LinearizedSGD(features @ features.T + 5, 0.1).dimension == 4
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([], r"examples must be one or several different integers, not \[\]"),
+        ([0, 0], r"examples must be one or several different integers, not \[0, 0\]"),
+        ([0, 4], r"examples\[1\] must be in 0..3, not 4"),
+        ([0.5], r"examples\[0\] must be an integer, not 0.5"),
+    ],
+)
+def test_parts_are_of_examples_that_there_are(examples, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        sf.LinearizedSGD(K4, 0.3).part(examples)
+
+
+@pytest.mark.parametrize("cutoff", [-1, 10**400, np.nan])
+def test_raised_eigenvalues_are_relative_to_a_number(cutoff):
+    with pytest.raises(ValueError, match="cutoff must be"):
+        sf.LinearizedSGD(K4, 0.3).with_slow_eigenvalues_raised(cutoff)

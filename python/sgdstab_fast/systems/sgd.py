@@ -391,10 +391,12 @@ class LinearizedSGD(BatchSteps):
     def part(self, examples: NDArray[np.intp]) -> LinearizedSGD:
         """Return the plain system of some examples alone, each of which it draws with probability 1 / len(examples)."""
         require_plain(self, "part")
-        return self._changed(self._rows.restricted(examples), law=Law(len(examples)))
+        rows = validation.indices(examples, "examples", self.n_examples)
+        return self._changed(self._rows.restricted(rows), law=Law(rows.size))
 
     def with_slow_eigenvalues_raised(self, cutoff: float) -> LinearizedSGD:
         """Return the system of K with eigenvalues below cutoff times the largest raised to that: none decays slower."""
+        cutoff = validation.nonnegative_number(cutoff, "cutoff")
         return self._changed(self._rows.with_slow_eigenvalues_raised(cutoff))
 
     def averaged(self) -> LinearizedSGD:
