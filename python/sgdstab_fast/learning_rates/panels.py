@@ -43,7 +43,7 @@ from sgdstab_fast.statistics.mixing import Mixing, measure
 from sgdstab_fast.statistics.twins import Twins
 from sgdstab_fast.systems.growth import LARGEST_DIMENSION, TOLERANCE
 from sgdstab_fast.systems.sgd import LinearizedSGD, require_plain
-from sgdstab_fast.systems.single_steps import is_nearly_singular
+from sgdstab_fast.systems.single_steps import cancellation_of, is_nearly_singular
 from sgdstab_fast.systems.system import overflow_safe_steps
 
 N_LANES = core.n_lanes
@@ -174,7 +174,9 @@ def _chains(
         spacing=spacing,
         n_examples=system.n_examples,
         rounding=float(np.finfo(float).eps) * min(1.0, float(panels.max() * system.diagonal.mean())),
-        cancellation=max(system.with_learning_rate(float(rate)).cancellation for rate in learning_rates),
+        cancellation=max(
+            cancellation_of(system.with_learning_rate(float(rate)).log_determinants) for rate in learning_rates
+        ),
         start=system.slow_directions(1)[:, 0] if family is None else None,
     )
     return chains.with_twins(states[1], empty(states[1])) if n_twins > 0 else chains

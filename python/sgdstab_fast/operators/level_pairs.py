@@ -77,7 +77,13 @@ class LevelPairs:
         self._kick = self._differences[:, 0]
         step = np.outer(self._kick, self._readout)
         one, free = np.eye(levels**2), self._free
-        parts = [one - np.kron(free, free), np.kron(step, free), np.kron(free, step), (noise - 1) * np.kron(step, step)]
+        with np.errstate(over="ignore"):  # of momentum that nothing converges with
+            parts = [
+                one - np.kron(free, free),
+                np.kron(step, free),
+                np.kron(free, step),
+                (noise - 1) * np.kron(step, step),
+            ]
         self._parts = np.array(parts).reshape(4, -1)
         swapped = one.reshape(levels, levels, -1).swapaxes(0, 1).reshape(one.shape)
         self._antisymmetric = (one - swapped).ravel() / 2
@@ -198,13 +204,14 @@ class LevelPairs:
 
 def _inverses(matrices: FloatArray) -> FloatArray:
     """Return the inverses of matrices, shape (n, n, their number)."""
+    least = 4 * _EPS * np.abs(matrices).max()  # at an eigenvalue of L_ab, to the last digit
     if len(matrices) == 1:
-        return np.asarray(1 / matrices)
+        return np.asarray(1 / np.where(matrices == 0, least, matrices))
     stack: FloatArray = np.moveaxis(matrices, 2, 0)
     try:
         found = np.asarray(np.linalg.inv(stack))
-    except np.linalg.LinAlgError:  # at an eigenvalue of L_ab, to the last digit
-        found = np.asarray(np.linalg.inv(stack + 4 * _EPS * np.abs(stack).max() * np.eye(len(matrices))))
+    except np.linalg.LinAlgError:
+        found = np.asarray(np.linalg.inv(stack + least * np.eye(len(matrices))))
     return np.moveaxis(found, 0, 2)
 
 

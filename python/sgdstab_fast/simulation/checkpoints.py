@@ -221,7 +221,7 @@ def _text(value: Any) -> str:
         return repr(array.astype(float).tolist())
     digest, rows = hashlib.sha256(), array.reshape(-1, array.shape[-1])
     for block in validation.row_blocks(rows):
-        digest.update(np.ascontiguousarray(rows[block], dtype=float))
+        digest.update(np.ascontiguousarray(rows[block], dtype=float).data)
     return f"{'x'.join(map(str, array.shape))}-{digest.hexdigest()[:16]}"
 
 

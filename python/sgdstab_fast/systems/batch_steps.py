@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -28,7 +28,7 @@ from sgdstab_fast.operators.second_moments import SecondMoments, mean_square_thr
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.growth import TOLERANCE, Growth, half_at_most, tolerance_of
 from sgdstab_fast.systems.next_steps import FEW_NUMBERS, NextMatrices, NextSteps, NextUnits
-from sgdstab_fast.systems.sampling import IntArray, Law
+from sgdstab_fast.systems.sampling import Enumeration, IntArray, Law
 from sgdstab_fast.systems.state_space import StateSpace
 from sgdstab_fast.systems.system import (
     LARGEST_ENUMERATION,
@@ -309,9 +309,9 @@ class BatchSteps(StateSpace):
         law, size = self.law, self.dimension**2
         if law.n_batches * max(size, law.steps_per_epoch) > most:
             return None
-        probabilities, epochs = zip(*law.batches(), strict=True)
-        every = self._products(epochs)
-        return Outcomes(every, np.array(probabilities), len(epochs[0])) if np.isfinite(every).all() else None
+        known = law.enumerated()
+        every = self._products(known)
+        return Outcomes(every, known.probabilities, known.places.shape[1]) if np.isfinite(every).all() else None
 
     def rare_outcomes(self, probability: float) -> Outcomes | None:
         """Return the matrices of steps on single examples, if some are rarer than that and than most."""
@@ -323,13 +323,11 @@ class BatchSteps(StateSpace):
             return None
         return self.isometric().outcomes(_FEW_NUMBERS)
 
-    def _products(self, epochs: Sequence[list[tuple[int, ...]]]) -> FloatArray:
-        """Return the matrices of steps on batches of units, in order, of as many each; all take a step at once."""
-        steps: dict[tuple[int, ...], int] = {}
-        places = np.array([[steps.setdefault(batch, len(steps)) for batch in batches] for batches in epochs])
-        matrices = np.array([self._step(batch, np.eye(self.dimension)) for batch in steps])
-        products, exponents = matrices[places[:, 0]], np.zeros((len(places), 1, 1), dtype=np.int64)
-        for place in places[:, 1:].T:
+    def _products(self, known: Enumeration) -> FloatArray:
+        """Return the matrices of epochs; all take a step at once."""
+        matrices = np.array([self._step(batch, np.eye(self.dimension)) for batch in known.batches])
+        products, exponents = matrices[known.places[:, 0]], np.zeros((len(known.places), 1, 1), dtype=np.int64)
+        for place in known.places[:, 1:].T:
             _, shifts = np.frexp(np.abs(products).max(axis=(1, 2), keepdims=True))
             products, exponents = matrices[place] @ np.ldexp(products, -shifts), exponents + shifts
         with np.errstate(over="ignore"):

@@ -15,11 +15,12 @@ p = (N - B) / (B (N - 1)) without replacement and 1/B with (Mulayoff & Michaeli,
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,17 @@ IntArray = NDArray[np.int64]
 
 SAMPLINGS = ("iid", "with_replacement", "epoch", "cyclic")
 _NO_ROWS: IntArray = np.empty(0, dtype=np.int64)
+
+
+class Enumeration(NamedTuple):
+    """All batches that a law draws, or epochs."""
+
+    probabilities: FloatArray
+    """Of each epoch, shape (n,)."""
+    batches: list[tuple[int, ...]]
+    """The different batches of units."""
+    places: IntArray
+    """Which of them an epoch consists of, in order: shape (n, steps)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +167,14 @@ class Law:
             for epoch in _partitions(tuple(units), b):
                 yield 1 / count, epoch
 
+    def enumerated(self) -> Enumeration:
+        """Return all batches, or epochs; of a block, whose other units do not move anything, those that differ."""
+        if self.is_independent or self.is_deterministic:
+            probabilities, epochs = zip(*self.batches(), strict=True)
+            return Enumeration(np.array(probabilities), *_numbered(epochs, range(self.n_units)))
+        moving = frozenset(unit for unit in range(self.n_units) if self.rows(unit).size)
+        return _different_epochs(self.n_units, self.batch_size, moving)
+
 
 def validated(
     n_rows: int,
@@ -226,6 +246,41 @@ def cumulative(probabilities: FloatArray) -> FloatArray:
     sums = np.cumsum(probabilities)
     sums[np.flatnonzero(probabilities)[-1] :] = 1.0
     return np.asarray(sums)
+
+
+def _numbered(
+    epochs: Sequence[list[tuple[int, ...]]], moving: Collection[int]
+) -> tuple[list[tuple[int, ...]], IntArray]:
+    """Return batches that differ in size or in units that move something, and which of them epochs consist of."""
+    numbers: dict[tuple[int, ...], int] = {}  # of every batch
+    known: dict[Any, int] = {}
+    different: list[tuple[int, ...]] = []
+    for batch in itertools.chain.from_iterable(epochs):
+        if batch in numbers:
+            continue
+        what = len(batch), tuple(unit for unit in batch if unit in moving)
+        numbers[batch] = known.setdefault(what, len(known))
+        if numbers[batch] == len(different):
+            different.append(batch)
+    return different, np.array([[numbers[batch] for batch in epoch] for epoch in epochs])
+
+
+@functools.lru_cache(maxsize=2)
+def _all_epochs(n_units: int, batch_size: int) -> list[list[tuple[int, ...]]]:
+    """Return all epochs, which takes longer than what is asked of them: at many rates, of every block of K."""
+    return list(_partitions(tuple(range(n_units)), batch_size))
+
+
+@functools.lru_cache(maxsize=16)
+def _different_epochs(n_units: int, batch_size: int, moving: frozenset[int]) -> Enumeration:
+    batches, places = _numbered(_all_epochs(n_units, batch_size), moving)
+    probabilities = np.full(len(places), 1 / len(places))
+    if len(moving) < n_units:
+        places, counts = np.unique(places, axis=0, return_counts=True)
+        probabilities = counts / counts.sum()
+    for array in (places, probabilities):
+        array.flags.writeable = False
+    return Enumeration(probabilities, batches, places)
 
 
 def _partitions(units: tuple[int, ...], size: int) -> Iterator[list[tuple[int, ...]]]:

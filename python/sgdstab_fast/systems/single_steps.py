@@ -143,12 +143,6 @@ class SingleSteps(BatchSteps):
         """The norm of K alone."""
         return self.growth_with(np.empty((0, self.rank, self.rank)), self.diagonal[None])
 
-    @property
-    def cancellation(self) -> float:
-        """The mean of 1 / f, where f >= min(1, (1 - eta K_ii)^2) is what a step leaves of a squared norm."""
-        with np.errstate(divide="ignore"):
-            return float(np.exp(-2 * np.minimum(self.log_determinants, 0.0)).mean())
-
     def growth_with(self, matrices: FloatArray, diagonals: FloatArray, covariance: FloatArray | None = None) -> Growth:
         """Return growth in the norm of K and further metrics, and the squared norms of what steps move in all."""
         n, d, size = diagonals.shape[1], matrices.shape[1], len(diagonals)
@@ -158,7 +152,7 @@ class SingleSteps(BatchSteps):
             size=size,
             seconds_per_evaluation=float(1e-7 + 5e-11 * (n * d + matrices.size) + 1e-9 * size * n),
             n_steps=n,
-            cancellation=self.cancellation,
+            cancellation=cancellation_of(self.log_determinants),
             covariance=covariance,
         )
 
@@ -240,6 +234,12 @@ class SingleSteps(BatchSteps):
             images=np.array(images),
             diagonals=np.array(diagonals),
         )
+
+
+def cancellation_of(log_determinants: FloatArray) -> float:
+    """Return the mean of 1 / f, where f >= min(1, (1 - eta K_ii)^2) is what a step leaves of a squared norm."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(-2 * np.minimum(log_determinants, 0.0)).mean())
 
 
 def mean_square(rows: Rows, learning_rate: float, decomposition: SpectralDecomposition | None) -> MeanSquare:
