@@ -96,7 +96,8 @@ inline constexpr NamedTuple<3> kPopulationMetrics{"PopulationMetrics", {"matrice
 inline constexpr NamedTuple<5> kStream{"Stream", {"key", "first_chain", "first_step", "n_batches", "steps_per_batch"}};
 inline constexpr NamedTuple<4> kVectorOptions{"VectorOptions", {"renormalise_every", "spacing", "careful", "record"}};
 inline constexpr NamedTuple<3> kPanelOptions{"PanelOptions", {"renormalise_every", "spacing", "careful"}};
-inline constexpr NamedTuple<4> kFrameOptions{"FrameOptions", {"block", "period", "careful", "null_ratio"}};
+inline constexpr NamedTuple<5> kFrameOptions{"FrameOptions",
+                                             {"block", "period", "careful", "null_ratio", "least_ratio"}};
 inline constexpr NamedTuple<5> kPopulationOptions{
     "PopulationOptions", {"order", "renormalise_every", "careful", "least_share", "n_passive"}};
 

@@ -35,9 +35,9 @@ const MatrixSet& in_batches(const MatrixSet& set) { return set; }
 py::tuple bound_advance_frames(const py::object& steps, const py::object& metrics, Array<double> frames,
                                const py::object& given_stream, const py::object& given_options, int n_threads) {
   const Stream stream = stream_of(given_stream);
-  const auto [given_block, given_period, careful, null_ratio] = kFrameOptions.of(given_options);
+  const auto [given_block, given_period, careful, null_ratio, least_ratio] = kFrameOptions.of(given_options);
   const auto block = value<Index>(given_block), period = value<Index>(given_period);
-  const Orthonormalisation options{value<bool>(careful), value<double>(null_ratio)};
+  const Orthonormalisation options{value<bool>(careful), value<double>(null_ratio), value<double>(least_ratio)};
   require(block > 0 && period > 0, "counts must be positive");
   py::tuple result;
   with_system(steps, [&](const auto& given) {

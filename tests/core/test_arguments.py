@@ -92,7 +92,7 @@ def test_frames_take_single_steps_as_batches_of_one():
     system = SYSTEMS[0]
     call = system.frames_call()
     metrics = arguments.FrameMetrics(call.log_determinants, columns=2)
-    options = arguments.FrameOptions(block=8, period=4, careful=False, null_ratio=0.0)
+    options = arguments.FrameOptions(block=8, period=4, careful=False, null_ratio=0.0, least_ratio=0.0)
     frames = np.random.default_rng(5).standard_normal((2, 4, 2))
     single = arguments.SingleSteps(call.steps.rows, call.steps.learning_rate)
     found = [core.advance_frames(steps, metrics, frames.copy(), STREAM, options, 1) for steps in (call.steps, single)]

@@ -9,6 +9,7 @@ from reference.known import K4, REAL_GRAMS, REFERENCES, T1, T1_EXPONENT, T1_SECO
 from reference.statistics import assert_within
 from reference.systems import random_gram
 from sgdstab_fast._core.functions import core
+from sgdstab_fast.exponents import frames
 from sgdstab_fast.exponents import spectrum as estimator
 
 
@@ -26,6 +27,45 @@ def test_k4_spectrum():
     result = spectrum(sf.LinearizedSGD(K4, 0.3), 2e6)
     for j, (value, error) in enumerate([(-0.0839, 6e-4), (-0.2002, 1.2e-3), (-0.350, 2e-3), (-0.749, 3e-3)]):
         assert_within(result.exponents[j], result.standard_errors[j], value, error)
+
+
+@pytest.mark.parametrize("learning_rate", [0.496, 1 / 2.05])
+def test_steps_that_nearly_destroy_directions_are_orthogonal(learning_rate, monkeypatch):
+    """eta K_ii about 1: after few steps little of some columns is left. Others orthonormalise so often, to the same."""
+    system = sf.LinearizedSGD(REAL_GRAMS["digits_trained_128"], learning_rate)
+    result = spectrum(system, 2e5)
+    assert result.period == 1
+    assert result.sum_rule_error < 1e-13
+    monkeypatch.setattr(frames, "has_orthogonal_steps", lambda system, columns: False)
+    other = spectrum(system, 2e5, rng=2)
+    assert 1 < other.period < 64
+    assert other.sum_rule_error < 1e-9
+    joint = np.hypot(result.standard_errors, other.standard_errors)
+    assert (np.abs(result.exponents - other.exponents) < 5 * joint).mean() > 0.97
+
+
+@pytest.mark.parametrize("off", [-1e-9, 1e-9])
+def test_orthogonal_steps_beside_singular_ones(off):
+    features = np.random.default_rng(3).standard_normal((40, 60))
+    features /= np.linalg.norm(features, axis=1)[:, None]
+    system = sf.LinearizedSGD(features @ features.T, 1 + off)
+    result = spectrum(system, 4e5)
+    assert result.period == 1
+    np.testing.assert_allclose(result.exponents.sum(), np.log(1e-9), rtol=1e-6)
+    singular = spectrum(sf.LinearizedSGD(features @ features.T, 1.0), 4e5)  # orthonormalised after a few steps
+    top = slice(0, 20)
+    joint = np.hypot(result.standard_errors, singular.standard_errors)[top]
+    assert (np.abs(result.exponents - singular.exponents)[top] < 5 * joint).all()
+
+
+def test_orthogonal_steps_go_on_to_the_same_bits():
+    system = sf.LinearizedSGD(REAL_GRAMS["digits_trained_128"], 0.496)
+    whole = spectrum(system, 1e5)
+    first = spectrum(system, 1e5, n_threads=1)
+    assert bits(whole) == bits(first)
+    longer = spectrum(system, 4e5, resume=first)
+    assert bits(longer) == bits(spectrum(system, 4e5, resume=whole, n_threads=1))
+    assert longer.period == 1
 
 
 @pytest.mark.parametrize("n", [3, 8, 17, 40, 64])

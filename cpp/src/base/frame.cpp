@@ -7,27 +7,41 @@
 namespace sgdstab {
 namespace {
 
-// Squared pivots of a leaf, relative to their columns. Q loses orthogonality as eps over the smallest: enough is lost
-// below the first for another pass to be worth it, and below the second for Cholesky not to be trusted at all.
-constexpr double kEasyPivot = 1e-5, kTrustedPivot = 1e-12;
-
-Index half_rounded_up(Index k) { return (k + 1) / 2; }
+constexpr double kNothingLeft = 1e-15;  // of a column, relative: rounding
+constexpr double kOrthonormal = 1e-11;
+constexpr double kTwice = 1e-3;  // of a column in its leaf: if less is left, Q is orthonormalised once more
 
 }  // namespace
 
 FrameWorkspace::FrameWorkspace(Index dimension, Index k)
     : original_norm_(k),
+      leaf_norm_(k),
       diagonal_(k),
       coefficients_(k),
-      coupling_(std::max(kLeaf, half_rounded_up(k)), std::clamp(half_rounded_up(k) + kLeaf, kLeaf, kChunk)),
+      coupling_(k, kLeaf),
+      leaf_(dimension, kLeaf),
       products_(std::max(k, kLeaf), std::max(dimension, kLeaf), dimension) {}
+
+void FrameWorkspace::column_norms(const MatrixView& v, Index first, Index last, Eigen::RowVectorXd& norms) {
+  auto squares = norms.segment(first, last - first).array();
+  squares.setZero();
+  for (Index i = 0; i < v.rows(); ++i) squares += v.row(i).segment(first, last - first).array().square();
+  squares = squares.sqrt();
+}
 
 double FrameWorkspace::orthonormalise(MatrixView& v, const Orthonormalisation& options,
                                       Eigen::Ref<Eigen::RowVectorXd> log_diagonal) {
-  original_norm_.setZero();
-  for (Index i = 0; i < v.rows(); ++i) original_norm_.array() += v.row(i).array().square();
-  original_norm_ = original_norm_.cwiseSqrt();
-  split(v, 0, v.cols(), options);
+  column_norms(v, 0, v.cols(), original_norm_);
+  diagonal_.setOnes();
+  for (Index first = 0; first < v.cols(); first += kLeaf) {
+    const Index last = std::min(first + kLeaf, v.cols()), width = last - first;
+    column_norms(v, first, last, leaf_norm_);
+    Index done = options.careful ? first : leaf(v, first, last);
+    const auto left = diagonal_.segment(first, width).array() / leaf_norm_.segment(first, width).array();
+    if (done == last && left.minCoeff() < kTwice) done = leaf(v, first, last);
+    if (done < last) careful_leaf(v, done, last, options.null_ratio);
+    project(v, first, last);
+  }
   double smallest = 1;
   for (Index j = 0; j < v.cols(); ++j) {
     log_diagonal[j] += std::log(diagonal_[j]);  // Eigen's vectorised log rounds otherwise, where alignment lets it
@@ -36,75 +50,66 @@ double FrameWorkspace::orthonormalise(MatrixView& v, const Orthonormalisation& o
   return smallest;
 }
 
-void FrameWorkspace::split(MatrixView& v, Index first, Index last, const Orthonormalisation& options) {
-  const Index width = last - first;
-  if (width <= kLeaf) {
-    diagonal_.segment(first, width).setOnes();
-    double smallest_pivot = options.careful ? 0 : cholesky_leaf(v, first, last);
-    if (smallest_pivot > 0 && smallest_pivot < kEasyPivot) smallest_pivot = cholesky_leaf(v, first, last);
-    if (smallest_pivot == 0) careful_leaf(v, first, last, options.null_ratio);
-    return;
+bool FrameWorkspace::is_orthonormal(const MatrixView& v) {
+  const Index k = v.cols();
+  double largest = 0;
+  for (Index j = 0; j < k; ++j) diagonal_[j] = std::cos(static_cast<double>(j));  // x, of no special direction
+  coefficients_.setZero();
+  for (Index i = 0; i < v.rows(); ++i) {
+    coefficients_ += inner_product(&v(i, 0), diagonal_.data(), k) * v.row(i);
   }
-  // Whole leaves on the left.
-  const Index left = half_rounded_up((width + kLeaf - 1) / kLeaf) * kLeaf, right = width - left;
-  const Index middle = first + left, stride = v.outerStride();
-  split(v, first, middle, options);
-  // A chunk of Q_1's columns at a time. Row-major V is V^T in column-major terms:
-  //   R_12^T = V_2^T Q_1,   V_2^T -= R_12^T Q_1^T
-  double* v2 = v.data() + middle;
-  double* r12 = coupling_.data();
-  for (Index start = first; start < middle; start += kChunk) {
-    const Index chunk = std::min(kChunk, middle - start);
-    const double* q1 = v.data() + start;
-    std::fill_n(r12, right * chunk, 0.0);
-    accumulate_product<ColMajor, RowMajor>(right, chunk, v.rows(), 1, v2, stride, q1, stride, r12, right, products_);
-    accumulate_product<ColMajor, ColMajor>(right, v.rows(), chunk, -1, r12, right, q1, stride, v2, stride, products_);
-  }
-  split(v, middle, last, options);
+  for (Index j = 0; j < k; ++j) largest = std::max(largest, std::abs(coefficients_[j] - diagonal_[j]));
+  return largest <= kOrthonormal;
 }
 
-// Gram matrix, Cholesky, triangular solve; diagonal_j *= R_jj. Returns the smallest squared pivot relative to its
-// column, or 0, with V untouched, where one cannot be trusted.
-double FrameWorkspace::cholesky_leaf(MatrixView& v, Index first, Index last) {
-  const Index width = last - first, stride = v.outerStride();
-  double* gram = coupling_.data();
-  std::fill_n(gram, width * width, 0.0);
-  accumulate_product<ColMajor, RowMajor>(width, width, v.rows(), 1, v.data() + first, stride, v.data() + first, stride,
-                                         gram, width, products_);
-  // R, upper.
-  double r[kLeaf][kLeaf] = {};
-  double smallest_pivot = 1;
-  for (Index j = 0; j < width; ++j) {
-    double pivot = gram[j * width + j];
-    for (Index l = 0; l < j; ++l) pivot -= r[l][j] * r[l][j];
-    if (!(pivot > kTrustedPivot * gram[j * width + j])) return 0;
-    smallest_pivot = std::min(smallest_pivot, pivot / gram[j * width + j]);
-    r[j][j] = std::sqrt(pivot);
-    for (Index c = j + 1; c < width; ++c) {
-      double entry = gram[c * width + j];
-      for (Index l = 0; l < j; ++l) entry -= r[l][j] * r[l][c];
-      r[j][c] = entry / r[j][j];
+// V_right <- V_right - Q (Q^T V_right), Q the columns first..last-1 and V_right those after them. Row-major V is V^T in
+// column-major terms:
+//
+//   R^T = V_right^T Q,   V_right^T -= R^T Q^T
+void FrameWorkspace::project(MatrixView& v, Index first, Index last) {
+  const Index right = v.cols() - last, width = last - first, stride = v.outerStride();
+  if (right == 0) return;
+  const double* q = v.data() + first;
+  double* v_right = v.data() + last;
+  double* r = coupling_.data();
+  std::fill_n(r, right * width, 0.0);
+  accumulate_product<ColMajor, RowMajor>(right, width, v.rows(), 1, v_right, stride, q, stride, r, right, products_);
+  accumulate_product<ColMajor, ColMajor>(right, v.rows(), width, -1, r, right, q, stride, v_right, stride, products_);
+}
+
+// Modified Gram-Schmidt in a contiguous copy, one pass over its rows for each column: with q = v_j / R_jj,
+//
+//   v_l <- v_l - (q^T v_l) q for l > j,   and at once the products of the new v_{j+1} with what follows.
+//
+// diagonal_j *= R_jj. Returns the first column of which nothing but rounding is left, where it stops.
+Index FrameWorkspace::leaf(MatrixView& v, Index first, Index last) {
+  const Index width = last - first, n = v.rows();
+  leaf_.topRows(n).setZero();
+  leaf_.topLeftCorner(n, width) = v.middleCols(first, width);
+  Columns products = Columns::Zero();
+  for (Index i = 0; i < n; ++i) products += leaf_(i, 0) * Columns::Map(&leaf_(i, 0));
+  Index j = 0;
+  for (; j < width; ++j) {
+    const double norm = std::sqrt(products[j]);
+    if (!(norm * diagonal_[first + j] > kNothingLeft * original_norm_[first + j])) break;
+    diagonal_[first + j] *= norm;
+    const double inverse = 1 / norm;
+    Columns kept = Columns::Ones(), coefficients = products * inverse;
+    coefficients.head(j).setZero();
+    kept[j] = 0;
+    coefficients[j] = -1;  // q itself
+    products.setZero();
+    const Index next = std::min(j + 1, kLeaf - 1);
+    for (Index i = 0; i < n; ++i) {
+      auto row = Columns::Map(&leaf_(i, 0));
+      const double q = row[j] * inverse;
+      const Columns changed = kept * row - q * coefficients;
+      row = changed;
+      products += changed[next] * changed;
     }
   }
-  double inverse[kLeaf];
-  for (Index j = 0; j < width; ++j) {
-    diagonal_[first + j] *= r[j][j];
-    inverse[j] = 1 / r[j][j];
-    r[j][j] = 0;
-  }
-  // Each row x of V solves x R = (old x): x_j /= R_jj, then what follows loses x_j R_j,:.
-  for (Index i = 0; i < v.rows(); ++i) {
-    double x[kLeaf] = {};
-    double* row = v.data() + i * stride + first;
-    std::copy_n(row, width, x);
-    for (Index j = 0; j < width; ++j) {
-      const double solved = x[j] * inverse[j];
-      for (Index c = 0; c < kLeaf; ++c) x[c] -= solved * r[j][c];
-      x[j] = solved;
-    }
-    std::copy_n(x, width, row);
-  }
-  return smallest_pivot;
+  v.middleCols(first, width) = leaf_.topLeftCorner(n, width);
+  return first + j;
 }
 
 // v_j <- v_j - Q (Q^T v_j) with Q the columns before j.

@@ -77,6 +77,30 @@ BlockDone FrameWorker<BatchSteps<Rows>>::take_block(const StreamKey& key, std::u
 }
 
 template <class Rows>
+bool FrameWorker<BatchSteps<Rows>>::has_orthogonal_steps(const BatchSteps<Rows>& steps, Index k) {
+  const bool single = steps.law.batch_size == 1 && steps.law.offsets == nullptr;
+  return !Rows::kGram && single && steps.recurrence.is_plain() && k == steps.dimension();
+}
+
+template <class Rows>
+double FrameWorker<BatchSteps<Rows>>::take_orthogonal_steps(const StreamKey& key, std::uint64_t chain,
+                                                            std::uint64_t start, Index n_steps, MatrixView& v,
+                                                            Eigen::Ref<Eigen::RowVectorXd> log_diagonal) {
+  if (orthogonal_ == nullptr) orthogonal_ = std::make_unique<OrthogonalSteps>(v.cols(), rows_.rows());
+  double log_det = 0;
+  orthogonal_->begin(v);
+  for (Index done = 0; done < n_steps;) {
+    const Index taken = draws_.fill(key, chain, start + static_cast<std::uint64_t>(done), n_steps - done);
+    gather(taken);
+    log_det += log_determinant(taken);
+    orthogonal_->take(rows_, taken, steps_.learning_rate);
+    done += taken;
+  }
+  orthogonal_->end(v, log_diagonal);
+  return log_det;
+}
+
+template <class Rows>
 void FrameWorker<BatchSteps<Rows>>::gather(Index n_steps) {
   n_rows_ = 0;
   for (Index t = 0; t < n_steps; ++t) {

@@ -67,6 +67,32 @@ TEST_CASE("the volume is right whatever the conditioning") {
   }
 }
 
+// V = Q R with columns whose angles with those before them fall to 1e-8: R_jj is known to eps over that, where products
+// that take out many columns at once leave eps over its square.
+TEST_CASE("the diagonal of R is good to eps over the smallest angle") {
+  for (const Index n : {20, 60, 150}) {
+    const RowMatrix q = factorise(normal(n, n, 8), true).q;
+    RowMatrix r = RowMatrix(normal(n, n, 9).triangularView<Eigen::Upper>()) / std::sqrt(static_cast<double>(n));
+    for (Index j = 0; j < n; ++j) {
+      r.row(j) *= std::pow(1e-8, static_cast<double>(j) / static_cast<double>(n - 1));
+      r(j, j) = std::pow(1e-8, static_cast<double>(j) / static_cast<double>(n - 1));
+    }
+    const Factors factors = factorise(q * r, false);
+    CHECK((factors.log_diagonal.transpose() - r.diagonal().array().log().matrix()).cwiseAbs().maxCoeff() < 1e-5);
+    CHECK(factors.smallest_ratio < 1e-7);
+  }
+}
+
+TEST_CASE("an orthonormal frame is known as one") {
+  RowMatrix v = factorise(normal(40, 30, 10), true).q;
+  FrameWorkspace workspace(40, 30);
+  CHECK(workspace.is_orthonormal(view(v)));
+  v(3, 4) += 1e-9;
+  CHECK(!workspace.is_orthonormal(view(v)));
+  v.col(5) *= 2;
+  CHECK(!workspace.is_orthonormal(view(v)));
+}
+
 TEST_CASE("a dependent column gets -inf and is replaced by an orthogonal unit vector") {
   RowMatrix v = normal(30, 20, 2);
   v.col(7) = v.col(2) - 3 * v.col(5);

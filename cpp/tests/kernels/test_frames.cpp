@@ -51,6 +51,26 @@ TEST_CASE("frames advance as the product of single steps does") {
   }
 }
 
+TEST_CASE("steps that leave too little of a column are taken again, half as many") {
+  const Problem problem(30);
+  const auto steps = in_batches_of_one(problem.steps<GramRows>(0.999));
+  const Eigen::VectorXd log_determinants = problem.log_determinants(0.999);
+  const auto growth_of = [&](Index period, double least_ratio, double* ratio) {
+    RowMatrix frame = RowMatrix::Identity(30, 30), growth(1, 30);
+    double log_determinant = 0;
+    advance_frames(steps, {kKey, 5, 0, 1, 90}, 16, period, {false, 0, least_ratio}, {{}, log_determinants.data()},
+                   frame.data(), 1, 30, {growth.data(), &log_determinant, ratio, nullptr}, 1);
+    CHECK(std::abs(growth.sum() - log_determinant) < (least_ratio > 0 ? 1e-6 : 1e9));
+    return growth;
+  };
+  double often = 0, never = 0, again = 0;
+  const RowMatrix expected = growth_of(1, 0, &often);
+  growth_of(90, 0, &never);
+  CHECK(never < 1e-14);
+  CHECK((growth_of(90, 1e-8, &again) - expected).cwiseAbs().maxCoeff() < 1e-6);
+  CHECK(again >= 1e-8);
+}
+
 TEST_CASE("a second vector of a chain grows as the volume of both does") {
   const Problem problem(9);
   const auto steps = problem.steps<GramRows>(kEta);

@@ -204,6 +204,8 @@ class FrameOptions(NamedTuple):
     """Whether frames are orthonormalised column by column, twice."""
     null_ratio: float
     """What is left of a column, relative, below which it is linearly dependent."""
+    least_ratio: float
+    """What steps may leave of a column; where they leave less they are taken again, half as many."""
 
 
 class PopulationOptions(NamedTuple):

@@ -25,14 +25,17 @@ from sgdstab_fast.simulation.workers import Workers
 from sgdstab_fast.statistics.means import standard_errors
 from sgdstab_fast.systems.system import System, overflow_safe_steps
 
-# How small the smallest angle may become between orthonormalisations, in the worst of a pilot's passes. log R_jj is
-# good to about eps over the angle, and the worst of a long run is orders of magnitude worse, more so in small frames,
-# where orthonormalisation costs little.
-_ANGLE, _SMALL_FRAME_ANGLE, _SMALL_FRAME = 1e-5, 1e-3, 128
+# How small the smallest angle becomes between orthonormalisations, in most of a pilot's passes: log R_jj is good to
+# about eps over the angle. Small frames, in which orthonormalisation costs little, are to keep more digits: from the
+# first in one dimension, on a logarithmic scale, to the second in so many. Steps that leave less than a share of it are
+# taken again, half as many.
+_SMALL_FRAME_ANGLE, _ANGLE, _LARGE_FRAME = 1e-3, 1e-8, 128
+_MOST, _AGAIN = 0.75, 1e-1
 _PILOT_PASSES, _PILOT_NUMBERS = 8, 512  # at least so many passes, and, in small dimensions, so many times the dimension
 # Steps taken at once: more amortise the packing of frames, fewer the coupling between steps, and 32 to 64 is flat. Not
 # so many, in small dimensions, that a direction may shrink by more than this while they are taken.
 _BLOCK, _LARGE_BLOCK, _BLOCK_SHRINKAGE = 32, 64, 1e-4
+_ORTHOGONAL = 5.0  # multiply-adds for each number of a frame that an orthogonal step takes
 _LARGEST_SPREAD = 16.0  # of log R_jj between orthonormalisations: rounding times that must stay small
 # The pilot that finds the places of fast directions: how many, its steps, at least so many, or epochs, or a share of
 # the budget; batches; what stands for growth that is lost.
@@ -52,6 +55,12 @@ def columns_of(system: System, k: int) -> int:
     return min(k + _WATCHED, system.dimension)
 
 
+def angle_of(columns: int) -> float:
+    """Return how small angles in frames mostly become between orthonormalisations."""
+    share = min(1.0, columns / _LARGE_FRAME)
+    return float(_SMALL_FRAME_ANGLE ** (1 - share) * _ANGLE**share)
+
+
 def frames_task(system: System, k: int, *, anchored: bool) -> Task[FrameRecords]:
     """Return what advances frames, and evaluates the growth of the leading of k exponents after every batch."""
     call = system.frames_call()
@@ -62,7 +71,11 @@ def frames_task(system: System, k: int, *, anchored: bool) -> Task[FrameRecords]
         steps=call.steps,
         metrics=metrics._replace(log_determinants=call.log_determinants, columns=min(k, _EVALUATED)),
         options=arguments.FrameOptions(
-            block=steps_at_once(system), period=1, careful=singular, null_ratio=_NULL_RATIO if singular else 0.0
+            block=steps_at_once(system),
+            period=1,
+            careful=singular,
+            null_ratio=_NULL_RATIO if singular else 0.0,
+            least_ratio=0.0 if singular else _AGAIN * angle_of(columns_of(system, k)),
         ),
         records=FrameRecords,
         seconds_per_step=0.0,
@@ -73,33 +86,60 @@ def frames_task(system: System, k: int, *, anchored: bool) -> Task[FrameRecords]
 def orthonormalised_every(period: int, system: System, task: Task[FrameRecords], columns: int) -> Task[FrameRecords]:
     """Return the task for frames of so many columns that are orthonormalised so often."""
     seconds = seconds_per_step(system, columns, period, careful=task.options.careful)
-    return replace(task.with_options(period=period), seconds_per_step=seconds)
+    task = task.with_options(block=steps_at_once(system, period=period), period=period)
+    return replace(task, seconds_per_step=seconds)
+
+
+def in_coordinates_of_frames(system: System, columns: int, period: int) -> System:
+    """Return the system in which frames of so many columns advance: full ones by orthogonal steps if the period is 1.
+
+    Steps that leave a frame orthonormal take about five times as long as those that do not, whatever it takes to
+    orthonormalise (``cpp/include/sgdstab/steps/orthogonal.hpp``).
+    """
+    other = system.with_orthogonal_steps() if period == 1 and columns == system.dimension else None
+    return system if other is None else other
+
+
+def has_orthogonal_steps(system: System, columns: int) -> bool:
+    """Return whether steps are known that leave frames of so many columns orthonormal."""
+    return columns == system.dimension and system.with_orthogonal_steps() is not None
 
 
 def first_frames(
-    system: System, k: int, options: Options, task: Task[FrameRecords]
-) -> tuple[Chains[FrameRecords], int]:
-    """Return chains of frames from which k exponents are found, and the period of their orthonormalisations."""
-    columns, evaluated = columns_of(system, k), task.metrics.columns
+    system: System, k: int, options: Options, *, anchored: bool
+) -> tuple[System, Chains[FrameRecords], int]:
+    """Return chains of frames from which k exponents are found, and the period of their orthonormalisations.
+
+    Before these the system in the coordinates that chains have.
+    """
+    columns = columns_of(system, k)
     frame = BYTES_OF_DOUBLE * columns * system.dimension
     chains = f"{options.n_chains} chains (n_chains) of {columns} directions (k)"
     memory.require("a spectrum", {chains: 2 * options.n_chains * frame, "where they start": _OF_STARTS * frame})
     slow = system.slow_directions(min(k + 1, system.dimension))
+    period = period_of(system, columns, slow, options.seed.key, frames_task(system, k, anchored=False), options.workers)
+    its = in_coordinates_of_frames(system, columns, period)
+    if its is not system:
+        system, slow = its, its.slow_directions(min(k + 1, its.dimension))
+    task = frames_task(system, k, anchored=anchored)
+    evaluated = task.metrics.columns
     without = arguments.FrameMetrics(task.metrics.log_determinants, columns=evaluated)
     pilot_task = replace(task, metrics=without)
-    period = period_of(system, columns, slow, options.seed.key, pilot_task, options.workers)
     started = started_frames(system, k, slow, options, pilot_task.with_options(period=max(1, period // 2)))
     most = options.budget.steps_per_chain(options.n_chains) - started.first_step
     n_metrics = 0 if task.metrics.diagonals is None else len(task.metrics.diagonals)
-    # Batches of whole passes; an evaluation at the end of each takes at most as long as its steps.
+    # Batches of whole passes, or so long that to transpose frames takes no time; an evaluation at the end of each takes
+    # at most as long as its steps.
     evaluation = n_metrics * evaluated * (3 * system.dimension + evaluated + 100)
-    passes = max(1, LEAST_PER_BATCH // period, math.ceil(evaluation / (columns * (1.3 * period + columns))))
+    least = LEAST_PER_BATCH if period > 1 else max(LEAST_PER_BATCH, columns // 2)
+    step = columns * (1.3 * period + columns) / period if period > 1 else _ORTHOGONAL * columns
+    passes = max(1, least // period, math.ceil(evaluation / step / period))
     started = replace(
         started,
         steps_per_batch=min(passes * period, max(1, most // 16)),
         records=FrameRecords.empty(options.n_chains, columns, evaluated, n_metrics),
     )
-    return started, period
+    return system, started, period
 
 
 def started_frames(
@@ -186,16 +226,20 @@ def _places(growth: FloatArray, n_fast: int, k: int) -> list[int]:
     return list(dict.fromkeys([*places[:k], *watched]))
 
 
-def steps_at_once(system: System) -> int:
+def steps_at_once(system: System, *, period: int = 0) -> int:
     """Return how many steps to take at once."""
     largest = _BLOCK if system.dimension <= 128 else _LARGE_BLOCK
+    if period == 1:
+        return largest
     return int(np.clip(-math.log(_BLOCK_SHRINKAGE) / max(system.largest_elongation, 1e-300), 1, largest))
 
 
 def seconds_per_step(system: System, columns: int, period: int, *, careful: bool) -> float:
     """Return what rows of steps and, for every row of a frame, orthonormalisations take: measured, on one thread."""
     rows = system.rows_per_step
-    squares = 0.19 if careful else 0.025
+    if period == 1 and not careful and has_orthogonal_steps(system, columns):
+        return 1e-7 + 1e-9 * system.dimension * (4 + 0.05 * _ORTHOGONAL * columns)
+    squares = 0.19 if careful else 0.055
     passes = (10 + 7 * columns + squares * columns**2) / period
     return 5e-8 * (1 + rows) + 1e-9 * system.dimension * (rows * (0.5 + 0.04 * columns) + passes)
 
@@ -203,16 +247,25 @@ def seconds_per_step(system: System, columns: int, period: int, *, careful: bool
 def period_of(
     system: System, k: int, slow: FloatArray, key: StreamKey, task: Task[FrameRecords], workers: Workers
 ) -> int:
-    """Return the number of steps after which the smallest angle in a frame is about what it may be.
+    """Return after how many steps to orthonormalise frames; 1 where orthogonal steps take less time than that.
 
-    Doubles the period, from one so short that frames stay orthonormal, and interpolates the logarithm of the angle.
+    It is the number after which the smallest angle is mostly about what it may be. Doubles the period, from one so
+    short that frames stay orthonormal, and interpolates the logarithm of the angle.
     """
     longest = min(overflow_safe_steps(system.step_sizes), 16 * max(k, 8))
     if k == 1:
         return longest
     if task.options.careful:  # singular steps leave angles of 0
         return max(1, min(longest, k // 2))
-    wanted = -math.log(_ANGLE if k > _SMALL_FRAME else _SMALL_FRAME_ANGLE)
+    period = _longest_period(system, k, slow, key, task, workers, longest)
+    orthogonal, passes = (seconds_per_step(system, k, each, careful=False) for each in (1, period))
+    return 1 if has_orthogonal_steps(system, k) and orthogonal < passes else period
+
+
+def _longest_period(
+    system: System, k: int, slow: FloatArray, key: StreamKey, task: Task[FrameRecords], workers: Workers, longest: int
+) -> int:
+    wanted, task = -math.log(angle_of(k)), task.with_options(least_ratio=0.0)
     states = initial_states(key, 1, k, slow, random_share=system.random_share)
     period = max(1, k // 32)
     known: list[tuple[int, float]] = []  # (period, -log angle)
@@ -228,7 +281,7 @@ def period_of(
         pilot = advance(pilot, orthonormalised_every(period, system, task, k), n_passes, workers.alone())
         states = pilot.states
         # The first pass orthonormalises what the random start or another period left.
-        shrinkage = -math.log(max(float(pilot.records.smallest_ratios[0, 1:].min()), 1e-300))
+        shrinkage = float(np.quantile(-np.log(np.maximum(pilot.records.smallest_ratios[0, 1:], 1e-300)), _MOST))
         if shrinkage >= wanted:
             shorter, less = known[-1] if known else (1, 0.0)
             share = (wanted - less) / max(shrinkage - less, wanted - less)
@@ -240,4 +293,6 @@ def period_of(
             spread = float(growth.max() - growth.min()) if np.isfinite(growth).all() else math.inf
             longest = min(longest, max(1, int(min(_LARGEST_SPREAD / max(spread, 1e-300), 2.0**20))))
         period *= 2
-    return longest
+    # What is longer than the last pass has not been seen.
+    last, shrinkage = known[-1] if known else (longest, 0.0)
+    return int(min(longest, max(1.0, last * wanted / max(shrinkage, 1e-300))))

@@ -91,7 +91,7 @@ class LyapunovSpectrum(SimulatedEstimate, SeveralExponents):
     degrees_of_freedom: NDArray[np.int64]
     """Of the standard errors: few where a chain is short beside the time in which it forgets its start."""
     period: int
-    """Steps between orthonormalisations."""
+    """Steps between orthonormalisations: 1 where every step leaves frames orthonormal, 0 where there were no steps."""
     sum_of_exponents: float | None
     """(1/N) sum_i log abs(1 - eta K_ii), which all exponents add up to; None unless all were asked for."""
     sum_rule_error: float | None

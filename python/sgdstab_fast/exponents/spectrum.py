@@ -24,6 +24,7 @@ from sgdstab_fast.exponents.frames import (
     columns_of,
     first_frames,
     frames_task,
+    in_coordinates_of_frames,
     orthonormalised_every,
 )
 from sgdstab_fast.exponents.rare import RareOutcomesOfFrames, warn_of_rare
@@ -150,17 +151,18 @@ def lyapunov_spectrum(
         if in_logarithms is not None:
             return in_logarithms
     method = method if resume is None else str(resume.provenance["method"])
-    task, columns = frames_task(system, k, anchored=method == "anchored"), columns_of(system, k)
+    columns = columns_of(system, k)
     if resume is None:
-        chains, period = first_frames(system, k, options, task)
         run_provenance = provenance(options.seed, method, system.fingerprint)
+        system, chains, period = first_frames(system, k, options, anchored=method == "anchored")
     else:
         chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, columns))
         period = resume.period
+        system = in_coordinates_of_frames(system, columns, period)
     estimate = RareOutcomesOfFrames(
         system, options, lambda chains: _estimate(chains, asked, system.slow_directions_last), FRAME_INFLUENCES.start
     )
-    task = orthonormalised_every(period, system, task, columns)
+    task = orthonormalised_every(period, system, frames_task(system, k, anchored=method == "anchored"), columns)
 
     def make_known(so_far: Run[FrameRecords]) -> None:
         with collected():  # what it falls short of is said at the end

@@ -53,6 +53,7 @@ _LOST = math.log(1e-3)
 _LEAST_WEIGHT = 1e-150  # of an example in second moments
 MOST_APPLICATIONS = 1000  # of the mean-square operator
 _OF_METRICS = 14  # matrices
+_MOST_IN_A_STEP = 30.0  # log abs(1 - eta K_ii) of orthogonal steps
 _LARGEST_OF_FRAMES = 512  # dimension in which growth of frames is evaluated: it takes a dozen matrices more
 
 
@@ -94,6 +95,11 @@ class SingleSteps(BatchSteps):
     def frames_call(self) -> Call:
         """Return what advances frames."""
         return Call(self._for_core(self._rows.for_core), 0.0, log_determinants=self.log_determinants)
+
+    def with_orthogonal_steps(self) -> System | None:
+        """Return the system in isometric coordinates, unless steps destroy or stretch directions altogether."""
+        moderate = float(np.abs(self.log_determinants).max()) <= _MOST_IN_A_STEP
+        return self.isometric() if moderate else None
 
     def exact_exponents(self) -> ExactExponents | None:
         """Return those of reflections; of other steps they take simulation."""

@@ -250,6 +250,10 @@ class System(ABC):
     def frames_call(self) -> Call:
         """Return what advances frames."""
 
+    def with_orthogonal_steps(self) -> System | None:
+        """Return the same system in coordinates in which steps are known that leave full frames orthogonal, if any."""
+        return None
+
     @abstractmethod
     def growth(self, known: QuadraticForms | None = None) -> Growth:
         """Return in which metrics growth is evaluated, and how; `known` are the forms of second moments, if known."""

@@ -1,20 +1,20 @@
 // Orthonormalisation of a frame: V = Q R in place, with the logarithms of R's diagonal.
 //
-// Recursive block Gram-Schmidt, all matrix products. With the columns of V (dimension x k) split in halves,
+// Block Gram-Schmidt of leaves of kLeaf columns, from left to right. Modified Gram-Schmidt makes a leaf Q_1 R_11, twice
+// where once leaves Q_1 far from orthogonal, and a product takes it out of all that follows,
 //
-//   V_1 = Q_1 R_11,   R_12 = Q_1^T V_2,   V_2 <- V_2 - Q_1 R_12 = Q_2 R_22,
+//   V_2 <- V_2 - Q_1 (Q_1^T V_2).
 //
-// down to leaves of at most kLeaf columns, which a Cholesky factorisation of their Gram matrix orthonormalises
-// (V^T V = R^T R, Q = V R^-1), twice where once leaves Q far from orthogonal. The cost is dimension k^2 multiply-adds,
-// less than CholeskyQR of the whole frame (7/6 of that), and nothing of the size of V is needed. What orthogonality Q
-// loses is harmless along a product: V = Q R holds to rounding whatever Q's orthogonality, and the next pass corrects
-// what this one left (Carson, Lund, Rozloznik & Thomas, "Block Gram-Schmidt algorithms and their stability properties",
-// Linear Algebra Appl. 638, 2022, for the loss; Benettin et al., Meccanica 15, 1980, for the exponents).
+// The cost is dimension k^2 multiply-adds. R is that of V but for rounding of its columns, as Householder's is, however
+// little of them is left: R_jj is good to eps over the sine of the smallest angle (A. Bjorck, "Solving linear least
+// squares problems by Gram-Schmidt orthogonalization", BIT 7, 1967; of blocks Carson, Lund, Rozloznik & Thomas, "Block
+// Gram-Schmidt algorithms and their stability properties", Linear Algebra Appl. 638, 2022). Taking out many leaves at
+// once would leave eps over its square. What orthogonality Q loses is harmless along a product: the next pass corrects
+// what this one left (Benettin et al., Meccanica 15, 1980).
 //
-// A leaf whose Cholesky pivots say that too little is left of a column, and every leaf when `careful`, is instead
-// orthonormalised column by column against everything before it, twice ("twice is enough": Giraud, Langou &
-// Rozloznik, 2005). That is stable for any conditioning, also when rows differ by 1e12 as huge learning rates
-// make them.
+// Columns of which nothing but rounding is left, and every leaf when `careful`, are instead orthonormalised one by one
+// against everything before them, twice ("twice is enough": Giraud, Langou & Rozloznik, 2005). That is stable for any
+// conditioning, also when rows differ by 1e12 as huge learning rates make them.
 #pragma once
 
 #include "sgdstab/base/product.hpp"
@@ -22,8 +22,9 @@
 namespace sgdstab {
 
 struct Orthonormalisation {
-  bool careful;       // every leaf twice, column by column
-  double null_ratio;  // what is left of a column, relative, below which it counts as linearly dependent
+  bool careful;            // every leaf twice, column by column
+  double null_ratio;       // what is left of a column, relative, below which it counts as linearly dependent
+  double least_ratio = 0;  // what steps may leave of a column before it is time to orthonormalise
 };
 
 class FrameWorkspace {
@@ -35,17 +36,23 @@ class FrameWorkspace {
   // of the smallest angle between a column and the span of those before it.
   double orthonormalise(MatrixView& v, const Orthonormalisation& options, Eigen::Ref<Eigen::RowVectorXd> log_diagonal);
 
+  // Whether V^T V x = x for one x, which costs next to nothing: whether V lacks no more than rounding of steps that
+  // leave it orthonormal.
+  bool is_orthonormal(const MatrixView& v);
+
  private:
   static constexpr Index kLeaf = 16;
-  static constexpr Index kChunk = 256;  // columns projected out together, so that R_12 stays small beside V
+  using Columns = Eigen::Array<double, kLeaf, 1>;
 
-  void split(MatrixView& v, Index first, Index last, const Orthonormalisation& options);
-  double cholesky_leaf(MatrixView& v, Index first, Index last);
+  static void column_norms(const MatrixView& v, Index first, Index last, Eigen::RowVectorXd& norms);
+  void project(MatrixView& v, Index first, Index last);
+  Index leaf(MatrixView& v, Index first, Index last);
   void careful_leaf(MatrixView& v, Index first, Index last, double null_ratio);
   void project_out(MatrixView& v, Index column);
 
-  Eigen::RowVectorXd original_norm_, diagonal_, coefficients_;
+  Eigen::RowVectorXd original_norm_, leaf_norm_, diagonal_, coefficients_;
   Eigen::MatrixXd coupling_;
+  RowMatrix leaf_;
   ProductWorkspace products_;
 };
 

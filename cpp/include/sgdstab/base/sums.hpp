@@ -18,12 +18,18 @@ template <class Lanes>
 class LogSum {
  public:
   void add(const Lanes& x) {
+    add(x, [&x] { return 1 + x; });
+  }
+
+  // The same, where factor() is known better than 1 + x.
+  template <class Factor>
+  void add(const Lanes& x, const Factor& factor) {
     const double largest = x.abs().maxCoeff();
     if (largest < kSmall) {
       sum_ += series(x);
       return;
     }
-    multiply(1 + x, largest);
+    multiply(factor(), largest);
   }
 
   // Adds log(factor).

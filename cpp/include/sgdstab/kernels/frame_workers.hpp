@@ -15,10 +15,12 @@
 #pragma once
 
 #include <cmath>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "sgdstab/growth/frames.hpp"
+#include "sgdstab/steps/orthogonal.hpp"
 #include "sgdstab/systems/batch_steps.hpp"
 #include "sgdstab/systems/matrix_set.hpp"
 
@@ -43,6 +45,11 @@ class FrameWorker<BatchSteps<Rows>> {
 
   FrameWorker(const BatchSteps<Rows>& steps, const Metrics& metrics, Index k, Index block);
   BlockDone take_block(const StreamKey& key, std::uint64_t chain, std::uint64_t start, Index most_steps, MatrixView& v);
+  // Whether steps are known that leave a frame of k vectors orthonormal.
+  static bool has_orthogonal_steps(const BatchSteps<Rows>& steps, Index k);
+  // Takes n_steps that do, adds log R_jj and returns the sum of their log|det|.
+  double take_orthogonal_steps(const StreamKey& key, std::uint64_t chain, std::uint64_t start, Index n_steps,
+                               MatrixView& v, Eigen::Ref<Eigen::RowVectorXd> log_diagonal);
   void add_growth(const MatrixView& v, double* sums) {
     growth_.add_growth(steps_.rows, steps_.learning_rate, metrics_.frames, v.data(), v.outerStride(), sums);
   }
@@ -75,6 +82,7 @@ class FrameWorker<BatchSteps<Rows>> {
   RowMatrix moved_;                    // (F^m (x) I) V
   RowMatrix minor_;                    // to be eliminated
   ProductWorkspace products_;
+  std::unique_ptr<OrthogonalSteps> orthogonal_;
   FrameGrowth growth_;
 };
 
@@ -102,6 +110,11 @@ class FrameWorker<MatrixSet> {
       log_determinant += metrics_.log_determinants[i];
     }
     return {n_steps, log_determinant};
+  }
+  static bool has_orthogonal_steps(const MatrixSet&, Index) { return false; }
+  double take_orthogonal_steps(const StreamKey&, std::uint64_t, std::uint64_t, Index, MatrixView&,
+                               Eigen::Ref<Eigen::RowVectorXd>) {
+    return 0;
   }
   void add_growth(const MatrixView&, double*) {}
 

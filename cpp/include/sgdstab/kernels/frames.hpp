@@ -15,7 +15,8 @@ struct FrameSums {
 };
 
 // Advances `frames` (n_chains x dimension x k, contiguous), one chain each, orthonormalising every `period`
-// steps, counted from the start of a batch, and at its end. Steps are taken together as long as they have at most
+// steps, counted from the start of a batch, and at its end; sooner where steps leave less than options.least_ratio of
+// a column: they are then taken again, half as many. Steps are taken together as long as they have at most
 // `block` rows, which leaves errors relative to the frame before them: so few that they do not shrink it by many
 // orders.
 template <class System>
