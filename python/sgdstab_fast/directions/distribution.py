@@ -316,7 +316,9 @@ def _normal(x: FloatArray, exponent: float, clt_variance: float, n: int, side: s
     """Return Phi(sqrt(n) (x - lambda) / sigma), its limit from one side if that is a step at lambda."""
     if _is_constant(exponent, clt_variance):
         return np.asarray(x > exponent if side == "left" else x >= exponent, dtype=float)
-    return _distribution((x - exponent) * math.sqrt(n / clt_variance))
+    with np.errstate(over="ignore"):  # far out
+        deviations = (x - exponent) * math.sqrt(n / clt_variance)
+    return _distribution(deviations)
 
 
 def _is_constant(exponent: float, clt_variance: float) -> bool:
