@@ -148,7 +148,7 @@ class FiniteTimeDistribution(Savable):
         normal = _normal(x, self.exponent, self.clt_variance, self.n)
         if _is_constant(self.exponent, self.clt_variance):
             return _shaped(normal)
-        z = np.clip((x - self.exponent) * math.sqrt(self.n / self.clt_variance), -40, 40)
+        z = np.clip(_deviations(x, self.exponent, self.clt_variance, self.n), -40, 40)
         skewness = 3 * float(_secant_derivative(curve, 0.0, 2)) / (self.clt_variance**1.5 * math.sqrt(self.n))
         return _shaped(np.clip(normal - _density(z) * skewness * (z**2 - 1) / 6, 0, 1))
 
@@ -316,9 +316,13 @@ def _normal(x: FloatArray, exponent: float, clt_variance: float, n: int, side: s
     """Return Phi(sqrt(n) (x - lambda) / sigma), its limit from one side if that is a step at lambda."""
     if _is_constant(exponent, clt_variance):
         return np.asarray(x > exponent if side == "left" else x >= exponent, dtype=float)
-    with np.errstate(over="ignore"):  # far out
-        deviations = (x - exponent) * math.sqrt(n / clt_variance)
-    return _distribution(deviations)
+    return _distribution(_deviations(x, exponent, clt_variance, n))
+
+
+def _deviations(x: FloatArray, exponent: float, clt_variance: float, n: int) -> FloatArray:
+    """Return sqrt(n) (x - lambda) / sigma; infinite far out."""
+    with np.errstate(over="ignore"):
+        return np.asarray((x - exponent) * math.sqrt(n / clt_variance))
 
 
 def _is_constant(exponent: float, clt_variance: float) -> bool:
