@@ -59,7 +59,7 @@ MLP = "model = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512)
 MLP += "inputs = torch.randn({n}, 784)"
 IMAGES = "model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), "
 IMAGES += "nn.GroupNorm(4, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))\n"
-IMAGES += "inputs = torch.randn(256, 3, 24, 24)"
+IMAGES += "inputs = torch.randn(160, 3, 24, 24)"
 SEQUENCES = (
     "from reference.networks import Transformer\nmodel = Transformer()\ninputs = torch.randint(0, 20, (500, 12))"
 )
@@ -77,14 +77,14 @@ model, inputs = Pairs(), torch.randn(300, 200)
 CASES = {
     "mlp": (MLP.format(n=1500, m=1), 128, "", False),
     "ten outputs": (MLP.format(n=200, m=10), 128, "", False),
-    "gradients": (MLP.format(n=300, m=1), 256, "method='gradients'", False),
-    "gradients in float32": (MLP.format(n=200, m=1), 256, "method='gradients', dtype='float32'", False),
+    "gradients": (MLP.format(n=150, m=1), 256, "method='gradients'", False),
+    "gradients in float32": (MLP.format(n=130, m=1), 256, "method='gradients', dtype='float32'", False),
     "images": (IMAGES, 96, "", False),
     "images in float32": (IMAGES, 64, "dtype='float32'", False),
     "transformer": (SEQUENCES, 80, "", False),
     "embedding": (WORDS, 96, "", False),
     "temporaries": (TEMPORARIES, 96, "", False),
-    "file": (MLP.format(n=6000, m=1), 144, "", True),
+    "file": (MLP.format(n=5000, m=1), 144, "", True),
 }
 
 
