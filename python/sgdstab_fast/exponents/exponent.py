@@ -16,7 +16,7 @@ from sgdstab_fast.exact.bounds import bounds_of
 from sgdstab_fast.exact.exponents import known_exponents
 from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
 from sgdstab_fast.exponents.logarithms import IN_LOGARITHMS, DiagonalRuns, chains_and_task, diagonal_runs, task_of
-from sgdstab_fast.exponents.pilots import Plan, planned
+from sgdstab_fast.exponents.pilots import Plan, grown
 from sgdstab_fast.exponents.rare import RareOutcomes, warn_of_rare
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.chains import Chains, VectorRecords
@@ -43,7 +43,7 @@ from sgdstab_fast.simulation.vectors import (
 )
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth
+from sgdstab_fast.systems.growth import LARGEST_DIMENSION, Growth, GrowthChoice
 from sgdstab_fast.systems.system import ExactExponents, Part, System, require_system
 
 METHODS = ("anchored", "average")
@@ -282,26 +282,30 @@ def _simulated(
     else:
         anchored = options.method == "anchored"
     anchored = anchored and system.dimension > 1
-    growth = known_growth
-    if growth is None or not anchored:
-        growth = system.growth(mean_square) if anchored else system.no_growth
+    first_chain = first_of_block(block)
+    left = options.recorder.run_from(options.seed.key, first_chain) if resume is None else resume.chains
+    choices = [GrowthChoice("", lambda: system.no_growth)]
+    if anchored:
+        choices = system.growth_choices(mean_square)
+        if known_growth is not None:
+            choices = [GrowthChoice(choices[-1].metric, lambda: known_growth)]
+    if left is None:
+        choice, growth, plan = grown(system, options, choices, first_chain)
+    else:
+        choice = next((each for each in choices if each.metric == left.metric), choices[-1])
+        growth, plan = choice.make(), Plan(1 if left.records.growth.shape[2] > 0 else None)
     low, high = bounds_of(system, mean_square)
     bounds = low, min(high, growth.upper_bound)
+    averages = anchored and growth.size > 0 and plan.spacing is None
+    if averages:
+        growth = replace(system.no_growth, covariance=growth.covariance)
     task = vectors_task(system, growth)
-    plan, first_chain = Plan(None, 0), first_of_block(block)
-    left = options.recorder.run_from(options.seed.key, first_chain) if resume is None else None
-    averages = left is not None and left.records.growth.shape[2] == 0
-    if resume is None and left is None and growth.size > 0:
-        plan = planned(system, options, growth, task, first_chain)
-        averages = plan.spacing is None
-    if averages and growth.size > 0:
-        growth, anchored = replace(system.no_growth, covariance=growth.covariance), False
-        task = vectors_task(system, growth)
     if resume is None:
         options.budget.steps_per_chain(options.n_chains)
         run_provenance = provenance(options.seed, "anchored" if growth.size > 0 else "average", system.fingerprint)
-        chains_of = _anchored_chains if anchored else _averaged_chains
+        chains_of = _anchored_chains if anchored and not averages else _averaged_chains
         chains = chains_of(system, options, growth, plan, first_chain) if left is None else left
+        chains = replace(chains, metric=choice.metric)
     else:
         chains, run_provenance = resumed(resume, LyapunovExponent, system, (1, system.dimension))
     task = replace(

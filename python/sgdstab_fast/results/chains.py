@@ -149,6 +149,8 @@ class Chains(Generic[Records]):
     """What rounding may do to anchored growth."""
     cancellation: float = math.inf
     """The mean of 1 / f over these steps at the most, f what a step leaves of a squared norm."""
+    metric: str = ""
+    """The name of the metrics in which anchored growth is evaluated, where there is a choice."""
     start: FloatArray | None = None
     """The direction that chains start as, shape (dimension,), where their dominant second moment is not known; or the
     frame, (dimension, k)."""

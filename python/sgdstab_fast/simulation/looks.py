@@ -12,14 +12,14 @@ from typing import Any
 
 from sgdstab_fast.results.chains import Chains
 
-_FIRST_LOOK = 16  # batches a chain
+FIRST_LOOK = 16  # batches a chain
 GROWTH = 1.5  # from look to look
 IDLE_GROWTH = GROWTH**3  # without a tolerance to meet; looks are some of the same
 
 
 def grid(limit: int, most_batches: int, growth: float = GROWTH) -> Iterator[int]:
     """Yield the fixed grid of looks below the limit, of chains that record so many batches at most."""
-    look = float(_FIRST_LOOK)
+    look = float(FIRST_LOOK)
     while (whole := rounded(math.ceil(look), most_batches, up=True)) < limit:
         yield whole
         look *= growth
@@ -41,7 +41,7 @@ def looks_so_far(chains: Chains[Any]) -> list[int]:
 def looks_back(chains: Chains[Any]) -> list[int]:
     """Return the batches that records had at looks so far, at those that they still show as they were."""
     behind = [divmod(look, chains.coarseness) for look in looks_so_far(chains)]
-    return [n_batches for n_batches, cut in behind if cut == 0 and n_batches >= _FIRST_LOOK]
+    return [n_batches for n_batches, cut in behind if cut == 0 and n_batches >= FIRST_LOOK]
 
 
 def pieces(n_batches: int, coarseness: int, n_begun: int, seconds: float, longest: float) -> Iterator[int]:

@@ -173,7 +173,8 @@ class AnchoredGrowth:
         biases = {first: twins.bias(differences, first, n_batches) for first in candidates}
         start_up = min(biases, key=lambda first: variance * n_batches / (n_batches - first) + biases[first] ** 2)
         series = self.series(start_up)
-        room = max(highest - float(series.mean()), 0.0)
+        # What is known for certain lies within a confidence interval.
+        room = max(highest - float(series.mean()), 0.0) / ERRORS_IN_HALF
         (gain, in_length), (margin, of_length) = twins.unseen(differences, series.size)
         unseen = max(margin, min(max(gain + margin, in_length + of_length), room))
         bias = min(biases[start_up], room)

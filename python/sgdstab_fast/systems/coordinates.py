@@ -21,6 +21,7 @@ from sgdstab_fast._core.functions import core
 from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.operators.krylov import Product
 from sgdstab_fast.operators.partial_cholesky import PartialCholesky, extreme_eigenvalues, scaled_product
+from sgdstab_fast.operators.uniform_noise import UniformNoise
 from sgdstab_fast.results.progress import tell_of
 from sgdstab_fast.systems.decomposition import (
     SpectralDecomposition,
@@ -142,6 +143,18 @@ class GramRows(Rows):
     def add_norm(self, metric: FloatArray, amount: float) -> None:
         """Add K."""
         metric += amount * self.array
+
+    @property
+    def form(self) -> FloatArray:
+        """K."""
+        return self.array
+
+    def forms_of_uniform_noise(self, noise: UniformNoise) -> tuple[FloatArray, FloatArray]:
+        """Return K + sigma + sigma^2 (K - sigma)^-1, and (K - sigma)^-1."""
+        metric = noise.shift**2 * noise.inverse
+        metric[np.diag_indices_from(metric)] += noise.shift
+        self.add_norm(metric, 1.0)
+        return metric, noise.inverse
 
     def move(self, state: FloatArray, rows: IntArray, amounts: FloatArray) -> None:
         """Take amounts from components."""

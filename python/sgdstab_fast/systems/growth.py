@@ -15,13 +15,15 @@ happens to be. So that component q . v is set to its root mean square, and the r
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sgdstab_fast._core.arguments import FloatArray
 
 # Beyond this dimension the decompositions cost more than a run with the norm of K alone.
 LARGEST_DIMENSION = 2048
+MEAN_SQUARE = "mean square"  # the metric of constant mean squared growth, and others of the kind
 _ROUNDING = 1e-14
 _OF_BOUNDS, _LARGEST_BOUNDED = 1e-8, 256  # tolerance, and dimension
 TOLERANCE = 1e-4  # of metrics: they may be far off, and then leave more variance
@@ -49,6 +51,16 @@ class Growth:
     """Dominant second moment, shape (dimension, dimension); None where it is not computed."""
     upper_bound: float = math.inf
     """Lambda(2) / 2 and its error, which the exponent is no larger than; infinite where it is not computed."""
+
+
+class GrowthChoice(NamedTuple):
+    """Growth that may be made, and what that costs."""
+
+    metric: str
+    """Its name."""
+    make: Callable[[], Growth]
+    seconds: float = 0.0
+    """Time that making it takes, by a model."""
 
 
 def tolerance_of(dimension: int) -> float:

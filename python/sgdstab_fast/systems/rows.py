@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -21,7 +20,9 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core import arguments
 from sgdstab_fast._core.arguments import AnyFloatArray, Coordinates, FloatArray
+from sgdstab_fast.operators.connected_components import connected_components
 from sgdstab_fast.operators.krylov import Product
+from sgdstab_fast.operators.uniform_noise import UniformNoise
 from sgdstab_fast.results.progress import tell_of
 from sgdstab_fast.results.storage import store_as
 from sgdstab_fast.systems.decomposition import (
@@ -42,7 +43,6 @@ _CACHE_LINE = 64  # bytes
 ROUNDING = 4 * float(np.finfo(float).eps)
 _LARGEST_FEATURE = 1e150  # and the smallest over one, so that squares are numbers
 _FAR = 100  # powers of two, of units in which products of a few entries are within floating point
-_FRONTIER = 128  # rows of K looked at together
 
 
 class Rows:
@@ -216,6 +216,17 @@ class Rows:
         """Add an amount of the form of `norm` to a metric, in place."""
         metric[np.diag_indices_from(metric)] += amount
 
+    @property
+    def form(self) -> FloatArray:
+        """The symmetric matrix (rank, rank) whose eigenvalues are those of K: F^T F, or K itself."""
+        return np.asarray(self.array.T @ self.array)
+
+    def forms_of_uniform_noise(self, noise: UniformNoise) -> tuple[FloatArray, FloatArray]:
+        """Return the metric and the covariance that go with (H - sigma)^-1, H the `form`."""
+        form = noise.shift * noise.inverse
+        self.add_norm(form, 1.0)
+        return form, form
+
     def move(self, state: FloatArray, rows: IntArray, amounts: FloatArray) -> None:
         """Take from vectors (rank, ..) what rows move, by amounts (len(rows), ..)."""
         state -= self.array[rows].T @ amounts
@@ -324,7 +335,7 @@ class Rows:
         gradient, K_ii = 0, belongs to none.
         """
         norms = np.sqrt(self.diagonal)
-        return tuple(connected(norms > 0, lambda rows, columns: self._linked(norms, rows, columns)))
+        return tuple(connected_components(norms > 0, lambda rows, columns: self._linked(norms, rows, columns)))
 
     @property
     def is_connected(self) -> bool:
@@ -455,31 +466,6 @@ def aligned(array: NDArray[Any]) -> NDArray[Any]:
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
-
-
-def connected(
-    waiting: NDArray[np.bool_], linked: Callable[[IntArray, IntArray], NDArray[np.bool_]]
-) -> Iterator[IntArray]:
-    """Yield the connected components of a graph, ascending; in the order of their first members.
-
-    `waiting` says who is to be in one; `linked` which of some columns any of some rows links to.
-    """
-    waiting = waiting.copy()  # those that no component has reached
-    for seed in range(waiting.size):
-        if not waiting[seed]:
-            continue
-        waiting[seed] = False
-        members = [np.array([seed])]
-        frontier = members[0]
-        # Breadth first: a row of K is looked at once, and none after the last example has been reached.
-        while frontier.size and waiting.any():
-            rows, frontier = frontier[:_FRONTIER], frontier[_FRONTIER:]
-            reached = np.flatnonzero(waiting)
-            reached = reached[linked(rows, reached)]
-            waiting[reached] = False
-            members.append(reached)
-            frontier = np.concatenate([frontier, reached])
-        yield np.sort(np.concatenate(members))
 
 
 store_as("Rows", Rows.fields, Rows, Rows)

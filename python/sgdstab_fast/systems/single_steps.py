@@ -23,10 +23,19 @@ from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSolution
+from sgdstab_fast.operators.uniform_noise import uniform_noise
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.batch_steps import BatchSteps
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
-from sgdstab_fast.systems.growth import LARGEST_DIMENSION, TOLERANCE, Growth, half_at_most, tolerance_of
+from sgdstab_fast.systems.growth import (
+    LARGEST_DIMENSION,
+    MEAN_SQUARE,
+    TOLERANCE,
+    Growth,
+    GrowthChoice,
+    half_at_most,
+    tolerance_of,
+)
 from sgdstab_fast.systems.next_steps import NextExamples, NextSteps
 from sgdstab_fast.systems.rows import IntArray, Rows
 from sgdstab_fast.systems.sampling import Law
@@ -52,8 +61,11 @@ _FLOOR, _ROUNDING_FLOOR = 1e-6, 1e-12
 _LOST = math.log(1e-3)
 _LEAST_WEIGHT = 1e-150  # of an example in second moments
 MOST_APPLICATIONS = 1000  # of the mean-square operator
-_OF_METRICS = 14  # matrices
+_OF_METRICS, _OF_INVERSE = 14, 6  # matrices
 _MOST_IN_A_STEP = 30.0  # log abs(1 - eta K_ii) of orthogonal steps
+_LARGEST_EXACT = 512  # dimension up to which the dominant second moment itself costs little
+_LARGEST_INVERSE = 4096  # dimension up to which an inverse pays
+_SECONDS_OF_PRODUCT, _PRODUCTS, _PRODUCTS_OF_INVERSE = 3e-11, 40, 4  # of matrices, a multiply-add, and what growth takes
 _LARGEST_OF_FRAMES = 512  # dimension in which growth of frames is evaluated: it takes a dozen matrices more
 
 
@@ -186,6 +198,38 @@ class SingleSteps(BatchSteps):
             bound = half_at_most(known.exponent, known.error, 0)
         every = [self.metric_with_norms(metric), *self.intermittency_metrics()]
         return replace(self.growth_with_norms(every, covariance), upper_bound=bound)
+
+    def growth_choices(self, known: QuadraticForms | None = None) -> list[GrowthChoice]:
+        """Return growth in the metric of uniform noise and in that of constant mean squared growth, as far as they pay.
+
+        The former alone costs a tenth, and serves as well as long as no steps are rare and large.
+        """
+        exact = GrowthChoice(MEAN_SQUARE, lambda: self.growth(known), 0.0 if known is not None else self._seconds_of(_PRODUCTS))
+        if known is not None or self.dimension <= _LARGEST_EXACT:
+            return [exact]
+        if self.dimension > _LARGEST_INVERSE:
+            return [GrowthChoice("norm of K", lambda: self.growth_in_norm)]
+        seconds = self._seconds_of(_PRODUCTS_OF_INVERSE)
+        uniform = GrowthChoice("uniform noise", lambda: self.growth_of_uniform_noise, seconds)
+        return [uniform, exact] if self.dimension <= LARGEST_DIMENSION else [uniform]
+
+    def _seconds_of(self, n_products: int) -> float:
+        return n_products * _SECONDS_OF_PRODUCT * float(self.dimension) ** 3
+
+    @property
+    def growth_of_uniform_noise(self) -> Growth:
+        """Growth in the norm of K and in the metric that noise has which is alike on all examples."""
+        metrics = {"a metric, which method='average' does without": _OF_INVERSE * BYTES_OF_DOUBLE * self.dimension**2}
+        memory.require("anchored growth", metrics)
+        rows, n, rate = self._rows, len(self._rows), self.learning_rate
+        try:
+            noise = uniform_noise(rows.form, rows.slowest, rate, float(self.diagonal.sum()), n)
+        except np.linalg.LinAlgError:  # of a K whose slowest directions are within rounding of not being there
+            return self.growth_in_norm
+        metric, covariance = rows.forms_of_uniform_noise(noise)
+        bound = -rate / n * noise.rate(rate, self.diagonal, rows.squared_norms(metric))
+        growth = self.growth_with_norms([self.metric_with_norms(metric)], covariance)
+        return replace(growth, upper_bound=bound if bound < 0 else math.inf)
 
     def intermittency_metrics(self) -> list[tuple[FloatArray, FloatArray]]:
         """Return the metrics, and their squared norms, that hold rare steps down; none where no step grows."""

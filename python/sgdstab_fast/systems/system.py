@@ -20,7 +20,7 @@ from sgdstab_fast.operators.matrices import MatrixMoments
 from sgdstab_fast.results.storage import storable
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
-from sgdstab_fast.systems.growth import Growth
+from sgdstab_fast.systems.growth import MEAN_SQUARE, Growth, GrowthChoice
 from sgdstab_fast.systems.next_steps import NextSteps
 from sgdstab_fast.systems.recurrence import Recurrence
 from sgdstab_fast.systems.rows import IntArray, Rows
@@ -257,6 +257,10 @@ class System(ABC):
     @abstractmethod
     def growth(self, known: QuadraticForms | None = None) -> Growth:
         """Return in which metrics growth is evaluated, and how; `known` are the forms of second moments, if known."""
+
+    def growth_choices(self, known: QuadraticForms | None = None) -> list[GrowthChoice]:
+        """Return in which metrics growth may be evaluated, those first that take the least time to make."""
+        return [GrowthChoice(MEAN_SQUARE, lambda: self.growth(known))]
 
     @property
     @abstractmethod
