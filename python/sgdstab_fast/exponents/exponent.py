@@ -25,6 +25,7 @@ from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import INTERRUPTED
 from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
+from sgdstab_fast.simulation.looks import FIRST_LOOK
 from sgdstab_fast.simulation.options import Options
 from sgdstab_fast.simulation.outcome import (
     closed_form_attributes,
@@ -298,7 +299,7 @@ def _simulated(
     bounds = low, min(high, growth.upper_bound)
     averages = anchored and growth.size > 0 and plan.spacing is None
     if averages:
-        growth = replace(system.no_growth, covariance=growth.covariance)
+        growth = replace(system.no_growth, covariance=growth.covariance, closer_bound=growth.closer_bound)
     task = vectors_task(system, growth)
     if resume is None:
         options.budget.steps_per_chain(options.n_chains)
@@ -313,7 +314,15 @@ def _simulated(
         seconds_per_step=task.seconds_per_step + growth.seconds_per_evaluation / chains.spacing,
     )
     how = estimate_with_own_growth if system.counts_own_growth else estimate
-    with_rare = RareOutcomes(system, options, lambda chains: how(chains, bounds[1]), first_chain + INFLUENCES.start)
+
+    def bounded(chains: Chains[VectorRecords]) -> Estimate:
+        found = how(chains, bounds[1])
+        # If the first look was not enough, and what is uncertain is what chains owe to their starts.
+        if growth.closer_bound is None or chains.n_first_batches <= FIRST_LOOK or found.mixed:
+            return found
+        return how(chains, min(bounds[1], growth.closer_bound()))
+
+    with_rare = RareOutcomes(system, options, bounded, first_chain + INFLUENCES.start)
     done = run(
         chains,
         task,

@@ -112,7 +112,7 @@ def stability(
     so_far.narrow(low, bounds_of(system)[1])
     so_far.decided = so_far.decided or (_Decided("unstable", "mean of all exponents > 0") if low > 0 else None)
     so_far.make_known()
-    if system.has_mean_square and (exponent or system.dimension <= _SMALL or not (so_far.decided or has_closed_form)):
+    if system.has_mean_square and (system.dimension <= _SMALL or not (so_far.decided or has_closed_form)):
         mean_square = so_far.mean_square = mean_square_exponent(system, progress=options.progress)
         so_far.narrow(-math.inf, mean_square.upper_bound / 2)
         if not (so_far.decided or has_closed_form) and mean_square.stable:

@@ -174,7 +174,7 @@ class BatchSteps(StateSpace):
             further.append(self._solved(TOLERANCE, held_down, self.learning_rate))
         of_use = [_with_floor(each.metric, norm) for each in further if _is_of_use(each)]
         growth_in = self._growth_in([norm, *of_use], found.covariance if _is_of_use(found) else None)
-        return replace(growth_in, upper_bound=half_at_most(found.exponent, found.error, self.dimension))
+        return replace(growth_in, upper_bound=half_at_most(found.exponent, found.error))
 
     def growth_of_part(self, part: Part[System], embedding: FloatArray) -> tuple[Growth, Growth]:
         """Return growth in the metrics of a block, for the block and for the whole."""

@@ -23,6 +23,7 @@ from sgdstab_fast._core.arguments import FloatArray
 
 # Beyond this dimension the decompositions cost more than a run with the norm of K alone.
 LARGEST_DIMENSION = 2048
+UNIFORM_NOISE = "uniform noise"  # the metric that is dominant if noise is alike on all examples
 MEAN_SQUARE = "mean square"  # the metric of constant mean squared growth, and others of the kind
 _ROUNDING = 1e-14
 _OF_BOUNDS, _LARGEST_BOUNDED = 1e-8, 256  # tolerance, and dimension
@@ -50,7 +51,9 @@ class Growth:
     covariance: FloatArray | None = None
     """Dominant second moment, shape (dimension, dimension); None where it is not computed."""
     upper_bound: float = math.inf
-    """Lambda(2) / 2 and its error, which the exponent is no larger than; infinite where it is not computed."""
+    """What the exponent is no larger than, such as Lambda(2) / 2 and its error; infinite where it is not known."""
+    closer_bound: Callable[[], float] | None = None
+    """What computes a bound that is closer, where it takes long."""
 
 
 class GrowthChoice(NamedTuple):
@@ -68,7 +71,7 @@ def tolerance_of(dimension: int) -> float:
     return _OF_BOUNDS if dimension <= _LARGEST_BOUNDED else TOLERANCE
 
 
-def half_at_most(exponent: float, error: float, dimension: int) -> float:
+def half_at_most(exponent: float, error: float) -> float:
     """Return what half of Lambda(2) is at most, which lambda is no larger than; rounding included."""
     most = (exponent + 2 * error + _ROUNDING * (1 + abs(exponent))) / 2
-    return math.inf if math.isnan(most) or dimension > _LARGEST_BOUNDED else most
+    return math.inf if math.isnan(most) else most

@@ -31,6 +31,7 @@ from sgdstab_fast.systems.growth import (
     LARGEST_DIMENSION,
     MEAN_SQUARE,
     TOLERANCE,
+    UNIFORM_NOISE,
     Growth,
     GrowthChoice,
     half_at_most,
@@ -61,11 +62,13 @@ _FLOOR, _ROUNDING_FLOOR = 1e-6, 1e-12
 _LOST = math.log(1e-3)
 _LEAST_WEIGHT = 1e-150  # of an example in second moments
 MOST_APPLICATIONS = 1000  # of the mean-square operator
+_OF_BOUND = 1e-3  # tolerance: the error of Lambda(2) goes with its square
 _OF_METRICS, _OF_INVERSE = 14, 6  # matrices
 _MOST_IN_A_STEP = 30.0  # log abs(1 - eta K_ii) of orthogonal steps
 _LARGEST_EXACT = 512  # dimension up to which the dominant second moment itself costs little
 _LARGEST_INVERSE = 4096  # dimension up to which an inverse pays
-_SECONDS_OF_PRODUCT, _PRODUCTS, _PRODUCTS_OF_INVERSE = 3e-11, 40, 4  # of matrices, a multiply-add, and what growth takes
+_SECONDS_OF_PRODUCT = 3e-11  # of matrices, a multiply-add
+_PRODUCTS, _PRODUCTS_OF_INVERSE = 40, 4  # that making growth takes as long as
 _LARGEST_OF_FRAMES = 512  # dimension in which growth of frames is evaluated: it takes a dozen matrices more
 
 
@@ -192,10 +195,10 @@ class SingleSteps(BatchSteps):
             operator = operator_of(parts, self.learning_rate, len(self._rows))
             found = operator.solve(tolerance_of(self.dimension), MOST_APPLICATIONS)
             metric, covariance = forms_of(parts, found, None)
-            bound = half_at_most(found.exponent, found.error, self.dimension)
+            bound = half_at_most(found.exponent, found.error)
         else:
             metric, covariance = known.metric, known.covariance
-            bound = half_at_most(known.exponent, known.error, 0)
+            bound = half_at_most(known.exponent, known.error)
         every = [self.metric_with_norms(metric), *self.intermittency_metrics()]
         return replace(self.growth_with_norms(every, covariance), upper_bound=bound)
 
@@ -204,17 +207,25 @@ class SingleSteps(BatchSteps):
 
         The former alone costs a tenth, and serves as well as long as no steps are rare and large.
         """
-        exact = GrowthChoice(MEAN_SQUARE, lambda: self.growth(known), 0.0 if known is not None else self._seconds_of(_PRODUCTS))
+        seconds = 0.0 if known is not None else self._seconds_of(_PRODUCTS)
+        exact = GrowthChoice(MEAN_SQUARE, lambda: self.growth(known), seconds)
         if known is not None or self.dimension <= _LARGEST_EXACT:
             return [exact]
         if self.dimension > _LARGEST_INVERSE:
             return [GrowthChoice("norm of K", lambda: self.growth_in_norm)]
         seconds = self._seconds_of(_PRODUCTS_OF_INVERSE)
-        uniform = GrowthChoice("uniform noise", lambda: self.growth_of_uniform_noise, seconds)
+        uniform = GrowthChoice(UNIFORM_NOISE, lambda: self.growth_of_uniform_noise, seconds)
         return [uniform, exact] if self.dimension <= LARGEST_DIMENSION else [uniform]
 
     def _seconds_of(self, n_products: int) -> float:
         return n_products * _SECONDS_OF_PRODUCT * float(self.dimension) ** 3
+
+    @cached_property
+    def _mean_square_bound(self) -> float:
+        """Half of Lambda(2), to a tolerance that costs little, and its error."""
+        operator = operator_of(self._rows.decompose(), self.learning_rate, len(self._rows))
+        found = operator.solve(_OF_BOUND, MOST_APPLICATIONS)
+        return half_at_most(found.exponent, found.error)
 
     @property
     def growth_of_uniform_noise(self) -> Growth:
@@ -229,7 +240,8 @@ class SingleSteps(BatchSteps):
         metric, covariance = rows.forms_of_uniform_noise(noise)
         bound = -rate / n * noise.rate(rate, self.diagonal, rows.squared_norms(metric))
         growth = self.growth_with_norms([self.metric_with_norms(metric)], covariance)
-        return replace(growth, upper_bound=bound if bound < 0 else math.inf)
+        closer = (lambda: self._mean_square_bound) if self.dimension <= LARGEST_DIMENSION else None
+        return replace(growth, upper_bound=bound if bound < 0 else math.inf, closer_bound=closer)
 
     def intermittency_metrics(self) -> list[tuple[FloatArray, FloatArray]]:
         """Return the metrics, and their squared norms, that hold rare steps down; none where no step grows."""
