@@ -235,7 +235,7 @@ class MatrixEnsemble(System):
         between = vectors * np.sqrt(values) @ vectors.T
         further = _elongated(self.dimension) if len(self._matrices) <= _FEW_MATRICES else []
         growth = self._growth_in([identity, metric, between, *further], found.covariance)
-        return replace(growth, upper_bound=half_at_most(found.exponent, found.error, self.dimension))
+        return replace(growth, upper_bound=half_at_most(found.exponent, found.error))
 
     def second_moments(self, tolerance: float) -> QuadraticForms:
         """Return Lambda(2) and its forms."""
