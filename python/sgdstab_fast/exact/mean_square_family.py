@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,10 +13,10 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSolution
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.rows import Rows
-from sgdstab_fast.systems.single_steps import MOST_APPLICATIONS, forms_of, operator_of
+from sgdstab_fast.systems.single_steps import MOST_APPLICATIONS, covariance_of, forms_of, operator_of
 from sgdstab_fast.systems.system import MEAN_SQUARE_TOLERANCE
 
-_FAMILY_TOLERANCE = 1e-8  # where exponents alone are asked for
+_FAMILY_TOLERANCE = 1e-5  # where exponents alone are asked for: their errors go with its square
 _INTERPOLATED, _APART = 4, 1e-3  # neighbours, and how far apart they are, relative
 
 
@@ -28,12 +29,12 @@ class MeanSquareFamily:
 
     def __init__(self, rows: Rows, learning_rate: float) -> None:
         self._parts, self._learning_rate = rows.decompose(), learning_rate
-        self._vectors: dict[float, FloatArray] = {}
+        self._solved: dict[float, _Solved] = {}
 
     def branch(self) -> MeanSquareFamily:
         """Return what knows the same, and keeps what it learns to itself."""
         other = copy.copy(self)
-        other._vectors = dict(self._vectors)
+        other._solved = dict(self._solved)
         return other
 
     def exponents(self, learning_rates: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -46,7 +47,17 @@ class MeanSquareFamily:
 
     def forms(self, learning_rate: float, tolerance: float) -> tuple[FloatArray, FloatArray]:
         """Return metric and covariance at a learning rate."""
-        return forms_of(self._parts, self.solve(learning_rate, tolerance), None)
+        return forms_of(self._parts, self._moment(learning_rate, tolerance), None)
+
+    def covariance(self, learning_rate: float, tolerance: float) -> FloatArray:
+        """Return the covariance alone."""
+        return covariance_of(self._parts, self._moment(learning_rate, tolerance))
+
+    def _moment(self, learning_rate: float, tolerance: float) -> FloatArray:
+        known = self._solved.get(learning_rate)
+        if known is None or known.tolerance > tolerance:
+            return self.solve(learning_rate, tolerance).moment
+        return self._operator(learning_rate).moment(known.vector, known.delta)
 
     @property
     def extreme_eigenvalues(self) -> tuple[float, float]:
@@ -71,26 +82,41 @@ class MeanSquareFamily:
 
     def solve(self, learning_rate: float, tolerance: float) -> MeanSquareSolution:
         """Solve at a learning rate, from what is known at its neighbours."""
-        solution = self._operator(learning_rate).solve(tolerance, MOST_APPLICATIONS, self._guess(learning_rate))
-        self._vectors[learning_rate] = solution.vector
+        nearest = self._nearest(learning_rate)
+        start = self._guess(learning_rate, nearest) if nearest else None
+        gap = min((self._solved[known].gap for known in nearest), default=0.0)
+        solution = self._operator(learning_rate).solve(tolerance, MOST_APPLICATIONS, start, gap)
+        if solution.stopped_by == "residual":
+            self._solved[learning_rate] = _Solved(solution.vector, solution.delta, solution.gap, tolerance)
         return solution
 
     def _operator(self, learning_rate: float) -> MeanSquareOperator:
         return operator_of(self._parts, learning_rate, len(self._parts.vectors))
 
-    def _guess(self, learning_rate: float) -> FloatArray | None:
+    def _nearest(self, learning_rate: float) -> list[float]:
+        """Return the nearest learning rates that have been solved at."""
         nearest: list[float] = []
-        for known in sorted(self._vectors, key=lambda known: abs(math.log(known / learning_rate))):
+        for known in sorted(self._solved, key=lambda known: abs(math.log(known / learning_rate))):
             if len(nearest) < _INTERPOLATED and all(abs(known / other - 1) > _APART for other in nearest):
                 nearest.append(known)
-        if not nearest:
-            return None
+        return nearest
+
+    def _guess(self, learning_rate: float, nearest: list[float]) -> FloatArray:
+        """Return Lagrange's interpolation of the Perron vectors there."""
         x = np.log(np.array(nearest) / learning_rate)
         if abs(x[0]) < _APART:
-            return self._vectors[nearest[0]]
-        # Lagrange's interpolation
+            return self._solved[nearest[0]].vector
         weights = [np.prod(np.delete(x, j) / (np.delete(x, j) - x[j])) for j in range(len(x))]
-        return np.asarray(sum(w * self._vectors[known] for w, known in zip(weights, nearest, strict=True)))
+        return np.asarray(sum(w * self._solved[known].vector for w, known in zip(weights, nearest, strict=True)))
+
+
+class _Solved(NamedTuple):
+    """What is kept of a solution, and the tolerance that it meets."""
+
+    vector: FloatArray
+    delta: float
+    gap: float
+    tolerance: float
 
 
 def _coarse_to_fine(n: int) -> list[int]:

@@ -212,7 +212,7 @@ def _initial_panels(
     states = [np.empty((n, shape[0], k, *shape[1:])) for n, k in ((options.n_chains, 1), (n_twins, 2))]
     before: list[FloatArray] = []
     for index, rate in enumerate(begins):
-        covariance = None if family is None else family.forms(rate, TOLERANCE)[1]
+        covariance = None if family is None else family.covariance(rate, TOLERANCE)
         found = starts(system.with_learning_rate(rate), covariance, options.seed.key, options.n_chains, first_chain)
         here = [found.chains, found.twins(n_twins)]
         for group, vectors in enumerate(here):

@@ -37,7 +37,7 @@ from sgdstab_fast.results.progress import tell_of
 from sgdstab_fast.validation import row_blocks
 
 _EPS = float(np.finfo(float).eps)
-_MOST_NEWTON_STEPS = 60
+_MOST_NEWTON_STEPS, _SMALL_STEP = 60, 1e-8
 _MOST_TRIES = 100
 _SMALLEST = 1e-290  # so that its reciprocal stays finite
 _SLOWEST = 1e-140  # u_a
@@ -62,6 +62,10 @@ class MeanSquareSolution:
     """Y_ab / (z - q_ab), up to a factor; S is sqrt(w_a w_b) times that."""
     vector: FloatArray
     """The Perron vector x, of unit length."""
+    delta: float = 0.0
+    """z - max q, in units of the largest u_a."""
+    gap: float = 0.0
+    """How far below 1 the next eigenvalue of R is, at most; 0 if it is not known."""
     n_applications: int = 0
     """Products R x."""
     n_iterations: int = 0
@@ -129,10 +133,12 @@ class MeanSquareOperator:
         """The factor of R: eta^2 w_a w_b / N is this times the product of the u."""
         return self.n_examples * self._unit
 
-    def solve(self, tolerance: float, max_applications: int, start: FloatArray | None = None) -> MeanSquareSolution:
+    def solve(
+        self, tolerance: float, max_applications: int, start: FloatArray | None = None, gap: float = 0.0
+    ) -> MeanSquareSolution:
         """Iterate until the relative residual of R x = x is below the tolerance.
 
-        `start` is a guess of the Perron vector, such as that of a neighbouring learning rate.
+        `start` is a guess of the Perron vector, such as that of a neighbouring learning rate, and `gap` one of the gap.
         """
         if len(self.eigenvalues) == 1:
             return self._one_direction()
@@ -156,7 +162,6 @@ class MeanSquareOperator:
         else:
             x = np.abs(start) / np.linalg.norm(start) + _LITTLE / math.sqrt(n)
         n_applications = n_iterations = 0
-        gap = 0.0
         while True:
             x /= np.linalg.norm(x)
             delta, sensitivity = self._root(x, y, scratch)
@@ -185,19 +190,28 @@ class MeanSquareOperator:
             error = sensitivity * min(residual, 4 * residual**2 / gap if gap > 0 else math.inf)
         else:
             error = self._upper_bound(x, delta, resolvent, y, scratch) - delta
-        self._moments(x, y, scratch)
-        for rows in row_blocks(y):
-            y[rows] /= self._gaps(rows) + delta
         return self._solution(
             delta,
             error,
             residual=residual,
-            moment=y,
+            moment=self.moment(x, delta, y, scratch),
             vector=x,
+            gap=gap,
             n_applications=n_applications,
             n_iterations=n_iterations,
             stopped_by="residual" if residual <= tolerance else "max_applications",
         )
+
+    def moment(
+        self, vector: FloatArray, delta: float, out: FloatArray | None = None, scratch: FloatArray | None = None
+    ) -> FloatArray:
+        """Return Y_ab / (z - q_ab), given what a solution knows."""
+        rank = self.vectors.shape[1]
+        y = np.empty((rank, rank)) if out is None else out
+        self._moments(vector, y, np.empty_like(self.vectors) if scratch is None else scratch)
+        for rows in row_blocks(y):
+            y[rows] /= self._gaps(rows) + delta
+        return y
 
     def threshold(self, tolerance: float, max_applications: int) -> tuple[float, float, bool]:
         """Return the learning rate at which rho = 1, its numerical error, and whether the iteration converged.
@@ -318,7 +332,7 @@ class MeanSquareOperator:
             # slope is -delta f'(delta), which neither overflows nor vanishes
             step = delta * (value / target - 1) * (value / slope)
             delta = max(lowest, delta + step)
-            if abs(step) <= 4 * _EPS * delta:
+            if abs(step) <= _SMALL_STEP * delta:  # of Newton's iteration: what is left goes with its square
                 break
         return delta, delta * target / slope
 
@@ -334,6 +348,7 @@ class MeanSquareOperator:
                 growth=growth,
                 exponent=float(np.log1p(growth)),
                 error=float(np.divide(error, 1 + growth)),
+                delta=delta,
                 **attributes,
             )
 

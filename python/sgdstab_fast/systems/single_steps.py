@@ -194,7 +194,7 @@ class SingleSteps(BatchSteps):
             parts = self._rows.decompose()
             operator = operator_of(parts, self.learning_rate, len(self._rows))
             found = operator.solve(tolerance_of(self.dimension), MOST_APPLICATIONS)
-            metric, covariance = forms_of(parts, found, None)
+            metric, covariance = forms_of(parts, found.moment, None)
             bound = half_at_most(found.exponent, found.error)
         else:
             metric, covariance = known.metric, known.covariance
@@ -337,7 +337,7 @@ def mean_square(rows: Rows, learning_rate: float, decomposition: SpectralDecompo
             f"the mean-square exponent {solution.exponent:.6g} may be off by {error:.1g}: the iteration did not "
             f"converge in {MOST_APPLICATIONS} products"
         )
-    metric, covariance = forms_of(parts, solution, None)
+    metric, covariance = forms_of(parts, solution.moment, None)
     if parts.directions is None and block.size < len(rows):
         metric, covariance = (_embedded(form, block, rows.rank) for form in (metric, covariance))
     return MeanSquare(
@@ -367,7 +367,7 @@ def mean_square_metric(
         example_weights = np.maximum(example_weights, _LEAST_WEIGHT)
     parts = rows.decompose(weights=example_weights)
     operator = operator_of(parts, learning_rate, len(rows), example_weights)
-    return forms_of(parts, operator.solve(tolerance, MOST_APPLICATIONS), example_weights)
+    return forms_of(parts, operator.solve(tolerance, MOST_APPLICATIONS).moment, example_weights)
 
 
 def operator_of(
@@ -387,21 +387,26 @@ def operator_of(
 
 
 def forms_of(
-    parts: SpectralDecomposition, solution: MeanSquareSolution, example_weights: FloatArray | None
+    parts: SpectralDecomposition, moment: FloatArray, example_weights: FloatArray | None
 ) -> tuple[FloatArray, FloatArray]:
-    """Return metric and covariance in the system's coordinates, the largest diagonal entry 1."""
-    rates, moment = parts.eigenvalues / parts.eigenvalues[-1], solution.moment
+    """Return metric and covariance of a moment in the system's coordinates, the largest diagonal entry 1."""
+    rates = parts.eigenvalues / parts.eigenvalues[-1]
+    covariance = covariance_of(parts, moment, example_weights)
     if parts.directions is not None:
-        roots = np.sqrt(rates)
-        form = _normalised(parts.directions, moment * roots * roots[:, None])
-        return form, form.copy()
-    if example_weights is None:
-        outer = inner = parts.vectors
-    else:
-        root = np.sqrt(example_weights)[:, None]
-        outer, inner = parts.vectors / root, parts.vectors * root
-    covariance = _normalised(inner, moment)
-    return _normalised(outer, moment * rates * rates[:, None]), covariance
+        return covariance.copy(), covariance
+    frame = parts.vectors if example_weights is None else parts.vectors / np.sqrt(example_weights)[:, None]
+    return _normalised(frame, moment * rates * rates[:, None]), covariance
+
+
+def covariance_of(
+    parts: SpectralDecomposition, moment: FloatArray, example_weights: FloatArray | None = None
+) -> FloatArray:
+    """Return the covariance alone."""
+    if parts.directions is not None:
+        roots = np.sqrt(parts.eigenvalues / parts.eigenvalues[-1])
+        return _normalised(parts.directions, moment * roots * roots[:, None])
+    frame = parts.vectors if example_weights is None else parts.vectors * np.sqrt(example_weights)[:, None]
+    return _normalised(frame, moment)
 
 
 def _normalised(frame: FloatArray, middle: FloatArray) -> FloatArray:
