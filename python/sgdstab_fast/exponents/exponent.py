@@ -311,7 +311,7 @@ def _simulated(
         chains, run_provenance = resumed(resume, LyapunovExponent, system, (1, system.dimension))
     task = replace(
         task.with_options(spacing=chains.spacing),
-        seconds_per_step=task.seconds_per_step + growth.seconds_per_evaluation / chains.spacing,
+        seconds_per_step=task.seconds_per_step + growth.seconds_per_step(chains.spacing),
     )
     how = estimate_with_own_growth if system.counts_own_growth else estimate
 

@@ -143,7 +143,7 @@ class _Pilot:
             records=VectorRecords.empty(self.n_chains, 1, growth.size),
             first_chain=first,
         )
-        seconds = task.seconds_per_step + growth.seconds_per_evaluation / self.steps_per_batch
+        seconds = task.seconds_per_step + growth.seconds_per_step(self.steps_per_batch)
         task = replace(task.with_options(spacing=self.steps_per_batch), seconds_per_step=seconds)
         return advance(chains, task, self.n_batches, self.options.workers).records
 

@@ -343,7 +343,7 @@ def population_task(
             gauge = arguments.Gauge(rows.gram, rows.couplings(metric), metric, diagonal)
         seconds_per_step = 4e-8 + 2.2e-9 * n + 2.5e-10 * n * d / min(steps_per_batch, _FRESH)
     if evaluate:
-        seconds_per_step += growth.seconds_per_evaluation / steps_per_batch
+        seconds_per_step += growth.seconds_per_step(steps_per_batch)
     evaluated = growth if evaluate else system.no_growth
     return Task(
         function="advance_populations",

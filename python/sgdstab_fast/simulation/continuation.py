@@ -19,7 +19,7 @@ def recording_task(system: System, growth: Growth, spacing: int, orthonormalise_
     """Return the task that records the direction, and growth, after every batch of `spacing` steps."""
     task = vectors_task(system, growth, spacing=spacing)
     every = min(task.options.renormalise_every, orthonormalise_every)
-    seconds = 2 * task.seconds_per_step + growth.seconds_per_evaluation / spacing
+    seconds = 2 * task.seconds_per_step + growth.seconds_per_step(spacing)
     return replace(task.with_options(renormalise_every=every, record=True), seconds_per_step=seconds)
 
 

@@ -55,6 +55,10 @@ class Growth:
     closer_bound: Callable[[], float] | None = None
     """What computes a bound that is closer, where it takes long."""
 
+    def seconds_per_step(self, spacing: int) -> float:
+        """Return what evaluations every so many steps take of a step, of one vector on one thread."""
+        return self.seconds_per_evaluation / spacing if self.size > 0 else 0.0
+
 
 class GrowthChoice(NamedTuple):
     """Growth that may be made, and what that costs."""
