@@ -1,4 +1,4 @@
-"""Lambda of N in the thousands, in the time of one product of matrices of that size. Goals are printed, not asserted."""
+"""Lambda of N in the thousands, in times of one product of matrices of that size. Goals are printed, not asserted."""
 
 import time
 
