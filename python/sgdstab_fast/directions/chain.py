@@ -61,7 +61,7 @@ from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors, normals
 from sgdstab_fast.simulation.task import advance
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS
-from sgdstab_fast.statistics.anchored import AnchoredGrowth, Rounding
+from sgdstab_fast.statistics.anchored import AnchoredGrowth
 from sgdstab_fast.statistics.control_variates import adjusted
 from sgdstab_fast.statistics.estimates import SETTLED_LIMIT, Estimate, batch_means, drift, unknown
 from sgdstab_fast.statistics.means import Measured, mean_of, standard_errors
@@ -183,7 +183,7 @@ def _chain_of(system: System, options: Options) -> ProjectiveChain:
         steps_per_batch=spacing,
         records=VectorRecords.empty(options.n_chains, states.shape[1], start.growth.size, system.dimension),
         spacing=spacing,
-        n_examples=start.growth.n_steps if start.growth.size else 0,
+        n_examples=start.growth.n_steps,
         rounding=system.rounding,
         cancellation=start.growth.cancellation,
         pilot_steps=pilot.n_steps,
@@ -310,8 +310,7 @@ def _estimate(system: System, start: _Start, chains: Chains[VectorRecords]) -> E
         with np.errstate(invalid="ignore"):
             mixing = first_resolved(log_growth[:, :, :2], steps, [*looks_back(chains), chains.n_batches])
     growth = log_growth[:, :, :1] / steps if growth.shape[2] == 0 else growth / chains.coarseness
-    rounding = Rounding(chains.rounding, chains.n_examples, chains.cancellation)
-    found = AnchoredGrowth(growth, steps, mixing, rounding).estimate()
+    found = AnchoredGrowth(growth, steps, mixing, chains.rounding_of_growth).estimate()
     exponent, error = float(found.mean[0]), float(found.standard_error[0])
     long_enough = mixing.resolved and mixing.gap * chains.n_batches * steps >= _LEAST_RELAXATIONS
     unsettled = 0.0 if long_enough else math.inf

@@ -429,7 +429,7 @@ def _chains(
         records=VectorRecords.empty(options.n_chains, 1, growth.size),
         first_chain=first_chain,
         spacing=spacing,
-        n_examples=growth.n_steps if growth.size else 0,
+        n_examples=growth.n_steps,
         rounding=system.rounding,
         cancellation=growth.cancellation,
         start=begin.slow[0] if growth.covariance is None else None,

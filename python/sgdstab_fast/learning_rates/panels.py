@@ -37,7 +37,7 @@ from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import n_twins_of, spread_from, starts
 from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS
-from sgdstab_fast.statistics.anchored import AnchoredGrowth, Rounding
+from sgdstab_fast.statistics.anchored import AnchoredGrowth
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.mixing import Mixing, measure
 from sgdstab_fast.statistics.twins import Twins
@@ -273,8 +273,7 @@ def _anchored(chains: Chains[PanelRecords], anchors: Anchors, index: int) -> Anc
         twins = Twins(its_growth) if np.isfinite(its_growth).all() else None
     steps = chains.steps_per_batch
     spread = spread_from(chains.start, chains.states[:, panel, 0, :, lane])
-    rounding = Rounding(chains.rounding, chains.n_examples, chains.cancellation)
-    return AnchoredGrowth(growth[:, :, of_use], steps, mixing, rounding, twins, spread)
+    return AnchoredGrowth(growth[:, :, of_use], steps, mixing, chains.rounding_of_growth, twins, spread)
 
 
 def combined_growth(chains: Chains[PanelRecords], anchors: Anchors, index: int, estimate: Estimate) -> FloatArray:

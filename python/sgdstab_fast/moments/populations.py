@@ -63,7 +63,7 @@ from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import initial_vectors
 from sgdstab_fast.simulation.task import Task, advance
 from sgdstab_fast.simulation.vectors import MOST_BETWEEN_NORMALISATIONS, companions_task, vectors_task
-from sgdstab_fast.statistics.anchored import AnchoredGrowth, Rounding, start_up_batches
+from sgdstab_fast.statistics.anchored import AnchoredGrowth, start_up_batches
 from sgdstab_fast.statistics.control_variates import combined
 from sgdstab_fast.statistics.estimates import Estimate, unknown
 from sgdstab_fast.statistics.means import standard_errors
@@ -417,8 +417,7 @@ def estimate_moment(chains: Chains[PopulationRecords], n_kinds: int = 1) -> Mome
     # Walkers that never mix have values of their own, and populations are means over them.
     spread = math.sqrt(chains.n_walkers) * float(errors[chosen])
     settled = series[chosen][:, start_up:]
-    rounding = Rounding(chains.rounding, chains.n_examples)
-    anchored = AnchoredGrowth(settled, chains.steps_per_batch, mixing, rounding)
+    anchored = AnchoredGrowth(settled, chains.steps_per_batch, mixing, chains.rounding_of_growth)
     found = anchored.estimate(spread=spread)
     growth = 1 + float(found.mean[0])
     if not growth > 0:

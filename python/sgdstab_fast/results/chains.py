@@ -11,6 +11,7 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast.results.storage import fields_of, storable, store_as
+from sgdstab_fast.statistics.anchored import Rounding
 
 Records = TypeVar("Records", bound=NamedTuple)
 """What chains have recorded: arrays of shape (n_chains, n_batches, ...), of which log growth is the first."""
@@ -175,6 +176,11 @@ class Chains(Generic[Records]):
     def n_chains(self) -> int:
         """Number of independent chains."""
         return int(self.states.shape[0])
+
+    @property
+    def rounding_of_growth(self) -> Rounding:
+        """What rounding may do to what chains say of growth."""
+        return Rounding(self.rounding, self.n_examples, self.cancellation)
 
     @property
     def n_streams(self) -> int:

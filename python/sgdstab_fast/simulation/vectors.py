@@ -11,7 +11,7 @@ from sgdstab_fast._core.arguments import FloatArray, VectorOptions
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.simulation.starts import spread_from
 from sgdstab_fast.simulation.task import Task
-from sgdstab_fast.statistics.anchored import AnchoredGrowth, Rounding
+from sgdstab_fast.statistics.anchored import AnchoredGrowth
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.mixing import Mixing, measure
 from sgdstab_fast.statistics.twins import Twins
@@ -58,8 +58,7 @@ def _estimate(
         twins = Twins(of_twins) if np.isfinite(of_twins).all() else None
     growth, steps = growth_of(chains), chains.steps_per_batch
     spread = spread_from(chains.start, chains.states[:, 0])
-    rounding = Rounding(chains.rounding, chains.n_examples, chains.cancellation)
-    anchored = AnchoredGrowth(growth, steps, mixing, rounding, twins, spread)
+    anchored = AnchoredGrowth(growth, steps, mixing, chains.rounding_of_growth, twins, spread)
     return anchored.estimate(highest=highest)
 
 

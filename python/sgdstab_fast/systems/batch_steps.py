@@ -130,7 +130,7 @@ class BatchSteps(StateSpace):
             metrics=arguments.BatchMetrics(matrices, couplings, self.law.unit_probabilities, n_trials),
             size=size * (3 if n_trials else 1),
             seconds_per_evaluation=1e-7 + 6e-11 * products + 1.6e-9 * trials,
-            n_steps=n_trials if n_trials else self.n_examples,
+            n_steps=n_trials or (self.n_examples if size > 0 else 0),
             cancellation=self._cancellation,
             first=metrics[0] if metrics else None,
             covariance=covariance,

@@ -43,7 +43,7 @@ class Growth:
     seconds_per_evaluation: float
     """Time of one evaluation of one vector, measured on one thread."""
     n_steps: int = 0
-    """Steps that an evaluation is a mean over, as far as some may cancel."""
+    """Steps that an evaluation is a mean over, as far as some may cancel; 0 if growth is not evaluated."""
     cancellation: float = math.inf
     """The mean of 1 / f over these steps at the most, f what a step leaves of a squared norm; infinite if not known."""
     first: FloatArray | None = None

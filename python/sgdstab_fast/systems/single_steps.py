@@ -172,7 +172,7 @@ class SingleSteps(BatchSteps):
             metrics=arguments.SingleMetrics(matrices, diagonals),
             size=size,
             seconds_per_evaluation=float(1e-7 + 5e-11 * (n * d + matrices.size) + 1e-9 * size * n),
-            n_steps=n,
+            n_steps=n if size > 0 else 0,
             cancellation=cancellation_of(self.log_determinants),
             covariance=covariance,
         )
