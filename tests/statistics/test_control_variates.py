@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sgdstab_fast.statistics.anchored import AnchoredGrowth, Rounding
-from sgdstab_fast.statistics.control_variates import combined, fit, weights_of_chains
+from sgdstab_fast.statistics.control_variates import combined, controlled, fit, weights_of_chains
 from sgdstab_fast.statistics.mixing import Mixing
 
 MIXED = Mixing(gap=1.0, separation=100.0, n_steps=10**6)
@@ -66,3 +66,26 @@ def test_nothing_biases_a_mean_that_rare_excursions_carry(rng):
         naive.append((growth @ fit(growth.reshape(-1, 2))).mean())
     assert abs(np.mean(means)) < 4 * np.std(means) / 20
     assert abs(np.mean(naive)) > 4 * np.std(naive) / 20  # what weights from the same samples would do
+
+
+@pytest.mark.parametrize("n_chains", [1, 2, 7])
+def test_what_sums_to_a_control_sums_to_its_known_mean(n_chains, rng):
+    responses = rng.standard_normal((n_chains, 40, 5)) @ rng.standard_normal((5, 5)) + np.arange(5)
+    control = responses.sum(axis=2) - 10
+    found = controlled(responses, control, 20)
+    np.testing.assert_allclose(found.sum(axis=2), 10, rtol=1e-13)
+
+
+def test_a_control_takes_its_part_of_the_variance_and_leaves_the_mean(rng):
+    """Means over 400 runs of 16 chains; four standard errors, a false alarm in 1e4."""
+    control = rng.standard_normal((400, 16, 8))
+    responses = np.stack([3 * control + rng.standard_normal(control.shape), rng.standard_normal(control.shape)], axis=3)
+    means = np.array([controlled(*each, 1).mean(axis=(0, 1)) for each in zip(responses, control, strict=True)])
+    assert (np.abs(means.mean(axis=0)) < 4 * means.std(axis=0) / 20).all()
+    # Slopes that are fitted to 12 samples cost a twelfth.
+    assert (means.var(axis=0) * 128 < 1.4).all()
+
+
+def test_a_control_that_does_not_vary_explains_nothing(rng):
+    responses = rng.standard_normal((8, 10, 3))
+    np.testing.assert_array_equal(controlled(responses, np.zeros((8, 10)), 2), responses)

@@ -48,7 +48,7 @@ from sgdstab_fast.simulation.run import Run, run
 from sgdstab_fast.simulation.starts import spread_of_frames
 from sgdstab_fast.simulation.task import Task
 from sgdstab_fast.statistics.estimates import Estimate
-from sgdstab_fast.statistics.frames import frame_means
+from sgdstab_fast.statistics.frames import KnownVolume, frame_means
 from sgdstab_fast.systems.system import ExactExponents, System, require_system
 
 # Vectors that check the largest exponent: chains, a share of steps, up to a dimension, standard errors that count.
@@ -160,7 +160,7 @@ def lyapunov_spectrum(
         period = resume.period
         system = in_coordinates_of_frames(system, columns, period)
     estimate = RareOutcomesOfFrames(
-        system, options, lambda chains: _estimate(chains, asked, system.slow_directions_last), FRAME_INFLUENCES.start
+        system, options, lambda chains: _estimate(chains, asked, system), FRAME_INFLUENCES.start
     )
     task = orthonormalised_every(period, system, frames_task(system, k, anchored=method == "anchored"), columns)
 
@@ -237,11 +237,20 @@ def _asked(tolerance_for: Any, k: int) -> NDArray[np.bool_]:
     return asked
 
 
-def _estimate(chains: Chains[FrameRecords], asked: NDArray[np.bool_], starts_last: bool) -> Estimate:
+def _estimate(chains: Chains[FrameRecords], asked: NDArray[np.bool_], system: System) -> Estimate:
     records = chains.records
     spread = spread_of_frames(chains.start, chains.states) if records.growth.shape[2] == 0 else None
+    total, volume = system.sum_of_exponents, None
+    if np.isfinite(total) and np.isfinite(records.log_determinants).all():
+        volume = KnownVolume(records.log_determinants, total, asked.size == system.dimension)
     estimate = frame_means(
-        records.log_growth, records.growth, chains.steps_per_batch, asked.size, starts_last=starts_last, spread=spread
+        records.log_growth,
+        records.growth,
+        chains.steps_per_batch,
+        asked.size,
+        starts_last=system.slow_directions_last,
+        spread=spread,
+        volume=volume,
     )
     scales = np.full(asked.size, math.nan) if estimate.scales is None else estimate.scales
     return replace(estimate, scales=np.where(asked, scales, math.inf))

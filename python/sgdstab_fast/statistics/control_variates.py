@@ -87,6 +87,25 @@ def adjusted(responses: FloatArray, growth: FloatArray) -> FloatArray:
     return np.asarray(result)
 
 
+def controlled(responses: FloatArray, control: FloatArray, n_pieces: int) -> FloatArray:
+    """Return responses, (n_chains, n_batches, n_responses), less what a control explains of them.
+
+    The control, (n_chains, n_batches), has the mean 0. Slopes for a fold of chains are fitted to the others, cut into
+    n_pieces each; those of a single chain to itself. Responses whose sum is the control and a constant sum to that.
+    """
+    n_chains, _, n_responses = responses.shape
+    n_folds = min(_FOLDS, n_chains)
+    both = np.concatenate([control[..., None], responses], axis=2)
+    pieces = grouped(both, n_pieces).reshape(n_chains, -1, 1 + n_responses)
+    fold, result = np.arange(n_chains) % n_folds, np.empty_like(responses)
+    for f in range(n_folds):
+        its = fold == f
+        samples = pieces[~its if n_folds > 1 else its].reshape(-1, 1 + n_responses)
+        slopes = _slopes(samples[:, :1], samples[:, 1:], float(np.abs(samples[:, 1:]).max()))[0]
+        result[its] = responses[its] - control[its, :, None] * slopes
+    return result
+
+
 def combined(growth: FloatArray, n_pieces: int, unseen: FloatArray | None = None) -> FloatArray:
     """Combine the metrics of (n_chains, n_batches, n_metrics), with weights from other chains; (n_chains, n_batches).
 

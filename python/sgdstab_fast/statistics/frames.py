@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.statistics.control_variates import combined
+from sgdstab_fast.statistics.control_variates import combined, controlled
 from sgdstab_fast.statistics.estimates import (
     MIN_SAMPLES,
     Estimate,
@@ -50,6 +50,8 @@ _MARGIN = 1.25
 _CHAINS = 4.0  # times the variance between few chains, which is not known well
 _SHARPEST = 30.0  # times as sharp that anchored growth may be, from chains that are one sample each
 _LOOKS = 32  # at the paths of columns
+_BEYOND_ROUNDING = 1e-8  # of growth, that volumes must vary by for it to say anything
+_SPOILT = 1e-2  # of growth of volumes, that columns lack
 _EPS = float(np.finfo(float).eps)
 
 
@@ -61,6 +63,7 @@ def frame_means(
     *,
     starts_last: bool = True,
     spread: FloatArray | None = None,
+    volume: KnownVolume | None = None,
 ) -> Estimate:
     """Estimate k exponents from log growth per batch, (n_chains, n_batches, columns), and anchored growth at its end.
 
@@ -70,6 +73,9 @@ def frame_means(
     that stay themselves unless faster ones pass through them, and `spread` how far the first columns, which have no
     anchored growth, have spread from there, log(1 / cos): what they have gained by that (`statistics.anchored`) counts
     until they have relaxed.
+
+    What the `volume` of the whole space grows by beyond its known mean is a control variate: of exponents that are all
+    of them the sum is then known.
     """
     n_chains, n_batches, n_columns = log_growth.shape
     k = n_columns if k is None else k
@@ -97,6 +103,10 @@ def frame_means(
     evaluated = growth[:, start_up:, :, :k]
     evaluated = evaluated.compress(finite[: evaluated.shape[3]], axis=3)
     series = _sharper(kept, evaluated, n_pieces, error)
+    if volume is not None and finite.all():
+        excess = volume.excess(series, start_up, steps_per_batch)
+        if float(excess.std()) > _BEYOND_ROUNDING * float(np.abs(series).max()):
+            series = controlled(series, excess, _PIECES * int(n_pieces.min()))
     # A column at a time, which numpy sums in pairs: errors of sums one after the other would show.
     of_columns = np.ascontiguousarray(np.moveaxis(series, 2, 0))
     value = of_columns.reshape(len(of_columns), n_chains * series.shape[1]).mean(axis=1)
@@ -142,6 +152,28 @@ def _sharper(kept: FloatArray, growth: FloatArray, n_pieces: NDArray[np.int64], 
         alike = np.abs((sharper - own[columns]).mean(axis=(1, 2))) < _DRIFT * error[columns]
         series[:, :, columns[alike]] = sharper[alike].transpose(1, 2, 0)
     return series
+
+
+class KnownVolume(NamedTuple):
+    """How the volume of the whole space grows, and the known mean of that."""
+
+    log_determinants: FloatArray
+    """Of steps, by batch, shape (n_chains, n_batches)."""
+    mean: float
+    """Per step: the sum of all exponents."""
+    complete: bool
+    """Whether the frames span the whole space."""
+
+    def excess(self, series: FloatArray, start_up: int, steps_per_batch: int) -> FloatArray:
+        """Return growth beyond the mean, (n_chains, n_batches), given that of columns after so many batches.
+
+        That of the columns themselves, unless rounding has spoilt some of them.
+        """
+        growth = self.log_determinants[:, start_up:] / steps_per_batch
+        total = series.sum(axis=2) if self.complete else growth
+        if abs(float((total - growth).mean())) > _SPOILT * float(growth.std() + np.abs(growth).mean()):
+            total = growth
+        return total - self.mean
 
 
 class Turning(NamedTuple):
