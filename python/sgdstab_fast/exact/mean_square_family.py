@@ -16,7 +16,7 @@ from sgdstab_fast.systems.rows import Rows
 from sgdstab_fast.systems.single_steps import MOST_APPLICATIONS, covariance_of, forms_of, operator_of
 from sgdstab_fast.systems.system import MEAN_SQUARE_TOLERANCE
 
-_FAMILY_TOLERANCE = 1e-5  # where exponents alone are asked for: their errors go with its square
+_FAMILY_TOLERANCE = 1e-6  # where exponents alone are asked for: their errors go with its square
 _INTERPOLATED, _APART = 4, 1e-3  # neighbours, and how far apart they are, relative
 
 
