@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,12 @@ def seconds_per_step(call, n_at_once, guess):
     if elapsed < LEAST_SECONDS / 2:
         n_steps = int(n_steps * min(LEAST_SECONDS / max(elapsed, 1e-4), 100)) + 1
     return best_of(lambda: call(n_steps)) / n_steps / n_at_once
+
+
+def of_further_steps(estimate, n_steps):
+    """Time of a step of an estimator, without what comes before the first one."""
+    few, many = (best_of(partial(estimate, max_steps=each), 2) for each in (n_steps, 3 * n_steps))
+    return max(many - few, 1e-9) / (2 * n_steps)
 
 
 def advance(task, states, n_threads):
@@ -121,29 +128,13 @@ def measured(n, threads):
         )
         panels = np.random.default_rng(0).standard_normal((16, 4, 1, n, 16))
         yield "panels", seconds_per_step(advance(task, panels, threads), 16, 64e-10 * n), 64 * n, 8 * n
-    for kernel, estimate, largest, unit in [
-        ("full frames", lambda n_steps: spectrum(system, n_steps, threads), 1e6, n),
-        ("populations", lambda n_steps: population(system, n_steps, threads), 4e6, 1),
-    ]:
-        if wanted(kernel):
-            n_steps = int(np.clip(1e9 / n / unit, 1e4, largest))
-            # What is there before the first step counts in neither.
-            elapsed = best_of(lambda: estimate(3 * n_steps), 2) - best_of(lambda: estimate(n_steps), 2)
-            yield kernel, max(elapsed, 1e-9) / (2 * n_steps), n * unit, 8 * n
-
-
-def spectrum(system, n_steps, threads):
-    """Take steps of frames, without evaluations."""
-    import sgdstab_fast as sf
-
-    sf.lyapunov_spectrum(system, method="average", rtol=0, max_steps=n_steps, rng=1, n_threads=threads)
-
-
-def population(system, n_steps, threads):
-    """Take steps of weighted vectors."""
-    import sgdstab_fast as sf
-
-    sf.moment_exponent(system, 1.0, method="population", rtol=0, max_steps=n_steps, rng=1, n_threads=threads)
+    how = {"rtol": 0, "rng": 1, "n_threads": threads}
+    if wanted("full frames"):
+        spectrum = partial(sf.lyapunov_spectrum, system, method="average", **how)
+        yield "full frames", of_further_steps(spectrum, int(np.clip(1e9 / n**2, 1e4, 1e6))), n**2, 8 * n
+    if wanted("populations"):
+        population = partial(sf.moment_exponent, system, 1.0, method="population", **how)
+        yield "populations", of_further_steps(population, int(np.clip(1e9 / n, 1e6, 4e6))), n, 8 * n
 
 
 def scaling():
@@ -164,11 +155,8 @@ def estimators(n):
     gram = arc_cosine(n)
     system = sf.LinearizedSGD(gram, STEP)
 
-    def per_step(n_steps, function, **keywords):
-        def work(n_steps):
-            function(system, method="average", rtol=0, max_steps=n_steps, rng=1, **keywords)
-
-        return (best_of(lambda: work(3 * n_steps), 1) - best_of(lambda: work(n_steps), 1)) / (2 * n_steps)
+    def per_step(n_steps, function):
+        return of_further_steps(partial(function, system, method="average", rtol=0, rng=1), n_steps)
 
     def whole(function, **keywords):
         return best_of(lambda: function(sf.LinearizedSGD(gram, STEP), **keywords), 1)
