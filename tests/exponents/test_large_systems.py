@@ -62,6 +62,16 @@ def test_a_longer_run_goes_on_in_the_same_metric_to_the_same_bits(tmp_path):
     assert resumed.standard_error == whole.standard_error
 
 
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize("method", ["anchored", "average"])
+def test_results_of_files_that_know_of_no_choice_go_on(method):
+    system, how = system_of(1.5), {"rtol": 0, "rng": 1, "n_threads": 1}
+    first = sf.lyapunov_exponent(system, method=method, max_steps=5_000_000, **how)
+    older = replace(first, chains=replace(first.chains, metric=""))
+    found, known = (sf.lyapunov_exponent(system, max_steps=7_000_000, resume=each, **how) for each in (older, first))
+    assert found.exponent == known.exponent
+
+
 def test_larger_systems_have_an_inverse_at_most():
     for size, metrics in [(600, 2), (2049, 1), (4097, 1)]:
         larger = sf.LinearizedSGD(np.eye(size) + 0.5, 0.5)

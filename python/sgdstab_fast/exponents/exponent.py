@@ -293,7 +293,9 @@ def _simulated(
     if left is None:
         choice, growth, plan = grown(system, options, choices, first_chain)
     else:
-        choice = next((each for each in choices if each.metric == left.metric), choices[-1])
+        # Older files know of no choice.
+        only = GrowthChoice(left.metric, lambda: system.growth(mean_square) if anchored else system.no_growth)
+        choice = next((each for each in choices if each.metric == left.metric), only)
         growth, plan = choice.make(), Plan(1 if left.records.growth.shape[2] > 0 else None)
     low, high = bounds_of(system, mean_square)
     bounds = low, min(high, growth.upper_bound)
