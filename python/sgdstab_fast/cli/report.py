@@ -20,7 +20,7 @@ from rich.table import Table
 from sgdstab_fast import validation
 from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
-from sgdstab_fast.exponents.spectrum import lyapunov_spectrum
+from sgdstab_fast.exponents.spectrum import lyapunov_spectrum, sum_rule_holds
 from sgdstab_fast.exponents.stability import stability
 from sgdstab_fast.nonlinear.batches import BatchStability, stability_of_batches
 from sgdstab_fast.results.interruption import Interrupted, interruptible
@@ -341,7 +341,7 @@ def _sum_rule(spectrum: LyapunovSpectrum) -> str:
         return "-inf: a step is singular (learning rate times gram diagonal is 1)"
     if math.isnan(spectrum.sum_of_exponents):
         return f"estimated {spectrum.exponents.sum():.5g}: there are too many batches for the exact sum"
-    holds = "holds" if spectrum.sum_rule_error <= 1e-9 * max(1, abs(spectrum.sum_of_exponents)) else "VIOLATED"
+    holds = "holds" if sum_rule_holds(spectrum.sum_rule_error, spectrum.exponents) else "VIOLATED"
     return (
         f"{holds} to {spectrum.sum_rule_error:.0e} along the path "
         f"(estimated {spectrum.exponents.sum():.5g}, exact {spectrum.sum_of_exponents:.5g})"

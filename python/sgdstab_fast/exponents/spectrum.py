@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast import validation
+from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import Seed, seed_of
 from sgdstab_fast._core.streams import FRAME_INFLUENCES
 from sgdstab_fast.exact.exponents import known_exponents
@@ -204,8 +205,7 @@ def _result(system: System, done: Run[FrameRecords], period: int, run_provenance
     assert of_each is not None
     complete = estimate.mean.size == system.dimension
     sum_rule_error = _sum_rule_error(done, system.sum_of_exponents) if complete else None
-    size = float(np.abs(estimate.mean[np.isfinite(estimate.mean)]).sum())
-    if sum_rule_error is not None and sum_rule_error > _SUM_RULE * max(1.0, size):
+    if sum_rule_error is not None and not sum_rule_holds(sum_rule_error, estimate.mean):
         done = replace(done, stopped_by=done.stopped_by if done.stopped_by == INTERRUPTED else "max_steps")
         warn(f"the sum rule is off by {sum_rule_error:.1e} per step: rounding has spoilt the lowest exponents")
     order = np.argsort(-estimate.mean, kind="stable")
@@ -220,6 +220,11 @@ def _result(system: System, done: Run[FrameRecords], period: int, run_provenance
         sum_rule_error=sum_rule_error,
         **attributes,
     )
+
+
+def sum_rule_holds(error: float, exponents: FloatArray) -> bool:
+    """Return whether all exponents together are what determinants make them, but for rounding that does not matter."""
+    return error <= _SUM_RULE * max(1.0, float(np.abs(exponents[np.isfinite(exponents)]).sum()))
 
 
 def _asked(tolerance_for: Any, k: int) -> NDArray[np.bool_]:
