@@ -6,6 +6,7 @@ of N^2 numbers, or a state for every chain, asks here first. Figures of what is 
 
 from __future__ import annotations
 
+import ctypes
 import math
 import sys
 from collections.abc import Mapping
@@ -31,6 +32,14 @@ def require(what: str, needs: Mapping[str, float]) -> None:
 def available() -> float:
     """Return how many bytes this process may still take; infinity where the system does not say."""
     return min(_of_machine(), _of_control_group(), _of_limit())
+
+
+def give_back() -> None:
+    """Hand what is freed back to the system: glibc keeps blocks of up to 32 MiB, with holes where others were."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def text_of(n_bytes: float) -> str:

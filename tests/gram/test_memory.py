@@ -129,7 +129,7 @@ def test_k_does_not_depend_on_the_memory(name, monkeypatch):
     whole = sf.gram.from_torch(model, inputs)
     monkeypatch.setattr("sgdstab_fast.gram.torch_model.TorchModel.require_memory", lambda model, memory: None)
     monkeypatch.setattr("sgdstab_fast.gram.planning.WORKSPACE", 0)
-    monkeypatch.setattr("sgdstab_fast.gram.planning._TILES", 0)
+    monkeypatch.setattr("sgdstab_fast.gram.planning._PANELS", 0)
     with pytest.raises(ValueError, match="memory must be at least") as found:
         sf.gram.from_torch(model, inputs, memory=1)
     words = str(found.value).split()

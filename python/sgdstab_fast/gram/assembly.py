@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sgdstab_fast import validation
+from sgdstab_fast import memory, validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.features import Features, add_to, mirror
 from sgdstab_fast.results.storage import replacing
@@ -74,7 +74,9 @@ def _add(
     matrix: FloatArray, evaluate: Pass, n_outputs: int, release: Callable[[], None], tell: Callable[[float], None]
 ) -> None:
     """Add what a pass keeps, which is gone before the next one begins."""
+    memory.give_back()
     features = evaluate(lambda share: tell(share / 2))
+    memory.give_back()
     for number, each in enumerate(features):
         for share in add_to(matrix, each, n_outputs, release):
             tell(0.5 + 0.5 * (number + share) / len(features))

@@ -24,6 +24,7 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 
 LARGEST_TILE = 2**20  # numbers in a temporary array
+LARGEST_PANEL = LARGEST_TILE // 4  # numbers of features that are in float64 at a time
 MOST_ROWS = 256  # of a tile
 
 
@@ -114,7 +115,7 @@ class Factors:
 def _products(left: Any, right: Any, arrays: Arrays) -> Any:
     """Return the inner products of rows in float64, without a copy of all of them in that."""
     width = left.shape[1]
-    step = max(1, LARGEST_TILE // max(len(left), len(right), 1))
+    step = max(1, LARGEST_PANEL // max(len(left), len(right), 1))
     found = arrays.double(left[:, :step]) @ arrays.double(right[:, :step]).T
     for first in range(step, width, step):
         part = slice(first, first + step)

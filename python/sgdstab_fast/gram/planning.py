@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sgdstab_fast import validation
-from sgdstab_fast.gram.features import LARGEST_TILE, MOST_ROWS
+from sgdstab_fast.gram.features import LARGEST_PANEL, MOST_ROWS
 from sgdstab_fast.memory import BYTES_OF_DOUBLE, text_of
 
 WORKSPACE = 24 * 2**20  # of libraries, bytes
@@ -24,7 +24,7 @@ _UNITS = {"": 1, "B": 1} | {
     for base, ending in ((1024, "iB"), (1000, "B"))
 }
 _ROWS_OF_FILE = 2 * MOST_ROWS  # examples whose rows of K are in memory too, until they are written
-_TILES = 4  # temporary arrays of a tile
+_PANELS = 4  # temporary arrays of a symmetric product
 _MOST_OF_CHUNKS = 0.3  # of the memory that is left
 _LARGEST_CHUNK = 512  # examples; more make no product faster
 _CACHED = 16 * 2**20  # bytes of a chunk that are quickly there again and again
@@ -156,7 +156,7 @@ def planned(
     """
     n_rows = n_examples * n_outputs
     kept = BYTES_OF_DOUBLE * n_rows * (min(n_rows, _ROWS_OF_FILE * n_outputs) if in_file else n_rows)
-    fixed = kept + others + WORKSPACE + _TILES * BYTES_OF_DOUBLE * LARGEST_TILE // 4
+    fixed = kept + others + WORKSPACE + _PANELS * BYTES_OF_DOUBLE * LARGEST_PANEL
     per_example = activations + itemsize * sum(layer.chunk_numbers for layer in layers)
     needs = [n_examples * itemsize * (layer.numbers + layer.numbers_per_unit) for layer in layers]
     all_features = n_examples * itemsize * sum(layer.numbers + layer.units * layer.numbers_per_unit for layer in layers)
