@@ -9,7 +9,9 @@ namespace {
 
 constexpr double kNothingLeft = 1e-15;  // of a column, relative: rounding
 constexpr double kOrthonormal = 1e-11;
-constexpr double kTwice = 1e-3;  // of a column in its leaf: if less is left, Q is orthonormalised once more
+// What is left of a column in its leaf: if it is less, Q is orthonormalised once more. R does not need it, but columns
+// behind, out of which Q is taken, do.
+constexpr double kTwice = 1e-3, kTwiceOfTheLast = 1e-8;
 
 }  // namespace
 
@@ -23,22 +25,31 @@ FrameWorkspace::FrameWorkspace(Index dimension, Index k)
       products_(std::max(k, kLeaf), std::max(dimension, kLeaf), dimension) {}
 
 void FrameWorkspace::column_norms(const MatrixView& v, Index first, Index last, Eigen::RowVectorXd& norms) {
-  auto squares = norms.segment(first, last - first).array();
-  squares.setZero();
-  for (Index i = 0; i < v.rows(); ++i) squares += v.row(i).segment(first, last - first).array().square();
-  squares = squares.sqrt();
+  double* squares = norms.data();
+  std::fill(squares + first, squares + last, 0.0);
+  for (Index i = 0; i < v.rows(); ++i) {
+    const double* row = &v(i, 0);
+    for (Index j = first; j < last; ++j) squares[j] += row[j] * row[j];
+  }
+  for (Index j = first; j < last; ++j) squares[j] = std::sqrt(squares[j]);
 }
 
 double FrameWorkspace::orthonormalise(MatrixView& v, const Orthonormalisation& options,
                                       Eigen::Ref<Eigen::RowVectorXd> log_diagonal) {
   column_norms(v, 0, v.cols(), original_norm_);
+  leaf_norm_ = original_norm_;
   diagonal_.setOnes();
   for (Index first = 0; first < v.cols(); first += kLeaf) {
-    const Index last = std::min(first + kLeaf, v.cols()), width = last - first;
-    column_norms(v, first, last, leaf_norm_);
-    Index done = options.careful ? first : leaf(v, first, last);
-    const auto left = diagonal_.segment(first, width).array() / leaf_norm_.segment(first, width).array();
-    if (done == last && left.minCoeff() < kTwice) done = leaf(v, first, last);
+    const Index last = std::min(first + kLeaf, v.cols());
+    if (first > 0) column_norms(v, first, last, leaf_norm_);
+    const auto orthonormalise_leaf = [&] {
+      return last - first <= kLeaf / 2 ? leaf<kLeaf / 2>(v, first, last) : leaf<kLeaf>(v, first, last);
+    };
+    Index done = options.careful ? first : orthonormalise_leaf();
+    const double least = last < v.cols() ? kTwice : kTwiceOfTheLast;
+    bool twice = false;
+    for (Index j = first; j < done; ++j) twice |= diagonal_[j] < least * leaf_norm_[j];
+    if (done == last && twice) done = orthonormalise_leaf();
     if (done < last) careful_leaf(v, done, last, options.null_ratio);
     project(v, first, last);
   }
@@ -77,38 +88,44 @@ void FrameWorkspace::project(MatrixView& v, Index first, Index last) {
   accumulate_product<ColMajor, ColMajor>(right, v.rows(), width, -1, r, right, q, stride, v_right, stride, products_);
 }
 
-// Modified Gram-Schmidt in a contiguous copy, one pass over its rows for each column: with q = v_j / R_jj,
+// Modified Gram-Schmidt in a contiguous copy, one pass over its rows for each column,
 //
-//   v_l <- v_l - (q^T v_l) q for l > j,   and at once the products of the new v_{j+1} with what follows.
+//   v_l <- v_l - (v_j^T v_l / v_j^T v_j) v_j for l > j,   and at once the products of the new v_{j+1} with all columns,
 //
-// diagonal_j *= R_jj. Returns the first column of which nothing but rounding is left, where it stops.
+// and lengths at the end: roots are in nobody's way. diagonal_j *= R_jj. Returns the first column of which nothing but
+// rounding is left, where it stops.
+template <Index kWidth>
 Index FrameWorkspace::leaf(MatrixView& v, Index first, Index last) {
+  using Columns = Eigen::Array<double, kWidth, 1>;
+  Eigen::Array<double, 2 * kWidth, 1> steps;  // ones behind kWidth zeros
+  steps << Columns::Zero(), Columns::Ones();
   const Index width = last - first, n = v.rows();
-  leaf_.topRows(n).setZero();
-  leaf_.topLeftCorner(n, width) = v.middleCols(first, width);
-  Columns products = Columns::Zero();
-  for (Index i = 0; i < n; ++i) products += leaf_(i, 0) * Columns::Map(&leaf_(i, 0));
+  const auto row = [&](Index i) { return Eigen::Map<Columns>(&leaf_(i, 0)); };
+  Columns products = Columns::Zero(), lengths = Columns::Ones();
+  for (Index i = 0; i < n; ++i) {
+    std::fill_n(std::copy_n(&v(i, first), width, &leaf_(i, 0)), kWidth - width, 0.0);
+  }
+  for (Index i = 0; i < n; ++i) products += leaf_(i, 0) * row(i);
   Index j = 0;
   for (; j < width; ++j) {
-    const double norm = std::sqrt(products[j]);
-    if (!(norm * diagonal_[first + j] > kNothingLeft * original_norm_[first + j])) break;
-    diagonal_[first + j] *= norm;
-    const double inverse = 1 / norm;
-    Columns kept = Columns::Ones(), coefficients = products * inverse;
-    coefficients.head(j).setZero();
-    kept[j] = 0;
-    coefficients[j] = -1;  // q itself
+    const double square = products[j], length = std::sqrt(square);
+    if (!(length * diagonal_[first + j] > kNothingLeft * original_norm_[first + j])) break;
+    diagonal_[first + j] *= length;
+    lengths[j] = length;
+    const auto is_behind = steps.template segment<kWidth>(kWidth - 1 - j);
+    const Columns coefficients = is_behind * products * (1 / square);
     products.setZero();
-    const Index next = std::min(j + 1, kLeaf - 1);
+    const Index next = std::min(j + 1, kWidth - 1);
     for (Index i = 0; i < n; ++i) {
-      auto row = Columns::Map(&leaf_(i, 0));
-      const double q = row[j] * inverse;
-      const Columns changed = kept * row - q * coefficients;
-      row = changed;
-      products += changed[next] * changed;
+      row(i) -= leaf_(i, j) * coefficients;
+      products += leaf_(i, next) * row(i);
     }
   }
-  v.middleCols(first, width) = leaf_.topLeftCorner(n, width);
+  const Columns scales = 1 / lengths;
+  for (Index i = 0; i < n; ++i) {
+    row(i) *= scales;
+    std::copy_n(&leaf_(i, 0), width, &v(i, first));
+  }
   return first + j;
 }
 

@@ -37,9 +37,10 @@ double log_determinant_of(RowMatrix& matrix, Index n) {
 
 template <class Rows>
 FrameWorker<BatchSteps<Rows>>::FrameWorker(const BatchSteps<Rows>& steps, const Metrics& metrics, Index k, Index block)
-    : steps_(steps),
+    : block_(block),
+      steps_(steps),
       metrics_(metrics),
-      draws_(steps.law, 0, block),
+      draws_(steps.law, 0, has_frame_steps(steps, metrics) ? Draws::kMostRows : block),
       readout_(Eigen::Map<const Eigen::RowVectorXd>(steps.recurrence.readout, steps.recurrence.levels)),
       examples_(static_cast<std::size_t>(most_rows(steps, block))),
       step_of_(examples_.size()),
@@ -54,6 +55,10 @@ FrameWorker<BatchSteps<Rows>>::FrameWorker(const BatchSteps<Rows>& steps, const 
              metrics.log_determinants == nullptr ? steps.law.batch_size * most_rows_of_a_unit(steps.law) : 0),
       products_(std::max(k, rows_.rows()), std::max(rows_.cols(), rows_.rows()), std::max(rows_.cols(), rows_.rows())),
       growth_(steps.rows, metrics.frames) {
+  if (has_frame_steps(steps, metrics)) {
+    single_ = std::make_unique<FrameSteps>(dimension(), draws_.steps_at_once());
+    return;
+  }
   const Index levels = steps.recurrence.levels;
   const Eigen::MatrixXd free = Eigen::Map<const RowMatrix>(steps.recurrence.free, levels, levels);
   powers_.push_back(Eigen::MatrixXd::Identity(levels, levels));
@@ -66,6 +71,13 @@ template <class Rows>
 BlockDone FrameWorker<BatchSteps<Rows>>::take_block(const StreamKey& key, std::uint64_t chain, std::uint64_t start,
                                                     Index most_steps, MatrixView& v) {
   const Index n_steps = draws_.fill(key, chain, start, most_steps);
+  if (single_ != nullptr) {
+    const std::span<const std::uint32_t> examples(draws_.units(0).data(), static_cast<std::size_t>(n_steps));
+    single_->take(steps_.rows, steps_.learning_rate, examples, block_, v);
+    double log_det = 0;
+    for (const std::uint32_t i : examples) log_det += metrics_.log_determinants[i];
+    return {n_steps, log_det};
+  }
   gather(n_steps);
   multiply(v);
   fill_products();
@@ -78,8 +90,7 @@ BlockDone FrameWorker<BatchSteps<Rows>>::take_block(const StreamKey& key, std::u
 
 template <class Rows>
 bool FrameWorker<BatchSteps<Rows>>::has_orthogonal_steps(const BatchSteps<Rows>& steps, Index k) {
-  const bool single = steps.law.batch_size == 1 && steps.law.offsets == nullptr;
-  return !Rows::kGram && single && steps.recurrence.is_plain() && k == steps.dimension();
+  return !Rows::kGram && is_plain_sgd(steps) && k == steps.dimension();
 }
 
 template <class Rows>
@@ -90,7 +101,8 @@ double FrameWorker<BatchSteps<Rows>>::take_orthogonal_steps(const StreamKey& key
   double log_det = 0;
   orthogonal_->begin(v);
   for (Index done = 0; done < n_steps;) {
-    const Index taken = draws_.fill(key, chain, start + static_cast<std::uint64_t>(done), n_steps - done);
+    const Index most = std::min(n_steps - done, rows_.rows());
+    const Index taken = draws_.fill(key, chain, start + static_cast<std::uint64_t>(done), most);
     gather(taken);
     log_det += log_determinant(taken);
     orthogonal_->take(rows_, taken, steps_.learning_rate);

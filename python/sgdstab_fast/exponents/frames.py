@@ -29,7 +29,7 @@ from sgdstab_fast.systems.system import System, overflow_safe_steps
 # about eps over the angle. Small frames, in which orthonormalisation costs little, are to keep more digits: from the
 # first in one dimension, on a logarithmic scale, to the second in so many. Steps that leave less than a share of it are
 # taken again, half as many.
-_SMALL_FRAME_ANGLE, _ANGLE, _LARGE_FRAME = 1e-3, 1e-8, 128
+_SMALL_FRAME_ANGLE, _ANGLE, _LARGE_FRAME = 2e-4, 1e-8, 128
 _MOST, _AGAIN = 0.75, 1e-1
 _PILOT_PASSES, _PILOT_NUMBERS = 8, 512  # at least so many passes, and, in small dimensions, so many times the dimension
 # Steps taken at once: more amortise the packing of frames, fewer the coupling between steps, and 32 to 64 is flat. Not

@@ -1,7 +1,7 @@
 // Orthonormalisation of a frame: V = Q R in place, with the logarithms of R's diagonal.
 //
 // Block Gram-Schmidt of leaves of kLeaf columns, from left to right. Modified Gram-Schmidt makes a leaf Q_1 R_11, twice
-// where once leaves Q_1 far from orthogonal, and a product takes it out of all that follows,
+// where once leaves Q_1 too far from orthogonal, and a product takes it out of all that follows,
 //
 //   V_2 <- V_2 - Q_1 (Q_1^T V_2).
 //
@@ -42,10 +42,10 @@ class FrameWorkspace {
 
  private:
   static constexpr Index kLeaf = 16;
-  using Columns = Eigen::Array<double, kLeaf, 1>;
 
   static void column_norms(const MatrixView& v, Index first, Index last, Eigen::RowVectorXd& norms);
   void project(MatrixView& v, Index first, Index last);
+  template <Index kWidth>
   Index leaf(MatrixView& v, Index first, Index last);
   void careful_leaf(MatrixView& v, Index first, Index last, double null_ratio);
   void project_out(MatrixView& v, Index column);

@@ -11,6 +11,8 @@
 //   V <- (F^m (x) I) V - sum_j size_j (F^{m-1-t_j} e_1) (x) e_{S_j} r_j,
 //
 // row j being of step t_j = 0 .. m - 1. That is exact, repeated examples included, and for plain SGD all powers are 1.
+// Plain SGD on single examples goes by `FrameSteps`.
+//
 // The determinant of a step is det(F)^d det(I - size g K_SS), with the feedback g = h^T F^{-1} e_1.
 #pragma once
 
@@ -20,6 +22,7 @@
 #include <vector>
 
 #include "sgdstab/growth/frames.hpp"
+#include "sgdstab/steps/frames.hpp"
 #include "sgdstab/steps/orthogonal.hpp"
 #include "sgdstab/systems/batch_steps.hpp"
 #include "sgdstab/systems/matrix_set.hpp"
@@ -55,6 +58,12 @@ class FrameWorker<BatchSteps<Rows>> {
   }
 
  private:
+  static bool is_plain_sgd(const BatchSteps<Rows>& steps) {
+    return steps.law.batch_size == 1 && steps.law.offsets == nullptr && steps.recurrence.is_plain();
+  }
+  static bool has_frame_steps(const BatchSteps<Rows>& steps, const Metrics& metrics) {
+    return is_plain_sgd(steps) && metrics.log_determinants != nullptr;
+  }
   Index dimension() const { return steps_.rows.dimension(); }
   const Eigen::MatrixXd& power(Index n) const { return powers_[static_cast<std::size_t>(n)]; }
   double kappa(Index lag) const { return (readout_ * power(lag - 1))(0, 0); }
@@ -66,6 +75,7 @@ class FrameWorker<BatchSteps<Rows>> {
   void apply(Index n_steps, MatrixView& v);
   double log_determinant(Index n_steps);
 
+  const Index block_;
   const BatchSteps<Rows>& steps_;
   const Metrics& metrics_;
   Draws draws_;
@@ -82,6 +92,7 @@ class FrameWorker<BatchSteps<Rows>> {
   RowMatrix moved_;                    // (F^m (x) I) V
   RowMatrix minor_;                    // to be eliminated
   ProductWorkspace products_;
+  std::unique_ptr<FrameSteps> single_;
   std::unique_ptr<OrthogonalSteps> orthogonal_;
   FrameGrowth growth_;
 };
