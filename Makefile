@@ -57,8 +57,9 @@ $(VENV)/installed: $(VENV)/bin/python $(SOURCES)
 	$(RUN)/python -m pip install --quiet .
 	touch $@
 
+# What tests do not import need not be compiled to bytecode.
 $(VENV)/tools: $(VENV)/bin/python pyproject.toml
-	$(RUN)/python -m pip install --quiet --group test --group lint
+	$(RUN)/python -m pip install --quiet --no-compile --group test --group lint
 	touch $@
 
 $(VENV)/bench-tools: $(VENV)/bin/python pyproject.toml

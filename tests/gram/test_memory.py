@@ -77,8 +77,8 @@ model, inputs = Pairs(), torch.randn(300, 200)
 CASES = {
     "mlp": (MLP.format(n=1500, m=1), 128, "", False),
     "ten outputs": (MLP.format(n=200, m=10), 128, "", False),
-    "gradients": (MLP.format(n=150, m=1), 256, "method='gradients'", False),
-    "gradients in float32": (MLP.format(n=130, m=1), 256, "method='gradients', dtype='float32'", False),
+    "gradients": (MLP.format(n=80, m=1), 192, "method='gradients'", False),
+    "gradients in float32": (MLP.format(n=100, m=1), 192, "method='gradients', dtype='float32'", False),
     "images": (IMAGES, 96, "", False),
     "images in float32": (IMAGES, 64, "dtype='float32'", False),
     "transformer": (SEQUENCES, 80, "", False),
