@@ -42,14 +42,11 @@ void FrameSteps::take(const Rows& rows, double learning_rate, std::span<const st
     }
   }
   for (Index first = 0; first < v.cols(); first += kLanes) {
-    const Index width = std::min(kLanes, v.cols() - first);
-    for (Index i = 0; i < v.rows(); ++i) {
-      std::fill_n(std::copy_n(&v(i, first), width, &panel_[i * kLanes]), kLanes - width, 0.0);
-    }
+    copy_into_panel(v, first, panel_.data());
     for (Index j = 0; j < n_steps; j += together) {
       take_together(rows, learning_rate, examples.subspan(j, std::min(together, n_steps - j)), &couplings_(j, 0));
     }
-    for (Index i = 0; i < v.rows(); ++i) std::copy_n(&panel_[i * kLanes], width, &v(i, first));
+    copy_from_panel(panel_.data(), first, v);
   }
 }
 

@@ -20,6 +20,18 @@ using ConstLanesView = Eigen::Map<const Lanes>;
 inline LanesView lanes(double* panel, Index j) { return LanesView(panel + j * kLanes); }
 inline ConstLanesView lanes(const double* panel, Index j) { return ConstLanesView(panel + j * kLanes); }
 
+// A panel of the columns first, first + 1, .. of a frame, and back.
+inline void copy_into_panel(const MatrixView& v, Index first, double* panel) {
+  const Index width = std::min(kLanes, v.cols() - first);
+  for (Index i = 0; i < v.rows(); ++i) {
+    std::fill_n(std::copy_n(&v(i, first), width, panel + i * kLanes), kLanes - width, 0.0);
+  }
+}
+inline void copy_from_panel(const double* panel, Index first, MatrixView& v) {
+  const Index width = std::min(kLanes, v.cols() - first);
+  for (Index i = 0; i < v.rows(); ++i) std::copy_n(panel + i * kLanes, width, &v(i, first));
+}
+
 using LanePacket = Eigen::internal::find_best_packet<double, kLanes>::type;
 inline constexpr Index kPacketWidth = Eigen::internal::unpacket_traits<LanePacket>::size;
 

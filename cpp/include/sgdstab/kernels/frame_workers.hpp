@@ -105,21 +105,23 @@ class FrameWorker<MatrixSet> {
     const double* log_determinants;  // of every matrix
   };
 
-  FrameWorker(const MatrixSet& set, const Metrics& metrics, Index k, Index)
-      : set_(set), metrics_(metrics), draws_(law_of(set)), image_(set.size, k), products_(k, set.size, set.size) {}
+  FrameWorker(const MatrixSet& set, const Metrics& metrics, Index, Index)
+      : set_(set), metrics_(metrics), draws_(law_of(set)), panel_(set.size * kLanes), image_(set.size * kLanes) {}
 
+  // Columns do not meet: a panel of them takes all steps before the next one does.
   BlockDone take_block(const StreamKey& key, std::uint64_t chain, std::uint64_t start, Index most_steps,
                        MatrixView& v) {
-    const Index n_steps = draws_.fill(key, chain, start, most_steps), d = set_.size, k = v.cols();
-    double log_determinant = 0;
-    for (Index j = 0; j < n_steps; ++j) {
-      const auto i = static_cast<Index>(draws_.units(j)[0]);
-      image_.setZero();
-      accumulate_product<ColMajor, ColMajor>(k, d, d, 1, v.data(), v.outerStride(), set_.matrices + i * d * d, d,
-                                             image_.data(), k, products_);
-      v = image_;
-      log_determinant += metrics_.log_determinants[i];
+    const Index n_steps = draws_.fill(key, chain, start, most_steps), d = set_.size;
+    for (Index first = 0; first < v.cols(); first += kLanes) {
+      copy_into_panel(v, first, panel_.data());
+      for (Index j = 0; j < n_steps; ++j) {
+        multiply_panel(set_.matrices + draws_.units(j)[0] * d * d, d, d, panel_.data(), d, image_.data());
+        panel_.swap(image_);
+      }
+      copy_from_panel(panel_.data(), first, v);
     }
+    double log_determinant = 0;
+    for (Index j = 0; j < n_steps; ++j) log_determinant += metrics_.log_determinants[draws_.units(j)[0]];
     return {n_steps, log_determinant};
   }
   static bool has_orthogonal_steps(const MatrixSet&, Index) { return false; }
@@ -133,8 +135,7 @@ class FrameWorker<MatrixSet> {
   const MatrixSet& set_;
   const Metrics& metrics_;
   Draws draws_;
-  RowMatrix image_;
-  ProductWorkspace products_;
+  Eigen::VectorXd panel_, image_;
 };
 
 extern template class FrameWorker<BatchSteps<GramRows>>;

@@ -109,12 +109,7 @@ class VectorWorker<MatrixSet> {
         drawn = draws_[static_cast<std::size_t>(c)].fill(key, chain + static_cast<std::uint64_t>(c),
                                                          start + static_cast<std::uint64_t>(done), n_steps - done);
       }
-      for (Index j = 0; j < drawn; ++j) {
-        for (Index c = 0; c < n_chains; ++c) {
-          const auto i = static_cast<Index>(draws_[static_cast<std::size_t>(c)].units(j)[0]);
-          for (Index l = 0; l < k; ++l) multiply(set_, i, vector(c, l), image_.data());
-        }
-      }
+      take_drawn(drawn, n_chains, k, vector);
     }
   }
 
@@ -124,6 +119,27 @@ class VectorWorker<MatrixSet> {
   }
 
  private:
+  static constexpr int kLargestInRegisters = 8;
+
+  template <int kSize = 1, class Vector>
+  void take_drawn(Index n_steps, Index n_chains, Index k, const Vector& vector) {
+    if constexpr (kSize <= kLargestInRegisters) {
+      if (set_.size != kSize) return take_drawn<kSize + 1>(n_steps, n_chains, k, vector);
+    }
+    for (Index j = 0; j < n_steps; ++j) {
+      for (Index c = 0; c < n_chains; ++c) {
+        const auto i = static_cast<Index>(draws_[static_cast<std::size_t>(c)].units(j)[0]);
+        for (Index l = 0; l < k; ++l) {
+          if constexpr (kSize <= kLargestInRegisters) {
+            multiply<kSize>(set_, i, vector(c, l));
+          } else {
+            multiply(set_, i, vector(c, l), image_.data());
+          }
+        }
+      }
+    }
+  }
+
   const MatrixSet& set_;
   const Metrics& metrics_;
   std::vector<Draws> draws_;

@@ -35,4 +35,12 @@ inline void multiply(const MatrixSet& set, Index i, double* v, double* image) {
   std::copy_n(image, set.size, v);
 }
 
+// The same where the dimension is known, up to kLanes: v goes through registers.
+template <int kSize>
+void multiply(const MatrixSet& set, Index i, double* v) {
+  using Matrix = Eigen::Matrix<double, kSize, kSize>;
+  Eigen::Map<Eigen::Matrix<double, kSize, 1>> vector(v);
+  vector = Eigen::Map<const Matrix, 0, Eigen::OuterStride<kLanes>>(set.panels + i * kSize * kLanes) * vector;
+}
+
 }  // namespace sgdstab
