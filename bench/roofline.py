@@ -1,6 +1,6 @@
 """How close to the machine kernels are: multiply-adds and bytes a nanosecond, beside a product of matrices and K @ v.
 
-    python bench/roofline.py              measures all of it (12 minutes), into bench/roofline.json
+    python bench/roofline.py              measures all of it (20 minutes), into bench/roofline.json
     python bench/roofline.py --page       draws docs/speed.png and writes the tables of docs/speed.md from that file
 
 A step of a vector takes N multiply-adds and a row of K; of a batch, as many rows; of a full frame N^2 multiply-adds; of
@@ -21,6 +21,8 @@ import numpy as np
 
 ALL, SOME = (4, 16, 64, 256, 1024, 4096, 8192), (16, 256, 1024)  # sizes at the widest SIMD level, and at others
 LARGEST = {"full frames": 1024, "populations": 1024, "evaluations of growth": 4096, "panels": 4096}
+SPECTRA = {"K4": 0.3, "iris_trained_40": 1.473, "digits_trained_128": 1.063}  # learning rates of those of peers
+RIGHT = 0.1  # relative error of the sum of exponents of a short run
 STEP, LEAST_SECONDS = 0.7, 0.1  # eta K_ii, and time of a measurement
 FILE, DOCS = Path(__file__).with_suffix(".json"), Path(__file__).parents[1] / "docs"
 SCALING_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -170,6 +172,42 @@ def estimators(n):
     }
 
 
+def peers():
+    """Return steps of the full spectrum a second by us and by others, each at its best period, on one thread."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    import sgdstab_fast as sf
+    from peers import PEERS, PERIODS
+    from test_bench import GRAMS
+    from test_sweep_bench import K4
+
+    def ours(gram, learning_rate, n_steps):
+        system = sf.LinearizedSGD(gram, learning_rate)
+        work = partial(sf.lyapunov_spectrum, system, method="average", rtol=0, rng=1, n_threads=1)
+        return 1 / of_further_steps(work, n_steps)
+
+    def theirs(peer, gram, learning_rate):
+        best = [0.0, 0]
+        known = sf.LinearizedSGD(gram, learning_rate).sum_of_exponents
+        for period in PERIODS:
+            n_steps = 256
+            while (elapsed := best_of(partial(peer, gram, learning_rate, n_steps, period), 1)) < LEAST_SECONDS:
+                n_steps *= max(2, int(LEAST_SECONDS / elapsed))
+            # Too long a period leaves nothing of the fastest directions.
+            if abs(peer(gram, learning_rate, max(n_steps, 20_000), period).sum() / known - 1) < RIGHT:
+                elapsed = best_of(partial(peer, gram, learning_rate, n_steps, period))
+                best = max(best, [n_steps // period * period / elapsed, period])
+        return best
+
+    found = {}
+    for name, learning_rate in SPECTRA.items():
+        gram = K4 if name == "K4" else GRAMS[name]
+        n_steps = int(min(1e7, 1e10 / len(gram) ** 2))
+        found[name] = {"learning rate": learning_rate, "sgdstab_fast": [ours(gram, learning_rate, n_steps), None]}
+        found[name].update({peer: theirs(work, gram, learning_rate) for peer, work in PEERS.items()})
+        print(f"peers, {name}: {found[name]}", flush=True)
+    return found
+
+
 def machine():
     """Return what the figures are from."""
     names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
@@ -186,7 +224,7 @@ def measure(file, only):
 
     found = json.loads(file.read_text(encoding="utf-8")) if only else {"kernels": [], "scaling": {}}
     found["machine"], levels = machine(), simd_levels()
-    for level in levels if only != ["scaling"] else []:
+    for level in levels if not only or "kernels" in only else []:
         for threads in (2, 1):
             for n in ALL if level == levels[0] else SOME:
                 command = [sys.executable, "-W", "ignore", __file__, "--one", level, str(threads), str(n)]
@@ -196,6 +234,8 @@ def measure(file, only):
                 print(f"{level}, {threads} threads, N = {n}", flush=True)
     if not only or "scaling" in only:
         found["scaling"] = scaling()
+    if not only or "peers" in only:
+        found["peers"] = peers()
     file.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -216,7 +256,9 @@ def one(level, threads, n):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--one", nargs=3, metavar=("LEVEL", "THREADS", "N"), help=argparse.SUPPRESS)
-    parser.add_argument("--only", nargs=1, choices=("kernels", "scaling"), help="measure this alone, and keep the rest")
+    parser.add_argument(
+        "--only", nargs=1, choices=("kernels", "scaling", "peers"), help="measure this alone, and keep the rest"
+    )
     parser.add_argument("--page", action="store_true", help="draw the figure and write the tables")
     chosen = parser.parse_args()
     if chosen.one:

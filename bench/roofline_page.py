@@ -28,7 +28,8 @@ def write(found, folder):
     draw(found, folder / "speed.png")
     page = folder / "speed.md"
     text = page.read_text(encoding="utf-8")
-    for name, table in {"kernels": kernels(found), "levels": levels(found), "growth": growth(found)}.items():
+    tables = {"kernels": kernels(found), "levels": levels(found), "growth": growth(found), "peers": peers(found)}
+    for name, table in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
         text = re.sub(pattern, lambda match, table=table: f"{match[1]}\n{table}\n\n{match[2]}", text, flags=re.DOTALL)
     page.write_text(text, encoding="utf-8")
@@ -119,6 +120,33 @@ def growth(found):
         assert max(times) == LARGEST_SCALED.get(name, max(SCALING_SIZES))
     sizes = [f"N = {n}" for n in SCALING_SIZES if n in (64, 256, 1024, 4096)]
     return table_of(["", *sizes, "power of N", "in theory"], rows)
+
+
+def peers(found):
+    """Return steps of the full spectrum a second by us and by others, with their periods and our ratio over them."""
+    cases = list(found["peers"].values())
+    rows = []
+    for name in cases[0]:
+        if name == "learning rate":
+            continue
+        row = [name]
+        for case in cases:
+            rate, period = case[name]
+            ratio = case["sgdstab_fast"][0] / rate
+            row += [steps_of(rate) + (f" ({period})" if period else ""), f"{number(ratio)}x" if period else ""]
+        rows.append(row)
+    header = ["steps a second"]
+    for name, case in zip(("4 × 4", "40 irises", "128 digits"), cases, strict=True):
+        header += [f"{name}, eta = {case['learning rate']:g}", "ours over it"]
+    return table_of(header, rows)
+
+
+def steps_of(rate):
+    """Return a number of steps a second with its unit."""
+    for unit, factor in (("M", 1e6), ("k", 1e3)):
+        if rate >= factor:
+            return f"{number(rate / factor)} {unit}"
+    return number(rate)
 
 
 def seconds_of(value):
