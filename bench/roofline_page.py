@@ -136,7 +136,7 @@ def peers(found):
             row += [steps_of(rate) + (f" ({period})" if period else ""), f"{number(ratio)}x" if period else ""]
         rows.append(row)
     header = ["steps a second"]
-    for name, case in zip(("4 × 4", "40 irises", "128 digits"), cases, strict=True):
+    for name, case in zip(("4 x 4", "40 irises", "128 digits"), cases, strict=True):
         header += [f"{name}, eta = {case['learning rate']:g}", "ours over it"]
     return table_of(header, rows)
 
