@@ -13,8 +13,10 @@ demo: $(VENV)/installed
 # Everything CI checks.
 test: lint cpp-test check
 
+# As many processes as there are processors, each with one thread: those of OpenMP, which torch has, would wait for
+# each other busily.
 check: $(VENV)/installed $(VENV)/tools
-	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist worksteal
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed $(VENV)/tools
 	$(RUN)/ruff check .
