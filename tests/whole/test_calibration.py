@@ -19,13 +19,15 @@ def coverage(system, truth, n_seeds, n_steps, **options):
     return held / n_seeds
 
 
-# 400 draws at 95% give 92% or 98% at 2.75 standard deviations: false-alarm rate 6e-3, fixed by seed.
+# 400 draws at 95% give 92% or 98% at 2.75 standard deviations: false-alarm rate 6e-3, fixed by seed; 2000 at 6.
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 @pytest.mark.parametrize(
-    ("n_chains", "method"), [(64, "anchored"), slow(64, "average"), slow(4, "anchored"), slow(4, "average")]
+    ("n_chains", "method", "n_seeds"),
+    [(64, "anchored", 400), slow(64, "average", 2000), slow(4, "anchored", 2000), slow(4, "average", 2000)],
 )
-def test_t1_intervals_cover(n_chains, method):
+def test_t1_intervals_cover(n_chains, method, n_seeds):
     system = sf.LinearizedSGD(T1, 0.5)
-    assert 0.92 <= coverage(system, T1_EXPONENT, 400, 200_000, n_chains=n_chains, method=method) <= 0.98
+    assert 0.92 <= coverage(system, T1_EXPONENT, n_seeds, 200_000, n_chains=n_chains, method=method) <= 0.98
 
 
 # Values of long runs of their own: 3e9 and 1e9 steps, 2e-7 standard errors.

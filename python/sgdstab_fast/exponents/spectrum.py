@@ -296,27 +296,28 @@ def _confirmed(
     make_known(done)
     if number == 0 and done.stopped_by == "max_steps":  # chains that are resumed go on as if they had not been checked
         try:
-            charged, missed = _checked(system, done, options)
+            charged, difference, error = _checked(system, done, options)
         except Stopped:
             return replace(done, stopped_by=INTERRUPTED), done.chains.n_steps
-        n_steps = charged.chains.n_steps
+        # What chance does not explain, even if it might: few chains that are short do not show how far they are off.
+        missed, n_steps = max(difference - error, 0.0), charged.chains.n_steps
         return (_allowing_for(missed, done, options.budget) if missed > 0 else done), n_steps
     while done.converged:
         try:
-            done, missed = _checked(system, done, options)
+            done, difference, error = _checked(system, done, options)
         except Stopped:
             return replace(done, stopped_by=INTERRUPTED), done.chains.n_steps
-        if missed == 0:
+        if difference <= _SURELY * error:
             return done, done.chains.n_steps
-        before = done.chains.n_steps
+        missed, before = difference, done.chains.n_steps
         options.recorder.keep(done.chains)
         options.recorder.put(options.asked(f"check {number}"), (before, missed))
         number, done = number + 1, further(done.chains, before)
     return (_allowing_for(missed, done, options.budget) if missed > 0 else done), done.chains.n_steps
 
 
-def _checked(system: System, done: Run[FrameRecords], options: Options) -> tuple[Run[FrameRecords], float]:
-    """Return the run, with the steps of this, and by how much vectors grow faster; 0 if by no more than chance."""
+def _checked(system: System, done: Run[FrameRecords], options: Options) -> tuple[Run[FrameRecords], float, float]:
+    """Return the run, with the steps of this, by how much faster vectors grow, and what chance makes of that."""
     spent = done.chains.n_steps
     n_steps = min(spent // _CHECK_SHARE, options.budget.max_steps - spent)
     if (
@@ -324,7 +325,7 @@ def _checked(system: System, done: Run[FrameRecords], options: Options) -> tuple
         or n_steps < _CHECK_CHAINS * LEAST_PER_BATCH
         or not system.slow_directions_last
     ):
-        return done, 0.0
+        return done, 0.0, 0.0
     with collected():
         found = estimate_exponent(
             system, replace(options.child(_CHECK).within(n_steps), n_chains=_CHECK_CHAINS, progress=None)
@@ -336,7 +337,7 @@ def _checked(system: System, done: Run[FrameRecords], options: Options) -> tuple
     difference = found.exponent - float(done.estimate.mean[best])
     error = math.hypot(chance, float(done.estimate.standard_error[best]))
     charged = replace(done.chains, pilot_steps=done.chains.pilot_steps + found.n_steps)
-    return replace(done, chains=charged), difference if difference > _SURELY * error else 0.0
+    return replace(done, chains=charged), difference, error
 
 
 def _allowing_for(missed: float, done: Run[FrameRecords], budget: Budget) -> Run[FrameRecords]:
