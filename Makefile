@@ -5,9 +5,9 @@ VENV := .venv
 RUN := $(abspath $(VENV))/bin
 SOURCES := $(shell find cpp python CMakeLists.txt pyproject.toml -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: demo test check lint cpp-test calibrate bench bits sanitize fuzz clean
+.PHONY: demo test check lint cpp-test docs calibrate bench bits sanitize fuzz wheels clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/runs
 	$(RUN)/sgdstab report
 
 # Everything CI checks.
@@ -27,6 +27,10 @@ cpp-test: $(VENV)/tools
 	PATH="$(RUN):$$PATH" cmake --preset dev
 	PATH="$(RUN):$$PATH" cmake --build --preset dev
 	PATH="$(RUN):$$PATH" ctest --preset dev
+
+# The site, into build/docs/index.html: pages, reference, and the gallery of examples, which are run. Warnings are errors.
+docs: $(VENV)/installed $(VENV)/docs-tools
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(RUN)/python -m sphinx -W --keep-going -b html docs build/docs
 
 # Coverage of the error bars over hundreds of seeds; minutes.
 calibrate: $(VENV)/installed $(VENV)/tools
@@ -51,17 +55,38 @@ sanitize: $(VENV)/tools
 fuzz: $(VENV)/installed
 	OPENBLAS_NUM_THREADS=1 $(RUN)/python scripts/fuzz.py $(or $(CALLS),100000) $(or $(SEED),0)
 
+# Source distribution and wheels of this machine's Python, checked as those who distribute them would.
+wheels: $(VENV)/release-tools
+	rm -rf dist
+	$(RUN)/python -m build --outdir dist
+	$(RUN)/auditwheel repair --wheel-dir dist/repaired dist/*.whl
+	$(RUN)/twine check --strict dist/*.tar.gz dist/repaired/*.whl
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
-$(VENV)/installed: $(VENV)/bin/python $(SOURCES)
-	$(RUN)/python -m pip install --quiet .
+# For this machine alone: one SIMD level, which takes a third of the time.
+$(VENV)/runs: $(VENV)/bin/python $(SOURCES)
+	$(RUN)/python -m pip install --quiet -C cmake.define.SGDSTAB_SIMD_LEVELS=native ".[cli]"
 	touch $@
+
+# All levels, as wheels have them.
+$(VENV)/installed: $(VENV)/bin/python $(SOURCES)
+	$(RUN)/python -m pip install --quiet ".[cli]"
+	touch $@ $(VENV)/runs
 
 # What tests do not import need not be compiled to bytecode.
 $(VENV)/tools: $(VENV)/bin/python pyproject.toml
 	$(RUN)/python -m pip install --quiet --no-compile --group test --group lint
+	touch $@
+
+$(VENV)/docs-tools: $(VENV)/bin/python pyproject.toml
+	$(RUN)/python -m pip install --quiet --group docs
+	touch $@
+
+$(VENV)/release-tools: $(VENV)/bin/python pyproject.toml
+	$(RUN)/python -m pip install --quiet --group release
 	touch $@
 
 $(VENV)/bench-tools: $(VENV)/bin/python pyproject.toml

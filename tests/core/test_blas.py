@@ -90,6 +90,17 @@ def test_ctrl_c_while_libraries_are_looked_for_is_not_lost():
     assert (done.stdout, done.stderr) == ("heard\n", "")
 
 
+def test_without_threadpoolctl_threads_are_left_as_they_are():
+    program = (
+        "import sys\n"
+        "sys.modules['threadpoolctl'] = None\n"
+        "import sgdstab_fast as sf\n"
+        "print(sf.stability(sf.LinearizedSGD([[1.0, 0.5], [0.5, 1.0]], 0.3), rng=0).verdict)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("stable\n", "")
+
+
 def test_calls_that_overlap_give_back_what_was_there_before_the_first():
     met = Barrier(2, timeout=20)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sgdstab_fast
 from sgdstab_fast._core import _cpu
+from sgdstab_fast._core.functions import simd_levels
 
 TESTS = Path(__file__).parents[1]
 NUMERICAL = [
@@ -76,7 +77,7 @@ def short_runs(level):
 
 
 def test_levels_agree_but_for_rounding():
-    expected, *others = map(short_runs, _cpu.simd_levels())
+    expected, *others = map(short_runs, simd_levels())
     for found in others:
         for name, values in expected.items():
             np.testing.assert_allclose(found[name], values, rtol=1e-6, err_msg=name)
@@ -84,20 +85,20 @@ def test_levels_agree_but_for_rounding():
 
 @pytest.mark.calibrate
 @pytest.mark.skipif("SGDSTAB_SIMD" in os.environ, reason="one level was asked for")
-@pytest.mark.parametrize("level", [level for level in _cpu.simd_levels() if level != IN_USE])
+@pytest.mark.parametrize("level", [level for level in simd_levels() if level != IN_USE])
 def test_numerical_suite_under_every_other_level(level):
     which = "not calibrate and not statistics"
     done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, *NUMERICAL, level=level)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
 
-@pytest.mark.parametrize("level", _cpu.simd_levels())
+@pytest.mark.parametrize("level", simd_levels())
 def test_the_level_asked_for_is_the_level_in_use(level):
     done = python("-c", "import sgdstab_fast as sf; print(sf.build_info()['simd_level'])", level=level)
     assert done.stdout.strip() == level
 
 
-@pytest.mark.parametrize("level", ["v9", "", *({"v2", "v3", "v4"} - set(_cpu.simd_levels()))])
+@pytest.mark.parametrize("level", ["v9", "", *({"v2", "v3", "v4"} - set(simd_levels()))])
 def test_a_level_that_cannot_run_is_an_import_error(level):
     done = python("-c", "import sgdstab_fast", level=level)
     assert done.returncode == 1

@@ -56,10 +56,14 @@ class _Limit:
             self._holders += 1
 
     def _find(self) -> None:
-        """Find the libraries, which takes a millisecond."""
+        """Find the libraries, which takes a millisecond; none if the package was installed without threadpoolctl."""
         import scipy.linalg  # type: ignore[import-untyped]  # noqa: F401  has a BLAS of its own
-        from threadpoolctl import ThreadpoolController
 
+        try:
+            from threadpoolctl import ThreadpoolController
+        except ImportError:
+            self._controller = _NoLibraries()
+            return
         self._controller = ThreadpoolController().select(user_api="blas")
 
     def release(self) -> None:
@@ -78,6 +82,19 @@ class _Limit:
         """
         for library in self._controller.lib_controllers:
             getattr(library, "clear_controlling_thread", lambda: None)()
+
+
+class _NoLibraries:
+    """What stands for a controller of threads where there is none."""
+
+    lib_controllers: tuple[Any, ...] = ()
+
+    def limit(self, *, limits: int) -> _NoLibraries:
+        """Leave threads as they are."""
+        return self
+
+    def restore_original_limits(self) -> None:
+        """Leave threads as they are."""
 
 
 _limit = _Limit()

@@ -6,7 +6,7 @@ the choice.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 from typing import Any, Protocol, cast
 
@@ -30,6 +30,9 @@ from sgdstab_fast._core.arguments import (
     VectorMetrics,
     VectorOptions,
 )
+
+
+_MODULE = "sgdstab_fast._core._core_{}"
 
 
 class Core(Protocol):
@@ -113,21 +116,25 @@ class Core(Protocol):
 
 
 def simd_levels() -> list[str]:
-    """Return the SIMD levels that this processor and operating system run, best first."""
-    return _cpu.simd_levels()
+    """Return the compiled SIMD levels that this processor and operating system run, best first."""
+    return [level for level in _cpu.simd_levels() if importlib.util.find_spec(_MODULE.format(level)) is not None]
 
 
 def _load() -> Core:
     supported = simd_levels()
     if not supported:
-        raise ImportError("sgdstab_fast needs an x86-64-v2 processor (SSE4.2) or another architecture")
+        runs = " ".join(_cpu.simd_levels()) or "none of them"
+        raise ImportError(
+            f"sgdstab_fast was not compiled for this processor: it runs, of the SIMD levels v2 v3 v4, {runs}. Install a "
+            "wheel, which has all three; on x86-64 v2 (SSE4.2) is the least"
+        )
     requested = os.environ.get("SGDSTAB_SIMD", "auto")
     if requested != "auto" and requested not in supported:
         raise ImportError(
             f"SGDSTAB_SIMD is {requested!r}; this machine runs {', '.join(map(repr, supported))} or 'auto'"
         )
     level = supported[0] if requested == "auto" else requested
-    module: Any = importlib.import_module(f"sgdstab_fast._core._core_{level}")
+    module: Any = importlib.import_module(_MODULE.format(level))
     return cast(Core, module)
 
 
