@@ -1,7 +1,7 @@
 """How close to the machine kernels are: multiply-adds and bytes a nanosecond, beside a product of matrices and K @ v.
 
     python bench/roofline.py              measures all of it (20 minutes), into bench/roofline.json
-    python bench/roofline.py --page       draws docs/speed.png and writes the tables of docs/speed.md from that file
+    python bench/roofline.py --page       draws docs/benchmarks/kernels.png and writes the tables of kernels.md there
 
 A step of a vector takes N multiply-adds and a row of K; of a batch, as many rows; of a full frame N^2 multiply-adds; of
 a panel, N for every learning rate. An evaluation of growth in two metrics takes 2 N^2.
@@ -24,7 +24,7 @@ LARGEST = {"full frames": 1024, "populations": 1024, "evaluations of growth": 40
 SPECTRA = {"K4": 0.3, "iris_trained_40": 1.473, "digits_trained_128": 1.063}  # learning rates of those of peers
 RIGHT = 0.1  # relative error of the sum of exponents of a short run
 STEP, LEAST_SECONDS = 0.7, 0.1  # eta K_ii, and time of a measurement
-FILE, DOCS = Path(__file__).with_suffix(".json"), Path(__file__).parents[1] / "docs"
+FILE, DOCS = Path(__file__).with_suffix(".json"), Path(__file__).parents[1] / "docs" / "benchmarks"
 SCALING_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 LARGEST_SCALED = {"spectrum, a step": 1024, "Lambda(2)": 2048, "lambda to 1%": 4096}
 THEORY = {

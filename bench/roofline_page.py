@@ -1,4 +1,4 @@
-"""The figure and the tables of docs/speed.md, from what bench/roofline.py has measured."""
+"""The figure and the tables of docs/benchmarks/kernels.md, from what bench/roofline.py has measured."""
 
 import re
 
@@ -24,9 +24,9 @@ SMALLEST_FITTED = 256
 
 
 def write(found, folder):
-    """Draw speed.png and fill in the tables of speed.md."""
-    draw(found, folder / "speed.png")
-    page = folder / "speed.md"
+    """Draw kernels.png and fill in the tables of kernels.md."""
+    draw(found, folder / "kernels.png")
+    page = folder / "kernels.md"
     text = page.read_text(encoding="utf-8")
     tables = {"kernels": kernels(found), "levels": levels(found), "growth": growth(found), "peers": peers(found)}
     for name, table in tables.items():

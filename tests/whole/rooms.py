@@ -228,7 +228,7 @@ def _summary(package: Path, room: str) -> str | None:
 
 
 BEGIN, END = "<!-- rooms: printed by tests/whole/rooms.py -->", "<!-- end of rooms -->"
-PAGES = [page for page in (ROOT / "docs" / "design.md", ROOT / "CONTRIBUTING.md") if page.exists()]
+PAGES = [page for page in (ROOT / "docs" / "development" / "design.md", ROOT / "CONTRIBUTING.md") if page.exists()]
 
 
 def with_table(text: str) -> str:
