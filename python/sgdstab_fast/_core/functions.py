@@ -31,7 +31,6 @@ from sgdstab_fast._core.arguments import (
     VectorOptions,
 )
 
-
 _MODULE = "sgdstab_fast._core._core_{}"
 
 
@@ -125,8 +124,8 @@ def _load() -> Core:
     if not supported:
         runs = " ".join(_cpu.simd_levels()) or "none of them"
         raise ImportError(
-            f"sgdstab_fast was not compiled for this processor: it runs, of the SIMD levels v2 v3 v4, {runs}. Install a "
-            "wheel, which has all three; on x86-64 v2 (SSE4.2) is the least"
+            f"sgdstab_fast was not compiled for this processor, which runs, of the SIMD levels v2 v3 v4, {runs}: install "
+            "a wheel, which has all three (v2 is SSE4.2)"
         )
     requested = os.environ.get("SGDSTAB_SIMD", "auto")
     if requested != "auto" and requested not in supported:
