@@ -124,8 +124,8 @@ def _load() -> Core:
     if not supported:
         runs = " ".join(_cpu.simd_levels()) or "none of them"
         raise ImportError(
-            f"sgdstab_fast was not compiled for this processor, which runs, of the SIMD levels v2 v3 v4, {runs}: install "
-            "a wheel, which has all three (v2 is SSE4.2)"
+            f"sgdstab_fast was not compiled for this processor, which runs, of the SIMD levels v2 v3 v4, {runs}: "
+            "install a wheel, which has all three (v2 is SSE4.2)"
         )
     requested = os.environ.get("SGDSTAB_SIMD", "auto")
     if requested != "auto" and requested not in supported:
