@@ -92,8 +92,9 @@ def sweep(
     -------
     StabilityMap
         Arrays of shape (curves, learning rates), nats per step, all momenta of the first batch size before the next;
-        ``.plot()``, ``.to_dict()``. Lambda(2), and its edge, are NaN for K of rank above 2048 (1024, but for batches of one
-        without momentum), where they would cost more than all the rest, and where they have no closed form.
+        ``.plot()``, ``.to_dict()``. Lambda(2), and its edge, are NaN for K of rank above 2048 (1024, but for
+        batches of one without momentum), where they would cost more than all the rest, and where they have no
+        closed form.
 
     Warns
     -----
