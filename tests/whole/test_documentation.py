@@ -27,6 +27,7 @@ GUIDES = [
         "training",
     )
 ]
+GUIDES += sorted(ROOT.glob("docs/theory/*.md"))
 PAGES = [page.read_text() for page in (ROOT / "README.md", *GUIDES)]
 README = PAGES[0]
 # All blocks but the one that makes the figure of its page, which takes a minute.
