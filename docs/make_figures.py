@@ -42,9 +42,9 @@ def blocks() -> dict[str, str]:
 
 
 def script(name: str) -> Path:
-    """Return the script of that name, in whichever folder of programs it lies."""
-    (path,) = DOCS.parent.glob(f"*/{name}.py")
-    return path
+    """Return the script of that name: a study, or an example."""
+    places = [DOCS.parent / folder / f"{name}.py" for folder in ("studies", "examples")]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def make(name: str, folder: Path) -> None:

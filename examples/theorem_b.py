@@ -16,7 +16,7 @@ vectors u orthogonal to the manifold, and runs are counted whose limit is within
 
 Needs the package alone; takes about half a minute::
 
-    python examples/theorem_b.py --output docs/figures/theorem_b.png
+    python examples/theorem_b.py --output docs/theorem_b.png
 """
 
 from __future__ import annotations
