@@ -1,7 +1,8 @@
-"""Every example in the documentation runs: docstrings, and the README's code blocks."""
+"""Every example in the documentation runs: docstrings, and code and command lines on pages; figures have a maker."""
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 import shlex
@@ -14,27 +15,37 @@ from reference.known import K4
 from sgdstab_fast.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-GUIDES = [
-    ROOT / "docs" / f"{name}.md"
-    for name in (
-        "beyond_the_edge",
-        "learning_rates",
-        "long_jobs",
-        "moments",
-        "networks",
-        "projective_chain",
-        "systems",
-        "training",
+PAGES = {
+    str(page.relative_to(ROOT)): page.read_text(encoding="utf-8")
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
+
+
+def make_figures():
+    """The script that makes the figures of pages."""
+    spec = importlib.util.spec_from_file_location("make_figures", ROOT / "docs" / "make_figures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FIGURES = make_figures()
+
+
+def code_of(page):
+    """All blocks of Python, one program, but those that say why not and those that make a figure, in a minute."""
+    return "\n".join(
+        code for code in FIGURES.python_of(page) if not re.match(r"# not run: \S", code) and "savefig" not in code
     )
-]
-GUIDES += sorted(ROOT.glob("docs/theory/*.md"))
-PAGES = [page.read_text() for page in (ROOT / "README.md", *GUIDES)]
-README = PAGES[0]
-# All blocks but the one that makes the figure of its page, which takes a minute.
-CODE = [
-    "\n".join(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "savefig" not in block)
-    for page in PAGES
-]
+
+
+CODE = {name: code for name, page in PAGES.items() if (code := code_of(page))}
+# Of the pages on the command line.
+COMMANDS = dict.fromkeys(
+    line
+    for name in ("README.md", "docs/how_to/command_line.md")
+    for line in re.findall(r"^sgdstab .*", PAGES[name], re.MULTILINE)
+)
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(sgdstab_fast.__path__, "sgdstab_fast.")
@@ -48,17 +59,35 @@ def test_docstring_examples(name):
     assert doctest.testmod(module).failed == 0
 
 
-@pytest.mark.parametrize("code", CODE, ids=["README", *(page.stem for page in GUIDES)])
+@pytest.mark.parametrize("code", CODE.values(), ids=CODE)
 def test_python_of_the_pages(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("gram.npy", K4)
     exec(compile(code, "documentation", "exec"), {})
 
 
-@pytest.mark.parametrize("line", re.findall(r"^sgdstab .*", README, re.MULTILINE))
-def test_readme_command_lines(line, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command_lines_of_the_pages(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("gram.npy", K4)
     for step in (0, 100):
         sgdstab_fast.gram.Kernel(matrix=K4, n_examples=4, n_outputs=1, precision=2.2e-16).save(f"step-{step}.npz")
     assert main(shlex.split(line, comments=True)[1:]) in (0, 1, 3)
+
+
+def images(name):
+    """Paths of the pictures that a page shows, relative to the repository."""
+    folder = (ROOT / name).parent
+    return {(folder / path).resolve().relative_to(ROOT) for path in re.findall(r"!\[[^\]]*\]\((\S+?)\)", PAGES[name])}
+
+
+def test_pictures_on_pages_exist():
+    missing = [(name, str(path)) for name in PAGES for path in images(name) if not (ROOT / path).is_file()]
+    assert missing == []
+
+
+def test_figures_on_pages_are_made_by_code_on_pages_or_by_a_script():
+    made = {*FIGURES.blocks(), *(name for name in FIGURES.SCRIPTS if FIGURES.script(name).is_file())}
+    folder = Path("docs/figures")
+    shown = {path.relative_to(folder) for name in PAGES for path in images(name) if folder in path.parents}
+    assert {path.parts[0].removesuffix(".png") for path in shown} == made
