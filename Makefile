@@ -59,7 +59,7 @@ fuzz: $(VENV)/installed
 wheels: $(VENV)/release-tools
 	rm -rf dist
 	$(RUN)/python -m build --outdir dist
-	$(RUN)/auditwheel repair --wheel-dir dist/repaired dist/*.whl
+	PATH="$(RUN):$$PATH" $(RUN)/auditwheel repair --wheel-dir dist/repaired dist/*.whl
 	$(RUN)/twine check --strict dist/*.tar.gz dist/repaired/*.whl
 
 $(VENV)/bin/python:
