@@ -13,10 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from rich.console import Console
-from rich.markup import escape
-
 from sgdstab_fast import validation
+from sgdstab_fast.cli.layout import Page
 from sgdstab_fast.program import tell
 from sgdstab_fast.results.interruption import Interrupted
 from sgdstab_fast.results.progress import Listener, Progress, lines, reporter
@@ -106,7 +104,7 @@ class _Timer:
 
 
 @contextmanager
-def telling(options: argparse.Namespace, label: str, console: Console) -> Iterator[Listener | None]:
+def telling(options: argparse.Namespace, label: str, page: Page) -> Iterator[Listener | None]:
     """Give what to call with each Progress of a command's estimates, or None; and tell of notes in the end."""
     log_path = getattr(options, "log", None)
     with ExitStack() as kept_open:
@@ -131,7 +129,7 @@ def telling(options: argparse.Namespace, label: str, console: Console) -> Iterat
             yield report if reports else None
         for message in messages:
             if not options.quiet:
-                console.print(f"[yellow]note:[/] {escape(message)}", highlight=False)
+                page.note(message)
             if log is not None:
                 _log(log, f"note: {message}")
         if log is not None:

@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from sgdstab_fast import validation
 from sgdstab_fast._core.build import __version__
 from sgdstab_fast.cli import inputs, jobs
+from sgdstab_fast.cli.layout import SPELLED, Page
 from sgdstab_fast.cli.report import EXIT_STATUS, Report, make_report, print_report, report_json, save_plots
 from sgdstab_fast.cli.tables import (
     print_chain,
@@ -49,13 +48,13 @@ def _report(options: argparse.Namespace) -> int:
     name, gram = inputs.named_gram(options)
     common = {**inputs.run_options(options), **jobs.kept(options)}
     inputs.require_writable(options)
-    console = Console()
+    page = Page()
 
     told: list[str] = []
 
     def tell(verdict: str) -> None:
         if verdict not in told and not options.json:
-            console.print(verdict, highlight=False)
+            page.line(verdict)
         told.append(verdict)
 
     def find(progress: Any) -> Report:
@@ -68,13 +67,13 @@ def _report(options: argparse.Namespace) -> int:
         system = LinearizedSGD(gram, learning_rate, **inputs.steps(options, gram))
         return make_report(name, system, k=options.exponents, progress=report, tell=tell, **common)
 
-    with jobs.telling(options, "exponent", console) as progress:
+    with jobs.telling(options, "exponent", page) as progress:
         job = jobs.ended(options, partial(find, progress))
     report: Report = job.found
     if options.json:
         print(report_json(report))
     else:
-        print_report(report, console, notes=not options.quiet)
+        print_report(report, page, notes=not options.quiet)
     sys.stdout.flush()
     if not job.early:
         save_plots(report, options.output)
@@ -173,7 +172,7 @@ def _track(options: argparse.Namespace) -> int:
         rng=options.seed,
         n_threads=options.threads,
     )
-    console = Console()
+    page = Page()
 
     def follow(progress: Any) -> None:
         try:
@@ -184,9 +183,9 @@ def _track(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             raise Interrupted(tracker if len(tracker.history) > 0 else None) from None
 
-    with jobs.telling(options, "points", console) as progress:
+    with jobs.telling(options, "points", page) as progress:
         job = jobs.ended(options, partial(follow, progress))
-    print_history(inputs.name_of(options.kernels), tracker.history, console)
+    print_history(inputs.name_of(options.kernels), tracker.history, page)
     sys.stdout.flush()
     if not job.early:
         save_history_plot(tracker.history, options.output)
@@ -202,17 +201,17 @@ def _found(
     options: argparse.Namespace,
     label: str,
     find: Callable[[Any, Any], Any],
-    show: Callable[[str, Any, Console], None],
+    show: Callable[[str, Any, Page], None],
 ) -> int:
     """Find and show, and write the plot, and the numbers if asked for, where a command has them."""
     if "output" in options:
         inputs.require_writable(options)
     name, gram = inputs.named_gram(options)
-    console = Console()
-    with jobs.telling(options, label, console) as progress:
+    page = Page()
+    with jobs.telling(options, label, page) as progress:
         job = jobs.ended(options, partial(find, gram, progress))
     found = job.found
-    show(name, found, console)
+    show(name, found, page)
     if "output" in options and not job.early:
         sys.stdout.flush()
         save_plot(found, options.output)
@@ -408,9 +407,6 @@ def _command(arguments: Sequence[str]) -> int:
         return status
 
 
-_SPELLED = {"±": "+-", "…": "...", "λ": "lambda"}
-
-
 @contextmanager
 def _spelled_out() -> Iterator[None]:
     """Spell out what standard output cannot encode, for the time of a command."""
@@ -430,7 +426,7 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     unknown = error.object[error.start : error.end]
-    return "".join(_SPELLED.get(character, "?") for character in unknown), error.end
+    return "".join(SPELLED.get(character, "?") for character in unknown), error.end
 
 
 def _with_negative_orders(arguments: Sequence[str]) -> list[str]:

@@ -78,7 +78,8 @@ class Progress:
             return self._computed()
         parts = [self.verdict] if self.verdict else []
         if not math.isnan(self.exponent):
-            parts.append(with_error(self.exponent, self.standard_error))
+            known = with_error(self.exponent, self.standard_error)
+            parts.append("nothing known yet" if known == "unknown" else known)
         if self.goal > 0 and self.standard_error > self.goal:
             parts.append(f"waits for ± {self.goal:.2g}")
         if not math.isnan(self.steps_per_second):
