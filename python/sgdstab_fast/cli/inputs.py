@@ -9,6 +9,7 @@ import re
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -268,6 +269,10 @@ def _read_archive(path: Path, file: BinaryIO, key: str | None) -> Any:
 
 def require_writable(options: argparse.Namespace) -> None:
     """Find out before the work, not after it, that a plot or a table cannot be written, or replaces another."""
+    try:
+        import_module("matplotlib")
+    except ImportError:
+        raise ImportError('plots need matplotlib: pip install "sgdstab_fast[cli]"') from None
     for path, option, suffixes in (
         (options.output, "--output", _PLOTS),
         (getattr(options, "csv", None), "--csv", (".csv",)),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from sgdstab_fast import validation
+from sgdstab_fast.cli.arguments import number
 from sgdstab_fast.cli.layout import Page
 from sgdstab_fast.program import tell
 from sgdstab_fast.results.interruption import Interrupted
@@ -23,11 +24,15 @@ from sgdstab_fast.results.warnings import collected
 OPTIONS: dict[str, dict[str, Any]] = {
     "--checkpoint": {"type": Path, "metavar": "PATH", "help": "a file to keep the run in, for --resume"},
     "--resume": {"type": Path, "metavar": "PATH", "help": "go on from a file of --checkpoint, to the same numbers"},
-    "--budget": {"type": float, "metavar": "SECONDS", "help": "end after so long, and show what is known by then"},
-    "--quiet": {"action": "store_true", "help": "no progress, and no notes"},
-    "--log": {"type": Path, "metavar": "PATH", "help": "a file to add a line to every 30 s, and notes"},
+    "--budget": {
+        "type": number,
+        "metavar": "SECONDS",
+        "help": "end after so many seconds, and show what is known by then",
+    },
+    "--quiet": {"action": "store_true", "help": "print no progress, and no notes"},
+    "--log": {"type": Path, "metavar": "PATH", "help": "a file to add a line to every 30 seconds, and notes"},
     "--dask": {"metavar": "ADDRESS", "help": "the scheduler of a Dask cluster to run on, as tcp://host:8786"},
-}  # fmt: skip
+}
 
 
 def kept(options: argparse.Namespace, suffix: str = "") -> dict[str, Any]:
