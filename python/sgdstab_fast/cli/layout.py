@@ -14,6 +14,7 @@ from rich.text import Text
 
 SPELLED = {"±": "+-", "…": "...", "λ": "lambda"}
 """What is written where characters cannot be."""
+_WIDTH = 80  # where there is none
 _BETWEEN, _EDGES = 3, 2  # blanks between columns, and at both sides of a table
 _FEWEST = 4  # characters of a column, on whatever terminal
 _LEAST_TEXT = 14  # characters of a column of words, if they are as long
@@ -48,7 +49,9 @@ class Page:
     """Standard output of a command."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=False)
+        self.console = Console(highlight=False)
+        if self.console.width < 1:  # COLUMNS=0, on which nothing would be left
+            self.console = Console(highlight=False, width=_WIDTH)
 
     def line(self, text: str | Text, style: str = "") -> None:
         """Print a paragraph."""
