@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.text import Text
 
 from sgdstab_fast import validation
+from sgdstab_fast.cli.figures import figure_of
 from sgdstab_fast.cli.layout import Page
 from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
@@ -28,9 +28,6 @@ from sgdstab_fast.results.result import INTERRUPTED
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov
 from sgdstab_fast.systems.sgd import LinearizedSGD
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LEVEL = 0.99
 """Confidence of a verdict by simulation, and of the intervals shown."""
@@ -297,24 +294,6 @@ def report_json(report: Report) -> str:
         "provenance": {} if exponent is None else dict(exponent.provenance),
     }
     return json.dumps(_finite(content), indent=2, allow_nan=False)
-
-
-def figure_of(columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
-    """Return a figure of its own and a row of its axes, one or an array.
-
-    The backend in the environment is another program's, and may not be there: figures of the command line are files.
-    """
-    backend = os.environ.pop("MPLBACKEND", None)
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    finally:
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns)
 
 
 def save_plots(report: Report, path: Path) -> None:

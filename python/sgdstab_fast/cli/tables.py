@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sgdstab_fast.cli.figures import figure_of
 from sgdstab_fast.cli.layout import Column, Page, left_out
-from sgdstab_fast.cli.report import figure_of
 from sgdstab_fast.directions.results import ProjectiveChain
 from sgdstab_fast.learning_rates.results import CriticalLearningRate, StabilityMap, crossings
 from sgdstab_fast.learning_rates.thresholds import Thresholds
