@@ -144,7 +144,7 @@ def damaged(name):
         (["k4.npy", "--learning-rate", "nan"], "--learning-rate must be a number, not nan"),
         (["k4.npy", "--learning-rate", "1", "--max-steps", "0"], "--max-steps must be"),
         (["k4.npy", "--learning-rate", "1", "--rtol", "0"], "--rtol must be"),
-        (["k4.npy", "--learning-rate", "1", "--threads", "0"], "n_threads must be"),
+        (["k4.npy", "--learning-rate", "1", "--threads", "0"], "--threads must be"),
         (["k4.npy", "--learning-rate", "1", "--seed", "-1"], "--seed must be"),
         (["k4.npy", "--learning-rate", "1", "--output", "nowhere/report.png"], "--output: no such directory"),
         (["k4.npy", "--learning-rate", "1", "--output", "report.txt"], "--output must end in"),
@@ -302,7 +302,7 @@ def test_thresholds_print_every_notion(directory, capsys):
     assert main(["thresholds", "k4.npy", "--p", "none", "--seed", "1"]) == 0
     assert "p = " not in capsys.readouterr().out
     assert main(["thresholds", "k4.npy", "--p", "-1"]) == 2
-    assert "orders must be in (0, 100], not -1.0" in capsys.readouterr().err
+    assert "--p must be in (0, 100], not -1.0" in capsys.readouterr().err
 
 
 def test_moments_print_a_table_and_what_follows_from_the_curve(directory, capsys):
@@ -363,7 +363,7 @@ RATES = ["--learning-rates", "0.1:0.5:4"]
         (["sweep", "k4.npy", "--learning-rates", "0.3,0.3"], "--learning-rates must increase"),
         (["sweep", "k4.npy", "--learning-rates=-1,0.3"], "--learning-rates[0] must be positive"),
         (["sweep", "k4.npy", "--learning-rates", "0.3,x"], "--learning-rates must"),
-        (["sweep", "k4.npy", "--learning-rates", "0.3,1e300"], "learning_rate 1e+300 is too large"),
+        (["sweep", "k4.npy", "--learning-rates", "0.3,1e300"], "--learning-rates 1e+300 is too large"),
         (["sweep", "k4.npy", *RATES, "--csv", "nowhere/map.csv"], "--csv: no such directory"),
         (["sweep", "k4.npy", *RATES, "--csv", "map.txt"], "--csv must end in .csv"),
         (["sweep", "k4.npy", *RATES, "--output", "map.txt"], "--output must end in"),
@@ -381,19 +381,19 @@ RATES = ["--learning-rates", "0.1:0.5:4"]
         (["moments", "k4.npy", "--learning-rate", "1", "--p", "x"], "--p must look like"),
         (["moments", "k4.npy", "--learning-rate", "1", "--p", "nan"], "--p[0] must be a number"),
         (["moments", "k4.npy", "--learning-rate", "1", "--p", "1", "--output", "m.xyz"], "--output must end in"),
-        (["critical", "k4.npy", "--p", "0"], "criterion must be a finite order"),
+        (["critical", "k4.npy", "--p", "0"], "--p must be a finite order"),
         (["critical", "k4.npy", "--max-steps", "0"], "--max-steps must be"),
         (["critical", "k4.npy", "--rtol", "-1"], "--rtol must be"),
-        (["critical", "k4.npy", "--threads", "0"], "n_threads must be"),
-        (["critical", "asymmetric.npy"], "gram must be symmetric"),
-        (["critical", "k4.npy", "--batch-size", "5"], "batch_size must be in 1..4, not 5"),
-        (["critical", "k4.npy", "--momentum", "1"], "momentum must be less than 1"),
+        (["critical", "k4.npy", "--threads", "0"], "--threads must be"),
+        (["critical", "asymmetric.npy"], "asymmetric.npy: gram must be symmetric"),
+        (["critical", "k4.npy", "--batch-size", "5"], "--batch-size must be in 1..4, not 5"),
+        (["critical", "k4.npy", "--momentum", "1"], "--momentum must be less than 1"),
         (["critical", "k4.npy", "--scale", "0"], "--scale must be positive"),
         (["critical", "k4.npy", "--groups", "3"], "--groups must divide the 4 rows"),
         (["critical", "k4.npy", "--groups", "x"], "--groups must be the number of rows per example"),
         (["sweep", "k4.npy", *RATES, "--batch-size", "1,x"], "--batch-size must be a list such as 1,2,4"),
         (["sweep", "k4.npy", *RATES, "--batch-size", "2,1"], "--batch-size must increase"),
-        (["sweep", "k4.npy", *RATES, "--momentum", "0,1"], "momenta[1] must lie in [0, 1)"),
+        (["sweep", "k4.npy", *RATES, "--momentum", "0,1"], "--momentum[1] must lie in [0, 1)"),
     ],
 )
 def test_bad_input_of_maps_is_one_line_and_status_2(directory, capsys, arguments, message):
@@ -466,7 +466,7 @@ def test_a_training_run_from_one_file(directory, capsys):
         (["one.npz"], "one.npz: its name must have the step as its last number"),
         (["none-5.npz"], "none-5.npz: no such file"),
         (["bad.npz"], "bad.npz holds 2 steps, but 1 matrices"),
-        (["step-0.npz", "--quantities", "lambda"], "quantities must be"),
+        (["step-0.npz", "--quantities", "lambda"], "--quantities must be"),
         (["step-0.npz", "again-0.npz"], "are of the same step, 0"),
         (["step-0.npz", "--output", "history.txt"], "--output must end in"),
         (["step-0.npz", "--rtol", "0"], "--rtol must be positive"),

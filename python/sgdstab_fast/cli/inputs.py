@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from sgdstab_fast import validation
+from sgdstab_fast.cli.figures import require_matplotlib
 from sgdstab_fast.datasets.example import load_example
 from sgdstab_fast.gram.kernel import Kernel
 from sgdstab_fast.program import one_line, tell
@@ -268,6 +269,7 @@ def _read_archive(path: Path, file: BinaryIO, key: str | None) -> Any:
 
 def require_writable(options: argparse.Namespace) -> None:
     """Find out before the work, not after it, that a plot or a table cannot be written, or replaces another."""
+    require_matplotlib()
     for path, option, suffixes in (
         (options.output, "--output", _PLOTS),
         (getattr(options, "csv", None), "--csv", (".csv",)),

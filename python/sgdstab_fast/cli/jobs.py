@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from rich.console import Console
-from rich.markup import escape
-
 from sgdstab_fast import validation
+from sgdstab_fast.cli.arguments import number
+from sgdstab_fast.cli.layout import Page
 from sgdstab_fast.program import tell
 from sgdstab_fast.results.interruption import Interrupted
 from sgdstab_fast.results.progress import Listener, Progress, lines, reporter
@@ -25,11 +24,15 @@ from sgdstab_fast.results.warnings import collected
 OPTIONS: dict[str, dict[str, Any]] = {
     "--checkpoint": {"type": Path, "metavar": "PATH", "help": "a file to keep the run in, for --resume"},
     "--resume": {"type": Path, "metavar": "PATH", "help": "go on from a file of --checkpoint, to the same numbers"},
-    "--budget": {"type": float, "metavar": "SECONDS", "help": "end after so long, and show what is known by then"},
-    "--quiet": {"action": "store_true", "help": "no progress, and no notes"},
-    "--log": {"type": Path, "metavar": "PATH", "help": "a file to add a line to every 30 s, and notes"},
+    "--budget": {
+        "type": number,
+        "metavar": "SECONDS",
+        "help": "end after so many seconds, and show what is known by then",
+    },
+    "--quiet": {"action": "store_true", "help": "print no progress, and no notes"},
+    "--log": {"type": Path, "metavar": "PATH", "help": "a file to add a line to every 30 seconds, and notes"},
     "--dask": {"metavar": "ADDRESS", "help": "the scheduler of a Dask cluster to run on, as tcp://host:8786"},
-}  # fmt: skip
+}
 
 
 def kept(options: argparse.Namespace, suffix: str = "") -> dict[str, Any]:
@@ -106,7 +109,7 @@ class _Timer:
 
 
 @contextmanager
-def telling(options: argparse.Namespace, label: str, console: Console) -> Iterator[Listener | None]:
+def telling(options: argparse.Namespace, label: str, page: Page) -> Iterator[Listener | None]:
     """Give what to call with each Progress of a command's estimates, or None; and tell of notes in the end."""
     log_path = getattr(options, "log", None)
     with ExitStack() as kept_open:
@@ -131,7 +134,7 @@ def telling(options: argparse.Namespace, label: str, console: Console) -> Iterat
             yield report if reports else None
         for message in messages:
             if not options.quiet:
-                console.print(f"[yellow]note:[/] {escape(message)}", highlight=False)
+                page.note(message)
             if log is not None:
                 _log(log, f"note: {message}")
         if log is not None:

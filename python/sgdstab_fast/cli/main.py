@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import codecs
 import math
-import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from sgdstab_fast import validation
 from sgdstab_fast._core.build import __version__
 from sgdstab_fast.cli import inputs, jobs
+from sgdstab_fast.cli.arguments import Parser, as_options, with_negative_orders
+from sgdstab_fast.cli.layout import SPELLED, Page
+from sgdstab_fast.cli.options import OPTIONS
 from sgdstab_fast.cli.report import EXIT_STATUS, Report, make_report, print_report, report_json, save_plots
 from sgdstab_fast.cli.tables import (
     print_chain,
@@ -39,7 +41,6 @@ from sgdstab_fast.moments.moments import moment_exponent
 from sgdstab_fast.program import status_of
 from sgdstab_fast.results.interruption import Interrupted
 from sgdstab_fast.results.progress import Progress
-from sgdstab_fast.systems.sampling import SAMPLINGS
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.tracking.tracker import StabilityTracker
 
@@ -49,13 +50,13 @@ def _report(options: argparse.Namespace) -> int:
     name, gram = inputs.named_gram(options)
     common = {**inputs.run_options(options), **jobs.kept(options)}
     inputs.require_writable(options)
-    console = Console()
+    page = Page()
 
     told: list[str] = []
 
     def tell(verdict: str) -> None:
         if verdict not in told and not options.json:
-            console.print(verdict, highlight=False)
+            page.line(verdict)
         told.append(verdict)
 
     def find(progress: Any) -> Report:
@@ -68,13 +69,13 @@ def _report(options: argparse.Namespace) -> int:
         system = LinearizedSGD(gram, learning_rate, **inputs.steps(options, gram))
         return make_report(name, system, k=options.exponents, progress=report, tell=tell, **common)
 
-    with jobs.telling(options, "exponent", console) as progress:
+    with jobs.telling(options, "exponent", page) as progress:
         job = jobs.ended(options, partial(find, progress))
     report: Report = job.found
     if options.json:
         print(report_json(report))
     else:
-        print_report(report, console, notes=not options.quiet)
+        print_report(report, page, notes=not options.quiet)
     sys.stdout.flush()
     if not job.early:
         save_plots(report, options.output)
@@ -173,7 +174,7 @@ def _track(options: argparse.Namespace) -> int:
         rng=options.seed,
         n_threads=options.threads,
     )
-    console = Console()
+    page = Page()
 
     def follow(progress: Any) -> None:
         try:
@@ -184,9 +185,9 @@ def _track(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             raise Interrupted(tracker if len(tracker.history) > 0 else None) from None
 
-    with jobs.telling(options, "points", console) as progress:
+    with jobs.telling(options, "points", page) as progress:
         job = jobs.ended(options, partial(follow, progress))
-    print_history(inputs.name_of(options.kernels), tracker.history, console)
+    print_history(inputs.name_of(options.kernels), tracker.history, page)
     sys.stdout.flush()
     if not job.early:
         save_history_plot(tracker.history, options.output)
@@ -202,17 +203,17 @@ def _found(
     options: argparse.Namespace,
     label: str,
     find: Callable[[Any, Any], Any],
-    show: Callable[[str, Any, Console], None],
+    show: Callable[[str, Any, Page], None],
 ) -> int:
     """Find and show, and write the plot, and the numbers if asked for, where a command has them."""
     if "output" in options:
         inputs.require_writable(options)
     name, gram = inputs.named_gram(options)
-    console = Console()
-    with jobs.telling(options, label, console) as progress:
+    page = Page()
+    with jobs.telling(options, label, page) as progress:
         job = jobs.ended(options, partial(find, gram, progress))
     found = job.found
-    show(name, found, console)
+    show(name, found, page)
     if "output" in options and not job.early:
         sys.stdout.flush()
         save_plot(found, options.output)
@@ -224,54 +225,6 @@ def _found(
     return 0
 
 
-# A suffix after / tells options with one flag apart.
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "gram": {
-        "nargs": "?", "type": Path, "metavar": "GRAM", "help": ".npy or .npz file; the embedded example if left out"},
-    "kernels": {
-        "nargs": "+", "type": Path, "metavar": "KERNEL",
-        "help": "files of gram.Kernel.save, or a directory of them, each with its step as the last number of its name; "
-        "or one .npz file with arrays steps, matrices and perhaps residuals, losses, learning_rates and batch_sizes"},
-    "--quantities": {
-        "default": "all", "metavar": "Q,..", "help": "what to measure: all, economy (no simulation), or a list"},
-    "--seconds": {"type": float, "metavar": "S", "help": "what simulations of a point may take, about"},
-    "--learning-rate/required": {"type": float, "metavar": "ETA", "required": True, "help": "step size"},
-    "--key": {"help": "which array of a .npz file; needed if it holds several"},
-    "--rtol": {"type": float, "help": "relative standard error (default: %(default)g)"},
-    "--max-steps": {"type": float, "help": "steps to take at the most (default: %(default)g)"},
-    "--rtol/own": {"type": float, "help": "relative standard error (default: 2e-5, where that takes long 1e-3)"},
-    "--max-steps/own": {"type": float, "help": "steps to take at the most (default: 2e8, with slow directions 1e10)"},
-    "--seed": {"type": int, "help": "seed of the random streams (default: fresh entropy)"},
-    "--threads": {"type": int, "help": "threads (default: all processors)"},
-    "--learning-rate": {"type": float, "metavar": "ETA", "help": "step size; required with GRAM"},
-    "--learning-rate/asked": {
-        "type": float, "metavar": "ETA", "help": "a step size, of which the table says what allows it"},
-    "--learning-rates": {
-        "required": True, "metavar": "LOW:HIGH:COUNT",
-        "help": "equally spaced, or LOW:HIGH:COUNT:log for equal ratios, or a list: 0.1,0.2,0.5"},
-    "--p": {"metavar": "LOW:HIGH:COUNT", "help": "orders, or a list: -1,1,3 (default: %(default)s)"},
-    "--p/none": {"metavar": "P,..", "help": "orders of moments, seconds each, or none (default: %(default)s)"},
-    "--p/more": {"metavar": "P,..", "help": "orders of moments too, as a list: 1,4 or -1,.5"},
-    "--output": {"type": Path, "metavar": "PATH", "help": "the plot (default: %(default)s)"},
-    "--output/several": {"type": Path, "metavar": "PATH", "help": "plots (default: %(default)s)"},
-    "--csv": {"type": Path, "metavar": "PATH", "help": "the numbers, a row for each {row}"},
-    "--json": {"action": "store_true", "help": "print JSON instead of a table"},
-    "--exponents": {"type": int, "metavar": "K", "help": "how many exponents (default: all up to rank 512, else 32)"},
-    "--batch-size": {"type": int, "default": 1, "metavar": "B", "help": "examples per step (default: 1)"},
-    "--batch-size/several": {
-        "default": "1", "metavar": "B,..", "help": "examples per step, as a list or LOW:HIGH: 1,2,4 (default: 1)"},
-    "--sampling": {"choices": SAMPLINGS, "default": "iid", "help": "how batches are drawn (default: %(default)s)"},
-    "--sampling/independent": {
-        "choices": SAMPLINGS[:2], "default": "iid", "help": "how batches are drawn (default: %(default)s)"},
-    "--momentum": {"type": float, "default": 0.0, "metavar": "B", "help": "heavy-ball momentum (default: 0)"},
-    "--momentum/several": {
-        "default": "0", "metavar": "B,..", "help": "heavy-ball momentum, as a list: 0,0.9 (default: 0)"},
-    "--nesterov": {"action": "store_true", "help": "Nesterov momentum instead"},
-    "--groups": {
-        "metavar": "M", "help": "rows of K per example, consecutive; or a .npy file with a label for each row"},
-    "--scale": {"type": float, "default": 1.0, "help": "curvature of the loss: 2 for (f - y)^2 (default: %(default)g)"},
-    **jobs.OPTIONS,
-}  # fmt: skip
 _FAILURES = "2 bad input, 130 interrupted, 141 output that nobody reads, 70 an error of the program"
 _TELLING = "--quiet --log"
 _JOB = f"--checkpoint --resume --budget {_TELLING}"
@@ -289,6 +242,14 @@ class _Command(NamedTuple):
     row: str = ""
     """What a table has rows of."""
     epilog: str = f"Exit status: 0, {_FAILURES}."
+    examples: tuple[str, ...] = ()
+    """What may follow the name of the command."""
+    takes: str = "[GRAM]"
+
+    @property
+    def examples_listed(self) -> str:
+        """The examples, a line each."""
+        return "\n".join(["examples:", *(f"  sgdstab {example}".rstrip() for example in self.examples)])
 
 
 _COMMANDS = {
@@ -299,6 +260,10 @@ _COMMANDS = {
         (f"{_RUN} --learning-rate", _STEPS, _JOB, "--output/several --json --exponents"),
         {"--rtol": 1e-2, "--max-steps": 5e7, "--output": Path("report.png")},
         epilog=f"Exit status: 0 stable, 1 unstable, 3 undecided, {_FAILURES}.",
+        examples=(
+            "report",
+            "report gram.npy --learning-rate 0.3",
+        ),
     ),
     "sweep": _Command(
         _sweep,
@@ -312,6 +277,11 @@ _COMMANDS = {
         ),
         {"--rtol": 1e-2, "--max-steps": 1e7, "--output": Path("map.png")},
         "learning rate",
+        examples=(
+            "sweep gram.npy --learning-rates 0.1:2:64",
+            "sweep gram.npy --learning-rates 0.1,0.2 --csv map.csv",
+        ),
+        takes="--learning-rates LOW:HIGH:COUNT [GRAM]",
     ),
     "critical": _Command(
         _critical,
@@ -319,6 +289,10 @@ _COMMANDS = {
         "Find the largest learning rates that are stable: in mean square, almost surely, for full batches.",
         ("gram --key --rtol/own --max-steps/own --seed --threads", _STEPS, _JOB, "--p/more"),
         {},
+        examples=(
+            "critical gram.npy",
+            "critical gram.npy --batch-size 8 --momentum 0.9",
+        ),
     ),
     "thresholds": _Command(
         _thresholds,
@@ -332,6 +306,7 @@ _COMMANDS = {
         ),
         {"--rtol": 1e-2, "--max-steps": 5e7, "--p": "1,4", "--output": Path("thresholds.png")},
         "notion",
+        examples=("thresholds gram.npy --batch-size 2",),
     ),
     "moments": _Command(
         _moments,
@@ -341,6 +316,7 @@ _COMMANDS = {
         (f"{_RUN} --learning-rate", _STEPS, _JOB, "--p --output --csv"),
         {"--rtol": 1e-3, "--max-steps": 2e7, "--p": "-2:4:25", "--output": Path("moments.png")},
         "order",
+        examples=("moments gram.npy --learning-rate 0.3 --p -1:4:11",),
     ),
     "track": _Command(
         _track,
@@ -354,6 +330,8 @@ _COMMANDS = {
         ),
         {"--rtol": 1e-2, "--seed": 0, "--output": Path("history.png")},
         "point",
+        examples=("track step-*.npz --learning-rate 0.3",),
+        takes="--learning-rate ETA KERNEL [KERNEL ...]",
     ),
     "chain": _Command(
         _chain,
@@ -363,28 +341,47 @@ _COMMANDS = {
         (f"{_RUN} --learning-rate", _STEPS, _JOB, "--output --csv"),
         {"--rtol": 0.02, "--max-steps": 1e7, "--output": Path("chain.png")},
         "example",
+        examples=("chain gram.npy --learning-rate 0.3",),
     ),
 }
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    top = argparse.ArgumentParser(
-        prog="sgdstab", description="Can SGD settle at this minimum? Stability of SGD from Lyapunov exponents."
+    top = Parser(
+        prog="sgdstab",
+        description=_paragraph(f"Can SGD settle at this minimum? Stability of SGD from Lyapunov exponents. {_UNITS}"),
+        epilog="examples:\n  sgdstab report\n  sgdstab report gram.npy --learning-rate 0.3\n  sgdstab report --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = top.add_subparsers(dest="command", required=True)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for name, command in _COMMANDS.items():
-        its = commands.add_parser(name, help=command.help, description=command.description, epilog=command.epilog)
+        its = commands.add_parser(
+            name,
+            help=command.help,
+            description=_paragraph(f"{command.description} {_UNITS}"),
+            epilog=f"{command.examples_listed}\n\n{_paragraph(command.epilog)}",
+            usage=f"sgdstab {name} [options] {command.takes}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         its.set_defaults(run=command.run, output_by_default=command.defaults.get("--output"))
         for place, options in zip(_groups(its), command.options, strict=True):
             for option in options.split():
-                flag, settings = option.partition("/")[0], dict(_OPTIONS[option])
+                flag, settings = option.partition("/")[0], dict(OPTIONS[option])
                 settings["help"] = settings["help"].format(row=command.row)
                 if flag in command.defaults:
                     settings["default"] = command.defaults[flag]
                 place.add_argument(flag, **settings)
     return top
+
+
+_UNITS = "Exponents are in nats per step, learning rates those of torch.optim.SGD, times in seconds."
+
+
+def _paragraph(text: str) -> str:
+    """Return lines as wide as those that argparse makes."""
+    return textwrap.fill(text, max(shutil.get_terminal_size().columns - 2, 20))
 
 
 def _groups(its: argparse.ArgumentParser) -> tuple[Any, ...]:
@@ -398,17 +395,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: Sequence[str]) -> int:
-    options = parser().parse_args(_with_negative_orders(arguments))
+    options = parser().parse_args(with_negative_orders(arguments))
     with _spelled_out():
         try:
             status: int = options.run(options)
+        except (ValueError, TypeError) as error:
+            raise as_options(error, options) from error
         except SystemExit as error:  # rich's, with a status of 1, where nobody reads what it writes
             raise BrokenPipeError from error
         sys.stdout.flush()
         return status
-
-
-_SPELLED = {"±": "+-", "…": "...", "λ": "lambda"}
 
 
 @contextmanager
@@ -430,15 +426,4 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     unknown = error.object[error.start : error.end]
-    return "".join(_SPELLED.get(character, "?") for character in unknown), error.end
-
-
-def _with_negative_orders(arguments: Sequence[str]) -> list[str]:
-    """Join ``--p`` to what follows: argparse takes -2:4:25 for an option."""
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1] == "--p" and re.match(r"-[\d.]", argument):
-            joined[-1] += "=" + argument
-        else:
-            joined.append(argument)
-    return joined
+    return "".join(SPELLED.get(character, "?") for character in unknown), error.end

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from sgdstab_fast import validation
+from sgdstab_fast.cli.figures import figure_of
+from sgdstab_fast.cli.layout import Page
 from sgdstab_fast.exact.full_batches import gd_threshold
 from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, Stability
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum, sum_rule_holds
 from sgdstab_fast.exponents.stability import stability
 from sgdstab_fast.nonlinear.batches import BatchStability, stability_of_batches
 from sgdstab_fast.results.interruption import Interrupted, interruptible
-from sgdstab_fast.results.printed import computed, with_error
+from sgdstab_fast.results.printed import as_text, computed, is_of_few_chains, with_error
 from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.results.result import INTERRUPTED
 from sgdstab_fast.results.warnings import collected
 from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov
 from sgdstab_fast.systems.sgd import LinearizedSGD
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LEVEL = 0.99
 """Confidence of a verdict by simulation, and of the intervals shown."""
@@ -121,56 +116,54 @@ def make_report(
     return report
 
 
-def print_report(report: Report, console: Console, *, notes: bool = True) -> None:
+def print_report(report: Report, page: Page, *, notes: bool = True) -> None:
     """Print the report as a table, with notes of what it falls short of."""
+    page.sheet(report.name, _rows(report))
+    for warning in report.warnings if notes else ():
+        page.note(warning)
+
+
+def _rows(report: Report) -> Iterator[tuple[str, str | Text]]:
+    """Yield what the report tells, with labels."""
     system, found, exponent, spectrum = report.system, report.stability, report.exponent, report.spectrum
-    table = Table(
-        title=escape(report.name), title_justify="left", show_header=False, box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
     rows = "" if len(system.diagonal) == system.n_examples else f"   ({len(system.diagonal)} rows of K)"
-    table.add_row("examples, rank", f"{system.n_examples}, {system.rank}{rows}")
-    table.add_row("learning rate", f"{system.learning_rate:.12g}   (batch size {system.batch_size})")
+    yield "examples, rank", f"{system.n_examples}, {system.rank}{rows}"
+    yield "learning rate", f"{system.learning_rate:.12g}   (batch size {system.batch_size})"
     single = system.is_plain
     if not single:
-        table.add_row("steps", _steps(system))
+        yield "steps", _steps(system)
     if system.recurrence.is_plain and not system.is_grouped:
-        table.add_row("growing steps", _growing(found, system))
+        yield "growing steps", _growing(found, system)
     if report.batches is not None:
-        table.add_row("every batch", _of_batches(report.batches))
+        yield "every batch", _of_batches(report.batches)
     relative = system.learning_rate / report.gd_threshold - 1
     side = "at" if abs(relative) < 1e-12 else "below" if relative < 0 else "above"
-    table.add_row("full-batch GD", f"mu = {found.gd:.6g} per step   ({side} its threshold {report.gd_threshold:.6g})")
-    table.add_row("mean square", _mean_square(found) if spectrum is not None else _mean_square_so_far(found))
-    table.add_row("SGD", _NOT_YET if exponent is None else _lambda(exponent))
+    yield "full-batch GD", f"mu = {as_text(found.gd)} per step   ({side} its threshold {as_text(report.gd_threshold)})"
+    yield "mean square", _mean_square(found) if spectrum is not None else _mean_square_so_far(found)
+    yield "SGD", _NOT_YET if exponent is None else _lambda(exponent)
     if spectrum is None:
-        table.add_row("spectrum", _NOT_YET)
+        yield "spectrum", _NOT_YET
     else:
-        table.add_row(f"top exponents\n{LEVEL:.0%} intervals", _top_exponents(spectrum))
-        table.add_row("sum rule", _sum_rule(spectrum))
+        shown = _top_exponents(spectrum)
+        yield f"top exponents\n{LEVEL:.0%} intervals" if "\n" in shown else "top exponent", shown
+        yield "sum rule", _sum_rule(spectrum)
     taken = [(exponent, "lambda"), (spectrum, "the spectrum")]
-    table.add_row(
+    yield (
         "steps" if single else "steps taken",
         "\n".join(
             f"{each.n_steps:.3g} for {what} ({_STOPPED[each.stopped_by]})" for each, what in taken if each is not None
         ),
     )
-    table.add_row("time", f"{found.seconds:.2f} s for the verdict, {report.seconds:.2f} s in all")
+    yield "time", f"{found.seconds:.2f} s for the verdict, {report.seconds:.2f} s in all"
     style = {"stable": "bold green", "unstable": "bold red", "undecided": "bold yellow"}[found.verdict]
     undecided = found.verdict == "undecided"
     known = exponent is not None and exponent.stopped_by in ("atol", "closed form")
     meaning = _NEITHER if undecided and known else _MEANING[found.verdict]
-    table.add_row("verdict", f"[{style}]{found.verdict.upper()}[/]   {meaning}")
+    yield "verdict", Text.assemble((found.verdict.upper(), style), f"   {meaning}")
     exact = "   (exact)" if found.confidence == 1 and not undecided else ""
-    table.add_row("certificate", f"{found.certificate}{exact}")
+    yield "certificate", f"{found.certificate}{exact}"
     if found.regularity is not None:
-        table.add_row(
-            "Theorem B", escape(found.theorem_b.removeprefix("by Theorem B, ").replace(" by Theorem B", "", 1))
-        )
-    console.print(table)
-    for warning in report.warnings if notes else ():
-        console.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
+        yield "Theorem B", found.theorem_b.removeprefix("by Theorem B, ").replace(" by Theorem B", "", 1)
 
 
 _NOT_YET = "interrupted before it was estimated"
@@ -178,10 +171,12 @@ _NOT_YET = "interrupted before it was estimated"
 
 def _lambda(exponent: LyapunovExponent) -> str:
     low, high = exponent.confidence_interval(LEVEL)
-    return (
-        f"lambda = {with_error(exponent.exponent, exponent.standard_error)} per step\n"
-        f"{LEVEL:.0%} interval [{low:.6g}, {high:.6g}]\n{exponent.per_epoch:.6g} per epoch"
-    )
+    known = with_error(exponent.exponent, exponent.standard_error)
+    if is_of_few_chains(exponent.degrees_of_freedom) and known != "unknown":
+        known = f"{exponent.exponent:.6g}"
+    interval = f"[{low:.6g}, {high:.6g}]" if math.isfinite(high - low) or low == high else "not known"
+    per_epoch = exponent.per_epoch if known != "unknown" else None
+    return f"lambda = {known} per step\n{LEVEL:.0%} interval {interval}\n{as_text(per_epoch)} per epoch"
 
 
 def _top_exponents(spectrum: LyapunovSpectrum) -> str:
@@ -266,7 +261,7 @@ def _of_batches(found: BatchStability) -> str:
 
 
 def report_json(report: Report) -> str:
-    """Return the report as JSON; what is infinite or unknown is a string."""
+    """Return the report as JSON; what is infinite is a string, what is unknown is null."""
     found, exponent, spectrum = report.stability, report.exponent, report.spectrum
     mean_square, law = found.mean_square, report.system.law
     content = {
@@ -298,25 +293,7 @@ def report_json(report: Report) -> str:
         "seconds": report.seconds,
         "provenance": {} if exponent is None else dict(exponent.provenance),
     }
-    return json.dumps(_finite(content), indent=2)
-
-
-def figure_of(columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
-    """Return a figure of its own and a row of its axes, one or an array.
-
-    The backend in the environment is another program's, and may not be there: figures of the command line are files.
-    """
-    backend = os.environ.pop("MPLBACKEND", None)
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    finally:
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns)
+    return json.dumps(_finite(content), indent=2, allow_nan=False)
 
 
 def save_plots(report: Report, path: Path) -> None:
@@ -340,11 +317,11 @@ def _sum_rule(spectrum: LyapunovSpectrum) -> str:
     if spectrum.sum_rule_error is None:
         return "-inf: a step is singular (learning rate times gram diagonal is 1)"
     if math.isnan(spectrum.sum_of_exponents):
-        return f"estimated {spectrum.exponents.sum():.5g}: there are too many batches for the exact sum"
+        return f"estimated {as_text(spectrum.exponents.sum(), '.5g')}: there are too many batches for the exact sum"
     holds = "holds" if sum_rule_holds(spectrum.sum_rule_error, spectrum.exponents) else "VIOLATED"
     return (
         f"{holds} to {spectrum.sum_rule_error:.0e} along the path "
-        f"(estimated {spectrum.exponents.sum():.5g}, exact {spectrum.sum_of_exponents:.5g})"
+        f"(estimated {as_text(spectrum.exponents.sum(), '.5g')}, exact {spectrum.sum_of_exponents:.5g})"
     )
 
 
@@ -353,7 +330,7 @@ def _picked(value: Any, names: str) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """Return what JSON can hold: lists for arrays, words for what is not finite."""
+    """Return what JSON can hold: lists for arrays, None for what is unknown, words for what is infinite."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, dict):
@@ -361,5 +338,5 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+        return None if math.isnan(value) else str(float(value))
     return value

@@ -482,8 +482,7 @@ def _warn_of_trouble(budget: Budget, done: Run[VectorRecords]) -> None:
             "exponents being too close: raise max_steps"
         )
     elif budget.has_tolerance and done.stopped_by == "max_steps":
-        (exponent, rate), (error, rate_error) = found.mean, found.standard_error
-        warn(
-            f"max_steps={budget.max_steps} ended the run at lambda = {with_error(exponent, error)} and a contraction "
-            f"rate of {with_error(rate, rate_error)}, short of {budget.wanted}"
-        )
+        (exponent, rate), (error, rate_error), freedom = found.mean, found.standard_error, found.degrees_of_freedom
+        known = f"lambda = {with_error(exponent, error, freedom)}"
+        known += f" and a contraction rate of {with_error(rate, rate_error, freedom)}"
+        warn(f"max_steps={budget.max_steps} ended the run at {known}, short of {budget.wanted}")

@@ -30,6 +30,7 @@ from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.streams import STARTS
 from sgdstab_fast.directions.path import relaxation_rate
 from sgdstab_fast.results.chains import Ending
+from sgdstab_fast.results.printed import with_error
 from sgdstab_fast.results.storage import Savable
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.continuation import continued
@@ -74,8 +75,10 @@ class HolderContraction(Savable):
 
     def __repr__(self) -> str:
         shown = [
-            f"rate({alpha:g})={rate:.6g} ± {error:.1g}"
-            for alpha, rate, error in zip(self.alpha[:4], self.rates[:4], self.standard_errors[:4], strict=True)
+            f"rate({alpha:g})={with_error(rate, error, max(pairs - 1, 1))}"
+            for alpha, rate, error, pairs in zip(
+                self.alpha[:4], self.rates[:4], self.standard_errors[:4], self.effective_pairs[:4], strict=True
+            )
         ]
         more = f", … {len(self.alpha) - 4} more" if len(self.alpha) > 4 else ""
         return f"HolderContraction(n={self.n}, {', '.join(shown)}{more}, best_alpha={self.best_alpha:g})"

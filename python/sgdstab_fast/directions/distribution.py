@@ -40,6 +40,7 @@ from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.plotting.axes import words
 from sgdstab_fast.plotting.directions import finite_time_density
+from sgdstab_fast.results.printed import as_text, with_error
 from sgdstab_fast.results.storage import Savable
 from sgdstab_fast.statistics.means import mean_of
 
@@ -94,11 +95,13 @@ class FiniteTimeDistribution(Savable):
     """Independent chains."""
 
     def __repr__(self) -> str:
+        freedom = max((self.n_chains if self.n_chains > 1 else self.exponents.size) - 1, 1)
+        distance = with_error(self.kolmogorov_distance, self.kolmogorov_distance_standard_error, freedom)
+        growth = with_error(self.probability_of_growth, self.probability_of_growth_standard_error, freedom)
         return (
-            f"FiniteTimeDistribution(n={self.n}, mean={self.mean:.6g}, variance={self.variance:.3g}, "
-            f"kolmogorov_distance={self.kolmogorov_distance:.3g} ± {self.kolmogorov_distance_standard_error:.1g}, "
-            f"probability_of_growth={self.probability_of_growth:.3g} ± {self.probability_of_growth_standard_error:.1g},"
-            f" n_samples={self.exponents.size}, n_chains={self.n_chains})"
+            f"FiniteTimeDistribution(n={self.n}, mean={as_text(self.mean)}, variance={as_text(self.variance, '.3g')}, "
+            f"kolmogorov_distance={distance}, probability_of_growth={growth}, "
+            f"n_samples={self.exponents.size}, n_chains={self.n_chains})"
         )
 
     @property

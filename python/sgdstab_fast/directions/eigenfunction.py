@@ -54,6 +54,7 @@ from sgdstab_fast.directions.norm_products import (
 )
 from sgdstab_fast.exact.moments import mean_of_powers
 from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.results.printed import as_text
 from sgdstab_fast.results.progress import ProgressOption, current_listener, tell_of, tells
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
@@ -92,9 +93,9 @@ class Eigenfunction(Result):
 
     def __repr__(self) -> str:
         return (
-            f"Eigenfunction(p={self.p:g}, value={self.value:.8g}, "
-            f"value_standard_error={self.value_standard_error:.2g}, "
-            f"residual={self.residual:.2g}, n_directions={self.n_directions})"
+            f"Eigenfunction(p={self.p:g}, value={as_text(self.value, '.8g')}, "
+            f"value_standard_error={as_text(self.value_standard_error, '.2g')}, "
+            f"residual={as_text(self.residual, '.2g')}, n_directions={self.n_directions})"
         )
 
     def __call__(self, vectors: ArrayLike) -> Any:

@@ -36,7 +36,7 @@ from sgdstab_fast.directions.leading_part import LeadingBlock, leading_block
 from sgdstab_fast.directions.norm_products import NormProduct, Norms, norms_of
 from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.results.interruption import interruptible
-from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.printed import as_text, with_error
 from sgdstab_fast.results.progress import ProgressOption, current_listener, tell_of, tells
 from sgdstab_fast.results.provenance import provenance
 from sgdstab_fast.results.result import Result
@@ -87,7 +87,8 @@ class LyapunovFunction(Result):
     """What is subtracted from the logarithm, so that psi is 1 in the mean over stationary directions."""
 
     def __repr__(self) -> str:
-        return f"LyapunovFunction(p={self.p:g}, rate={self.rate:.8g}, largest_ratio={self.largest_ratio:.8g})"
+        rate, ratio = as_text(self.rate, ".8g"), as_text(self.largest_ratio, ".8g")
+        return f"LyapunovFunction(p={self.p:g}, rate={rate}, largest_ratio={ratio})"
 
     def __call__(self, vectors: ArrayLike) -> Any:
         """Return V of vectors in the system's coordinates, of shape (dimension,) or (n, dimension)."""
@@ -270,9 +271,8 @@ class _Directions:
                 system, Options(self._sign, _N_CHAINS, seed_from(self._rng), progress=current_listener())
             )
             if known.sign == 0:
-                raise ValueError(
-                    f"the sign of the exponent lambda is not known: {with_error(known.exponent, known.standard_error)}"
-                )
+                found = with_error(known.exponent, known.standard_error, known.degrees_of_freedom)
+                raise ValueError(f"the sign of the exponent lambda is not known: {found}")
             exponent = known.exponent
         _require_positive(exponent)
         return exponent

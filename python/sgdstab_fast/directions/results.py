@@ -22,7 +22,7 @@ from sgdstab_fast.plotting import directions as pictures
 from sgdstab_fast.plotting.axes import side_by_side, words
 from sgdstab_fast.results.chains import Ending
 from sgdstab_fast.results.interruption import interruptible
-from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.printed import as_text, with_error
 from sgdstab_fast.results.result import OneExponent
 from sgdstab_fast.statistics.means import Measured
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -81,10 +81,12 @@ class ProjectiveChain(OneExponent, renamed={"checkpoint": "ending"}):
     """Where the run ended."""
 
     def __repr__(self) -> str:
+        freedom = self.degrees_of_freedom
+        rate = with_error(self.contraction_rate, self.contraction_rate_standard_error, freedom)
         return (
-            f"ProjectiveChain(exponent={with_error(self.exponent, self.standard_error)}, "
-            f"contraction_rate={with_error(self.contraction_rate, self.contraction_rate_standard_error)}, "
-            f"autocorrelation_time={self.autocorrelation_time:.4g}, clt_variance={self.clt_variance:.4g}, "
+            f"ProjectiveChain(exponent={with_error(self.exponent, self.standard_error, freedom)}, "
+            f"contraction_rate={rate}, autocorrelation_time={as_text(self.autocorrelation_time, '.4g')}, "
+            f"clt_variance={as_text(self.clt_variance, '.4g')}, "
             f"mixed={self.mixed}, n_steps={self.n_steps})"
         )
 

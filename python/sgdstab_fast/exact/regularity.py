@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.interruption import interruptible_if_large
+from sgdstab_fast.results.printed import as_text
 from sgdstab_fast.results.progress import ProgressOption, tells
 from sgdstab_fast.results.storage import Savable
 from sgdstab_fast.systems.rows import IntArray, Rows
@@ -80,7 +81,7 @@ class Regularity(Savable):
             f"reflecting_examples={_listed(self.reflecting_examples)}, {len(self.components)} components, "
             f"without_gradient={_listed(self.without_gradient)}, full_rank={self.full_rank}, "
             f"contracting={self.contracting}, strongly_irreducible={self.strongly_irreducible}, "
-            f"margin={self.margin:.6g}, tolerance={self.tolerance:g})"
+            f"margin={as_text(self.margin)}, tolerance={self.tolerance:g})"
         )
 
     def __str__(self) -> str:

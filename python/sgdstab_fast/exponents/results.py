@@ -17,7 +17,7 @@ from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.plotting import exponents as pictures
 from sgdstab_fast.plotting.axes import words
 from sgdstab_fast.results.journal import Journal
-from sgdstab_fast.results.printed import computed, with_error
+from sgdstab_fast.results.printed import as_text, computed, with_error
 from sgdstab_fast.results.result import OneExponent, SeveralExponents, SimulatedEstimate
 from sgdstab_fast.results.storage import Savable
 from sgdstab_fast.simulation.vectors import estimate, estimate_with_own_growth
@@ -54,8 +54,9 @@ class LyapunovExponent(OneExponent):
     """Where K falls into blocks, the results of those that were simulated, by their number."""
 
     def __repr__(self) -> str:
+        found = with_error(self.exponent, self.standard_error, self.degrees_of_freedom, self.confidence_interval())
         return (
-            f"LyapunovExponent(exponent={with_error(self.exponent, self.standard_error)}, "
+            f"LyapunovExponent(exponent={found}, "
             f"stopped_by={self.stopped_by!r}, converged={self.converged}, mixed={self.mixed}, n_steps={self.n_steps}, "
             f"n_chains={self.n_chains})"
         )
@@ -175,9 +176,11 @@ class Stability(Savable):
     def __repr__(self) -> str:
         low, high = self.bounds
         if self.lyapunov is not None:
-            known = f"lambda={with_error(self.lyapunov.exponent, self.lyapunov.standard_error)}"
+            of_lambda = self.lyapunov
+            freedom, interval = of_lambda.degrees_of_freedom, of_lambda.confidence_interval()
+            known = f"lambda={with_error(of_lambda.exponent, of_lambda.standard_error, freedom, interval)}"
         else:
-            known = f"lambda in [{low:.6g}, {high:.6g}]"
+            known = f"lambda in [{as_text(low)}, {as_text(high)}]"
         if self.known_mean_square is not None:
             mean_square = self.known_mean_square
             known += f", mean_square={computed(mean_square.exponent, mean_square.error, 6)}"

@@ -370,9 +370,13 @@ def _warn(budget: Budget, done: Run[FrameRecords]) -> None:
         asked, place = int(np.isfinite(done.sizes).sum()), 1 + int((mean > mean[worst]).sum())
         allowance = estimate.of_exponents.bias_allowance[worst] if estimate.of_exponents is not None else 0.0
         why = ", most of it for what frames that have not settled may cost" if allowance > error[worst] / 2 else ""
+        freedom = estimate.degrees_of_freedom
+        if estimate.of_exponents is not None:
+            freedom = int(estimate.of_exponents.degrees_of_freedom[worst])
+        known = with_error(mean[worst], error[worst], freedom)
         warn(
             f"max_steps={budget.max_steps} ended the run with {short.size} of {asked} exponents short of "
-            f"{budget.wanted}, number {place} at {with_error(mean[worst], error[worst])}{why}: raise max_steps, "
+            f"{budget.wanted}, number {place} at {known}{why}: raise max_steps, "
             "or ask for less (k, tolerance_for, rtol or atol)"
         )
     elif not estimate.mixed:

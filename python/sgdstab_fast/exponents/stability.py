@@ -211,7 +211,8 @@ def _by_estimate(lyapunov: LyapunovExponent, confidence: float) -> _Decided:
     exact = lyapunov.stopped_by == "closed form"
     confidence = 1.0 if exact else confidence
     if lyapunov.sign == 0:
-        found = with_error(lyapunov.exponent, lyapunov.standard_error)
+        interval = lyapunov.confidence_interval()
+        found = with_error(lyapunov.exponent, lyapunov.standard_error, lyapunov.degrees_of_freedom, interval)
         why = f"{found}, its sign not being known" if math.isfinite(lyapunov.standard_error) else found
         why = "0 to rounding, where theory claims nothing" if exact else why
         return _Decided("undecided", f"none: lambda = {why}", confidence)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.plotting.maps import stability_map
-from sgdstab_fast.results.printed import with_error
-from sgdstab_fast.results.result import CLOSED_FORM, INTERRUPTED, SampledResult, SeveralExponents
+from sgdstab_fast.results.printed import as_text, with_error
+from sgdstab_fast.results.result import CLOSED_FORM, EXACT, INTERRUPTED, SampledResult, SeveralExponents
 from sgdstab_fast.results.storage import storable
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget
@@ -38,13 +38,18 @@ class Edges:
     """Its standard error, with that of the interpolation."""
 
     def __repr__(self) -> str:
-        return f"Edges({_told(self)})"
+        return f"Edges({_told(self, _crossing(self))})"
 
 
-def _told(edges: Edges) -> str:
-    crossing = with_error(edges.almost_sure, edges.almost_sure_standard_error)
-    almost_sure = "not on the grid" if math.isnan(edges.almost_sure) else crossing
-    return f"gd={edges.gd:.6g}, mean_square={edges.mean_square:.6g}, almost_sure={almost_sure}"
+def _told(edges: Edges, surely: str) -> str:
+    return f"gd={as_text(edges.gd)}, mean_square={as_text(edges.mean_square)}, almost_sure={surely}"
+
+
+def _crossing(edges: Edges, degrees_of_freedom: float = math.inf) -> str:
+    """Return where lambda changes sign, with its error, in words."""
+    if math.isnan(edges.almost_sure):
+        return "not on the grid"
+    return with_error(edges.almost_sure, edges.almost_sure_standard_error, degrees_of_freedom)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -91,7 +96,8 @@ class StabilityMap(SeveralExponents):
     """Where chains were seen to forget their starts."""
 
     def __repr__(self) -> str:
-        edges = ", ".join(f"{name}: {_told(edge)}" for name, edge in zip(self.names, self.edges, strict=True))
+        of_curves = zip(self.names, self.edges, crossings(self), strict=True)
+        edges = ", ".join(f"{name}: {_told(edge, crossing)}" for name, edge, crossing in of_curves)
         rates = self.learning_rates
         return (
             f"StabilityMap({rates.size} learning rates from {rates[0]:g} to {rates[-1]:g}, edges[{edges}], "
@@ -101,7 +107,8 @@ class StabilityMap(SeveralExponents):
     @property
     def names(self) -> list[str]:
         """What tells one curve from another, such as ``"B=2, momentum=0.9"``; momentum only where there is some."""
-        momentum = [f", momentum={value:g}" if self.momenta.any() else "" for value in self.momenta]
+        told = [", recurrence" if math.isnan(value) else f", momentum={value:g}" for value in self.momenta]
+        momentum = told if self.momenta.any() else [""] * len(told)
         return [f"B={size}{others}" for size, others in zip(self.batch_sizes, momentum, strict=True)]
 
     @property
@@ -137,8 +144,19 @@ class StabilityMap(SeveralExponents):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot lambda with its interval, Lambda(2)/2, mu and their edges over the learning rate; return the axes."""
-        edges = [with_error(edge.almost_sure, edge.almost_sure_standard_error) for edge in self.edges]
-        return stability_map(self, edges, ax)
+        return stability_map(self, crossings(self), ax)
+
+
+def crossings(found: StabilityMap) -> list[str]:
+    """Return where lambda of every curve changes sign, with its error, in words.
+
+    Degrees of freedom are the fewer of those at the two learning rates between which it lies.
+    """
+    told = []
+    for edges, freedom in zip(found.edges, found.degrees_of_freedom, strict=True):
+        right = int(np.searchsorted(found.learning_rates, edges.almost_sure))
+        told.append(_crossing(edges, int(freedom[max(right - 1, 0) : right + 1].min(initial=EXACT))))
+    return told
 
 
 @storable
@@ -190,10 +208,8 @@ class CriticalLearningRate(SampledResult):
     """Where K has some, what a search for another K takes over."""
 
     def __repr__(self) -> str:
-        return (
-            f"CriticalLearningRate(value={with_error(self.value, self.standard_error)}, "
-            f"criterion={self.criterion!r}, reason={self.reason!r})"
-        )
+        found = with_error(self.value, self.standard_error, self.degrees_of_freedom, self.confidence_interval())
+        return f"CriticalLearningRate(value={found}, criterion={self.criterion!r}, reason={self.reason!r})"
 
     def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the (low, high) that hold the critical learning rate with probability `level`."""
@@ -237,7 +253,6 @@ def rate_between(
 def warn_if_short(found: CriticalLearningRate, budget: Budget) -> None:
     """Warn where a search ended short of its tolerances."""
     if budget.has_tolerance and not found.converged and found.stopped_by != INTERRUPTED:
-        warn(
-            f"max_steps={budget.max_steps} ended the search at {with_error(found.value, found.standard_error)}, short "
-            f"of {budget.wanted}"
-        )
+        known = with_error(found.value, found.standard_error, found.degrees_of_freedom, found.confidence_interval())
+        at = "before it had come to a number" if known == "unknown" else f"at {known}"
+        warn(f"max_steps={budget.max_steps} ended the search {at}, short of {budget.wanted}")

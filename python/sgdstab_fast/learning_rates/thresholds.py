@@ -31,10 +31,10 @@ from sgdstab_fast.nonlinear.batches import stability_of_batches
 from sgdstab_fast.nonlinear.edge_measures import edge_measures
 from sgdstab_fast.plotting.thresholds import thresholds_plot
 from sgdstab_fast.results.interruption import Stopped
-from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.printed import as_text, with_error
 from sgdstab_fast.results.progress import listening
 from sgdstab_fast.results.provenance import provenance
-from sgdstab_fast.results.result import INTERRUPTED, Result
+from sgdstab_fast.results.result import EXACT, INTERRUPTED, Result
 from sgdstab_fast.results.storage import storable
 from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
@@ -83,6 +83,8 @@ class Threshold:
     """What the statement takes for granted, and what the data say about it."""
     implies: tuple[str, ...]
     """Notions that follow: their thresholds are not below."""
+    degrees_of_freedom: int = EXACT
+    """Of the standard error."""
 
     def allows(self, learning_rate: float) -> bool | None:
         """Say whether a learning rate is below; None where that is not known."""
@@ -117,7 +119,7 @@ class Thresholds(Result):
         return len(self.rows)
 
     def __repr__(self) -> str:
-        return f"Thresholds({', '.join(f'{row.name}={row.value:.6g}' for row in self.rows)})"
+        return f"Thresholds({', '.join(f'{row.name}={as_text(row.value)}' for row in self.rows)})"
 
     def __str__(self) -> str:
         table = self.to_table()
@@ -152,9 +154,10 @@ class Thresholds(Result):
         headings = ("notion", "critical rate", "kind", *([] if eta is None else [f"eta = {eta:g}"]), "below it")
         found = [headings]
         for row in self.rows:
-            known = row.standard_error > 0 or row.low == row.high
-            value = with_error(row.value, row.standard_error) if row.standard_error > 0 else f"{row.value:.6g}"
-            value = value if known else f"{row.low:.6g} .. {row.high:.6g}"
+            if row.standard_error > 0:
+                value = with_error(row.value, row.standard_error, row.degrees_of_freedom, (row.low, row.high))
+            else:
+                value = f"{row.low:.6g} .. {row.high:.6g}" if row.low < row.high else as_text(row.value)
             says = [] if eta is None else [_SAID[row.kind][row.allows(eta)]]
             found.append((row.name, value, row.kind, *says, row.meaning))
         return found
@@ -360,6 +363,7 @@ def _of(
         if found.stopped_by == INTERRUPTED
         else checked or f"linearised dynamics; {found.reason}",
         implies=implies,
+        degrees_of_freedom=found.degrees_of_freedom,
     )
 
 
@@ -430,6 +434,7 @@ def _sharpness(known: Any, residuals: Any, system: LinearizedSGD, rtol: float, s
         source="Andreyev & Beneventano, arXiv 2412.20553, definition 3",
         checked="of the residuals as they are; no condition of stability",
         implies=(),
+        degrees_of_freedom=found.degrees_of_freedom,
     )
 
 

@@ -15,7 +15,7 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.curves.envelope import Envelope
 from sgdstab_fast.plotting import moments as pictures
 from sgdstab_fast.plotting.axes import side_by_side
-from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.printed import as_text, is_of_few_chains, with_error
 from sgdstab_fast.results.result import EXACT, INTERRUPTED, SampledResult, SeveralExponents
 from sgdstab_fast.results.storage import storable
 from sgdstab_fast.statistics.intervals import student_quantile
@@ -129,8 +129,10 @@ class MomentExponents(SeveralExponents):
 
     def __repr__(self) -> str:
         shown = [
-            f"Lambda({order:g})=" + (with_error(value, error) if error > 0 else f"{value:.6g}")
-            for order, value, error in zip(self.p, self.exponents, self.standard_errors, strict=True)
+            f"Lambda({order:g})=" + (with_error(value, error, its) if error > 0 else as_text(value))
+            for order, value, error, its in zip(
+                self.p, self.exponents, self.standard_errors, self.degrees_of_freedom, strict=True
+            )
         ]
         more = f", … {len(shown) - 5} more" if len(shown) > 5 else ""
         return (
@@ -246,7 +248,10 @@ class MomentExponents(SeveralExponents):
         high = self.trusted_orders[1]
         if slope < 0 and (high == 0 or float(self.curve.value(high)) < 0):
             raise ValueError(f"the tail index is beyond {high:g}, the largest order: give larger orders")
-        raise ValueError(f"lambda = {with_error(slope, error)} is too close to 0 to tell a tail index: raise max_steps")
+        freedom = int(np.min(self.degrees_of_freedom, initial=EXACT))
+        raise ValueError(
+            f"lambda = {with_error(slope, error, freedom)} is too close to 0 to tell a tail index: raise max_steps"
+        )
 
     @property
     def tail_index_standard_error(self) -> float:
@@ -348,11 +353,14 @@ class FiniteTimeProbability(SampledResult):
     """Why the probability is known without simulation."""
 
     def __repr__(self) -> str:
+        freedom = min(self.n_chains - 1, self.effective_sample_size)
+        interval = self.confidence_interval() if is_of_few_chains(freedom) else None
+        found = with_error(self.probability, self.standard_error, freedom, interval)
         return (
-            f"FiniteTimeProbability(probability={with_error(self.probability, self.standard_error)}, "
-            f"log_probability={self.log_probability:.6g}, n={self.n}, threshold={self.threshold:.6g}, "
-            f"method={self.method!r}, order={self.order:.4g}, stopped_by={self.stopped_by!r}, n_steps={self.n_steps}"
-            + (f", reason={self.reason!r})" if self.reason else ")")
+            f"FiniteTimeProbability(probability={found}, "
+            f"log_probability={as_text(self.log_probability)}, n={self.n}, threshold={self.threshold:.6g}, "
+            f"method={self.method!r}, order={as_text(self.order, '.4g', 'none')}, stopped_by={self.stopped_by!r}, "
+            f"n_steps={self.n_steps}" + (f", reason={self.reason!r})" if self.reason else ")")
         )
 
     @property

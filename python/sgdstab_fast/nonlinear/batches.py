@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.gram.given import given
 from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.results.printed import as_text
 from sgdstab_fast.results.progress import ProgressOption, tell_of, tells
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
@@ -87,9 +88,10 @@ class BatchStability(Result):
         return 2 / self.upper, 2 / self.lower
 
     def __repr__(self) -> str:
-        known = f"largest={self.largest:.6g}" if self.exact else f"lower={self.lower:.6g}, upper={self.upper:.6g}"
+        known = f"largest={as_text(self.largest)}"
+        known = known if self.exact else f"lower={as_text(self.lower)}, upper={as_text(self.upper)}"
         low, high = self.critical_learning_rate_bounds
-        rate = f"{low:.6g}" if self.exact else f"({low:.6g}, {high:.6g})"
+        rate = as_text(low) if self.exact else f"({as_text(low)}, {as_text(high)})"
         return (
             f"BatchStability(stable={self.stable}, {known}, critical_learning_rate={rate}, "
             f"worst_batch={self.worst_batch.tolist()})"

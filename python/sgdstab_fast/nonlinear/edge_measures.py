@@ -40,7 +40,7 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast._core.seeds import seed_from
 from sgdstab_fast.gram.given import given, residuals_of
 from sgdstab_fast.results.interruption import interruptible_if_large
-from sgdstab_fast.results.printed import with_error
+from sgdstab_fast.results.printed import as_text, with_error
 from sgdstab_fast.results.progress import ProgressOption, tell_of, tells
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import EXACT, Result
@@ -76,17 +76,22 @@ class EdgeMeasures(Result):
     """Batches that `batch_sharpness` is the mean of; 0 where it is known without any."""
 
     def __repr__(self) -> str:
-        known = with_error(self.batch_sharpness, self.batch_sharpness_standard_error)
+        known = with_error(self.batch_sharpness, self.batch_sharpness_standard_error, self.degrees_of_freedom)
         return (
-            f"EdgeMeasures(batch_sharpness={known}, batch_sharpness_ratio={self.batch_sharpness_ratio:.6g}, "
-            f"gradient_noise_interaction={self.gradient_noise_interaction:.6g}, "
-            f"interaction_aware_sharpness={self.interaction_aware_sharpness:.6g})"
+            f"EdgeMeasures(batch_sharpness={known}, batch_sharpness_ratio={as_text(self.batch_sharpness_ratio)}, "
+            f"gradient_noise_interaction={as_text(self.gradient_noise_interaction)}, "
+            f"interaction_aware_sharpness={as_text(self.interaction_aware_sharpness)})"
         )
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Of the standard error."""
+        return max(self.n_batches - 1, 1) if self.batch_sharpness_standard_error > 0 else EXACT
 
     def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the (low, high) that hold the batch sharpness with probability `level`."""
-        freedom = max(self.n_batches - 1, 1) if self.batch_sharpness_standard_error > 0 else EXACT
-        low, high = interval(self.batch_sharpness, self.batch_sharpness_standard_error, freedom, level)
+        error = self.batch_sharpness_standard_error
+        low, high = interval(self.batch_sharpness, error, self.degrees_of_freedom, level)
         return float(low), float(high)
 
 

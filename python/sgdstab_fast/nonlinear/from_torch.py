@@ -24,6 +24,7 @@ from sgdstab_fast.nonlinear.oscillations import (
 from sgdstab_fast.nonlinear.self_stabilization import SelfStabilization
 from sgdstab_fast.nonlinear.torch_loss import Times, TorchLoss
 from sgdstab_fast.operators.krylov import ritz_pairs
+from sgdstab_fast.results.printed import as_text
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import warn
@@ -129,8 +130,8 @@ class PredictedDynamics(Result):
 
     def __repr__(self) -> str:
         return (
-            f"PredictedDynamics({len(self.x) - 1} steps: sharpness {self.sharpness.min():.6g} to "
-            f"{self.sharpness.max():.6g}, loss {self.loss.min():.6g} to {self.loss.max():.6g})"
+            f"PredictedDynamics({len(self.x) - 1} steps: sharpness {as_text(self.sharpness.min())} to "
+            f"{as_text(self.sharpness.max())}, loss {as_text(self.loss.min())} to {as_text(self.loss.max())})"
         )
 
 

@@ -33,6 +33,7 @@ import numpy as np
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.interruption import interruptible_if_large
+from sgdstab_fast.results.printed import as_text
 from sgdstab_fast.results.progress import ProgressOption, tell_of, tells
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
@@ -65,8 +66,8 @@ class NoiseEquilibrium(Result):
 
     def __repr__(self) -> str:
         return (
-            f"NoiseEquilibrium(equilibrium={self.equilibrium:.6g}, drift_per_step={self.drift_per_step:.6g}, "
-            f"charge={self.charge:.6g})"
+            f"NoiseEquilibrium(equilibrium={as_text(self.equilibrium)}, drift_per_step={as_text(self.drift_per_step)}, "
+            f"charge={as_text(self.charge)})"
         )
 
     def balance(self, rho: float) -> float:
@@ -102,7 +103,8 @@ class RescalingEquilibrium(Result):
         return math.sqrt(self.u_noise) * math.sqrt(self.w_noise)
 
     def __repr__(self) -> str:
-        return f"RescalingEquilibrium(equilibrium={self.equilibrium:.6g}, balanced_noise={self.balanced_noise:.6g})"
+        rho, noise = as_text(self.equilibrium), as_text(self.balanced_noise)
+        return f"RescalingEquilibrium(equilibrium={rho}, balanced_noise={noise})"
 
 
 @interruptible_if_large

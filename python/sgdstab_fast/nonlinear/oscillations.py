@@ -33,6 +33,7 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.results.printed import as_text
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import warn
@@ -98,8 +99,9 @@ class GDOscillation(Result):
 
     def __repr__(self) -> str:
         return (
-            f"GDOscillation(verdict={self.verdict!r}, criterion={self.criterion:.6g}, drift={self.drift:.3g}, "
-            f"amplitude={self.amplitude:.6g}, critical_learning_rate={self.critical_learning_rate:.6g})"
+            f"GDOscillation(verdict={self.verdict!r}, criterion={as_text(self.criterion)}, "
+            f"drift={as_text(self.drift, '.3g')}, amplitude={as_text(self.amplitude, absent='not applicable')}, "
+            f"critical_learning_rate={as_text(self.critical_learning_rate)})"
         )
 
 

@@ -30,6 +30,7 @@ import numpy as np
 
 from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
+from sgdstab_fast.results.printed import as_text
 from sgdstab_fast.results.provenance import versions
 from sgdstab_fast.results.result import Result
 
@@ -76,8 +77,8 @@ class SelfStabilization(Result):
 
     def __repr__(self) -> str:
         return (
-            f"SelfStabilization(delta={self.delta:.6g}, period={self.period:.6g}, "
-            f"loss_elevation={self.loss_elevation:.6g}, sharpness_gap={self.sharpness_gap:.6g})"
+            f"SelfStabilization(delta={as_text(self.delta)}, period={as_text(self.period)}, "
+            f"loss_elevation={as_text(self.loss_elevation)}, sharpness_gap={as_text(self.sharpness_gap)})"
         )
 
     def trajectory(self, x0: float, y0: float, n_steps: int) -> FloatArray:

@@ -23,7 +23,7 @@ from sgdstab_fast.results.printed import with_error
 if TYPE_CHECKING:
     from rich.console import Console
 
-_SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BETWEEN_LINES, _SECONDS_ON_TERMINALS = 30.0, 5.0  # the latter where there is no bar
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class Progress:
             return self._computed()
         parts = [self.verdict] if self.verdict else []
         if not math.isnan(self.exponent):
-            parts.append(with_error(self.exponent, self.standard_error))
+            known = with_error(self.exponent, self.standard_error)
+            parts.append("nothing known yet" if known == "unknown" else known)
         if self.goal > 0 and self.standard_error > self.goal:
             parts.append(f"waits for ± {self.goal:.2g}")
         if not math.isnan(self.steps_per_second):
@@ -117,11 +118,7 @@ def reporter(progress: ProgressOption, max_steps: int, label: str = "exponent") 
     if progress is None or progress is False:
         yield lambda state: None
     elif progress is True:
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        shown = _bar if console.is_terminal or console.is_jupyter else _lines
-        with shown(console, max_steps, label) as show:
+        with _on_standard_error(max_steps, label) as show:
             yield _timed(show)
     else:
         yield _timed(progress)
@@ -134,17 +131,39 @@ def _timed(report: Listener) -> Listener:
 
 
 @contextmanager
+def _on_standard_error(max_steps: int, label: str) -> Iterator[Listener]:
+    """Show a bar on a terminal or in a notebook, which takes rich; else lines now and then."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        seconds = _SECONDS_ON_TERMINALS if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES
+        yield lines(_write_line, label, seconds)
+        return
+    console = Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):
+        yield lines(_write_line, label)
+        return
+    with _bar(console, max_steps, label) as show:
+        yield show
+
+
+def _write_line(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
 def _bar(console: Console, max_steps: int, label: str) -> Iterator[Listener]:
     """Show a bar, on a terminal or in a notebook."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
     # A bar as wide as what the text leaves: the share of the time, as far as it is known.
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[found]}"),
+        TextColumn("{task.fields[found]}", table_column=Column(overflow="fold")),
     )
     with Bar(*columns, console=console, transient=True) as bar, current_interruption().closed_by(bar.stop):
         task = bar.add_task(label, total=max_steps, found="")
@@ -161,19 +180,14 @@ def _bar(console: Console, max_steps: int, label: str) -> Iterator[Listener]:
         yield show
 
 
-@contextmanager
-def _lines(console: Console, max_steps: int, label: str) -> Iterator[Listener]:
-    """Print a line now and then, where there is no terminal."""
-    yield lines(lambda text: print(text, file=sys.stderr, flush=True), label)
-
-
-def lines(write: Callable[[str], object], label: str) -> Listener:
-    """Return what writes a line now and then: for the log of a long job."""
+def lines(write: Callable[[str], object], label: str, seconds: float | None = None) -> Listener:
+    """Return what writes a line every so many seconds: for the log of a long job."""
+    pause = _SECONDS_BETWEEN_LINES if seconds is None else seconds
     last = time.monotonic()
 
     def show(state: Progress) -> None:
         nonlocal last
-        if (now := time.monotonic()) - last >= _SECONDS_BETWEEN_LINES:
+        if (now := time.monotonic()) - last >= pause:
             last = now
             steps = "" if state.doing else f"{state.n_steps:.3g} of {state.max_steps:.3g} steps, "
             write(f"{label}: {steps}{state}")

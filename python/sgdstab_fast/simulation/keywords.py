@@ -50,7 +50,8 @@ class ChainKeywords(TypedDict, total=False):
     n_threads : int, optional
         Threads; all available processors by default.
     progress : bool or callable, optional
-        True for a progress bar on standard error, or what to call with a `Progress`.
+        True for a progress bar on standard error, lines where rich is not installed, or what to call with a
+        `Progress`.
     executor : concurrent.futures.Executor or dask.distributed.Client, optional
         Where to run work items instead of threads.
     resume : path or result, optional

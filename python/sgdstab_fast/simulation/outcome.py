@@ -67,7 +67,7 @@ def warn_of_trouble(budget: Budget, done: Run[Any]) -> None:
             f"{done.error:.2g}, allows for what that may cost; raise max_steps, or ask for less"
         )
     if budget.has_tolerance and done.stopped_by == "max_steps":
-        found = with_error(float(estimate.mean[0]), done.error)
+        found = with_error(float(estimate.mean[0]), done.error, estimate.degrees_of_freedom)
         warn(f"max_steps={budget.max_steps} ended the run with lambda = {found}, short of {budget.wanted}")
 
 
