@@ -67,7 +67,8 @@ html_copy_source = False
 html_theme_options = {
     "logo": {"text": "sgdstab_fast"},
     "navbar_end": ["theme-switcher"],
-    "header_links_before_dropdown": 7,
+    "navbar_persistent": ["search-button"],
+    "header_links_before_dropdown": 8,
     "show_prev_next": False,
     "footer_start": ["copyright"],
     "footer_end": [],
