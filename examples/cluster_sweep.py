@@ -27,8 +27,8 @@ import sgdstab_fast as sf
 
 features = np.random.default_rng(0).standard_normal((12, 40))
 gram = features @ features.T / 40
-rates = np.linspace(0.6, 9.0, 15)
-job: dict[str, Any] = {"batch_sizes": (1, 4), "rtol": 0.05, "atol": 5e-3, "rng": 0}
+rates = np.linspace(0.6, 9.4, 12)
+job: dict[str, Any] = {"batch_sizes": (1, 4), "rtol": 0.1, "atol": 1e-2, "rng": 0}
 
 
 def cut_halfway(progress: sf.Progress) -> None:

@@ -28,7 +28,7 @@ torch.manual_seed(0)
 inputs = torch.randn(32, 5).double()
 targets = torch.sin(2 * inputs.sum(dim=1, keepdim=True))
 model, loss_of = nn.Sequential(nn.Linear(5, 32), nn.Tanh(), nn.Linear(32, 1)).double(), nn.MSELoss()
-optimiser = torch.optim.LBFGS(model.parameters(), max_iter=1500, tolerance_change=0, line_search_fn="strong_wolfe")
+optimiser = torch.optim.LBFGS(model.parameters(), max_iter=800, tolerance_change=0, line_search_fn="strong_wolfe")
 
 
 def closure() -> torch.Tensor:
@@ -56,7 +56,7 @@ print(kernel)
 # error bar. For large batches it may even lie above the rate of full batches.
 
 mean_square = {size: sf.critical_learning_rate(kernel, "mean-square", size).value for size in (1, 2, 4, 8, 16, 32)}
-almost_sure = {size: sf.critical_learning_rate(kernel, "almost-sure", size, rtol=0.01, rng=0) for size in (1, 4, 16)}
+almost_sure = {size: sf.critical_learning_rate(kernel, "almost-sure", size, rtol=0.02, rng=0) for size in (1, 4, 16)}
 full_batches = sf.critical_learning_rate(kernel, "gd").value
 for size, found in almost_sure.items():
     exact = mean_square[size]

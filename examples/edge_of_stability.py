@@ -27,7 +27,7 @@ from torch import nn
 
 def is_due(step: int) -> bool:
     """Say whether a step is measured: early ones closer."""
-    return step % (10 if step < 300 else 50) == 0
+    return step % (10 if step < 300 else 100) == 0
 
 
 def trained(learning_rate: float) -> tuple[nn.Module, torch.Tensor, torch.Tensor, sf.StabilityTracker]:
@@ -41,7 +41,7 @@ def trained(learning_rate: float) -> tuple[nn.Module, torch.Tensor, torch.Tensor
     quantities = ("critical_mean_square", "sharpness", "batch_sharpness")
     tracker = sf.StabilityTracker(learning_rate, batch_size=8, quantities=quantities)
     with tracker.watch(model, inputs, targets, loss=loss_of, every=is_due, background=False) as watch:
-        for step in range(1001):
+        for step in range(801):
             watch(step)
             batch = torch.randperm(32)[:8]
             optimiser.zero_grad()
@@ -59,7 +59,7 @@ runs = {rate: trained(rate) for rate in (0.1, 0.2, 0.3)}
 # over the one in use. It is above 1 below the edge.
 
 history = runs[0.3][-1].history
-for point in history[::5]:
+for point in [*history[::6], history[-1]]:
     print(f"step {point.step:4}: loss {point.loss:.1e}, mean-square ratio {point.mean_square_ratio:.3f}")
 
 # %%

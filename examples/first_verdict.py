@@ -54,7 +54,8 @@ for rate, result in exponents.items():
     print(f"learning rate {rate}: {result.exponent:+.5e} ± {result.standard_error:.1e}, 95%: {low:+.5e} to {high:+.5e}")
 
 # %%
-# The estimate settles as steps add up. The band is its 95% interval.
+# The estimate settles as steps add up. The band is its 95% interval. It is wide as long as too little is known of how
+# slowly chains forget where they started.
 
 exponents[0.6].plot()
 plt.show()
