@@ -88,6 +88,7 @@ print(f"rate function at 0: {rate:.4f}")
 # %%
 # The picture
 # -----------
+# Where a curve is a step of one run, at the end of both simulations, it says little.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 left.loglog(sizes, shares, color="#1f5a94", lw=2, label="simulated in numpy")
