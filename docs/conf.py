@@ -45,7 +45,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
-    "within_subsection_order": "ExampleTitleSortKey",
+    "within_subsection_order": "order_of_examples.key",
     "abort_on_example_error": True,
     "reset_modules": ("matplotlib", "time_limit.limit_time"),
     "reset_modules_order": "both",

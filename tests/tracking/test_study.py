@@ -1,4 +1,4 @@
-"""The study of the edge of stability, in short: a few runs of the example, from training to figures."""
+"""The study of the edge of stability, in short: a few runs of it, from training to figures."""
 
 import importlib.util
 import subprocess
@@ -8,13 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "edge_of_stability.py"
+STUDY = Path(__file__).parents[2] / "studies" / "edge_of_stability.py"
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     found = tmp_path_factory.mktemp("study")
-    command = [sys.executable, "-W", "ignore", str(EXAMPLE), str(found), "--reduced"]
+    command = [sys.executable, "-W", "ignore", str(STUDY), str(found), "--reduced"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return found
@@ -38,8 +38,8 @@ def test_runs_start_where_they_are_told_to(directory):
 
 
 def test_the_whole_study_has_what_it_says(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLE.parent)
-    spec = importlib.util.spec_from_file_location("edge_of_stability", EXAMPLE)
+    monkeypatch.syspath_prepend(STUDY.parent)
+    spec = importlib.util.spec_from_file_location("edge_of_stability", STUDY)
     study = importlib.util.module_from_spec(spec)
     sys.modules["edge_of_stability"] = study
     spec.loader.exec_module(study)

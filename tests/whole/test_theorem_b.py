@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sgdstab_fast as sf
 
-_PATH = Path(__file__).parents[2] / "examples" / "theorem_b.py"
+_PATH = Path(__file__).parents[2] / "studies" / "theorem_b.py"
 _SPECIFICATION = importlib.util.spec_from_file_location("theorem_b", _PATH)
 theorem_b = importlib.util.module_from_spec(_SPECIFICATION)
 sys.modules["theorem_b"] = theorem_b  # where dataclasses look their module up

@@ -1,6 +1,6 @@
 """The theories beside linear stability on small examples: a figure for each. Takes about a minute.
 
-python examples/beyond_the_edge.py --output docs/beyond_the_edge
+python studies/beyond_the_edge.py --output docs/figures/beyond_the_edge
 """
 
 from __future__ import annotations
