@@ -1,0 +1,31 @@
+"""What the gallery of examples asks: in which order, and how long one may take."""
+
+import signal
+
+ORDER = (
+    "first_verdict",
+    "critical_rates_of_a_network",
+    "three_minima",
+    "edge_of_stability",
+    "theorem_b",
+    "heavy_tails",
+    "random_matrices",
+    "cluster_sweep",
+)
+SECONDS = 60
+
+
+class Order:
+    """The key by which examples are sorted; one that has no place here ends the build."""
+
+    def __init__(self, folder):
+        pass
+
+    def __call__(self, name):
+        return ORDER.index(name.removesuffix(".py"))
+
+
+def limit_time(gallery, name, when):
+    """Start the clock before an example, and stop it after: one that hangs would hold the build up for ever."""
+    if hasattr(signal, "SIGALRM"):
+        signal.alarm(SECONDS if when == "before" else 0)
