@@ -10,8 +10,6 @@ before it gets there. With larger ones it reaches the edge, and stays there. The
 batch size in use; that of full batches is farther away.
 """
 
-# sphinx_gallery_thumbnail_number = 2
-
 # %%
 # Two lines more
 # --------------
@@ -19,6 +17,7 @@ batch size in use; that of full batches is farther away.
 # left as it is. ``quantities`` names what is measured; these three need no simulation. For large networks leave out
 # ``background=False``, and points are measured on another thread.
 
+# sphinx_gallery_thumbnail_number = 2
 import matplotlib.pyplot as plt
 import sgdstab_fast as sf
 import torch

@@ -8,8 +8,6 @@ A first verdict
 number decides, the Lyapunov exponent λ. Here it comes with an error bar, in less than a second.
 """
 
-# sphinx_gallery_thumbnail_number = 2
-
 # %%
 # What the package needs
 # ----------------------
@@ -17,6 +15,7 @@ number decides, the Lyapunov exponent λ. Here it comes with an error bar, in le
 # gradients of outputs i and j. The package has a real one to try: a small tanh network, trained on cases of breast
 # cancer until it fits them.
 
+# sphinx_gallery_thumbnail_number = 2
 import matplotlib.pyplot as plt
 import sgdstab_fast as sf
 

@@ -10,14 +10,13 @@ Legendre transform says how fast rare events become rarer. A direct simulation i
 package reaches events of probability 10⁻⁹ and less.
 """
 
-# sphinx_gallery_thumbnail_number = 2
-
 # %%
 # A minimum that is stable, but not by much
 # -----------------------------------------
 # Four examples. Their gradients are the rows of L, and K = L Lᵀ is the Gram matrix. At the learning rate 0.42 the
 # exponent λ is below 0.
 
+# sphinx_gallery_thumbnail_number = 2
 import matplotlib.pyplot as plt
 import numpy as np
 import sgdstab_fast as sf

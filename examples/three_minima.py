@@ -10,14 +10,13 @@ minimum: the larger the learning rate, the flatter. With batches of eight the fl
 rate of the sharp one. At 0.35 SGD stays at the flat minimum alone.
 """
 
-# sphinx_gallery_thumbnail_number = 2
-
 # %%
 # Three times the same start
 # --------------------------
 # Forty inputs, labels of -1 and 1, and a tanh network. Gradient descent on all examples starts three times at the same
 # parameters. Only the learning rate differs. All three runs fit the data.
 
+# sphinx_gallery_thumbnail_number = 2
 import matplotlib.pyplot as plt
 import sgdstab_fast as sf
 import torch
