@@ -22,6 +22,7 @@ class Order:
         pass
 
     def __call__(self, name):
+        """Return the place of a file."""
         return ORDER.index(name.removesuffix(".py"))
 
 
