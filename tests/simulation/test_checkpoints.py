@@ -17,6 +17,7 @@ from reference.calls import CALLS, PLAIN, bits
 from reference.known import K4
 from scipy.sparse import csr_array
 from sgdstab_fast.results.interruption import interruptible
+from sgdstab_fast.simulation import run as run_module
 
 pytestmark = pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 
@@ -193,6 +194,26 @@ def test_what_is_left_behind_writes_no_more(tmp_path):
         interruptible(lambda: sf.lyapunov_exponent(PLAIN, rtol=0, max_steps=10**12, checkpoint=path))()
     sf.lyapunov_exponent(PLAIN, rtol=1e-2, rng=1, checkpoint=path)
     timer.join()
+
+
+def test_what_is_left_behind_has_written_a_checkpoint(tmp_path, monkeypatch):
+    """A run that is in one long instruction when Ctrl-C comes, long before a checkpoint is due."""
+    path, how, looks = tmp_path / "run.npz", {"rtol": 0, "max_steps": 400_000, "rng": 1}, []
+    whole = sf.lyapunov_exponent(PLAIN, **how)
+
+    def slow(*arguments):
+        looks.append(arguments)
+        if len(looks) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        return look(*arguments)
+
+    look = run_module._look
+    monkeypatch.setattr(run_module, "_look", slow)
+    with pytest.raises(sf.Interrupted):
+        sf.lyapunov_exponent(PLAIN, **how, checkpoint=path)
+    monkeypatch.undo()
+    assert bits(sf.lyapunov_exponent(PLAIN, **how, resume=path)) == bits(whole)
 
 
 @pytest.mark.parametrize(

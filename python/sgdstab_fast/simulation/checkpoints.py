@@ -139,7 +139,7 @@ def recorded(
     if interruption.possible:
         describe()  # at once, since that takes time where K is large, and there is none when it is needed
     interruption.complete_by(completed)
-    with _writing(path, every, describe) as file:
+    with _writing(path, every, describe, journal) as file:
         token = _current.set(Recorder(journal, file, earlier=earlier))
         try:
             found = estimator(*args, **keywords)
@@ -160,14 +160,24 @@ def recorded(
 
 
 @contextmanager
-def _writing(path: Any, every: float, describe: Callable[[], None]) -> Iterator[CheckpointFile | None]:
+def _writing(
+    path: Any, every: float, describe: Callable[[], None], journal: Journal
+) -> Iterator[CheckpointFile | None]:
     if path is None:
         yield None
         return
     describe()
-    file = CheckpointFile(path, every)
+    file, interruption = CheckpointFile(path, every), current_interruption()
+
+    def leave_behind() -> None:
+        """Write for a call that does not come to it, what it had come to when it last said so."""
+        if not interruption.is_writing:
+            with suppress(OSError):
+                file.write(journal.copy())
+        file.close()
+
     try:
-        with current_interruption().closed_by(file.close):
+        with interruption.closed_by(leave_behind):
             yield file
     finally:
         file.close()
