@@ -28,7 +28,7 @@ from sgdstab_fast.results.printed import computed, with_error
 from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.results.result import INTERRUPTED
 from sgdstab_fast.results.warnings import collected
-from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov
+from sgdstab_fast.systems.recurrence import momentum_of, uses_nesterov
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
 if TYPE_CHECKING:

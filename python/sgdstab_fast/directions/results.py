@@ -316,17 +316,19 @@ class ProjectiveChain(OneExponent, renamed={"checkpoint": "ending"}):
         """
         parts = self.exponent_by_example, self.exponent_by_example_standard_error
         shares = self.participation, self.participation_standard_error
+        setting = self.setting
         panels: tuple[Callable[[Any], Any], ...]
         if self.without_parts and self.without_shares:
             text = f"λ = {self.exponent:.6g}\n{self.without_parts}\n{self.without_shares}"
-            panels = (partial(words, text, wrap=True, fontsize=9),)
+            panels = (partial(words, text, title=pictures.title("Projective chain", setting), wrap=True, fontsize=9),)
         elif self.without_shares:
-            panels = (partial(pictures.largest_parts, *parts, self.exponent, self.system.outcome),)
+            panels = (partial(pictures.largest_parts, *parts, self.exponent, self.system.outcome, setting),)
         else:
             growing = _growing(self.system)
-            panels = (partial(pictures.largest_shares, *shares, growing),)
+            panels = (partial(pictures.largest_shares, *shares, growing, setting),)
             if not self.without_parts:
-                panels = (partial(pictures.parts_by_share, *parts, shares[0], growing, self.exponent), *panels)
+                by_share = partial(pictures.parts_by_share, *parts, shares[0], growing, self.exponent, setting)
+                panels = (by_share, *panels)
         return side_by_side(panels, (5.5, 4), ax)
 
 

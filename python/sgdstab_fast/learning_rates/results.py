@@ -41,6 +41,11 @@ class Edges:
         return f"Edges({_told(self)})"
 
 
+def without_learning_rate(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what steps are whatever the learning rate."""
+    return {name: value for name, value in setting.items() if name != "learning_rate"}
+
+
 def _told(edges: Edges) -> str:
     crossing = with_error(edges.almost_sure, edges.almost_sure_standard_error)
     almost_sure = "not on the grid" if math.isnan(edges.almost_sure) else crossing
@@ -99,6 +104,16 @@ class StabilityMap(SeveralExponents):
         )
 
     @property
+    def setting(self) -> dict[str, Any]:
+        """What steps are, as of every result: what all curves share."""
+        found = without_learning_rate(super().setting)
+        for name, values in (("batch_size", self.batch_sizes), ("momentum", self.momenta)):
+            of_curves = np.unique(values).tolist()
+            found.pop(name, None)
+            found |= {name: of_curves[0]} if len(of_curves) == 1 and of_curves[0] > 0 else {}
+        return found | ({"nesterov": True} if self.nesterov else {})
+
+    @property
     def names(self) -> list[str]:
         """What tells one curve from another, such as ``"B=2, momentum=0.9"``; momentum only where there is some."""
         momentum = [f", momentum={value:g}" if self.momenta.any() else "" for value in self.momenta]
@@ -137,7 +152,7 @@ class StabilityMap(SeveralExponents):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot lambda with its interval, Lambda(2)/2, mu and their edges over the learning rate; return the axes."""
-        edges = [with_error(edge.almost_sure, edge.almost_sure_standard_error) for edge in self.edges]
+        edges = [with_error(edge.almost_sure, 1.96 * edge.almost_sure_standard_error) + " (95%)" for edge in self.edges]
         return stability_map(self, edges, ax)
 
 
@@ -188,6 +203,11 @@ class CriticalLearningRate(SampledResult):
     """Batches and optimiser of an almost-sure rate, which a search that starts from it has to share."""
     slow_directions: SlowDirections | None = None
     """Where K has some, what a search for another K takes over."""
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What steps are, as of every result, at whatever learning rate."""
+        return without_learning_rate(super().setting)
 
     def __repr__(self) -> str:
         return (

@@ -28,6 +28,8 @@ class Point:
     """B."""
     momentum: float = 0.0
     """Of the optimiser."""
+    n_examples: int = 0
+    """N; 0 where it is not known."""
     loss: float = math.nan
     """Mean loss of the examples."""
     verdict: str = ""
@@ -115,4 +117,4 @@ class Point:
 
 COLUMNS = tuple(each.name for each in fields(Point) if each.name != "notes")
 TEXTS = ("verdict", "certificate")
-WHOLE = ("step", "batch_size")
+WHOLE = ("step", "batch_size", "n_examples")
