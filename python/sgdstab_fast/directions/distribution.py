@@ -39,7 +39,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.moments.results import MomentExponents
-from sgdstab_fast.plotting.axes import title, words
+from sgdstab_fast.plotting.axes import number, title, words
 from sgdstab_fast.plotting.directions import finite_time_density
 from sgdstab_fast.results.storage import Savable
 from sgdstab_fast.statistics.means import mean_of
@@ -199,7 +199,7 @@ class FiniteTimeDistribution(Savable):
         sample = self.exponents[np.isfinite(self.exponents)]
         if not sample.size or not np.ptp(sample) > 0:
             heading = title(f"Finite-time exponents over n = {self.n} steps", self._setting)
-            return words(f"λₙ = {self.exponents[-1]:.6g} nats per step, always", ax, title=heading)
+            return words(f"λₙ = {number(self.exponents[-1], 6)} nats per step, always", ax, title=heading)
         edges = _edges(sample)
         low, high = _limits(edges)
         normal, deviations, spread = None, None, math.sqrt(self.clt_variance / self.n)

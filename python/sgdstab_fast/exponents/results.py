@@ -68,10 +68,8 @@ class LyapunovExponent(OneExponent):
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the running estimate with its interval against the number of steps; return the axes."""
         if self.chains is None:
-            heading = pictures.title("Lyapunov exponent", self.setting)
-            return words(
-                f"λ = {self.exponent:.6g} nats per step, exactly: {_meaning(self.exponent)}", ax, title=heading
-            )
+            text = f"λ = {number(self.exponent, 6)} nats per step, exactly:\n{_meaning(self.exponent)}"
+            return words(text, ax, title=title("Lyapunov exponent", self.setting))
         n_batches = self.chains.n_batches
         counts = np.unique(np.geomspace(min(4, n_batches), n_batches, 60).astype(int))
         of_chains = estimate_with_own_growth if self.own_growth else estimate
@@ -218,17 +216,17 @@ class Stability(Savable):
         Of lambda with its 99% interval, or its bounds alone if it was not estimated, and of the mean square, if it was
         computed, Lambda(2)/2, which is not below lambda.
         """
-        low, high = self.bounds
-        rows = [pictures.Row("SGD, λ", _between(low, high), math.nan, low, high)]
+        (low, high), name = self.bounds, "SGD, λ" if self.system.full_batches() is not None else "λ"
+        rows = [pictures.Row(name, _between(low, high), math.nan, low, high)]
         if self.lyapunov is not None:
             exponent, (low, high) = self.lyapunov.exponent, self.lyapunov.confidence_interval(0.99)
             text = with_error(exponent, _half_width(self.lyapunov, 0.99)) + " (99%)"
-            rows = [pictures.Row("SGD, λ", text if low < high else f"{exponent:.6g}", exponent, low, high)]
+            rows = [pictures.Row(name, text if low < high else f"{exponent:.6g}, exactly", exponent, low, high)]
         if not np.isnan(self.gd):
-            rows.insert(0, pictures.Row("full batches, μ", f"{self.gd:.6g}", self.gd, self.gd, self.gd))
+            rows.insert(0, pictures.Row("full batches, μ", f"{self.gd:.6g}, computed", self.gd, self.gd, self.gd))
         if self.known_mean_square is not None:
             half = self.known_mean_square.exponent / 2
-            rows.append(pictures.Row("mean square, Λ(2)/2", f"{half:.6g}", half, half, half))
+            rows.append(pictures.Row("mean square, Λ(2)/2", f"{half:.6g}, computed", half, half, half))
         return pictures.beside_the_edge(rows, f"{self.verdict}: {self.certificate}", self.system.setting, ax)
 
 
@@ -241,7 +239,7 @@ def _half_width(exponent: LyapunovExponent, level: float) -> float:
 def _between(low: float, high: float) -> str:
     """Say between which bounds an exponent lies for certain."""
     ends = [f"≥ {low:.4g}"] * math.isfinite(low) + [f"≤ {high:.4g}"] * math.isfinite(high)
-    return f"for certain {' and '.join(ends)}" if ends else "not known"
+    return f"{' and '.join(ends)}, for certain" if ends else "not known"
 
 
 def _meaning(exponent: float) -> str:

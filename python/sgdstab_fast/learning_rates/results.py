@@ -152,7 +152,8 @@ class StabilityMap(SeveralExponents):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot lambda with its interval, Lambda(2)/2, mu and their edges over the learning rate; return the axes."""
-        edges = [with_error(edge.almost_sure, 1.96 * edge.almost_sure_standard_error) + " (95%)" for edge in self.edges]
+        edges = [with_error(edge.almost_sure, 1.96 * edge.almost_sure_standard_error) for edge in self.edges]
+        edges = [f"{edge} (95%)" if "±" in edge else edge for edge in edges]
         return stability_map(self, edges, ax)
 
 

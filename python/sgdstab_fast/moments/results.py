@@ -282,7 +282,7 @@ class MomentExponents(SeveralExponents):
         tuple of matplotlib.axes.Axes, or Axes
             What was plotted on.
         """
-        return side_by_side((self._plot_exponents, self._plot_rate_function), (4.5, 3.8), ax)
+        return side_by_side((self._plot_exponents, self._plot_rate_function), (5.4, 4.2), ax)
 
     def _plot_exponents(self, ax: Any) -> Any:
         curve, slope, tail = None, math.nan, None

@@ -1,8 +1,8 @@
 """What all pictures share: axes, colours, titles, and the edge of stability with a word for either side.
 
 Blue is the stable side of the edge and vermilion the unstable one, in every picture: the palette of M. Okabe and
-K. Ito, which the colour blind can tell apart. The names of the sides, in their colours, stand outside of the axes, where
-no number can run into them.
+K. Ito, which the colour blind can tell apart. The names of the sides, in their colours, stand outside of the axes,
+where no number can run into them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ CURVES = ("#000000", "#E69F00", "#009E73", "#AA4499", "#56B4E9", "#8C564B")
 SMALL, TEXT = 8, 10  # points
 ROOM = 0.2  # at least, of an axis on either side of the edge: a word fits in
 _LINE = 14  # points that a line of words at the top takes
+_FAR = 4.0  # widths of the picture, of 0 from its middle
 _BETWEEN_TICKS = 0.075  # of an axis whose ticks are chosen here
 MINUS = "\N{MINUS SIGN}"
 _DISTANCES = (5, 11, 18, 27, 38)  # points, of a name from its point
@@ -109,13 +110,14 @@ def setting_in_words(setting: Mapping[str, Any]) -> str:
 
 def in_print(text: str) -> str:
     """Return numbers as they are printed: (-6.17 ± 0.03)e-6 with a minus sign and as a multiple of 10⁻⁶."""
+    text = text.replace("inf", "∞")
     powers = _POWER.sub(lambda found: "·10" + str(int(found[1])).translate(_SUPERSCRIPTS), text)
     return re.sub(r"(?<![\w)])-(?=[\d∞])", MINUS, powers)
 
 
 def number(value: float, digits: int = 4) -> str:
     """Return a number in so many digits, as it is printed."""
-    return in_print(f"{value:.{digits}g}".replace("inf", "∞"))
+    return in_print(f"{value:.{digits}g}")
 
 
 def finish(ax: Axes, heading: str, lines_above: int = 0) -> None:
@@ -154,6 +156,19 @@ def edge_of_stability(
         else:
             style |= {"ha": aligned, "va": "bottom"}
             ax.annotate(text, (at, 1), (4 if up else -4, 2), xycoords=ax.get_xaxis_transform(), **style)
+
+
+def edge_or_where_it_is(ax: Axes, sides: tuple[str, str]) -> None:
+    """Draw the edge at 0 on the x axis; where that is so far that nothing else would be seen, say where it is."""
+    low, high = ax.get_xlim()
+    if abs(low + high) / 2 < _FAR * (high - low):
+        edge_of_stability(ax, "x", sides=sides)
+        return
+    left = low > 0
+    text = f"← the edge 0 is far to the left: {sides[1]}" if left else f"{sides[0]}: the edge 0 is far to the right →"
+    style: dict[str, Any] = {"ha": "left" if left else "right", "color": UNSTABLE if left else STABLE}
+    at = (0.0 if left else 1.0, 1.0)
+    ax.annotate(text, at, (0, 2), xycoords="axes fraction", textcoords="offset points", fontsize=SMALL, **style)
 
 
 def with_room(ax: Axes, axis: Literal["x", "y"], at: float, room: float = ROOM) -> None:
@@ -201,13 +216,25 @@ def label_orders(ax: Axes, size: float) -> None:
     ax.yaxis.set_minor_locator(NullLocator())
 
 
-def name_points(ax: Axes, points: Sequence[tuple[float, float, str]], colours: Sequence[str]) -> None:
-    """Write names beside points, each in the nearest place that no other name or point takes, limits being final."""
-    figure = ax.get_figure(root=True) if hasattr(ax.figure, "subfigs") else ax.figure
+def name_points(
+    ax: Axes, points: Sequence[tuple[float, float, str]], colours: Sequence[str], others: FloatArray
+) -> None:
+    """Write names beside points, each in the nearest place that no other name takes, no point, nor the line at 0.
+
+    Limits are final; `others` are all points, shape (n, 2).
+    """
+    if not points:
+        return
+    figure: Any = ax.figure
+    while hasattr(figure, "parent") and hasattr(figure, "_parent"):  # a part of a figure
+        figure = figure._parent
     figure.draw_without_rendering()
     unit, inside = figure.dpi / 72, np.asarray(ax.get_window_extent().extents)
     at = ax.transData.transform([(x, y) for x, y, _ in points])
-    taken = [np.concatenate([each - 3 * unit, each + 3 * unit]) for each in at]
+    marks = ax.transData.transform(others)
+    taken = [np.concatenate([each - 3 * unit, each + 3 * unit]) for each in marks]
+    at_zero = float(ax.transData.transform((points[0][0], 0.0))[1])
+    taken.append(np.array([inside[0], at_zero - unit, inside[2], at_zero + unit]))
     known = ax.get_legend()
     taken += [] if known is None else [np.asarray(known.get_window_extent().extents)]
     for place, (x, y, name), colour in zip(at, points, colours, strict=True):

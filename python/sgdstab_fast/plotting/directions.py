@@ -18,6 +18,7 @@ from sgdstab_fast.plotting.axes import (
     UNSTABLE,
     axes_or_new,
     edge_of_stability,
+    edge_or_where_it_is,
     finish,
     label_orders,
     legend,
@@ -35,9 +36,8 @@ if TYPE_CHECKING:
 _NAMED, _BARS = 5, 10  # examples
 _GROWING, _SHRINKING = "ηK$_{ii}$ > 2: its steps can grow", "ηK$_{ii}$ ≤ 2: its steps shrink"
 _BAR = {"lw": 1.0, "capsize": 2, "ecolor": INK}
-_FAR = 4.0  # widths of the picture, of 0 from its middle
 _DEEPEST = 1e-12  # of the largest density
-_HEADROOM = 0.3  # for the legend, of the height
+_HEADROOM = 0.36  # for the legend, of the height
 
 
 def finite_time_density(
@@ -71,26 +71,18 @@ def finite_time_density(
             floor = min(floor, max(heights[np.abs(x).argmin()] / 3, _DEEPEST * heights.max()))
     if np.isfinite(exponent):
         colour = STABLE if exponent < 0 else UNSTABLE
-        ax.axvline(exponent, color=colour, lw=1.2, ls="--", label=f"λ = {number(exponent)}")
+        ax.axvline(exponent, ymax=1 - _HEADROOM, color=colour, lw=1.2, ls="--", label=f"λ = {number(exponent)}")
     ax.plot([], [], " ", label=f"P(λₙ ≥ 0) = {number(growth[0], 3)} ± {number(growth[1], 1)}")
     if lost:
         ax.plot([], [], " ", label=f"P(λₙ = {MINUS}∞) = {number(lost, 3)}")
     ax.set_yscale("log")
     ax.set_ylim(floor, density.max() * (density.max() / floor) ** (_HEADROOM / (1 - _HEADROOM)))
     ax.set_xlim(low, high)
-    if abs(low + high) / 2 < _FAR * (high - low):
-        edge_of_stability(ax, "x", sides=("decay", "growth"))
-    else:
-        style: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
-        text = (
-            "all decay, the edge 0 is far to the right →" if high < 0 else "← the edge 0 is far to the left, all grow"
-        )
-        style |= {"color": STABLE, "ha": "right"} if high < 0 else {"color": UNSTABLE, "ha": "left"}
-        ax.annotate(text, (float(high < 0), 1), (0, 2), fontsize=SMALL, **style)
+    edge_or_where_it_is(ax, ("decay", "growth"))
     scientific(ax, "x")
-    ax.set_xlabel("exponent over n steps, λₙ (nats per step)")
+    ax.set_xlabel("λₙ, exponent over n steps (nats per step)")
     ax.set_ylabel("density (steps per nat)")
-    legend(ax, ncols=2, loc="upper center")
+    legend(ax, loc="upper left" if sum(ax.get_xlim()) < 0 else "upper right")
     finish(ax, title(f"Finite-time exponents over n = {n} steps", setting), lines_above=1)
     return ax
 
@@ -154,7 +146,8 @@ def parts_by_share(
         named = np.flatnonzero(finite).tolist()
     finish(ax, title(f"Parts of examples in λ = {number(exponent)}: {_driving(driving.size)}", setting))
     points = [(float(shares[example]), float(parts[example]), str(example)) for example in named]
-    name_points(ax, points, [UNSTABLE if growing[example] else STABLE for example in named])
+    colours = [UNSTABLE if growing[example] else STABLE for example in named]
+    name_points(ax, points, colours, np.column_stack([shares[finite], parts[finite]]))
     return ax
 
 

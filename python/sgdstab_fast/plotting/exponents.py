@@ -26,13 +26,14 @@ from sgdstab_fast.plotting.axes import (
     scientific,
     spans_orders,
     title,
+    words,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _NARROW = 0.03  # of the height: a final interval that needs an inset to be seen
-_LAST = 20  # the inset has the last looks, from a twentieth of the steps on
+_WIDE, _LOOKS = 4.0, 5  # the inset has the looks whose intervals are at most so many times the last, and some
 _FEW = 40  # exponents with error bars of their own
 
 
@@ -100,7 +101,8 @@ def _inset_of_the_last(
     ax: Axes, x: FloatArray, mean: FloatArray, sampling: FloatArray, half_width: FloatArray, colour: str
 ) -> None:
     """Draw the last looks, relative to the final one, in what is free between the curve and 0."""
-    final, last = float(mean[-1]), (x >= x[-1] / _LAST) & np.isfinite(mean)
+    final, narrow = float(mean[-1]), half_width <= _WIDE * half_width[-1]
+    last = slice(min(int(np.flatnonzero(~narrow).max(initial=-1)) + 1, max(mean.size - _LOOKS, 0)), None)
     place = ax.transLimits.transform([(0.0, 0.0), (0.0, final)])[:, 1]
     bottom, top = min(place) + 0.14, max(place) - 0.13
     inset = ax.inset_axes((0.5, bottom, 0.48, top - bottom))
@@ -115,33 +117,39 @@ def _inset_of_the_last(
     inset.tick_params(labelsize=SMALL - 1)
     inset.xaxis.set_tick_params(which="both", labelbottom=False)
     inset.yaxis.get_offset_text().set_fontsize(SMALL - 1)
-    inset.set_title("the end, relative to the last λ", fontsize=SMALL, loc="right", pad=3)
+    inset.set_title("last looks, relative to the final λ", fontsize=SMALL, loc="right", pad=3)
     inset.set_yticks([-reach / 2, 0, reach / 2], [number(-reach / 2, 1), "0", "+" + number(reach / 2, 1)])
 
 
 def beside_the_edge(rows: Sequence[Row], heading: str, setting: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """Plot exponents, from the top, beside the edge of stability at 0."""
     ax = axes_or_new(ax)
-    for height, (_, _, value, low, high) in enumerate(rows[::-1]):
-        if np.isnan(value):
-            ends = [end for end in (low, high) if np.isfinite(end)]
-            colour = STABLE if high <= 0 else UNSTABLE if low >= 0 else GREY
-            ax.plot(ends, [height] * len(ends), color=colour, marker="|", lw=4, alpha=0.5)
-        elif np.isfinite(value):
-            errors = [[max(value - low, 0)], [max(high - value, 0)]]
-            ax.errorbar(value, height, xerr=errors, fmt="o", color=_side(value), capsize=4)
+    ends = [0.0, *(end for row in rows for end in row[2:] if np.isfinite(end))]
+    first, last = min(ends), max(ends)
+    margin = 0.25 * (last - first) or 1.0
+    ax.set_xlim(first - margin, last + margin)
     ax.set_yticks(range(len(rows)), [row.name for row in rows[::-1]])
     ax.set_ylim(-0.6, len(rows) - 0.4)
-    ax.margins(x=0.25)
     edge_of_stability(ax, "x")
     first, last = ax.get_xlim()
     for height, (_, text, value, low, high) in enumerate(rows[::-1]):
-        ends = [end for end in (value, high, low, 0.0) if np.isfinite(end)]
-        place = (ends[0] - first) / (last - first)
+        if np.isnan(value):
+            span = np.clip([low, high], first, last)
+            colour = STABLE if high <= 0 else UNSTABLE if low >= 0 else GREY
+            ax.plot(span, [height] * 2, color=colour, marker="|", lw=4, alpha=0.5)
+            value = float(np.clip(high, first, last))
+        else:
+            colour = _side(value)
+            if np.isfinite(value):
+                bars = [[max(value - low, 0)], [max(high - value, 0)]]
+                ax.errorbar(value, height, xerr=bars, fmt="o", ms=4.5, color=colour, capsize=6, elinewidth=1.6)
+            else:
+                text, value = f"← {text}", first
+        place = (value - first) / (last - first)
         aligned = "left" if place < 0.4 else "right" if place > 0.6 else "center"
-        colour = _side(value) if np.isfinite(value) else STABLE if value == -np.inf or high <= 0 else INK
         style: dict[str, Any] = {"ha": aligned, "textcoords": "offset points", "fontsize": SMALL, "color": colour}
-        ax.annotate(in_print(text), (ends[0], height), (0, 8), **style)
+        style["bbox"] = {"fc": "white", "ec": "none", "alpha": 0.85, "pad": 0.5}
+        ax.annotate(in_print(text), (value, height), (0, 8), **style)
     scientific(ax, "x")
     ax.set_xlabel("exponent (nats per step)")
     finish(ax, title(heading, setting), lines_above=1)
@@ -156,39 +164,45 @@ def spectrum(
     exponents: FloatArray, low: FloatArray, high: FloatArray, setting: Mapping[str, Any], ax: Axes | None = None
 ) -> Axes:
     """Plot exponents, with 95% intervals, against their index."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FixedLocator, MaxNLocator
 
-    ax = axes_or_new(ax)
     n, finite = exponents.size, np.isfinite(exponents)
+    if not finite.any():
+        text = f"all {n} exponents are {MINUS}∞:\na step destroys every displacement"
+        return words(text, ax, title=title(f"Lyapunov spectrum: 0 of {n} positive", setting))
+    ax = axes_or_new(ax)
     index = np.arange(1, n + 1)
     size = spans_orders(exponents, 0.02)
     if size is not None:
         logarithmic_beyond(ax, size)  # what decides, the exponents next to 0, would be squeezed into a line
     else:
         scientific(ax, "y")
+    positive, negative = finite & (low > 0), finite & (high < 0)
     for chosen, colour, label in (
-        (finite & (exponents > 0), UNSTABLE, "λⱼ > 0"),
-        (finite & (exponents == 0), INK, "λⱼ = 0"),
-        (finite & (exponents < 0), STABLE, "λⱼ < 0"),
+        (positive, UNSTABLE, "λⱼ > 0"),
+        (finite & ~positive & ~negative, GREY, "sign not known"),
+        (negative, STABLE, "λⱼ < 0"),
     ):
         if not chosen.any():
             continue
         x, y = index[chosen], exponents[chosen]
         bars = np.maximum([y - low[chosen], high[chosen] - y], 0.0)
-        ms, cap = (4.0, 2.5) if n <= _FEW else (2.0, 0.0)
-        style: dict[str, Any] = {"fmt": "o", "ms": ms, "color": colour, "capsize": cap, "lw": 1.0}
+        ms, cap = (3.5, 3.0) if n <= _FEW else (2.0, 0.0)
+        style: dict[str, Any] = {"fmt": "o", "ms": ms, "color": colour, "capsize": cap, "lw": 1.2}
         ax.errorbar(x, y, yerr=bars, label=f"{label}, with 95% interval", **style)
     ax.set_xlim(0.5 - 0.02 * n, n + 0.5 + 0.02 * n)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ticks = np.unique(np.round(MaxNLocator(integer=True).tick_values(1, n)).clip(1, n).astype(int))
+    ticks = ticks[(ticks == 1) | (ticks == n) | (n - ticks > n / 25)]  # the last one and its neighbour stay apart
+    ax.xaxis.set_major_locator(FixedLocator(ticks.tolist()))
     edge_of_stability(ax, sides=("decays", "grows"))
     if size is not None:
         label_orders(ax, size)
-    unknown = int((finite & (low < 0) & (high > 0)).sum())
-    known = "" if unknown == 0 else f" (sign of {unknown} not known at 95%)"
+    unknown = int((finite & ~positive & ~negative).sum())
+    known = "" if unknown == 0 else f", {unknown} of unknown sign"
     lost = int((~finite).sum())
     gone = "" if lost == 0 else f", {lost} at {MINUS}∞"
     ax.set_xlabel("index j of the exponent, largest first")
     ax.set_ylabel("λⱼ (nats per step)")
     legend(ax, loc="upper right")
-    finish(ax, title(f"Lyapunov spectrum: {int((exponents > 0).sum())} of {n} positive{known}{gone}", setting))
+    finish(ax, title(f"Lyapunov spectrum: {positive.sum()} of {n} positive{known}{gone}", setting))
     return ax

@@ -48,6 +48,8 @@ def history(columns: _Columns, setting: Mapping[str, Any], ax: Axes | None = Non
         text = "the network has diverged" if lost else "nothing was measured yet"
         return words(text, ax, title=title(_TITLE, setting))
     ax = axes_or_new(ax, (6.8, 4.2))
+    from matplotlib.ticker import MaxNLocator
+
     steps = columns["step"]
     for color, (name, (values, half)) in zip(CURVES, curves.items(), strict=False):
         finite = np.isfinite(values)
@@ -64,6 +66,7 @@ def history(columns: _Columns, setting: Mapping[str, Any], ax: Axes | None = Non
         ax.set_yscale("symlog", linthresh=1.0)
     ax.set_ylim(0, 1.1 * max(every.max(initial=1.0), 1.2))
     edge_of_stability(ax, at=1.0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("training step")
     ax.set_ylabel("η / critical η, in each sense")
     legend(ax)

@@ -97,8 +97,7 @@ def stability_map(result: _Map, almost_sure: Sequence[str], ax: Axes | None = No
     _draw_curves(result, ax)
     if rates.size > 2 and rates[-1] > 10 * rates[0] and np.ptp(np.diff(np.log(rates))) < 1e-6:
         ax.set_xscale("log")
-    ax.set_xlim(rates[0], rates[-1] if rates.size > 1 else None)
-    ax.margins(y=0.08)
+    ax.margins(x=0 if rates.size > 1 else 0.1, y=0.08)
     edge_of_stability(ax)
     if size is not None:
         label_orders(ax, size)
@@ -119,25 +118,32 @@ def _draw_curves(result: _Map, ax: Axes) -> None:
     """Draw every lambda with its interval, every Lambda(2)/2, and mu of every momentum."""
     rates, several = result.learning_rates, len(result.edges) > 1
     low, high = result.confidence_interval(0.95)
-    marker = "o" if rates.size < 3 else None
+    markers = ("o", "s", "^") if rates.size < 3 else (None, None, None)
     for row, (name, edges) in enumerate(zip(result.names, result.edges, strict=True)):
         exponents = np.where(np.isfinite(result.exponents[row]), result.exponents[row], np.nan)
         x, y = through_zeros(rates, exponents, edges.almost_sure)
         below, above = (_error(x, rates, np.abs(end[row] - exponents)) for end in (low, high))
         colour, label = CURVES[row], f"λ, {name}" if several else "λ of SGD"
         ax.fill_between(x, y - below, y + above, color=colour, alpha=0.22, lw=0)
-        ax.plot(x, y, color=colour, lw=1.8, marker=marker, label=f"{label}, with 95% interval" if row == 0 else label)
+        ax.plot(
+            x, y, color=colour, lw=1.8, marker=markers[0], label=f"{label}, with 95% interval" if row == 0 else label
+        )
         mean_square = result.mean_square_exponents[row] / 2
         if not np.isnan(mean_square).all():
-            of_all = "Λ(2)/2, mean square" if row == 0 else None
             own = colour if several else _MEAN_SQUARE
-            ax.plot(*through_zeros(rates, mean_square, edges.mean_square), color=own, lw=1.2, ls="--", label=of_all)
+            curve = through_zeros(rates, mean_square, edges.mean_square)
+            ax.plot(*curve, color=own, lw=1.2, ls="--", marker=markers[1])
+    if not np.isnan(result.mean_square_exponents).all():
+        own = GREY if several else _MEAN_SQUARE
+        ax.plot([], [], color=own, lw=1.2, ls="--", marker=markers[1], label="Λ(2)/2, mean square")
     momenta = np.unique(result.momenta)
-    for index, momentum in enumerate(momenta):
+    for momentum in momenta:
         row = int(np.flatnonzero(result.momenta == momentum)[0])
         own = (GREY if several else _GD) if momenta.size == 1 else CURVES[row]
         x, y = through_zeros(rates, result.gd_exponents[row], result.edges[row].gd)
-        ax.plot(x, y, color=own, lw=1.2, ls=":", label="μ, full batches" if index == 0 else None)
+        ax.plot(x, y, color=own, lw=1.2, ls=":", marker=markers[2])
+    own = GREY if several else _GD
+    ax.plot([], [], color=own, lw=1.2, ls=":", marker=markers[2], label="μ, full batches")
 
 
 def through_zeros(x: FloatArray, y: FloatArray, zero: float) -> tuple[FloatArray, FloatArray]:
@@ -166,12 +172,11 @@ def _error(x: FloatArray, rates: FloatArray, errors: FloatArray) -> FloatArray:
 
 def _mark_zeros(result: _Map, ax: Axes) -> None:
     """Mark where curves lose their stability almost surely."""
-    label: str | None = "λ = 0, edge of stability"
     for row, edges in enumerate(result.edges):
         if result.learning_rates[0] <= edges.almost_sure <= result.learning_rates[-1]:
             style: dict[str, Any] = {"color": CURVES[row], "ms": 6, "mec": "white", "mew": 0.7, "zorder": 5}
-            ax.plot(edges.almost_sure, 0, "D", label=label, **style)
-            label = None
+            ax.plot(edges.almost_sure, 0, "D", **style)
+    ax.plot([], [], "D", color=GREY, ms=6, label="λ = 0, edge of stability")
 
 
 def _shade_sides(result: _Map, ax: Axes) -> None:
@@ -248,14 +253,14 @@ def _surface(result: _Map, ax: Axes) -> Axes:
     if result.learning_rates.size > 1:
         bounds = (_between(x, logarithmic=scale == "log"), _between(result.learning_rates, logarithmic=True))
         mesh = ax.pcolormesh(*bounds, values, cmap="RdBu_r", norm=norm, rasterized=True)
-        bar = ax.figure.colorbar(
-            mesh, ax=ax, label="λ (nats per step): blue < 0, stable; red > 0, unstable", pad=0.02, extend="both"
-        )
+        bar = ax.figure.colorbar(mesh, ax=ax, pad=0.02, extend="both")
+        bar.set_label("λ (nats per step); blue: stable, red: unstable", fontsize=SMALL + 1)
         bar.set_ticks([-lowest, -lowest / 2, 0, highest / 2, highest])
-        bar.ax.set_yticklabels([f"{tick:.2g}" for tick in bar.get_ticks()])
+        bar.ax.set_yticklabels([number(tick, 2) for tick in bar.get_ticks()])
     for name, style, label in _EDGES:
         edge = np.array([getattr(edges, name) for edges in result.edges])
-        if not np.isnan(edge).all():
+        low, high = result.learning_rates[[0, -1]]
+        if ((edge >= low) & (edge <= high)).any():
             marker = "o" if name == "almost_sure" else None
             ax.plot(x, edge, color="0.1", lw=1.3, ls=style, marker=marker, ms=3, label=label)
     ax.set_yscale("log")

@@ -16,12 +16,12 @@ from sgdstab_fast.plotting.axes import (
     STABLE,
     UNSTABLE,
     edge_of_stability,
+    edge_or_where_it_is,
     finish,
     legend,
     number,
     scientific,
     title,
-    with_room,
     words,
 )
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _RATE_FUNCTION = f"Rate function: P(λₙ near x) ≈ exp({MINUS}n I(x))"
 _SEEN = 0.02  # of the height: error bars that are larger stand out from marks
+_LEAST_BEYOND = 0.02  # of what is known
 _BEYOND = 0.6  # of the distance from lambda to 0, shown on either side of the two
 
 
@@ -80,10 +81,10 @@ def moment_exponents(
         bars = [side[chosen] for side in half]
         largest = float(np.max(bars))
         seen = "95% interval" if largest > _SEEN * (top - bottom) else f"95%: at most ±{number(largest, 2)}"
+        ax.plot([], [], marker, ms=4, color=INK, label=f"{label}, {seen}" if largest > 0 else label)
         for side, colour in ((exponents <= 0, STABLE), (exponents > 0, UNSTABLE)):
             its = chosen & side
             style: dict[str, Any] = {"fmt": marker, "ms": 4, "capsize": 3, "elinewidth": 1.6, "color": colour}
-            style |= {"label": f"{label}, {seen}" if largest > 0 else label} if side[chosen][0] else {}
             if its.any():
                 ax.errorbar(orders[its], exponents[its], yerr=[side[its] for side in half], zorder=3, **style)
     edge_of_stability(ax, sides=("decay", "grow"))
@@ -110,30 +111,27 @@ def rate_function(
 ) -> Axes:
     """Plot the rate function I with its 95% interval, beside the parabola of the central limit theorem.
 
-    What is shown is from lambda to 0, on the other side of which displacements grow, or shrink, against the odds, and
-    some way beyond; `at_zero` is I(0) with its standard error.
+    What is shown is from lambda to 0, beyond which displacements do what lambda does not say, and some way on either
+    side; `at_zero` is I(0) with its standard error.
     """
-    span = _BEYOND * abs(exponent) if at_zero is not None else 0.0
-    low, high = (min(exponent, 0.0) - span, max(exponent, 0.0) + span) if span else (-np.inf, np.inf)
-    seen = (curve.x >= low) & (curve.x <= high)
+    reach = max(_BEYOND * abs(exponent), _LEAST_BEYOND * float(np.ptp(curve.x)))
+    seen = (curve.x >= min(exponent, 0.0) - reach) & (curve.x <= max(exponent, 0.0) + reach)
     x, rates, errors = curve.x[seen], curve.values[seen], 1.96 * curve.standard_errors[seen]
     ax.fill_between(x, np.maximum(rates - errors, 0), rates + errors, color=INK, alpha=0.2, lw=0)
     ax.plot(x, rates, color=INK, lw=1.8, label="I(x), with 95% interval")
     if clt_variance > 0:
         parabola = (x - exponent) ** 2 / (2 * clt_variance)
         ax.plot(x, parabola, color=GREY, lw=1.1, ls=":", label="central limit theorem")
-    ax.plot(
-        exponent, 0, "o", color=STABLE if exponent < 0 else UNSTABLE, ms=5, label=f"λ = {number(exponent)}", zorder=4
-    )
+    style: dict[str, Any] = {"color": STABLE if exponent < 0 else UNSTABLE, "ms": 5, "zorder": 4, "clip_on": False}
+    ax.plot(exponent, 0, "o", label=f"λ = {number(exponent)}", **style)
     if at_zero is not None:
         value, error = at_zero
         text = f"I(0) = {number(value, 3)} ± {number(1.96 * error, 1)} (95%)"
         ax.errorbar(0, value, yerr=1.96 * error, fmt="D", color="#AA4499", ms=5, capsize=4, label=text, zorder=4)
     ax.set_xlim(x[0], x[-1])
     ax.set_ylim(0, 1.12 * rates.max() or 1.0)  # of a law without any spread it is 0
-    with_room(ax, "x", 0.0)
-    edge_of_stability(ax, "x", sides=("decay", "growth"))
-    ax.set_xlabel("exponent over n steps, x (nats per step)")
+    edge_or_where_it_is(ax, ("decay", "growth"))
+    ax.set_xlabel("x, exponent over n steps (nats per step)")
     ax.set_ylabel("I(x) (nats per step)")
     scientific(ax, "both")
     legend(ax)

@@ -15,6 +15,7 @@ from sgdstab_fast.plotting.axes import (
     edge_of_stability,
     finish,
     legend,
+    number,
     title,
     words,
 )
@@ -67,7 +68,7 @@ def thresholds_plot(
     if not shown:
         return words("no threshold is known", ax, title=title(_TITLE, setting))
     ax = axes_or_new(ax, (7.0, 1.7 + 0.36 * len(shown)))
-    heights = {row.name: -number for number, row in enumerate(shown)}
+    heights = {row.name: -place for place, row in enumerate(shown)}
     named: set[str] = set()
     for row in shown:
         y, (marker, colour, label) = heights[row.name], _KINDS[row.kind]
@@ -81,6 +82,8 @@ def thresholds_plot(
                 (row.value, y),
                 arrowprops={"arrowstyle": "->", "color": GREY, "linewidth": 0.8, "shrinkA": 5, "shrinkB": 5},
             )
+    if any(row.low < row.high for row in shown):
+        ax.plot([], [], color=INK, linewidth=5, alpha=0.35, label="95% interval, or bounds")
     ends = [each for row in shown for each in (row.low, row.high)] + [learning_rate or shown[0].value]
     if max(ends) > 4 * min(ends):
         ax.set_xscale("log")
@@ -88,7 +91,8 @@ def thresholds_plot(
     ax.margins(x=0.08, y=0.06)
     if learning_rate is not None:
         # A threshold on the right of eta allows it.
-        edge_of_stability(ax, "x", learning_rate, ("η unstable", "η stable"), (UNSTABLE, STABLE))
+        sides = (f"not met at η = {number(learning_rate)}", f"met at η = {number(learning_rate)}")
+        edge_of_stability(ax, "x", learning_rate, sides, (UNSTABLE, STABLE))
     ax.set_xlabel("critical learning rate η (an arrow: what follows)")
     ax.grid(axis="x", alpha=0.3)
     legend(ax)
