@@ -23,6 +23,7 @@ from sgdstab_fast.exponents.results import LyapunovExponent, LyapunovSpectrum, S
 from sgdstab_fast.exponents.spectrum import lyapunov_spectrum, sum_rule_holds
 from sgdstab_fast.exponents.stability import stability
 from sgdstab_fast.nonlinear.batches import BatchStability, stability_of_batches
+from sgdstab_fast.plotting.axes import needing_matplotlib
 from sgdstab_fast.results.interruption import Interrupted, interruptible
 from sgdstab_fast.results.printed import computed, with_error
 from sgdstab_fast.results.progress import Progress
@@ -308,8 +309,9 @@ def figure_of(columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
     """
     backend = os.environ.pop("MPLBACKEND", None)
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        with needing_matplotlib():
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
@@ -323,12 +325,12 @@ def save_plots(report: Report, path: Path) -> None:
     """Write the exponents of the verdict, the spectrum and the convergence of lambda into one figure."""
     assert report.spectrum is not None
     assert report.exponent is not None  # of one that was not interrupted
-    figure, axes = figure_of(3, (15, 4))
+    figure, axes = figure_of(3, (17, 4.6))
     report.stability.plot(axes[0])
     report.spectrum.plot(axes[1])
     report.exponent.plot(axes[2])
     name = report.name.split(":")[0]  # without the example's description
-    figure.suptitle(f"{name}, learning rate {report.system.learning_rate:g}: {report.stability.verdict}", fontsize=11)
+    figure.suptitle(f"{name}: {report.stability.verdict}", fontsize=12)
     figure.savefig(path, dpi=150)
 
 

@@ -29,6 +29,7 @@ _LINE = 14  # points that a line of words at the top takes
 _FAR = 4.0  # widths of the picture, of 0 from its middle
 _BETWEEN_TICKS = 0.075  # of an axis whose ticks are chosen here
 MINUS = "\N{MINUS SIGN}"
+_MISTAKEN = 30.0  # square points that a name in another's place counts as
 _DISTANCES = (5, 11, 18, 27, 38)  # points, of a name from its point
 _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 _ACROSS, _ALONG = {1: "left", 0: "center", -1: "right"}, {1: "bottom", 0: "center", -1: "top"}
@@ -248,6 +249,9 @@ def name_points(
                 corner = place + offset + size * [(right - 1) / 2, (up - 1) / 2]
                 box = np.concatenate([corner - unit, corner + size + unit])
                 over = sum(_common(box, each) for each in taken) + _area(box) - _common(box, inside)
+                # Beside another point it would be taken for the name of that.
+                apart = np.linalg.norm(marks - (corner + size / 2), axis=1)
+                over += _MISTAKEN * unit**2 * bool(apart.min() < 0.8 * np.linalg.norm(corner + size / 2 - place))
                 found.append((round(over, 3), distance * right, distance * up, box))
         _, dx, dy, box = min(found, key=lambda each: each[0])
         taken.append(box)

@@ -72,7 +72,7 @@ def finite_time_density(
     if np.isfinite(exponent):
         colour = STABLE if exponent < 0 else UNSTABLE
         ax.axvline(exponent, ymax=1 - _HEADROOM, color=colour, lw=1.2, ls="--", label=f"λ = {number(exponent)}")
-    ax.plot([], [], " ", label=f"P(λₙ ≥ 0) = {number(growth[0], 3)} ± {number(growth[1], 1)}")
+    ax.plot([], [], " ", label=f"P(λₙ ≥ 0) = {number(growth[0], 3)} ± {number(1.96 * growth[1], 1)} (95%)")
     if lost:
         ax.plot([], [], " ", label=f"P(λₙ = {MINUS}∞) = {number(lost, 3)}")
     ax.set_yscale("log")

@@ -149,7 +149,7 @@ def beside_the_edge(rows: Sequence[Row], heading: str, setting: Mapping[str, Any
         aligned = "left" if place < 0.4 else "right" if place > 0.6 else "center"
         style: dict[str, Any] = {"ha": aligned, "textcoords": "offset points", "fontsize": SMALL, "color": colour}
         style["bbox"] = {"fc": "white", "ec": "none", "alpha": 0.85, "pad": 0.5}
-        ax.annotate(in_print(text), (value, height), (0, 8), **style)
+        ax.annotate(in_print(text), (value, height), (5 if value == first else 0, 8), **style)
     scientific(ax, "x")
     ax.set_xlabel("exponent (nats per step)")
     finish(ax, title(heading, setting), lines_above=1)
@@ -164,13 +164,14 @@ def spectrum(
     exponents: FloatArray, low: FloatArray, high: FloatArray, setting: Mapping[str, Any], ax: Axes | None = None
 ) -> Axes:
     """Plot exponents, with 95% intervals, against their index."""
-    from matplotlib.ticker import FixedLocator, MaxNLocator
-
     n, finite = exponents.size, np.isfinite(exponents)
     if not finite.any():
-        text = f"all {n} exponents are {MINUS}∞:\na step destroys every displacement"
+        which = "the exponent is" if n == 1 else f"all {n} exponents are"
+        text = f"{which} {MINUS}∞:\nsteps destroy every displacement"
         return words(text, ax, title=title(f"Lyapunov spectrum: 0 of {n} positive", setting))
     ax = axes_or_new(ax)
+    from matplotlib.ticker import FixedLocator, MaxNLocator
+
     index = np.arange(1, n + 1)
     size = spans_orders(exponents, 0.02)
     if size is not None:

@@ -133,7 +133,8 @@ def rate_function(
     edge_or_where_it_is(ax, ("decay", "growth"))
     ax.set_xlabel("x, exponent over n steps (nats per step)")
     ax.set_ylabel("I(x) (nats per step)")
-    scientific(ax, "both")
+    scientific(ax, "x")
+    ax.yaxis.set_major_formatter(lambda value, _: number(value, 3))  # a power of ten would stand where the words are
     legend(ax)
     finish(ax, title(_RATE_FUNCTION, setting), lines_above=1)
     return ax
