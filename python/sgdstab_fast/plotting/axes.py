@@ -29,7 +29,7 @@ _LINE = 14  # points that a line of words at the top takes
 _FAR = 4.0  # widths of the picture, of 0 from its middle
 _BETWEEN_TICKS = 0.075  # of an axis whose ticks are chosen here
 MINUS = "\N{MINUS SIGN}"
-_MISTAKEN = 30.0  # square points that a name in another's place counts as
+_MISTAKEN, _NEARER = 30.0, 1.3  # square points that a name beside another point counts as, and how near that may be
 _DISTANCES = (5, 11, 18, 27, 38)  # points, of a name from its point
 _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 _ACROSS, _ALONG = {1: "left", 0: "center", -1: "right"}, {1: "bottom", 0: "center", -1: "top"}
@@ -192,12 +192,12 @@ def spans_orders(values: FloatArray, quantile: float) -> float | None:
     """Return a size up to which an axis is better linear and beyond which logarithmic; None if it may all be linear."""
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])
     small = float(np.quantile(sizes, quantile)) if sizes.size else 0.0
-    return small if small > 0 and sizes.max() > 300 * small else None
+    return small if small > 0 and sizes.max() > 100 * small else None
 
 
 def logarithmic_beyond(ax: Axes, size: float) -> None:
-    """Scale the y axis logarithmically beyond a size."""
-    ax.set_yscale("symlog", linthresh=size, linscale=1.0)
+    """Scale the y axis logarithmically beyond a size, and without a kink there: by asinh."""
+    ax.set_yscale("asinh", linear_width=size / 3)
 
 
 def label_orders(ax: Axes, size: float) -> None:
@@ -242,6 +242,7 @@ def name_points(
         measured = ax.text(x, y, name, fontsize=SMALL)
         size = np.asarray(measured.get_window_extent().size)
         measured.remove()
+        strangers = marks[np.linalg.norm(marks - place, axis=1) > 0]
         found: list[tuple[float, float, float, FloatArray]] = []
         for distance in _DISTANCES:
             for right, up in _SIDES:
@@ -250,8 +251,9 @@ def name_points(
                 box = np.concatenate([corner - unit, corner + size + unit])
                 over = sum(_common(box, each) for each in taken) + _area(box) - _common(box, inside)
                 # Beside another point it would be taken for the name of that.
-                apart = np.linalg.norm(marks - (corner + size / 2), axis=1)
-                over += _MISTAKEN * unit**2 * bool(apart.min() < 0.8 * np.linalg.norm(corner + size / 2 - place))
+                apart = np.linalg.norm(strangers - (corner + size / 2), axis=1)
+                own = np.linalg.norm(corner + size / 2 - place)
+                over += _MISTAKEN * unit**2 * bool(apart.min(initial=np.inf) < _NEARER * own)
                 found.append((round(over, 3), distance * right, distance * up, box))
         _, dx, dy, box = min(found, key=lambda each: each[0])
         taken.append(box)

@@ -41,7 +41,7 @@ _EDGES = (
     ("gd", ":", "μ = 0: full batches"),
 )
 _CROWDED = np.geomspace(1, 1e-6, 24)  # of the distance of a neighbour from a zero
-_ROW = 12  # points between labels of edges
+_ROW, _CHARACTER = 12, 4.6  # points between labels of edges, and about what a character takes
 
 
 class _Edges(Protocol):
@@ -109,7 +109,7 @@ def stability_map(result: _Map, almost_sure: Sequence[str], ax: Axes | None = No
         rows = _name_edges(result, almost_sure[0], ax)
     ax.set_xlabel("learning rate η")
     ax.set_ylabel("exponent (nats per step)")
-    legend(ax)
+    legend(ax, framealpha=1.0)  # over lines of edges
     finish(ax, title("Stability over the learning rate: SGD converges where λ < 0", result.setting), lines_above=rows)
     return ax
 
@@ -214,13 +214,15 @@ def _name_edges(result: _Map, almost_sure: str, ax: Axes) -> int:
     def place(value: float) -> float:
         return float((along(np.array([value]))[0] - low) / (high - low))
 
-    # Words run from their line into the picture: what is passed over by no other line goes lowest.
-    left = sorted((each for each in shown if place(each[0]) <= 0.5), reverse=True)
-    right = sorted(each for each in shown if place(each[0]) > 0.5)
-    for row, (value, text, colour, line) in enumerate([*left, *right]):
+    shown.sort()
+    places = [place(value) for value, *_ in shown]
+    points = ax.get_window_extent().width * 72 / ax.figure.dpi
+    n_right = _run_right(places, _CHARACTER * max((len(text) for _, text, *_ in shown), default=0) / points)
+    # Words start from their line: what is passed by no other line goes lowest.
+    for row, index in enumerate([*reversed(range(n_right)), *range(n_right, len(shown))]):
+        (value, text, colour, line), at_left = shown[index], index < n_right
         ax.axvline(value, color=colour, lw=1, ls=line, zorder=1.6)
         style: dict[str, Any] = {"fontsize": SMALL, "color": colour, "textcoords": "offset points", "va": "bottom"}
-        at_left = place(value) <= 0.5
         ax.annotate(
             text,
             (value, 1),
@@ -233,6 +235,20 @@ def _name_edges(result: _Map, almost_sure: str, ax: Axes) -> int:
         stem = {"arrowstyle": "-", "color": colour, "lw": 1, "ls": line, "shrinkA": 0, "shrinkB": 0}
         ax.annotate("", (value, 1), up, xycoords=ax.get_xaxis_transform(), textcoords="offset points", arrowprops=stem)
     return len(shown)
+
+
+def _run_right(places: Sequence[float], width: float) -> int:
+    """Return how many labels, of lines at ascending places of an axis, run to the right of their line.
+
+    The others run to the left. As few as possible leave the axis or are crossed by the line of another one.
+    """
+
+    def harm(n: int) -> tuple[int, float]:
+        outside = sum(place + width > 1 for place in places[:n]) + sum(place < width for place in places[n:])
+        crossed = sum(b - a < width for a in places[:n] for b in places[n:])
+        return outside + crossed, sum(place + width for place in places[:n]) - sum(places[n:])
+
+    return min(range(len(places) + 1), key=harm)
 
 
 def _surface(result: _Map, ax: Axes) -> Axes:

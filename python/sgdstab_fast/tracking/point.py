@@ -111,7 +111,7 @@ class Point:
         return {
             name: float(value)
             for name, value in self.to_dict().items()
-            if name != "step" and isinstance(value, (int, float)) and not math.isnan(value)
+            if name not in ("step", "n_examples") and isinstance(value, (int, float)) and not math.isnan(value)
         }
 
 
