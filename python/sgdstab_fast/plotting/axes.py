@@ -25,6 +25,7 @@ CURVES = ("#000000", "#E69F00", "#009E73", "#AA4499", "#56B4E9", "#8C564B")
 """Of what has no sign: curves that stand beside each other."""
 SMALL, TEXT = 8, 10  # points
 ROOM = 0.2  # at least, of an axis on either side of the edge: a word fits in
+_BELOW = 32  # points from an axis to what is below its label
 _LINE = 14  # points that a line of words at the top takes
 _FAR = 4.0  # widths of the picture, of 0 from its middle
 _BETWEEN_TICKS = 0.075  # of an axis whose ticks are chosen here
@@ -131,6 +132,15 @@ def legend(ax: Axes, **where: Any) -> None:
     """Name what is drawn."""
     if ax.get_legend_handles_labels()[0]:
         ax.legend(**{"fontsize": SMALL, "framealpha": 0.85, "edgecolor": "none", "loc": "best", **where})
+
+
+def legend_below(ax: Axes, columns: int) -> None:
+    """Name what is drawn below the axis, where a legend hides nothing."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure: Any = ax.figure
+    below = ax.transAxes + ScaledTranslation(0, -_BELOW / 72, figure.dpi_scale_trans)
+    legend(ax, loc="upper center", bbox_to_anchor=(0.5, 0.0), bbox_transform=below, ncols=columns)
 
 
 def edge_of_stability(

@@ -23,6 +23,7 @@ from sgdstab_fast.plotting.axes import (
     in_print,
     label_orders,
     legend,
+    legend_below,
     logarithmic_beyond,
     number,
     scientific,
@@ -83,7 +84,7 @@ def stability_map(result: _Map, almost_sure: Sequence[str], ax: Axes | None = No
     Of more than six curves lambda is a surface over batch size, or momentum, and learning rate; where both vary, only
     the edges are drawn, over the batch size. `almost_sure` has edges of lambda with their errors, in words.
     """
-    ax = axes_or_new(ax, (6.8, 4.6))
+    ax = axes_or_new(ax, (6.8, 5.0))
     sizes, momenta = np.unique(result.batch_sizes), np.unique(result.momenta)
     if len(result.edges) > _MOST_CURVES:
         return _surface(result, ax) if min(sizes.size, momenta.size) == 1 else _edges_over_batches(result, ax)
@@ -109,7 +110,7 @@ def stability_map(result: _Map, almost_sure: Sequence[str], ax: Axes | None = No
         rows = _name_edges(result, almost_sure[0], ax)
     ax.set_xlabel("learning rate η")
     ax.set_ylabel("exponent (nats per step)")
-    legend(ax, framealpha=1.0)  # over lines of edges
+    legend_below(ax, 3)
     finish(ax, title("Stability over the learning rate: SGD converges where λ < 0", result.setting), lines_above=rows)
     return ax
 
@@ -217,7 +218,7 @@ def _name_edges(result: _Map, almost_sure: str, ax: Axes) -> int:
     shown.sort()
     places = [place(value) for value, *_ in shown]
     points = ax.get_window_extent().width * 72 / ax.figure.dpi
-    n_right = _run_right(places, _CHARACTER * max((len(text) for _, text, *_ in shown), default=0) / points)
+    n_right = _run_right(places, [_CHARACTER * len(text) / points for _, text, *_ in shown])
     # Words start from their line: what is passed by no other line goes lowest.
     for row, index in enumerate([*reversed(range(n_right)), *range(n_right, len(shown))]):
         (value, text, colour, line), at_left = shown[index], index < n_right
@@ -237,18 +238,20 @@ def _name_edges(result: _Map, almost_sure: str, ax: Axes) -> int:
     return len(shown)
 
 
-def _run_right(places: Sequence[float], width: float) -> int:
+def _run_right(places: Sequence[float], widths: Sequence[float]) -> int:
     """Return how many labels, of lines at ascending places of an axis, run to the right of their line.
 
-    The others run to the left. As few as possible leave the axis or are crossed by the line of another one.
+    The others run to the left. As few as possible leave the axis, and then are crossed by the line of another one.
     """
+    labels = list(zip(places, widths, strict=True))
 
-    def harm(n: int) -> tuple[int, float]:
-        outside = sum(place + width > 1 for place in places[:n]) + sum(place < width for place in places[n:])
-        crossed = sum(b - a < width for a in places[:n] for b in places[n:])
-        return outside + crossed, sum(place + width for place in places[:n]) - sum(places[n:])
+    def harm(n: int) -> tuple[int, int, float]:
+        outside = sum(place + width > 1 for place, width in labels[:n])
+        outside += sum(place < width for place, width in labels[n:])
+        crossed = sum(later < place + width for place, width in labels[:n] for later in places[n:])
+        return outside, crossed, sum(places[:n]) - sum(places[n:])
 
-    return min(range(len(places) + 1), key=harm)
+    return min(range(len(labels) + 1), key=harm)
 
 
 def _surface(result: _Map, ax: Axes) -> Axes:
@@ -283,7 +286,7 @@ def _surface(result: _Map, ax: Axes) -> Axes:
     ax.set_ylim(result.learning_rates[0], result.learning_rates[-1])
     _label_batches(ax, x, scale) if by_size else ax.set_xlabel("momentum")
     ax.set_ylabel("learning rate η")
-    legend(ax, loc="lower right")
+    legend_below(ax, 3)
     finish(ax, title("Where SGD is stable: λ, and edges of stability", result.setting))
     return ax
 
