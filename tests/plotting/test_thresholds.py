@@ -11,7 +11,7 @@ def test_every_notion_has_its_line():
     assert ax.get_xlabel().startswith("critical learning rate")
     assert {text.get_text() for text in ax.get_legend().get_texts()} == {
         "sufficient: stable below",
-        "threshold: stable below, unstable above",
+        "threshold",
         "necessary: unstable above",
         "95% interval, or bounds",
     }

@@ -26,6 +26,7 @@ CURVES = ("#000000", "#E69F00", "#009E73", "#AA4499", "#56B4E9", "#8C564B")
 SMALL, TEXT = 8, 10  # points
 ROOM = 0.2  # at least, of an axis on either side of the edge: a word fits in
 _BELOW = 32  # points from an axis to what is below its label
+_TICKS = 6  # at the most, intervals of an axis whose labels are long
 _LINE = 14  # points that a line of words at the top takes
 _FAR = 4.0  # widths of the picture, of 0 from its middle
 _BETWEEN_TICKS = 0.075  # of an axis whose ticks are chosen here
@@ -196,6 +197,8 @@ def with_room(ax: Axes, axis: Literal["x", "y"], at: float, room: float = ROOM) 
 def scientific(ax: Axes, axis: Literal["x", "y", "both"]) -> None:
     """Label an axis with powers of ten where numbers are large or small."""
     ax.ticklabel_format(axis=axis, style="sci", scilimits=(-3, 3), useMathText=True)
+    if axis != "y":
+        ax.locator_params(axis="x", nbins=_TICKS)
 
 
 def spans_orders(values: FloatArray, quantile: float) -> float | None:

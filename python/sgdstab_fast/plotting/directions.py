@@ -22,18 +22,20 @@ from sgdstab_fast.plotting.axes import (
     finish,
     label_orders,
     legend,
+    legend_below,
     logarithmic_beyond,
     name_points,
     number,
     scientific,
     spans_orders,
     title,
+    words,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_NAMED, _BARS = 5, 10  # examples
+_NAMED, _BARS, _SLOTS = 5, 10, 4  # examples, bars, and the fewest that there is room for
 _GROWING, _SHRINKING = "ηK$_{ii}$ > 2: its steps can grow", "ηK$_{ii}$ ≤ 2: its steps shrink"
 _BAR = {"lw": 1.0, "capsize": 2, "ecolor": INK}
 _DEEPEST = 1e-12  # of the largest density
@@ -97,6 +99,7 @@ def largest_parts(
     finite = np.where(np.isfinite(parts), parts, 0.0)
     ax.barh(range(len(shown)), finite[shown], xerr=errors[shown], color=colors, alpha=0.75, error_kw=_BAR)
     ax.margins(x=0.1)
+    _make_room(ax, len(shown))
     edge_of_stability(ax, "x", sides=("contracts", "expands"))
     ax.set_yticks(range(len(shown)), [str(i) for i in shown], fontsize=SMALL)
     ax.set_ylabel(f"number of the {kind}")
@@ -105,6 +108,12 @@ def largest_parts(
     which = f"The {parts.size} parts" if parts.size <= _BARS else f"Largest {len(shown)} of {parts.size} parts"
     finish(ax, title(f"{which} that sum to λ = {number(exponent)}", setting), lines_above=1)
     return ax
+
+
+def _make_room(ax: Axes, n: int) -> None:
+    """Set the limits of n bars, which do not get wider than a few would be."""
+    beside = max(_SLOTS - n, 0) / 2
+    ax.set_ylim(-0.6 - beside, n - 0.4 + beside)
 
 
 def parts_by_share(
@@ -119,6 +128,8 @@ def parts_by_share(
     """Plot the parts of examples in lambda against their shares of the direction, and name those that drive growth."""
     errors = 1.96 * standard_errors
     finite = np.isfinite(parts) & np.isfinite(shares)
+    if not finite.any():
+        return words("no part is finite", ax, title=title(f"Parts of examples in λ = {number(exponent)}", setting))
     size = spans_orders(parts[finite], 0.25)
     if size is not None:
         logarithmic_beyond(ax, size)
@@ -169,7 +180,8 @@ def largest_shares(
     ax.set_ylabel("number of the example")
     ax.set_xlim(left=0)
     ax.set_xlabel("share of the direction, with 95% interval")
-    legend(ax, loc="lower right")
+    _make_room(ax, len(largest))
+    legend_below(ax, 2)
     rest = 1 - float(shares[largest].sum())
     others = f", {rest:.0%} in the {shares.size - len(largest)} others" if shares.size > len(largest) else ""
     finish(ax, title(f"Largest shares of the direction{others}", setting))

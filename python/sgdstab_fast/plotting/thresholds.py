@@ -14,7 +14,7 @@ from sgdstab_fast.plotting.axes import (
     axes_or_new,
     edge_of_stability,
     finish,
-    legend,
+    legend_below,
     number,
     title,
     words,
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from sgdstab_fast.plotting.axes import Axes
 
 _KINDS = {
-    "threshold": ("o", INK, "threshold: stable below, unstable above"),
+    "threshold": ("o", INK, "threshold"),
     "sufficient": (">", "#009E73", "sufficient: stable below"),
     "necessary": ("<", "#AA4499", "necessary: unstable above"),
-    "observed": ("D", "#E69F00", "observed: where training stays"),
+    "observed": ("D", "#E69F00", "observed in training"),
 }
 _TITLE = "Critical learning rates, in every sense of stability"
 
@@ -67,7 +67,7 @@ def thresholds_plot(
     shown = [row for row in rows if math.isfinite(row.value)]
     if not shown:
         return words("no threshold is known", ax, title=title(_TITLE, setting))
-    ax = axes_or_new(ax, (7.0, 1.7 + 0.36 * len(shown)))
+    ax = axes_or_new(ax, (7.0, 2.3 + 0.36 * len(shown)))
     heights = {row.name: -place for place, row in enumerate(shown)}
     named: set[str] = set()
     for row in shown:
@@ -95,7 +95,7 @@ def thresholds_plot(
         edge_of_stability(ax, "x", learning_rate, sides, (UNSTABLE, STABLE))
     ax.set_xlabel("critical learning rate η (an arrow: what follows)")
     ax.grid(axis="x", alpha=0.3)
-    legend(ax)
+    legend_below(ax, 2)
     finish(ax, title(_TITLE, setting), lines_above=int(learning_rate is not None))
     return ax
 
