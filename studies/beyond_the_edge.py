@@ -261,7 +261,7 @@ def noise_equilibrium() -> tuple[pyplot.Figure, str]:
 
 def three_minima() -> tuple[pyplot.Figure, str]:
     """Draw the thresholds of three minima of one network: trained with small, middle and large learning rates."""
-    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.0), layout="constrained")
+    figure, axes = pyplot.subplots(1, 3, figsize=(16, 4.6), layout="constrained")
     tables = []
     for ax, (name, eta) in zip(axes, (("sharp", 0.05), ("between", 0.25), ("flat", 0.5)), strict=True):
         model, inputs, targets, loss = digits_network(64, 48)
@@ -269,7 +269,8 @@ def three_minima() -> tuple[pyplot.Figure, str]:
         kernel = sf.gram.from_torch(model, inputs, targets=targets)
         found = sf.thresholds(kernel, 8, orders=(4.0,), rng=0)
         found.plot(ax)
-        ax.set_title(f"{name}: trained with η = {eta}, loss {kernel.loss:.0e}")
+        which = ax.get_title().splitlines()[-1]  # N and B
+        ax.set_title(f"{name}: trained with η = {eta}, loss {kernel.loss:.0e}\n{which}", fontsize=10)
         tables.append(f"{name} (eta = {eta}):\n{found}")
     return figure, "\n\n".join(tables)
 

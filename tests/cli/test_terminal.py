@@ -184,7 +184,7 @@ def test_without_matplotlib_a_run_that_plots_ends_before_it_begins(directory):
     command = [sys.executable, "-m", "sgdstab_fast", "report"]
     done = subprocess.run(command, capture_output=True, text=True, env=without("matplotlib"), check=False)
     assert done.returncode == 2
-    assert done.stderr == 'sgdstab: plots need matplotlib: pip install "sgdstab_fast[cli]"\n'
+    assert done.stderr == 'sgdstab: plots need matplotlib: pip install "sgdstab_fast[plot]"\n'
     assert done.stdout == ""
 
 

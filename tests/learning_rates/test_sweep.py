@@ -470,7 +470,11 @@ def test_plots_draw_on_given_axes():
         assert swept(gram, rates, 1e5).plot(ax) is ax
         assert "learning rate" in ax.get_xlabel()
         assert "nats" in ax.get_ylabel()
-        assert len(ax.get_legend().get_texts()) == 3
+        curves = {"λ of SGD, with 95% interval", "Λ(2)/2, mean square", "μ, full batches"}
+        sides = {"stable: λ < 0", "unstable: λ > 0"}
+        named = {text.get_text() for text in ax.get_legend().get_texts()}
+        assert curves <= named <= curves | sides
+        assert (named & sides != set()) == (len(rates) > 1)
         figure.canvas.draw()
 
 

@@ -17,12 +17,11 @@ def map_of(sizes, momenta):
     n, exponents = len(sizes), np.tile(RATES - 0.3, (len(sizes), 1))
     edge = SimpleNamespace(gd=2.0, mean_square=0.2, almost_sure=0.3)
     return SimpleNamespace(
+        setting={"n_examples": 8},
         learning_rates=RATES,
         batch_sizes=np.array(sizes),
         momenta=np.array(momenta),
         names=[f"B={size}" for size in sizes],
-        sampling="iid",
-        nesterov=False,
         exponents=exponents,
         mean_square_exponents=2 * exponents + 0.2,
         gd_exponents=np.full((n, RATES.size), -0.5),
@@ -51,7 +50,45 @@ def test_few_curves_are_lines_and_many_a_surface_or_their_edges(sizes, momenta, 
 def test_edges_of_one_curve_are_named_in_the_order_they_are_lost():
     ax = Figure().subplots()
     stability_map(map_of([1], [0.0]), KNOWN, ax)
-    assert [text.get_text() for text in ax.texts] == ["mean square 0.2", "almost sure 0.300 ± 0.010"]  # 2 is beyond
+    named = [text.get_text() for text in ax.texts if "η" in text.get_text()]
+    assert named == ["λ = 0, SGD: η = 0.300 ± 0.010", "Λ(2) = 0, mean square: η = 0.2"]  # lowest first; 2 is beyond
+
+
+@pytest.mark.parametrize("exponents", [[-3e-6, -2e-6, 1e-2, 0.3], [-0.1, -0.2, 0.1, 0.4]], ids=["orders", "one order"])
+def test_the_drawn_curve_has_the_sign_that_the_edge_says_everywhere(exponents):
+    ax, found = Figure().subplots(), map_of([1], [0.0])
+    found.exponents = np.array([exponents])
+    found.mean_square_exponents = np.array([[-6e-6, 0.01, 0.1, 0.6]])
+    found.edges = (SimpleNamespace(gd=2.0, mean_square=0.15, almost_sure=0.3),)
+    stability_map(found, KNOWN, ax)
+    curve, mean_square = (line.get_xydata() for line in ax.lines[:2])
+    for (x, y), edge in ((curve.T, 0.3), (mean_square.T, 0.15)):
+        np.testing.assert_array_equal(np.sign(y), np.sign(np.where(np.abs(x - edge) < 1e-12, 0.0, x - edge)))
+        assert set(RATES) <= set(x)
+
+
+def test_the_interval_of_a_curve_is_that_of_its_estimates_at_every_learning_rate():
+    ax = Figure().subplots()
+    stability_map(map_of([1], [0.0]), KNOWN, ax)
+    band = ax.collections[0].get_paths()[0].vertices
+    for rate in RATES:
+        heights = band[np.isclose(band[:, 0], rate), 1]
+        np.testing.assert_allclose([heights.min(), heights.max()], [rate - 0.31, rate - 0.29])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shaded"), [(0.1, 0.8, 2), (0.1, 0.28, 1), (0.32, 0.8, 1)], ids=["both", "stable", "unstable"]
+)
+def test_both_sides_of_the_edge_are_shaded_as_far_as_they_are_in_the_picture(low, high, shaded):
+    ax, found = Figure().subplots(), map_of([1], [0.0])
+    found.learning_rates = np.linspace(low, high, 4)
+    found.exponents = found.learning_rates[None] - 0.3
+    found.edges = (SimpleNamespace(gd=2.0, mean_square=0.2, almost_sure=0.3 if shaded == 2 else np.nan),)
+    stability_map(found, KNOWN, ax)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    named = [each for each in labels if each in ("stable: λ < 0", "unstable: λ > 0")]
+    assert len(named) == shaded
+    assert (named[0] == "stable: λ < 0") == (low < 0.3)
 
 
 def test_labels_of_sizes_are_not_printed_over_that_of_0():

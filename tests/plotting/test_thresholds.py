@@ -10,9 +10,10 @@ def test_every_notion_has_its_line():
     assert [label.get_text() for label in ax.get_yticklabels()] == [row.name for row in found]
     assert ax.get_xlabel().startswith("critical learning rate")
     assert {text.get_text() for text in ax.get_legend().get_texts()} == {
-        "sufficient",
+        "sufficient: stable below",
         "threshold",
-        "necessary",
-        "learning rate",
+        "necessary: unstable above",
+        "95% interval, or bounds",
     }
+    assert {"← not met at η = 0.8", "met at η = 0.8 →"} <= {text.get_text() for text in ax.texts}
     assert found.plot(ax) is ax

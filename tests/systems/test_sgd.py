@@ -1,3 +1,6 @@
+import math
+import warnings
+
 import numpy as np
 import pytest
 import sgdstab_fast as sf
@@ -256,3 +259,35 @@ def test_parts_are_of_examples_that_there_are(examples, message):
 def test_raised_eigenvalues_are_relative_to_a_number(cutoff):
     with pytest.raises(ValueError, match="cutoff must be"):
         sf.LinearizedSGD(K4, 0.3).with_slow_eigenvalues_raised(cutoff)
+
+
+def test_a_setting_says_what_a_step_is_in_the_units_of_the_user():
+    plain = {"n_examples": 4, "batch_size": 1, "learning_rate": 0.3}
+    assert sf.LinearizedSGD(K4, 0.3).setting == plain
+    small = sf.LinearizedSGD(np.ldexp(K4, -200), math.ldexp(0.3, 200))
+    assert small.in_own_units().setting == small.setting == plain | {"learning_rate": math.ldexp(0.3, 200)}
+    others = {"batch_size": 2, "momentum": 0.5, "nesterov": True, "sampling": "epoch"}
+    found = sf.LinearizedSGD(K4, 0.3, 2, momentum=0.5, nesterov=True, sampling="epoch").setting
+    assert found == plain | others
+    weighted = sf.LinearizedSGD(K4, 0.3, probabilities=[0.1, 0.2, 0.3, 0.4])
+    assert weighted.setting == plain | {"importance_sampling": True}
+    decay = sf.Recurrence(free=np.array([[0.99]]), readout=np.array([1.0]))
+    assert sf.LinearizedSGD(K4, 0.3).with_recurrence(decay).setting == plain | {"levels": 1}
+
+
+@pytest.mark.parametrize("gram", [K4, np.kron(np.eye(2), K4)], ids=["whole", "blocks"])
+def test_results_say_the_setting_of_their_system(gram):
+    system = sf.LinearizedSGD(gram, 0.3)
+    how = {"rtol": 0, "max_steps": 1e4, "rng": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for result in (
+            sf.lyapunov_exponent(system, **how),
+            sf.lyapunov_spectrum(system, **how),
+            sf.moment_exponent(system, 2),
+            sf.mean_square_exponent(system),
+        ):
+            assert result.setting == system.setting
+        swept = sf.sweep(gram, [0.1, 0.2], batch_sizes=[1, 2], **how)
+    assert swept.setting == {"n_examples": len(gram)}
+    assert sf.critical_learning_rate(gram, "mean-square").setting == {"n_examples": len(gram), "batch_size": 1}

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sgdstab_fast.plotting.axes import needing_matplotlib
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -25,11 +27,8 @@ def _without_backend() -> Iterator[None]:
 
 def require_matplotlib() -> None:
     """Find out before the work, not after it, that nothing can be drawn."""
-    try:
-        with _without_backend():
-            import_module("matplotlib")
-    except ImportError:
-        raise ImportError('plots need matplotlib: pip install "sgdstab_fast[cli]"') from None
+    with _without_backend(), needing_matplotlib():
+        import_module("matplotlib")
 
 
 def figure_of(columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:

@@ -26,7 +26,7 @@ from sgdstab_fast.results.printed import as_text, computed, is_of_few_chains, wi
 from sgdstab_fast.results.progress import Progress
 from sgdstab_fast.results.result import INTERRUPTED
 from sgdstab_fast.results.warnings import collected
-from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov
+from sgdstab_fast.systems.recurrence import momentum_of, uses_nesterov
 from sgdstab_fast.systems.sgd import LinearizedSGD
 
 LEVEL = 0.99
@@ -300,12 +300,12 @@ def save_plots(report: Report, path: Path) -> None:
     """Write the exponents of the verdict, the spectrum and the convergence of lambda into one figure."""
     assert report.spectrum is not None
     assert report.exponent is not None  # of one that was not interrupted
-    figure, axes = figure_of(3, (15, 4))
+    figure, axes = figure_of(3, (17, 4.6))
     report.stability.plot(axes[0])
     report.spectrum.plot(axes[1])
     report.exponent.plot(axes[2])
     name = report.name.split(":")[0]  # without the example's description
-    figure.suptitle(f"{name}, learning rate {report.system.learning_rate:g}: {report.stability.verdict}", fontsize=11)
+    figure.suptitle(f"{name}: {report.stability.verdict}", fontsize=12)
     figure.savefig(path, dpi=150)
 
 

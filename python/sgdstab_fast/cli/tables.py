@@ -310,7 +310,7 @@ def save_plot(found: StabilityMap | MomentExponents | ProjectiveChain | Threshol
     several = not isinstance(found, (StabilityMap, Thresholds))
     if isinstance(found, ProjectiveChain):
         several = not (found.without_parts or found.without_shares)
-    figure, axes = figure_of(2, (10, 4.2)) if several else figure_of(1, (7.5, 4.6))
+    figure, axes = figure_of(2, (11.6, 4.4)) if several else figure_of(1, (7.5, 5.2))
     found.plot(axes)
     figure.savefig(path, dpi=150)
 

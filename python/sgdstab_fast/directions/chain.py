@@ -374,7 +374,7 @@ def _described(
         warn_of_rare(done, options.budget)
     without_parts, without_shares = what_is_missing(system)
     common = {
-        **common_attributes(done, system, provenance(options.seed, "anchored", system.fingerprint)),
+        **common_attributes(done, system, provenance(options.seed, "anchored", system)),
         "regularity": regular,
         "system": system,
         "ending": ending,

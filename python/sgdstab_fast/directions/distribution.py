@@ -27,6 +27,7 @@ With Lambda(p) = p c(p) as in `curves.moments` nothing cancels near lambda, wher
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,7 +39,7 @@ from sgdstab_fast import validation
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.curves.moments import MomentCurve
 from sgdstab_fast.moments.results import MomentExponents
-from sgdstab_fast.plotting.axes import words
+from sgdstab_fast.plotting.axes import number, title, words
 from sgdstab_fast.plotting.directions import finite_time_density
 from sgdstab_fast.results.printed import as_text, with_error
 from sgdstab_fast.results.storage import Savable
@@ -63,6 +64,10 @@ class WithMoments(Protocol):
     @property
     def moments(self) -> MomentExponents:
         """Lambda(p) at some orders."""
+
+    @property
+    def setting(self) -> Mapping[str, Any]:
+        """What a step is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -196,7 +201,8 @@ class FiniteTimeDistribution(Savable):
         """Plot the density of the sample, the normal one and that of large deviations, on a logarithmic scale."""
         sample = self.exponents[np.isfinite(self.exponents)]
         if not sample.size or not np.ptp(sample) > 0:
-            return words(f"λₙ = {self.exponents[-1]:.6g}", ax)
+            heading = title(f"Finite-time exponents over n = {self.n} steps", self._setting)
+            return words(f"λₙ = {number(self.exponents[-1], 6)} nats per step, always", ax, title=heading)
         edges = _edges(sample)
         low, high = _limits(edges)
         normal, deviations, spread = None, None, math.sqrt(self.clt_variance / self.n)
@@ -218,8 +224,14 @@ class FiniteTimeDistribution(Savable):
             self.exponent,
             (self.probability_of_growth, self.probability_of_growth_standard_error),
             1 - sample.size / self.exponents.size,
+            self._setting,
             ax,
         )
+
+    @property
+    def _setting(self) -> Mapping[str, Any]:
+        """What a step is, as far as its source says."""
+        return {} if self.source is None else self.source.setting
 
     def _curve(self) -> MomentCurve:
         """Return the curve through Lambda, whose curvature is known."""

@@ -56,7 +56,7 @@ from sgdstab_fast.exact.moments import mean_of_powers
 from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.printed import as_text
 from sgdstab_fast.results.progress import ProgressOption, current_listener, tell_of, tells
-from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.provenance import origin, provenance
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.options import Budget, Options
@@ -197,7 +197,7 @@ def eigenfunction(
             largest_residual=0.0,
             n_directions=0,
             norm=NormProduct(system, Norms(system.isometric(), np.eye(system.dimension)[None]), np.ones(1)),
-            provenance=provenance(seed, "closed form", system.fingerprint),
+            provenance=provenance(seed, "closed form", system),
         )
     block = leading_block(system, chain_options(seed, max_steps))
     if block is not None:
@@ -235,7 +235,7 @@ def _of_block(part: Eigenfunction, system: LinearizedSGD, block: LeadingBlock) -
         residual=block.share * part.residual,
         largest_residual=block.share * math.exp(part.log_value - log_value) * part.largest_residual,
         norm=replace(part.norm, system=system, block=block),
-        provenance={**part.provenance, "system": system.fingerprint},
+        provenance={**part.provenance, **origin(system)},
     )
 
 
@@ -277,7 +277,7 @@ def fit_eigenfunction(
         n_directions=len(fitted),
         norm=NormProduct(system, norms, exponents),
         log_scale=log_scale,
-        provenance=provenance(seed, "norm products", system.fingerprint),
+        provenance=provenance(seed, "norm products", system),
     )
 
 

@@ -38,7 +38,7 @@ from sgdstab_fast.exponents.exponent import estimate_exponent
 from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.printed import as_text, with_error
 from sgdstab_fast.results.progress import ProgressOption, current_listener, tell_of, tells
-from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.provenance import origin, provenance
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.simulation.options import Budget, Options
@@ -207,7 +207,7 @@ def lyapunov_function(
         n_directions=len(directions.vectors),
         norm=NormProduct(system, norms, exponents),
         log_scale=float(logs.max()) + math.log(float(np.exp(logs - logs.max()).mean())),
-        provenance=provenance(seed, "norm products", system.fingerprint),
+        provenance=provenance(seed, "norm products", system),
     )
     singular = np.flatnonzero(np.isneginf(system.log_determinants))
     if singular.size:
@@ -234,7 +234,7 @@ def _of_block(part: LyapunovFunction, system: LinearizedSGD, block: LeadingBlock
         largest_stationary_ratio=1 - share + share * part.largest_stationary_ratio,
         exponent=share * part.exponent,
         norm=replace(part.norm, system=system, block=block),
-        provenance={**part.provenance, "system": system.fingerprint},
+        provenance={**part.provenance, **origin(system)},
     )
 
 

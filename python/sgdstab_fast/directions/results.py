@@ -19,7 +19,7 @@ from sgdstab_fast.directions.stationary import finite_time_exponents, moments_ne
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.moments.results import MomentExponents
 from sgdstab_fast.plotting import directions as pictures
-from sgdstab_fast.plotting.axes import side_by_side, words
+from sgdstab_fast.plotting.axes import number, side_by_side, title, words
 from sgdstab_fast.results.chains import Ending
 from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.printed import as_text, with_error
@@ -318,18 +318,20 @@ class ProjectiveChain(OneExponent, renamed={"checkpoint": "ending"}):
         """
         parts = self.exponent_by_example, self.exponent_by_example_standard_error
         shares = self.participation, self.participation_standard_error
+        setting = self.setting
         panels: tuple[Callable[[Any], Any], ...]
         if self.without_parts and self.without_shares:
-            text = f"λ = {self.exponent:.6g}\n{self.without_parts}\n{self.without_shares}"
-            panels = (partial(words, text, wrap=True, fontsize=9),)
+            text = f"λ = {number(self.exponent, 6)} nats per step\n{self.without_parts}\n{self.without_shares}"
+            panels = (partial(words, text, title=title("Projective chain", setting), wrap=True, fontsize=9),)
         elif self.without_shares:
-            panels = (partial(pictures.largest_parts, *parts, self.exponent, self.system.outcome),)
+            panels = (partial(pictures.largest_parts, *parts, self.exponent, self.system.outcome, setting),)
         else:
             growing = _growing(self.system)
-            panels = (partial(pictures.largest_shares, *shares, growing),)
+            panels = (partial(pictures.largest_shares, *shares, growing, setting),)
             if not self.without_parts:
-                panels = (partial(pictures.parts_by_share, *parts, shares[0], growing, self.exponent), *panels)
-        return side_by_side(panels, (5.5, 4), ax)
+                by_share = partial(pictures.parts_by_share, *parts, shares[0], growing, self.exponent, setting)
+                panels = (by_share, *panels)
+        return side_by_side(panels, (5.8, 4.2), ax)
 
 
 def _growing(system: System) -> NDArray[np.bool_]:

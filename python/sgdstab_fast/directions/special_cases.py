@@ -66,7 +66,7 @@ def single_direction(system: System, options: Options, regular: Regularity | Non
     if law.n_steps > 0:
         known |= {"degrees_of_freedom": options.n_chains - 1, "n_steps": law.n_steps, "n_chains": options.n_chains}
         known |= {"converged": law.converged, "stopped_by": "max_steps"}
-        known |= {"provenance": provenance(options.seed, "average", system.fingerprint)}
+        known |= {"provenance": provenance(options.seed, "average", system)}
     without_parts, without_shares = what_is_missing(system)
     shares = _shares(system)
     parts = np.empty(0) if without_parts else parts

@@ -15,7 +15,7 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.results.interruption import interruptible_if_large
 from sgdstab_fast.results.printed import computed
 from sgdstab_fast.results.progress import ProgressOption, tells
-from sgdstab_fast.results.provenance import versions
+from sgdstab_fast.results.provenance import origin, versions
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.systems.decomposition import SpectralDecomposition
 from sgdstab_fast.systems.system import System, require_system
@@ -89,7 +89,7 @@ def mean_square_exponent(
     return MeanSquareExponent(
         **vars(found),
         steps_per_epoch=system.steps_per_epoch,
-        provenance={"method": "mean-square", "system": system.fingerprint, **versions()},
+        provenance={"method": "mean-square", **origin(system), **versions()},
     )
 
 

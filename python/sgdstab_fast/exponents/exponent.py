@@ -21,7 +21,7 @@ from sgdstab_fast.exponents.rare import RareOutcomes, warn_of_rare
 from sgdstab_fast.exponents.results import LyapunovExponent
 from sgdstab_fast.results.chains import Chains, VectorRecords
 from sgdstab_fast.results.interruption import Stopped
-from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.provenance import origin, provenance
 from sgdstab_fast.results.result import INTERRUPTED
 from sgdstab_fast.results.warnings import collected, warn
 from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, run_options
@@ -253,7 +253,7 @@ def _largest(results: dict[int, LyapunovExponent], system: System) -> LyapunovEx
         converged=all(result.converged for result in each),
         mixed=all(result.mixed for result in each),
         sign=_sign([result.sign for result in each]),
-        provenance={**each[index].provenance, "system": system.fingerprint},
+        provenance={**each[index].provenance, **origin(system)},
         parts=simulated,
     )
 
@@ -305,7 +305,7 @@ def _simulated(
     task = vectors_task(system, growth)
     if resume is None:
         options.budget.steps_per_chain(options.n_chains)
-        run_provenance = provenance(options.seed, "anchored" if growth.size > 0 else "average", system.fingerprint)
+        run_provenance = provenance(options.seed, "anchored" if growth.size > 0 else "average", system)
         chains_of = _anchored_chains if anchored and not averages else _averaged_chains
         chains = chains_of(system, options, growth, plan, first_chain) if left is None else left
         chains = replace(chains, metric=choice.metric)
@@ -355,7 +355,7 @@ def _in_logarithms(
     """Estimate lambda of diagonal matrices that others interrupt so rarely that numbers do not hold what they leave."""
     if resume is None or resume.chains is None:
         chains, task = chains_and_task(runs, options, first_of_block(block))
-        run_provenance = provenance(options.seed, IN_LOGARITHMS, system.fingerprint)
+        run_provenance = provenance(options.seed, IN_LOGARITHMS, system)
     else:
         chains, run_provenance = resumed(resume, LyapunovExponent, system, resume.chains.states.shape[1:])
         task = task_of(runs)

@@ -15,7 +15,7 @@ from sgdstab_fast.exact.full_batches import full_batch_exponent
 from sgdstab_fast.exact.mean_square import MeanSquareExponent, mean_square_exponent
 from sgdstab_fast.exact.regularity import Regularity
 from sgdstab_fast.plotting import exponents as pictures
-from sgdstab_fast.plotting.axes import words
+from sgdstab_fast.plotting.axes import number, title, words
 from sgdstab_fast.results.journal import Journal
 from sgdstab_fast.results.printed import as_text, computed, with_error
 from sgdstab_fast.results.result import OneExponent, SeveralExponents, SimulatedEstimate
@@ -69,15 +69,20 @@ class LyapunovExponent(OneExponent):
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the running estimate with its interval against the number of steps; return the axes."""
         if self.chains is None:
-            return words(f"λ = {self.exponent:.6g}, exactly", ax)
+            text = f"λ = {number(self.exponent, 6)} nats per step, exactly:\n{_meaning(self.exponent)}"
+            return words(text, ax, title=title("Lyapunov exponent", self.setting))
         n_batches = self.chains.n_batches
         counts = np.unique(np.geomspace(min(4, n_batches), n_batches, 60).astype(int))
         of_chains = estimate_with_own_growth if self.own_growth else estimate
         looks = [of_chains(self.chains.until(int(count))) for count in counts]
         mean = np.clip(self.time_share * np.array([look.mean[0] for look in looks]), *self.bounds)
         errors = np.hypot(self.time_share * np.array([look.standard_error[0] for look in looks]), self.rare_allowance)
-        half_width = 1.96 * errors
-        return pictures.running(counts * self.chains.steps_per_batch * self.n_chains, mean, half_width, ax)
+        biases = np.array([look.bias_allowance or 0.0 for look in looks])
+        biases = np.hypot(self.time_share * biases, self.rare_allowance)
+        sampling = np.sqrt(np.maximum(errors**2 - biases**2, 0.0))
+        text = with_error(self.exponent, _half_width(self, 0.95)) + " (95%)"
+        steps = counts * self.chains.steps_per_batch * self.n_chains
+        return pictures.running(steps, mean, 1.96 * sampling, 1.96 * errors, text, self.setting, ax)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -125,7 +130,7 @@ class LyapunovSpectrum(SimulatedEstimate, SeveralExponents):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the exponents with their 95% intervals against their index; return the axes."""
-        return pictures.spectrum(self.exponents, *self.confidence_interval(), ax)
+        return pictures.spectrum(self.exponents, *self.confidence_interval(), self.setting, ax)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -214,12 +219,32 @@ class Stability(Savable):
         Of lambda with its 99% interval, or its bounds alone if it was not estimated, and of the mean square, if it was
         computed, Lambda(2)/2, which is not below lambda.
         """
-        rows = [("SGD, λ", math.nan, *self.bounds)]
+        (low, high), name = self.bounds, "SGD, λ" if self.system.full_batches() is not None else "λ"
+        rows = [pictures.Row(name, _between(low, high), math.nan, low, high)]
         if self.lyapunov is not None:
-            rows = [("SGD, λ", self.lyapunov.exponent, *self.lyapunov.confidence_interval(0.99))]
+            exponent, (low, high) = self.lyapunov.exponent, self.lyapunov.confidence_interval(0.99)
+            text = with_error(exponent, _half_width(self.lyapunov, 0.99)) + " (99%)"
+            rows = [pictures.Row(name, text if low < high else f"{exponent:.6g}, exactly", exponent, low, high)]
         if not np.isnan(self.gd):
-            rows.insert(0, ("full batches, μ", self.gd, self.gd, self.gd))
+            rows.insert(0, pictures.Row("full batches, μ", f"{self.gd:.6g}, computed", self.gd, self.gd, self.gd))
         if self.known_mean_square is not None:
             half = self.known_mean_square.exponent / 2
-            rows.append(("SGD in mean square, Λ(2)/2", half, half, half))
-        return pictures.beside_the_edge(rows, f"{self.verdict}: {self.certificate}", ax)
+            rows.append(pictures.Row("mean square, Λ(2)/2", f"{half:.6g}, computed", half, half, half))
+        return pictures.beside_the_edge(rows, f"{self.verdict}: {self.certificate}", self.system.setting, ax)
+
+
+def _half_width(exponent: LyapunovExponent, level: float) -> float:
+    """Return how far the interval of a level reaches, at the most."""
+    low, high = exponent.confidence_interval(level)
+    return max(high - exponent.exponent, exponent.exponent - low) if math.isfinite(exponent.exponent) else 0.0
+
+
+def _between(low: float, high: float) -> str:
+    """Say between which bounds an exponent lies for certain."""
+    ends = [f"≥ {low:.4g}"] * math.isfinite(low) + [f"≤ {high:.4g}"] * math.isfinite(high)
+    return f"{' and '.join(ends)}, for certain" if ends else "not known"
+
+
+def _meaning(exponent: float) -> str:
+    """Say what the sign of a known exponent means."""
+    return "SGD is stable" if exponent < 0 else "SGD is unstable" if exponent > 0 else "at the edge of stability"

@@ -154,7 +154,7 @@ def lyapunov_spectrum(
     method = method if resume is None else str(resume.provenance["method"])
     columns = columns_of(system, k)
     if resume is None:
-        run_provenance = provenance(options.seed, method, system.fingerprint)
+        run_provenance = provenance(options.seed, method, system)
         system, chains, period = first_frames(system, k, options, anchored=method == "anchored")
     else:
         chains, run_provenance = resumed(resume, LyapunovSpectrum, system, (system.dimension, columns))

@@ -84,7 +84,7 @@ def spectrum_in_logarithms(
         stopped_by=stopped_by,
         drifts=any(each.estimate.drifts for each in done),
         steps_per_epoch=system.steps_per_epoch,
-        provenance=provenance(options.seed, IN_LOGARITHMS, system.fingerprint),
+        provenance=provenance(options.seed, IN_LOGARITHMS, system),
         chains=None,
     )
 

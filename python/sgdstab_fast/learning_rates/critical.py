@@ -17,7 +17,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +39,7 @@ from sgdstab_fast.learning_rates.results import CriticalLearningRate, known_rate
 from sgdstab_fast.learning_rates.slow_directions import has_slow_directions, search_with_slow_directions
 from sgdstab_fast.results.interruption import Stopped
 from sgdstab_fast.results.progress import after, listening, reporter
-from sgdstab_fast.results.provenance import provenance
+from sgdstab_fast.results.provenance import origin, provenance
 from sgdstab_fast.results.result import INTERRUPTED, SHORT
 from sgdstab_fast.simulation.keywords import ChainKeywords, Unpack, options_of, run_options
 from sgdstab_fast.simulation.options import Budget, Options
@@ -56,6 +57,13 @@ _SURE = 4.0  # standard errors
 _FIRST_SHARE, _MORE = 1 / 64, 8  # of what is left of the budget, for a panel; by how much more after one that failed
 _NARROWER = 0.75  # at the most, what a panel must leave of the range
 _MUCH_NARROWER, _NARROW = 0.5, 0.04  # what takes new anchors, and what does not, however much narrower it gets
+
+
+class _Zero(NamedTuple):
+    """The system of K = 0, in which nothing moves."""
+
+    fingerprint: str = "zero"
+    setting: Mapping[str, Any] = MappingProxyType({})
 
 
 @run_options(n_chains=32, least_chains=_LEAST_CHAINS)
@@ -159,7 +167,7 @@ def critical_learning_rate(
     }
     system = of_any_rate(gram, **steps)
     if system is None:
-        made_of = provenance(options.seed, "closed form", "zero")
+        made_of = provenance(options.seed, "closed form", _Zero())
         return known_rate(math.inf, criterion, "K is zero: nothing moves", made_of)
     if start is not None and start.steps != steps_of(system):
         raise ValueError(f"start must be of the same batches and optimiser, {steps_of(system)}, not {start.steps}")
@@ -175,7 +183,7 @@ def critical_rate_of(
     start: CriticalLearningRate | None = None,
 ) -> CriticalLearningRate:
     """Do what `critical_learning_rate` says, whatever learning rate the system has; `rtol`, `max_steps` as given."""
-    made_of = provenance(options.seed, "closed form", system.fingerprint)
+    made_of = provenance(options.seed, "closed form", system)
     if criterion == "gd":
         plain = system.recurrence.is_plain
         reason = "2 N over the largest eigenvalue of K" if plain else "full steps leave the unit circle"
@@ -206,7 +214,7 @@ def _of_any_law(
     start: CriticalLearningRate | None,
 ) -> CriticalLearningRate:
     """Return critical learning rates of what is not plain, other than those of full batches."""
-    made_of = provenance(options.seed, "closed form", system.fingerprint)
+    made_of = provenance(options.seed, "closed form", system)
     if (zero := exact_zero(system)) is not None and (system.is_deterministic or criterion == "almost-sure"):
         what = "every step is the same" if system.is_full else "every epoch is the same"
         return known_rate(zero, criterion, what if system.is_deterministic else "lambda is known exactly", made_of)
@@ -233,7 +241,7 @@ def _searched(
         options = options.within(_OF_SLOW_DIRECTIONS if max_steps is None else options.budget.max_steps)
         found = search_with_slow_directions(parts[0], bounds, options, start)
     elif bounds[0] > 0 and _settled(bounds, options.budget):
-        return _between(bounds, provenance(options.seed, "closed form", system.fingerprint))
+        return _between(bounds, provenance(options.seed, "closed form", system))
     else:
         found = search_by_readings(system, bounds, options, start)
     warn_if_short(found, options.budget)
@@ -243,7 +251,7 @@ def _searched(
 def _make_known(bounds: tuple[float, float], system: LinearizedSGD, options: Options) -> None:
     """Say what a search would return that is interrupted before it comes to anything."""
     if math.isfinite(bounds[1]):
-        made_of = provenance(options.seed, "anchored", system.fingerprint)
+        made_of = provenance(options.seed, "anchored", system)
         found = rate_between(bounds, "almost-sure", made_of, options.n_chains)
         options.make_known(replace(found, steps=steps_of(system)))
 
@@ -312,7 +320,7 @@ def _almost_sure(
                 else:
                     found.append(_search(block, families[index], low, high, its_own))
             elif high == highest:
-                made_of = provenance(options.seed, "closed form", system.fingerprint)
+                made_of = provenance(options.seed, "closed form", system)
                 its_zero = _between((low, high), made_of)
                 one = block.system.dimension == 1
                 found.append(replace(its_zero, reason="lambda is a mean of logarithms") if one else its_zero)
@@ -324,7 +332,7 @@ def _almost_sure(
         n_steps=sum(each.n_steps for each in found),
         converged=all(each.converged for each in found),
         stopped_by=INTERRUPTED if any(each.stopped_by == INTERRUPTED for each in found) else found[index].stopped_by,
-        provenance={**found[index].provenance, "system": system.fingerprint},
+        provenance={**found[index].provenance, **origin(system)},
     )
     warn_if_short(result, options.budget)
     return result
@@ -363,7 +371,7 @@ def _search(
             found = its_options.once(f"panel {panel} of block {block.index}, {low!r} to {high!r}", at)
         except Stopped:
             if best is None:
-                made_of = provenance(options.seed, "anchored", system.fingerprint)
+                made_of = provenance(options.seed, "anchored", system)
                 return rate_between(bounds, "almost-sure", made_of, options.n_chains)
             break
         zero, n_steps, panel = found.zero, n_steps + found.n_steps, panel + 1
@@ -416,5 +424,5 @@ def _of_panel(
         n_chains=options.n_chains,
         converged=converged,
         stopped_by=stopped_by,
-        provenance=provenance(options.seed, "anchored", block.system.fingerprint),
+        provenance=provenance(options.seed, "anchored", block.system),
     )

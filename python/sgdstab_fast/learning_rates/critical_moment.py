@@ -41,7 +41,7 @@ def critical_moment(system: LinearizedSGD, order: float, options: Options) -> Cr
     budget, least = options.budget, _LEAST_STEPS * options.n_chains
     if budget.max_steps < least:
         raise ValueError(f"max_steps must be at least {_LEAST_STEPS} n_chains ({least}), not {budget.max_steps!r}")
-    made_of = provenance(options.seed, "moments", system.fingerprint)
+    made_of = provenance(options.seed, "moments", system)
     reason = f"zero of Lambda({order:g})"
 
     def at(learning_rate: float, its: Options, _: Any) -> Reading:

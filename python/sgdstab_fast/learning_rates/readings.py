@@ -54,7 +54,7 @@ def search_by_readings(
         alike = system.with_batches(sampling="iid")
         threshold = mean_square_zero(alike) if alike.rank <= LARGEST_RANK else None
         first = max(first, gd_threshold(alike) / 8 if threshold is None else threshold[0])
-    made_of: Mapping[str, object] = provenance(options.seed, "anchored", system.fingerprint)
+    made_of: Mapping[str, object] = provenance(options.seed, "anchored", system)
     if start is not None:
         made_of = {**made_of, "start": start.provenance["system"]}
     known = known_rate(first, "almost-sure", "first zero of lambda", made_of, bounds=bounds)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.plotting.maps import stability_map
-from sgdstab_fast.results.printed import as_text, with_error
+from sgdstab_fast.results.printed import as_text, is_of_few_chains, with_error
 from sgdstab_fast.results.result import CLOSED_FORM, EXACT, INTERRUPTED, SampledResult, SeveralExponents
 from sgdstab_fast.results.storage import storable
 from sgdstab_fast.results.warnings import warn
@@ -39,6 +39,11 @@ class Edges:
 
     def __repr__(self) -> str:
         return f"Edges({_told(self, _crossing(self))})"
+
+
+def without_learning_rate(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what steps are whatever the learning rate."""
+    return {name: value for name, value in setting.items() if name != "learning_rate"}
 
 
 def _told(edges: Edges, surely: str) -> str:
@@ -105,6 +110,16 @@ class StabilityMap(SeveralExponents):
         )
 
     @property
+    def setting(self) -> dict[str, Any]:
+        """What steps are, as of every result: what all curves share."""
+        found = without_learning_rate(super().setting)
+        for name, values in (("batch_size", self.batch_sizes), ("momentum", self.momenta)):
+            of_curves = np.unique(values).tolist()
+            found.pop(name, None)
+            found |= {name: of_curves[0]} if len(of_curves) == 1 and of_curves[0] > 0 else {}
+        return found | ({"nesterov": True} if self.nesterov else {})
+
+    @property
     def names(self) -> list[str]:
         """What tells one curve from another, such as ``"B=2, momentum=0.9"``; momentum only where there is some."""
         told = [", recurrence" if math.isnan(value) else f", momentum={value:g}" for value in self.momenta]
@@ -144,18 +159,22 @@ class StabilityMap(SeveralExponents):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot lambda with its interval, Lambda(2)/2, mu and their edges over the learning rate; return the axes."""
-        return stability_map(self, crossings(self), ax)
+        return stability_map(self, crossings(self, level=True), ax)
 
 
-def crossings(found: StabilityMap) -> list[str]:
-    """Return where lambda of every curve changes sign, with its error, in words.
+def crossings(found: StabilityMap, *, level: bool = False) -> list[str]:
+    """Return where lambda of every curve changes sign, with its standard error, in words; or with its 95% interval.
 
     Degrees of freedom are the fewer of those at the two learning rates between which it lies.
     """
     told = []
     for edges, freedom in zip(found.edges, found.degrees_of_freedom, strict=True):
         right = int(np.searchsorted(found.learning_rates, edges.almost_sure))
-        told.append(_crossing(edges, int(freedom[max(right - 1, 0) : right + 1].min(initial=EXACT))))
+        fewest = int(freedom[max(right - 1, 0) : right + 1].min(initial=EXACT))
+        if level and not is_of_few_chains(fewest):
+            edges = replace(edges, almost_sure_standard_error=1.96 * edges.almost_sure_standard_error)
+        crossing = _crossing(edges, fewest)
+        told.append(f"{crossing} (95%)" if level and "±" in crossing else crossing)
     return told
 
 
@@ -206,6 +225,11 @@ class CriticalLearningRate(SampledResult):
     """Batches and optimiser of an almost-sure rate, which a search that starts from it has to share."""
     slow_directions: SlowDirections | None = None
     """Where K has some, what a search for another K takes over."""
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What steps are, as of every result, at whatever learning rate."""
+        return without_learning_rate(super().setting)
 
     def __repr__(self) -> str:
         found = with_error(self.value, self.standard_error, self.degrees_of_freedom, self.confidence_interval())

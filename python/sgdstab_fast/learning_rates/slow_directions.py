@@ -284,7 +284,7 @@ def search_with_slow_directions(
     taken_over = before is not None and len(found) < _LEAST_ZEROS and not known
     how = ", extrapolated to the slowest directions" + (" as for an earlier K" if taken_over else "")
     reason = "first zero of lambda" + ("" if known else how)
-    made_of = provenance(options.seed, "average", whole.fingerprint)
+    made_of = provenance(options.seed, "average", whole)
     if start is not None:
         made_of["start"] = start.provenance["system"]
     return replace(

@@ -35,7 +35,8 @@ from sgdstab_fast.simulation.keywords import RunKeywords, Unpack, options_of, ru
 from sgdstab_fast.simulation.options import Budget, Options
 from sgdstab_fast.statistics.estimates import Estimate
 from sgdstab_fast.statistics.largest import leading
-from sgdstab_fast.systems.from_gram import momentum_of, uses_nesterov, variant_of
+from sgdstab_fast.systems.from_gram import variant_of
+from sgdstab_fast.systems.recurrence import momentum_of, uses_nesterov
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.single_steps import log_abs_one_minus
 from sgdstab_fast.systems.system import Part
@@ -169,7 +170,7 @@ def _map_of(
         n_chains=options.n_chains,
         stopped_by=INTERRUPTED if is_cut else _stopped_by([curve.stopped_by for curve in curves]),
         steps_per_epoch=np.array([system.steps_per_epoch for system in systems]),
-        provenance=provenance(options.seed, "anchored", systems[0].fingerprint),
+        provenance=provenance(options.seed, "anchored", systems[0]),
     )
 
 

@@ -26,7 +26,7 @@ from sgdstab_fast.exact.regularity import regularity_of
 from sgdstab_fast.exact.threshold_bounds import threshold_bounds
 from sgdstab_fast.gram.given import given, residuals_of
 from sgdstab_fast.learning_rates.critical import critical_rate_of
-from sgdstab_fast.learning_rates.results import CriticalLearningRate
+from sgdstab_fast.learning_rates.results import CriticalLearningRate, without_learning_rate
 from sgdstab_fast.nonlinear.batches import stability_of_batches
 from sgdstab_fast.nonlinear.edge_measures import edge_measures
 from sgdstab_fast.plotting.thresholds import thresholds_plot
@@ -103,6 +103,12 @@ class Thresholds(Result):
     rows: tuple[Threshold, ...]
     """By their values, smallest first, and none behind what it implies."""
 
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What steps are, as of every result; the learning rate if it was given."""
+        found = without_learning_rate(super().setting)
+        return found if self.learning_rate is None else found | {"learning_rate": self.learning_rate}
+
     def __getitem__(self, name: str) -> Threshold:
         """Return the notion of a name."""
         for row in self.rows:
@@ -169,7 +175,7 @@ class Thresholds(Result):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot all thresholds on one axis, arrows to what they imply; return the axes."""
-        return thresholds_plot(self.rows, self.learning_rate, ax)
+        return thresholds_plot(self.rows, self.learning_rate, self.setting, ax)
 
 
 @run_options(n_chains=32, least_chains=8)
@@ -269,7 +275,7 @@ def thresholds(
             system=here,
             learning_rate=eta,
             rows=_ordered(rows),
-            provenance=provenance(options.seed, "thresholds", here.fingerprint),
+            provenance=provenance(options.seed, "thresholds", here),
         )
 
     def take(found: Iterable[Threshold]) -> None:

@@ -188,7 +188,7 @@ def _result(
         population=max(each.population for each in found),
         stopped_by=INTERRUPTED if is_cut else last.stopped_by,
         steps_per_epoch=system.steps_per_epoch,
-        provenance=provenance(options.seed, "moments", system.fingerprint),
+        provenance=provenance(options.seed, "moments", system),
         largest_amplification=family.largest_amplification,
         # Lambda(2) beside them may take long, and an interrupted run is answered at once.
         known=sorted_values(values_at(orders, found)) if is_cut else family.known(orders, found),

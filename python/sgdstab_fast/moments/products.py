@@ -123,7 +123,7 @@ class Outcome:
             population=self.population,
             converged=self.stopped_by not in SHORT,
             stopped_by=self.stopped_by,
-            provenance=provenance(options.seed, self.method, system.fingerprint),
+            provenance=provenance(options.seed, self.method, system),
         )
 
 

@@ -287,25 +287,29 @@ class MomentExponents(SeveralExponents):
         tuple of matplotlib.axes.Axes, or Axes
             What was plotted on.
         """
-        return side_by_side((self._plot_exponents, self._plot_rate_function), (4.5, 3.8), ax)
+        return side_by_side((self._plot_exponents, self._plot_rate_function), (5.4, 4.2), ax)
 
     def _plot_exponents(self, ax: Any) -> Any:
-        curve, slope, zero = None, math.nan, None
+        curve, slope, tail = None, math.nan, None
         if self.has_curve:
             grid = np.linspace(*self.trusted_orders, 400)
             curve = pictures.Curve(grid, self.curve.value(grid), self.curve.value_standard_error(grid))
             slope, zero = self.derivative_at_zero, self.curve.zero()
+            tail = None if zero is None else pictures.Zero(zero, 1.96 * self.tail_index_standard_error)
         interval, simulated = self.confidence_interval(0.95), self.standard_errors > 0
-        return pictures.moment_exponents(ax, self.p, self.exponents, interval, simulated, curve, slope, zero)
+        known = self.p, self.exponents, interval, simulated
+        return pictures.moment_exponents(ax, *known, curve, slope, tail, self.setting)
 
     def _plot_rate_function(self, ax: Any) -> Any:
         if not self.has_curve or not np.ptp(self.trusted_exponents) > 0:
             why = "too few orders" if not self.has_curve else "Λ is a straight line: λₙ does not vary"
-            return pictures.no_rate_function(ax, why)
+            return pictures.no_rate_function(ax, why, self.setting)
         x = np.linspace(*self.trusted_exponents, 400)
         curve = pictures.Curve(x, self.rate_function(x), self.rate_function_standard_error(x))
-        at_zero = self.rate_function(0.0) if x[0] <= 0 <= x[-1] else None
-        return pictures.rate_function(ax, curve, self.derivative_at_zero, self.clt_variance, at_zero)
+        at_zero = None
+        if x[0] <= 0 <= x[-1]:
+            at_zero = self.rate_function(0.0), self.rate_function_standard_error(0.0)
+        return pictures.rate_function(ax, curve, self.derivative_at_zero, self.clt_variance, at_zero, self.setting)
 
     def _only(self) -> int:
         if self.p.size != 1:

@@ -37,7 +37,7 @@ from sgdstab_fast.gram.given import given
 from sgdstab_fast.results.interruption import interruptible
 from sgdstab_fast.results.printed import as_text
 from sgdstab_fast.results.progress import ProgressOption, tell_of, tells
-from sgdstab_fast.results.provenance import versions
+from sgdstab_fast.results.provenance import origin, versions
 from sgdstab_fast.results.result import Result
 from sgdstab_fast.systems.sampling import Law
 from sgdstab_fast.systems.sgd import LinearizedSGD
@@ -172,7 +172,7 @@ def stability_of_batches(system: LinearizedSGD) -> BatchStability:
         upper=lower if exact else upper,
         exact=exact,
         worst_batch=found.batch,
-        provenance={"method": "batch stability", "system": system.fingerprint, **versions()},
+        provenance={"method": "batch stability", **origin(system), **versions()},
     )
 
 

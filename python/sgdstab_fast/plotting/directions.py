@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import FloatArray
-from sgdstab_fast.plotting.axes import EDGE, ESTIMATE, axes_or_new, scientific
+from sgdstab_fast.plotting.axes import (
+    GREY,
+    INK,
+    MINUS,
+    SMALL,
+    STABLE,
+    UNSTABLE,
+    axes_or_new,
+    edge_of_stability,
+    edge_or_where_it_is,
+    finish,
+    label_orders,
+    legend,
+    legend_below,
+    logarithmic_beyond,
+    name_points,
+    number,
+    scientific,
+    spans_orders,
+    title,
+    words,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_NAMED, _BARS = 4, 10  # examples
+_NAMED, _BARS, _SLOTS = 5, 10, 4  # examples, bars, and the fewest that there is room for
+_GROWING, _SHRINKING = "ηK$_{ii}$ > 2: its steps can grow", "ηK$_{ii}$ ≤ 2: its steps shrink"
+_BAR = {"lw": 1.0, "capsize": 2, "ecolor": INK}
 _DEEPEST = 1e-12  # of the largest density
-_HEADROOM = 0.3  # for the legend, of the height
+_HEADROOM = 0.36  # for the legend, of the height
 
 
 def finite_time_density(
@@ -28,6 +52,7 @@ def finite_time_density(
     exponent: float,
     growth: tuple[float, float],
     lost: float,
+    setting: Mapping[str, Any],
     ax: Axes | None = None,
 ) -> Axes:
     """Plot the density of exponents over n steps on a logarithmic scale: of bins, normal, and of large deviations.
@@ -38,44 +63,57 @@ def finite_time_density(
     ax = axes_or_new(ax)
     low, high = limits
     floor = density[density > 0].min() / 3
-    ax.stairs(density, edges, fill=True, color=ESTIMATE, alpha=0.3, label="sample")
+    ax.stairs(density, edges, fill=True, color="0.72", label="sample")
     if normal is not None:
-        ax.plot(*normal, color="0.45", lw=1.1, ls=":", label="normal")
+        ax.plot(*normal, color=GREY, lw=1.2, ls=":", label="normal")
     if deviations is not None:
         x, heights = deviations
-        ax.plot(x, heights, color=ESTIMATE, lw=1.8, label="large deviations")
+        ax.plot(x, heights, color=INK, lw=1.6, label="large deviations")
         if x[0] <= 0 <= x[-1]:
             floor = min(floor, max(heights[np.abs(x).argmin()] / 3, _DEEPEST * heights.max()))
     if np.isfinite(exponent):
-        ax.axvline(exponent, color="0.45", lw=0.8, label=f"λ = {exponent:.4g}")
-    if low <= 0 <= high:
-        ax.axvline(0, color=EDGE, lw=1, ls="--", label=f"P(λₙ ≥ 0) = {growth[0]:.3g} ± {growth[1]:.1g}")
+        colour = STABLE if exponent < 0 else UNSTABLE
+        ax.axvline(exponent, ymax=1 - _HEADROOM, color=colour, lw=1.2, ls="--", label=f"λ = {number(exponent)}")
+    ax.plot([], [], " ", label=f"P(λₙ ≥ 0) = {number(growth[0], 3)} ± {number(1.96 * growth[1], 1)} (95%)")
     if lost:
-        ax.plot([], [], " ", label=f"P(λₙ = -∞) = {lost:.3g}")
+        ax.plot([], [], " ", label=f"P(λₙ = {MINUS}∞) = {number(lost, 3)}")
     ax.set_yscale("log")
     ax.set_ylim(floor, density.max() * (density.max() / floor) ** (_HEADROOM / (1 - _HEADROOM)))
     ax.set_xlim(low, high)
-    ax.set_xlabel("exponent over n steps, λₙ (nats per step)")
-    ax.set_ylabel("density")
-    ax.set_title(f"Finite-time exponents over n = {n} steps", fontsize=10)
+    edge_or_where_it_is(ax, ("decay", "growth"))
     scientific(ax, "x")
-    ax.legend(fontsize=8, edgecolor="none", framealpha=0.9, ncols=2, loc="upper center")
+    ax.set_xlabel("λₙ, exponent over n steps (nats per step)")
+    ax.set_ylabel("density (steps per nat)")
+    legend(ax, loc="upper left" if sum(ax.get_xlim()) < 0 else "upper right")
+    finish(ax, title(f"Finite-time exponents over n = {n} steps", setting), lines_above=1)
     return ax
 
 
-def largest_parts(parts: FloatArray, standard_errors: FloatArray, exponent: float, kind: str, ax: Axes) -> Axes:
+def largest_parts(
+    parts: FloatArray, standard_errors: FloatArray, exponent: float, kind: str, setting: Mapping[str, Any], ax: Axes
+) -> Axes:
     """Plot the parts in lambda of examples, or of matrices, that are largest in size."""
     errors = 1.96 * standard_errors
     shown = np.argsort(-np.abs(parts), kind="stable")[:_BARS][::-1]
-    colors = [EDGE if parts[i] > 0 else ESTIMATE for i in shown]
+    colors = [UNSTABLE if parts[i] > 0 else STABLE for i in shown]
     finite = np.where(np.isfinite(parts), parts, 0.0)
-    ax.barh(range(len(shown)), finite[shown], xerr=errors[shown], color=colors, alpha=0.7, error_kw={"lw": 0.8})
-    ax.axvline(0, color="0.35", lw=0.8)
-    ax.set_yticks(range(len(shown)), [str(i) for i in shown], fontsize=8)
-    ax.set_ylabel(kind)
-    ax.set_xlabel("part in λ (nats per step)")
-    ax.set_title(f"Largest of {parts.size} parts that sum to λ = {exponent:.4g}", fontsize=10)
+    ax.barh(range(len(shown)), finite[shown], xerr=errors[shown], color=colors, alpha=0.75, error_kw=_BAR)
+    ax.margins(x=0.1)
+    _make_room(ax, len(shown))
+    edge_of_stability(ax, "x", sides=("contracts", "expands"))
+    ax.set_yticks(range(len(shown)), [str(i) for i in shown], fontsize=SMALL)
+    ax.set_ylabel(f"number of the {kind}")
+    ax.set_xlabel("part in λ (nats per step), with 95% interval")
+    scientific(ax, "x")
+    which = f"The {parts.size} parts" if parts.size <= _BARS else f"Largest {len(shown)} of {parts.size} parts"
+    finish(ax, title(f"{which} that sum to λ = {number(exponent)}", setting), lines_above=1)
     return ax
+
+
+def _make_room(ax: Axes, n: int) -> None:
+    """Set the limits of n bars, which do not get wider than a few would be."""
+    beside = max(_SLOTS - n, 0) / 2
+    ax.set_ylim(-0.6 - beside, n - 0.4 + beside)
 
 
 def parts_by_share(
@@ -84,52 +122,67 @@ def parts_by_share(
     shares: FloatArray,
     growing: NDArray[np.bool_],
     exponent: float,
+    setting: Mapping[str, Any],
     ax: Axes,
 ) -> Axes:
-    """Plot the parts of examples in lambda against their shares of the direction; growing ones stand out."""
+    """Plot the parts of examples in lambda against their shares of the direction, and name those that drive growth."""
     errors = 1.96 * standard_errors
     finite = np.isfinite(parts) & np.isfinite(shares)
-    ax.axhline(0, color="0.35", lw=0.8)
-    for chosen, color, label in (
-        (finite & growing, EDGE, "ηK$_{ii}$ > 2: its steps can grow"),
-        (finite & ~growing, ESTIMATE, "ηK$_{ii}$ ≤ 2"),
-    ):
-        if chosen.any():
-            style: dict[str, Any] = {"fmt": "o", "ms": 4, "lw": 0.8, "color": color, "label": label}
-            ax.errorbar(shares[chosen], parts[chosen], yerr=errors[chosen], **style)
-    shown = np.flatnonzero(finite)
-    for example in shown[np.argsort(-shares[shown], kind="stable")[:_NAMED]]:
-        where = (shares[example], parts[example])
-        ax.annotate(str(example), where, (5, 3), textcoords="offset points", fontsize=8)
+    if not finite.any():
+        return words("no part is finite", ax, title=title(f"Parts of examples in λ = {number(exponent)}", setting))
+    size = spans_orders(parts[finite], 0.25)
+    if size is not None:
+        logarithmic_beyond(ax, size)
+    else:
+        scientific(ax, "y")
     positive = shares[finite & (shares > 0)]
     if positive.size and positive.max() > 30 * np.median(positive):
         ax.set_xscale("log")
-        ax.set_xlim(left=max(float(np.quantile(positive, 0.02)) / 2, 1e-12))
-    sizes = np.abs(parts[finite & (parts != 0)])
-    if sizes.size and sizes.max() > 300 * np.quantile(sizes, 0.25):
-        ax.set_yscale("symlog", linthresh=float(np.quantile(sizes, 0.25)))
-    else:
-        scientific(ax, "y")
+    for chosen, color, label in ((finite & growing, UNSTABLE, _GROWING), (finite & ~growing, STABLE, _SHRINKING)):
+        if chosen.any():
+            style: dict[str, Any] = {"fmt": "o", "ms": 4, "lw": 0.8, "color": color, "label": label, "alpha": 0.8}
+            ax.errorbar(shares[chosen], parts[chosen], yerr=errors[chosen], **style)
     ax.margins(x=0.08, y=0.1)
+    if ax.get_xscale() == "log":
+        ax.set_xlim(left=max(float(np.quantile(positive, 0.02)) / 2, 1e-12))
+    edge_of_stability(ax, sides=("shrinks", "grows"))
+    if size is not None:
+        label_orders(ax, size)
     ax.set_xlabel("share of the direction")
-    ax.set_ylabel("part in λ (nats per step)")
-    ax.set_title(f"Examples, by number: parts that sum to λ = {exponent:.4g}", fontsize=10)
-    if finite.any():
-        ax.legend(fontsize=8, frameon=False)
+    ax.set_ylabel("part in λ (nats per step), with 95% interval")
+    legend(ax)
+    driving = np.flatnonzero(finite & (parts > 0))
+    named = driving[np.argsort(-parts[driving], kind="stable")[:_NAMED]].tolist()
+    if finite.sum() <= _NAMED:
+        named = np.flatnonzero(finite).tolist()
+    finish(ax, title(f"Parts of examples in λ = {number(exponent)}: {_driving(driving.size)}", setting))
+    points = [(float(shares[example]), float(parts[example]), str(example)) for example in named]
+    colours = [UNSTABLE if growing[example] else STABLE for example in named]
+    name_points(ax, points, colours, np.column_stack([shares[finite], parts[finite]]))
     return ax
 
 
-def largest_shares(shares: FloatArray, standard_errors: FloatArray, growing: NDArray[np.bool_], ax: Axes) -> Axes:
+def _driving(n: int) -> str:
+    return "none drives growth" if n == 0 else f"{n} drives growth" if n == 1 else f"{n} drive growth"
+
+
+def largest_shares(
+    shares: FloatArray, standard_errors: FloatArray, growing: NDArray[np.bool_], setting: Mapping[str, Any], ax: Axes
+) -> Axes:
     """Plot the largest shares of examples in the direction; growing ones stand out."""
     largest = np.argsort(-shares, kind="stable")[:_BARS][::-1]
-    colors = [EDGE if grows else ESTIMATE for grows in growing[largest]]
     errors = 1.96 * standard_errors[largest]
-    ax.barh(range(len(largest)), shares[largest], xerr=errors, color=colors, alpha=0.7, error_kw={"lw": 0.8})
-    ax.set_yticks(range(len(largest)), [str(example) for example in largest], fontsize=8)
-    ax.set_ylabel("example")
+    for chosen, color, label in ((growing[largest], UNSTABLE, _GROWING), (~growing[largest], STABLE, _SHRINKING)):
+        if chosen.any():
+            style: dict[str, Any] = {"color": color, "alpha": 0.75, "label": label, "error_kw": _BAR}
+            ax.barh(np.flatnonzero(chosen), shares[largest][chosen], xerr=errors[chosen], **style)
+    ax.set_yticks(range(len(largest)), [str(example) for example in largest], fontsize=SMALL)
+    ax.set_ylabel("number of the example")
     ax.set_xlim(left=0)
-    ax.set_xlabel("share of the direction")
+    ax.set_xlabel("share of the direction, with 95% interval")
+    _make_room(ax, len(largest))
+    legend_below(ax, 2)
     rest = 1 - float(shares[largest].sum())
     others = f", {rest:.0%} in the {shares.size - len(largest)} others" if shares.size > len(largest) else ""
-    ax.set_title(f"Largest shares{others}", fontsize=10)
+    finish(ax, title(f"Largest shares of the direction{others}", setting))
     return ax

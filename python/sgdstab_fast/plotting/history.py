@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdstab_fast.plotting.axes import CURVES, EDGE, axes_or_new, words
+from sgdstab_fast.plotting.axes import CURVES, axes_or_new, edge_of_stability, finish, legend, title, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_TITLE = "Along training: learning rate over each edge of stability"
 _LEAST, _MOST = 0.3, 2.5  # of the axis of ratios, around what there is
 
 
@@ -38,17 +40,17 @@ def over_thresholds(columns: _Columns) -> dict[str, tuple[NDArray[Any], NDArray[
     return {name: each for name, each in found.items() if np.isfinite(each[0]).any()}
 
 
-def history(columns: _Columns, ax: Axes | None = None) -> Axes:
+def history(columns: _Columns, setting: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """Plot measures over their thresholds against the step, and the edge at 1."""
     curves = over_thresholds(columns) if len(columns) else {}
     if not curves:
         lost = len(columns) > 0 and (columns["verdict"] == "diverged").all()
-        return words("the network has diverged" if lost else "nothing was measured yet", ax)
-    ax = axes_or_new(ax)
+        text = "the network has diverged" if lost else "nothing was measured yet"
+        return words(text, ax, title=title(_TITLE, setting))
+    ax = axes_or_new(ax, (6.8, 4.2))
+    from matplotlib.ticker import MaxNLocator
+
     steps = columns["step"]
-    ax.axhline(1, color=EDGE, lw=1, ls="--")
-    style: dict[str, Any] = {"color": EDGE, "fontsize": 8, "ha": "right", "va": "bottom"}
-    ax.text(1, 1.01, "edge", transform=ax.get_yaxis_transform(), **style)
     for color, (name, (values, half)) in zip(CURVES, curves.items(), strict=False):
         finite = np.isfinite(values)
         marker = "o" if finite.sum() < 3 else None
@@ -58,12 +60,15 @@ def history(columns: _Columns, ax: Axes | None = None) -> Axes:
             ax.fill_between(steps[finite], low[finite], high[finite], color=color, alpha=0.2, lw=0)
     diverged = columns["verdict"] == "diverged"
     for number, step in enumerate(steps[diverged]):
-        ax.axvline(step, color="0.6", lw=1, ls=":", label="diverged" if number == 0 else None)
+        ax.axvline(step, color="0.55", lw=1, ls=":", label="diverged" if number == 0 else None)
     every = np.concatenate([values[np.isfinite(values)] for values, _ in curves.values()])
     if every.size and every.max() > _MOST:
         ax.set_yscale("symlog", linthresh=1.0)
     ax.set_ylim(0, 1.1 * max(every.max(initial=1.0), 1.2))
+    edge_of_stability(ax, at=1.0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("training step")
-    ax.set_ylabel("learning rate / edge (above 1: unstable)")
-    ax.legend(fontsize=8, frameon=False, loc="best")
+    ax.set_ylabel("η / critical η, in each sense")
+    legend(ax)
+    finish(ax, title(_TITLE, setting))
     return ax

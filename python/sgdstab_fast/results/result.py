@@ -39,9 +39,17 @@ class Result(Savable):
     """A value: numbers, arrays and where they are from; some hold a system, which is a value too."""
 
     provenance: Mapping[str, Any]
-    """Seed entropy, SIMD level, versions, method."""
+    """Seed entropy, SIMD level, versions, method, and which system it is of."""
     journal: Journal | None = None
     """Of an interrupted call, from which ``resume=`` goes on; else None."""
+
+    @property
+    def setting(self) -> Mapping[str, Any]:
+        """What a step of the system is, in few numbers, such as ``n_examples``, ``batch_size`` and ``learning_rate``.
+
+        Momentum and how batches are drawn are there where they are not the usual. Empty in files of earlier releases.
+        """
+        return dict(self.provenance.get("setting", {}))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

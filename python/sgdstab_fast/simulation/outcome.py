@@ -99,6 +99,6 @@ def closed_form_attributes(system: System, seed: Seed) -> dict[str, Any]:
         "chain_disagreement": 1.0,
         "drifts": False,
         "steps_per_epoch": system.steps_per_epoch,
-        "provenance": provenance(seed, "closed form", system.fingerprint),
+        "provenance": provenance(seed, "closed form", system),
         "chains": None,
     }

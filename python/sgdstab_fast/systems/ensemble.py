@@ -124,6 +124,11 @@ class MatrixEnsemble(System):
         return f"ensemble-{len(self._matrices)}x{self.dimension}-{digest[:16]}"
 
     @cached_property
+    def setting(self) -> dict[str, Any]:
+        """The dimension d and the number of matrices."""
+        return {"dimension": self.dimension, "n_matrices": len(self._matrices)}
+
+    @cached_property
     def log_determinants(self) -> FloatArray:
         """Log abs det of each matrix, shape (n,); -inf where it is singular to rounding, whatever units are."""
         found, parts = log_determinants(self._matrices), self.parts()
@@ -161,7 +166,7 @@ class MatrixEnsemble(System):
             its = slice(first, first := first + part.system.dimension)
             matrices[:, its, its] = part.system.matrices
         other = MatrixEnsemble(matrices, self._probabilities[self._drawn])
-        vars(other)["fingerprint"] = self.fingerprint  # chains of one go on as those of the other
+        vars(other).update(fingerprint=self.fingerprint, setting=self.setting)  # chains go on as those of this
         return other
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sgdstab_fast.gram.given import given
-from sgdstab_fast.systems.recurrence import Recurrence, recurrence_of
+from sgdstab_fast.systems.recurrence import Recurrence, momentum_of, recurrence_of, uses_nesterov
 from sgdstab_fast.systems.sgd import LinearizedSGD
 from sgdstab_fast.systems.system import System
 
@@ -88,21 +88,6 @@ def steps_of(system: LinearizedSGD) -> str:
         f"{law.sampling} batches of {law.batch_size} of {law.n_units}{weighted}, "
         f"F = {recurrence.free.tolist()}, h = {recurrence.readout.tolist()}"
     )
-
-
-def momentum_of(recurrence: Recurrence) -> float:
-    """Return b of heavy-ball or Nesterov momentum; NaN for other recurrences."""
-    if recurrence.is_plain:
-        return 0.0
-    free = recurrence.free
-    if recurrence.levels != 2 or free[1, 0] != 1 or free[1, 1] != 0 or free[0, 0] != 1 - free[0, 1]:
-        return math.nan
-    return float(-free[0, 1])
-
-
-def uses_nesterov(recurrence: Recurrence) -> bool:
-    """Say whether gradients are taken ahead of the present displacement."""
-    return recurrence.levels == 2 and bool(recurrence.readout[1] != 0)
 
 
 def _whole_momentum(recurrence: Recurrence, name: str) -> float:

@@ -17,6 +17,7 @@ are taken is the parameter of ``torch.optim.SGD(momentum=b, nesterov=True)``, wh
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,3 +117,18 @@ def recurrence_of(momentum: Any, nesterov: Any) -> Recurrence:
     if validation.flag(nesterov, "nesterov") and value == 0:
         raise ValueError(f"nesterov=True is for momentum, which must be positive then, not {momentum!r}")
     return with_momentum(value, bool(nesterov))
+
+
+def momentum_of(recurrence: Recurrence) -> float:
+    """Return b of heavy-ball or Nesterov momentum; NaN for other recurrences."""
+    if recurrence.is_plain:
+        return 0.0
+    free = recurrence.free
+    if recurrence.levels != 2 or free[1, 0] != 1 or free[1, 1] != 0 or free[0, 0] != 1 - free[0, 1]:
+        return math.nan
+    return float(-free[0, 1])
+
+
+def uses_nesterov(recurrence: Recurrence) -> bool:
+    """Say whether gradients are taken ahead of the present displacement."""
+    return recurrence.levels == 2 and bool(recurrence.readout[1] != 0)

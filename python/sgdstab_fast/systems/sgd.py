@@ -412,7 +412,7 @@ class LinearizedSGD(BatchSteps):
         if n == 0:
             return self
         other = self._changed(rows, learning_rate=math.ldexp(self.learning_rate, n))
-        vars(other)["fingerprint"] = self.fingerprint  # chains of one go on as those of the other
+        vars(other).update(fingerprint=self.fingerprint, setting=self.setting)  # chains go on as those of this
         return other
 
     def isometric(self) -> LinearizedSGD:

@@ -5,10 +5,14 @@ Here is what K, the law of the batches and the optimiser say before any step is 
 
 from __future__ import annotations
 
+import math
+from functools import cached_property
+from typing import Any
+
 import numpy as np
 
 from sgdstab_fast._core.arguments import Coordinates, FloatArray
-from sgdstab_fast.systems.recurrence import Recurrence
+from sgdstab_fast.systems.recurrence import Recurrence, momentum_of, uses_nesterov
 from sgdstab_fast.systems.rows import Rows
 from sgdstab_fast.systems.sampling import IntArray, Law
 from sgdstab_fast.systems.system import RANDOM_SHARE, Part, Shares, System, first_and_last
@@ -26,6 +30,18 @@ class StateSpace(System):
         self._rows, self._learning_rate, self._law, self._recurrence = rows, learning_rate, law, recurrence
         self.is_full, self.is_deterministic, self.is_independent = law.is_full, law.is_deterministic, law.is_independent
         self.is_grouped, self.has_parts_by_outcome = bool(law.offsets.size), law.is_independent and law.batch_size == 1
+
+    @cached_property
+    def setting(self) -> dict[str, Any]:
+        """Examples N, batch size B and learning rate eta; momentum and how batches are drawn where not the usual."""
+        law, momentum = self.law, momentum_of(self.recurrence)
+        found: dict[str, Any] = {"n_examples": law.n_units, "batch_size": law.batch_size}
+        found["learning_rate"] = self.learning_rate
+        if not self.recurrence.is_plain:
+            found |= {"levels": self.recurrence.levels} if math.isnan(momentum) else {"momentum": momentum}
+        found |= {"nesterov": True} if uses_nesterov(self.recurrence) and "momentum" in found else {}
+        found |= {"sampling": law.sampling} if law.sampling != "iid" else {}
+        return found | ({"importance_sampling": True} if law.probabilities is not None else {})
 
     @property
     def rows_of_k(self) -> Rows:

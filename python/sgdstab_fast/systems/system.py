@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -28,8 +28,7 @@ from sgdstab_fast.systems.rows import IntArray, Rows
 RANDOM_SHARE = 1e-3  # of starts near slow directions
 _LOST = 1e-10  # eigenvalues, relative to the norm of a product, that rounding may have made
 LARGEST_ENUMERATION = 2**24  # numbers in all matrices of a law
-_FEW_NUMBERS = 2**20
-MEAN_SQUARE_TOLERANCE = 1e-11  # of second moments; the exponent's error is quadratic in it
+_FEW_NUMBERS, MEAN_SQUARE_TOLERANCE = 2**20, 1e-11  # of second moments; the exponent's error is quadratic in it
 
 
 class Call(NamedTuple):
@@ -169,8 +168,7 @@ class System(ABC):
     is_direct_sum = True
     """Whether parts are subspaces that do not feel each other: else diagonal blocks of a block-triangular form."""
     slow_directions_last = False
-    """Whether the slow directions of the mean step stay themselves, in frames that start from them, unless faster ones
-    pass through them."""
+    """Whether frames that start from the slow directions of the mean step keep them, unless faster ones pass."""
     is_grouped = False
     """Whether several rows of K may belong to one example."""
 
@@ -188,6 +186,11 @@ class System(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """By which a result knows its system."""
+
+    @property
+    def setting(self) -> Mapping[str, Any]:
+        """What a step is, in few numbers: what results, and the titles of their plots, say about their system."""
+        return {"dimension": self.dimension}
 
     @property
     @abstractmethod
@@ -414,10 +417,7 @@ class System(ABC):
         return None
 
     def extremes(self, most: int) -> FloatArray:
-        """Return states that are far from each other, isometric: at most so many of each of two kinds.
-
-        The slowest and the fastest directions, and what the largest matrices stretch most.
-        """
+        """Return isometric states far apart, at most so many slowest and fastest, and as many stretched most."""
         found, slow = self.outcomes(), self.slow_directions(self.dimension).T
         if found is None:
             return first_and_last(slow, most)

@@ -69,4 +69,11 @@ class History(Sequence[Point]):
         Critical learning rates are drawn as eta over them, above 1 where SGD, or gradient descent, is not stable in
         that sense. Batch sharpness is drawn as eta / 2 times it, without momentum.
         """
-        return picture(self, ax)
+        return picture(self, self._setting, ax)
+
+    @property
+    def _setting(self) -> dict[str, Any]:
+        """What all points share of what a step is."""
+        names = ("n_examples", "batch_size", "learning_rate", "momentum")
+        known = {name: {getattr(point, name) for point in self._points} - {0} for name in names}
+        return {name: values.pop() for name, values in known.items() if len(values) == 1}

@@ -130,7 +130,8 @@ def measured(settings: Settings, given: Given, before: Carried) -> tuple[Point, 
                 here.n_to_simulate -= name in _SIMULATED
     # Of a point that was cut short nothing else is to be expected.
     told = [note for note in dict.fromkeys(notes) if settings.seconds is None or "max_steps" not in note]
-    point = replace(point, **columns, notes=(*here.notes, *told), seconds=time.perf_counter() - began)
+    point = replace(point, **columns, n_examples=here.system.n_examples, notes=(*here.notes, *told))
+    point = replace(point, seconds=time.perf_counter() - began)
     return point, here.carried
 
 

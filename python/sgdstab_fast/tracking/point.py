@@ -28,6 +28,8 @@ class Point:
     """B."""
     momentum: float = 0.0
     """Of the optimiser."""
+    n_examples: int = 0
+    """N; 0 where it is not known."""
     loss: float = math.nan
     """Mean loss of the examples."""
     verdict: str = ""
@@ -109,10 +111,10 @@ class Point:
         return {
             name: float(value)
             for name, value in self.to_dict().items()
-            if name != "step" and isinstance(value, (int, float)) and not math.isnan(value)
+            if name not in ("step", "n_examples") and isinstance(value, (int, float)) and not math.isnan(value)
         }
 
 
 COLUMNS = tuple(each.name for each in fields(Point) if each.name != "notes")
 TEXTS = ("verdict", "certificate")
-WHOLE = ("step", "batch_size")
+WHOLE = ("step", "batch_size", "n_examples")
