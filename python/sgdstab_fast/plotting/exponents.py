@@ -19,6 +19,7 @@ from sgdstab_fast.plotting.axes import (
     edge_of_stability,
     finish,
     in_print,
+    label_decades,
     label_orders,
     legend,
     logarithmic_beyond,
@@ -73,8 +74,8 @@ def running(
         spread = max(1.3 * float(np.nanmax(seen, initial=0.0)), 0.15 * abs(final), 1e-300)
         if np.isfinite(spread):
             ax.set_ylim(final - spread, final + spread)
-    ax.set_xscale("log")
     ax.margins(x=0)
+    label_decades(ax)
     edge_of_stability(ax)
     scientific(ax, "y")
     ax.set_xlabel("SGD steps, all chains together")
