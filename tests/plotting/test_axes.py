@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sgdstab_fast.plotting.axes import (
     axes_or_new,
     edge_of_stability,
     in_print,
+    label_decades,
     name_points,
     setting_in_words,
     side_by_side,
@@ -127,3 +129,16 @@ def test_names_are_beside_their_points_and_not_on_each_other():
     boxes = [text.get_tightbbox() for text in ax.texts]
     assert [text.get_text() for text in ax.texts] == list("01234")
     assert not any(boxes[i].overlaps(boxes[j]) for i in range(5) for j in range(i))
+
+
+@pytest.mark.parametrize("limits", [(2.1e4, 6.5e5), (1e4, 3e4), (1.2e-4, 0.9), (3.0, 1e9)])
+def test_labels_of_a_logarithmic_axis_are_several_and_apart(limits):
+    figure = Figure(figsize=(5, 4))
+    ax = figure.subplots()
+    ax.set_xlim(*limits)
+    label_decades(ax)
+    figure.draw_without_rendering()
+    labels = [label for label in ax.get_xticklabels() if limits[0] <= label.get_position()[0] <= limits[1]]
+    boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
+    assert len(boxes) >= 3
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))

@@ -5,6 +5,7 @@ import pytest
 import sgdstab_fast as sf
 from matplotlib.figure import Figure
 from reference.known import K4, REAL_GRAMS
+from sgdstab_fast.plotting.exponents import running
 
 
 def test_plots_draw_on_given_axes():
@@ -43,3 +44,17 @@ def test_what_was_not_estimated_is_drawn_by_its_bounds():
     assert result.lyapunov is None
     drawn = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_alpha() == 0.5]
     assert [tuple(line.get_xdata()) for line in drawn] == [result.bounds]
+
+
+@pytest.mark.parametrize("final", [-1.0, 1.0, -1e-3, 1e-3])
+@pytest.mark.parametrize("spread", [0.1, 10.0])
+def test_an_inset_shows_what_is_too_narrow_beside_0(final, spread):
+    steps = np.geomspace(1e4, 1e6, 40)
+    half = np.maximum(spread * np.geomspace(1, 1e-6, 40), 1e-5 * abs(final))
+    ax = Figure().subplots()
+    running(steps, np.full(40, final), half / 2, half, "", {"n_examples": 2}, ax)
+    (inset,) = ax.child_axes
+    low, high = inset.get_ylim()
+    assert low < 0 < high
+    assert high <= 10 * half[-1] / abs(final)  # so that the last interval is seen
+    assert ax.get_ylim()[0] < 0 < ax.get_ylim()[1]

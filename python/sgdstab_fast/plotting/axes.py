@@ -35,6 +35,7 @@ _MISTAKEN, _NEARER = 30.0, 1.3  # square points that a name beside another point
 _DISTANCES = (5, 11, 18, 27, 38)  # points, of a name from its point
 _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 _ACROSS, _ALONG = {1: "left", 0: "center", -1: "right"}, {1: "bottom", 0: "center", -1: "top"}
+_BETWEEN_LABELS = 0.13  # of an axis of decades
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _POWER = re.compile(r"e([+-]?\d+)")
 _SAMPLING = {"with_replacement": "with replacement", "epoch": "random reshuffling", "cyclic": "cyclic order"}
@@ -228,6 +229,26 @@ def label_orders(ax: Axes, size: float) -> None:
         ticks += [float(tick)] if low <= tick <= high and apart >= _BETWEEN_TICKS else []
     ax.yaxis.set_major_locator(FixedLocator(sorted(ticks)))
     ax.yaxis.set_minor_locator(NullLocator())
+
+
+def label_decades(ax: Axes) -> None:
+    """Label powers of ten, and multiples of them where there is room, on an x axis made logarithmic here."""
+    from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
+
+    ax.set_xscale("log")
+    low, high = np.log10(ax.get_xlim())
+    powers = 10.0 ** np.arange(np.floor(low), np.ceil(high) + 1)
+    ticks: list[float] = []
+    for multiple in (1, 5, 2, 3, 7, 4, 6, 8, 9):
+        for tick in multiple * powers:
+            apart = np.abs(np.log10(np.array(ticks)) - np.log10(tick)).min(initial=np.inf) / (high - low)
+            ticks += [float(tick)] if low <= np.log10(tick) <= high and apart >= _BETWEEN_LABELS else []
+    ax.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
+    ax.xaxis.set_major_formatter(
+        lambda value, _: f"{value:g}" if 1e-3 <= value < 1e4 else in_print(f"{value:.0e}").removeprefix("1·")
+    )
+    ax.xaxis.set_minor_locator(LogLocator(subs=range(2, 10)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def name_points(

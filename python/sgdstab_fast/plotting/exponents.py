@@ -19,6 +19,7 @@ from sgdstab_fast.plotting.axes import (
     edge_of_stability,
     finish,
     in_print,
+    label_decades,
     label_orders,
     legend,
     logarithmic_beyond,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _NARROW = 0.03  # of the height: a final interval that needs an inset to be seen
 _WIDE, _LOOKS = 4.0, 5  # the inset has the looks whose intervals are at most so many times the last, and some
+_LOWEST = 0.15  # of the height: an inset in which something is seen
 _FEW = 40  # exponents with error bars of their own
 
 
@@ -73,8 +75,8 @@ def running(
         spread = max(1.3 * float(np.nanmax(seen, initial=0.0)), 0.15 * abs(final), 1e-300)
         if np.isfinite(spread):
             ax.set_ylim(final - spread, final + spread)
-    ax.set_xscale("log")
     ax.margins(x=0)
+    label_decades(ax)
     edge_of_stability(ax)
     scientific(ax, "y")
     ax.set_xlabel("SGD steps, all chains together")
@@ -100,11 +102,15 @@ def _with_intervals(
 def _inset_of_the_last(
     ax: Axes, x: FloatArray, mean: FloatArray, sampling: FloatArray, half_width: FloatArray, colour: str
 ) -> None:
-    """Draw the last looks, relative to the final one, in what is free between the curve and 0."""
+    """Draw the last looks, relative to the final one, in what is free between the curve and 0, or beyond the curve."""
     final, narrow = float(mean[-1]), half_width <= _WIDE * half_width[-1]
     last = slice(min(int(np.flatnonzero(~narrow).max(initial=-1)) + 1, max(mean.size - _LOOKS, 0)), None)
-    place = ax.transLimits.transform([(0.0, 0.0), (0.0, final)])[:, 1]
-    bottom, top = min(place) + 0.14, max(place) - 0.13
+    zero, end = ax.transLimits.transform([(0.0, 0.0), (0.0, final)])[:, 1]
+    between = (min(zero, end) + 0.14, max(zero, end) - 0.13)
+    beyond = (0.08, end - 0.16) if final < 0 else (end + 0.08, 0.9)  # the legend is on the other side of 0
+    bottom, top = max(between, beyond, key=lambda each: each[1] - each[0])
+    if top - bottom < _LOWEST:
+        return
     inset = ax.inset_axes((0.5, bottom, 0.48, top - bottom))
     off, sampled, allowed = (each[last] / abs(final) for each in (mean - final, sampling, half_width))
     _with_intervals(inset, x[last], off, sampled, allowed, colour)

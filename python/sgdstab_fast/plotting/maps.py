@@ -21,6 +21,7 @@ from sgdstab_fast.plotting.axes import (
     edge_of_stability,
     finish,
     in_print,
+    label_decades,
     label_orders,
     legend,
     legend_below,
@@ -97,7 +98,8 @@ def stability_map(result: _Map, almost_sure: Sequence[str], ax: Axes | None = No
         scientific(ax, "y")
     _draw_curves(result, ax)
     if rates.size > 2 and rates[-1] > 10 * rates[0] and np.ptp(np.diff(np.log(rates))) < 1e-6:
-        ax.set_xscale("log")
+        ax.margins(x=0)
+        label_decades(ax)
     ax.margins(x=0 if rates.size > 1 else 0.1, y=0.08)
     edge_of_stability(ax)
     if size is not None:
