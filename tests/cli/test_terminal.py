@@ -167,7 +167,7 @@ def without(*modules):
     hidden = Path("hidden")
     hidden.mkdir(exist_ok=True)
     for module in modules:
-        (hidden / f"{module}.py").write_text("raise ImportError('hidden')\n")
+        (hidden / f"{module}.py").write_text(f"raise ModuleNotFoundError('hidden', name='{module}')\n")
     return {**os.environ, "PYTHONPATH": f"{hidden.resolve()}:{os.environ.get('PYTHONPATH', '')}"}
 
 
