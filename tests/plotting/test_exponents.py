@@ -58,3 +58,14 @@ def test_an_inset_shows_what_is_too_narrow_beside_0(final, spread):
     assert low < 0 < high
     assert high <= 10 * half[-1] / abs(final)  # so that the last interval is seen
     assert ax.get_ylim()[0] < 0 < ax.get_ylim()[1]
+
+
+@pytest.mark.parametrize("learning_rate", [0.5, 0.6])
+def test_the_running_estimate_ends_as_the_result_says(learning_rate):
+    """Also where what chains owe to their starts is known from a bound alone."""
+    system = sf.LinearizedSGD(sf.load_example().gram, learning_rate)
+    result = sf.lyapunov_exponent(system, rtol=1e-2, rng=0)
+    ax = result.plot(Figure().subplots())
+    band = ax.collections[0].get_paths()[0].vertices
+    last = band[band[:, 0] == band[:, 0].max(), 1]
+    assert last.max() - result.exponent == pytest.approx(1.96 * result.standard_error, rel=1e-3)

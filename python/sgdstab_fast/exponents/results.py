@@ -74,7 +74,8 @@ class LyapunovExponent(OneExponent):
         n_batches = self.chains.n_batches
         counts = np.unique(np.geomspace(min(4, n_batches), n_batches, 60).astype(int))
         of_chains = estimate_with_own_growth if self.own_growth else estimate
-        looks = [of_chains(self.chains.until(int(count))) for count in counts]
+        at_most = self.bounds[1] / self.time_share
+        looks = [of_chains(self.chains.until(int(count)), at_most) for count in counts]
         mean = np.clip(self.time_share * np.array([look.mean[0] for look in looks]), *self.bounds)
         errors = np.hypot(self.time_share * np.array([look.standard_error[0] for look in looks]), self.rare_allowance)
         biases = np.array([look.bias_allowance or 0.0 for look in looks])
