@@ -10,8 +10,10 @@ SOURCES := $(shell find cpp python CMakeLists.txt pyproject.toml -type f -not -n
 demo: $(VENV)/runs
 	$(RUN)/sgdstab report
 
-# Everything CI checks.
-test: lint cpp-test check
+# Everything CI checks; first what it needs, two things at a time.
+test:
+	$(MAKE) -j2 $(VENV)/installed
+	$(MAKE) lint cpp-test check
 
 # As many processes as there are processors, each with one thread: those of OpenMP, which torch has, would wait for
 # each other busily.
@@ -71,9 +73,14 @@ $(VENV)/runs: $(VENV)/bin/python $(SOURCES)
 	$(RUN)/python -m pip install --quiet -C cmake.define.SGDSTAB_SIMD_LEVELS=native ".[cli]"
 	touch $@
 
-# All levels, as wheels have them.
-$(VENV)/installed: $(VENV)/bin/python $(SOURCES)
-	$(RUN)/python -m pip install --quiet ".[cli]"
+# All levels, as distributed wheels have them; compiled while tools are fetched, by `make -j2`.
+$(VENV)/wheel: $(VENV)/bin/python $(SOURCES)
+	rm -rf $@
+	$(RUN)/python -m pip wheel --quiet --no-deps --wheel-dir $@ .
+
+$(VENV)/installed: $(VENV)/wheel $(VENV)/tools
+	$(RUN)/python -m pip uninstall --quiet --yes sgdstab_fast
+	$(RUN)/python -m pip install --quiet "$$(echo $(VENV)/wheel/*.whl)[cli]"
 	touch $@ $(VENV)/runs
 
 # What tests do not import need not be compiled to bytecode.

@@ -281,7 +281,7 @@ def test_same_bits_whatever_the_threads_and_the_executor():
     assert (swept(K4, rates, 500_000, rng=2).exponents != reference.exponents).all()
 
 
-@pytest.mark.statistics
+@pytest.mark.calibrate
 @pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
 def test_error_bars_are_what_estimates_scatter_by():
     # 100 seeds: the variance of standardised differences, 63/61 for Student's t, has the standard error 0.15; each of

@@ -284,7 +284,7 @@ def test_negative_moments_are_those_of_the_norm_of_the_product(order):
     assert_within(result.exponent, result.standard_error, exact.exponent)
 
 
-@pytest.mark.statistics
+@pytest.mark.calibrate
 def test_the_slope_of_many_orders_is_as_good_as_it_says():
     system = sf.LinearizedSGD(K4, 0.425)
     squares = []

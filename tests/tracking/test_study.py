@@ -20,6 +20,7 @@ def directory(tmp_path_factory):
     return found
 
 
+@pytest.mark.calibrate
 def test_it_writes_points_a_summary_and_a_figure_for_each_question(directory):
     figures = sorted(each.stem for each in directory.glob("*.png"))
     assert figures == ["after_a_jump", "how_close", "when_not", "which_edge", "which_measure", "which_side"]
@@ -29,6 +30,7 @@ def test_it_writes_points_a_summary_and_a_figure_for_each_question(directory):
     assert not rows.mean_square_ratio.isna().any()
 
 
+@pytest.mark.calibrate
 def test_runs_start_where_they_are_told_to(directory):
     rows = pd.read_csv(directory / "runs.csv")
     first = rows[rows.step == 0]

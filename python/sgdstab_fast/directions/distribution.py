@@ -43,6 +43,7 @@ from sgdstab_fast.plotting.axes import number, title, words
 from sgdstab_fast.plotting.directions import finite_time_density
 from sgdstab_fast.results.printed import as_text, with_error
 from sgdstab_fast.results.storage import Savable
+from sgdstab_fast.statistics.intervals import interval
 from sgdstab_fast.statistics.means import mean_of
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ class FiniteTimeDistribution(Savable):
     def __repr__(self) -> str:
         freedom = max((self.n_chains if self.n_chains > 1 else self.exponents.size) - 1, 1)
         distance = with_error(self.kolmogorov_distance, self.kolmogorov_distance_standard_error, freedom)
-        growth = with_error(self.probability_of_growth, self.probability_of_growth_standard_error, freedom)
+        probability, error = self.probability_of_growth, self.probability_of_growth_standard_error
+        low, high = np.clip(interval(probability, error, freedom, 0.95), 0.0, 1.0)
+        growth = with_error(probability, error, freedom, (float(low), float(high)))
         return (
             f"FiniteTimeDistribution(n={self.n}, mean={as_text(self.mean)}, variance={as_text(self.variance, '.3g')}, "
             f"kolmogorov_distance={distance}, probability_of_growth={growth}, "

@@ -299,8 +299,9 @@ def _confirmed(
             charged, difference, error = _checked(system, done, options)
         except Stopped:
             return replace(done, stopped_by=INTERRUPTED), done.chains.n_steps
-        # What chance does not explain, even if it might: few chains that are short do not show how far they are off.
-        missed, n_steps = max(difference - error, 0.0), charged.chains.n_steps
+        missed, n_steps = difference if difference > _SURELY * error else 0.0, charged.chains.n_steps
+        if _is_one_sample_each(done):  # how far such chains are off all together, they do not show
+            missed = max(difference - error, 0.0)
         return (_allowing_for(missed, done, options.budget) if missed > 0 else done), n_steps
     while done.converged:
         try:
@@ -338,6 +339,14 @@ def _checked(system: System, done: Run[FrameRecords], options: Options) -> tuple
     error = math.hypot(chance, float(done.estimate.standard_error[best]))
     charged = replace(done.chains, pilot_steps=done.chains.pilot_steps + found.n_steps)
     return replace(done, chains=charged), difference, error
+
+
+def _is_one_sample_each(done: Run[FrameRecords]) -> bool:
+    """Say whether chains are too short, of the largest exponent, to be more than one independent sample each."""
+    estimate = done.estimate
+    assert estimate.of_exponents is not None
+    degrees_of_freedom = estimate.of_exponents.degrees_of_freedom[np.argmax(estimate.mean)]
+    return bool(degrees_of_freedom < done.chains.n_chains)
 
 
 def _allowing_for(missed: float, done: Run[FrameRecords], budget: Budget) -> Run[FrameRecords]:
