@@ -31,7 +31,7 @@ cpp-test: $(VENV)/tools
 	PATH="$(RUN):$$PATH" ctest --preset dev
 
 # The site, into build/docs/index.html: pages, reference, and the gallery of examples, which are run. Warnings are errors.
-docs: $(VENV)/installed $(VENV)/docs-tools
+docs: $(VENV)/installed
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(RUN)/python -m sphinx -W --keep-going -b html docs build/docs
 
 # Coverage of the error bars over hundreds of seeds; minutes.
@@ -83,13 +83,9 @@ $(VENV)/installed: $(VENV)/wheel $(VENV)/tools
 	$(RUN)/python -m pip install --quiet "$$(echo $(VENV)/wheel/*.whl)[cli]"
 	touch $@ $(VENV)/runs
 
-# What tests do not import need not be compiled to bytecode.
+# What tests and pages do not import need not be compiled to bytecode.
 $(VENV)/tools: $(VENV)/bin/python pyproject.toml
 	$(RUN)/python -m pip install --quiet --no-compile --group test --group lint
-	touch $@
-
-$(VENV)/docs-tools: $(VENV)/bin/python pyproject.toml
-	$(RUN)/python -m pip install --quiet --group docs
 	touch $@
 
 $(VENV)/release-tools: $(VENV)/bin/python pyproject.toml

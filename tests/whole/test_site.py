@@ -8,7 +8,6 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import pytest
 import sgdstab_fast as sf
 from goals_page import with_tables
 
@@ -52,7 +51,6 @@ def test_tables_of_goals_are_those_of_their_figures():
 
 
 def test_pages_build_without_a_warning(tmp_path):
-    pytest.importorskip("sphinx")
     options = ["-W", "--keep-going", "-q", "-D", "plot_gallery=0", "-d", tmp_path / "trees"]
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-b", "dummy", *options, DOCS, tmp_path / "site"],
