@@ -60,7 +60,7 @@ fuzz: $(VENV)/installed
 # Source distribution and wheels of this machine's Python, checked as those who distribute them would.
 wheels: $(VENV)/release-tools
 	rm -rf dist
-	$(RUN)/python -m build --outdir dist
+	$(RUN)/python -m build -C cmake.define.SGDSTAB_SIMD_LEVELS=all --outdir dist
 	PATH="$(RUN):$$PATH" $(RUN)/auditwheel repair --wheel-dir dist/repaired dist/*.whl
 	$(RUN)/twine check --strict dist/*.tar.gz dist/repaired/*.whl
 
@@ -74,11 +74,12 @@ $(VENV)/runs: $(VENV)/bin/python $(SOURCES)
 	touch $@
 
 # All levels, as distributed wheels have them; compiled while tools are fetched, by `make -j2`.
-$(VENV)/wheel: $(VENV)/bin/python $(SOURCES)
-	rm -rf $@
-	$(RUN)/python -m pip wheel --quiet --no-deps --wheel-dir $@ .
+$(VENV)/wheel/built: $(VENV)/bin/python $(SOURCES)
+	rm -rf $(@D)
+	$(RUN)/python -m pip wheel --quiet --no-deps -C cmake.define.SGDSTAB_SIMD_LEVELS=all --wheel-dir $(@D) .
+	touch $@
 
-$(VENV)/installed: $(VENV)/wheel $(VENV)/tools
+$(VENV)/installed: $(VENV)/wheel/built $(VENV)/tools
 	$(RUN)/python -m pip uninstall --quiet --yes sgdstab_fast
 	$(RUN)/python -m pip install --quiet "$$(echo $(VENV)/wheel/*.whl)[cli]"
 	touch $@ $(VENV)/runs

@@ -81,6 +81,11 @@ SWEEPS = {
     "momentum": lambda: sf.sweep(K4, np.linspace(0.05, 0.5, 7), batch_sizes=[2], momenta=[0.5], **HOW),
     "sizes": lambda: sf.sweep(K4, np.linspace(0.1, 1.2, 7), batch_sizes=[1, 2, 3], **HOW),
     "one example": lambda: sf.sweep([[2.0]], np.linspace(0.1, 1.5, 13), **HOW),
+    "one rate, many sizes": lambda: sf.sweep(np.eye(8) + 0.3, [0.3], range(1, 9), **HOW),
+    "errors that are not known": lambda: sf.sweep(K4, [0.1, 0.3, 0.5], [1, 2], [0, 0.9], rtol=0, max_steps=2e4, rng=1),
+    "recurrence": lambda: sf.sweep(
+        sf.LinearizedSGD(K4, 0.2).with_recurrence([[1.5, -0.5], [1, 0]], [1, 0]), [0.1, 0.2, 0.3], **HOW
+    ),
 }
 
 

@@ -130,7 +130,8 @@ def _load() -> Core:
     requested = os.environ.get("SGDSTAB_SIMD", "auto")
     if requested != "auto" and requested not in supported:
         raise ImportError(
-            f"SGDSTAB_SIMD is {requested!r}; this machine runs {', '.join(map(repr, supported))} or 'auto'"
+            f"SGDSTAB_SIMD is {requested!r}; this installation has for this machine {', '.join(map(repr, supported))} "
+            "or 'auto'"
         )
     level = supported[0] if requested == "auto" else requested
     module: Any = importlib.import_module(_MODULE.format(level))

@@ -216,11 +216,11 @@ def _found(
     show(name, found, page)
     if "output" in options and not job.early:
         sys.stdout.flush()
-        save_plot(found, options.output)
-        print(f"plot: {options.output}")
         if options.csv is not None:
             save_csv(found.to_dict(), options.csv)
             print(f"numbers: {options.csv}")
+        save_plot(found, options.output)
+        print(f"plot: {options.output}")
     job.finish(options)
     return 0
 

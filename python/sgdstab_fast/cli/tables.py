@@ -41,9 +41,10 @@ def print_map(name: str, found: StabilityMap, page: Page) -> None:
     shown = _some(found.learning_rates.size, _SHOWN)
     exponents, low, high = found.exponents[0], *(ends[0] for ends in found.confidence_interval())
     errors, freedom = found.standard_errors[0], found.degrees_of_freedom[0]
+    lambdas = [with_error(exponents[i], errors[i], freedom[i], (low[i], high[i])) for i in shown]
     columns = [
         Column("learning rate", [f"{rate:.6g}" for rate in found.learning_rates[shown]]),
-        Column("lambda", [with_error(exponents[i], errors[i], freedom[i], (low[i], high[i])) for i in shown]),
+        Column("lambda", lambdas),
         Column("Lambda(2)", [as_text(exponent) for exponent in found.mean_square_exponents[0, shown]]),
         Column("mu", [as_text(exponent) for exponent in found.gd_exponents[0, shown]]),
     ]
@@ -58,7 +59,7 @@ def print_map(name: str, found: StabilityMap, page: Page) -> None:
         "mean square": "not known without simulation" if math.isnan(mean_square) else f"stable below {mean_square:.6g}",
         "almost surely": crossing if math.isfinite(edges.almost_sure) else "no change of sign on the grid",
         "full batches": f"stable below {edges.gd:.6g}",
-        "steps": f"{found.n_steps:.3g}, {each}; ± is one standard error",
+        "steps": f"{found.n_steps:.3g}, {each}" + "; ± is one standard error" * any("±" in cell for cell in lambdas),
         "units": "lambda, Lambda(2) and mu in nats per step",
     }
     page.labelled(rows.items(), 14)
@@ -270,7 +271,7 @@ def print_history(name: str, history: History, page: Page) -> None:
         Column("full batches", [as_text(point.gd_ratio, ".4f", _NONE) for point in some]),
         Column(
             "batch sharpness",
-            [as_text(2 / point.learning_rate / point.batch_sharpness, ".4f", _NONE) for point in some],
+            [as_text(2 / (point.learning_rate * point.batch_sharpness or math.nan), ".4f", _NONE) for point in some],
         ),
         Column("verdict", [point.verdict or _NONE for point in some], left=True),
     ]

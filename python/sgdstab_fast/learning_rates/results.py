@@ -54,7 +54,8 @@ def _crossing(edges: Edges, degrees_of_freedom: float = math.inf) -> str:
     """Return where lambda changes sign, with its error, in words."""
     if math.isnan(edges.almost_sure):
         return "not on the grid"
-    return with_error(edges.almost_sure, edges.almost_sure_standard_error, degrees_of_freedom)
+    told = with_error(edges.almost_sure, edges.almost_sure_standard_error, degrees_of_freedom)
+    return f"about {edges.almost_sure:.3g} (error unknown)" if told == "unknown" else told
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

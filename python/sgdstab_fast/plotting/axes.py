@@ -101,7 +101,8 @@ def setting_in_words(setting: Mapping[str, Any]) -> str:
         for name, symbol in (("dimension", "d"), ("n_examples", "N"), ("batch_size", "B"), ("learning_rate", "η"))
         if name in setting
     ]
-    parts += [f"{setting['n_matrices']} matrices"] if "n_matrices" in setting else []
+    if "n_matrices" in setting:
+        parts.append("1 matrix" if setting["n_matrices"] == 1 else f"{setting['n_matrices']} matrices")
     nesterov = "Nesterov " if setting.get("nesterov") else ""
     parts += [f"{nesterov}momentum" + (f" {setting['momentum']:g}" if "momentum" in setting else "")] * (
         "momentum" in setting or bool(nesterov)
@@ -260,9 +261,7 @@ def name_points(
     """
     if not points:
         return
-    figure: Any = ax.figure
-    while hasattr(figure, "parent") and hasattr(figure, "_parent"):  # a part of a figure
-        figure = figure._parent
+    figure: Any = ax.figure.figure  # the whole one, also of axes in a part of it
     figure.draw_without_rendering()
     unit, inside = figure.dpi / 72, np.asarray(ax.get_window_extent().extents)
     at = ax.transData.transform([(x, y) for x, y, _ in points])

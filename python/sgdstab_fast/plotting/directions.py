@@ -106,7 +106,8 @@ def largest_parts(
     ax.set_xlabel("part in λ (nats per step), with 95% interval")
     scientific(ax, "x")
     which = f"The {parts.size} parts" if parts.size <= _BARS else f"Largest {len(shown)} of {parts.size} parts"
-    finish(ax, title(f"{which} that sum to λ = {number(exponent)}", setting), lines_above=1)
+    which = "The one part, which is" if parts.size == 1 else f"{which} that sum to"
+    finish(ax, title(f"{which} λ = {number(exponent)}", setting), lines_above=1)
     return ax
 
 

@@ -139,9 +139,8 @@ def _draw_curves(result: _Map, ax: Axes) -> None:
     if not np.isnan(result.mean_square_exponents).all():
         own = GREY if several else _MEAN_SQUARE
         ax.plot([], [], color=own, lw=1.2, ls="--", marker=markers[1], label="Λ(2)/2, mean square")
-    momenta = np.unique(result.momenta)
-    for momentum in momenta:
-        row = int(np.flatnonzero(result.momenta == momentum)[0])
+    momenta, first_rows = np.unique(result.momenta, return_index=True)
+    for row in first_rows.tolist():
         own = (GREY if several else _GD) if momenta.size == 1 else CURVES[row]
         x, y = through_zeros(rates, result.gd_exponents[row], result.edges[row].gd)
         ax.plot(x, y, color=own, lw=1.2, ls=":", marker=markers[2])
@@ -169,8 +168,13 @@ def through_zeros(x: FloatArray, y: FloatArray, zero: float) -> tuple[FloatArray
 
 
 def _error(x: FloatArray, rates: FloatArray, errors: FloatArray) -> FloatArray:
-    """Return errors between learning rates, by their logarithms: they grow by orders at an edge."""
-    return np.asarray(np.exp(np.interp(x, rates, np.log(np.maximum(np.nan_to_num(errors), 1e-300)))))
+    """Return errors between learning rates, by their logarithms: they grow by orders at an edge.
+
+    NaN beside a learning rate whose error is not known.
+    """
+    known = np.isfinite(errors)
+    found = np.exp(np.interp(x, rates, np.log(np.maximum(np.where(known, errors, 0.0), 1e-300))))
+    return np.where(np.interp(x, rates, (~known).astype(float)) > 0, np.nan, found)
 
 
 def _mark_zeros(result: _Map, ax: Axes) -> None:
@@ -285,7 +289,8 @@ def _surface(result: _Map, ax: Axes) -> Axes:
             marker = "o" if name == "almost_sure" else None
             ax.plot(x, edge, color="0.1", lw=1.3, ls=style, marker=marker, ms=3, label=label)
     ax.set_yscale("log")
-    ax.set_ylim(result.learning_rates[0], result.learning_rates[-1])
+    around = 1.0 if result.learning_rates.size > 1 else 1.2
+    ax.set_ylim(result.learning_rates[0] / around, result.learning_rates[-1] * around)
     _label_batches(ax, x, scale) if by_size else ax.set_xlabel("momentum")
     ax.set_ylabel("learning rate η")
     legend_below(ax, 3)
@@ -295,9 +300,9 @@ def _surface(result: _Map, ax: Axes) -> Axes:
 
 def _edges_over_batches(result: _Map, ax: Axes) -> Axes:
     """Plot the edges of every momentum over the batch size."""
-    momenta = np.unique(result.momenta)
+    momenta, which = np.unique(result.momenta, return_inverse=True)
     for index, momentum in enumerate(momenta):
-        rows = np.flatnonzero(result.momenta == momentum)
+        rows = np.flatnonzero(which == index)
         color = CURVES[index % _MOST_CURVES]
         for name, style, _ in _EDGES:
             edge = [getattr(result.edges[row], name) for row in rows.tolist()]

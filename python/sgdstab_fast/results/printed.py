@@ -34,6 +34,8 @@ def with_error(
     """
     if math.isinf(value):
         return f"{value:g}"
+    if interval is not None and math.isinf(error) and all(map(math.isfinite, interval)):
+        return _within(value, *interval)
     if not math.isfinite(value + error) or (error >= _HOPELESS and error > _RELATIVE * abs(value)):
         return "unknown"
     if error <= _ROUNDING * abs(value):
@@ -48,6 +50,8 @@ def _beside(value: float, error: float) -> str:
     """Return a value with ±."""
     if abs(value) < error / 20:
         return f"0 ± {error:.1g}"
+    if max(abs(value), error) <= _LEAST:
+        return f"{value:.3g} ± {error:.1g}"
     if (exponent := _power(max(abs(value), error))) != 0:
         return f"({_beside(value / 10.0**exponent, error / 10.0**exponent)})e{exponent}"
     digits = max(1 - math.floor(math.log10(error)), 0)
@@ -59,6 +63,8 @@ def _within(value: float, low: float, high: float) -> str:
     half = (high - low) / 2
     if not math.isfinite(half) or (half >= _HOPELESS and half > _RELATIVE * abs(value)):
         return "unknown"
+    if max(abs(low), abs(high)) <= _LEAST:
+        return f"{value:.3g} in [{low:.3g}, {high:.3g}] ({_LEVEL:.0%})"
     exponent = _power(max(abs(low), abs(high)))
     scaled = [each / 10.0**exponent for each in (value, low, high)]
     half /= 10.0**exponent
