@@ -244,7 +244,7 @@ def _mean_square_so_far(found: Stability) -> str:
 def _growing(found: Stability, system: LinearizedSGD) -> str:
     n, limit = found.growing_examples.size, f"{2 * system.batch_size}"
     if n == 0:
-        return f"none: learning rate * K_ii is at most {limit} for all i"
+        return f"none: learning rate * K_ii is at most 2 * batch size = {limit} for all i"
     largest = found.growing_examples[np.argsort(-system.diagonal[found.growing_examples], kind="stable")]
     names = ", ".join(str(i) for i in largest[:_SHOWN]) + (", …" if n > _SHOWN else "")
     return f"learning rate * K_ii > {limit} for {n} of {system.n_examples} i ({names})"

@@ -455,7 +455,8 @@ class System(ABC):
 def require_system(system: Any) -> None:
     """Refuse what is not a system."""
     if not isinstance(system, System):
-        raise TypeError(f"system must be a LinearizedSGD or a MatrixEnsemble, not {type(system).__name__}")
+        made = "LinearizedSGD(gram, learning_rate, batch_size) makes one of K or a kernel"
+        raise TypeError(f"system must be a LinearizedSGD or a MatrixEnsemble, not {type(system).__name__}: {made}")
 
 
 def first_and_last(directions: FloatArray, third: int) -> FloatArray:

@@ -71,6 +71,7 @@ class Watch:
         self._own: ThreadPoolExecutor | None = None
         self._pending: _Pending | None = None
         self._waiting, self._last_step = False, run.last_step
+        self._latest: tuple[int, float | None, int | None] = (run.last_step, None, None)
         self._has_warned = self._is_closed = False
         self._n_left_out = 0
         self._spent, self._began = 0.0, time.perf_counter()
@@ -107,13 +108,17 @@ class Watch:
         # One that is due while another is being measured is taken as soon as that is done.
         self._n_left_out += self._waiting and due and self._budget is None
         self._waiting = self._pending is not None or self._is_over_budget()
+        self._latest = (step, learning_rate, batch_size)
         if not self._waiting:
-            self._measure(step, learning_rate, batch_size)
+            self._measure(*self._latest)
 
     def close(self) -> None:
-        """Wait for the last point."""
+        """Wait for the last point; take one that is still due, of the network as it is now."""
         try:
             self._collect(wait=True)
+            if self._waiting and not self._is_closed and not self._is_over_budget():
+                self._measure(*self._latest)
+                self._collect(wait=True)
         finally:
             self._shut(wait=True)
         if self._n_left_out > 0:
