@@ -1,6 +1,7 @@
 """Estimates from batch means."""
 
 import numpy as np
+import pytest
 from sgdstab_fast.statistics.estimates import batch_means
 
 
@@ -12,3 +13,13 @@ def test_batch_means_of_white_noise_have_the_textbook_error():
     assert abs(estimate.standard_error[0] * np.sqrt(kept) - 1) < 0.3
     assert not estimate.drifts
     assert abs(estimate.chain_disagreement - 1) < 0.5
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.02, 0.1, 1.0])
+@pytest.mark.parametrize("n", [16, 41, 128])
+def test_the_start_up_is_cut_where_the_mean_of_the_rest_is_known_best(rng, n, decay):
+    # White's rule in its own words: sum (x - mean)^2 / m^2 of the m batches that are left.
+    series = rng.standard_normal((64, n, 1)) + 5 * np.exp(-decay * np.arange(n))[:, None] * (decay > 0)
+    mean = series.mean(axis=(0, 2))
+    errors = [((mean[d:] - mean[d:].mean()) ** 2).sum() / (n - d) ** 2 for d in range(n // 2 + 1)]
+    assert batch_means(series, 1).start_up == max(int(np.argmin(errors)), n // 8)

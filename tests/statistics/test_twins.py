@@ -72,6 +72,16 @@ def test_twins_that_stopped_are_taken_to_go_on(rng):
     assert found.standard_error[0] >= 0.09
 
 
+def test_twins_that_met_their_chains_and_stopped_owe_nothing(rng):
+    growth = series(rng)
+    twins = growth[:MOST_TWINS, :20].copy()
+    twins[:, :8] += 0.1  # the start alone, which is cut off
+    found = estimate(growth, twins)
+    assert found.mixed
+    assert found.start_up == 10
+    assert found.bias_allowance == 0
+
+
 def test_what_a_mixture_gains_may_not_have_been_seen(rng):
     # Twins have gained 1 in their first batch; in n batches of all chains that may happen 3 times and be unseen.
     growth = series(rng) * 1e-6
