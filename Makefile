@@ -55,8 +55,8 @@ sanitize: $(VENV)/tools
 fuzz: $(VENV)/installed
 	OPENBLAS_NUM_THREADS=1 $(RUN)/python scripts/fuzz.py $(or $(CALLS),100000) $(or $(SEED),0)
 
-# Sixty small mistakes, one at a time: whether some test notices each. ONLY is a pattern of names, or --core, or --python;
-# many minutes.
+# Small mistakes in the code, one at a time: whether some test notices each. ONLY is a pattern of names, or --core, or
+# --python; many minutes.
 mutate: $(VENV)/installed $(VENV)/mutate-tools
 	$(RUN)/python scripts/mutate.py $(ONLY)
 

@@ -74,6 +74,56 @@ MUTATIONS = [
         "_normal_loss(z - _MARGIN)", "_normal_loss(z + _MARGIN)",
         "exponents of frames that still turn have error bars that are too small",
         "tests/statistics/test_frames.py"),
+    Mutation(
+        "statistics: the largest of several", "python/sgdstab_fast/statistics/largest.py",
+        "math.sqrt(1 + 2 * math.log(max(len(rivals), 1)))", "1.0",
+        "the largest of several estimates is taken for as good as one that was not chosen",
+        "tests/statistics/test_largest.py"),
+    Mutation(
+        "statistics: independent batches", "python/sgdstab_fast/statistics/estimates.py",
+        "variance / standard_error**2", "variance / standard_error",
+        "effective sample sizes are not those of the standard errors",
+        "tests/statistics/test_estimates.py"),
+    Mutation(
+        "statistics: groups of batches", "python/sgdstab_fast/statistics/estimates.py",
+        "growth[..., n_batches - n_groups * size :, :]", "growth[..., : n_groups * size, :]",
+        "odd batches at the end are left out, where those at the start should be",
+        "tests/statistics/test_estimates.py"),
+    Mutation(
+        "statistics: relaxation of columns", "python/sgdstab_fast/statistics/frames.py",
+        "1 / (gap * n_steps) + 2 / z**2", "1 / (gap * n_steps)",
+        "columns that wander count as relaxed too early",
+        "tests/statistics/test_frames.py"),
+    Mutation(
+        "statistics: relaxation of chains", "python/sgdstab_fast/statistics/mixing.py",
+        "1 / self.gap + 2 * self.fluctuation / self.gap / self.gap", "1 / self.gap",
+        "pieces of chains count as independent too early",
+        "tests/statistics/test_mixing.py"),
+    Mutation(
+        "statistics: drifts downwards", "python/sgdstab_fast/statistics/anchored.py",
+        "if abs(scaled_drift) > _DRIFT:", "if scaled_drift > _DRIFT:",
+        "growth that falls along a run is not allowed for",
+        "tests/statistics/test_twins.py"),
+    Mutation(
+        "statistics: starts as one direction", "python/sgdstab_fast/statistics/anchored.py",
+        "self.spreading / (ERRORS_IN_HALF * series.shape[1] * self.steps_per_batch)", "0.0",
+        "what chains gain as they spread from one direction is not allowed for",
+        "tests/statistics/test_twins.py"),
+    Mutation(
+        "results: steps of pilots", "python/sgdstab_fast/results/chains.py",
+        "own = self.n_streams * self.steps_done + self.pilot_steps", "own = self.n_streams * self.steps_done",
+        "steps of pilots are not told, and go beyond max_steps",
+        "tests/simulation/test_run.py::test_steps_of_pilots_and_companions_count"),
+    Mutation(
+        "curves: errors of zeros", "python/sgdstab_fast/curves/zeros.py",
+        "standard_errors[left : right + 1])) / slope", "standard_errors[left : right + 1])) * slope",
+        "the error of an edge is in units of the exponent",
+        "tests/curves/test_zeros.py"),
+    Mutation(
+        "moments: the tangent at zero", "python/sgdstab_fast/moments/facts.py",
+        "self.slope[0 if order > 0 else 1]", "self.slope[1 if order > 0 else 0]",
+        "moments are held against the wrong side of lambda",
+        "tests/moments/test_facts.py"),
     # Seeds, looks and stopping.
     Mutation(
         "seeds: children", "python/sgdstab_fast/_core/seeds.py",
@@ -191,6 +241,11 @@ MUTATIONS = [
         '_squared("mean squared", lambda m: 2.0 / m)', '_squared("mean squared", lambda m: 1.0 / m)',
         "K is half of that of torch.nn.MSELoss, and critical learning rates are twice as large",
         "tests/gram/test_jacobian.py, tests/gram/test_torch.py::test_learning_rates_are_those_of_the_optimiser"),
+    Mutation(
+        "losses: two classes", "python/sgdstab_fast/gram/losses.py",
+        "(np.logaddexp(0, f) - y * f).sum(axis=1)", "(np.logaddexp(0, f) - y).sum(axis=1)",
+        "the loss of a kernel is not the one that its network is trained by",
+        "tests/gram/test_losses.py"),
     Mutation(
         "networks: padding of embeddings", "python/sgdstab_fast/gram/features.py",
         "(left[:, None] == right[None, :]) & (left >= 0)[:, None]", "left[:, None] == right[None, :]",

@@ -23,6 +23,15 @@ def test_budget_bounds_the_steps_of_all_chains_together():
             assert max_steps / 2 < budget(sf.LinearizedSGD(K4, 0.3), max_steps, method=method).n_steps <= max_steps
 
 
+def test_steps_of_pilots_and_companions_count():
+    def chains(n, **others):
+        records = VectorRecords(*(np.zeros((n, 5, width)) for width in (1, 0, 0)))
+        return Chains(key=(0, 0), states=np.zeros((n, 1, 2)), steps_per_batch=4, records=records, **others)
+
+    assert chains(3).n_steps == 60
+    assert chains(3, pilot_steps=7, companions=chains(2)).n_steps == 60 + 7 + 40
+
+
 def test_tolerances_stop_the_run_and_are_kept():
     system = sf.LinearizedSGD(K4, 0.3)
     relative = sf.lyapunov_exponent(system, rtol=3e-3, rng=1)
