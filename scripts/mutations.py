@@ -294,7 +294,7 @@ MUTATIONS = [
         "advance_item(worker, item, stream.key, number(chain), start",
         "advance_item(worker, item, stream.key, number(first), start",
         "chains take the steps of others, and error bars are half of what they should be",
-        "tests/exponents/test_exponent.py::test_growth_equals_a_plain_numpy_replay"),
+        "tests/core/test_steps.py::test_vectors_of_every_chain_are_those_of_explicit_products"),
     Mutation(
         "core: streams of walkers", "cpp/src/kernels/populations.cpp",
         "return index * static_cast<std::uint64_t>(size) + static_cast<std::uint64_t>(j);",
@@ -312,19 +312,17 @@ MUTATIONS = [
         "core: sums of logarithms", "cpp/include/sgdstab/base/sums.hpp",
         "kSmall = 1.0 / 64;  // x^9", "kSmall = 1.0 / 8;  // x^9",
         "logarithms of growth are those of a series that has not converged",
-        "tests/exponents/test_exponent.py::test_anchored_growth_equals_the_mean_over_all_next_steps"),
+        "tests/core/test_growth.py::test_growth_is_known_to_rounding_at_every_learning_rate"),
     Mutation(
         "core: sums of powers", "cpp/include/sgdstab/base/sums.hpp",
         "(power_ * kept.log()).exp(), of_zero) - 1;", "(power_ * kept.log()).exp(), of_zero);",
-        "growth to a power is not less 1 where steps nearly destroy a vector",
-        "tests/moments/test_moments.py::test_populations_find_the_known_exponents"),
+        "growth to a power is not less 1 where steps are large",
+        "tests/core/test_growth.py::test_mean_powers_of_growth_are_those_of_all_next_steps"),
     Mutation(
         "core: lengths of tiny panels", "cpp/include/sgdstab/base/unit_vectors.hpp",
         "return log_norm + norm.log();", "return norm.log();",
         "vectors that are too small to square lose their growth",
-        "tests/learning_rates/test_sweep.py::test_learning_rates_of_all_sizes_together, "
-        "tests/learning_rates/test_sweep.py::test_singular_steps_of_some_examples, "
-        "tests/learning_rates/test_sweep.py::test_inverse_steps_have_the_opposite_exponents"),
+        "tests/core/test_steps.py::test_log_growth_of_panels_counts_from_starts_of_any_length"),
     Mutation(
         "core: what is left of columns", "cpp/src/base/frame.cpp",
         "smallest = std::min(smallest, original", "smallest = std::max(smallest, original",
@@ -335,13 +333,13 @@ MUTATIONS = [
         "core: the slowest direction", "cpp/src/base/definiteness.cpp",
         "    x = x.cwiseQuotient(scale);", "    x = x.cwiseProduct(scale);",
         "the slowest direction of K is that of another matrix",
-        "tests/systems/test_rows.py, tests/operators/test_uniform_noise.py"),
+        "tests/operators/test_uniform_noise.py::test_bound_is_one_of_the_mean_square_exponent"),
     # The core: steps.
     Mutation(
         "core: steps four at a time", "cpp/include/sgdstab/steps/single.hpp",
         "for (std::size_t l = 0; l < j; ++l) step[j]", "for (std::size_t l = 0; l + 1 < j; ++l) step[j]",
         "a step does not see the one just before it",
-        "tests/exponents/test_exponent.py::test_growth_equals_a_plain_numpy_replay"),
+        "tests/core/test_steps.py::test_vectors_of_every_chain_are_those_of_explicit_products"),
     Mutation(
         "core: the last batch of an epoch", "cpp/include/sgdstab/steps/batch.hpp",
         "steps_.learning_rate / static_cast<double>(n_drawn);",
@@ -353,8 +351,7 @@ MUTATIONS = [
         "steps_.learning_rate / static_cast<double>(draws_.n_drawn(t));",
         "steps_.learning_rate / static_cast<double>(steps_.law.batch_size);",
         "the same, in spectra",
-        "tests/whole/test_every_system.py::test_spectra_are_those_of_plain_simulation, "
-        "tests/whole/test_every_system.py::test_sum_rule"),
+        "tests/core/test_steps.py::test_the_first_column_of_a_frame_takes_the_steps_of_a_vector"),
     Mutation(
         "core: momentum between steps of a frame", "cpp/include/sgdstab/kernels/frame_workers.hpp",
         "power(lag - 1)", "power(lag)",
@@ -375,9 +372,7 @@ MUTATIONS = [
         "if (!(pass.smallest_ratio < options.least_ratio) || n_steps == 1) return pass;",
         "if (n_steps > 0) return pass;",
         "slow directions of frames are lost in rounding, as no pass is taken again in smaller ones",
-        "tests/exponents/test_spectrum.py::test_sum_rule_at_a_learning_rate_that_costs_most_digits, "
-        "tests/exponents/test_spectrum.py::test_projections_lose_one_exponent_and_keep_the_other, "
-        "tests/exponents/test_spectrum.py::test_steps_that_nearly_destroy_directions_are_orthogonal"),
+        "tests/core/test_steps.py::test_steps_that_leave_too_little_of_a_column_are_taken_again_fewer_at_a_time"),
     Mutation(
         "core: steps at many learning rates", "cpp/src/kernels/panels.cpp",
         "for (Index l = 0; l < j; ++l) product -=", "for (Index l = 0; l + 1 < j; ++l) product -=",
@@ -388,9 +383,7 @@ MUTATIONS = [
         "core: steps that nearly destroy a vector", "cpp/src/growth/single.cpp",
         "constexpr double kCancelling = 1 - 0x1p-16;", "constexpr double kCancelling = 2;",
         "growth is what rounding has left of it",
-        "tests/learning_rates/test_sweep.py::test_singular_steps_of_some_examples, "
-        "tests/exponents/test_exponent.py::test_projections_of_two_examples, "
-        "tests/directions/test_coupling.py::test_growth_by_example_is_that_of_explicit_steps"),
+        "tests/core/test_growth.py::test_growth_of_what_a_step_nearly_destroys_keeps_its_digits"),
     Mutation(
         "core: the mean of a batch's growth", "cpp/src/growth/batch.cpp",
         "terms.mean = in[0] * l1 + in[1] * r1;", "terms.mean = in[0] * l1 + in[0] * r1;",
@@ -410,12 +403,12 @@ MUTATIONS = [
         "core: growth of volumes", "cpp/src/growth/frames.cpp",
         "(metrics.diagonals[m * n + i] - c))));", "(metrics.diagonals[m * n + i] + c))));",
         "anchored growth of frames is not that of their volumes",
-        "tests/exponents/test_spectrum.py::test_t1_both_exponents, tests/exponents/test_spectrum.py::test_k4_spectrum"),
+        "tests/core/test_growth.py::test_growth_of_frames_is_that_of_the_volumes_of_their_columns"),
     Mutation(
         "core: weights after resampling", "cpp/src/kernels/populations.cpp",
         "population.log_weight(j) = log_mean;", "population.log_weight(j) = weights.log_largest;",
         "resampling makes moments grow",
-        "tests/moments/test_moments.py::test_populations_find_the_known_exponents"),
+        "tests/core/test_draws.py::test_resampling_keeps_the_weight_of_a_population"),
     Mutation(
         "core: norms to a power", "cpp/src/kernels/populations.cpp",
         "powers = (order / 2 * lanes(", "powers = (order * lanes(",

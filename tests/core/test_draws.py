@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import sgdstab_fast as sf
 from reference.known import K4
+from reference.steps import KEY
 from sgdstab_fast._core.arguments import Stream, VectorOptions
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.moments.populations import population_task, walkers_from
-
-KEY = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
 
 
 def examples_of_epochs(n_chains, n_epochs, n):
@@ -30,6 +29,20 @@ def test_orders_of_successive_epochs_are_uniform_and_independent():
     for first, second in ((0, 1), (1, 2), (0, 2)):
         counts = np.bincount(6 * number[:, first] + number[:, second], minlength=36)
         assert ((counts - 200) ** 2 / 200).sum() < 66.6  # P = 1e-3 with 35 degrees of freedom
+
+
+def test_resampling_keeps_the_weight_of_a_population(rng):
+    """Of steps so small that nothing grows: log g is the logarithm of the mean weight that walkers came with."""
+    system = sf.LinearizedSGD(K4, 1e-13)
+    task = population_task(system, 1.0, system.no_growth, 16, tilted=False, evaluate=False)
+    walkers = walkers_from(rng.standard_normal((3, 32, 4)))
+    weights = 3 * rng.standard_normal((3, 32))
+    walkers[:, :, -2] = weights
+    found, log_growth, *_ = core.advance_populations(
+        task.steps, task.metrics, walkers, Stream(KEY, 0, 0, 1, 16), task.options, 1
+    )
+    np.testing.assert_allclose(found[:, :, -2], 0, atol=1e-10)  # all of them are resampled
+    np.testing.assert_allclose(log_growth[:, 0], np.log(np.exp(weights).mean(axis=1)), atol=1e-10)
 
 
 def test_walkers_of_every_population_take_steps_of_their_own():
