@@ -28,7 +28,7 @@ from mutations import MUTATIONS, Mutation
 ROOT = Path(__file__).parents[1]
 CAUGHT, SURVIVED, HARMLESS, NO_BUILD = "caught", "SURVIVED", "no fault", "DOES NOT COMPILE"
 MOST_SURVIVORS = 3
-_SECONDS = 120  # of the tests of a mutation, of those before any, times the mutations: beyond, it hangs
+_SECONDS = 120  # that tests may take; of all of them, without a mutation, so long for each
 _NO_TESTS = (4, 5)  # what pytest ends with where it has found none
 
 
@@ -141,7 +141,7 @@ def outcome_of(mutation: Mutation, copy: Copy, seconds: float) -> Outcome:
         status, said = copy.test(mutation.tests.split(", "), seconds)
     if status in _NO_TESTS:
         raise SystemExit(f"{mutation.name}: {mutation.tests}: no tests\n{said}")
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.MULTILINE)
     by = failed[0] if failed else "hangs" if status is None else f"status {status}"
     verdict = CAUGHT if status != 0 else HARMLESS if mutation.survives else SURVIVED
     return Outcome(mutation, verdict, time.monotonic() - begun, "" if status == 0 else by)

@@ -195,6 +195,11 @@ MUTATIONS = [
         "float(((relative * psi) ** 2).mean() / (psi**2).mean())", "float((relative**2).mean())",
         "the residual is not that of the equation in L2",
         "tests/directions/test_eigenfunction.py::test_the_residual_is_that_in_mean_square_over_directions_it_was_not_fitted_to"),
+    Mutation(
+        "directions: rare pairs", "python/sgdstab_fast/directions/coupling.py",
+        "effective_pairs=np.minimum(near_size, far_size)", "effective_pairs=np.maximum(near_size, far_size)",
+        "means that a few pairs carry look as reliable as those of the other kind",
+        "tests/directions/test_coupling.py::test_pairs_are_those_of_explicit_products"),
     # Learning rates.
     Mutation(
         "critical rates: errors of one sign", "python/sgdstab_fast/learning_rates/zeros.py",
