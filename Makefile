@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(abspath $(VENV))/bin
 SOURCES := $(shell find cpp python CMakeLists.txt pyproject.toml -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: demo test check lint cpp-test docs calibrate bench bits sanitize fuzz wheels clean
+.PHONY: demo test check lint cpp-test docs calibrate bench bits sanitize fuzz mutate wheels clean
 
 demo: $(VENV)/runs
 	$(RUN)/sgdstab report
@@ -57,6 +57,11 @@ sanitize: $(VENV)/tools
 fuzz: $(VENV)/installed
 	OPENBLAS_NUM_THREADS=1 $(RUN)/python scripts/fuzz.py $(or $(CALLS),100000) $(or $(SEED),0)
 
+# Small mistakes in the code, one at a time: whether some test notices each. ONLY is a pattern of names, or --core, or
+# --python; many minutes.
+mutate: $(VENV)/installed $(VENV)/mutate-tools
+	$(RUN)/python scripts/mutate.py $(ONLY)
+
 # Source distribution and wheels of this machine's Python, checked as those who distribute them would.
 wheels: $(VENV)/release-tools
 	rm -rf dist
@@ -87,6 +92,10 @@ $(VENV)/installed: $(VENV)/wheel/built $(VENV)/tools
 # What tests and pages do not import need not be compiled to bytecode.
 $(VENV)/tools: $(VENV)/bin/python pyproject.toml
 	$(RUN)/python -m pip install --quiet --no-compile --group test --group lint
+	touch $@
+
+$(VENV)/mutate-tools: $(VENV)/bin/python pyproject.toml
+	$(RUN)/python -m pip install --quiet --group mutate
 	touch $@
 
 $(VENV)/release-tools: $(VENV)/bin/python pyproject.toml

@@ -48,6 +48,14 @@ def test_exit_status_is_the_verdict(directory, capsys, learning_rate, status, ve
     assert f" {verdict} " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("learning_rate", "side"), [(1.3, "below"), (1.4, "above")])
+def test_full_batches_are_below_their_threshold_where_they_shrink(directory, capsys, learning_rate, side):
+    run("k4.npy", "--learning-rate", learning_rate, "--max-steps", 20_000)  # the threshold is 4/3
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "full-batch GD" in line)
+    assert f"({side} its threshold 1.33333)" in row
+    assert ("mu = -" in row) == (side == "below")
+
+
 def test_max_steps_bounds_the_spectrum_too(directory, capsys):
     assert run("k4.npy", "--learning-rate", 0.3, "--max-steps", 20_000, "--json") == 0
     report = json.loads(capsys.readouterr().out)

@@ -17,6 +17,9 @@ TESTS = Path(__file__).parents[1]
 NUMERICAL = [
     TESTS / name
     for name in (
+        "core/test_draws.py",
+        "core/test_growth.py",
+        "core/test_steps.py",
         "core/test_streams.py",
         "exponents/test_exponent.py",
         "exponents/test_spectrum.py",

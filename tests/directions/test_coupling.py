@@ -206,6 +206,8 @@ def test_pairs_are_those_of_explicit_products(name):
         # Chains 2k and 2k + 1 are each other's partners.
         error = (far**alpha).reshape(16, -1).mean(axis=1).std(ddof=1) / math.sqrt(16)
         assert found.far_standard_errors[i] == pytest.approx(error, rel=1e-6)
+        sizes = [(ratios**alpha).sum() ** 2 / (ratios ** (2 * alpha)).sum() for ratios in (near, far)]
+        assert found.effective_pairs[i] == pytest.approx(min(sizes), rel=1e-8)
     np.testing.assert_allclose(found.rates, np.log(found.near) / n, rtol=1e-14, atol=1e-16)
     np.testing.assert_array_equal(found.worst, np.maximum(found.near, found.far))
 

@@ -8,8 +8,9 @@ import sgdstab_fast as sf
 from reference.known import K4, REAL_GRAMS, T1, T1_EXPONENT
 from reference.systems import random_gram
 from sgdstab_fast._core.seeds import seed_from
-from sgdstab_fast.directions.eigenfunction import eigenfunction, stationary_directions
+from sgdstab_fast.directions.eigenfunction import eigenfunction, fit_eigenfunction, stationary_directions
 from sgdstab_fast.directions.lyapunov_function import lyapunov_function
+from sgdstab_fast.directions.norm_products import norms_of
 from sgdstab_fast.exact.mean_square import mean_square_exponent
 from sgdstab_fast.exact.moments import ExactMoments
 from sgdstab_fast.results.warnings import AccuracyWarning
@@ -119,6 +120,17 @@ def test_residual_is_that_of_the_steps_themselves(gram, learning_rate, p):
     # Rare directions carry both.
     assert psi.residual / 4 < measured < 4 * psi.residual < 0.02
     assert values.mean() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("p", [-3.0, -1.0])
+def test_the_residual_is_that_in_mean_square_over_directions_it_was_not_fitted_to(p):
+    system = sf.LinearizedSGD(UNSTABLE, 1.1)
+    directions = stationary_directions(system, 320, seed_from(5))
+    psi = fit_eigenfunction(system, p, directions, 256, norms_of(system.in_own_units()), seed_from(5))
+    fresh = np.linalg.solve(system.gradients().T, directions[256:].T).T
+    off, size = psi.value * psi.residual_on(fresh) * psi(fresh), psi(fresh)
+    assert size.std() > 0.1
+    assert psi.residual == pytest.approx(np.linalg.norm(off) / np.linalg.norm(size), rel=1e-6)
 
 
 def test_values_of_other_methods():

@@ -6,6 +6,7 @@ import sgdstab_fast as sf
 from reference.known import K4, REAL_GRAMS
 from reference.statistics import assert_within
 from reference.systems import random_gram
+from scipy.linalg import block_diag
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,18 @@ def test_separate_blocks_and_single_examples():
         alone = sf.stability(sf.LinearizedSGD([[2.0]], learning_rate), rng=1)
         assert alone.verdict == verdict, learning_rate
     assert sf.stability(sf.LinearizedSGD([[2.0]], 0.5), rng=1).lyapunov.exponent == -np.inf
+
+
+def test_a_stable_block_does_not_decide_about_one_of_which_nothing_is_known():
+    # Reflections have lambda = 0, of which theory claims nothing.
+    gram = np.array([[2.0, 0.5, 0.0], [0.5, 2.0, 0.0], [0.0, 0.0, 0.5]])
+    result = sf.stability(sf.LinearizedSGD(gram, 1.0), rng=1)
+    assert (result.verdict, result.lyapunov.exponent, result.lyapunov.sign) == ("undecided", 0, 0)
+    # One that needs more steps than there are, beside one that shrinks in every step.
+    gram = block_diag(K4, 0.5)
+    with pytest.warns(sf.AccuracyWarning, match="^block 1 of 2"):
+        result = sf.stability(sf.LinearizedSGD(gram, 0.427), max_steps=20_000, rng=1)
+    assert (result.verdict, result.lyapunov.sign) == ("undecided", 0)
 
 
 def test_a_block_that_is_simulated_makes_the_verdict_one_of_simulation():

@@ -10,6 +10,7 @@ import torch
 from reference.known import K4
 from reference.systems import random_gram
 from sgdstab_fast.exact.threshold_bounds import threshold_bounds
+from sgdstab_fast.learning_rates.thresholds import Threshold
 from sgdstab_fast.systems.sampling import validated
 from sklearn import datasets
 from torch import nn
@@ -50,6 +51,15 @@ def test_bounds_of_examples_with_several_rows_are_those_of_their_matrices():
     assert found.by_eigenvector == pytest.approx(2 * forms.mean() / (forms.mean() ** 2 + law.noise * forms.var()))
     squares = (1 - law.noise) * np.trace(mean @ mean) + law.noise * np.trace(each @ each, axis1=1, axis2=2).mean()
     assert found.by_trace == pytest.approx(2 * np.trace(mean) / squares)
+
+
+@pytest.mark.parametrize(("learning_rate", "allowed"), [(0.39, True), (0.45, None), (0.51, False)])
+def test_between_bounds_nothing_is_said(learning_rate, allowed):
+    row = Threshold(
+        name="a", value=0.4, standard_error=0.0, low=0.4, high=0.5, kind="sufficient", meaning="", source="",
+        checked="", implies=(),
+    )  # fmt: skip
+    assert row.allows(learning_rate) is allowed
 
 
 def test_values():

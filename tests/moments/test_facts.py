@@ -1,5 +1,7 @@
 """Facts that simulated moments are held against: a parabola Lambda(p) = p (p - 2), known at some orders."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sgdstab_fast.moments.facts import CONTRADICTED, Facts, held_against, held_against_each_other
@@ -46,3 +48,9 @@ def test_orders_that_no_convex_curve_passes_have_errors_as_wide_as_it_takes():
     assert found[1].reason == CONTRADICTED
     assert 0.9 < found[1].standard_error < 1
     assert not found[1].within_tolerance
+
+
+def test_a_convex_curve_is_above_its_tangent_at_zero_on_either_side():
+    facts = replace(Facts.of(ORDERS, ORDERS * (ORDERS - 2), np.zeros(3)), slope=(-2.1, -1.9))
+    assert facts.bounds(1.0) == pytest.approx((-2.1, 0.0))  # p (p - 2) is -1 there
+    assert facts.bounds(-1.0) == pytest.approx((1.9, np.inf))  # and 3

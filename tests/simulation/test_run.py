@@ -1,12 +1,19 @@
 """Runs: where they stop, and that nothing but the seed decides what they find."""
 
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import sgdstab_fast as sf
 from reference.known import K4, REAL_GRAMS, T1
 from reference.statistics import budget
+from scipy import stats
+from sgdstab_fast.curves.zeros import bisected
+from sgdstab_fast.results.chains import Chains, VectorRecords
+from sgdstab_fast.simulation.looks import grid
+from sgdstab_fast.simulation.run import Run, known_sign
+from sgdstab_fast.statistics.estimates import unknown
 
 
 @pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
@@ -14,6 +21,15 @@ def test_budget_bounds_the_steps_of_all_chains_together():
     for max_steps in (64, 1000, 123_456):
         for method in ("anchored", "average"):
             assert max_steps / 2 < budget(sf.LinearizedSGD(K4, 0.3), max_steps, method=method).n_steps <= max_steps
+
+
+def test_steps_of_pilots_and_companions_count():
+    def chains(n, **others):
+        records = VectorRecords(*(np.zeros((n, 5, width)) for width in (1, 0, 0)))
+        return Chains(key=(0, 0), states=np.zeros((n, 1, 2)), steps_per_batch=4, records=records, **others)
+
+    assert chains(3).n_steps == 60
+    assert chains(3, pilot_steps=7, companions=chains(2)).n_steps == 60 + 7 + 40
 
 
 def test_tolerances_stop_the_run_and_are_kept():
@@ -36,6 +52,30 @@ def test_a_known_sign_stops_the_run():
     assert (result.stopped_by, result.sign, result.converged) == ("sign", -1, True)
     assert result.exponent + 2.5 * result.standard_error < 0
     assert sf.lyapunov_exponent(system, rtol=0.1, rng=1).sign == 0  # not asked for
+
+
+def test_errors_of_a_sign_add_up_to_what_is_stated_over_all_looks():
+    """Look l of the grid errs with (1 - confidence) / (2 l (l + 1)): half of it in all; one beside it after n of n."""
+
+    def rate(n_batches, confidence=0.9):
+        """The probability that Student's t of 63 degrees is beyond the least mean, in errors, whose sign is known."""
+        records = VectorRecords(*(np.zeros((64, n_batches, width)) for width in (1, 0, 0)))
+        chains = Chains(key=(0, 0), states=np.zeros((64, 1, 1)), steps_per_batch=1, records=records)
+
+        def sign(mean):
+            found = replace(unknown(1), mean=np.array([mean]), standard_error=np.ones(1), bias_allowance=0.0)
+            return known_sign(Run(chains, replace(found, degrees_of_freedom=63), "max_steps"), confidence)
+
+        least = bisected(lambda mean: abs(sign(mean)) - 0.5, 0.0, 100.0)
+        assert (sign(1.001 * least), sign(-1.001 * least)) == (1, -1)
+        return 2 * stats.t.sf(least, 63)
+
+    looks = list(grid(2048, 2048))
+    on_grid = [rate(n) for n in looks]
+    assert len(looks) > 10
+    assert sum(on_grid) == pytest.approx(0.05 * (1 - 1 / (len(looks) + 1)), rel=1e-3)
+    beside = [n for n in range(1, 60) if n not in looks]
+    assert sum(map(rate, beside)) == pytest.approx(sum(0.05 / (n * (n + 1)) for n in beside), rel=1e-3)
 
 
 def test_progress_is_reported():

@@ -100,3 +100,9 @@ def test_spread_is_the_angle_with_the_start(rng):
     across = np.linalg.qr(np.c_[start, rng.standard_normal(50)])[0][:, 2]
     assert spread_from(start[:, 0], across[None]) == pytest.approx(math.log(50) / 2)
     assert spread_from(None, across[None]) == 0
+
+
+def test_columns_that_wander_relax_as_late_as_random_walks_with_drift(rng):
+    turning = turning_of(columns(rng, [0.05, 0.0], [0.5, 0.5], 16, 8192), 4, 1)
+    relaxation = 1 / 0.05 + 2 * 0.5 / 0.05**2  # 1 / g + 2 s^2 / g^2, of a difference of variance s^2 = 1/2
+    np.testing.assert_allclose(turning.relaxation, relaxation / 8192, rtol=0.3)

@@ -55,3 +55,14 @@ def test_singular_steps_forget_at_the_rate_at_which_they_come(rng):
     assert mixing.gap == pytest.approx(0.02 / 5, rel=0.2)
     assert mixing.resolved
     assert not measure(lost[:, :40], 5).resolved
+
+
+def test_a_difference_that_wanders_is_forgotten_later_than_one_that_grows_steadily(rng):
+    # With the drift g and the variance s^2 a step: 1 / g + 2 s^2 / g^2.
+    assert Mixing(gap=0.1, separation=9.0, n_steps=1000).relaxation_time == pytest.approx(10)
+    assert Mixing(gap=0.1, separation=9.0, n_steps=1000, fluctuation=0.5).relaxation_time == pytest.approx(110)
+    assert Mixing(gap=0.1, separation=1.0, n_steps=1000).relaxation_time == np.inf
+    pair = np.zeros((400, 400, 2))
+    pair[..., 0] = 0.5 + 2 * rng.standard_normal((400, 400))
+    found = measure(pair, 5)  # in batches of five steps
+    assert found.relaxation_time == pytest.approx(5 * (1 / 0.5 + 2 * 4 / 0.25), rel=0.15)

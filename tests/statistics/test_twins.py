@@ -72,6 +72,31 @@ def test_twins_that_stopped_are_taken_to_go_on(rng):
     assert found.standard_error[0] >= 0.09
 
 
+def test_twins_that_met_their_chains_and_stopped_owe_nothing(rng):
+    growth = series(rng)
+    twins = growth[:MOST_TWINS, :20].copy()
+    twins[:, :8] += 0.1  # the start alone, which is cut off
+    found = estimate(growth, twins)
+    assert found.mixed
+    assert found.start_up == 10
+    assert found.bias_allowance == 0
+
+
+@pytest.mark.parametrize("change", [-0.1, 0.1])
+def test_what_chains_drift_by_counts_whichever_way(rng, change):
+    growth = series(rng, np.where(np.arange(N_BATCHES) < N_BATCHES // 2, 0.0, change))
+    found = estimate(growth, growth[:MOST_TWINS].copy())
+    assert found.start_up == 0
+    assert found.bias_allowance == pytest.approx(0.1, rel=0.02)
+
+
+def test_what_a_single_direction_has_spread_to_counts_until_chains_mix(rng):
+    growth = series(rng)
+    for mixing, expected in ((UNKNOWN, 3.0 / (2 * 10 * N_BATCHES)), (Mixing(1.0, 100.0, 10**6), 0.0)):
+        chains = AnchoredGrowth(growth, 10, mixing, Rounding(0.0, 0), Twins(growth[:MOST_TWINS]), spreading=3.0)
+        assert chains.estimate().bias_allowance == pytest.approx(expected, rel=1e-9)
+
+
 def test_what_a_mixture_gains_may_not_have_been_seen(rng):
     # Twins have gained 1 in their first batch; in n batches of all chains that may happen 3 times and be unseen.
     growth = series(rng) * 1e-6

@@ -79,6 +79,13 @@ def test_almost_sure_rates_are_those_of_cold_searches(everything):
         assert point.critical_almost_sure_standard_error <= 1e-2 * point.critical_almost_sure
 
 
+def test_ratios_and_their_errors_are_those_of_rates_over_the_learning_rate(everything):
+    columns = everything.to_dict()
+    for name in ("mean_square_ratio", "almost_sure_ratio", "almost_sure_ratio_standard_error", "gd_ratio"):
+        rates = columns["critical_" + name.replace("_ratio", "")]
+        np.testing.assert_allclose(columns[name], rates / LEARNING_RATE, rtol=1e-14)
+
+
 def test_beyond_the_edge_exponents_above_zero_are_counted():
     tracker = sf.StabilityTracker(0.6)
     point = tracker.update(K4, step=0, residuals=R4)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -422,3 +423,15 @@ def test_without_a_framework_it_says_which(name, package, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=f"pip install {package}"):
         getattr(sf.tracking, name)(economy(), torch.zeros(3, 6))
+
+
+def test_a_point_that_is_due_while_another_is_measured_is_taken_at_the_end():
+    model, inputs, targets = network()
+    tracker, measured = economy(), threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(1) as busy:
+        busy.submit(measured.wait)
+        with tracker.watch(model, inputs, targets, every=100, background=True, executor=busy) as watch:
+            for step in range(150):
+                watch(step)
+            measured.set()
+    assert tracker.history["step"].tolist() == [0, 149]
