@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import sgdstab_fast as sf
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 from plotting.canvas import overlapping, words_on
 from reference.known import K4
 
@@ -81,11 +82,6 @@ SWEEPS = {
     "momentum": lambda: sf.sweep(K4, np.linspace(0.05, 0.5, 7), batch_sizes=[2], momenta=[0.5], **HOW),
     "sizes": lambda: sf.sweep(K4, np.linspace(0.1, 1.2, 7), batch_sizes=[1, 2, 3], **HOW),
     "one example": lambda: sf.sweep([[2.0]], np.linspace(0.1, 1.5, 13), **HOW),
-    "one rate, many sizes": lambda: sf.sweep(np.eye(8) + 0.3, [0.3], range(1, 9), **HOW),
-    "errors that are not known": lambda: sf.sweep(K4, [0.1, 0.3, 0.5], [1, 2], [0, 0.9], rtol=0, max_steps=2e4, rng=1),
-    "recurrence": lambda: sf.sweep(
-        sf.LinearizedSGD(K4, 0.2).with_recurrence([[1.5, -0.5], [1, 0]], [1, 0]), [0.1, 0.2, 0.3], **HOW
-    ),
 }
 
 
@@ -98,6 +94,31 @@ def test_sweeps_too(name):
     assert all(part in axes.get_title() for part in parts)
     assert edge_is_seen(axes)
     assert overlapping(figure) == []
+
+
+DECAY = sf.Recurrence(free=np.array([[0.99]]), readout=np.array([1.0]))
+
+
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        lambda: sf.sweep(np.eye(8) + 0.3, [0.3], range(1, 9), **HOW),
+        lambda: sf.sweep(K4, [0.1, 0.3, 0.5], [1, 2], [0, 0.9], rtol=0, max_steps=2e4, rng=1),
+        lambda: sf.sweep(sf.LinearizedSGD(K4, 0.2).with_recurrence(DECAY), [0.1, 0.2, 0.3], **HOW),
+    ],
+    ids=["one rate, many sizes", "errors that are not known", "recurrence"],
+)
+def test_sweeps_that_have_less_to_show_are_drawn_too(sweep):
+    (axes, *_), figure = drawn(sweep())
+    assert axes.has_data()
+    assert overlapping(figure) == []
+
+
+def test_chains_are_drawn_in_a_part_of_a_figure():
+    chain = sf.projective_chain(sf.LinearizedSGD(K4, 0.6), rng=1, max_steps=2e5, rtol=0)
+    left, _ = Figure().subfigures(1, 2)
+    assert chain.plot(tuple(left.subplots(1, 2)))[0].has_data()
 
 
 @pytest.mark.parametrize("name", ["network", "network, near the edge", "beyond all edges", "one example"])

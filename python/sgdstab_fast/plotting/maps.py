@@ -275,13 +275,12 @@ def _surface(result: _Map, ax: Axes) -> Axes:
     norm = TwoSlopeNorm(0, vmin=-lowest, vmax=highest)
     ax.set_facecolor("#2f5e8a")  # -inf
     scale = "log" if by_size and x[-1] > 8 * x[0] else "linear"
-    if result.learning_rates.size > 1:
-        bounds = (_between(x, logarithmic=scale == "log"), _between(result.learning_rates, logarithmic=True))
-        mesh = ax.pcolormesh(*bounds, values, cmap="RdBu_r", norm=norm, rasterized=True)
-        bar = ax.figure.colorbar(mesh, ax=ax, pad=0.02, extend="both")
-        bar.set_label("λ (nats per step); blue: stable, red: unstable", fontsize=SMALL + 1)
-        bar.set_ticks([-lowest, -lowest / 2, 0, highest / 2, highest])
-        bar.ax.set_yticklabels([number(tick, 2) for tick in bar.get_ticks()])
+    bounds = (_between(x, logarithmic=scale == "log"), _between(result.learning_rates, logarithmic=True))
+    mesh = ax.pcolormesh(*bounds, values, cmap="RdBu_r", norm=norm, rasterized=True)
+    bar = ax.figure.colorbar(mesh, ax=ax, pad=0.02, extend="both")
+    bar.set_label("λ (nats per step); blue: stable, red: unstable", fontsize=SMALL + 1)
+    bar.set_ticks([-lowest, -lowest / 2, 0, highest / 2, highest])
+    bar.ax.set_yticklabels([number(tick, 2) for tick in bar.get_ticks()])
     for name, style, label in _EDGES:
         edge = np.array([getattr(edges, name) for edges in result.edges])
         low, high = result.learning_rates[[0, -1]]
@@ -335,6 +334,8 @@ def _label_batches(ax: Axes, sizes: FloatArray, scale: str) -> None:
 
 def _between(x: FloatArray, *, logarithmic: bool) -> FloatArray:
     """Return the bounds of cells around ascending positions, shape (n + 1,)."""
+    if x.size == 1:
+        return np.asarray([x[0] / 1.2, x[0] * 1.2] if logarithmic else [x[0] - 0.5, x[0] + 0.5])
     at = np.log(x) if logarithmic else x
     middles = (at[1:] + at[:-1]) / 2
     bounds = np.concatenate([[2 * at[0] - middles[0]], middles, [2 * at[-1] - middles[-1]]])

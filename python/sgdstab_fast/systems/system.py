@@ -455,8 +455,8 @@ class System(ABC):
 def require_system(system: Any) -> None:
     """Refuse what is not a system."""
     if not isinstance(system, System):
-        made = "LinearizedSGD(gram, learning_rate, batch_size) makes one of K or a kernel"
-        raise TypeError(f"system must be a LinearizedSGD or a MatrixEnsemble, not {type(system).__name__}: {made}")
+        how = f"not {type(system).__name__}: LinearizedSGD(gram, learning_rate, batch_size) makes one of K"
+        raise TypeError(f"system must be a LinearizedSGD or a MatrixEnsemble, {how}")
 
 
 def first_and_last(directions: FloatArray, third: int) -> FloatArray:
@@ -492,10 +492,9 @@ def overflow_safe_steps(log_determinants: FloatArray) -> int:
     below e^300 are safe. A singular step leaves rounding, e^-40.
     """
     size = np.abs(np.maximum(log_determinants, -40))
-    mean, rms, largest = size.mean(), math.sqrt((size**2).mean()), size.max()
-    if largest == 0:
+    mean, rms = size.mean(), math.sqrt((size**2).mean())
+    if (largest := size.max()) == 0:
         return 2**20
-    budget = max(300 - largest, largest)
-    # n mean + 10 sqrt(n) rms = budget, solved for sqrt(n)
+    budget = max(300 - largest, largest)  # n mean + 10 sqrt(n) rms, solved for sqrt(n)
     root = (-10 * rms + math.sqrt(100 * rms**2 + 4 * mean * budget)) / (2 * mean)
     return int(np.clip(max(root**2, budget / largest), 1, 2**20))
