@@ -8,7 +8,9 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-os.environ["COLUMNS"] = "72"  # of what the command line says
+# What the command line says: the one of this environment, on so many columns.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ["COLUMNS"] = "72"
 
 project = "sgdstab_fast"
 author = "The sgdstab_fast developers"
