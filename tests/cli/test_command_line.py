@@ -487,3 +487,10 @@ def test_training_runs_that_cannot_be_read(directory, capsys, arguments, words):
         np.savez(name, gram=K4)
     assert main(["track", *arguments, "--learning-rate", "0.1"]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_kernel_that_knows_its_loss_says_how_far_from_a_minimum_it_is(directory, capsys):
+    kernel = gram.Kernel(matrix=K4, n_examples=4, n_outputs=1, precision=2.2e-16, loss=0.124)
+    kernel.save("kernel.npz")
+    assert main(["critical", "kernel.npz", "--rtol", "0.1", "--seed", "1", "--quiet"]) == 0
+    assert "kernel.npz, at a mean loss of 0.124" in " ".join(capsys.readouterr().out.split())

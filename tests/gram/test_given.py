@@ -193,3 +193,8 @@ def test_one_row_and_rows_without_gradients_in_float32():
     gram = np.zeros((3, 3), np.float32)
     gram[0, 0], gram[2, 2] = 0.1, 0.2
     assert sf.LinearizedSGD(gram, 0.1).rank == 2
+
+
+def test_a_network_in_place_of_its_matrix_is_told_what_makes_one():
+    with pytest.raises(TypeError, match=r"not the network Linear: gram.from_torch\(model, inputs\) computes that"):
+        sf.critical_learning_rate(torch.nn.Linear(3, 1), "gd")

@@ -72,11 +72,14 @@ def groups(options: argparse.Namespace, gram: Any) -> Any:
 
 
 def named_gram(options: argparse.Namespace) -> tuple[str, Any]:
-    """Return name and matrix."""
+    """Return name and matrix; with the loss, if a kernel knows it, which is 0 at the minima that theory is about."""
     if options.gram is None:
         example = load_example()
         return f"Example: {example.description}", example.gram
-    return options.gram.name, read_gram(options.gram, options.key)
+    name, gram = options.gram.name, read_gram(options.gram, options.key)
+    loss = getattr(gram, "loss", None)
+    at = "" if loss is None else f", at a mean loss of {loss:.3g}: what follows is of steps linearised there"
+    return name + at, gram
 
 
 def learning_rate(options: argparse.Namespace) -> float:

@@ -45,6 +45,9 @@ def given(gram: Any, groups: Any = None) -> Gram:
             return gram._replace(groups=own)
         matrix, precision = validation.gram_matrix(gram.matrix)
         return Gram(matrix, max(precision, gram.precision), own)
+    if callable(getattr(gram, "parameters", None)):
+        name = type(gram).__name__
+        raise TypeError(f"gram must be a matrix, not the network {name}: gram.from_torch(model, inputs) computes that")
     if _n_axes(gram) == 4:
         if groups is not None:
             raise ValueError("groups must be left out with a gram of four axes, whose shape says them")
