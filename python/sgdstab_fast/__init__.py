@@ -38,8 +38,8 @@ try:
     from sgdstab_fast.systems.recurrence import Recurrence
     from sgdstab_fast.systems.sgd import LinearizedSGD
     from sgdstab_fast.tracking.tracker import StabilityTracker
-except BaseException as error:
-    _end_if_starting(error)  # the command line, whose status 1 is a verdict
+except BaseException as _error:
+    _end_if_starting(_error)  # the command line, whose status 1 is a verdict
     raise
 
 __all__ = [

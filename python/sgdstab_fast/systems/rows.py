@@ -59,8 +59,9 @@ class Rows:
         self.stored: AnyFloatArray = array
         """The rows as they are kept, shape (n_rows, rank): in float32 where K was."""
         self.stored.flags.writeable = False
-        self.diagonal = frozen(diagonal)
-        self._slowest, self.slow_cutoff = slowest, slow_cutoff
+        self.diagonal: FloatArray = frozen(diagonal)
+        self.slow_cutoff: float = slow_cutoff
+        self._slowest = slowest
         self._decompositions: dict[bytes, SpectralDecomposition] = {}
 
     def __init_subclass__(cls, **keywords: Any) -> None:

@@ -23,8 +23,13 @@ _EPS = float(np.finfo(float).eps)
 class StateSpace(System):
     """The states of SGD."""
 
-    outcome = "example"
-    slow_directions_last = True
+    outcome: str = "example"
+    slow_directions_last: bool = True
+    is_full: bool
+    is_deterministic: bool
+    is_independent: bool
+    is_grouped: bool
+    has_parts_by_outcome: bool
 
     def _set_up(self, rows: Rows, learning_rate: float, law: Law, recurrence: Recurrence) -> None:
         self._rows, self._learning_rate, self._law, self._recurrence = rows, learning_rate, law, recurrence

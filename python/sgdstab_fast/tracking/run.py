@@ -26,7 +26,8 @@ class Run:
     """Points of a training run."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.carried = settings, Carried()
+        self.settings: Settings = settings
+        self.carried: Carried = Carried()
         self.points: list[Point] = []
         self._said: set[str] = set()
 
