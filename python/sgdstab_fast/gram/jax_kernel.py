@@ -29,6 +29,8 @@ from sgdstab_fast.gram.source import (
 from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.results.progress import ProgressOption
 
+_OF_THREADS = 16 * 2**20  # bytes that threads of the compiler, and of what it made, keep of what they have freed
+
 
 def from_jax(
     apply: Any,
@@ -227,7 +229,7 @@ class _JaxSource:
             itemsize=self._dtype.itemsize,
             activations=_bytes_of_intermediates(traced.jaxpr),
             weights=sum(leaf.nbytes for leaf in self._leaves.values()),
-            others=2 * sum(leaf.nbytes for leaf in self._leaves.values()) + 4 * BYTES_OF_DOUBLE * n * m,
+            others=2 * sum(leaf.nbytes for leaf in self._leaves.values()) + 4 * BYTES_OF_DOUBLE * n * m + _OF_THREADS,
             at_the_start=at_the_start,
             in_file=in_file,
         )
