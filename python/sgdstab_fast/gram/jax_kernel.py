@@ -29,7 +29,8 @@ from sgdstab_fast.gram.source import (
 from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.results.progress import ProgressOption
 
-_OF_THREADS = 16 * 2**20  # bytes that threads of the compiler, and of what it made, keep of what they have freed
+# What threads of the compiler, and of what it made, keep of what they have freed: bytes, and a share of the memory.
+_OF_THREADS, _SHARE_OF_THREADS = 16 * 2**20, 12
 
 
 def from_jax(
@@ -229,7 +230,9 @@ class _JaxSource:
             itemsize=self._dtype.itemsize,
             activations=_bytes_of_intermediates(traced.jaxpr),
             weights=sum(leaf.nbytes for leaf in self._leaves.values()),
-            others=2 * sum(leaf.nbytes for leaf in self._leaves.values()) + 4 * BYTES_OF_DOUBLE * n * m + _OF_THREADS,
+            others=2 * sum(leaf.nbytes for leaf in self._leaves.values())
+            + 4 * BYTES_OF_DOUBLE * n * m
+            + min(_OF_THREADS, memory // _SHARE_OF_THREADS),
             at_the_start=at_the_start,
             in_file=in_file,
         )
