@@ -49,6 +49,12 @@ def threads_of_system(system):
     return threads()
 
 
+def said_by(program):
+    """What a process of its own writes to standard output and standard error."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout, done.stderr
+
+
 def test_one_while_an_estimator_is_at_work_and_as_before_when_it_has_ended():
     seen = []
     sf.lyapunov_exponent(SYSTEM, rtol=0.1, rng=1, progress=lambda _: seen.append(threads()))
@@ -86,8 +92,7 @@ def test_ctrl_c_while_libraries_are_looked_for_is_not_lost():
         "except KeyboardInterrupt:\n"
         "    print('heard')\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("heard\n", "")
+    assert said_by(program) == ("heard\n", "")
 
 
 def test_without_threadpoolctl_threads_are_left_as_they_are():
@@ -97,8 +102,7 @@ def test_without_threadpoolctl_threads_are_left_as_they_are():
         "import sgdstab_fast as sf\n"
         "print(sf.stability(sf.LinearizedSGD([[1.0, 0.5], [0.5, 1.0]], 0.3), rng=0).verdict)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("stable\n", "")
+    assert said_by(program) == ("stable\n", "")
 
 
 def test_calls_that_overlap_give_back_what_was_there_before_the_first():
