@@ -79,13 +79,23 @@ def test_in_the_background_points_are_those_of_their_steps(executor):
             assert by_step[step].sharpness == pytest.approx(np.linalg.eigvalsh(kernel.matrix)[-1] / 24, rel=1e-9)
 
 
-def test_points_that_were_left_out_are_counted():
+@pytest.mark.parametrize(("n_steps", "released", "taken"), [(131, None, 100), (91, 70, 70)])
+def test_a_point_that_has_to_wait_is_of_the_step_it_is_told_with(n_steps, released, taken):
+    """When the one before it is done, or after the training as it was when it was due: the network has gone on."""
     model, inputs, targets = network()
-    watch = sf.StabilityTracker(LEARNING_RATE, 4).watch(model, inputs, targets, every=1)
-    for step in range(50):
-        watch(step)
-    with pytest.warns(sf.AccuracyWarning, match="points were due while others were being measured"):
-        watch.close()
+    tracker, losses, done = economy(), {}, threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(1) as busy:
+        busy.submit(done.wait)
+        with tracker.watch(model, inputs, targets, every=50, executor=busy) as watch:
+            for step in steps(model, inputs, targets, n_steps):
+                losses[step] = sf.gram.from_torch(model, inputs, targets=targets).loss
+                if step == released:
+                    done.set()
+                    concurrent.futures.wait([watch._pending.future])
+                watch(step)
+            done.set()
+    assert tracker.history["step"].tolist() == [0, taken]
+    assert tracker.history["loss"] == pytest.approx([losses[0], losses[taken]], rel=1e-12)
 
 
 def test_any_function_of_the_step_is_a_schedule():
@@ -423,15 +433,3 @@ def test_without_a_framework_it_says_which(name, package, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=f"pip install {package}"):
         getattr(sf.tracking, name)(economy(), torch.zeros(3, 6))
-
-
-def test_a_point_that_is_due_while_another_is_measured_is_taken_at_the_end():
-    model, inputs, targets = network()
-    tracker, measured = economy(), threading.Event()
-    with concurrent.futures.ThreadPoolExecutor(1) as busy:
-        busy.submit(measured.wait)
-        with tracker.watch(model, inputs, targets, every=100, background=True, executor=busy) as watch:
-            for step in range(150):
-                watch(step)
-            measured.set()
-    assert tracker.history["step"].tolist() == [0, 149]

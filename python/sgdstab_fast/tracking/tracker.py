@@ -293,8 +293,8 @@ class StabilityTracker:
             Where to measure; by default a thread.
         background : bool, optional
             Whether training goes on while a point is measured. A point that is due before the last one is done is then
-            taken as soon as that is, instead of all that became due meanwhile. If False, every point is measured where
-            it is due: the same steps in every run.
+            taken as soon as that is, of the network as it is then, instead of all that became due meanwhile. If False,
+            every point is measured where it is due: the same steps in every run.
         **options
             Of `gram.from_torch`, such as ``loss=torch.nn.MSELoss()``.
 

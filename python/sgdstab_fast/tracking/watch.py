@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 Log: TypeAlias = Callable[[dict[str, float], int], object]
 
 
+class _Due(NamedTuple):
+    """A point that is to be measured, of the values that the copy holds."""
+
+    step: int
+    learning_rate: float | None
+    batch_size: int | None
+
+
 class _Pending(NamedTuple):
     """A point that is being measured."""
 
@@ -71,7 +79,7 @@ class Watch:
         self._own: ThreadPoolExecutor | None = None
         self._pending: _Pending | None = None
         self._waiting, self._last_step = False, run.last_step
-        self._latest: tuple[int, float | None, int | None] = (run.last_step, None, None)
+        self._held: _Due | None = None
         self._has_warned = self._is_closed = False
         self._n_left_out = 0
         self._spent, self._began = 0.0, time.perf_counter()
@@ -105,19 +113,22 @@ class Watch:
         due = self._due(step)
         if not (self._waiting or due):
             return
-        # One that is due while another is being measured is taken as soon as that is done.
+        # One that is due while another is being measured is taken as soon as that is done, of the network as it is
+        # then. Should training end first, it is measured as it was when it was due, since there were steps after that.
         self._n_left_out += self._waiting and due and self._budget is None
-        self._waiting = self._pending is not None or self._is_over_budget()
-        self._latest = (step, learning_rate, batch_size)
+        is_busy = self._pending is not None
+        self._waiting = is_busy or self._is_over_budget()
+        if not self._waiting or (is_busy and due):
+            self._hold(_Due(step, learning_rate, batch_size))
         if not self._waiting:
-            self._measure(*self._latest)
+            self._measure()
 
     def close(self) -> None:
-        """Wait for the last point; take one that is still due, of the network as it is now."""
+        """Wait for the last point, and measure one that came due meanwhile."""
         try:
             self._collect(wait=True)
-            if self._waiting and not self._is_closed and not self._is_over_budget():
-                self._measure(*self._latest)
+            if self._held is not None and not self._is_over_budget():
+                self._measure()
                 self._collect(wait=True)
         finally:
             self._shut(wait=True)
@@ -141,7 +152,7 @@ class Watch:
             self._shut(wait=False)
 
     def _shut(self, *, wait: bool) -> None:
-        self._is_closed = True
+        self._is_closed, self._held = True, None
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.future.cancel()
@@ -157,12 +168,21 @@ class Watch:
         elapsed = time.perf_counter() - self._began
         return self._spent + (last if last > 0 else 0.0) > self._budget * elapsed
 
-    def _measure(self, step: int, learning_rate: float | None, batch_size: int | None) -> None:
+    def _hold(self, due: _Due) -> None:
+        """Keep the present values for a point."""
+        began = time.perf_counter()
+        _take_values(self._copy, self._model)
+        self._held = due
+        self._spent += time.perf_counter() - began
+
+    def _measure(self) -> None:
+        """Begin to measure the point that is held."""
+        assert self._held is not None
+        (step, learning_rate, batch_size), self._held = self._held, None
         began, run = time.perf_counter(), self._run
         rates = {"learning_rate": learning_rate, "batch_size": batch_size}
         given = run.given(None, step, **rates)
         self._last_step = given.step
-        _take_values(self._copy, self._model)
         try:
             with _same_random_numbers():
                 kernel = from_torch(self._copy, self._inputs, targets=self._targets, **self._options)
