@@ -7,13 +7,14 @@ item, sparse matrices become dense, tables of nullable columns hold objects. A m
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import mmap
 import numbers
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -144,8 +145,15 @@ def flag(value: Any, name: str) -> bool:
 def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     """Return one of the strings to choose from."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {shown(value)}")
+        meant = did_you_mean(value, choices) if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {shown(value)}{meant}")
     return value
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return the end of a message: which known word is much like the one that was given, if any."""
+    alike = difflib.get_close_matches(given, list(known), n=1)
+    return f"; did you mean {alike[0]!r}?" if alike else ""
 
 
 def increasing(value: Any, name: str) -> FloatArray:

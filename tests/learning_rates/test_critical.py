@@ -424,7 +424,13 @@ def test_progress_and_provenance():
     assert seen[-1].exponent == pytest.approx(result.value, rel=1e-2)  # the estimate of the learning rate
     assert result.provenance["seed_entropy"] == 1
     assert repr(result).startswith("CriticalLearningRate(value=0.42")
-    assert "criterion='almost-sure', reason='first zero of lambda'" in repr(result)
+    assert "criterion='almost-sure', batch_size=1, reason='first zero of lambda'" in repr(result)
+
+
+def test_it_says_what_steps_it_is_of():
+    system = sf.LinearizedSGD(K4, 0.1, batch_size=2, momentum=0.5)
+    assert "criterion='mean-square', batch_size=2, momentum=0.5, " in repr(critical(system, "mean-square"))
+    assert "criterion='gd', momentum=0.5, " in repr(critical(system, "gd"))  # whatever the batch size
 
 
 @pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")

@@ -73,6 +73,13 @@ def test_a_keyword_that_there_is_not_is_refused_by_name(estimator):
         estimator(*CALLS[estimator][0], nonsense=1)
 
 
+def test_keywords_that_are_nearly_right():
+    with pytest.raises(TypeError, match=r"sweep\(\) got .* 'batch_size'; did you mean 'batch_sizes'\?"):
+        sf.sweep(K4, [0.1], batch_size=2)
+    with pytest.raises(TypeError, match="'chains'; did you mean 'n_chains'"):
+        sf.lyapunov_exponent(sf.LinearizedSGD(K4, 0.1), chains=8)
+
+
 def test_a_refused_call_leaves_a_generator_as_it_was():
     generator = np.random.default_rng(3)
     with pytest.raises(TypeError, match="progress"):

@@ -9,7 +9,9 @@ from reference.known import K4
 @pytest.mark.parametrize(
     ("criterion", "error", "message"),
     [
-        ("almost sure", ValueError, "criterion must be one of 'gd', 'mean-square', 'almost-sure', not 'almost sure'"),
+        ("almost sure", ValueError, "criterion must be one of 'gd', 'mean-square', 'almost-sure', not 'almost sure'; did you mean 'almost-sure'"),
+        ("mean_square", ValueError, "not 'mean_square'; did you mean 'mean-square'"),
+        ("nonsense", ValueError, "not 'nonsense'$"),
         ("", ValueError, "criterion must be one of .*, not ''"),
         (None, TypeError, "criterion must be one of .* or a number, not None"),
         (["gd"], TypeError, r"criterion must be one of .* or a number, not \['gd'\]"),

@@ -234,7 +234,9 @@ class CriticalLearningRate(SampledResult):
 
     def __repr__(self) -> str:
         found = with_error(self.value, self.standard_error, self.degrees_of_freedom, self.confidence_interval())
-        return f"CriticalLearningRate(value={found}, criterion={self.criterion!r}, reason={self.reason!r})"
+        names = ("momentum",) if self.criterion == "gd" else ("batch_size", "momentum")  # full batches, whatever B
+        steps = "".join(f"{name}={self.setting[name]}, " for name in names if name in self.setting)
+        return f"CriticalLearningRate(value={found}, criterion={self.criterion!r}, {steps}reason={self.reason!r})"
 
     def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the (low, high) that hold the critical learning rate with probability `level`."""

@@ -168,7 +168,8 @@ def options_of(
     """Check what an estimator was called with, of which everything that it did not spell out is in `keywords`."""
     declared: _Declared = estimator.__run_options__  # type: ignore[attr-defined]
     for name in keywords.keys() - declared.defaults.keys():
-        raise TypeError(f"{estimator.__name__}() got an unexpected keyword argument {name!r}")
+        meant = validation.did_you_mean(name, inspect.signature(estimator).parameters)
+        raise TypeError(f"{estimator.__name__}() got an unexpected keyword argument {name!r}{meant}")
     given = {"atol": 0.0, **declared.defaults, **tolerances, **keywords}
     recorder = current_recorder()
     return Options(
