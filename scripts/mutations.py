@@ -175,6 +175,27 @@ MUTATIONS = [
         "tests/moments/test_any_system.py::test_bounds_of_conformal_matrices_agree"),
     # Moments and directions.
     Mutation(
+        "moments: windows", "python/sgdstab_fast/moments/windows.py",
+        "float(beside.max())", "0.0",
+        "error bars do not allow for what other windows make of a moment",
+        "tests/moments/test_weighted_vectors.py"),
+    Mutation(
+        "exact: errors of epochs", "python/sgdstab_fast/exact/moments.py",
+        "exponent=found.exponent / self._n_steps, error=found.error / self._n_steps",
+        "exponent=found.exponent / self._n_steps, error=found.error",
+        "numerical errors of moments of epochs are those of all their steps",
+        "tests/moments/test_any_system.py::test_errors_of_epochs_are_those_of_their_products_over_their_steps"),
+    Mutation(
+        "learning rates: the fit of a slope", "python/sgdstab_fast/learning_rates/panel_zeros.py",
+        "math.hypot(sampling, float((near - every).mean()))", "sampling",
+        "errors of slopes do not say how well a parabola fits",
+        "tests/learning_rates/test_panel_zeros.py"),
+    Mutation(
+        "learning rates: slopes of blocks", "python/sgdstab_fast/learning_rates/slow_directions.py",
+        "derivative=block.share * slope", "derivative=slope",
+        "slopes of a block with slow directions are in steps of the block",
+        "tests/learning_rates/test_slow_directions.py::test_derivative_of_a_block_is_in_steps_of_the_whole"),
+    Mutation(
         "moments: the control variate", "python/sgdstab_fast/moments/resampling.py",
         "growth = np.exp(2 * log_growth - self.mean_square * n_steps)",
         "growth = np.exp(log_growth - self.mean_square * n_steps)",

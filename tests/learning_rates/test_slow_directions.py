@@ -7,6 +7,7 @@ import pytest
 import sgdstab_fast as sf
 from reference.known import K4, REAL_GRAMS, SLOW_KERNELS
 from reference.systems import random_gram
+from scipy.linalg import block_diag
 
 IRIS = REAL_GRAMS["iris_trained_40"]
 
@@ -79,6 +80,29 @@ def test_slow_cutoff_leaves_slow_directions_out(rng, kind):
     others = (system.with_learning_rate(0.2), system.with_batches(2), system.without_slow_directions(cutoff / 2))
     assert all(other.slow_cutoff == cutoff for other in others)
     assert make(data, 0.1).without_slow_directions(cutoff).fingerprint == system.fingerprint
+
+
+def of_ratio(ratio):
+    """Return K whose smallest eigenvalue is that much of the largest."""
+    values, vectors = np.linalg.eigh(SLOW_KERNELS["ratio 1e-5"][0])
+    return vectors * np.geomspace(ratio, 1, len(values)) * values[-1] @ vectors.T
+
+
+@pytest.mark.parametrize("ratio", [1e-3 * (1 - 1e-14), 1e-3 * (1 - 1e-15), 1e-3, 1e-3 * (1 + 1e-14), 10**-3.5])
+def test_a_cutoff_at_the_slowest_direction_raises_nothing(ratio):
+    found = sf.critical_learning_rate(of_ratio(ratio), rtol=3e-3, rng=1)
+    assert found.converged
+    assert found.reason == "first zero of lambda"
+
+
+def test_derivative_of_a_block_is_in_steps_of_the_whole():
+    gram = of_ratio(1e-3)
+    alone = sf.critical_learning_rate(gram, rtol=3e-3, rng=1)
+    beside = sf.critical_learning_rate(block_diag(gram, 0 * gram), rtol=3e-3, rng=1)  # as many without a gradient
+    assert alone.slow_directions is not None
+    assert beside.derivative == pytest.approx(alone.derivative / 2, rel=1e-6)
+    assert beside.derivative_standard_error == pytest.approx(alone.derivative_standard_error / 2, rel=1e-6)
+    assert beside.value == pytest.approx(alone.value, rel=1e-9)
 
 
 def test_critical_rates_of_fast_directions_are_higher():

@@ -1,5 +1,6 @@
 """Moments of batches, data orders, optimisers with memory and random matrices: exact values, enumeration, walkers."""
 
+import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -215,6 +216,17 @@ def test_walkers_of_two_matrices(order):
 
 
 @SHORT
+def test_errors_of_epochs_are_those_of_their_products_over_their_steps():
+    epochs = sf.LinearizedSGD(K4[:3, :3], 0.3, sampling="epoch")
+    factor = np.linalg.cholesky(K4[:3, :3])
+    steps = [np.eye(3) - 0.3 * np.outer(row, row) for row in factor]
+    products = sf.MatrixEnsemble([np.linalg.multi_dot(order) for order in itertools.permutations(steps)])
+    of_steps, of_products = (ExactMomentsOfSteps(system).at(4) for system in (epochs, products))
+    assert of_products.error > 0
+    assert of_steps.exponent == pytest.approx(of_products.exponent / 3, rel=1e-13)
+    assert of_steps.error == pytest.approx(of_products.error / 3, rel=0.5)  # rounding of one or the other
+
+
 def test_epochs_by_walkers_without_their_own_metric():
     found = moments(sf.LinearizedSGD(K4, 0.3, sampling="epoch"), 3, method="population", rtol=0, max_steps=150_000)
     low, high = moments(sf.LinearizedSGD(K4, 0.3, sampling="epoch"), [2, 4]).exponents

@@ -161,6 +161,25 @@ def test_windows_that_one_population_dominates_are_not_taken(rng):
     assert abs(means.mean()) < 4 / np.sqrt(16 * 700) + unsettled
 
 
+def test_what_other_windows_make_of_the_mean_is_told(rng):
+    """Of one column: the ratio sum G E / sum G with weights of half and of twice the window, and with none."""
+    log_growth = 0.05 * rng.standard_normal((12, 300))
+    excess = 0.2 * log_growth[:, :, None] + rng.standard_normal((12, 300, 1))
+    start_up = 60
+    total = np.concatenate([np.zeros((12, 1)), np.cumsum(log_growth, axis=1)], axis=1)
+    values = []
+    for window in (0, 1, 2, 4, 8, 16, 32):
+        weights = np.exp(total[:, 1:] - total[:, np.maximum(np.arange(1, 301) - window, 0)])[:, start_up:]
+        values.append((weights * excess[:, start_up:, 0]).sum() / weights.sum())
+    series, unsettled, bias = windowed(log_growth, excess, start_up)
+    chosen = int(np.argmin(np.abs(np.array(values) - series.mean())))
+    assert series.mean() == pytest.approx(values[chosen], rel=1e-9)
+    beside = [abs(value - values[chosen]) for value in values[max(chosen - 1, 0) : chosen + 2]]
+    assert unsettled == pytest.approx(max(beside), rel=1e-6)
+    assert bias == pytest.approx(values[0] - values[max(chosen, 1)], rel=1e-6)
+    assert unsettled > 0
+
+
 def test_coverage():
     matrices = steps(T1, 0.5)
     found = [moment(matrices, 1.0, n_steps=8_000, sizes=(8, 8), seed=seed) for seed in range(60)]

@@ -70,6 +70,7 @@ _FIT, _CLOSE, _LEAST_OF_PARABOLA = 1.5, 2.5, 6  # points that are fitted: log mu
 _LEAST_POINTS = 3
 _LEAST_SLOPE, _STEEPER, _FLATTEST = 0.3, 3.0, 3.0  # relative to what it was, and d log mu / d log eta
 _LEAST_DEPTH = 1e-2  # log(kappa_max / kappa_min)
+_SAME = 1e-6  # of depths, between which there is nothing to raise
 _FIRST_SLOPE = 30.0  # d log mu / d log eta
 # Tolerance of zeros that are extrapolated: a share of what is asked for, or of the error so far; of the first ones.
 _SHARE, _OF_ERROR, _COARSE = 0.4, 0.15, 1e-3
@@ -258,7 +259,7 @@ def search_with_slow_directions(
             before = None
         try:
             while not met and not (found and bursts.depth <= depth):
-                direct = _depth_of(cutoff) <= depth
+                direct = _depth_of(cutoff) <= depth * (1 + _SAME)
                 system = whole if direct else whole.with_slow_eigenvalues_raised(cutoff)
                 bursts = Bursts(system, spent, first_of_panel(block.index, len(found)))
                 scale = 1.0 if direct else bounds[0] / bounds_of_zero(system, family_of(system))[0]
