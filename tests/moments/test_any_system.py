@@ -217,7 +217,7 @@ def test_walkers_of_two_matrices(order):
 @SHORT
 def test_errors_of_epochs_are_those_of_their_products_over_their_steps():
     epochs = sf.LinearizedSGD(K4[:3, :3], 0.3, sampling="epoch")
-    products, n_steps = epochs.matrix_moments(6)
+    products, n_steps = epochs.matrix_moments(6 * 9)
     of_steps, of_products = ExactMomentsOfSteps(epochs).at(4), products.at(4)
     assert n_steps == 3
     assert of_steps.exponent == of_products.exponent / 3
