@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TITLE = "Along training: learning rate over each edge of stability"
-_LEAST, _MOST = 0.3, 2.5  # of the axis of ratios, around what there is
+_MOST = 2.5  # on the axis of ratios, beyond which it is logarithmic
+_FEW = 40  # points, each of which is seen
 
 
 class _Columns(Protocol):
@@ -28,7 +29,7 @@ def over_thresholds(columns: _Columns) -> dict[str, tuple[NDArray[Any], NDArray[
     half_rate = np.where(columns["momentum"] == 0, columns["learning_rate"] / 2, np.nan)
     almost_sure = columns["critical_almost_sure"]
     relative = columns["critical_almost_sure_standard_error"] / almost_sure
-    found = {
+    return {
         "mean square": (1 / columns["mean_square_ratio"], None),
         "almost sure": (1 / columns["almost_sure_ratio"], 1.96 * relative / columns["almost_sure_ratio"]),
         "full batches (sharpness)": (1 / columns["gd_ratio"], None),
@@ -37,13 +38,12 @@ def over_thresholds(columns: _Columns) -> dict[str, tuple[NDArray[Any], NDArray[
             1.96 * half_rate * columns["batch_sharpness_standard_error"],
         ),
     }
-    return {name: each for name, each in found.items() if np.isfinite(each[0]).any()}
 
 
 def history(columns: _Columns, setting: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """Plot measures over their thresholds against the step, and the edge at 1."""
-    curves = over_thresholds(columns) if len(columns) else {}
-    if not curves:
+    curves = over_thresholds(columns)
+    if not any(np.isfinite(values).any() for values, _ in curves.values()):
         lost = len(columns) > 0 and (columns["verdict"] == "diverged").all()
         text = "the network has diverged" if lost else "nothing was measured yet"
         return words(text, ax, title=title(_TITLE, setting))
@@ -53,7 +53,9 @@ def history(columns: _Columns, setting: Mapping[str, Any], ax: Axes | None = Non
     steps = columns["step"]
     for color, (name, (values, half)) in zip(CURVES, curves.items(), strict=False):
         finite = np.isfinite(values)
-        marker = "o" if finite.sum() < 3 else None
+        if not finite.any():
+            continue
+        marker = "o" if finite.sum() <= _FEW else None
         ax.plot(steps[finite], values[finite], color=color, lw=1.5, marker=marker, ms=3, label=name)
         if half is not None and np.nanmax(half, initial=0.0) > 0:
             low, high = values - half, values + half
