@@ -71,3 +71,17 @@ def test_on_given_axes():
     assert history().plot(axes) is axes
     with pytest.raises(TypeError, match="ax must be matplotlib axes"):
         history().plot(3)
+
+
+def test_titles_say_what_steps_are():
+    tracker = sf.StabilityTracker(0.2, 2, quantities="economy", sampling="epoch", momentum=0.5, nesterov=True)
+    for step in range(3):
+        tracker.update(K4, step=step, residuals=R4)
+    for found in (tracker.history, tracker.history[1:]):
+        assert found.plot().get_title().endswith("N = 4, B = 2, η = 0.2, Nesterov momentum 0.5, random reshuffling")
+
+
+def test_measures_keep_their_colours():
+    curves, with_momentum = lines(history().plot()), lines(history(momentum=0.5).plot())
+    assert all(with_momentum[name].get_color() == curves[name].get_color() for name in with_momentum)
+    assert len({curve.get_color() for curve in curves.values()}) == len(curves)

@@ -55,8 +55,10 @@ def made_from(kind):
 def described():
     """The interface, line by line."""
     yield from described_of(sf)
-    yield "gram"
-    yield from (f"    {line}" for line in described_of(sf.gram))
+    for name in sorted(sf.__all__):
+        if inspect.ismodule(getattr(sf, name)):
+            yield name
+            yield from (f"    {line}" for line in described_of(getattr(sf, name)))
 
 
 def described_of(namespace):

@@ -49,7 +49,7 @@ def needing_matplotlib() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
-        raise ImportError('plots need matplotlib: pip install "sgdstab_fast[plot]"') from error
+        raise ImportError('plots need matplotlib: pip install "sgdstab_fast[plot]"') from None
 
 
 def new_axes(size: tuple[float, float], columns: int = 1) -> list[Axes]:

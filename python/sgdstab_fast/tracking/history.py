@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -22,8 +22,8 @@ class History(Sequence[Point]):
     point, NaN where it was not measured. ``history[-1]`` is the last point.
     """
 
-    def __init__(self, points: Sequence[Point] = ()) -> None:
-        self._points = tuple(points)
+    def __init__(self, points: Sequence[Point] = (), steps: Mapping[str, Any] | None = None) -> None:
+        self._points, self._steps = tuple(points), dict(steps or {})
 
     def __len__(self) -> int:
         return len(self._points)
@@ -44,7 +44,7 @@ class History(Sequence[Point]):
                 raise KeyError(f"there is no column {key!r}, but {', '.join(COLUMNS)}")
             kind = str if key in TEXTS else np.int64 if key in WHOLE else np.float64
             return np.array([getattr(point, key) for point in self._points], dtype=kind)
-        return History(self._points[key]) if isinstance(key, slice) else self._points[key]
+        return History(self._points[key], self._steps) if isinstance(key, slice) else self._points[key]
 
     def __getattr__(self, name: str) -> NDArray[Any]:
         if name in COLUMNS:
@@ -73,7 +73,7 @@ class History(Sequence[Point]):
 
     @property
     def _setting(self) -> dict[str, Any]:
-        """What all points share of what a step is."""
+        """What all points share of what a step is, and what else is told of steps, such as their sampling."""
         names = ("n_examples", "batch_size", "learning_rate", "momentum")
         known = {name: {getattr(point, name) for point in self._points} - {0} for name in names}
-        return {name: values.pop() for name, values in known.items() if len(values) == 1}
+        return {name: values.pop() for name, values in known.items() if len(values) == 1} | self._steps

@@ -34,7 +34,9 @@ class Run:
     @property
     def history(self) -> History:
         """All points so far."""
-        return History(self.points)
+        own = self.settings
+        steps = {"sampling": own.sampling} if own.sampling != "iid" else {}
+        return History(self.points, steps | ({"nesterov": True} if own.nesterov else {}))
 
     @property
     def last_step(self) -> int:
