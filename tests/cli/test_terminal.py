@@ -126,7 +126,8 @@ def test_json_has_null_for_what_is_unknown(matrices, capsys, name):
 def test_of_few_chains_the_interval_is_shown_alone(matrices, capsys, monkeypatch):
     monkeypatch.setattr("sgdstab_fast.cli.report.is_of_few_chains", lambda _: True)
     out = shown(COMMANDS["report"], capsys)
-    assert re.search(r"lambda = -0\.\d+ per step +\n +99% interval \[-0", out)
+    assert re.search(r"lambda = -0\.\d+ per step\n +99% interval \[-0", out)
+    assert not re.search(r"[ \t]$", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", ["", "report", "sweep", "critical", "thresholds", "moments", "track", "chain"])

@@ -78,7 +78,7 @@ class Page:
         table.add_column(overflow="fold")
         for label, value in rows:
             table.add_row(Text(label), self._written(value))
-        self.console.print(table)
+        self._print(table)
 
     def table(self, title: str, columns: Sequence[Column], styles: Iterable[str] = (), left_out: str = "") -> None:
         """Print columns of equal length, the first of them again beside those for which there is no room on the right.
@@ -96,9 +96,16 @@ class Page:
                 table.add_column(column.heading, justify=justify, overflow="fold", width=width)  # type: ignore[arg-type]
             for row, style in zip(zip(*(column.cells for column in block), strict=True), of_rows, strict=True):
                 table.add_row(*map(Text, row), style=style)
-            self.console.print(table)
+            self._print(table)
         if left_out:
             self.line(left_out)
+
+    def _print(self, table: Table) -> None:
+        """Print a table without the blanks that its lines end with."""
+        for segments in self.console.render_lines(table, pad=False):
+            line = Text.assemble(*((segment.text, segment.style or "") for segment in segments))
+            line.rstrip()
+            self.console.print(line)
 
     def _lines(self, text: Text, indent: int, first: Text | None = None) -> None:
         """Print a text whose lines begin so far on the right."""

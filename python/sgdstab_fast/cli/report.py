@@ -253,7 +253,8 @@ def _growing(found: Stability, system: LinearizedSGD) -> str:
 def _of_batches(found: BatchStability) -> str:
     low, high = (found.learning_rate * each / 2 for each in (found.lower, found.upper))
     if found.stable:
-        return f"none is unstable alone, the sharpest at {high:.0%} of 2 / eta: the nonlinear mean is stable"
+        so = "SGD's mean stays near by, nonlinear terms included"
+        return f"none is unstable alone, the sharpest at {high:.0%} of 2 / eta: {so}"
     names = ", ".join(map(str, found.worst_batch[:_SHOWN])) + (", …" if found.worst_batch.size > _SHOWN else "")
     if found.stable is None:
         return f"not decided: the sharpest is at {low:.0%} to {high:.0%} of 2 / eta   (examples {names})"

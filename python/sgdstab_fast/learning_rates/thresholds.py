@@ -384,7 +384,7 @@ def _of_batches(system: LinearizedSGD, moments: Sequence[str]) -> Iterator[Thres
         low=low,
         high=high,
         kind="sufficient",
-        meaning="nonlinear mean is stable",
+        meaning="SGD's mean stays near by",
         source="Mulayoff & Stich 2026, arXiv 2602.14789, theorem 3",
         checked=f"the worst batch, {how}: examples {', '.join(map(str, found.worst_batch[:8]))}"
         + (", .." if found.worst_batch.size > 8 else ""),
