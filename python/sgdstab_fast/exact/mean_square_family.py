@@ -18,6 +18,7 @@ from sgdstab_fast.systems.system import MEAN_SQUARE_TOLERANCE
 
 _FAMILY_TOLERANCE = 1e-6  # where exponents alone are asked for: their errors go with its square
 _INTERPOLATED, _APART = 4, 1e-3  # neighbours, and how far apart they are, relative
+_LOG_LARGEST = 700.0
 
 
 class MeanSquareFamily:
@@ -83,9 +84,13 @@ class MeanSquareFamily:
     def solve(self, learning_rate: float, tolerance: float) -> MeanSquareSolution:
         """Solve at a learning rate, from what is known at its neighbours."""
         nearest = self._nearest(learning_rate)
-        start = self._guess(learning_rate, nearest) if nearest else None
-        gap = min((self._solved[known].gap for known in nearest), default=0.0)
-        solution = self._operator(learning_rate).solve(tolerance, MOST_APPLICATIONS, start, gap)
+        operator = self._operator(learning_rate)
+        if nearest:
+            start, delta = self._guess(learning_rate, nearest)
+            gap = min(self._solved[known].gap for known in nearest)
+            solution = operator.solve(tolerance, MOST_APPLICATIONS, start, delta=delta, gap=gap)
+        else:
+            solution = operator.solve(tolerance, MOST_APPLICATIONS)
         if solution.stopped_by == "residual":
             self._solved[learning_rate] = _Solved(solution.vector, solution.delta, solution.gap, tolerance)
         return solution
@@ -101,13 +106,16 @@ class MeanSquareFamily:
                 nearest.append(known)
         return nearest
 
-    def _guess(self, learning_rate: float, nearest: list[float]) -> FloatArray:
-        """Return Lagrange's interpolation of the Perron vectors there."""
+    def _guess(self, learning_rate: float, nearest: list[float]) -> tuple[FloatArray, float]:
+        """Return Lagrange's interpolation of the Perron vectors there, and of the logarithms of delta."""
         x = np.log(np.array(nearest) / learning_rate)
+        known = [self._solved[each] for each in nearest]
         if abs(x[0]) < _APART:
-            return self._solved[nearest[0]].vector
+            return known[0].vector, known[0].delta
         weights = [np.prod(np.delete(x, j) / (np.delete(x, j) - x[j])) for j in range(len(x))]
-        return np.asarray(sum(w * self._solved[known].vector for w, known in zip(weights, nearest, strict=True)))
+        vector = np.asarray(sum(w * each.vector for w, each in zip(weights, known, strict=True)))
+        log_delta = sum(w * math.log(each.delta) for w, each in zip(weights, known, strict=True))
+        return vector, math.exp(min(log_delta, _LOG_LARGEST))
 
 
 class _Solved(NamedTuple):

@@ -20,11 +20,15 @@ and with u the smallest u_a, where q is largest,
 
 R decreases in delta, so that the delta(x) at which x^T R x = x^T x lies below the solution for every x, and its error
 is quadratic in that of x. An outer iteration computes delta(x), an inner one improves x by a few Lanczos steps.
+
+Y and the resolvent are symmetric: only what is on the diagonal and right of it is computed, a strip of rows at a time,
+which is little more than half of every product.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,11 +38,11 @@ import numpy as np
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.krylov import improved_perron_vector, overlooked_vector
 from sgdstab_fast.results.progress import tell_of
-from sgdstab_fast.validation import row_blocks
 
 _EPS = float(np.finfo(float).eps)
 _MOST_NEWTON_STEPS, _SMALL_STEP = 60, 1e-8
 _MOST_TRIES = 100
+_STRIPS, _NARROWEST, _BYTES_OF_STRIP = 8, 32, 2**22  # of symmetric matrices: how many, rows at least, and about at most
 _SMALLEST = 1e-290  # so that its reciprocal stays finite
 _SLOWEST = 1e-140  # u_a
 _NEGLIGIBLE = 1e-100  # noise, relative to the largest step
@@ -58,8 +62,7 @@ class MeanSquareSolution:
     """Estimated error of the exponent."""
     residual: float
     """|R x - x| / |x|, hence how far S is from satisfying Q(S) = rho S."""
-    moment: FloatArray
-    """Y_ab / (z - q_ab), up to a factor; S is sqrt(w_a w_b) times that."""
+    moment_of_vector: Callable[[], FloatArray]
     vector: FloatArray
     """The Perron vector x, of unit length."""
     delta: float = 0.0
@@ -72,6 +75,11 @@ class MeanSquareSolution:
     """Outer iterations."""
     stopped_by: str = "closed form"
     """``"residual"``, ``"max_applications"`` or ``"closed form"``."""
+
+    @cached_property
+    def moment(self) -> FloatArray:
+        """Y_ab / (z - q_ab), up to a factor; S is sqrt(w_a w_b) times that."""
+        return self.moment_of_vector()
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,10 +131,18 @@ class MeanSquareOperator:
         u = self._unit * float(self._rates[a])
         return -2 * u
 
-    def _gaps(self, rows: slice) -> FloatArray:
-        """Return max q - q_ab for some a."""
+    @property
+    def _strips(self) -> Iterator[tuple[slice, slice]]:
+        """Rows of a symmetric matrix, and the columns from its diagonal on."""
+        rank = len(self.eigenvalues)
+        width = min(max(-(-rank // _STRIPS), _NARROWEST), max(_BYTES_OF_STRIP // (8 * rank), 1))
+        for start in range(0, rank, width):
+            yield slice(start, min(start + width, rank)), slice(start, rank)
+
+    def _distances(self, delta: float, rows: slice, columns: slice) -> FloatArray:
+        """Return z - q_ab = delta + (max q - q_ab) for some a and b."""
         above = self._rates - self._rates[self._corner]
-        return np.asarray(above[rows, None] + above)
+        return np.asarray(above[rows, None] + (above[columns] + delta))
 
     @property
     def _coupling(self) -> float:
@@ -134,11 +150,18 @@ class MeanSquareOperator:
         return self.n_examples * self._unit
 
     def solve(
-        self, tolerance: float, max_applications: int, start: FloatArray | None = None, gap: float = 0.0
+        self,
+        tolerance: float,
+        max_applications: int,
+        start: FloatArray | None = None,
+        *,
+        delta: float = 0.0,
+        gap: float = 0.0,
     ) -> MeanSquareSolution:
         """Iterate until the relative residual of R x = x is below the tolerance.
 
-        `start` is a guess of the Perron vector, such as that of a neighbouring learning rate, and `gap` one of the gap.
+        `start` is a guess of the Perron vector, such as that of a neighbouring learning rate, and `delta` and `gap` are
+        guesses of these.
         """
         if len(self.eigenvalues) == 1:
             return self._one_direction()
@@ -164,7 +187,7 @@ class MeanSquareOperator:
         n_applications = n_iterations = 0
         while True:
             x /= np.linalg.norm(x)
-            delta, sensitivity = self._root(x, y, scratch)
+            delta, sensitivity = self._root(x, y, scratch, delta)
             self._resolvent(delta, resolvent)
             image = self._finish(resolvent, y, scratch)
             n_applications += 1
@@ -194,7 +217,7 @@ class MeanSquareOperator:
             delta,
             error,
             residual=residual,
-            moment=self.moment(x, delta, y, scratch),
+            moment_of_vector=lambda: self.moment(x, delta),
             vector=x,
             gap=gap,
             n_applications=n_applications,
@@ -202,16 +225,13 @@ class MeanSquareOperator:
             stopped_by="residual" if residual <= tolerance else "max_applications",
         )
 
-    def moment(
-        self, vector: FloatArray, delta: float, out: FloatArray | None = None, scratch: FloatArray | None = None
-    ) -> FloatArray:
+    def moment(self, vector: FloatArray, delta: float) -> FloatArray:
         """Return Y_ab / (z - q_ab), given what a solution knows."""
-        rank = self.vectors.shape[1]
-        y = np.empty((rank, rank)) if out is None else out
-        self._moments(vector, y, np.empty_like(self.vectors) if scratch is None else scratch)
-        for rows in row_blocks(y):
-            y[rows] /= self._gaps(rows) + delta
-        return y
+        scaled = self.vectors * np.sqrt(vector * self._scale)[:, None]
+        moment = np.asarray(scaled.T @ scaled)
+        for rows, _ in self._strips:
+            moment[rows] /= self._distances(delta, rows, slice(None))
+        return moment
 
     def threshold(self, tolerance: float, max_applications: int) -> tuple[float, float, bool]:
         """Return the learning rate at which rho = 1, its numerical error, and whether the iteration converged.
@@ -227,9 +247,9 @@ class MeanSquareOperator:
         n, rank = self.vectors.shape
         y, resolvent, scratch = np.empty((rank, rank)), np.empty((rank, rank)), np.empty((n, rank))
         rates = np.maximum(self._rates, _SMALLEST)
-        for rows in row_blocks(resolvent):
-            np.divide(rates, rates[rows, None] + rates, out=resolvent[rows])
-            resolvent[rows] *= self._rates[rows, None]
+        for rows, columns in self._strips:
+            np.divide(rates[columns], rates[rows, None] + rates[columns], out=resolvent[rows, columns])
+            resolvent[rows, columns] *= self._rates[rows, None]
 
         def product(vector: FloatArray) -> FloatArray:
             """Return T x / (2 w), w the largest eigenvalue."""
@@ -274,67 +294,67 @@ class MeanSquareOperator:
 
     def _moments(self, x: FloatArray, y: FloatArray, scratch: FloatArray) -> None:
         """Y = U^T diag(omega^(-1/2) x) U."""
-        x = x * self._scale
-        if (x >= 0).all():
-            # A product with its own transpose costs half.
-            np.multiply(self.vectors, np.sqrt(x)[:, None], out=scratch)
-            np.matmul(scratch.T, scratch, out=y)
-        else:
-            np.multiply(self.vectors, x[:, None], out=scratch)
-            np.matmul(self.vectors.T, scratch, out=y)
+        np.multiply(self.vectors, (x * self._scale)[:, None], out=scratch)
+        for rows, columns in self._strips:
+            np.matmul(self.vectors[:, rows].T, scratch[:, columns], out=y[rows, columns])
 
     def _resolvent(self, delta: float, out: FloatArray) -> None:
         """Fill in u_a u_b / (delta + gap_ab)."""
-        for rows in row_blocks(out):
-            distances = self._gaps(rows)
-            distances += delta
-            np.divide(self._rates, distances, out=out[rows])
-            out[rows] *= self._rates[rows, None]
+        for rows, columns in self._strips:
+            np.divide(self._rates[columns], self._distances(delta, rows, columns), out=out[rows, columns])
+            out[rows, columns] *= self._rates[rows, None]
 
     def _finish(self, resolvent: FloatArray, y: FloatArray, scratch: FloatArray) -> FloatArray:
         """Return R x, given Y, which is overwritten."""
-        y *= resolvent
-        np.matmul(self.vectors, y, out=scratch)
-        return np.asarray(self._coupling * self._scale * np.einsum("ia,ia->i", scratch, self.vectors))
+        n, found = len(self.vectors), np.zeros(len(self.vectors))
+        for rows, columns in self._strips:
+            strip = y[rows, columns]
+            strip *= resolvent[rows, columns]
+            strip[:, : len(strip)] /= 2  # on the diagonal, where the others come twice
+            product = scratch.reshape(-1)[: n * len(strip)].reshape(n, len(strip))
+            np.matmul(self.vectors[:, columns], strip.T, out=product)
+            found += np.einsum("ia,ia->i", product, self.vectors[:, rows])
+        return np.asarray(2 * self._coupling * self._scale * found)
 
-    def _root(self, x: FloatArray, y: FloatArray, scratch: FloatArray) -> tuple[float, float]:
+    def _root(self, x: FloatArray, y: FloatArray, scratch: FloatArray, guess: float = 0.0) -> tuple[float, float]:
         """Return the delta at which x^T R x = x^T x, and its change per relative change of R; leave Y in y.
 
         With weights W_ab = w_a w_b Y_ab^2 the equation is f(delta) = sum_ab W_ab / (delta + gap_ab) = const. As 1/f is
-        concave, Newton's iteration on 1/f climbs to the root from every start below it.
+        concave, Newton's iteration on 1/f climbs to the root from every start below it, where one step from above ends.
         """
         self._moments(x, y, scratch)
         rank = len(y)
         weights = scratch.reshape(-1)[: rank * rank].reshape(rank, rank)
         corner = total = moment = 0.0
-        for rows in row_blocks(y):
-            block, gaps = weights[rows], self._gaps(rows)
-            np.multiply(y[rows], y[rows], out=block)
-            block *= self._rates
+        for rows, columns in self._strips:
+            block, gaps = weights[rows, columns], self._distances(0.0, rows, columns)
+            np.multiply(y[rows, columns], y[rows, columns], out=block)
+            block *= self._rates[columns]
             block *= self._rates[rows, None]
+            block[:, len(block) :] *= 2  # those below the diagonal
             corner += float(block[gaps == 0].sum())
             total += float(block.sum())
-            moment += float(np.vdot(block, gaps))
+            moment += float(np.einsum("ab,ab->", block, gaps))
         if total == 0:  # of a direction whose parts in the others are below floating point
             return _SMALLEST, 0.0
         target = float(x @ x) / self._coupling
         # Below the root: the poles alone, and all gaps at their mean (Jensen's inequality).
-        lowest = delta = max(corner / target, total / target - moment / total, _SMALLEST)
+        lowest = max(corner / target, total / target - moment / total, _SMALLEST)
+        delta = max(lowest, guess)
         for _ in range(_MOST_NEWTON_STEPS):
             value = slope = 0.0
-            for rows in row_blocks(y):
-                distances = self._gaps(rows)
-                distances += delta
-                terms = weights[rows] / distances
+            for rows, columns in self._strips:
+                shares = self._distances(delta, rows, columns)
+                np.divide(delta, shares, out=shares)
+                terms = weights[rows, columns] * shares
                 value += float(terms.sum())
-                np.divide(delta, distances, out=distances)
-                slope += float(np.vdot(terms, distances))
-            # slope is -delta f'(delta), which neither overflows nor vanishes
-            step = delta * (value / target - 1) * (value / slope)
+                slope += float(np.vdot(terms, shares))
+            # delta f and -delta^2 f', which neither overflow nor vanish
+            step = delta * (value / delta / target - 1) * (value / slope)
             delta = max(lowest, delta + step)
             if abs(step) <= _SMALL_STEP * delta:  # of Newton's iteration: what is left goes with its square
                 break
-        return delta, delta * target / slope
+        return delta, delta * (delta * target / slope)
 
     def _solution(self, delta: float, delta_error: float, **attributes: Any) -> MeanSquareSolution:
         """Return the solution at z = max q + delta, delta in units of the largest u."""
@@ -357,7 +377,8 @@ class MeanSquareOperator:
         moment = np.zeros((len(self.eigenvalues),) * 2)
         moment[self._corner, self._corner] = 1
         vector = self.vectors[:, self._corner] ** 2
-        return self._solution(0.0, 0.0, residual=0.0, moment=moment, vector=vector / np.linalg.norm(vector))
+        vector /= np.linalg.norm(vector)
+        return self._solution(0.0, 0.0, residual=0.0, moment_of_vector=lambda: moment, vector=vector)
 
     def _one_direction(self) -> MeanSquareSolution:
         """One dimension, where each step is a number: 1 - eta k_i."""
@@ -375,4 +396,5 @@ class MeanSquareOperator:
             exponent = float(np.log1p(growth) if growth > -0.5 else np.log(rho))
         error = 8 * _EPS * change / rho if rho > 0 else 0.0
         vector = factors / np.linalg.norm(factors) if factors.any() else np.full(len(factors), len(factors) ** -0.5)
-        return MeanSquareSolution(growth, exponent, error, residual=0.0, moment=np.ones((1, 1)), vector=vector)
+        one = np.ones((1, 1))
+        return MeanSquareSolution(growth, exponent, error, residual=0.0, moment_of_vector=lambda: one, vector=vector)
