@@ -49,18 +49,22 @@ def steps(system):
         yield np.eye(system.dimension) - system.learning_rate * np.outer(left, row)
 
 
-def assert_solves_its_equations(system, result, weights=None):
+def assert_solves_its_equations(system, result):
+    assert_is_dominant(system, result.exponent, result.metric)
+    assert_is_dominant(system, result.exponent, result.covariance, transposed=True)
+
+
+def assert_is_dominant(system, exponent, form, weights=None, *, transposed=False):
+    """rho M is the mean of A_i^T M A_i, or with A_i^T in place of A_i, with weights of examples."""
     weights = np.ones(system.n_examples) if weights is None else weights
-    rho = math.exp(result.exponent)
-    metric, covariance = result.metric, result.covariance
-    after = [sum(w * f(a) for w, a in zip(weights, steps(system), strict=True)) / system.n_examples for f in (
-        lambda a: a.T @ metric @ a, lambda a: a @ covariance @ a.T)]  # fmt: skip
-    for form, image in zip((metric, covariance), after, strict=True):
-        np.testing.assert_array_equal(form, form.T)
-        # The residual is at most 1e-11 in isometric coordinates.
-        np.testing.assert_allclose(image, rho * form, rtol=0, atol=1e-10 * rho * np.abs(form).max())
-        assert np.linalg.eigvalsh(form)[0] > -1e-12
-        assert form.diagonal().max() == 1
+    rho = math.exp(exponent)
+    matrices = [a.T if transposed else a for a in steps(system)]
+    image = sum(w * a.T @ form @ a for w, a in zip(weights, matrices, strict=True)) / system.n_examples
+    np.testing.assert_array_equal(form, form.T)
+    # The residual is at most 1e-11 in isometric coordinates.
+    np.testing.assert_allclose(image, rho * form, rtol=0, atol=1e-10 * rho * np.abs(form).max())
+    assert np.linalg.eigvalsh(form)[0] > -1e-12
+    assert form.diagonal().max() == 1
 
 
 @pytest.mark.parametrize("learning_rate", [1e-3, 0.1, 0.3, 0.5, 0.7, 2.0, 30.0])
@@ -120,19 +124,17 @@ def test_example_weights(rng, learning_rate):
         operator = MeanSquareOperator(vectors, values, learning_rate, 6, example_weights=weights)
         solution = operator.solve(1e-12, 100)
         np.testing.assert_allclose(solution.growth, expected - 1, rtol=1e-12, atol=1e-13)
-        metric, covariance = system.mean_square_metric(weights, 1e-12)
-        result = type("Forms", (), {"exponent": solution.exponent, "metric": metric, "covariance": covariance})
-        assert_solves_its_equations(system, result, weights)
+        assert_is_dominant(system, solution.exponent, system.mean_square_metric(weights, 1e-12), weights)
 
 
 @pytest.mark.parametrize("learning_rate", [1e-3, 0.5, 1.5, 10.0])
 def test_a_rough_metric_is_a_metric(rng, learning_rate):
     gram, weights = random_gram(rng, 20) * 2, rng.uniform(0.1, 4, 20)
     for system in (sf.LinearizedSGD(gram, learning_rate), sf.LinearizedSGD.from_factor(factor_of(gram), learning_rate)):
-        for form in system.mean_square_metric(weights, 0.5):
-            np.testing.assert_array_equal(form, form.T)
-            assert np.linalg.eigvalsh(form)[0] > 0
-        precise, rough = (system.mean_square_metric(None, tolerance)[0] for tolerance in (1e-10, 1e-3))
+        metric = system.mean_square_metric(weights, 0.5)
+        np.testing.assert_array_equal(metric, metric.T)
+        assert np.linalg.eigvalsh(metric)[0] > 0
+        precise, rough = (system.mean_square_metric(None, tolerance) for tolerance in (1e-10, 1e-3))
         np.testing.assert_allclose(rough, precise, atol=0.02)
 
 

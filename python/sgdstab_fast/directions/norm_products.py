@@ -152,7 +152,7 @@ def norms_of(system: SingleExampleSGD) -> Norms:
     amplification = system.amplification
     main = None
     for theta in _INTERMITTENCY if amplification.max() > 1 else (0.0,):
-        metric = system.rows_of_k.isometric_form(system.mean_square_metric(amplification**-theta, TOLERANCE)[0])
+        metric = system.rows_of_k.isometric_form(system.mean_square_metric(amplification**-theta, TOLERANCE))
         sizes, axes = np.linalg.eigh((metric + metric.T) / 2)
         sizes = np.maximum(sizes / sizes[-1], 0)
         metrics += [(axes * (sizes + floor)) @ axes.T for floor in _FLOORS]

@@ -13,7 +13,7 @@ from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSolution
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.rows import Rows
-from sgdstab_fast.systems.single_steps import MOST_APPLICATIONS, covariance_of, forms_of, operator_of
+from sgdstab_fast.systems.single_steps import MOST_APPLICATIONS, covariance_of, metric_of, operator_of
 from sgdstab_fast.systems.system import MEAN_SQUARE_TOLERANCE
 
 _FAMILY_TOLERANCE = 1e-6  # where exponents alone are asked for: their errors go with its square
@@ -46,12 +46,12 @@ class MeanSquareFamily:
             exponents[index], errors[index] = solution.exponent, solution.error
         return exponents, errors
 
-    def forms(self, learning_rate: float, tolerance: float) -> tuple[FloatArray, FloatArray]:
-        """Return metric and covariance at a learning rate."""
-        return forms_of(self._parts, self._moment(learning_rate, tolerance), None)
+    def metric(self, learning_rate: float, tolerance: float) -> FloatArray:
+        """Return the metric of constant mean squared growth at a learning rate."""
+        return metric_of(self._parts, self._moment(learning_rate, tolerance))
 
     def covariance(self, learning_rate: float, tolerance: float) -> FloatArray:
-        """Return the covariance alone."""
+        """Return the dominant second moment at a learning rate."""
         return covariance_of(self._parts, self._moment(learning_rate, tolerance))
 
     def _moment(self, learning_rate: float, tolerance: float) -> FloatArray:

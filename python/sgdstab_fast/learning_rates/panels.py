@@ -98,7 +98,7 @@ def anchors_for(system: LinearizedSGD, family: MeanSquareFamily | None, learning
         for rate in rates if not found else rates[1:]:
             if rate == rates[-1]:
                 found += held_down
-            found.append(plain.metric_with_norms(family.forms(rate, TOLERANCE)[0]))
+            found.append(plain.metric_with_norms(family.metric(rate, TOLERANCE)))
         windows += [[first, len(found) - first + 1]] * n_panels
     metrics, squared_norms = zip(*found, strict=True)
     return Anchors(np.array(metrics), np.array(squared_norms), np.array(windows, dtype=np.int64))

@@ -146,7 +146,7 @@ class MomentMetrics:
             metric = self._exact.mean_square.metric
             if theta != 0:
                 weights = (amplification / amplification.max()) ** -theta
-                metric = self.system.mean_square_metric(weights, _METRIC_TOLERANCE)[0]
+                metric = self.system.mean_square_metric(weights, _METRIC_TOLERANCE)
             if len(self.apart) > 0:
                 metric = seeing_all(self.system, metric)
             self._known[theta] = self.system.metric_with_norms(metric)

@@ -73,7 +73,7 @@ def _gauge(system: SingleExampleSGD) -> Growth:
         return system.no_growth
     amplification = system.amplification
     weights = 1 / amplification if amplification.max() > 1 else None  # rare steps held down
-    metric, _ = system.mean_square_metric(weights, _METRIC_TOLERANCE)
+    metric = system.mean_square_metric(weights, _METRIC_TOLERANCE)
     metric = metric / np.trace(metric) + _IDENTITY / system.dimension * np.eye(system.dimension)
     return system.growth_with_norms([(metric, system.rows_of_k.squared_norms(metric))], None)
 

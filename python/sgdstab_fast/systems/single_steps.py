@@ -194,7 +194,7 @@ class SingleSteps(BatchSteps):
             parts = self._rows.decompose()
             operator = operator_of(parts, self.learning_rate, len(self._rows))
             found = operator.solve(tolerance_of(self.dimension), MOST_APPLICATIONS)
-            metric, covariance = forms_of(parts, found.moment, None)
+            metric, covariance = forms_of(parts, found.moment)
             bound = half_at_most(found.exponent, found.error)
         else:
             metric, covariance = known.metric, known.covariance
@@ -246,12 +246,12 @@ class SingleSteps(BatchSteps):
     def intermittency_metrics(self) -> list[tuple[FloatArray, FloatArray]]:
         """Return the metrics, and their squared norms, that hold rare steps down; none where no step grows."""
         return [
-            self.metric_with_norms(self.mean_square_metric(self.amplification**-theta, TOLERANCE)[0])
+            self.metric_with_norms(self.mean_square_metric(self.amplification**-theta, TOLERANCE))
             for theta in (_INTERMITTENCY if self.amplification.max() > 1 else ())
         ]
 
-    def mean_square_metric(self, weights: FloatArray | None, tolerance: float) -> tuple[FloatArray, FloatArray]:
-        """Return metric and covariance of constant mean squared growth, with weights of examples."""
+    def mean_square_metric(self, weights: FloatArray | None, tolerance: float) -> FloatArray:
+        """Return the metric of constant mean squared growth, with weights of examples."""
         return mean_square_metric(self._rows, self.learning_rate, weights, tolerance=tolerance)
 
     def metric_with_norms(self, metric: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -337,7 +337,7 @@ def mean_square(rows: Rows, learning_rate: float, decomposition: SpectralDecompo
             f"the mean-square exponent {solution.exponent:.6g} may be off by {error:.1g}: the iteration did not "
             f"converge in {MOST_APPLICATIONS} products"
         )
-    metric, covariance = forms_of(parts, solution.moment, None)
+    metric, covariance = forms_of(parts, solution.moment)
     if parts.directions is None and block.size < len(rows):
         metric, covariance = (_embedded(form, block, rows.rank) for form in (metric, covariance))
     return MeanSquare(
@@ -355,11 +355,10 @@ def mean_square(rows: Rows, learning_rate: float, decomposition: SpectralDecompo
 
 def mean_square_metric(
     rows: Rows, learning_rate: float, example_weights: FloatArray | None = None, *, tolerance: float = 1e-3
-) -> tuple[FloatArray, FloatArray]:
-    """Return metric and covariance of S -> (1/N) sum_i omega_i A_i S A_i^T, for a K that does not fall into blocks.
+) -> FloatArray:
+    """Return the metric of S -> (1/N) sum_i omega_i A_i S A_i^T, for a K that does not fall into blocks.
 
-    `tolerance` is for the Perron vector. Whatever it is, both forms are symmetric, and positive definite up to
-    rounding.
+    `tolerance` is for the Perron vector. Whatever it is, the metric is symmetric, and positive definite up to rounding.
     """
     rows, n = rows.in_own_units
     learning_rate = math.ldexp(learning_rate, n)
@@ -367,7 +366,7 @@ def mean_square_metric(
         example_weights = np.maximum(example_weights, _LEAST_WEIGHT)
     parts = rows.decompose(weights=example_weights)
     operator = operator_of(parts, learning_rate, len(rows), example_weights)
-    return forms_of(parts, operator.solve(tolerance, MOST_APPLICATIONS).moment, example_weights)
+    return metric_of(parts, operator.solve(tolerance, MOST_APPLICATIONS).moment, example_weights)
 
 
 def operator_of(
@@ -386,27 +385,29 @@ def operator_of(
     )
 
 
-def forms_of(
-    parts: SpectralDecomposition, moment: FloatArray, example_weights: FloatArray | None
-) -> tuple[FloatArray, FloatArray]:
-    """Return metric and covariance of a moment in the system's coordinates, the largest diagonal entry 1."""
-    rates = parts.eigenvalues / parts.eigenvalues[-1]
-    covariance = covariance_of(parts, moment, example_weights)
-    if parts.directions is not None:
-        return covariance.copy(), covariance
-    frame = parts.vectors if example_weights is None else parts.vectors / np.sqrt(example_weights)[:, None]
-    return _normalised(frame, moment * rates * rates[:, None]), covariance
+def forms_of(parts: SpectralDecomposition, moment: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return metric and covariance of a moment."""
+    covariance = covariance_of(parts, moment)
+    return (metric_of(parts, moment) if parts.directions is None else covariance.copy()), covariance
 
 
-def covariance_of(
+def metric_of(
     parts: SpectralDecomposition, moment: FloatArray, example_weights: FloatArray | None = None
 ) -> FloatArray:
-    """Return the covariance alone."""
+    """Return the metric of a moment in the system's coordinates, the largest diagonal entry 1."""
+    if parts.directions is not None:  # isometric coordinates, in which both forms are the same
+        return covariance_of(parts, moment)
+    rates = parts.eigenvalues / parts.eigenvalues[-1]
+    frame = parts.vectors if example_weights is None else parts.vectors / np.sqrt(example_weights)[:, None]
+    return _normalised(frame, moment * rates * rates[:, None])
+
+
+def covariance_of(parts: SpectralDecomposition, moment: FloatArray) -> FloatArray:
+    """Return the covariance of a moment in the system's coordinates, the largest diagonal entry 1."""
     if parts.directions is not None:
         roots = np.sqrt(parts.eigenvalues / parts.eigenvalues[-1])
         return _normalised(parts.directions, moment * roots * roots[:, None])
-    frame = parts.vectors if example_weights is None else parts.vectors * np.sqrt(example_weights)[:, None]
-    return _normalised(frame, moment)
+    return _normalised(parts.vectors, moment)
 
 
 def _normalised(frame: FloatArray, middle: FloatArray) -> FloatArray:
