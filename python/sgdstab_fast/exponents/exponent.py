@@ -318,11 +318,15 @@ def _simulated(
     how = estimate_with_own_growth if system.counts_own_growth else estimate
 
     def bounded(chains: Chains[VectorRecords]) -> Estimate:
-        found = how(chains, bounds[1])
+        found, closer = how(chains, bounds[1]), growth.closer_bound
         # If the first look was not enough, and what is uncertain is what chains owe to their starts.
-        if growth.closer_bound is None or chains.n_first_batches <= FIRST_LOOK or found.mixed:
+        if closer is None or chains.n_first_batches <= FIRST_LOOK or found.mixed:
             return found
-        return how(chains, min(bounds[1], growth.closer_bound()))
+        # Once steps have taken as long as the bound will: at worst, twice as long as with the better of the two.
+        is_due = chains.n_steps * task.seconds_per_step >= closer.seconds
+        if not is_due or options.budget.met(np.abs(found.mean), found.standard_error).all():
+            return found
+        return how(chains, min(bounds[1], closer.value()))
 
     with_rare = RareOutcomes(system, options, bounded, first_chain + INFLUENCES.start)
     done = run(

@@ -30,6 +30,14 @@ _OF_BOUNDS, _LARGEST_BOUNDED = 1e-8, 256  # tolerance, and dimension
 TOLERANCE = 1e-4  # of metrics: they may be far off, and then leave more variance
 
 
+class CloserBound(NamedTuple):
+    """What an exponent is no larger than, to be computed, and what that costs."""
+
+    value: Callable[[], float]
+    seconds: float
+    """Time that it takes, by a model."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Growth:
     """The metrics that growth is evaluated in, what the core is told, and the covariance to start from."""
@@ -52,8 +60,8 @@ class Growth:
     """Dominant second moment, shape (dimension, dimension); None where it is not computed."""
     upper_bound: float = math.inf
     """What the exponent is no larger than, such as Lambda(2) / 2 and its error; infinite where it is not known."""
-    closer_bound: Callable[[], float] | None = None
-    """What computes a bound that is closer, where it takes long."""
+    closer_bound: CloserBound | None = None
+    """A bound that is closer, where it takes long to compute."""
 
     def seconds_per_step(self, spacing: int) -> float:
         """Return what evaluations every so many steps take of a step, of one vector on one thread."""

@@ -32,6 +32,7 @@ from sgdstab_fast.systems.growth import (
     MEAN_SQUARE,
     TOLERANCE,
     UNIFORM_NOISE,
+    CloserBound,
     Growth,
     GrowthChoice,
     half_at_most,
@@ -68,7 +69,7 @@ _MOST_IN_A_STEP = 30.0  # log abs(1 - eta K_ii) of orthogonal steps
 _LARGEST_EXACT = 512  # dimension up to which the dominant second moment itself costs little
 _LARGEST_INVERSE = 4096  # dimension up to which an inverse pays
 _SECONDS_OF_PRODUCT = 3e-11  # of matrices, a multiply-add
-_PRODUCTS, _PRODUCTS_OF_INVERSE = 40, 4  # that making growth takes as long as
+_PRODUCTS, _PRODUCTS_OF_INVERSE, _PRODUCTS_OF_BOUND = 40, 4, 15  # that making growth, and a bound, take as long as
 _LARGEST_OF_FRAMES = 512  # dimension in which growth of frames is evaluated: it takes a dozen matrices more
 
 
@@ -240,8 +241,12 @@ class SingleSteps(BatchSteps):
         metric, covariance = rows.forms_of_uniform_noise(noise)
         bound = -rate / n * noise.rate(rate, self.diagonal, rows.squared_norms(metric))
         growth = self.growth_with_norms([self.metric_with_norms(metric)], covariance)
-        closer = (lambda: self._mean_square_bound) if self.dimension <= LARGEST_DIMENSION else None
-        return replace(growth, upper_bound=bound if bound < 0 else math.inf, closer_bound=closer)
+        closer = CloserBound(lambda: self._mean_square_bound, self._seconds_of(_PRODUCTS_OF_BOUND))
+        return replace(
+            growth,
+            upper_bound=bound if bound < 0 else math.inf,
+            closer_bound=closer if self.dimension <= LARGEST_DIMENSION else None,
+        )
 
     def intermittency_metrics(self) -> list[tuple[FloatArray, FloatArray]]:
         """Return the metrics, and their squared norms, that hold rare steps down; none where no step grows."""
