@@ -6,14 +6,17 @@ In the notation of `operators.second_moments`, Pi^(1/2) K Pi^(1/2) = U diag(w) U
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgdstab_fast._core.arguments import Coordinates, FloatArray
+from sgdstab_fast.operators.strips import strips
 
 IntArray = NDArray[np.intp]
+_Strip: TypeAlias = tuple[slice, slice, FloatArray]
 
 _EPS = float(np.finfo(float).eps)
 _COINCIDING = 1e-6  # of eigenvalues of size 1
@@ -87,18 +90,42 @@ class DrawnUnits:
 
     def moments(self, vector: FloatArray) -> FloatArray:
         """Z = V^T X V."""
-        for (own, entries), (out, _) in zip(self._stacked(self._rows), self._stacked(self._scratch), strict=True):
-            count, size, _ = own.shape
-            np.matmul(vector[entries].reshape(count, size, size), own, out=out)
-        return np.asarray(self._rows.T @ self._scratch)
+        moments = np.empty((self._rows.shape[1],) * 2)
+        for rows, columns, strip in self._moments(vector):
+            moments[rows, columns], moments[columns, rows] = strip, strip.T
+        return moments
 
     @np.errstate(over="ignore", invalid="ignore")  # forms near a pole
     def blocks(self, form: FloatArray) -> FloatArray:
-        """BlockDiag_u(V form V^T)."""
-        np.matmul(self._rows, form, out=self._scratch)
-        vector = np.empty(self._n_entries)
-        for (own, entries), (image, _) in zip(self._stacked(self._rows), self._stacked(self._scratch), strict=True):
-            vector[entries] = np.matmul(image, own.transpose(0, 2, 1)).ravel()
+        """BlockDiag_u(V form V^T), of a form that is symmetric."""
+        return self._blocks((rows, columns, form[rows, columns].copy()) for rows, columns in strips(len(form)))
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def product(self, vector: FloatArray, values: FloatArray) -> FloatArray:
+        """BlockDiag_u(V (Z o values) V^T), of values that are symmetric."""
+        return self._blocks(
+            (rows, columns, strip * values[rows, columns]) for rows, columns, strip in self._moments(vector)
+        )
+
+    def _moments(self, vector: FloatArray) -> Iterator[_Strip]:
+        """Yield Z by strips."""
+        for (own, entries), (out, _) in zip(self._stacked(self._rows), self._stacked(self._scratch), strict=True):
+            count, size, _ = own.shape
+            np.matmul(vector[entries].reshape(count, size, size), own, out=out)
+        for rows, columns in strips(self._rows.shape[1]):
+            yield rows, columns, self._rows[:, rows].T @ self._scratch[:, columns]
+
+    def _blocks(self, form: Iterable[_Strip]) -> FloatArray:
+        """BlockDiag_u(V form V^T) of a form that comes by strips: of half of it, and then its transpose is added."""
+        vector = np.zeros(self._n_entries)
+        for rows, columns, strip in form:
+            strip[:, : len(strip)] /= 2
+            image = self._rows[:, columns] @ strip.T
+            for (own, entries), (its, _) in zip(self._stacked(self._rows), self._stacked(image), strict=True):
+                vector[entries] += _with_each_other(its, own[:, :, rows]).ravel()
+        for own, entries in self._stacked(self._rows):
+            halves = vector[entries].reshape(len(own), own.shape[1], own.shape[1])
+            vector[entries] = (halves + halves.transpose(0, 2, 1)).ravel()
         return vector
 
     def start(self, corner: int, *, everywhere: bool) -> FloatArray:
@@ -141,6 +168,13 @@ class DrawnUnits:
             return _assembled(self._directions, metric * weights), _assembled(self._directions, covariance * weights)
         outer, inner = self._vectors / self._roots[:, None], self._vectors * self._roots[:, None]
         return _assembled(outer, metric * rates * rates[:, None]), _assembled(inner, covariance)
+
+
+def _with_each_other(left: FloatArray, right: FloatArray) -> FloatArray:
+    """Return A_u B_u^T for every unit u, shape (number, size, size)."""
+    if left.shape[1] == 1:  # a call of BLAS for each would take longer than the product
+        return np.asarray(np.einsum("uir,ujr->uij", left, right))
+    return np.asarray(np.matmul(left, right.transpose(0, 2, 1)))
 
 
 def _decomposed(rows: FloatArray, coordinates: Coordinates) -> Decomposition:

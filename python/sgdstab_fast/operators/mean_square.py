@@ -21,14 +21,13 @@ and with u the smallest u_a, where q is largest,
 R decreases in delta, so that the delta(x) at which x^T R x = x^T x lies below the solution for every x, and its error
 is quadratic in that of x. An outer iteration computes delta(x), an inner one improves x by a few Lanczos steps.
 
-Y and the resolvent are symmetric: only what is on the diagonal and right of it is computed, a strip of rows at a time,
-which is little more than half of every product.
+Y and the resolvent are symmetric: of both only `operators.strips` are computed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,12 +36,12 @@ import numpy as np
 
 from sgdstab_fast._core.arguments import FloatArray
 from sgdstab_fast.operators.krylov import improved_perron_vector, overlooked_vector
+from sgdstab_fast.operators.strips import strips
 from sgdstab_fast.results.progress import tell_of
 
 _EPS = float(np.finfo(float).eps)
 _MOST_NEWTON_STEPS, _SMALL_STEP = 60, 1e-8
 _MOST_TRIES = 100
-_STRIPS, _NARROWEST, _BYTES_OF_STRIP = 8, 32, 2**22  # of symmetric matrices: how many, rows at least, and about at most
 _SMALLEST = 1e-290  # so that its reciprocal stays finite
 _SLOWEST = 1e-140  # u_a
 _NEGLIGIBLE = 1e-100  # noise, relative to the largest step
@@ -130,14 +129,6 @@ class MeanSquareOperator:
         """q_aa minus the mean of omega."""
         u = self._unit * float(self._rates[a])
         return -2 * u
-
-    @property
-    def _strips(self) -> Iterator[tuple[slice, slice]]:
-        """Rows of a symmetric matrix, and the columns from its diagonal on."""
-        rank = len(self.eigenvalues)
-        width = min(max(-(-rank // _STRIPS), _NARROWEST), max(_BYTES_OF_STRIP // (8 * rank), 1))
-        for start in range(0, rank, width):
-            yield slice(start, min(start + width, rank)), slice(start, rank)
 
     def _distances(self, delta: float, rows: slice, columns: slice) -> FloatArray:
         """Return z - q_ab = delta + (max q - q_ab) for some a and b."""
@@ -229,7 +220,7 @@ class MeanSquareOperator:
         """Return Y_ab / (z - q_ab), given what a solution knows."""
         scaled = self.vectors * np.sqrt(vector * self._scale)[:, None]
         moment = np.asarray(scaled.T @ scaled)
-        for rows, _ in self._strips:
+        for rows, _ in strips(len(self.eigenvalues)):
             moment[rows] /= self._distances(delta, rows, slice(None))
         return moment
 
@@ -247,7 +238,7 @@ class MeanSquareOperator:
         n, rank = self.vectors.shape
         y, resolvent, scratch = np.empty((rank, rank)), np.empty((rank, rank)), np.empty((n, rank))
         rates = np.maximum(self._rates, _SMALLEST)
-        for rows, columns in self._strips:
+        for rows, columns in strips(len(self.eigenvalues)):
             np.divide(rates[columns], rates[rows, None] + rates[columns], out=resolvent[rows, columns])
             resolvent[rows, columns] *= self._rates[rows, None]
 
@@ -295,19 +286,19 @@ class MeanSquareOperator:
     def _moments(self, x: FloatArray, y: FloatArray, scratch: FloatArray) -> None:
         """Y = U^T diag(omega^(-1/2) x) U."""
         np.multiply(self.vectors, (x * self._scale)[:, None], out=scratch)
-        for rows, columns in self._strips:
+        for rows, columns in strips(len(self.eigenvalues)):
             np.matmul(self.vectors[:, rows].T, scratch[:, columns], out=y[rows, columns])
 
     def _resolvent(self, delta: float, out: FloatArray) -> None:
         """Fill in u_a u_b / (delta + gap_ab)."""
-        for rows, columns in self._strips:
+        for rows, columns in strips(len(self.eigenvalues)):
             np.divide(self._rates[columns], self._distances(delta, rows, columns), out=out[rows, columns])
             out[rows, columns] *= self._rates[rows, None]
 
     def _finish(self, resolvent: FloatArray, y: FloatArray, scratch: FloatArray) -> FloatArray:
         """Return R x, given Y, which is overwritten."""
         n, found = len(self.vectors), np.zeros(len(self.vectors))
-        for rows, columns in self._strips:
+        for rows, columns in strips(len(self.eigenvalues)):
             strip = y[rows, columns]
             strip *= resolvent[rows, columns]
             strip[:, : len(strip)] /= 2  # on the diagonal, where the others come twice
@@ -326,7 +317,7 @@ class MeanSquareOperator:
         rank = len(y)
         weights = scratch.reshape(-1)[: rank * rank].reshape(rank, rank)
         corner = total = moment = 0.0
-        for rows, columns in self._strips:
+        for rows, columns in strips(len(self.eigenvalues)):
             block, gaps = weights[rows, columns], self._distances(0.0, rows, columns)
             np.multiply(y[rows, columns], y[rows, columns], out=block)
             block *= self._rates[columns]
@@ -343,7 +334,7 @@ class MeanSquareOperator:
         delta = max(lowest, guess)
         for _ in range(_MOST_NEWTON_STEPS):
             value = slope = 0.0
-            for rows, columns in self._strips:
+            for rows, columns in strips(len(self.eigenvalues)):
                 shares = self._distances(delta, rows, columns)
                 np.divide(delta, shares, out=shares)
                 terms = weights[rows, columns] * shares

@@ -275,7 +275,7 @@ def _solve(
             continue
 
         def product(vector: FloatArray, values: FloatArray = values) -> FloatArray:
-            return units.blocks(units.moments(vector) * values)
+            return units.product(vector, values)
 
         with np.errstate(over="ignore", invalid="ignore"):  # near a pole
             image = product(x)
