@@ -10,12 +10,12 @@ import sys
 import tempfile
 
 SCRIPT = """
-import resource, sys
+import sys
 import numpy as np
 import sgdstab_fast as sf
 from sgdstab_fast import memory
 
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024  # its parent's is not in it
 n, which = int(sys.argv[1]), sys.argv[2]
 rng = np.random.default_rng(0)
 features = rng.standard_normal((n, 8))
@@ -66,11 +66,11 @@ for rows in np.array_split(np.arange(n), max(n // 512, 1)):
 gram.flush()
 """
 FLOAT32 = """
-import resource, sys, time
+import sys, time
 import numpy as np
 import sgdstab_fast as sf
 
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024  # its parent's is not in it
 gram, begun = np.load(sys.argv[2], mmap_mode="r"), time.perf_counter()
 system = sf.LinearizedSGD(gram, 1.1)
 built, seconds = peak(), time.perf_counter() - begun

@@ -23,6 +23,7 @@ from sgdstab_fast._core.arguments import FloatArray, StreamKey
 from sgdstab_fast._core.functions import core
 from sgdstab_fast.memory import BYTES_OF_DOUBLE
 from sgdstab_fast.operators.mean_square import MeanSquareOperator, MeanSquareSolution
+from sgdstab_fast.operators.strips import strips
 from sgdstab_fast.operators.uniform_noise import uniform_noise
 from sgdstab_fast.results.warnings import warn
 from sgdstab_fast.systems.batch_steps import BatchSteps
@@ -416,9 +417,14 @@ def covariance_of(parts: SpectralDecomposition, moment: FloatArray) -> FloatArra
 
 
 def _normalised(frame: FloatArray, middle: FloatArray) -> FloatArray:
-    """Return frame middle frame^T, exactly symmetric, with largest diagonal entry 1."""
-    form = (frame @ middle) @ frame.T
-    form = form + form.T
+    """Return frame middle frame^T, exactly symmetric, with largest diagonal entry 1; the middle is symmetric."""
+    form = np.empty((len(frame),) * 2)
+    for rows, columns in strips(len(frame)):
+        strip = (frame[rows] @ middle) @ frame[columns].T
+        own = strip[:, : len(strip)]
+        own += own.T.copy()
+        own /= 2
+        form[rows, columns], form[columns, rows] = strip, strip.T
     with np.errstate(divide="ignore", invalid="ignore"):  # NaN where all of it is below floating point
         form /= form.diagonal().max()
     return form
