@@ -45,6 +45,13 @@ def test_a_sweep_that_cannot_fit_says_how_many_rates_and_chains_it_is_of():
 
 
 @pytest.mark.usefixtures("small_machine")
+@pytest.mark.parametrize("small_machine", [160_000.0], indirect=True)
+def test_a_moment_that_cannot_fit_says_how_many_metrics_it_takes():
+    with pytest.raises(MemoryError, match=r"a moment needs .* for \d metrics of walkers"):
+        sf.moment_exponent(SYSTEM.with_learning_rate(3.0), 1.0, method="population", rng=0)
+
+
+@pytest.mark.usefixtures("small_machine")
 def test_a_gram_that_cannot_be_checked_is_not_begun_with():
     with pytest.raises(MemoryError, match="whether gram is positive semidefinite"):
         sf.LinearizedSGD(np.eye(N) + 0.1, 0.3)

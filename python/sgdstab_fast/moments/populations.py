@@ -74,6 +74,7 @@ from sgdstab_fast.systems.single_steps import is_nearly_singular
 from sgdstab_fast.systems.system import overflow_safe_steps
 
 _METRIC_TOLERANCE = 1e-4
+_OF_METRIC, _OF_EXACT = 2, 9  # numbers, in N^2: of a metric, and of the dominant second moment and what makes them
 _MOST_WEIGHTED, _GRID = 3.0, 0.5  # theta of metrics
 LEAST_SHARE = 0.5  # of effective walkers
 _PROBES = 64  # vectors that show how a step spreads weights
@@ -123,6 +124,8 @@ class MomentMetrics:
             own = float(np.clip(1 - order / 2, -_MOST_WEIGHTED, _MOST_WEIGHTED)) / _GRID
             near = [math.floor(own) * _GRID, math.ceil(own) * _GRID]
             thetas = list(dict.fromkeys([0.0, *near] if order > 2 else [0.0, 0.5, 1.0, *near]))
+        size = BYTES_OF_DOUBLE * system.dimension**2
+        memory.require("a moment", {f"{len(thetas)} metrics of walkers": (_OF_METRIC * len(thetas) + _OF_EXACT) * size})
         found = [self._metric(theta, amplification) for theta in thetas]
         return system.growth_with_norms(found, self._exact.mean_square.covariance)
 
