@@ -268,7 +268,7 @@ def test_what_is_computed_of_a_sweep_comes_back_before_lambda(monkeypatch):
     def call(**how):
         return sf.sweep(K4, rates, rtol=3e-2, **how)
 
-    partial, whole = interrupted_in(monkeypatch, MeanSquareFamily, "forms", call), call(rng=1)
+    partial, whole = interrupted_in(monkeypatch, MeanSquareFamily, "metric", call), call(rng=1)
     assert np.isnan(partial.exponents).all()
     for name in ("mean_square_exponents", "gd_exponents", "bounds"):
         np.testing.assert_array_equal(getattr(partial, name), getattr(whole, name))
