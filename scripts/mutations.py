@@ -175,6 +175,26 @@ MUTATIONS = [
         "tests/moments/test_any_system.py::test_bounds_of_conformal_matrices_agree"),
     # Moments and directions.
     Mutation(
+        "operators: strips of products", "python/sgdstab_fast/operators/mean_square.py",
+        "strip[:, : len(strip)] /= 2", "strip[:, : len(strip)] /= 1",
+        "pairs on the diagonal of a symmetric product count twice",
+        "tests/exact/test_mean_square.py"),
+    Mutation(
+        "operators: strips of sums", "python/sgdstab_fast/operators/mean_square.py",
+        "block[:, len(block) :] *= 2", "block[:, len(block) :] *= 1",
+        "pairs off the diagonal count once",
+        "tests/exact/test_mean_square.py"),
+    Mutation(
+        "operators: strips of units", "python/sgdstab_fast/operators/drawn_units.py",
+        "strip[:, : len(strip)] /= 2", "strip[:, : len(strip)] /= 1",
+        "second moments of batches count pairs on the diagonal twice",
+        "tests/operators/test_second_moments.py"),
+    Mutation(
+        "tracking: the network that was due", "python/sgdstab_fast/tracking/watch.py",
+        "if not self._waiting or (is_busy and due):", "if not self._waiting:",
+        "a point that was due as training ended is left out",
+        "tests/tracking/test_watch.py::test_a_point_that_has_to_wait_is_of_the_step_it_is_told_with"),
+    Mutation(
         "moments: windows", "python/sgdstab_fast/moments/windows.py",
         "float(beside.max())", "0.0",
         "error bars do not allow for what other windows make of a moment",
