@@ -191,7 +191,7 @@ MUTATIONS = [
         "tests/operators/test_second_moments.py"),
     Mutation(
         "tracking: the network that was due", "python/sgdstab_fast/tracking/watch.py",
-        "if not self._waiting or (is_busy and due):", "if not self._waiting:",
+        "if not is_over_budget and (due or not is_busy):", "if not self._waiting:",
         "a point that was due as training ended is left out",
         "tests/tracking/test_watch.py::test_a_point_that_has_to_wait_is_of_the_step_it_is_told_with"),
     Mutation(

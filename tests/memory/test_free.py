@@ -51,6 +51,16 @@ def test_a_moment_that_cannot_fit_says_how_many_metrics_it_takes():
         sf.moment_exponent(SYSTEM.with_learning_rate(3.0), 1.0, method="population", rng=0)
 
 
+@pytest.mark.filterwarnings("ignore::sgdstab_fast.AccuracyWarning")
+def test_metrics_of_walkers_that_are_there_are_not_asked_for_again(monkeypatch):
+    asked = []
+    monkeypatch.setattr(memory, "require", lambda what, needs: asked.append(sum(needs.values())))
+    sf.moment_exponent(SYSTEM.with_learning_rate(3.0), [1.0, 1.0 + 1e-9], method="population", rng=0, max_steps=10_000)
+    metrics = [each / (8 * N**2) for each in asked if each % (8 * N**2) == 0]
+    assert max(metrics) == 3 + 3 + 8
+    assert 3 in metrics
+
+
 @pytest.mark.usefixtures("small_machine")
 def test_a_gram_that_cannot_be_checked_is_not_begun_with():
     with pytest.raises(MemoryError, match="whether gram is positive semidefinite"):

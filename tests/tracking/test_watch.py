@@ -98,6 +98,58 @@ def test_a_point_that_has_to_wait_is_of_the_step_it_is_told_with(n_steps, releas
     assert tracker.history["loss"] == pytest.approx([losses[0], losses[taken]], rel=1e-12)
 
 
+def test_a_point_that_waits_gives_way_to_a_later_one_from_elsewhere():
+    model, inputs, targets = network()
+    tracker, done = economy(), threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(1) as busy:
+        busy.submit(done.wait)
+        watch = tracker.watch(model, inputs, targets, every=10, executor=busy)
+        for step in (0, 10, 10, 10):  # told again, it is no other point
+            watch(step)
+        tracker.update(kernels()[0][1], step=25)
+        with pytest.warns(sf.AccuracyWarning, match="step 20 is before that of the last point, 25"):
+            watch(20)
+        done.set()
+        with pytest.warns(sf.AccuracyWarning, match="^1 points were due"):
+            watch.close()
+        watch.close()  # and says nothing again
+    assert tracker.history["step"].tolist() == [0, 25]
+
+
+def test_networks_that_cannot_be_run_any_more_are_left_out_with_a_warning():
+    class Failing(nn.Linear):
+        def forward(self, x):
+            if self.weight[0, 0] > 100:
+                raise RuntimeError("out of memory")
+            return super().forward(x)
+
+    model, tracker = Failing(6, 1).double(), economy()
+    inputs = torch.randn(24, 6, dtype=torch.float64)
+    with tracker.watch(model, inputs, torch.zeros(24, 1), every=1, background=False) as watch:
+        watch(0)
+        with torch.no_grad():
+            model.weight[0, 0] = 200.0
+        with pytest.warns(sf.AccuracyWarning, match="step 1 is not measured: .*: out of memory"):
+            watch(1)
+    assert tracker.history["step"].tolist() == [0]
+
+
+def test_copies_count_in_the_budget(monkeypatch):
+    """Points that are due while another is measured are copied, but no longer than the budget lasts."""
+    copied = []
+    monkeypatch.setattr(watching, "_take_values", lambda *_: copied.append(None))
+    model, inputs, targets = network()
+    tracker, done = economy(), threading.Event()
+    tracker.update(kernels()[0][1], step=0)
+    with concurrent.futures.ThreadPoolExecutor(1) as busy:
+        busy.submit(done.wait)
+        with tracker.watch(model, inputs, targets, every=1, budget=1e-9, executor=busy) as watch:
+            for step in range(1, 1000):
+                watch(step)
+            done.set()
+    assert len(copied) <= 1
+
+
 def test_any_function_of_the_step_is_a_schedule():
     tracker = economy()
     trained(tracker, every=lambda step: step in (3, 7, 150), background=False)

@@ -74,7 +74,7 @@ from sgdstab_fast.systems.single_steps import is_nearly_singular
 from sgdstab_fast.systems.system import overflow_safe_steps
 
 _METRIC_TOLERANCE = 1e-4
-_OF_METRIC, _OF_EXACT = 2, 9  # numbers, in N^2: of a metric, and of the dominant second moment and what makes them
+_OF_EXACT = 8  # numbers, in N^2, of the dominant second moment and of what makes metrics
 _MOST_WEIGHTED, _GRID = 3.0, 0.5  # theta of metrics
 LEAST_SHARE = 0.5  # of effective walkers
 _PROBES = 64  # vectors that show how a step spreads weights
@@ -124,8 +124,10 @@ class MomentMetrics:
             own = float(np.clip(1 - order / 2, -_MOST_WEIGHTED, _MOST_WEIGHTED)) / _GRID
             near = [math.floor(own) * _GRID, math.ceil(own) * _GRID]
             thetas = list(dict.fromkeys([0.0, *near] if order > 2 else [0.0, 0.5, 1.0, *near]))
+        n_unknown = len(set(thetas) - self._known.keys())
+        numbers = len(thetas) + n_unknown + _OF_EXACT * (n_unknown > 0)  # all of them once more for the core
         size = BYTES_OF_DOUBLE * system.dimension**2
-        memory.require("a moment", {f"{len(thetas)} metrics of walkers": (_OF_METRIC * len(thetas) + _OF_EXACT) * size})
+        memory.require("a moment", {f"{len(thetas)} metrics of walkers": numbers * size})
         found = [self._metric(theta, amplification) for theta in thetas]
         return system.growth_with_norms(found, self._exact.mean_square.covariance)
 

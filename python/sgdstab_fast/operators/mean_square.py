@@ -336,16 +336,17 @@ class MeanSquareOperator:
             value = slope = 0.0
             for rows, columns in strips(len(self.eigenvalues)):
                 shares = self._distances(delta, rows, columns)
-                np.divide(delta, shares, out=shares)
+                np.reciprocal(shares, out=shares)
                 terms = weights[rows, columns] * shares
                 value += float(terms.sum())
+                shares *= delta
                 slope += float(np.vdot(terms, shares))
-            # delta f and -delta^2 f', which neither overflow nor vanish
-            step = delta * (value / delta / target - 1) * (value / slope)
+            # slope is -delta f'(delta), which neither overflows nor vanishes
+            step = delta * (value / target - 1) * (value / slope)
             delta = max(lowest, delta + step)
             if abs(step) <= _SMALL_STEP * delta:  # of Newton's iteration: what is left goes with its square
                 break
-        return delta, delta * (delta * target / slope)
+        return delta, delta * target / slope
 
     def _solution(self, delta: float, delta_error: float, **attributes: Any) -> MeanSquareSolution:
         """Return the solution at z = max q + delta, delta in units of the largest u."""

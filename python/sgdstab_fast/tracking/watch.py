@@ -105,10 +105,13 @@ class Watch:
         self._collect(wait=False)
         if learning_rate is not None and learning_rate == 0:  # nothing moves, as at the end of some schedules
             return
-        if step <= self._last_step:  # as loops that add up gradients tell the same step several times
-            if step < self._last_step and not self._has_warned:
+        last = max(self._last_step, self._run.last_step)  # points may come from elsewhere, too
+        if step <= last:  # as loops that add up gradients tell the same step several times
+            if step < last and not self._has_warned:
                 self._has_warned = True
-                warn(f"step {step} is before that of the last point, {self._last_step}: it is not measured")
+                warn(f"step {step} is before that of the last point, {last}: it is not measured")
+            return
+        if self._held is not None and step == self._held.step:
             return
         due = self._due(step)
         if not (self._waiting or due):
@@ -116,9 +119,9 @@ class Watch:
         # One that is due while another is being measured is taken as soon as that is done, of the network as it is
         # then. Should training end first, it is measured as it was when it was due, since there were steps after that.
         self._n_left_out += self._waiting and due and self._budget is None
-        is_busy = self._pending is not None
-        self._waiting = is_busy or self._is_over_budget()
-        if not self._waiting or (is_busy and due):
+        is_busy, is_over_budget = self._pending is not None, self._is_over_budget()
+        self._waiting = is_busy or is_over_budget
+        if not is_over_budget and (due or not is_busy):
             self._hold(_Due(step, learning_rate, batch_size))
         if not self._waiting:
             self._measure()
@@ -132,9 +135,10 @@ class Watch:
                 self._collect(wait=True)
         finally:
             self._shut(wait=True)
-        if self._n_left_out > 0:
+        n_left_out, self._n_left_out = self._n_left_out, 0
+        if n_left_out > 0:
             warn(
-                f"{self._n_left_out} points were due while others were being measured, and are left out: measure less "
+                f"{n_left_out} points were due while others were being measured, and are left out: measure less "
                 "often, less (quantities='economy'), or with background=False"
             )
 
@@ -180,6 +184,9 @@ class Watch:
         assert self._held is not None
         (step, learning_rate, batch_size), self._held = self._held, None
         began, run = time.perf_counter(), self._run
+        if step <= run.last_step:  # a later point has come from elsewhere meanwhile
+            self._n_left_out += 1
+            return
         rates = {"learning_rate": learning_rate, "batch_size": batch_size}
         given = run.given(None, step, **rates)
         self._last_step = given.step
@@ -188,6 +195,9 @@ class Watch:
                 kernel = from_torch(self._copy, self._inputs, targets=self._targets, **self._options)
         except validation.NotFiniteError as error:
             self._tell(run.take_diverged(given, str(error), time.perf_counter() - began))
+            return
+        except Exception as error:
+            self._leave_out(step, error)
             return
         settings = run.settings
         if self._background and settings.n_threads is None:  # the training has the others
@@ -218,13 +228,16 @@ class Watch:
         try:
             point, carried = pending.future.result()
         except Exception as error:
-            if not self._run.points:  # nothing has worked yet: what was asked for cannot be done
-                raise
-            warn(f"step {pending.step} is not measured: {type(error).__name__}: {error}")
+            self._leave_out(pending.step, error)
             return
         point = replace(point, seconds=point.seconds + pending.seconds)
         self._spent += point.seconds
         self._tell(self._run.take(point, carried))
+
+    def _leave_out(self, step: int, error: Exception) -> None:
+        if not self._run.points:  # nothing has worked yet: what was asked for cannot be done
+            raise error
+        warn(f"step {step} is not measured: {type(error).__name__}: {error}")
 
     def _tell(self, point: Point) -> None:
         if self._log is None:
