@@ -95,12 +95,10 @@ class DrawnUnits:
             moments[rows, columns], moments[columns, rows] = strip, strip.T
         return moments
 
-    @np.errstate(over="ignore", invalid="ignore")  # forms near a pole
     def blocks(self, form: FloatArray) -> FloatArray:
         """BlockDiag_u(V form V^T), of a form that is symmetric."""
         return self._blocks((rows, columns, form[rows, columns].copy()) for rows, columns in strips(len(form)))
 
-    @np.errstate(over="ignore", invalid="ignore")
     def product(self, vector: FloatArray, values: FloatArray) -> FloatArray:
         """BlockDiag_u(V (Z o values) V^T), of values that are symmetric."""
         return self._blocks(
@@ -115,6 +113,7 @@ class DrawnUnits:
         for rows, columns in strips(self._rows.shape[1]):
             yield rows, columns, self._rows[:, rows].T @ self._scratch[:, columns]
 
+    @np.errstate(over="ignore", invalid="ignore")  # forms near a pole, and while they come
     def _blocks(self, form: Iterable[_Strip]) -> FloatArray:
         """BlockDiag_u(V form V^T) of a form that comes by strips: of half of it, and then its transpose is added."""
         vector = np.zeros(self._n_entries)

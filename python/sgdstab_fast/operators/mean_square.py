@@ -62,6 +62,7 @@ class MeanSquareSolution:
     residual: float
     """|R x - x| / |x|, hence how far S is from satisfying Q(S) = rho S."""
     moment_of_vector: Callable[[], FloatArray]
+    """What computes `moment`, which few ask for."""
     vector: FloatArray
     """The Perron vector x, of unit length."""
     delta: float = 0.0

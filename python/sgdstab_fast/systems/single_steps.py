@@ -422,8 +422,7 @@ def _normalised(frame: FloatArray, middle: FloatArray) -> FloatArray:
     for rows, columns in strips(len(frame)):
         strip = (frame[rows] @ middle) @ frame[columns].T
         own = strip[:, : len(strip)]
-        own += own.T.copy()
-        own /= 2
+        own[:] = (own + own.T) / 2
         form[rows, columns], form[columns, rows] = strip, strip.T
     with np.errstate(divide="ignore", invalid="ignore"):  # NaN where all of it is below floating point
         form /= form.diagonal().max()
